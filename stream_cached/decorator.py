@@ -1,0 +1,563 @@
+"""The front door: `stream_cached`, the subclass of `aiocache.cached`."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+
+from aiocache import cached
+from aiocache.base import SENTINEL
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from stream_cached.config import Binding, parse_size, resolve_alias, resolve_cache
+from stream_cached.endpoint import Endpoint, UnkeyedError
+from stream_cached.engine import DisconnectShield, Engine, Rules, Run, new_id
+from stream_cached.exceptions import ConfigurationError, StoreError
+from stream_cached.keys import holds_address, version_key
+from stream_cached.notices import Notices
+from stream_cached.policy import DEFAULT_STATUSES, NEVER_STORED, NotCached
+from stream_cached.recorder import VALUE_SIZE
+from stream_cached.resource import Foreign, Miss, Resource, Unstorable, renew_version
+from stream_cached.store.aiocache import switched_off
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+#: Bytes that a source may be ahead of its fastest reader.
+MAX_AHEAD = 1024 * 1024
+
+#: The call-time switches of aiocache's decorators.
+_SWITCHES = frozenset({"cache_read", "cache_write", "aiocache_wait_for_write"})
+
+
+class CachedEndpoint(Protocol[P, R_co]):
+    """What a decorated function is."""
+
+    cache: Any
+    """The aiocache cache; None as long as its alias is not configured."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
+
+    async def invalidate(self, *, key: str | None = None) -> None:
+        """
+        Let no response be served any more that was made, or began to be made, before.
+
+        Args:
+            key: Only what is stored under this key, as `key` or `key_builder` gave it. Plain
+                values, which are in aiocache's own format, are invalidated by their key only.
+
+        Raises:
+            StoreError: The store failed; what it holds may still be served.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """A decorated function, and what belongs to it."""
+
+    endpoint: Endpoint
+    engine: Engine
+    notices: Notices
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What `get_cache_key` knows beside its arguments."""
+
+    function: _Function
+    request: HTTPConnection | None
+    body: bytes | None
+
+
+_call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
+
+
+class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
+    """
+    Cache the response of a Starlette or FastAPI endpoint while it is streamed to its first client.
+
+    Put it directly over the function, below the route decorator. Whatever `aiocache.cached` takes
+    is taken here, too, and means the same; so do the switches of a single call, `cache_read`,
+    `cache_write` and `aiocache_wait_for_write`. What is not a response is cached as aiocache does.
+
+    Args:
+        ttl: Seconds that an entry lives once it is complete; None for ever. Without it, what the
+            cache says.
+        key: The key of everything that the function returns. Without `key` and `key_builder`, it
+            is built from the request and the arguments; of a call that brings no request, it is
+            aiocache's.
+        namespace: Put before each key, instead of the cache's own.
+        key_builder: Called with the function and its arguments; returns the key.
+        skip_cache_func: Called with what the function returned; true for what is not stored.
+        cache: A URL (`memory://?max_bytes=64MiB`, `redis://…`, `rediss://…`, `unix://…`,
+            `memcached://…`), a class (`Cache.REDIS`, with its arguments in `kwargs`) or an
+            instance. Equal URLs share one client per process and event loop.
+        serializer: Of plain values, instead of the cache's own.
+        plugins: Of the cache, instead of its own.
+        alias: One of `caches.set_config`, instead of `cache`.
+        noself: Leave the first argument (of a method) out of keys.
+        vary: Request headers that select among responses (RFC 9110, section 12.5.5); or a mapping
+            from them to functions that normalise their value, None to leave it as it is.
+        methods: The methods whose responses are stored; HEAD is answered from GET's.
+        statuses: The statuses that are stored.
+        max_body: Bytes of a body (also `"64MiB"`) beyond which it is not stored; never more than
+            a quarter of a bounded store.
+        max_duration: Seconds of a run beyond which it is not stored.
+        max_pending: Bytes that may wait to be written to the store, beyond which a run is not
+            stored.
+        max_variants: Responses that are kept under one key where they vary.
+        inline_max: Bytes of a record up to which it holds its body; 0 puts every body under chunk
+            keys.
+        finish_timeout: Seconds that a run goes on to be stored once its client has left.
+        replay: `"fast"` merges the chunks of a hit, `"exact"` sends them one by one.
+        kwargs: Those of a `cache` that is a class.
+
+    Raises:
+        ConfigurationError: Something in this can't work.
+    """
+
+    def __init__(
+        self,
+        ttl: float | None = SENTINEL,
+        key: str | None = None,
+        namespace: str | None = None,
+        key_builder: Callable[..., str] | None = None,
+        skip_cache_func: Callable[[Any], bool] = lambda result: False,
+        cache: Any = "memory://",
+        serializer: Any = None,
+        plugins: Any = None,
+        alias: str | None = None,
+        noself: bool = False,
+        *,
+        vary: Collection[str] | Mapping[str, Callable[[str], str] | None] = (),
+        methods: Collection[str] = ("GET",),
+        statuses: Collection[int] = DEFAULT_STATUSES,
+        max_body: int | str = "64MiB",
+        max_duration: float = 600.0,
+        max_pending: int | str = "8MiB",
+        max_variants: int = 64,
+        inline_max: int | str = VALUE_SIZE,
+        finish_timeout: float = 30.0,
+        replay: Literal["fast", "exact"] = "fast",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            ttl=_checked_ttl(ttl),
+            key=key,
+            namespace=namespace,
+            key_builder=key_builder,
+            skip_cache_func=skip_cache_func,
+            cache=cache,
+            serializer=serializer,
+            plugins=plugins,
+            alias=alias,
+            noself=noself,
+            **kwargs,
+        )
+        _require(key is None or isinstance(key, str | Enum), f"key={key!r} is no str")
+        for name, function in (("key_builder", key_builder), ("skip_cache_func", skip_cache_func)):
+            _require(
+                function is None or callable(function),
+                f"{name}={function!r} can't be called: pass a function",
+            )
+        _require(replay in ("fast", "exact"), f'replay={replay!r}: pass "fast" or "exact"')
+        self._rules = Rules(
+            vary=_checked_vary(vary),
+            methods=_checked_methods(methods),
+            statuses=_checked_statuses(statuses),
+            max_body=_size("max_body", max_body, least=1),
+            max_duration=_seconds("max_duration", max_duration),
+            max_pending=_size("max_pending", max_pending, least=VALUE_SIZE),
+            max_ahead=MAX_AHEAD,
+            max_variants=_size("max_variants", max_variants, least=1),
+            inline_max=min(VALUE_SIZE, _size("inline_max", inline_max, least=0)),
+            finish_timeout=_seconds("finish_timeout", finish_timeout),
+            exact=replay == "exact",
+        )
+        self._functions: dict[Callable[..., Any], _Function] = {}
+        self._binding: Binding | None = None
+
+    @overload
+    def __call__(self, f: Callable[P, Awaitable[R]]) -> CachedEndpoint[P, R]: ...
+    @overload
+    def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
+    def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
+        endpoint = Endpoint(f, noself=self.noself)
+        taken = _SWITCHES & endpoint.parameters
+        _require(
+            not taken,
+            f"{endpoint.name} has a parameter {', '.join(taken)}, which switches the cache of a "
+            "single call: give it another name",
+        )
+        notices = Notices(endpoint.name)
+        version = version_key(endpoint.name)
+        engine = Engine(
+            endpoint.name,
+            version=version,
+            header_names=endpoint.header_names,
+            rules=self._rules,
+            notices=notices,
+        )
+        self._functions[f] = _Function(endpoint, engine, notices, version)
+        self._bind_early(notices)
+
+        @functools.wraps(f)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if wrapper.cache is None:  # type: ignore[attr-defined]
+                wrapper.cache = self._bound().cache  # type: ignore[attr-defined]
+            return await self.decorator(f, *args, **kwargs)
+
+        async def invalidate(*, key: str | None = None) -> None:
+            await self._invalidate(f, key)
+
+        wrapper.cache = self.cache  # type: ignore[attr-defined]
+        wrapper.invalidate = invalidate  # type: ignore[attr-defined]
+        wrapper.__signature__ = endpoint.signature  # type: ignore[attr-defined]
+        return cast(CachedEndpoint[P, Any], wrapper)
+
+    # -- the cache --------------------------------------------------------------------------
+
+    def _bind_early(self, notices: Notices) -> None:
+        """Resolve the cache at decoration, where it is known already."""
+        if self._binding is not None:
+            return
+        if self.alias is None:
+            self._bind(
+                resolve_cache(
+                    self._cache,
+                    serializer=self._serializer,
+                    plugins=self._plugins,
+                    namespace=self._namespace,
+                    options=self._kwargs,
+                )
+            )
+            return
+        for name in ("serializer", "namespace", "plugins"):
+            if getattr(self, f"_{name}") is not None:
+                notices.warn(f"alias={self.alias!r} has settings of its own; {name}= is ignored")
+        try:
+            self._bind(resolve_alias(self.alias))
+        except ConfigurationError:
+            # It may be configured later, and is looked for again at the first use.
+            return
+
+    def _bind(self, cache: Any) -> Binding:
+        self.cache = cache
+        self._binding = Binding(cache)
+        return self._binding
+
+    def _bound(self) -> Binding:
+        return self._binding or self._bind(resolve_alias(self.alias))
+
+    def _ttl(self) -> float | None:
+        if self.ttl is SENTINEL:
+            return self._bound().cache.ttl or None
+        return cast("float | None", self.ttl)
+
+    # -- one call ---------------------------------------------------------------------------
+
+    async def decorator(
+        self,
+        f: Callable[..., Any],
+        *args: Any,
+        cache_read: bool = True,
+        cache_write: bool = True,
+        aiocache_wait_for_write: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Answer one call of `f`: from the cache, or by running it and recording its answer."""
+        function = self._functions[f]
+        endpoint, engine = function.endpoint, function.engine
+        request, kwargs = endpoint.take_request(args, kwargs)
+
+        async def run_uncached(reason: NotCached, subject: str = "") -> Any:
+            function.notices.not_cached(reason, subject)
+            result = await endpoint.run(args, kwargs)
+            return engine.pass_on(result, reason) if isinstance(result, Response) else result
+
+        if switched_off():
+            return await run_uncached(NotCached.SWITCHED_OFF)
+        reason = None if request is None else engine.why_bypass(request)
+        if reason is not None:
+            return await run_uncached(reason)
+        try:
+            key = await self._key(f, function, request, args, kwargs)
+            resource = engine.resource(self._bound().store, key, request, self._ttl())
+        except UnkeyedError as exc:
+            return await run_uncached(exc.reason, exc.subject)
+        try:
+            found = await self._find(function, resource, cache_read)
+            records = cache_write and isinstance(found, Miss) and not engine.is_head(request)
+            if records:
+                await resource.begin()
+        except StoreError as exc:
+            function.notices.store_failed(exc)
+            return await run_uncached(NotCached.STORE)
+        function.notices.store_works()
+        if not isinstance(found, Miss | Unstorable):
+            return found
+        if isinstance(found, Unstorable):
+            return engine.bypass(await endpoint.run(args, kwargs), found.detail)
+        fwd = _forwarded(found, cache_read)
+        if not records:
+            return engine.unrecorded(await endpoint.run(args, kwargs), fwd)
+        shield = _shield(request)
+        try:
+            result = await endpoint.run(args, kwargs)
+            skipped = self.skip_cache_func(result)
+        except BaseException:
+            shield.reveal()
+            raise
+        if skipped or not isinstance(result, Response):
+            shield.reveal()
+        if skipped:
+            is_response = isinstance(result, Response)
+            return engine.pass_on(result, NotCached.SKIPPED) if is_response else result
+        if not isinstance(result, Response):
+            await self._store_value(function, key, result, wait=aiocache_wait_for_write)
+            return result
+        return await engine.record(
+            result,
+            Run(
+                resource=resource,
+                request=request,
+                keyed=self._keys_by_request(request),
+                fwd=fwd,
+                wait=aiocache_wait_for_write,
+                shield=shield,
+                on_stored=functools.partial(self._after_set, function, key),
+            ),
+        )
+
+    async def _find(self, function: _Function, resource: Resource, read: bool) -> Any:
+        """Return what is handed out, or why there is nothing."""
+        if not read:
+            await resource.look_up()
+            return Miss()
+        started = time.monotonic()
+        found = await function.engine.look_up(resource)
+        if isinstance(found, Foreign):
+            value = await self.get_from_cache(resource.key)
+            return Miss() if value is None else value
+        ret = found if isinstance(found, Response) else None
+        await self._hooks(function, "get", resource.key, took=time.monotonic() - started, ret=ret)
+        return found
+
+    # -- the key ----------------------------------------------------------------------------
+
+    async def _key(
+        self,
+        f: Callable[..., Any],
+        function: _Function,
+        request: HTTPConnection | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> str:
+        body = None
+        if request is not None and self._keys_by_request(request):
+            body = await function.engine.request_body(request)
+        token = _call.set(_Call(function, request, body))
+        try:
+            key = self.get_cache_key(f, args, kwargs)
+        finally:
+            _call.reset(token)
+        if isinstance(key, Enum):
+            key = key.value
+        if not isinstance(key, str):
+            raise ConfigurationError(
+                f"the key of {function.endpoint.name} is {key!r}: let key_builder return a str"
+            )
+        return key
+
+    def _keys_by_request(self, request: HTTPConnection | None) -> bool:
+        return (
+            request is not None
+            and not self.key
+            and not self.key_builder
+            and type(self).get_cache_key is stream_cached.get_cache_key
+        )
+
+    def get_cache_key(
+        self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        """
+        Return the key of a call; override it for keys of your own.
+
+        Args:
+            f: The decorated function.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
+        call = _call.get()
+        own = self.key or self.key_builder
+        if own or call is None or call.request is None:
+            key: str = super().get_cache_key(f, args, kwargs)
+            if not own and holds_address(key):
+                raise UnkeyedError(NotCached.KEY)
+            return key
+        arguments = call.function.endpoint.arguments(args, kwargs)
+        return call.function.engine.key(call.request, call.body, arguments)
+
+    # -- plain values -----------------------------------------------------------------------
+
+    async def get_from_cache(self, key: str) -> Any:
+        """Return a plain value by the cache's public `get`; None where there is none."""
+        try:
+            return await self._bound().loop_cache.get(key)
+        # As in aiocache: whatever the cache or the serializer raises is a miss.
+        except Exception as exc:
+            Notices(key).warn(f"a value could not be read: {exc!r}")
+            return None
+
+    async def set_in_cache(self, key: str, value: Any) -> None:
+        """Store a plain value by the cache's public `set`."""
+        binding = self._bound()
+        try:
+            await binding.loop_cache.set(key, value, ttl=binding.public_ttl(self._ttl()))
+        # As in aiocache: the caller gets its value all the same.
+        except Exception as exc:
+            Notices(key).warn(f"a value could not be stored: {type(exc).__name__}: {exc}")
+
+    async def _store_value(self, function: _Function, key: str, value: Any, *, wait: bool) -> None:
+        if wait:
+            await self.set_in_cache(key, value)
+        else:
+            function.engine.in_background(self.set_in_cache(key, value))
+
+    # -- plugins ----------------------------------------------------------------------------
+
+    async def _after_set(self, function: _Function, key: str) -> None:
+        await self._hooks(function, "set", key, b"", took=0.0, ret=True)
+
+    async def _hooks(
+        self, function: _Function, command: str, *args: Any, took: float, ret: Any
+    ) -> None:
+        """Call the plugins' hooks, which the direct calls of the store go past."""
+        cache = self._bound().cache
+        try:
+            for plugin in cache.plugins or ():
+                await getattr(plugin, f"pre_{command}")(cache, *args)
+            for plugin in cache.plugins or ():
+                await getattr(plugin, f"post_{command}")(cache, *args, took=took, ret=ret)
+        # The user's code: it watches the cache, and must not fail it.
+        except Exception as exc:
+            function.notices.warn(f"a plugin raised {exc!r}")
+
+    # -- invalidation -----------------------------------------------------------------------
+
+    async def _invalidate(self, f: Callable[..., Any], key: str | None) -> None:
+        if switched_off():
+            return
+        function = self._functions[f]
+        store, ttl = self._bound().store, self._ttl()
+        if key is None:
+            lifetimes = function.engine.lifetimes(ttl)
+            await renew_version(store, function.version, new_id(), lifetimes)
+            key = self.key
+        if key is not None:
+            await function.engine.resource(store, key, None, ttl).revoke()
+
+
+def _forwarded(found: Miss, read: bool) -> str:
+    if not read:
+        return "request"
+    return "vary-miss" if found.varied else "uri-miss"
+
+
+def _shield(request: HTTPConnection | None) -> DisconnectShield:
+    """Put a shield before the `receive` of a request that the endpoint sees."""
+    if not isinstance(request, Request):
+        return DisconnectShield(None)
+    shield = DisconnectShield(request._receive)
+    request._receive = shield
+    return shield
+
+
+# -- what can be said of the parameters at once ---------------------------------------------------
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise ConfigurationError(message)
+
+
+def _checked_ttl(ttl: Any) -> Any:
+    if ttl is SENTINEL or ttl is None:
+        return ttl
+    if callable(ttl):
+        raise ConfigurationError("write @stream_cached(ttl=60), with parentheses")
+    valid = isinstance(ttl, int | float) and not isinstance(ttl, bool)
+    _require(
+        valid and math.isfinite(ttl) and ttl > 0,
+        f"ttl={ttl!r}: pass a number of seconds above 0, or None for entries that never expire",
+    )
+    return ttl
+
+
+def _seconds(name: str, value: Any) -> float:
+    valid = isinstance(value, int | float) and not isinstance(value, bool)
+    _require(
+        valid and math.isfinite(value) and value > 0,
+        f"{name}={value!r}: pass a number of seconds above 0",
+    )
+    return float(value)
+
+
+def _size(name: str, value: Any, *, least: int) -> int:
+    try:
+        size = parse_size(value) if isinstance(value, str) else value
+    except ValueError as exc:
+        raise ConfigurationError(f"{name}={value!r}: {exc}") from None
+    _require(
+        isinstance(size, int) and not isinstance(size, bool) and size >= least,
+        f"{name}={value!r}: pass a whole number, {least} or more",
+    )
+    return cast(int, size)
+
+
+def _checked_vary(vary: Any) -> dict[str, Callable[[str], str] | None]:
+    _require(not isinstance(vary, str), f"vary={vary!r}: pass a tuple of names, vary=({vary!r},)")
+    named = dict(vary) if isinstance(vary, Mapping) else dict.fromkeys(vary)
+    for name, normalise in named.items():
+        _require(
+            isinstance(name, str) and name.strip() == name and name and "*" not in name,
+            f"vary={name!r} is no name of a header",
+        )
+        _require(
+            normalise is None or callable(normalise),
+            f"vary[{name!r}]={normalise!r} can't be called: pass a function or None",
+        )
+    return named
+
+
+def _checked_methods(methods: Any) -> frozenset[str]:
+    _require(not isinstance(methods, str), f'methods={methods!r}: pass a tuple, ("GET", "POST")')
+    names = frozenset(methods)
+    _require(
+        names and all(isinstance(name, str) for name in names),
+        f'methods={methods!r}: pass names of methods, ("GET", "POST")',
+    )
+    return frozenset(name.upper() for name in names)
+
+
+def _checked_statuses(statuses: Any) -> frozenset[int]:
+    codes = frozenset(statuses)
+    _require(
+        codes and all(isinstance(code, int) and 200 <= code <= 599 for code in codes),
+        f"statuses={statuses!r}: pass final status codes, such as (200, 404)",
+    )
+    _require(
+        codes.isdisjoint(NEVER_STORED),
+        "statuses= has 206 or 304, which are parts of another response and can't be stored",
+    )
+    return codes

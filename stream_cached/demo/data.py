@@ -1,0 +1,104 @@
+"""Real data for the demo: the source files of the Python standard library it runs on."""
+
+import ast
+import codecs
+import contextlib
+import csv
+import importlib
+import io
+import json
+import re
+import sqlite3
+import sys
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROWS_PER_CHUNK = 100
+
+_COLUMNS = ("module", "line", "length", "same_lines", "text")
+_EXPORT = """
+    SELECT module, line, length(text), same_lines, text
+    FROM (SELECT *, count(*) OVER (PARTITION BY text) AS same_lines FROM lines)
+    WHERE module = coalesce(?, module)
+    ORDER BY module, line
+"""
+
+
+def source_files() -> list[Path]:
+    """The top-level modules of the standard library that come as source, by name."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    return sorted(path for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names)
+
+
+def build_database(path: Path) -> int:
+    """Write every line of the source files that is not blank to an SQLite database.
+
+    Returns the number of rows.
+    """
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE lines (module TEXT, line INTEGER, text TEXT)")
+        return database.executemany("INSERT INTO lines VALUES (?, ?, ?)", _lines()).rowcount
+
+
+def export_csv(path: Path, module: str | None = None) -> Iterator[str]:
+    """The database as CSV, a hundred rows at a time, with how often each line's text occurs."""
+    with contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as database:
+        rows = database.execute(_EXPORT, (module,))
+        buffer = io.StringIO()
+        writer = csv.writer(buffer)
+        writer.writerow(_COLUMNS)
+        while batch := rows.fetchmany(ROWS_PER_CHUNK):
+            writer.writerows(batch)
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+
+
+def records() -> Iterator[str]:
+    """JSON lines for all modules, classes and functions, found by parsing the source files.
+
+    A class comes in one piece with what it contains.
+    """
+    for path in source_files():
+        with tokenize.open(path) as source:
+            tree = ast.parse(source.read())
+        yield _record(path.stem, tree, path.stem)
+        for node in tree.body:
+            if lines := "".join(_definitions(path.stem, node, path.stem)):
+                yield lines
+
+
+def words() -> list[str]:
+    """The Zen of Python, word by word, each with the white space after it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        zen = codecs.decode(importlib.import_module("this").s, "rot13")
+    return re.findall(r"\S+\s*", zen)
+
+
+def _lines() -> Iterator[tuple[str, int, str]]:
+    for path in source_files():
+        with tokenize.open(path) as source:
+            for number, line in enumerate(source, start=1):
+                if text := line.rstrip():
+                    yield path.stem, number, text
+
+
+def _definitions(module: str, node: ast.AST, name: str) -> Iterator[str]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        name = f"{name}.{node.name}"
+        yield _record(module, node, name)
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield from _definitions(module, child, name)
+
+
+def _record(
+    module: str, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
+) -> str:
+    summary = (ast.get_docstring(node) or "").partition("\n")[0]
+    kind = type(node).__name__.removesuffix("Def")
+    line = 1 if isinstance(node, ast.Module) else node.lineno
+    record = {"module": module, "line": line, "kind": kind, "name": name, "doc": summary}
+    return json.dumps(record) + "\n"

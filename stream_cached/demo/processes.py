@@ -1,0 +1,79 @@
+"""The demo's server processes."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+HOST = "127.0.0.1"
+
+_STOP_TIMEOUT = 5.0
+
+
+class UnableError(Exception):
+    """The demo can't be run here; the message says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs and listens."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[str]
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{HOST}:{self.port}"
+
+
+@contextlib.contextmanager
+def running(cache: str, ports: Sequence[int]) -> Iterator[list[Server]]:
+    """
+    Run a server on each port (0: a free one), and end them all with the context.
+
+    Raises:
+        UnableError: One did not start.
+    """
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(_process(cache, port)) for port in ports]
+        yield [
+            Server(name, _port(process), process)
+            for name, process in zip("AB", started, strict=False)
+        ]
+
+
+@contextlib.contextmanager
+def _process(cache: str, port: int) -> Iterator[subprocess.Popen[str]]:
+    # In a session of its own: Ctrl-C is for us. The server ends when its input does, that is
+    # with this process, even with one that is killed.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stream_cached.demo.server", cache, str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        try:
+            process.communicate(timeout=_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def _port(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise UnableError("a server did not start")
+    return int(line)

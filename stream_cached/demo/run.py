@@ -1,0 +1,129 @@
+"""Runs the demo: starts the servers, asks them, and has the answers reported."""
+
+import asyncio
+import http.client
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from stream_cached.demo import on_redis, report
+from stream_cached.demo.client import Answer, ask
+from stream_cached.demo.processes import HOST, Server, UnableError, running
+
+PATHS = ("/export.csv", "/records.ndjson", "/tokens")
+
+
+def compare(cache: str) -> int:
+    """
+    Ask for every stream twice and print the comparison.
+
+    Returns:
+        0, or 1 if a body differed or a second answer did not come out of the store.
+
+    Raises:
+        UnableError: The demo can't be run here.
+    """
+    _require(cache)
+    if not on_redis.is_redis(cache):
+        with running(cache, [0]) as servers:
+            return _compare(cache, servers)
+    cache = on_redis.with_namespace(cache, private=True)
+    try:
+        with running(cache, [0, 0]) as servers:
+            return _compare(cache, servers)
+    finally:
+        asyncio.run(on_redis.forget(cache))
+
+
+def serve(cache: str, port: int) -> int:
+    """
+    Keep the servers up until Ctrl-C, saying what to try.
+
+    Returns:
+        0, or 1 if the first server ended by itself.
+
+    Raises:
+        UnableError: The demo can't be run here.
+    """
+    _require(cache)
+    ports = [port]
+    if on_redis.is_redis(cache):
+        cache = on_redis.with_namespace(cache, private=False)
+        ports.append(port + 1 if port else 0)
+    with running(cache, ports) as servers:
+        print(f"{report.introduction(cache, servers)}\n\n{report.commands(servers)}", flush=True)
+        try:
+            servers[0].process.wait()
+        except KeyboardInterrupt:
+            print()
+            return 0
+    print("stream-cached demo: the server ended by itself", file=sys.stderr)
+    return 1
+
+
+def _compare(cache: str, servers: Sequence[Server]) -> int:
+    print(f"{report.introduction(cache, servers)}\n\n{report.explanation(servers)}\n")
+    print(report.head(), flush=True)
+    answers: dict[str, tuple[Answer, Answer]] = {}
+    stored: list[tuple[str, int]] = []
+    found: list[str] = []
+    for path in PATHS:
+        try:
+            answers[path] = _ask_twice(path, servers)
+            # After the first of them, which is the large one, the store holds nothing else.
+            stored = stored or _stored_keys(servers[0])
+        except (OSError, http.client.HTTPException) as exc:
+            found.append(f"{path}: no complete answer ({exc}).")
+            break
+        found += report.problems(path, *answers[path])
+    print()
+    if found:
+        print("This is not as it should be:", *found, sep="\n  ")
+        return 1
+    print(f"{report.verdict(answers)}\n\n{report.listing(PATHS[0], stored)}", flush=True)
+    return 0
+
+
+def _ask_twice(path: str, servers: Sequence[Server]) -> tuple[Answer, Answer]:
+    first_name, second_name = ("1st, A", "2nd, B") if len(servers) > 1 else ("1st", "2nd")
+    first = ask(HOST, servers[0].port, path)
+    print(report.row(path, first_name, first), flush=True)
+    second = ask(HOST, servers[-1].port, path)
+    print(report.row("", second_name, second), flush=True)
+    return first, second
+
+
+def _stored_keys(server: Server) -> list[tuple[str, int]]:
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=10)
+    try:
+        connection.request("GET", "/_keys")
+        response = connection.getresponse()
+        if response.status != 200:
+            raise http.client.HTTPException(f"/_keys had status {response.status}")
+        return [(key, size) for key, size in json.load(response)]
+    finally:
+        connection.close()
+
+
+def _require(cache: str) -> None:
+    for module in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(module) is None:
+            raise UnableError(f"{module} is missing: pip install 'stream-cached[demo]'")
+    if on_redis.is_redis(cache):
+        _require_redis(cache)
+    elif urlsplit(cache).scheme != "memory":
+        raise UnableError("--cache takes memory:// or redis://host:port/0?namespace=name")
+
+
+def _require_redis(cache: str) -> None:
+    if importlib.util.find_spec("redis") is None:
+        raise UnableError("redis is missing: pip install 'stream-cached[redis]'")
+    from redis import RedisError
+
+    try:
+        asyncio.run(on_redis.ping(cache))
+    except (RedisError, OSError, ValueError) as exc:
+        reason = str(exc).rstrip(".") or type(exc).__name__
+        raise UnableError(f"no Redis answers at {on_redis.shown(cache)}: {reason}") from exc

@@ -1,0 +1,456 @@
+"""One request's way: key, look-up, then a hit or a run that is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import hashlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive
+
+from stream_cached.endpoint import UnkeyedError
+from stream_cached.entry import Entry
+from stream_cached.exceptions import BrokenStreamError, StoreError
+from stream_cached.flight import COMMIT_WAIT, Flight, Source
+from stream_cached.keys import digest, header_values, request_key
+from stream_cached.notices import Notices
+from stream_cached.policy import (
+    NotCached,
+    cache_status,
+    content_length,
+    vary_names,
+    why_not_stored,
+)
+from stream_cached.recorder import Limits, Recorder
+from stream_cached.replay import Replay
+from stream_cached.resource import Found, Hit, Lifetimes, Miss, Resource
+from stream_cached.responses import LiveResponse, RawHeaders, ReplayResponse, stored_response
+from stream_cached.sources import AppSource, IteratorSource, sends_by_itself
+from stream_cached.store import Store
+
+#: Bytes of a request's body up to which its digest becomes part of the key.
+MAX_REQUEST_BODY = 1024 * 1024
+
+#: Seconds after which a response that is never sent is given up.
+START_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the decorator was told."""
+
+    vary: Mapping[str, Callable[[str], str] | None]
+    methods: frozenset[str]
+    statuses: frozenset[int]
+    max_body: int
+    max_duration: float
+    max_pending: int
+    max_ahead: int
+    max_variants: int
+    inline_max: int
+    finish_timeout: float
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of the endpoint answers, and where it is recorded."""
+
+    resource: Resource
+    request: HTTPConnection | None
+    keyed: bool
+    """Whether the headers of `vary` are part of the resource's key."""
+    fwd: str
+    """Why the cache did not answer (RFC 9211, section 2.2)."""
+    wait: bool
+    """Whether a response whose body is at hand waits until it is stored."""
+    shield: DisconnectShield
+    on_stored: Callable[[], Awaitable[None]]
+
+
+class DisconnectShield:
+    """
+    A `receive` that keeps its client's leaving to itself while the run is, or may be, recorded.
+
+    `if await request.is_disconnected(): return` would otherwise end a body cleanly, and short.
+    """
+
+    def __init__(self, receive: Receive | None) -> None:
+        self._receive = receive
+        self._revealed = asyncio.Event()
+
+    def reveal(self) -> None:
+        """Let the endpoint see again what its client does."""
+        self._revealed.set()
+
+    async def __call__(self) -> Message:
+        assert self._receive is not None
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            await self._revealed.wait()
+        return message
+
+
+class Engine:
+    """
+    The engine of one endpoint.
+
+    Args:
+        endpoint: Module and qualified name.
+        version: The key of its version.
+        header_names: The headers that its parameters are taken from.
+        rules: What the decorator was told.
+        notices: Where it says what it does not cache.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        version: str,
+        header_names: frozenset[str],
+        rules: Rules,
+        notices: Notices,
+    ) -> None:
+        self._endpoint = endpoint
+        self._version = version
+        self._rules = rules
+        self._notices = notices
+        self._declared = {name.lower(): normalise for name, normalise in rules.vary.items()}
+        self._adds_to_vary = tuple(sorted({*rules.vary, *header_names}, key=str.lower))
+        # A Cookie() parameter puts one cookie into the key, not the header.
+        self._parameters = frozenset(map(str.lower, header_names)) - {"cookie"}
+        self._writes: set[asyncio.Task[None]] = set()
+
+    # -- the request ------------------------------------------------------------------------
+
+    def why_bypass(self, request: HTTPConnection) -> NotCached | None:
+        """Say why a request is not for the cache, None if it is."""
+        if request.scope["type"] != "http":
+            return NotCached.METHOD
+        method = request.scope["method"]
+        if method not in self._rules.methods and not self.is_head(request):
+            return NotCached.METHOD
+        headers = request.scope["headers"]
+        keyed = self._declared.keys() | self._parameters
+        if "authorization" not in keyed and header_values(headers, b"authorization"):
+            return NotCached.AUTHORIZATION
+        content_type = b"".join(header_values(headers, b"content-type"))
+        if content_type.lower().startswith(b"multipart/form-data"):
+            return NotCached.UPLOAD
+        return None
+
+    def is_head(self, request: HTTPConnection | None) -> bool:
+        """Whether it is a HEAD request, for which GET's entries are used."""
+        if request is None or request.scope["type"] != "http":
+            return False
+        return request.scope["method"] == "HEAD" and "GET" in self._rules.methods
+
+    async def request_body(self, request: HTTPConnection) -> bytes | None:
+        """
+        Return the digest of the request's body, None where it announces none.
+
+        Raises:
+            UnkeyedError: It is too large for that.
+        """
+        headers = request.scope["headers"]
+        length = content_length(headers)
+        chunked = header_values(headers, b"transfer-encoding")
+        if not isinstance(request, Request) or not (length or chunked):
+            return None
+        if not hasattr(request, "_body"):
+            if getattr(request, "_stream_consumed", False):
+                # The framework has parsed a form: its fields are among the arguments.
+                return None
+            if chunked or length is None or length > MAX_REQUEST_BODY:
+                raise UnkeyedError(NotCached.UPLOAD)
+        return hashlib.blake2b(await request.body(), digest_size=16).digest()
+
+    def key(self, request: HTTPConnection, body: bytes | None, arguments: Mapping[str, Any]) -> str:
+        """
+        Build the key of a request.
+
+        Raises:
+            UnkeyedError: A header can't be normalised.
+        """
+        scope = request.scope
+        return request_key(
+            self._endpoint,
+            method="GET" if self.is_head(request) else scope["method"],
+            scheme=scope.get("scheme", "http"),
+            host=header_values(scope["headers"], b"host") or [repr(scope.get("server")).encode()],
+            path=scope.get("raw_path") or scope["path"].encode(),
+            query=scope.get("query_string", b""),
+            body=body,
+            arguments=arguments,
+            headers={name: self._selecting_value(request, name) for name in self._declared},
+        )
+
+    def _selecting_value(self, request: HTTPConnection, name: str) -> Any:
+        values = header_values(request.scope["headers"], name.encode("latin-1"))
+        normalise = self._declared.get(name)
+        if normalise is None:
+            return values
+        try:
+            value = normalise(b", ".join(values).decode("latin-1"))
+        # The user's function: a failing one must not fail the request.
+        except Exception as exc:
+            raise UnkeyedError(NotCached.NORMALISER, f"{name}: {exc!r}") from exc
+        if not isinstance(value, str):
+            raise UnkeyedError(NotCached.NORMALISER, f"{name}: {type(value).__name__}")
+        return value.encode("utf-8", "surrogatepass")
+
+    def resource(
+        self, store: Store, key: str, request: HTTPConnection | None, ttl: float | None
+    ) -> Resource:
+        """
+        Return this request's view of the resource at a key.
+
+        Raises:
+            UnkeyedError: A header can't be normalised.
+        """
+        select = None
+        if request is not None:
+            headers = request.scope["headers"]
+            declared = {name: self._selecting_value(request, name) for name in self._declared}
+
+            def select(names: Sequence[str]) -> str:
+                return digest(
+                    [
+                        [name, declared.get(name) or header_values(headers, name.encode("latin-1"))]
+                        for name in names
+                    ]
+                )
+
+        return Resource(
+            store,
+            key,
+            version=self._version,
+            lifetimes=self.lifetimes(ttl),
+            select=select,
+            new_id=new_id,
+            max_variants=self._rules.max_variants,
+        )
+
+    def lifetimes(self, ttl: float | None) -> Lifetimes:
+        """Return how long things live under a ttl."""
+        return Lifetimes(ttl, self._rules.max_duration + self._rules.finish_timeout)
+
+    # -- a hit ------------------------------------------------------------------------------
+
+    async def look_up(self, resource: Resource) -> Found | Response:
+        """
+        Find what stands under the key; a hit comes as the response to be sent.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        found = await resource.look_up()
+        if not isinstance(found, Hit):
+            return found
+        headers = [*found.entry.headers, _cache_status(hit=True)]
+        replay = Replay(resource, found.key, found.entry)
+        if not await replay.open():
+            return Miss()
+        if found.entry.streamed:
+            return ReplayResponse(replay, headers=headers, exact=self._rules.exact)
+        try:
+            body = await replay.whole()
+        except BrokenStreamError:
+            return Miss()
+        return stored_response(found.entry, headers, body)
+
+    # -- a miss -----------------------------------------------------------------------------
+
+    def pass_on(self, response: Response, reason: NotCached, subject: str = "") -> Response:
+        """Return a response that is not stored, and say why."""
+        self._notices.not_cached(reason, subject)
+        if reason is NotCached.METHOD:
+            return _with_header(response, _cache_status(fwd="method"))
+        return _with_header(response, _cache_status(fwd="bypass", detail=reason.word))
+
+    def bypass(self, result: Any, detail: str) -> Any:
+        """Return a result that is not recorded, because the last one could not be stored."""
+        if isinstance(result, Response):
+            return _with_header(result, _cache_status(fwd="bypass", detail=detail))
+        return result
+
+    def unrecorded(self, result: Any, fwd: str) -> Any:
+        """Return a result that nobody asked to store."""
+        return (
+            _with_header(result, _cache_status(fwd=fwd)) if isinstance(result, Response) else result
+        )
+
+    def in_background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a write that its call does not wait for."""
+        task = asyncio.create_task(coroutine)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return task
+
+    async def record(self, response: Response, run: Run) -> Response:
+        """Return what is sent instead of an endpoint's response, while that is recorded."""
+        reason = self._why_not_stored(response.status_code, response.raw_headers, run)
+        by_itself = sends_by_itself(response)
+        if by_itself and not isinstance(run.request, Request):
+            reason = reason or NotCached.NO_REQUEST
+        if reason is not None:
+            run.shield.reveal()
+            return self.pass_on(response, reason)
+        if by_itself:
+            return await self._record_messages(response, run)
+        if isinstance(response, StreamingResponse):
+            source = IteratorSource(response.body_iterator, response.charset)
+            head = response.status_code, response.raw_headers
+            return self._fly(source, response, *head, run, response.background)
+        return await self._record_body(response, run)
+
+    async def _record_messages(self, response: Response, run: Run) -> Response:
+        assert isinstance(run.request, Request)
+        source = AppSource(response, run.request.scope, getattr(run.request, "_body", b""))
+        await source.begin()
+        return self._fly(source, response, source.status, source.headers, run, None)
+
+    def _fly(
+        self,
+        source: Source,
+        response: Response,
+        status: int,
+        headers: RawHeaders,
+        run: Run,
+        background: Callable[[], Awaitable[None]] | None,
+    ) -> Response:
+        """Return the response of a stream that is recorded while it is sent."""
+        entry = self._entry(response, status, headers)
+        # Of a response that sends by itself, the head is known only now.
+        reason = self._why_not_stored(status, headers, run)
+        if reason is None:
+            recorder = self._recorder(entry, run, self._varies_on(headers, run))
+            cache_status = _cache_status(fwd=run.fwd, stored=True)
+        else:
+            recorder = None
+            self._notices.not_cached(reason)
+            cache_status = _cache_status(fwd="bypass", detail=reason.word)
+        flight = Flight(
+            source,
+            recorder,
+            max_ahead=self._rules.max_ahead,
+            finish_timeout=self._rules.finish_timeout,
+            background=background,
+            on_unshared=run.shield.reveal,
+        )
+        flight.expect_start(START_TIMEOUT)
+        return LiveResponse(
+            flight,
+            flight.read(),
+            status=status,
+            headers=[*entry.headers, cache_status],
+            media_type=entry.media_type,
+            charset=entry.charset,
+            merge=not self._rules.exact,
+        )
+
+    async def _record_body(self, response: Response, run: Run) -> Response:
+        """Store a response whose body is at hand, and return it."""
+        run.shield.reveal()
+        headers = response.raw_headers
+        entry = self._entry(response, response.status_code, headers)
+        recorder = self._recorder(
+            dataclasses.replace(entry, streamed=False), run, self._varies_on(headers, run)
+        )
+        recorder.feed(bytes(response.body))
+        write = self.in_background(recorder.commit())
+        if run.wait:
+            await asyncio.wait({write}, timeout=COMMIT_WAIT)
+        return _with_header(
+            response, _cache_status(fwd=run.fwd, stored=True), headers=entry.headers
+        )
+
+    def _why_not_stored(self, status: int, headers: RawHeaders, run: Run) -> NotCached | None:
+        reason = why_not_stored(status, headers, self._rules.statuses)
+        if reason is not None:
+            return reason
+        if (content_length(headers) or 0) > self._limits(run.resource.store).max_body:
+            return NotCached.BODY_SIZE
+        if run.request is None and self._varies_on(headers, run):
+            return NotCached.NO_REQUEST
+        return None
+
+    def _varies_on(self, headers: RawHeaders, run: Run) -> frozenset[str]:
+        names = vary_names(headers) | self._declared.keys()
+        return names - self._parameters - (self._declared.keys() if run.keyed else frozenset())
+
+    def _limits(self, store: Store) -> Limits:
+        rules = self._rules
+        max_body = rules.max_body
+        if store.capacity is not None:
+            max_body = min(max_body, store.capacity // 4)
+        return Limits(max_body, rules.max_duration, rules.max_pending, rules.inline_max)
+
+    def _entry(self, response: Response, status: int, headers: RawHeaders) -> Entry:
+        """Take the head of a response; middleware will change it later, on each hit again."""
+        return Entry(
+            key=b"",
+            versions={},
+            status=status,
+            headers=tuple(self._with_vary(headers)),
+            media_type=response.media_type,
+            charset=response.charset,
+            streamed=True,
+            stored_at=time.time(),
+            length=0,
+            generation=new_id(),
+        )
+
+    def _with_vary(self, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+        """Add what the key is made of to the response's Vary (RFC 9110, section 12.5.5)."""
+        named = vary_names(headers)
+        added = [name for name in self._adds_to_vary if name.lower() not in named]
+        if not added:
+            return list(headers)
+        values = [*header_values(headers, b"vary"), ", ".join(added).encode("latin-1")]
+        others = [(name, value) for name, value in headers if name.lower() != b"vary"]
+        return [*others, (b"vary", b", ".join(values))]
+
+    def _recorder(self, entry: Entry, run: Run, varies_on: frozenset[str]) -> Recorder:
+        def failed(reason: NotCached, cause: Exception | None) -> None:
+            if isinstance(cause, StoreError):
+                self._notices.store_failed(cause)
+            else:
+                self._notices.not_cached(reason)
+
+        return Recorder(
+            run.resource,
+            entry,
+            varies_on=varies_on,
+            limits=self._limits(run.resource.store),
+            on_stored=run.on_stored,
+            on_failure=failed,
+        )
+
+
+def new_id() -> bytes:
+    """Return a random id: of a run, an index or a version."""
+    return secrets.token_bytes(16)
+
+
+def _cache_status(**parts: Any) -> tuple[bytes, bytes]:
+    return b"cache-status", cache_status(**parts).encode("latin-1")
+
+
+def _with_header(
+    response: Response, header: tuple[bytes, bytes], headers: RawHeaders | None = None
+) -> Response:
+    """Return a copy with one header more: the endpoint may return one object again and again."""
+    clone = copy.copy(response)
+    clone.__dict__.pop("_headers", None)
+    clone.raw_headers = [*(response.raw_headers if headers is None else headers), header]
+    return clone

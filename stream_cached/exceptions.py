@@ -1,0 +1,27 @@
+"""
+What this library raises.
+
+    StreamCachedError
+      ConfigurationError    a mistake in how the decorator is used
+      StoreError            a store failed or did not answer in time; a request is answered
+                          without it, only `invalidate` lets it through
+      BrokenStreamError     a body can't be completed: the connection has to break
+"""
+
+from __future__ import annotations
+
+
+class StreamCachedError(Exception):
+    """Base of all that this library raises."""
+
+
+class ConfigurationError(StreamCachedError, ValueError):
+    """The decorator is used in a way that can't work; the message says what to write instead."""
+
+
+class StoreError(StreamCachedError):
+    """An operation of a store failed or timed out; the cause is chained."""
+
+
+class BrokenStreamError(StreamCachedError):
+    """A body can't be completed after its first byte went out, so it must not end cleanly."""

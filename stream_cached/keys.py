@@ -1,0 +1,267 @@
+"""Plain values in, keys out. No two different calls share a key.
+
+Structures are encoded by msgpack, which delimits every value, and then digested: however a query
+or a header is made up, it can't run into its neighbour. Values stand in keys only as digests;
+they may be secrets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import hashlib
+import ipaddress
+import pathlib
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgpack
+
+#: The longest key that memcached takes, in bytes.
+MEMCACHED_LIMIT = 250
+
+_HEAD_LENGTH = 72
+_MAX_DEPTH = 64
+_AWKWARD = re.compile(r"[^\x21-\x7e]")
+_UNREADABLE = re.compile(r"[^A-Za-z0-9._/-]+")
+_SEGMENT_KEY = re.compile(r"(.*:[0-9a-f]{32}):\d+", re.DOTALL)
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
+_ADDRESSES = (
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv6Interface,
+)
+
+
+class NoCanonicalFormError(TypeError):
+    """A value that can't be put into a key, because nothing says when two of them are equal."""
+
+
+def canonical(value: object, depth: int = 0) -> Any:
+    """
+    Return a structure of plain values, equal for equal values of one type and for no others.
+
+    Numbers, strings, bytes, enums, dates, UUIDs, paths, IP addresses, lists, tuples, sets, dicts,
+    dataclasses and pydantic models have one. The types count: `1`, `True`, `1.0` and `"1"` differ.
+
+    Raises:
+        NoCanonicalFormError: For anything else; `repr` with its address of an object is not one.
+    """
+    if depth > _MAX_DEPTH:
+        raise NoCanonicalFormError("nested too deeply")
+    deeper = depth + 1
+    match value:
+        case None:
+            return None
+        case enum.Enum():
+            return ["enum", _name(value), value.name, canonical(value.value, deeper)]
+        case bool() | float() | bytes() | str() | int() if type(value) in _PLAIN:
+            return [_PLAIN[type(value)], _plain(value)]
+        case bytearray() | memoryview():
+            return ["bytearray", bytes(value)]
+        case datetime.datetime():
+            return ["datetime", value.isoformat(), value.tzname(), value.fold]
+        case datetime.time():
+            return ["time", value.isoformat(), value.tzname(), value.fold]
+        case datetime.date():
+            return ["date", value.isoformat()]
+        case datetime.timedelta():
+            return ["timedelta", value.days, value.seconds, value.microseconds]
+        case uuid.UUID():
+            return ["uuid", value.bytes]
+        case decimal.Decimal() | complex():
+            return [_name(value), repr(value)]
+        case pathlib.PurePath():
+            return [_name(value), _plain(str(value))]
+        case _ if isinstance(value, _ADDRESSES):
+            return [_name(value), str(value)]
+        case list() | tuple() | range():
+            return [_name(value), [canonical(item, deeper) for item in value]]
+        case set() | frozenset():
+            return [_name(value), sorted(_packed(canonical(item, deeper)) for item in value)]
+        case dict():
+            return [_name(value), _pairs(value, deeper)]
+    return _canonical_object(value, deeper)
+
+
+def _canonical_object(value: object, depth: int) -> Any:
+    cls = type(value)
+    if dataclasses.is_dataclass(cls):
+        fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(cls)}
+        return ["dataclass", _name(value), _pairs(fields, depth)]
+    if hasattr(cls, "__pydantic_fields__"):
+        # Which fields were set shows in what `exclude_unset` leaves out.
+        parts = (
+            getattr(value, "__dict__", None),
+            getattr(value, "__pydantic_extra__", None),
+            getattr(value, "__pydantic_private__", None),
+            getattr(value, "__pydantic_fields_set__", None),
+        )
+        return ["model", _name(value), [canonical(part, depth) for part in parts]]
+    if cls.__module__ in ("pydantic.networks", "pydantic_core._pydantic_core") and hasattr(
+        value, "unicode_string"
+    ):
+        return ["url", _name(value), _plain(str(value))]
+    for base, tag in _PLAIN.items():
+        # A subclass of str or int with state of its own is an object like any other.
+        if isinstance(value, base) and base is not bool and not getattr(value, "__dict__", None):
+            return [tag, _name(value), _plain(base(value))]
+    raise NoCanonicalFormError(_name(value))
+
+
+_PLAIN: Mapping[type, str] = {bool: "b", int: "i", float: "f", str: "s", bytes: "y"}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "surrogatepass")
+        case bool() | float() | bytes():
+            return value
+        case _:
+            return str(value)
+
+
+def _pairs(value: Mapping[Any, object], depth: int) -> list[Any]:
+    return sorted(
+        (
+            [_packed(canonical(name, depth)), _packed(canonical(item, depth))]
+            for name, item in value.items()
+        ),
+        key=lambda pair: pair[0],
+    )
+
+
+def _name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _packed(structure: object) -> bytes:
+    packed: bytes = msgpack.packb(structure)
+    return packed
+
+
+def digest(structure: object) -> str:
+    """Return 32 hexadecimal digits that stand for the structure."""
+    return hashlib.blake2b(_packed(structure), digest_size=16).hexdigest()
+
+
+def query_pairs(query: bytes) -> list[tuple[bytes, bytes | None]]:
+    """
+    Split a query string into raw pairs, sorted by name; the values of one name keep their order.
+
+    Names are compared as they are after percent-decoding, so that a name written in two ways does
+    not hide the order of its values.
+    """
+    pairs: list[tuple[bytes, bytes | None]] = []
+    for part in query.split(b"&"):
+        name, equals, value = part.partition(b"=")
+        if part:
+            pairs.append((name, value if equals else None))
+    pairs.sort(key=lambda pair: unquote_to_bytes(pair[0].replace(b"+", b" ")))
+    return pairs
+
+
+def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """Return the values of a header, in the order in which they came."""
+    return [value for key, value in headers if key.lower() == name]
+
+
+def request_key(
+    endpoint: str,
+    *,
+    method: str,
+    scheme: str,
+    host: Sequence[bytes],
+    path: bytes,
+    query: bytes,
+    body: bytes | None,
+    arguments: Mapping[str, object],
+    headers: Mapping[str, object],
+) -> str:
+    """
+    Build the key of a call that a request caused.
+
+    Args:
+        endpoint: Module and qualified name of the function.
+        method: GET also for a HEAD request.
+        scheme: As in the request's URL.
+        host: The values of the Host header.
+        path: The raw path.
+        query: The raw query string.
+        body: The digest of the request's body, where it is part of the key.
+        arguments: What the endpoint was called with, in canonical form, by name.
+        headers: The headers of `vary`, normalised, by name.
+    """
+    whole = digest(
+        [
+            endpoint,
+            method,
+            scheme,
+            [value.lower() for value in host],
+            path,
+            query_pairs(query),
+            body,
+            sorted(arguments.items()),
+            sorted(headers.items()),
+        ]
+    )
+    return f"{readable(endpoint)}:{readable(path.decode('latin-1'))}:{whole}"
+
+
+def readable(text: str) -> str:
+    """Return the end of a name, or the start of a path, in characters that any store takes."""
+    plain = _UNREADABLE.sub("_", text)
+    return plain[:_HEAD_LENGTH] if plain.startswith("/") else plain[-_HEAD_LENGTH:]
+
+
+def segment_key(key: str, generation: bytes, index: int) -> str:
+    """Return the chunk key of a segment: two runs never share one."""
+    return f"{key}:{generation.hex()}:{index}"
+
+
+def segment_group(key: str) -> str | None:
+    """Return what the chunk keys of one run have in common, or None for any other key."""
+    match = _SEGMENT_KEY.fullmatch(key)
+    return match[1] if match else None
+
+
+def variant_key(key: str, generation: bytes, variant: str) -> str:
+    """Return the key of one variant, as selected by the index of `generation`."""
+    return f"{key}:v:{generation.hex()}:{variant}"
+
+
+def version_key(endpoint: str) -> str:
+    """Return the key of an endpoint's version, which all of its entries depend on."""
+    return f"{readable(endpoint)}:version:{digest(endpoint)}"
+
+
+def revocation_key(key: str) -> str:
+    """Return the key that holds when one resource was last invalidated by its key."""
+    return f"{key}:revoked"
+
+
+def for_memcached(key: str, overhead: int = 0) -> str:
+    """
+    Shorten a key that memcached would refuse: 250 bytes, printable ASCII and no spaces.
+
+    Args:
+        key: The key.
+        overhead: Bytes that the store puts before it (its namespace).
+    """
+    if len(key) + overhead <= MEMCACHED_LIMIT and not _AWKWARD.search(key):
+        return key
+    return f"{readable(key)[:_HEAD_LENGTH]}:{digest(_plain(key))}"
+
+
+def holds_address(key: str) -> bool:
+    """Whether a key holds the address of an object, which the next process (or call) uses again."""
+    return _ADDRESS.search(key) is not None

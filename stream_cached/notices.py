@@ -1,0 +1,73 @@
+"""What is said in the log: each reason once, each change of a store's state once."""
+
+from __future__ import annotations
+
+import logging
+
+from stream_cached.policy import NotCached
+
+logger = logging.getLogger("stream_cached")
+
+#: Reasons that are somebody's intention, or one response's own affair: not worth a warning.
+_QUIET = frozenset(
+    {
+        NotCached.STATUS,
+        NotCached.SKIPPED,
+        NotCached.SWITCHED_OFF,
+        NotCached.INCOMPLETE,
+        NotCached.OVERTAKEN,
+    }
+)
+
+
+class Notices:
+    """
+    The notices of one endpoint.
+
+    Args:
+        endpoint: Module and qualified name.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._said: set[tuple[object, str]] = set()
+        self._store_failure: str | None = None
+
+    def not_cached(self, reason: NotCached, subject: str = "") -> None:
+        """Warn once that, and why, a response is not cached, and say what to write instead."""
+        level = logging.DEBUG if reason in _QUIET else logging.WARNING
+        what = f" ({subject})" if subject else ""
+        self._once(
+            (reason, subject),
+            level,
+            "%s: a response is not cached: %s%s. Mend: %s. This is said once.",
+            self._endpoint,
+            reason.sentence,
+            what,
+            reason.mend,
+        )
+
+    def warn(self, message: str) -> None:
+        """Warn once."""
+        self._once((message, ""), logging.WARNING, "%s: %s", self._endpoint, message)
+
+    def store_failed(self, cause: Exception) -> None:
+        """Warn of a failing store, once for each cause until it works again."""
+        if self._store_failure != str(cause):
+            self._store_failure = str(cause)
+            logger.warning(
+                "%s: the cache fails (%s); requests are answered without it",
+                self._endpoint,
+                cause,
+            )
+
+    def store_works(self) -> None:
+        """Say that a store which failed works again."""
+        if self._store_failure is not None:
+            self._store_failure = None
+            logger.info("%s: the cache works again", self._endpoint)
+
+    def _once(self, what: tuple[object, str], level: int, message: str, *args: object) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.log(level, message, *args)

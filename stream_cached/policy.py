@@ -1,0 +1,190 @@
+"""May a response be stored, and if not, why not. Plain values in, decisions out.
+
+RFC 9110 and RFC 9111 are the sources; where this cache is stricter than a shared cache has to be,
+a comment says so.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+
+#: Responses that are stored unless `statuses=` says otherwise: those of RFC 9110, section 15.1,
+#: less the ones that stand for a part of another (206) or for a passing fault (405, 414, 501).
+DEFAULT_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
+
+#: Statuses that are never stored: parts of another response, which can't stand alone.
+NEVER_STORED = frozenset({206, 304})
+
+
+class NotCached(enum.Enum):
+    """Why a response was not stored: a word for Cache-Status, a sentence, and the mend."""
+
+    METHOD = (
+        "method",
+        "its method is not among those that are cached",
+        'pass methods=("GET", "POST") if a response depends on nothing but the request\'s body',
+    )
+    UPLOAD = (
+        "upload",
+        "it uploads a file or a large body",
+        "leave such an endpoint without the decorator",
+    )
+    AUTHORIZATION = (
+        "authorization",
+        "the request carries Authorization, and its answer may be one user's own",
+        'pass vary=("Authorization",) to give each credential entries of its own',
+    )
+    ARGUMENT = (
+        "argument",
+        "an argument has no canonical form, so that no key can tell two calls apart",
+        "pass key_builder=, or take the argument out of the endpoint's signature",
+    )
+    SELF = (
+        "self",
+        "the instance that the method is called on has no canonical form",
+        "pass noself=True if all instances answer alike",
+    )
+    KEY = (
+        "key",
+        "its key would hold the address of an object",
+        "pass key= or key_builder=",
+    )
+    NORMALISER = (
+        "vary",
+        "a function of vary= did not return a str",
+        "let it return a str for any value, also for the empty one of an absent header",
+    )
+    STATUS = (
+        "status",
+        "its status is not among those that are stored",
+        "pass statuses= if it may be stored",
+    )
+    SET_COOKIE = (
+        "set-cookie",
+        "the response sets a cookie, which is one client's own",
+        "set the cookie in a middleware, or in another endpoint",
+    )
+    CACHE_CONTROL = (
+        "cache-control",
+        "the response's Cache-Control says private or no-store",
+        "let the endpoint send another Cache-Control if the response may be shared",
+    )
+    VARY_ANY = (
+        "vary-any",
+        "the response varies on *, that is on more than its request",
+        "name the headers in Vary",
+    )
+    NO_REQUEST = (
+        "no-request",
+        "no request reached the decorator, and the response can't be stored without one",
+        "call the endpoint with its Request",
+    )
+    SKIPPED = (
+        "skip-cache-func",
+        "skip_cache_func says so",
+        "nothing is wrong",
+    )
+    SWITCHED_OFF = (
+        "switched-off",
+        "the call or the environment (AIOCACHE_DISABLE) switched the cache off",
+        "nothing is wrong",
+    )
+    BODY_SIZE = (
+        "max-body",
+        "the body is larger than max_body=, or than a quarter of the store",
+        "raise max_body= (and the max_bytes= of a memory store)",
+    )
+    DURATION = (
+        "max-duration",
+        "the stream took longer than max_duration=",
+        "raise max_duration=",
+    )
+    CONTENT_LENGTH = (
+        "content-length",
+        "the body is not as long as its own Content-Length says",
+        "mend the endpoint: its clients get a broken response",
+    )
+    STORE = (
+        "store",
+        "the store failed or did not answer in time",
+        "look at the store; the endpoint goes on answering without it",
+    )
+    INCOMPLETE = (
+        "incomplete",
+        "the stream raised, or was given up before its end",
+        "look at what it raised",
+    )
+    OVERTAKEN = (
+        "overtaken",
+        "it was invalidated while it ran",
+        "nothing is wrong",
+    )
+    BEHIND = (
+        "behind",
+        "the store could not keep up with the stream",
+        "raise max_pending=, or use a quicker store",
+    )
+
+    def __init__(self, word: str, sentence: str, mend: str) -> None:
+        self.word = word
+        self.sentence = sentence
+        self.mend = mend
+
+
+def list_members(values: Iterable[bytes]) -> list[str]:
+    """Split the values of a list header into its members, lower-cased (RFC 9110, section 5.6.1)."""
+    members = b",".join(values).decode("latin-1").lower().split(",")
+    return [member.strip() for member in members if member.strip()]
+
+
+def cache_directives(values: Iterable[bytes]) -> set[str]:
+    """Return the names of the directives of Cache-Control, without arguments."""
+    return {member.partition("=")[0].strip() for member in list_members(values)}
+
+
+def why_not_stored(
+    status: int, headers: Sequence[tuple[bytes, bytes]], statuses: frozenset[int]
+) -> NotCached | None:
+    """Say why a response must not be stored, as far as its head can tell; None if it may."""
+    if status in NEVER_STORED or status not in statuses:
+        return NotCached.STATUS
+    names = {name.lower() for name, _ in headers}
+    # Stricter than RFC 9111, section 7.3, which leaves Set-Cookie to the origin's directives.
+    if b"set-cookie" in names:
+        return NotCached.SET_COOKIE
+    directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")
+    if not directives.isdisjoint({"private", "no-store"}):
+        return NotCached.CACHE_CONTROL
+    if "*" in vary_names(headers):
+        return NotCached.VARY_ANY
+    return None
+
+
+def vary_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[str]:
+    """Return the names in the response's Vary, lower-cased."""
+    return frozenset(list_members(v for k, v in headers if k.lower() == b"vary"))
+
+
+def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """Return what Content-Length says, None where it is absent or no number."""
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            return int(value) if value.isdigit() else None
+    return None
+
+
+def cache_status(
+    *, hit: bool = False, fwd: str = "", stored: bool = False, detail: str = ""
+) -> str:
+    """Build this cache's member of Cache-Status (RFC 9211, section 2)."""
+    parts = ["stream-cached"]
+    if hit:
+        parts.append("hit")
+    if fwd:
+        parts.append(f"fwd={fwd}")
+    if stored:
+        parts.append("stored")
+    if detail:
+        parts.append(f'detail="{detail}"')
+    return "; ".join(parts)

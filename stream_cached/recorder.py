@@ -1,0 +1,286 @@
+"""The reader that stores: chunks in, segments out; then commit or discard.
+
+It is fed in passing and never waited for. Segments are written behind, by a task of its own, with
+the ttl of a run; the record is written last, and that one write is the commit. Whatever goes wrong
+costs the entry and nothing else: the segments are deleted, and those that can't be die by their
+ttl.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from stream_cached.entry import PREFIX_SIZE, Entry, Segment, checksum, encode_record, encode_segment
+from stream_cached.exceptions import StoreError
+from stream_cached.keys import segment_key
+from stream_cached.policy import NotCached, content_length
+from stream_cached.resource import Resource
+
+#: What one value of a store may hold. A power of two would waste a quarter of Redis' memory
+#: (its allocator has size classes, and a value has a header).
+VALUE_SIZE = 256 * 1024 - 64
+
+#: Segments that are written, or read, in one round trip.
+WINDOW = 4
+
+#: Seconds that a segment lives unless its run renews it.
+RUN_TTL = 60.0
+
+#: Bytes of a chunk's length in the table of its segment.
+_LENGTH_SIZE = 5
+
+#: Chunks in one segment at most, however small they are.
+_MAX_CHUNKS = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    What a recorder may use.
+
+    Args:
+        max_body: Bytes of a body.
+        max_duration: Seconds of a run.
+        max_pending: Bytes that may wait to be written.
+        inline_max: Bytes of a record up to which the body is part of it.
+    """
+
+    max_body: int
+    max_duration: float
+    max_pending: int
+    inline_max: int
+
+
+class Recorder:
+    """
+    Records one run.
+
+    Args:
+        resource: What it is a response of.
+        entry: The response without its body; its generation names the segments.
+        varies_on: The names in its Vary that are not part of the resource's key.
+        limits: What it may use.
+        on_stored: Called once the entry is visible.
+        on_failure: Called once with the reason why it will not be, and its cause.
+    """
+
+    def __init__(
+        self,
+        resource: Resource,
+        entry: Entry,
+        *,
+        varies_on: frozenset[str],
+        limits: Limits,
+        on_stored: Callable[[], Awaitable[None]],
+        on_failure: Callable[[NotCached, Exception | None], object],
+    ) -> None:
+        self.failure: NotCached | None = None
+        self.on_progress: Callable[[], object] = lambda: None
+        self._resource = resource
+        self._store = resource.store
+        self._entry = entry
+        self._varies_on = varies_on
+        self._limits = limits
+        self._on_stored = on_stored
+        self._on_failure = on_failure
+        self._length = 0
+        self._pieces: list[bytes] = []
+        self._lengths: list[int] = []
+        self._filled = 0
+        self._segments: list[tuple[int, int]] = []
+        self._queue: list[tuple[str, bytes]] = []
+        self._pending = 0
+        self._written = 0
+        self._closing = False
+        self._wakeup = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._cleanup: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a source that is read by nobody else may go on."""
+        return self.failure is not None or self._pending < self._limits.max_pending // 2
+
+    def start(self) -> None:
+        """Begin to count `max_duration`."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._limits.max_duration, self.fail, NotCached.DURATION)
+
+    # -- chunks in --------------------------------------------------------------------------
+
+    def feed(self, chunk: bytes) -> None:
+        """Take one chunk; never waits."""
+        if self.failure is not None:
+            return
+        self._length += len(chunk)
+        if self._length > self._limits.max_body:
+            self.fail(NotCached.BODY_SIZE)
+            return
+        # Before the chunk, not after it: one larger than the bound is in memory anyway.
+        if self._pending > self._limits.max_pending:
+            self.fail(NotCached.BEHIND)
+            return
+        room = self._room()
+        if len(chunk) <= room:
+            self._add(chunk)
+            return
+        rest = memoryview(chunk)
+        if not room:
+            self._cut(continues=False)
+            room = self._room()
+        while len(rest) > room:
+            self._add(bytes(rest[:room]))
+            rest = rest[room:]
+            self._cut(continues=True)
+            room = self._room()
+        self._add(bytes(rest))
+
+    def _room(self) -> int:
+        used = self._filled + _LENGTH_SIZE * (len(self._lengths) + 2) + PREFIX_SIZE
+        return max(0, VALUE_SIZE - used)
+
+    def _add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._lengths.append(len(piece))
+        self._filled += len(piece)
+        if len(self._lengths) >= _MAX_CHUNKS:
+            self._cut(continues=False)
+
+    def _cut(self, *, continues: bool) -> None:
+        """Close the segment at hand, and hand it to the writer."""
+        if self.failure is not None:
+            return
+        payload = b"".join(self._pieces)
+        segment = Segment(tuple(self._lengths), continues, payload)
+        index = len(self._segments)
+        key = segment_key(self._resource.key, self._entry.generation, index)
+        value = encode_segment(segment, self._entry.generation, index)
+        self._segments.append((len(payload), checksum(payload)))
+        self._pieces, self._lengths, self._filled = [], [], 0
+        self._queue.append((key, value))
+        self._pending += len(value)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        self._wakeup.set()
+
+    # -- segments out -----------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        """Write what is queued, and renew what is written, until closed or failed."""
+        loop = asyncio.get_running_loop()
+        renewed = loop.time()
+        try:
+            while self.failure is None and not (self._closing and not self._queue):
+                if loop.time() - renewed >= RUN_TTL / 3:
+                    renewed = loop.time()
+                    if not await self._renew():
+                        self.fail(NotCached.STORE)
+                        return
+                if self._queue:
+                    await self._write_window()
+                else:
+                    self._wakeup.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(RUN_TTL / 3):
+                            await self._wakeup.wait()
+        except StoreError as exc:
+            self.fail(NotCached.STORE, exc)
+
+    async def _write_window(self) -> None:
+        window = self._queue[:WINDOW]
+        await self._store.set_many(window, RUN_TTL)
+        del self._queue[: len(window)]
+        self._written += len(window)
+        self._pending -= sum(len(value) for _, value in window)
+        self.on_progress()
+
+    async def _renew(self) -> bool:
+        keys = self._keys()[: self._written]
+        return await self._store.touch_many(keys, RUN_TTL) == len(keys)
+
+    def _keys(self) -> list[str]:
+        generation = self._entry.generation
+        count = len(self._segments)
+        return [segment_key(self._resource.key, generation, index) for index in range(count)]
+
+    # -- commit or discard ------------------------------------------------------------------
+
+    async def commit(self) -> None:
+        """Publish the complete body; where that fails, discard it."""
+        if self.failure is None:
+            declared = content_length(self._entry.headers)
+            if declared is not None and declared != self._length:
+                self.fail(NotCached.CONTENT_LENGTH)
+        try:
+            if self.failure is None:
+                await self._commit()
+        except StoreError as exc:
+            self.fail(NotCached.STORE, exc)
+        finally:
+            self._stop_timer()
+        if self._cleanup is not None:
+            await self._cleanup
+
+    async def _commit(self) -> None:
+        entry = dataclasses.replace(self._entry, length=self._length)
+        if not self._segments:
+            entry = dataclasses.replace(entry, chunks=tuple(self._lengths))
+            # The record will hold versions, too; they are less than a kilobyte.
+            if len(encode_record(entry)) + self._length + 1024 <= self._limits.inline_max:
+                await self._publish(dataclasses.replace(entry, body=b"".join(self._pieces)))
+                return
+            entry = dataclasses.replace(entry, chunks=())
+        if self._lengths:
+            self._cut(continues=False)
+        self._closing = True
+        self._wakeup.set()
+        if self._writer is not None:
+            await self._writer
+        if self.failure is None:
+            await self._publish(dataclasses.replace(entry, segments=tuple(self._segments)))
+
+    async def _publish(self, entry: Entry) -> None:
+        reason = await self._resource.publish(entry, self._varies_on)
+        if reason is None:
+            await self._on_stored()
+        else:
+            self.fail(reason)
+
+    async def discard(self) -> None:
+        """Delete what was written; there will be no entry."""
+        self.fail(NotCached.INCOMPLETE)
+        if self._cleanup is not None:
+            await self._cleanup
+
+    def fail(self, reason: NotCached, cause: Exception | None = None) -> None:
+        """Give the entry up, at once and once."""
+        if self.failure is not None:
+            return
+        self.failure = reason
+        self._stop_timer()
+        self._on_failure(reason, cause)
+        mark = reason if reason in (NotCached.BODY_SIZE, NotCached.DURATION) else None
+        self._cleanup = asyncio.create_task(self._clean_up(mark))
+        self.on_progress()
+
+    async def _clean_up(self, mark: NotCached | None) -> None:
+        self._pieces, self._lengths, self._queue = [], [], []
+        self._wakeup.set()
+        # A write that is on its way would come after the deletion: wait for it, it is bounded.
+        if self._writer is not None and self._writer is not asyncio.current_task():
+            await asyncio.wait([self._writer])
+        # Where the store fails, the segments die by the ttl of a run.
+        with contextlib.suppress(StoreError):
+            if self._segments:
+                await self._store.delete_many(self._keys())
+            if mark is not None:
+                await self._resource.mark_unstorable(mark)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,185 @@
+"""Segments in, chunks out; the next window is read while this one is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from itertools import pairwise
+
+from stream_cached.entry import Entry, Segment, UnsoundError, decode_segment, read_prefix
+from stream_cached.exceptions import BrokenStreamError, StoreError
+from stream_cached.keys import segment_key
+from stream_cached.recorder import RUN_TTL, WINDOW
+from stream_cached.resource import Resource
+
+
+class Replay:
+    """
+    The chunks of a stored body, one by one; or, by `part`, in pieces as large as they are stored.
+
+    Args:
+        resource: What it is a response of.
+        key: The key of the record.
+        entry: The record.
+    """
+
+    def __init__(self, resource: Resource, key: str, entry: Entry) -> None:
+        self.entry = entry
+        self.closed = False
+        self._resource = resource
+        self._store = resource.store
+        self._key = key
+        self._next = 0
+        self._ahead: asyncio.Task[list[Segment]] | None = None
+        self._window: deque[Segment] = deque()
+        self._chunks: deque[bytes] = deque()
+        self._renewed = asyncio.get_running_loop().time()
+        if not entry.segments:
+            self._window.append(Segment(entry.chunks, False, entry.body))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there is more to read from the store than the first window."""
+        return len(self.entry.segments) > WINDOW
+
+    async def open(self) -> bool:
+        """
+        Read the first window and see that all segments are there; False where that is not so.
+
+        The segments are given a ttl that outlives a replay, whatever is left of the entry's.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        count = len(self.entry.segments)
+        if not count:
+            return True
+        try:
+            found, window = await asyncio.gather(self._renew(0), self._read(self._take()))
+        except UnsoundError:
+            found, window = 0, []
+        if found != count:
+            await self._store.delete_many([self._key])
+            return False
+        self._window.extend(window)
+        self._read_ahead()
+        return True
+
+    def close(self) -> None:
+        """Stop: nothing more is read."""
+        self.closed = True
+        if self._ahead is not None:
+            self._ahead.cancel()
+            self._ahead = None
+
+    async def part(self) -> bytes | None:
+        """
+        Return the next piece of the body, None at its end.
+
+        Raises:
+            BrokenStreamError: A segment is missing, damaged, or can't be read in time.
+        """
+        segment = await self._segment()
+        return None if segment is None else segment.payload
+
+    async def whole(self) -> bytes:
+        """
+        Return the whole body.
+
+        Raises:
+            BrokenStreamError: As for `part`.
+        """
+        parts = []
+        while (part := await self.part()) is not None:
+            parts.append(part)
+        return b"".join(parts)
+
+    def __aiter__(self) -> Replay:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._chunks:
+            await self._next_chunks()
+        if not self._chunks:
+            raise StopAsyncIteration
+        return self._chunks.popleft()
+
+    async def _next_chunks(self) -> None:
+        """Cut the next segment into its chunks; join one that goes on over several."""
+        segment = await self._segment()
+        if segment is None:
+            return
+        self._chunks.extend(_pieces(segment))
+        while segment.continues:
+            parts = [self._chunks.pop()]
+            while segment.continues:
+                segment = await self._segment()
+                if segment is None:
+                    raise BrokenStreamError("the stored body ends within a chunk")
+                first, *rest = _pieces(segment)
+                parts.append(first)
+                if rest:
+                    break
+            self._chunks.append(b"".join(parts))
+            self._chunks.extend(rest)
+
+    async def _segment(self) -> Segment | None:
+        if not self._window and self._ahead is not None:
+            task, self._ahead = self._ahead, None
+            try:
+                self._window.extend(await task)
+            except (StoreError, UnsoundError) as exc:
+                await self._drop()
+                raise BrokenStreamError(f"the stored body can't be read on: {exc}") from exc
+            self._read_ahead()
+        return self._window.popleft() if self._window and not self.closed else None
+
+    def _read_ahead(self) -> None:
+        indexes = self._take()
+        if indexes:
+            self._ahead = asyncio.create_task(self._read(indexes))
+            # A replay that is abandoned takes no notice of how its last read went.
+            self._ahead.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def _take(self) -> range:
+        start = self._next
+        self._next = min(start + WINDOW, len(self.entry.segments))
+        return range(start, self._next)
+
+    async def _read(self, indexes: range) -> list[Segment]:
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed >= RUN_TTL / 3:
+            self._renewed = now
+            await self._renew(indexes.start)
+        values = await self._store.get_many(self._keys(indexes))
+        return [self._decode(i, value) for i, value in zip(indexes, values, strict=True)]
+
+    def _decode(self, index: int, value: bytes | None) -> Segment:
+        if value is None:
+            raise UnsoundError(f"segment {index} is missing")
+        segment = decode_segment(value, self.entry.generation, index)
+        if (len(segment.payload), read_prefix(value).body_checksum) != self.entry.segments[index]:
+            raise UnsoundError(f"segment {index} is not the one that was stored")
+        return segment
+
+    async def _renew(self, start: int) -> int:
+        """Keep what is still to be read alive; return how many segments were found."""
+        keys = self._keys(range(start, len(self.entry.segments)))
+        return await self._store.touch_many(keys, self._resource.lifetimes.segments)
+
+    def _keys(self, indexes: range) -> list[str]:
+        generation = self.entry.generation
+        return [segment_key(self._resource.key, generation, index) for index in indexes]
+
+    async def _drop(self) -> None:
+        # Where the store fails, whoever finds the record next finds the same damage.
+        with contextlib.suppress(StoreError):
+            await self._store.delete_many([self._key])
+
+
+def _pieces(segment: Segment) -> list[bytes]:
+    edges = [0]
+    for length in segment.chunks:
+        edges.append(edges[-1] + length)
+    return [segment.payload[start:end] for start, end in pairwise(edges)]

@@ -1,0 +1,324 @@
+"""What the store knows about one resource: look it up, publish it, mark it, revoke it.
+
+A record depends on versions (of its endpoint, and of its key where that was ever invalidated).
+Invalidation replaces a version; a record made under another one is a miss. So a run that began
+before an invalidation can't bring the old response back, however late it publishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from stream_cached.entry import (
+    Entry,
+    ForeignVersionError,
+    Index,
+    Marker,
+    Record,
+    UnsoundError,
+    decode_record,
+    encode_record,
+    is_ours,
+    key_digest,
+)
+from stream_cached.keys import revocation_key, segment_key, variant_key
+from stream_cached.policy import NotCached
+from stream_cached.store import Store
+
+#: Seconds by which segments, indexes and versions outlive the record that depends on them.
+MARGIN = 60.0
+
+#: Seconds for which a key is remembered as one whose response can't be stored.
+UNSTORABLE_TTL = 120.0
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A complete and sound record."""
+
+    key: str
+    """The key that it stands under: the resource's, or its variant's."""
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Nothing that can be served."""
+
+    varied: bool = False
+    """Whether there is an index, but not this variant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unstorable:
+    """Not worth recording: the last response could not be stored."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A value that this library did not write: one for the serializer."""
+
+
+Found = Hit | Miss | Unstorable | Foreign
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """
+    How long things live in the store, in seconds.
+
+    Args:
+        ttl: Of an entry; None for ever.
+        longest_run: Bound of one run.
+    """
+
+    ttl: float | None
+    longest_run: float
+
+    @property
+    def segments(self) -> float | None:
+        """Of the segments of a committed entry, and of an index."""
+        return None if self.ttl is None else self.ttl + MARGIN
+
+    @property
+    def versions(self) -> float | None:
+        """Of a version: it outlives every record that a run may still make under it."""
+        return None if self.ttl is None else self.ttl + self.longest_run + MARGIN
+
+
+class Resource:
+    """
+    One request's view of one resource in the store.
+
+    Args:
+        store: Where it is.
+        key: Its key.
+        version: The key of its endpoint's version.
+        lifetimes: How long what is written lives.
+        select: Returns the digest of the request's values for the named headers; None where there
+            is no request to take them from.
+        new_id: Returns 16 random bytes.
+        max_variants: How many variants are kept.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        *,
+        version: str,
+        lifetimes: Lifetimes,
+        select: Callable[[Sequence[str]], str] | None,
+        new_id: Callable[[], bytes],
+        max_variants: int,
+    ) -> None:
+        self.store = store
+        self.key = key
+        self.lifetimes = lifetimes
+        self._version = version
+        self._revocation = revocation_key(key)
+        self._select = select
+        self._new_id = new_id
+        self._max_variants = max_variants
+        self._versions: dict[str, bytes] = {}
+
+    async def look_up(self) -> Found:
+        """
+        Find what can be served; read the versions in the same round trip.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        value, version, revocation = await self._current()
+        self._versions = self._as_versions(version, revocation)
+        if value is not None and not is_ours(value):
+            return Foreign()
+        record = await self._sound(self.key, value)
+        if isinstance(record, Index):
+            if self._select is None:
+                return Miss(varied=True)
+            key = variant_key(self.key, record.generation, self._select(record.names))
+            (value,) = await self.store.get_many([key])
+            return self._found(key, await self._sound(key, value)) or Miss(varied=True)
+        return self._found(self.key, record) or Miss()
+
+    @staticmethod
+    def _found(key: str, record: Record | None) -> Found | None:
+        match record:
+            case Entry():
+                return Hit(key, record)
+            case Marker():
+                return Unstorable(record.detail)
+            case _:
+                return None
+
+    async def _sound(self, key: str, value: bytes | None) -> Record | None:
+        """Decode a record of this key and these versions; delete what is unsound."""
+        if value is None:
+            return None
+        try:
+            record = decode_record(value)
+        except ForeignVersionError:
+            return None
+        except UnsoundError:
+            await self.store.delete_many([key])
+            return None
+        return record if record.key == key_digest(key) and self._is_current(record) else None
+
+    def _is_current(self, record: Record) -> bool:
+        # A missing version is a miss: an evicted one must not bring old entries back to life.
+        if record.versions.get(self._version) != self._versions.get(self._version, b""):
+            return False
+        revoked = self._versions.get(self._revocation)
+        return revoked is None or record.versions.get(self._revocation) == revoked
+
+    def _as_versions(self, version: bytes | None, revocation: bytes | None) -> dict[str, bytes]:
+        pairs = ((self._version, version), (self._revocation, revocation))
+        return {key: value for key, value in pairs if value}
+
+    async def begin(self) -> None:
+        """
+        Make sure that there is a version to record under.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        while self._version not in self._versions:
+            version = self._new_id()
+            if await self.store.add(self._version, version, self.lifetimes.versions):
+                self._versions[self._version] = version
+            else:
+                (found,) = await self.store.get_many([self._version])
+                self._versions |= self._as_versions(found, None)
+
+    async def publish(self, entry: Entry, varies_on: frozenset[str]) -> NotCached | None:
+        """
+        Make a recorded response the one that is served from now on.
+
+        Args:
+            entry: The response; its segments are stored already.
+            varies_on: The names in its Vary that are not part of the resource's key.
+
+        Returns:
+            Why it was not published, None if it was.
+
+        Raises:
+            StoreError: The store failed; it may have been published all the same.
+        """
+        values, segments, _ = await asyncio.gather(
+            self._current(),
+            self.store.touch_many(self._segments(entry), self.lifetimes.segments),
+            self.store.touch_many([self._version], self.lifetimes.versions),
+        )
+        if segments != len(entry.segments):
+            return NotCached.STORE
+        for _ in range(_ATTEMPTS):
+            value, version, revocation = values
+            if self._as_versions(version, revocation) != self._versions:
+                return NotCached.OVERTAKEN
+            current = await self._sound(self.key, value) if value and is_ours(value) else None
+            if varies_on or isinstance(current, Index):
+                if self._select is None:
+                    return NotCached.NO_REQUEST
+                index = self._grown(current if isinstance(current, Index) else None, varies_on)
+                if await self._publish_variant(entry, index, value):
+                    return None
+            else:
+                await self._put(self.key, entry)
+                await self._retire(current)
+                return None
+            values = await self._current()
+        return NotCached.OVERTAKEN
+
+    async def _current(self) -> list[bytes | None]:
+        """Read what stands under the key, and the versions."""
+        return await self.store.get_many([self.key, self._version, self._revocation])
+
+    def _segments(self, entry: Entry) -> list[str]:
+        count = len(entry.segments)
+        return [segment_key(self.key, entry.generation, index) for index in range(count)]
+
+    def _grown(self, index: Index | None, names: frozenset[str]) -> Index:
+        """Return the index with these names; with other names than before it is a new one."""
+        known = frozenset(index.names) if index else frozenset()
+        if index is not None and names <= known:
+            return index
+        return Index(
+            key=key_digest(self.key),
+            versions=self._versions,
+            names=tuple(sorted(known | names)),
+            variants=(),
+            generation=self._new_id(),
+        )
+
+    async def _publish_variant(self, entry: Entry, index: Index, expected: bytes | None) -> bool:
+        assert self._select is not None
+        variant = self._select(index.names)
+        others = [other for other in index.variants if other != variant]
+        kept = others[max(0, len(others) + 1 - self._max_variants) :]
+        await self._put(variant_key(self.key, index.generation, variant), entry)
+        packed = encode_record(dataclasses.replace(index, variants=(*kept, variant)))
+        ttl = self.lifetimes.segments
+        if expected is None:
+            done = await self.store.add(self.key, packed, ttl)
+        else:
+            done = await self.store.compare_and_set(self.key, expected, packed, ttl)
+        dropped = [variant_key(self.key, index.generation, v) for v in others if v not in kept]
+        if done and dropped:
+            await self.store.delete_many(dropped)
+        return done
+
+    async def _put(self, key: str, record: Entry | Marker) -> None:
+        bound = dataclasses.replace(record, key=key_digest(key), versions=self._versions)
+        ttl = self.lifetimes.ttl
+        if isinstance(bound, Marker):
+            ttl = UNSTORABLE_TTL if ttl is None else min(UNSTORABLE_TTL, ttl)
+        await self.store.set_many([(key, encode_record(bound))], ttl)
+
+    async def _retire(self, replaced: Record | None) -> None:
+        """Let the segments of a replaced entry expire that would otherwise never do so."""
+        if isinstance(replaced, Entry) and replaced.segments and self.lifetimes.ttl is None:
+            await self.store.touch_many(self._segments(replaced), self.lifetimes.longest_run)
+
+    async def mark_unstorable(self, reason: NotCached) -> None:
+        """
+        Remember for a while that this response can't be stored (hit-for-miss).
+
+        Raises:
+            StoreError: The store failed.
+        """
+        (value,) = await self.store.get_many([self.key])
+        if value is not None and not is_ours(value):
+            return
+        current, key = await self._sound(self.key, value), self.key
+        if isinstance(current, Index) and self._select is not None:
+            key = variant_key(self.key, current.generation, self._select(current.names))
+        await self._put(key, Marker(key=b"", versions={}, detail=reason.word))
+
+    async def revoke(self) -> None:
+        """
+        Invalidate this resource with all of its variants, also for runs that are on their way.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        ttl = self.lifetimes.longest_run + MARGIN
+        await self.store.set_many([(self._revocation, self._new_id())], ttl)
+        await self.store.delete_many([self.key])
+
+
+async def renew_version(store: Store, version: str, new: bytes, lifetimes: Lifetimes) -> None:
+    """
+    Invalidate every entry that depends on a version.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    await store.set_many([(version, new)], lifetimes.versions)

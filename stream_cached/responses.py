@@ -1,0 +1,195 @@
+"""What is sent: a live stream, a hit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from stream_cached.entry import Entry
+from stream_cached.exceptions import BrokenStreamError
+from stream_cached.flight import COMMIT_WAIT, Flight, Reader
+from stream_cached.policy import content_length
+from stream_cached.replay import Replay
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+class LiveResponse(StreamingResponse):
+    """
+    The response of a miss: its `body_iterator` is a reader of the flight.
+
+    `__call__` does not return before the run is over, so that what belongs to the request (a
+    session from a `yield` dependency, say) outlives the run, even when its client has gone.
+    """
+
+    def __init__(
+        self,
+        flight: Flight,
+        reader: Reader,
+        *,
+        status: int,
+        headers: RawHeaders,
+        media_type: str | None,
+        charset: str,
+        merge: bool,
+    ) -> None:
+        _set_head(self, status, headers, media_type, charset)
+        self.body_iterator = reader
+        self._flight = flight
+        self._reader = reader
+        self._merge = merge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if self.body_iterator is self._reader and scope["type"] == "http":
+                await self._send_body(scope, receive, send)
+            else:
+                background, self.background = self.background, None
+                await super().__call__(scope, receive, send)
+                self.background = background
+        finally:
+            self._reader.close()
+            # An enclosing scope may be cancelled (BaseHTTPMiddleware); the run is bounded.
+            with anyio.CancelScope(shield=True):
+                await self._flight.over()
+        if self._flight.background_error is not None:
+            raise self._flight.background_error
+        if self.background is not None:
+            await self.background()
+
+    async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        declared = content_length(self.raw_headers)
+        sent = 0
+        async with _watch_client(scope, receive, self._reader.close):
+            await send(_start(self.status_code, self.raw_headers))
+            while chunks := await self._reader.take():
+                for part in [b"".join(chunks)] if self._merge else chunks:
+                    sent += len(part)
+                    if part and sent == declared:
+                        # For its client this is the end: the last byte waits for the commit.
+                        await send(_body(part[:-1], more=True))
+                        await self._reader.ended(COMMIT_WAIT)
+                        await send(_body(part[-1:], more=True))
+                    else:
+                        await send(_body(part, more=True))
+            if not self._reader.closed:
+                await send(_body(b"", more=False))
+
+
+class ReplayResponse(StreamingResponse):
+    """The response of a hit on a stream: its `body_iterator` gives the stored chunks."""
+
+    def __init__(self, replay: Replay, *, headers: RawHeaders, exact: bool) -> None:
+        entry = replay.entry
+        _set_head(self, entry.status, headers, entry.media_type, entry.charset)
+        self.body_iterator = replay
+        self._replay = replay
+        self._exact = exact
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if self.body_iterator is self._replay and scope["type"] == "http":
+                await self._send_body(scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+                return
+        finally:
+            self._replay.close()
+        if self.background is not None:
+            await self.background()
+
+    async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The length is known here, and a connection that breaks short of it does so visibly.
+        await send(_start(self.status_code, _with_length(self.raw_headers, self._replay.entry)))
+        if scope["method"] == "HEAD":
+            await send(_body(b"", more=False))
+            return
+        if not self._replay.is_long:
+            await self._send_parts(send)
+            return
+        async with _watch_client(scope, receive, self._replay.close):
+            await self._send_parts(send)
+
+    async def _send_parts(self, send: Send) -> None:
+        left = self._replay.entry.length
+        while (part := await self._next_part()) is not None:
+            left -= len(part)
+            if left == 0 and not self._exact:
+                await send(_body(part, more=False))
+                return
+            await send(_body(part, more=True))
+        if left:
+            if self._replay.closed:
+                return
+            raise BrokenStreamError(f"{left} bytes of the stored body are missing")
+        await send(_body(b"", more=False))
+
+    async def _next_part(self) -> bytes | None:
+        if self._exact:
+            return await anext(self._replay, None)
+        return await self._replay.part()
+
+
+def stored_response(entry: Entry, headers: RawHeaders, body: bytes) -> Response:
+    """Return the response of a hit on one that was no stream."""
+    response = Response.__new__(Response)
+    _set_head(response, entry.status, headers, entry.media_type, entry.charset)
+    response.body = body
+    return response
+
+
+def _set_head(
+    response: Response, status: int, headers: RawHeaders, media_type: str | None, charset: str
+) -> None:
+    """Do what `Response.__init__` does, with headers that are complete already."""
+    response.status_code = status
+    response.raw_headers = list(headers)
+    response.media_type = media_type
+    response.charset = charset
+    response.background = None
+
+
+def _with_length(headers: RawHeaders, entry: Entry) -> list[tuple[bytes, bytes]]:
+    names = {name.lower() for name, _ in headers}
+    if entry.status in (204, 304) or names & {b"content-length", b"transfer-encoding"}:
+        return list(headers)
+    return [*headers, (b"content-length", str(entry.length).encode())]
+
+
+def _start(status: int, headers: RawHeaders) -> dict[str, object]:
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+
+
+def _body(part: bytes, *, more: bool) -> dict[str, object]:
+    return {"type": "http.response.body", "body": part, "more_body": more}
+
+
+@asynccontextmanager
+async def _watch_client(
+    scope: Scope, receive: Receive, left: Callable[[], object]
+) -> AsyncIterator[None]:
+    """Call `left` when the client goes away; from ASGI 2.4 on, `send` raises instead."""
+    spec_version = scope.get("asgi", {}).get("spec_version", "2.0")
+    if tuple(map(int, spec_version.split("."))) >= (2, 4):
+        try:
+            yield
+        except OSError:
+            raise ClientDisconnect from None
+        return
+    listener = asyncio.create_task(_listen(receive, left))
+    try:
+        yield
+    finally:
+        listener.cancel()
+
+
+async def _listen(receive: Receive, left: Callable[[], object]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    left()

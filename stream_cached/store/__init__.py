@@ -1,0 +1,67 @@
+"""The protocol that the engine speaks to, bytes only, and what it may rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Store(Protocol):
+    """
+    A key-value store with expiry.
+
+    Guarantees, which `tests/test_store_contract.py` holds every store to:
+
+    - A write is visible to every later read of this and any other client once its call returned.
+    - Values come back byte for byte. A value that is not bytes (a memory cache of aiocache holds
+      any object) is given as `b""`: there is something, and it is not ours.
+    - A missing and an expired key are the same: None.
+    - `ttl` is in seconds, also fractions and more than 30 days; None means that it never expires.
+      A store may round it up to whole seconds, never down.
+    - Keys may have any length and any characters. Distinct keys may share a place in the store
+      (aiocache's memcached backend writes a space as `_`); records say which key they are for.
+    - Any failure, a time-out too, is a `StoreError`, and leaves each key either as it was or as it
+      should have become. A cancelled call may have taken effect.
+    """
+
+    @property
+    def capacity(self) -> int | None:
+        """Bytes that the store can hold, None if unbounded or unknown."""
+        ...
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the value of each key, in one round trip where the store can."""
+        ...
+
+    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+        """Set each key, whatever it held; not atomic over several keys."""
+        ...
+
+    async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
+        """Set the key if it is missing; return whether it was."""
+        ...
+
+    async def compare_and_set(
+        self, key: str, expected: bytes, value: bytes, ttl: float | None
+    ) -> bool:
+        """Set the key if it holds `expected`; return whether it did. Atomic."""
+        ...
+
+    async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
+        """Give each key a new ttl; return how many of them exist."""
+        ...
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete each key; a missing one is no error."""
+        ...
+
+    async def ping(self) -> None:
+        """Ask for a sign of life; raise `StoreError` without one."""
+        ...
+
+
+def as_bytes(value: object) -> bytes | None:
+    """Return what a store holds as the protocol gives it: `b""` for what is not bytes."""
+    if value is None or isinstance(value, bytes):
+        return value
+    return b""

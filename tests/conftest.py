@@ -1,0 +1,138 @@
+"""Fixtures: real servers, and an address of a cache for each kind of them.
+
+A test that needs a server which is not there is skipped; with
+STREAM_CACHED_REQUIRE_SERVERS=1 it fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+from tests.app_server import AppProcess, AppServer, EventLoop, HttpParser
+from tests.servers import MemcachedServer, RedisServer, ServerMissingError
+
+S = TypeVar("S", RedisServer, MemcachedServer)
+
+_numbers = itertools.count(1)
+
+
+class Serve(Protocol):
+    def __call__(
+        self,
+        app: Callable[..., Any],
+        http: HttpParser = "h11",
+        port: int = 0,
+        *,
+        loop: EventLoop = "asyncio",
+        grace: int = 1,
+        **config: Any,
+    ) -> AppServer: ...
+
+
+class Spawn(Protocol):
+    def __call__(
+        self,
+        app: str,
+        environment: Mapping[str, str] | None = None,
+        http: HttpParser = "h11",
+        *,
+        loop: EventLoop = "asyncio",
+        options: tuple[str, ...] = (),
+    ) -> AppProcess: ...
+
+
+def _server(kind: type[S]) -> S:
+    try:
+        return kind()
+    except ServerMissingError as missing:
+        reason = str(missing)
+    if os.environ.get("STREAM_CACHED_REQUIRE_SERVERS") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _fresh(server: S) -> S:
+    """Running and empty, whatever the test before has done to it."""
+    if server.running:
+        server.resume()
+    server.start()
+    server.flush()
+    return server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis for all tests. It may be paused or stopped: the next test gets it back."""
+    with _server(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached_server() -> Iterator[MemcachedServer]:
+    """One memcached for all tests."""
+    with _server(MemcachedServer) as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis for this test alone."""
+    with _server(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """`redis://127.0.0.1:<port>/0` of a Redis that is empty."""
+    return _fresh(redis_server).url()
+
+
+@pytest.fixture
+def memcached_url(memcached_server: MemcachedServer) -> str:
+    """`memcached://127.0.0.1:<port>/` of a memcached that is empty."""
+    return _fresh(memcached_server).url()
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=["memory", "redis", "memcached"])
+def cache_url(request: pytest.FixtureRequest, namespace: str) -> str:
+    """The address of an empty cache, over all kinds of caches, with a fresh namespace."""
+    if request.param == "memory":
+        # Equal addresses share one store in a process: no two tests have the same limit.
+        return f"memory://?namespace={namespace}&max_bytes={(64 << 20) + next(_numbers)}"
+    base: str = request.getfixturevalue(f"{request.param}_url")
+    return f"{base}?namespace={namespace}"
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Run apps in this process: `serve(app).url`. They are stopped after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(app: Callable[..., Any], *args: Any, **kwargs: Any) -> AppServer:
+            return stack.enter_context(AppServer(app, *args, **kwargs))
+
+        yield start
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Run apps in processes: `spawn("tests.apps:app", {"CACHE": url}).url`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(app: str, *args: Any, **kwargs: Any) -> AppProcess:
+            return stack.enter_context(AppProcess(app, *args, **kwargs))
+
+        yield start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -13,16 +13,16 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aiocache import cached
 from aiocache.base import SENTINEL
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from stream_cached.config import Binding, parse_size, resolve_alias, resolve_cache
-from stream_cached.endpoint import Endpoint, UnkeyedError
-from stream_cached.engine import DisconnectShield, Engine, Rules, Run, new_id
+from stream_cached.endpoint import Endpoint
+from stream_cached.engine import Engine, Rules, Run, new_id
 from stream_cached.exceptions import ConfigurationError, StoreError
 from stream_cached.keys import holds_address, version_key
 from stream_cached.notices import Notices
-from stream_cached.policy import DEFAULT_STATUSES, NEVER_STORED, NotCached
+from stream_cached.policy import DEFAULT_STATUSES, NEVER_STORED, BypassError, NotCached
 from stream_cached.recorder import VALUE_SIZE
 from stream_cached.resource import Foreign, Miss, Resource, Unstorable, renew_version
 from stream_cached.store.aiocache import switched_off
@@ -209,6 +209,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             notices=notices,
         )
         self._functions[f] = _Function(endpoint, engine, notices, version)
+        self._notices = notices
         self._bind_early(notices)
 
         @functools.wraps(f)
@@ -277,67 +278,63 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     ) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
         function = self._functions[f]
-        endpoint, engine = function.endpoint, function.engine
-        request, kwargs = endpoint.take_request(args, kwargs)
-
-        async def run_uncached(reason: NotCached, subject: str = "") -> Any:
-            function.notices.not_cached(reason, subject)
-            result = await endpoint.run(args, kwargs)
-            return engine.pass_on(result, reason) if isinstance(result, Response) else result
-
-        if switched_off():
-            return await run_uncached(NotCached.SWITCHED_OFF)
-        reason = None if request is None else engine.why_bypass(request)
-        if reason is not None:
-            return await run_uncached(reason)
+        engine = function.engine
+        request, kwargs = function.endpoint.take_request(args, kwargs)
+        run = functools.partial(function.endpoint.run, args, kwargs)
         try:
-            key = await self._key(f, function, request, args, kwargs)
-            resource = engine.resource(self._bound().store, key, request, self._ttl())
-        except UnkeyedError as exc:
-            return await run_uncached(exc.reason, exc.subject)
-        try:
+            resource = await self._resource(f, function, request, args, kwargs)
             found = await self._find(function, resource, cache_read)
             records = cache_write and isinstance(found, Miss) and not engine.is_head(request)
             if records:
                 await resource.begin()
+        except BypassError as exc:
+            return engine.pass_on(await run(), exc.reason, exc.subject)
         except StoreError as exc:
             function.notices.store_failed(exc)
-            return await run_uncached(NotCached.STORE)
+            return engine.pass_on(await run(), NotCached.STORE)
         function.notices.store_works()
-        if not isinstance(found, Miss | Unstorable):
-            return found
         if isinstance(found, Unstorable):
-            return engine.bypass(await endpoint.run(args, kwargs), found.detail)
+            return engine.bypass(await run(), found.detail)
+        if not isinstance(found, Miss):
+            return found
         fwd = _forwarded(found, cache_read)
         if not records:
-            return engine.unrecorded(await endpoint.run(args, kwargs), fwd)
-        shield = _shield(request)
-        try:
-            result = await endpoint.run(args, kwargs)
-            skipped = self.skip_cache_func(result)
-        except BaseException:
-            shield.reveal()
-            raise
-        if skipped or not isinstance(result, Response):
-            shield.reveal()
-        if skipped:
-            is_response = isinstance(result, Response)
-            return engine.pass_on(result, NotCached.SKIPPED) if is_response else result
-        if not isinstance(result, Response):
-            await self._store_value(function, key, result, wait=aiocache_wait_for_write)
-            return result
-        return await engine.record(
-            result,
-            Run(
-                resource=resource,
-                request=request,
-                keyed=self._keys_by_request(request),
-                fwd=fwd,
-                wait=aiocache_wait_for_write,
-                shield=shield,
-                on_stored=functools.partial(self._after_set, function, key),
-            ),
-        )
+            return engine.unrecorded(await run(), fwd)
+        with engine.shield(request) as shield:
+            result = await run()
+            if self.skip_cache_func(result):
+                return engine.pass_on(result, NotCached.SKIPPED)
+            if isinstance(result, Iterator | AsyncIterator):
+                return engine.pass_on(result, NotCached.ITERATOR)
+            if isinstance(result, Response):
+                recording = Run(
+                    resource=resource,
+                    request=request,
+                    keyed=self._keys_by_request(request),
+                    fwd=fwd,
+                    wait=aiocache_wait_for_write,
+                    shield=shield,
+                    on_stored=functools.partial(self._after_set, function, resource.key),
+                )
+                return await engine.record(result, recording)
+        await self._store_value(function, resource.key, result, wait=aiocache_wait_for_write)
+        return result
+
+    async def _resource(
+        self,
+        f: Callable[..., Any],
+        function: _Function,
+        request: HTTPConnection | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Resource:
+        """Return what the call asks for; raise `BypassError` where that is not for the cache."""
+        if switched_off():
+            raise BypassError(NotCached.SWITCHED_OFF)
+        if request is not None:
+            function.engine.check(request)
+        key = await self._key(f, function, request, args, kwargs)
+        return function.engine.resource(self._bound().store, key, request, self._ttl())
 
     async def _find(self, function: _Function, resource: Resource, read: bool) -> Any:
         """Return what is handed out, or why there is nothing."""
@@ -403,7 +400,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if own or call is None or call.request is None:
             key: str = super().get_cache_key(f, args, kwargs)
             if not own and holds_address(key):
-                raise UnkeyedError(NotCached.KEY)
+                raise BypassError(NotCached.KEY)
             return key
         arguments = call.function.endpoint.arguments(args, kwargs)
         return call.function.engine.key(call.request, call.body, arguments)
@@ -416,7 +413,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             return await self._bound().loop_cache.get(key)
         # As in aiocache: whatever the cache or the serializer raises is a miss.
         except Exception as exc:
-            Notices(key).warn(f"a value could not be read: {exc!r}")
+            self._notices.warn(f"a plain value could not be read: {type(exc).__name__}")
             return None
 
     async def set_in_cache(self, key: str, value: Any) -> None:
@@ -426,7 +423,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             await binding.loop_cache.set(key, value, ttl=binding.public_ttl(self._ttl()))
         # As in aiocache: the caller gets its value all the same.
         except Exception as exc:
-            Notices(key).warn(f"a value could not be stored: {type(exc).__name__}: {exc}")
+            self._notices.warn(f"a plain value could not be stored: {type(exc).__name__}")
 
     async def _store_value(self, function: _Function, key: str, value: Any, *, wait: bool) -> None:
         if wait:
@@ -472,15 +469,6 @@ def _forwarded(found: Miss, read: bool) -> str:
     if not read:
         return "request"
     return "vary-miss" if found.varied else "uri-miss"
-
-
-def _shield(request: HTTPConnection | None) -> DisconnectShield:
-    """Put a shield before the `receive` of a request that the endpoint sees."""
-    if not isinstance(request, Request):
-        return DisconnectShield(None)
-    shield = DisconnectShield(request._receive)
-    request._receive = shield
-    return shield
 
 
 # -- what can be said of the parameters at once ---------------------------------------------------

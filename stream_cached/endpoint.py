@@ -18,21 +18,12 @@ from starlette.routing import BaseRoute
 
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.keys import NoCanonicalFormError, canonical
-from stream_cached.policy import NotCached
+from stream_cached.policy import BypassError, NotCached
 
 HIDDEN = "_stream_cached_request"
 
 #: What an endpoint is given to work with, rather than to answer about.
 _PLUMBING = (HTTPConnection, Response, BackgroundTask, HTTPEndpoint)
-
-
-class UnkeyedError(Exception):
-    """A call that no key can tell from others; never leaves the decorator."""
-
-    def __init__(self, reason: NotCached, subject: str = "") -> None:
-        super().__init__(reason.sentence)
-        self.reason = reason
-        self.subject = subject
 
 
 class Endpoint:
@@ -96,7 +87,7 @@ class Endpoint:
         Return the arguments in canonical form by name, without plumbing.
 
         Raises:
-            UnkeyedError: One has no canonical form.
+            BypassError: One has no canonical form.
         """
         named = {**dict(zip(self._positional, args, strict=False)), **kwargs}
         for index, value in enumerate(args[len(self._positional) :]):
@@ -113,13 +104,13 @@ class Endpoint:
                 raise self._unkeyed(name, value, exc) from None
         return forms
 
-    def _unkeyed(self, name: str, value: object, exc: Exception) -> UnkeyedError:
+    def _unkeyed(self, name: str, value: object, exc: Exception) -> BypassError:
         values = value if isinstance(value, list | tuple) else (value,)
         if any(isinstance(item, UploadFile) for item in values):
-            return UnkeyedError(NotCached.UPLOAD, name)
+            return BypassError(NotCached.UPLOAD, name)
         if self._positional[:1] == [name] and name in ("self", "cls"):
-            return UnkeyedError(NotCached.SELF, f"{name}: {exc}")
-        return UnkeyedError(NotCached.ARGUMENT, f"{name}: {exc}")
+            return BypassError(NotCached.SELF, f"{name}: {exc}")
+        return BypassError(NotCached.ARGUMENT, f"{name}: {exc}")
 
 
 def _refuse(function: object) -> None:

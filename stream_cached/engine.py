@@ -8,21 +8,22 @@ import dataclasses
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive
 
-from stream_cached.endpoint import UnkeyedError
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError, StoreError
 from stream_cached.flight import COMMIT_WAIT, Flight, Source
 from stream_cached.keys import digest, header_values, request_key
 from stream_cached.notices import Notices
 from stream_cached.policy import (
+    BypassError,
     NotCached,
     cache_status,
     content_length,
@@ -84,6 +85,7 @@ class DisconnectShield:
     """
 
     def __init__(self, receive: Receive | None) -> None:
+        self.in_flight = False
         self._receive = receive
         self._revealed = asyncio.Event()
 
@@ -132,21 +134,25 @@ class Engine:
 
     # -- the request ------------------------------------------------------------------------
 
-    def why_bypass(self, request: HTTPConnection) -> NotCached | None:
-        """Say why a request is not for the cache, None if it is."""
+    def check(self, request: HTTPConnection) -> None:
+        """
+        See whether a request is for the cache.
+
+        Raises:
+            BypassError: It is not.
+        """
         if request.scope["type"] != "http":
-            return NotCached.METHOD
+            raise BypassError(NotCached.METHOD)
         method = request.scope["method"]
         if method not in self._rules.methods and not self.is_head(request):
-            return NotCached.METHOD
+            raise BypassError(NotCached.METHOD, method)
         headers = request.scope["headers"]
         keyed = self._declared.keys() | self._parameters
         if "authorization" not in keyed and header_values(headers, b"authorization"):
-            return NotCached.AUTHORIZATION
+            raise BypassError(NotCached.AUTHORIZATION)
         content_type = b"".join(header_values(headers, b"content-type"))
         if content_type.lower().startswith(b"multipart/form-data"):
-            return NotCached.UPLOAD
-        return None
+            raise BypassError(NotCached.UPLOAD)
 
     def is_head(self, request: HTTPConnection | None) -> bool:
         """Whether it is a HEAD request, for which GET's entries are used."""
@@ -159,7 +165,7 @@ class Engine:
         Return the digest of the request's body, None where it announces none.
 
         Raises:
-            UnkeyedError: It is too large for that.
+            BypassError: It is too large for that.
         """
         headers = request.scope["headers"]
         length = content_length(headers)
@@ -171,7 +177,7 @@ class Engine:
                 # The framework has parsed a form: its fields are among the arguments.
                 return None
             if chunked or length is None or length > MAX_REQUEST_BODY:
-                raise UnkeyedError(NotCached.UPLOAD)
+                raise BypassError(NotCached.UPLOAD)
         return hashlib.blake2b(await request.body(), digest_size=16).digest()
 
     def key(self, request: HTTPConnection, body: bytes | None, arguments: Mapping[str, Any]) -> str:
@@ -179,7 +185,7 @@ class Engine:
         Build the key of a request.
 
         Raises:
-            UnkeyedError: A header can't be normalised.
+            BypassError: A header can't be normalised.
         """
         scope = request.scope
         return request_key(
@@ -203,9 +209,9 @@ class Engine:
             value = normalise(b", ".join(values).decode("latin-1"))
         # The user's function: a failing one must not fail the request.
         except Exception as exc:
-            raise UnkeyedError(NotCached.NORMALISER, f"{name}: {exc!r}") from exc
+            raise BypassError(NotCached.NORMALISER, f"{name}: {exc!r}") from exc
         if not isinstance(value, str):
-            raise UnkeyedError(NotCached.NORMALISER, f"{name}: {type(value).__name__}")
+            raise BypassError(NotCached.NORMALISER, f"{name}: {type(value).__name__}")
         return value.encode("utf-8", "surrogatepass")
 
     def resource(
@@ -215,7 +221,7 @@ class Engine:
         Return this request's view of the resource at a key.
 
         Raises:
-            UnkeyedError: A header can't be normalised.
+            BypassError: A header can't be normalised.
         """
         select = None
         if request is not None:
@@ -270,24 +276,40 @@ class Engine:
 
     # -- a miss -----------------------------------------------------------------------------
 
-    def pass_on(self, response: Response, reason: NotCached, subject: str = "") -> Response:
-        """Return a response that is not stored, and say why."""
+    def pass_on(self, result: Any, reason: NotCached, subject: str = "") -> Any:
+        """Return a result that is not stored, and say why."""
         self._notices.not_cached(reason, subject)
         if reason is NotCached.METHOD:
-            return _with_header(response, _cache_status(fwd="method"))
-        return _with_header(response, _cache_status(fwd="bypass", detail=reason.word))
+            return self.unrecorded(result, "method")
+        return self.bypass(result, reason.word)
 
     def bypass(self, result: Any, detail: str) -> Any:
-        """Return a result that is not recorded, because the last one could not be stored."""
+        """Return a result that went past the cache."""
         if isinstance(result, Response):
             return _with_header(result, _cache_status(fwd="bypass", detail=detail))
         return result
 
     def unrecorded(self, result: Any, fwd: str) -> Any:
-        """Return a result that nobody asked to store."""
-        return (
-            _with_header(result, _cache_status(fwd=fwd)) if isinstance(result, Response) else result
-        )
+        """Return a result that is not to be stored."""
+        if isinstance(result, Response):
+            return _with_header(result, _cache_status(fwd=fwd))
+        return result
+
+    @contextmanager
+    def shield(self, request: HTTPConnection | None) -> Iterator[DisconnectShield]:
+        """
+        Keep its client's leaving from the endpoint, which sees this request.
+
+        Where the block ends without a flight that took the shield over, it is lifted.
+        """
+        shield = DisconnectShield(request._receive if isinstance(request, Request) else None)
+        if isinstance(request, Request):
+            request._receive = shield
+        try:
+            yield shield
+        finally:
+            if not shield.in_flight:
+                shield.reveal()
 
     def in_background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a write that its call does not wait for."""
@@ -303,8 +325,7 @@ class Engine:
         if by_itself and not isinstance(run.request, Request):
             reason = reason or NotCached.NO_REQUEST
         if reason is not None:
-            run.shield.reveal()
-            return self.pass_on(response, reason)
+            return cast(Response, self.pass_on(response, reason))
         if by_itself:
             return await self._record_messages(response, run)
         if isinstance(response, StreamingResponse):
@@ -347,6 +368,7 @@ class Engine:
             background=background,
             on_unshared=run.shield.reveal,
         )
+        run.shield.in_flight = True
         flight.expect_start(START_TIMEOUT)
         return LiveResponse(
             flight,
@@ -360,7 +382,6 @@ class Engine:
 
     async def _record_body(self, response: Response, run: Run) -> Response:
         """Store a response whose body is at hand, and return it."""
-        run.shield.reveal()
         headers = response.raw_headers
         entry = self._entry(response, response.status_code, headers)
         recorder = self._recorder(

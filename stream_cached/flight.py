@@ -21,6 +21,11 @@ from stream_cached.recorder import Recorder
 #: Seconds after which a source that never suspends gives way to its readers.
 GIVE_WAY_AFTER = 0.005
 
+#: Seconds that a source gives the store for each `max_ahead` bytes while that is behind. Source,
+#: client and store share one event loop: a source that is quicker than all of them would starve the
+#: store, however quick that is.
+STORE_TURN = 0.005
+
 #: Turns of the event loop that a chunk may need from a reader to the socket: each
 #: BaseHTTPMiddleware on the way takes three to five.
 _TURNS_TO_SOCKET = 12
@@ -119,6 +124,7 @@ class Flight:
         self._made = 0
         self._fastest = 0
         self._first = True
+        self._next_store_turn = 0
         self._gave_way = time.monotonic()
         self._readers: set[Reader] = set()
         self._producer: asyncio.Task[None] | None = None
@@ -155,12 +161,16 @@ class Flight:
             or self._aborting is not None
             or time.monotonic() - self._gave_way >= GIVE_WAY_AFTER
             or not self._has_room()
+            or self._owes_store_turn()
         )
 
     async def pace(self) -> None:
         """Give way to the readers, and wait while the source is too far ahead of them."""
         self._first = False
         await self._give_way()
+        if self._recorder is not None and self._owes_store_turn():
+            self._next_store_turn = self._made + self._max_ahead
+            await self._recorder.catch_up(STORE_TURN)
         while not self._has_room() and self._aborting is None:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
@@ -168,6 +178,13 @@ class Flight:
             # A source that swallowed its cancellation ends here.
             raise asyncio.CancelledError
         self._gave_way = time.monotonic()
+
+    def _owes_store_turn(self) -> bool:
+        return (
+            self._recorder is not None
+            and self._recorder.is_behind
+            and self._made >= self._next_store_turn
+        )
 
     async def _give_way(self) -> None:
         for _ in range(_TURNS_TO_READER):

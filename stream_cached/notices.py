@@ -11,6 +11,8 @@ logger = logging.getLogger("stream_cached")
 #: Reasons that are somebody's intention, or one response's own affair: not worth a warning.
 _QUIET = frozenset(
     {
+        # The store's own state is logged by `store_failed`.
+        NotCached.STORE,
         NotCached.STATUS,
         NotCached.SKIPPED,
         NotCached.SWITCHED_OFF,

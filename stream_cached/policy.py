@@ -80,6 +80,11 @@ class NotCached(enum.Enum):
         "no request reached the decorator, and the response can't be stored without one",
         "call the endpoint with its Request",
     )
+    ITERATOR = (
+        "iterator",
+        "the function returned an iterator, which can be read only once",
+        "return a StreamingResponse over it",
+    )
     SKIPPED = (
         "skip-cache-func",
         "skip_cache_func says so",
@@ -130,6 +135,15 @@ class NotCached(enum.Enum):
         self.word = word
         self.sentence = sentence
         self.mend = mend
+
+
+class BypassError(Exception):
+    """A call that is not for the cache; never leaves the decorator."""
+
+    def __init__(self, reason: NotCached, subject: str = "") -> None:
+        super().__init__(reason.sentence)
+        self.reason = reason
+        self.subject = subject
 
 
 def list_members(values: Iterable[bytes]) -> list[str]:

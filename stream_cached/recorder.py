@@ -97,6 +97,8 @@ class Recorder:
         self._written = 0
         self._closing = False
         self._wakeup = asyncio.Event()
+        self._kept_up = asyncio.Event()
+        self._kept_up.set()
         self._writer: asyncio.Task[None] | None = None
         self._cleanup: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -105,6 +107,17 @@ class Recorder:
     def has_room(self) -> bool:
         """Whether a source that is read by nobody else may go on."""
         return self.failure is not None or self._pending < self._limits.max_pending // 2
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits to be written that the store should be given a turn."""
+        return not self._kept_up.is_set()
+
+    async def catch_up(self, timeout: float) -> None:
+        """Wait until the recorder is no longer behind, for `timeout` seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._kept_up.wait()
 
     def start(self) -> None:
         """Begin to count `max_duration`."""
@@ -164,6 +177,8 @@ class Recorder:
         self._pieces, self._lengths, self._filled = [], [], 0
         self._queue.append((key, value))
         self._pending += len(value)
+        if self._pending > self._limits.max_pending // 4:
+            self._kept_up.clear()
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
         self._wakeup.set()
@@ -178,9 +193,7 @@ class Recorder:
             while self.failure is None and not (self._closing and not self._queue):
                 if loop.time() - renewed >= RUN_TTL / 3:
                     renewed = loop.time()
-                    if not await self._renew():
-                        self.fail(NotCached.STORE)
-                        return
+                    await self._renew()
                 if self._queue:
                     await self._write_window()
                 else:
@@ -197,11 +210,14 @@ class Recorder:
         del self._queue[: len(window)]
         self._written += len(window)
         self._pending -= sum(len(value) for _, value in window)
+        if self._pending <= self._limits.max_pending // 4:
+            self._kept_up.set()
         self.on_progress()
 
-    async def _renew(self) -> bool:
+    async def _renew(self) -> None:
         keys = self._keys()[: self._written]
-        return await self._store.touch_many(keys, RUN_TTL) == len(keys)
+        if await self._store.touch_many(keys, RUN_TTL) != len(keys):
+            raise StoreError("segments are missing that were written")
 
     def _keys(self) -> list[str]:
         generation = self._entry.generation
@@ -262,6 +278,7 @@ class Recorder:
         if self.failure is not None:
             return
         self.failure = reason
+        self._kept_up.set()
         self._stop_timer()
         self._on_failure(reason, cause)
         mark = reason if reason in (NotCached.BODY_SIZE, NotCached.DURATION) else None

@@ -24,6 +24,7 @@ from stream_cached.entry import (
     is_ours,
     key_digest,
 )
+from stream_cached.exceptions import StoreError
 from stream_cached.keys import revocation_key, segment_key, variant_key
 from stream_cached.policy import NotCached
 from stream_cached.store import Store
@@ -190,13 +191,16 @@ class Resource:
         Raises:
             StoreError: The store failed.
         """
-        while self._version not in self._versions:
+        for _ in range(_ATTEMPTS):
+            if self._version in self._versions:
+                return
             version = self._new_id()
             if await self.store.add(self._version, version, self.lifetimes.versions):
                 self._versions[self._version] = version
             else:
                 (found,) = await self.store.get_many([self._version])
                 self._versions |= self._as_versions(found, None)
+        raise StoreError("a version that was added is not there")
 
     async def publish(self, entry: Entry, varies_on: frozenset[str]) -> NotCached | None:
         """
@@ -218,7 +222,7 @@ class Resource:
             self.store.touch_many([self._version], self.lifetimes.versions),
         )
         if segments != len(entry.segments):
-            return NotCached.STORE
+            raise StoreError("segments are missing that were written")
         for _ in range(_ATTEMPTS):
             value, version, revocation = values
             if self._as_versions(version, revocation) != self._versions:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -13,26 +13,24 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aiocache import cached
 from aiocache.base import SENTINEL
-from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from stream_cached.config import Binding, parse_size, resolve_alias, resolve_cache
+from stream_cached.config import Binding, resolve_alias, resolve_cache
 from stream_cached.endpoint import Endpoint
-from stream_cached.engine import Engine, Rules, Run, new_id
+from stream_cached.engine import Engine, Run, new_id
 from stream_cached.exceptions import ConfigurationError, StoreError
+from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.keys import holds_address, version_key
 from stream_cached.notices import Notices
-from stream_cached.policy import DEFAULT_STATUSES, NEVER_STORED, BypassError, NotCached
+from stream_cached.policy import DEFAULT_STATUSES, BypassError, NotCached
 from stream_cached.recorder import VALUE_SIZE
 from stream_cached.resource import Foreign, Miss, Resource, Unstorable, renew_version
+from stream_cached.rules import checked_ttl, make_rules, require
 from stream_cached.store.aiocache import switched_off
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
-
-#: Bytes that a source may be ahead of its fastest reader.
-MAX_AHEAD = 1024 * 1024
 
 #: The call-time switches of aiocache's decorators.
 _SWITCHES = frozenset({"cache_read", "cache_write", "aiocache_wait_for_write"})
@@ -75,8 +73,8 @@ class _Call:
     """What `get_cache_key` knows beside its arguments."""
 
     function: _Function
-    request: HTTPConnection | None
-    body: bytes | None
+    incoming: Incoming | None
+    body: str | None
 
 
 _call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
@@ -152,7 +150,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            ttl=_checked_ttl(ttl),
+            ttl=checked_ttl(ttl),
             key=key,
             namespace=namespace,
             key_builder=key_builder,
@@ -164,25 +162,23 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             noself=noself,
             **kwargs,
         )
-        _require(key is None or isinstance(key, str | Enum), f"key={key!r} is no str")
+        require(key is None or isinstance(key, str | Enum), f"key={key!r} is no str")
         for name, function in (("key_builder", key_builder), ("skip_cache_func", skip_cache_func)):
-            _require(
+            require(
                 function is None or callable(function),
                 f"{name}={function!r} can't be called: pass a function",
             )
-        _require(replay in ("fast", "exact"), f'replay={replay!r}: pass "fast" or "exact"')
-        self._rules = Rules(
-            vary=_checked_vary(vary),
-            methods=_checked_methods(methods),
-            statuses=_checked_statuses(statuses),
-            max_body=_size("max_body", max_body, least=1),
-            max_duration=_seconds("max_duration", max_duration),
-            max_pending=_size("max_pending", max_pending, least=VALUE_SIZE),
-            max_ahead=MAX_AHEAD,
-            max_variants=_size("max_variants", max_variants, least=1),
-            inline_max=min(VALUE_SIZE, _size("inline_max", inline_max, least=0)),
-            finish_timeout=_seconds("finish_timeout", finish_timeout),
-            exact=replay == "exact",
+        self._rules = make_rules(
+            vary=vary,
+            methods=methods,
+            statuses=statuses,
+            max_body=max_body,
+            max_duration=max_duration,
+            max_pending=max_pending,
+            max_variants=max_variants,
+            inline_max=inline_max,
+            finish_timeout=finish_timeout,
+            replay=replay,
         )
         self._functions: dict[Callable[..., Any], _Function] = {}
         self._binding: Binding | None = None
@@ -194,7 +190,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
         endpoint = Endpoint(f, noself=self.noself)
         taken = _SWITCHES & endpoint.parameters
-        _require(
+        require(
             not taken,
             f"{endpoint.name} has a parameter {', '.join(taken)}, which switches the cache of a "
             "single call: give it another name",
@@ -282,9 +278,14 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         request, kwargs = function.endpoint.take_request(args, kwargs)
         run = functools.partial(function.endpoint.run, args, kwargs)
         try:
-            resource = await self._resource(f, function, request, args, kwargs)
+            if switched_off():
+                raise BypassError(NotCached.SWITCHED_OFF)
+            incoming = engine.incoming(request)
+            key = await self._key(f, function, incoming, args, kwargs)
+            resource = engine.resource(self._bound().store, key, incoming, self._ttl())
             found = await self._find(function, resource, cache_read)
-            records = cache_write and isinstance(found, Miss) and not engine.is_head(request)
+            is_head = incoming is not None and incoming.is_head
+            records = cache_write and isinstance(found, Miss) and not is_head
             if records:
                 await resource.begin()
         except BypassError as exc:
@@ -300,7 +301,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         fwd = _forwarded(found, cache_read)
         if not records:
             return engine.unrecorded(await run(), fwd)
-        with engine.shield(request) as shield:
+        with incoming.shielded() if incoming else nullcontext(DisconnectShield()) as shield:
             result = await run()
             if self.skip_cache_func(result):
                 return engine.pass_on(result, NotCached.SKIPPED)
@@ -309,32 +310,16 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             if isinstance(result, Response):
                 recording = Run(
                     resource=resource,
-                    request=request,
-                    keyed=self._keys_by_request(request),
+                    incoming=incoming,
+                    keyed=self._keys_by_request(incoming),
                     fwd=fwd,
                     wait=aiocache_wait_for_write,
                     shield=shield,
-                    on_stored=functools.partial(self._after_set, function, resource.key),
+                    on_stored=functools.partial(self._after_set, function, key),
                 )
                 return await engine.record(result, recording)
-        await self._store_value(function, resource.key, result, wait=aiocache_wait_for_write)
+        await self._store_value(function, key, result, wait=aiocache_wait_for_write)
         return result
-
-    async def _resource(
-        self,
-        f: Callable[..., Any],
-        function: _Function,
-        request: HTTPConnection | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Resource:
-        """Return what the call asks for; raise `BypassError` where that is not for the cache."""
-        if switched_off():
-            raise BypassError(NotCached.SWITCHED_OFF)
-        if request is not None:
-            function.engine.check(request)
-        key = await self._key(f, function, request, args, kwargs)
-        return function.engine.resource(self._bound().store, key, request, self._ttl())
 
     async def _find(self, function: _Function, resource: Resource, read: bool) -> Any:
         """Return what is handed out, or why there is nothing."""
@@ -356,14 +341,14 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         self,
         f: Callable[..., Any],
         function: _Function,
-        request: HTTPConnection | None,
+        incoming: Incoming | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> str:
         body = None
-        if request is not None and self._keys_by_request(request):
-            body = await function.engine.request_body(request)
-        token = _call.set(_Call(function, request, body))
+        if incoming is not None and self._keys_by_request(incoming):
+            body = await incoming.body_digest()
+        token = _call.set(_Call(function, incoming, body))
         try:
             key = self.get_cache_key(f, args, kwargs)
         finally:
@@ -376,9 +361,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             )
         return key
 
-    def _keys_by_request(self, request: HTTPConnection | None) -> bool:
+    def _keys_by_request(self, incoming: Incoming | None) -> bool:
         return (
-            request is not None
+            incoming is not None
             and not self.key
             and not self.key_builder
             and type(self).get_cache_key is stream_cached.get_cache_key
@@ -397,13 +382,13 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         """
         call = _call.get()
         own = self.key or self.key_builder
-        if own or call is None or call.request is None:
+        if own or call is None or call.incoming is None:
             key: str = super().get_cache_key(f, args, kwargs)
             if not own and holds_address(key):
                 raise BypassError(NotCached.KEY)
             return key
         arguments = call.function.endpoint.arguments(args, kwargs)
-        return call.function.engine.key(call.request, call.body, arguments)
+        return call.incoming.key(call.function.endpoint.name, call.body, arguments)
 
     # -- plain values -----------------------------------------------------------------------
 
@@ -469,83 +454,3 @@ def _forwarded(found: Miss, read: bool) -> str:
     if not read:
         return "request"
     return "vary-miss" if found.varied else "uri-miss"
-
-
-# -- what can be said of the parameters at once ---------------------------------------------------
-
-
-def _require(condition: object, message: str) -> None:
-    if not condition:
-        raise ConfigurationError(message)
-
-
-def _checked_ttl(ttl: Any) -> Any:
-    if ttl is SENTINEL or ttl is None:
-        return ttl
-    if callable(ttl):
-        raise ConfigurationError("write @stream_cached(ttl=60), with parentheses")
-    valid = isinstance(ttl, int | float) and not isinstance(ttl, bool)
-    _require(
-        valid and math.isfinite(ttl) and ttl > 0,
-        f"ttl={ttl!r}: pass a number of seconds above 0, or None for entries that never expire",
-    )
-    return ttl
-
-
-def _seconds(name: str, value: Any) -> float:
-    valid = isinstance(value, int | float) and not isinstance(value, bool)
-    _require(
-        valid and math.isfinite(value) and value > 0,
-        f"{name}={value!r}: pass a number of seconds above 0",
-    )
-    return float(value)
-
-
-def _size(name: str, value: Any, *, least: int) -> int:
-    try:
-        size = parse_size(value) if isinstance(value, str) else value
-    except ValueError as exc:
-        raise ConfigurationError(f"{name}={value!r}: {exc}") from None
-    _require(
-        isinstance(size, int) and not isinstance(size, bool) and size >= least,
-        f"{name}={value!r}: pass a whole number, {least} or more",
-    )
-    return cast(int, size)
-
-
-def _checked_vary(vary: Any) -> dict[str, Callable[[str], str] | None]:
-    _require(not isinstance(vary, str), f"vary={vary!r}: pass a tuple of names, vary=({vary!r},)")
-    named = dict(vary) if isinstance(vary, Mapping) else dict.fromkeys(vary)
-    for name, normalise in named.items():
-        _require(
-            isinstance(name, str) and name.strip() == name and name and "*" not in name,
-            f"vary={name!r} is no name of a header",
-        )
-        _require(
-            normalise is None or callable(normalise),
-            f"vary[{name!r}]={normalise!r} can't be called: pass a function or None",
-        )
-    return named
-
-
-def _checked_methods(methods: Any) -> frozenset[str]:
-    _require(not isinstance(methods, str), f'methods={methods!r}: pass a tuple, ("GET", "POST")')
-    names = frozenset(methods)
-    _require(
-        names and all(isinstance(name, str) for name in names),
-        f'methods={methods!r}: pass names of methods, ("GET", "POST")',
-    )
-    return frozenset(name.upper() for name in names)
-
-
-def _checked_statuses(statuses: Any) -> frozenset[int]:
-    codes = frozenset(statuses)
-    _require(
-        codes and all(isinstance(code, int) and 200 <= code <= 599 for code in codes),
-        f"statuses={statuses!r}: pass final status codes, such as (200, 404)",
-    )
-    _require(
-        codes.isdisjoint(NEVER_STORED),
-        "statuses= has 206 or 304, which are parts of another response and can't be stored",
-    )
-    return codes

@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
-import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive
 
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError, StoreError
 from stream_cached.flight import COMMIT_WAIT, Flight, Source
-from stream_cached.keys import digest, header_values, request_key
+from stream_cached.incoming import DisconnectShield, Incoming
+from stream_cached.keys import header_values
 from stream_cached.notices import Notices
 from stream_cached.policy import (
-    BypassError,
     NotCached,
     cache_status,
     content_length,
@@ -34,6 +31,7 @@ from stream_cached.recorder import Limits, Recorder
 from stream_cached.replay import Replay
 from stream_cached.resource import Found, Hit, Lifetimes, Miss, Resource
 from stream_cached.responses import LiveResponse, RawHeaders, ReplayResponse, stored_response
+from stream_cached.rules import Rules
 from stream_cached.sources import AppSource, IteratorSource, sends_by_itself
 from stream_cached.store import Store
 
@@ -45,28 +43,11 @@ START_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What the decorator was told."""
-
-    vary: Mapping[str, Callable[[str], str] | None]
-    methods: frozenset[str]
-    statuses: frozenset[int]
-    max_body: int
-    max_duration: float
-    max_pending: int
-    max_ahead: int
-    max_variants: int
-    inline_max: int
-    finish_timeout: float
-    exact: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """What one run of the endpoint answers, and where it is recorded."""
 
     resource: Resource
-    request: HTTPConnection | None
+    incoming: Incoming | None
     keyed: bool
     """Whether the headers of `vary` are part of the resource's key."""
     fwd: str
@@ -75,30 +56,6 @@ class Run:
     """Whether a response whose body is at hand waits until it is stored."""
     shield: DisconnectShield
     on_stored: Callable[[], Awaitable[None]]
-
-
-class DisconnectShield:
-    """
-    A `receive` that keeps its client's leaving to itself while the run is, or may be, recorded.
-
-    `if await request.is_disconnected(): return` would otherwise end a body cleanly, and short.
-    """
-
-    def __init__(self, receive: Receive | None) -> None:
-        self.in_flight = False
-        self._receive = receive
-        self._revealed = asyncio.Event()
-
-    def reveal(self) -> None:
-        """Let the endpoint see again what its client does."""
-        self._revealed.set()
-
-    async def __call__(self) -> Message:
-        assert self._receive is not None
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            await self._revealed.wait()
-        return message
 
 
 class Engine:
@@ -122,126 +79,42 @@ class Engine:
         rules: Rules,
         notices: Notices,
     ) -> None:
-        self._endpoint = endpoint
-        self._version = version
+        self.endpoint = endpoint
+        self.version = version
         self._rules = rules
         self._notices = notices
         self._declared = {name.lower(): normalise for name, normalise in rules.vary.items()}
         self._adds_to_vary = tuple(sorted({*rules.vary, *header_names}, key=str.lower))
         # A Cookie() parameter puts one cookie into the key, not the header.
         self._parameters = frozenset(map(str.lower, header_names)) - {"cookie"}
+        self._keyed = self._parameters | self._declared.keys()
         self._writes: set[asyncio.Task[None]] = set()
 
     # -- the request ------------------------------------------------------------------------
 
-    def check(self, request: HTTPConnection) -> None:
+    def incoming(self, request: HTTPConnection | None) -> Incoming | None:
         """
-        See whether a request is for the cache.
+        Return the request as the cache sees it.
 
         Raises:
-            BypassError: It is not.
+            BypassError: It is not for the cache.
         """
-        if request.scope["type"] != "http":
-            raise BypassError(NotCached.METHOD)
-        method = request.scope["method"]
-        if method not in self._rules.methods and not self.is_head(request):
-            raise BypassError(NotCached.METHOD, method)
-        headers = request.scope["headers"]
-        keyed = self._declared.keys() | self._parameters
-        if "authorization" not in keyed and header_values(headers, b"authorization"):
-            raise BypassError(NotCached.AUTHORIZATION)
-        content_type = b"".join(header_values(headers, b"content-type"))
-        if content_type.lower().startswith(b"multipart/form-data"):
-            raise BypassError(NotCached.UPLOAD)
-
-    def is_head(self, request: HTTPConnection | None) -> bool:
-        """Whether it is a HEAD request, for which GET's entries are used."""
-        if request is None or request.scope["type"] != "http":
-            return False
-        return request.scope["method"] == "HEAD" and "GET" in self._rules.methods
-
-    async def request_body(self, request: HTTPConnection) -> bytes | None:
-        """
-        Return the digest of the request's body, None where it announces none.
-
-        Raises:
-            BypassError: It is too large for that.
-        """
-        headers = request.scope["headers"]
-        length = content_length(headers)
-        chunked = header_values(headers, b"transfer-encoding")
-        if not isinstance(request, Request) or not (length or chunked):
+        if request is None:
             return None
-        if not hasattr(request, "_body"):
-            if getattr(request, "_stream_consumed", False):
-                # The framework has parsed a form: its fields are among the arguments.
-                return None
-            if chunked or length is None or length > MAX_REQUEST_BODY:
-                raise BypassError(NotCached.UPLOAD)
-        return hashlib.blake2b(await request.body(), digest_size=16).digest()
-
-    def key(self, request: HTTPConnection, body: bytes | None, arguments: Mapping[str, Any]) -> str:
-        """
-        Build the key of a request.
-
-        Raises:
-            BypassError: A header can't be normalised.
-        """
-        scope = request.scope
-        return request_key(
-            self._endpoint,
-            method="GET" if self.is_head(request) else scope["method"],
-            scheme=scope.get("scheme", "http"),
-            host=header_values(scope["headers"], b"host") or [repr(scope.get("server")).encode()],
-            path=scope.get("raw_path") or scope["path"].encode(),
-            query=scope.get("query_string", b""),
-            body=body,
-            arguments=arguments,
-            headers={name: self._selecting_value(request, name) for name in self._declared},
-        )
-
-    def _selecting_value(self, request: HTTPConnection, name: str) -> Any:
-        values = header_values(request.scope["headers"], name.encode("latin-1"))
-        normalise = self._declared.get(name)
-        if normalise is None:
-            return values
-        try:
-            value = normalise(b", ".join(values).decode("latin-1"))
-        # The user's function: a failing one must not fail the request.
-        except Exception as exc:
-            raise BypassError(NotCached.NORMALISER, f"{name}: {exc!r}") from exc
-        if not isinstance(value, str):
-            raise BypassError(NotCached.NORMALISER, f"{name}: {type(value).__name__}")
-        return value.encode("utf-8", "surrogatepass")
+        incoming = Incoming(request, self._declared)
+        incoming.check(self._rules.methods, self._keyed)
+        return incoming
 
     def resource(
-        self, store: Store, key: str, request: HTTPConnection | None, ttl: float | None
+        self, store: Store, key: str, incoming: Incoming | None, ttl: float | None
     ) -> Resource:
-        """
-        Return this request's view of the resource at a key.
-
-        Raises:
-            BypassError: A header can't be normalised.
-        """
-        select = None
-        if request is not None:
-            headers = request.scope["headers"]
-            declared = {name: self._selecting_value(request, name) for name in self._declared}
-
-            def select(names: Sequence[str]) -> str:
-                return digest(
-                    [
-                        [name, declared.get(name) or header_values(headers, name.encode("latin-1"))]
-                        for name in names
-                    ]
-                )
-
+        """Return a request's view of the resource at a key."""
         return Resource(
             store,
             key,
-            version=self._version,
+            version=self.version,
             lifetimes=self.lifetimes(ttl),
-            select=select,
+            select=None if incoming is None else incoming.select,
             new_id=new_id,
             max_variants=self._rules.max_variants,
         )
@@ -295,22 +168,6 @@ class Engine:
             return _with_header(result, _cache_status(fwd=fwd))
         return result
 
-    @contextmanager
-    def shield(self, request: HTTPConnection | None) -> Iterator[DisconnectShield]:
-        """
-        Keep its client's leaving from the endpoint, which sees this request.
-
-        Where the block ends without a flight that took the shield over, it is lifted.
-        """
-        shield = DisconnectShield(request._receive if isinstance(request, Request) else None)
-        if isinstance(request, Request):
-            request._receive = shield
-        try:
-            yield shield
-        finally:
-            if not shield.in_flight:
-                shield.reveal()
-
     def in_background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a write that its call does not wait for."""
         task = asyncio.create_task(coroutine)
@@ -322,7 +179,7 @@ class Engine:
         """Return what is sent instead of an endpoint's response, while that is recorded."""
         reason = self._why_not_stored(response.status_code, response.raw_headers, run)
         by_itself = sends_by_itself(response)
-        if by_itself and not isinstance(run.request, Request):
+        if by_itself and run.incoming is None:
             reason = reason or NotCached.NO_REQUEST
         if reason is not None:
             return cast(Response, self.pass_on(response, reason))
@@ -335,8 +192,9 @@ class Engine:
         return await self._record_body(response, run)
 
     async def _record_messages(self, response: Response, run: Run) -> Response:
-        assert isinstance(run.request, Request)
-        source = AppSource(response, run.request.scope, getattr(run.request, "_body", b""))
+        assert run.incoming is not None
+        request = run.incoming.request
+        source = AppSource(response, request.scope, getattr(request, "_body", b""))
         await source.begin()
         return self._fly(source, response, source.status, source.headers, run, None)
 
@@ -388,7 +246,7 @@ class Engine:
             dataclasses.replace(entry, streamed=False), run, self._varies_on(headers, run)
         )
         recorder.feed(bytes(response.body))
-        write = self.in_background(recorder.commit())
+        write = self.in_background(_commit(recorder))
         if run.wait:
             await asyncio.wait({write}, timeout=COMMIT_WAIT)
         return _with_header(
@@ -401,7 +259,7 @@ class Engine:
             return reason
         if (content_length(headers) or 0) > self._limits(run.resource.store).max_body:
             return NotCached.BODY_SIZE
-        if run.request is None and self._varies_on(headers, run):
+        if run.incoming is None and self._varies_on(headers, run):
             return NotCached.NO_REQUEST
         return None
 
@@ -456,6 +314,11 @@ class Engine:
             on_stored=run.on_stored,
             on_failure=failed,
         )
+
+
+async def _commit(recorder: Recorder) -> None:
+    await recorder.commit()
+    await recorder.settled()
 
 
 def new_id() -> bytes:

@@ -347,6 +347,7 @@ class Flight:
         finally:
             timer.cancel()
             self._close(end)
+        await self._recorder.settled()
 
     def _close(self, end: End) -> None:
         if self.end is None:

@@ -183,7 +183,7 @@ def request_key(
     host: Sequence[bytes],
     path: bytes,
     query: bytes,
-    body: bytes | None,
+    body: str | None,
     arguments: Mapping[str, object],
     headers: Mapping[str, object],
 ) -> str:

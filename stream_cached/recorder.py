@@ -227,7 +227,7 @@ class Recorder:
     # -- commit or discard ------------------------------------------------------------------
 
     async def commit(self) -> None:
-        """Publish the complete body; where that fails, discard it."""
+        """Publish the complete body, or fail."""
         if self.failure is None:
             declared = content_length(self._entry.headers)
             if declared is not None and declared != self._length:
@@ -239,6 +239,9 @@ class Recorder:
             self.fail(NotCached.STORE, exc)
         finally:
             self._stop_timer()
+
+    async def settled(self) -> None:
+        """Wait until what a failed run wrote is deleted."""
         if self._cleanup is not None:
             await self._cleanup
 
@@ -270,8 +273,7 @@ class Recorder:
     async def discard(self) -> None:
         """Delete what was written; there will be no entry."""
         self.fail(NotCached.INCOMPLETE)
-        if self._cleanup is not None:
-            await self._cleanup
+        await self.settled()
 
     def fail(self, reason: NotCached, cause: Exception | None = None) -> None:
         """Give the entry up, at once and once."""

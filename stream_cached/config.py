@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import math
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -84,6 +85,7 @@ class _Clients:
         self._owner: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._copies: dict[asyncio.AbstractEventLoop, Any] = {}
+        self._closers: dict[asyncio.AbstractEventLoop, AsyncIterator[None]] = {}
 
     @classmethod
     def of(cls, cache: Any) -> _Clients:
@@ -100,18 +102,39 @@ class _Clients:
             return cache
         if pid != self._pid or (self._owner is not None and self._owner.is_closed()):
             cache.client = make_client()
-            self._owner, self._pid, self._copies = None, pid, {}
-        self._copies = {
-            other: clone for other, clone in self._copies.items() if not other.is_closed()
-        }
+            self._owner, self._pid, self._copies, self._closers = None, pid, {}, {}
+        for closed in [other for other in self._copies if other.is_closed()]:
+            del self._copies[closed], self._closers[closed]
         if self._owner is None:
             self._owner = loop
+            self._closers[loop] = _close_with_loop(cache.client)
         if self._owner is loop:
             return cache
         if loop not in self._copies:
             clone = self._copies[loop] = copy.copy(cache)
             clone.client = make_client()
+            self._closers[loop] = _close_with_loop(clone.client)
         return self._copies[loop]
+
+
+def _close_with_loop(client: Any) -> AsyncIterator[None]:
+    """Let a client's connections be closed when the running loop ends.
+
+    `asyncio.run` (and with it uvicorn, anyio and Starlette's TestClient) closes the asynchronous
+    generators that its loop knows, by `loop.shutdown_asyncgens`; there is no other hook.
+    """
+
+    async def closer() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await (client.aclose() if hasattr(client, "aclose") else client.close())
+
+    generator = closer()
+    # Its first step, which is what makes it known to the loop, awaits nothing.
+    with contextlib.suppress(StopIteration):
+        generator.__anext__().__await__().send(None)
+    return generator
 
 
 def _client_factory(cache: Any) -> Callable[[], Any] | None:

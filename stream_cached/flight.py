@@ -397,6 +397,7 @@ class Reader:
 
     async def ended(self, timeout: float) -> None:
         """Wait until the flight has ended, for `timeout` seconds at most."""
+        self._flight.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._flight.ended()

@@ -67,6 +67,9 @@ class LiveResponse(StreamingResponse):
         declared = content_length(self.raw_headers)
         sent = 0
         async with _watch_client(scope, receive, self._reader.close):
+            if declared == 0 or self.status_code == 204:
+                # For its client the head is the end, which waits for the commit.
+                await self._reader.ended(COMMIT_WAIT)
             await send(_start(self.status_code, self.raw_headers))
             while chunks := await self._reader.take():
                 for part in [b"".join(chunks)] if self._merge else chunks:

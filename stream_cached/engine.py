@@ -29,7 +29,7 @@ from stream_cached.policy import (
 )
 from stream_cached.recorder import Limits, Recorder
 from stream_cached.replay import Replay
-from stream_cached.resource import Found, Hit, Lifetimes, Miss, Resource
+from stream_cached.resource import ID_SIZE, Found, Hit, Lifetimes, Miss, Resource
 from stream_cached.responses import LiveResponse, RawHeaders, ReplayResponse, stored_response
 from stream_cached.rules import Rules
 from stream_cached.sources import AppSource, IteratorSource, sends_by_itself
@@ -323,7 +323,7 @@ async def _commit(recorder: Recorder) -> None:
 
 def new_id() -> bytes:
     """Return a random id: of a run, an index or a version."""
-    return secrets.token_bytes(16)
+    return secrets.token_bytes(ID_SIZE)
 
 
 def _cache_status(**parts: Any) -> tuple[bytes, bytes]:

@@ -135,8 +135,8 @@ Record = Entry | Index | Marker
 
 
 def is_ours(data: bytes) -> bool:
-    """Whether the bytes claim to be of this library's own format."""
-    return data[:8] == MAGIC
+    """Whether the bytes claim to be of this library's own format, also where they are cut."""
+    return data[:8] == MAGIC or (0 < len(data) < 8 and MAGIC.startswith(data))
 
 
 def key_digest(key: str) -> bytes:

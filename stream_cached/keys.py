@@ -7,6 +7,7 @@ they may be secrets.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import decimal
@@ -29,6 +30,7 @@ _HEAD_LENGTH = 72
 _MAX_DEPTH = 64
 _AWKWARD = re.compile(r"[^\x21-\x7e]")
 _UNREADABLE = re.compile(r"[^A-Za-z0-9._/-]+")
+_SHORTENED = re.compile(r".*#[0-9a-f]{32}")
 _SEGMENT_KEY = re.compile(r"(.*:[0-9a-f]{32}):\d+", re.DOTALL)
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _ADDRESSES = (
@@ -67,14 +69,14 @@ def canonical(value: object, depth: int = 0) -> Any:
             return [_PLAIN[type(value)], _plain(value)]
         case bytearray() | memoryview():
             return ["bytearray", bytes(value)]
-        case datetime.datetime():
-            return ["datetime", value.isoformat(), value.tzname(), value.fold]
-        case datetime.time():
-            return ["time", value.isoformat(), value.tzname(), value.fold]
+        case datetime.datetime() | datetime.time():
+            # Two time zones may agree at one moment, and be called alike then.
+            zone = str(getattr(value.tzinfo, "key", ""))
+            return [_name(value), value.isoformat(), value.tzname(), zone, value.fold]
         case datetime.date():
-            return ["date", value.isoformat()]
+            return [_name(value), value.isoformat()]
         case datetime.timedelta():
-            return ["timedelta", value.days, value.seconds, value.microseconds]
+            return [_name(value), value.days, value.seconds, value.microseconds]
         case uuid.UUID():
             return ["uuid", value.bytes]
         case decimal.Decimal() | complex():
@@ -83,10 +85,15 @@ def canonical(value: object, depth: int = 0) -> Any:
             return [_name(value), _plain(str(value))]
         case _ if isinstance(value, _ADDRESSES):
             return [_name(value), str(value)]
-        case list() | tuple() | range():
+        case range():
+            # A slice has its end where the last step leads to.
+            return ["range", repr(value[:])]
+        case list() | tuple():
             return [_name(value), [canonical(item, deeper) for item in value]]
         case set() | frozenset():
             return [_name(value), sorted(_packed(canonical(item, deeper)) for item in value)]
+        case collections.OrderedDict():
+            return [_name(value), [canonical(pair, deeper) for pair in value.items()]]
         case dict():
             return [_name(value), _pairs(value, deeper)]
     return _canonical_object(value, deeper)
@@ -126,8 +133,10 @@ def _plain(value: object) -> object:
             return value.encode("utf-8", "surrogatepass")
         case bool() | float() | bytes():
             return value
-        case _:
-            return str(value)
+        case int():
+            # In hexadecimal: Python refuses to write out many decimal digits.
+            return hex(value)
+    raise NoCanonicalFormError(_name(value))
 
 
 def _pairs(value: Mapping[Any, object], depth: int) -> list[Any]:
@@ -253,13 +262,16 @@ def for_memcached(key: str, overhead: int = 0) -> str:
     """
     Shorten a key that memcached would refuse: 250 bytes, printable ASCII and no spaces.
 
+    One that looks as if it had been shortened is shortened, too: it could be another's.
+
     Args:
         key: The key.
         overhead: Bytes that the store puts before it (its namespace).
     """
-    if len(key) + overhead <= MEMCACHED_LIMIT and not _AWKWARD.search(key):
+    fits = len(key) + overhead <= MEMCACHED_LIMIT and not _AWKWARD.search(key)
+    if fits and not _SHORTENED.fullmatch(key):
         return key
-    return f"{readable(key)[:_HEAD_LENGTH]}:{digest(_plain(key))}"
+    return f"{readable(key)}#{digest(_plain(key))}"
 
 
 def holds_address(key: str) -> bool:

@@ -34,6 +34,7 @@ class Replay:
         self._ahead: asyncio.Task[list[Segment]] | None = None
         self._window: deque[Segment] = deque()
         self._chunks: deque[bytes] = deque()
+        self._partial: list[bytes] = []
         self._renewed = asyncio.get_running_loop().time()
         if not entry.segments:
             self._window.append(Segment(entry.chunks, False, entry.body))
@@ -99,30 +100,24 @@ class Replay:
         return self
 
     async def __anext__(self) -> bytes:
-        if not self._chunks:
-            await self._next_chunks()
-        if not self._chunks:
-            raise StopAsyncIteration
+        while not self._chunks:
+            segment = await self._segment()
+            if segment is None:
+                if self._partial and not self.closed:
+                    raise BrokenStreamError("the stored body ends within a chunk")
+                raise StopAsyncIteration
+            self._cut(segment)
         return self._chunks.popleft()
 
-    async def _next_chunks(self) -> None:
-        """Cut the next segment into its chunks; join one that goes on over several."""
-        segment = await self._segment()
-        if segment is None:
+    def _cut(self, segment: Segment) -> None:
+        """Cut a segment into its chunks; keep what goes on in the next one."""
+        first, *others = _pieces(segment)
+        self._partial.append(first)
+        if segment.continues and not others:
             return
-        self._chunks.extend(_pieces(segment))
-        while segment.continues:
-            parts = [self._chunks.pop()]
-            while segment.continues:
-                segment = await self._segment()
-                if segment is None:
-                    raise BrokenStreamError("the stored body ends within a chunk")
-                first, *rest = _pieces(segment)
-                parts.append(first)
-                if rest:
-                    break
-            self._chunks.append(b"".join(parts))
-            self._chunks.extend(rest)
+        chunks = [b"".join(self._partial), *others]
+        self._partial = [chunks.pop()] if segment.continues else []
+        self._chunks.extend(chunks)
 
     async def _segment(self) -> Segment | None:
         if not self._window and self._ahead is not None:

@@ -35,6 +35,9 @@ MARGIN = 60.0
 #: Seconds for which a key is remembered as one whose response can't be stored.
 UNSTORABLE_TTL = 120.0
 
+#: Bytes of a version.
+ID_SIZE = 16
+
 _ATTEMPTS = 5
 
 
@@ -139,7 +142,7 @@ class Resource:
         """
         value, version, revocation = await self._current()
         self._versions = self._as_versions(version, revocation)
-        if value is not None and not is_ours(value):
+        if value and not is_ours(value):
             return Foreign()
         record = await self._sound(self.key, value)
         if isinstance(record, Index):
@@ -162,7 +165,12 @@ class Resource:
 
     async def _sound(self, key: str, value: bytes | None) -> Record | None:
         """Decode a record of this key and these versions; delete what is unsound."""
-        if value is None:
+        record = await self._decode(key, value)
+        return record if record is not None and self._is_current(record) else None
+
+    async def _decode(self, key: str, value: bytes | None) -> Record | None:
+        """Decode a record of this key, whatever its versions; delete what is unsound."""
+        if not value or not is_ours(value):
             return None
         try:
             record = decode_record(value)
@@ -171,7 +179,7 @@ class Resource:
         except UnsoundError:
             await self.store.delete_many([key])
             return None
-        return record if record.key == key_digest(key) and self._is_current(record) else None
+        return record if record.key == key_digest(key) else None
 
     def _is_current(self, record: Record) -> bool:
         # A missing version is a miss: an evicted one must not bring old entries back to life.
@@ -182,7 +190,7 @@ class Resource:
 
     def _as_versions(self, version: bytes | None, revocation: bytes | None) -> dict[str, bytes]:
         pairs = ((self._version, version), (self._revocation, revocation))
-        return {key: value for key, value in pairs if value}
+        return {key: value for key, value in pairs if value and len(value) == ID_SIZE}
 
     async def begin(self) -> None:
         """
@@ -195,11 +203,15 @@ class Resource:
             if self._version in self._versions:
                 return
             version = self._new_id()
-            if await self.store.add(self._version, version, self.lifetimes.versions):
+            ttl = self.lifetimes.versions
+            if await self.store.add(self._version, version, ttl):
                 self._versions[self._version] = version
-            else:
-                (found,) = await self.store.get_many([self._version])
-                self._versions |= self._as_versions(found, None)
+                return
+            (found,) = await self.store.get_many([self._version])
+            self._versions |= self._as_versions(found, None)
+            if found is not None and self._version not in self._versions:
+                # It is damaged, so that nothing that was made under it is served any more.
+                await self.store.compare_and_set(self._version, found, version, ttl)
         raise StoreError("a version that was added is not there")
 
     async def publish(self, entry: Entry, varies_on: frozenset[str]) -> NotCached | None:
@@ -227,16 +239,19 @@ class Resource:
             value, version, revocation = values
             if self._as_versions(version, revocation) != self._versions:
                 return NotCached.OVERTAKEN
-            current = await self._sound(self.key, value) if value and is_ours(value) else None
+            replaced = await self._decode(self.key, value)
+            current = replaced if replaced and self._is_current(replaced) else None
             if varies_on or isinstance(current, Index):
                 if self._select is None:
                     return NotCached.NO_REQUEST
                 index = self._grown(current if isinstance(current, Index) else None, varies_on)
                 if await self._publish_variant(entry, index, value):
+                    if not isinstance(replaced, Index) or replaced.generation != index.generation:
+                        await self._retire(replaced)
                     return None
             else:
                 await self._put(self.key, entry)
-                await self._retire(current)
+                await self._retire(replaced)
                 return None
             values = await self._current()
         return NotCached.OVERTAKEN
@@ -267,6 +282,8 @@ class Resource:
         variant = self._select(index.names)
         others = [other for other in index.variants if other != variant]
         kept = others[max(0, len(others) + 1 - self._max_variants) :]
+        dropped = [other for other in others if other not in kept]
+        await self._retire_variants(index, (*dropped, variant))
         await self._put(variant_key(self.key, index.generation, variant), entry)
         packed = encode_record(dataclasses.replace(index, variants=(*kept, variant)))
         ttl = self.lifetimes.segments
@@ -274,9 +291,9 @@ class Resource:
             done = await self.store.add(self.key, packed, ttl)
         else:
             done = await self.store.compare_and_set(self.key, expected, packed, ttl)
-        dropped = [variant_key(self.key, index.generation, v) for v in others if v not in kept]
         if done and dropped:
-            await self.store.delete_many(dropped)
+            keys = [variant_key(self.key, index.generation, other) for other in dropped]
+            await self.store.delete_many(keys)
         return done
 
     async def _put(self, key: str, record: Entry | Marker) -> None:
@@ -287,9 +304,22 @@ class Resource:
         await self.store.set_many([(key, encode_record(bound))], ttl)
 
     async def _retire(self, replaced: Record | None) -> None:
-        """Let the segments of a replaced entry expire that would otherwise never do so."""
-        if isinstance(replaced, Entry) and replaced.segments and self.lifetimes.ttl is None:
+        """Let what only a replaced record leads to expire, where it would otherwise never do so."""
+        if self.lifetimes.ttl is not None:
+            return
+        if isinstance(replaced, Entry):
+            # Not at once: somebody may be reading them.
             await self.store.touch_many(self._segments(replaced), self.lifetimes.longest_run)
+        elif isinstance(replaced, Index):
+            await self._retire_variants(replaced, replaced.variants)
+
+    async def _retire_variants(self, index: Index, variants: Sequence[str]) -> None:
+        if self.lifetimes.ttl is not None or not variants:
+            return
+        keys = [variant_key(self.key, index.generation, variant) for variant in variants]
+        for key, value in zip(keys, await self.store.get_many(keys), strict=True):
+            await self._retire(await self._decode(key, value))
+        await self.store.touch_many(keys, self.lifetimes.longest_run)
 
     async def mark_unstorable(self, reason: NotCached) -> None:
         """
@@ -299,7 +329,7 @@ class Resource:
             StoreError: The store failed.
         """
         (value,) = await self.store.get_many([self.key])
-        if value is not None and not is_ours(value):
+        if value and not is_ours(value):
             return
         current, key = await self._sound(self.key, value), self.key
         if isinstance(current, Index) and self._select is not None:
@@ -315,6 +345,9 @@ class Resource:
         """
         ttl = self.lifetimes.longest_run + MARGIN
         await self.store.set_many([(self._revocation, self._new_id())], ttl)
+        if self.lifetimes.ttl is None:
+            (value,) = await self.store.get_many([self.key])
+            await self._retire(await self._decode(self.key, value))
         await self.store.delete_many([self.key])
 
 

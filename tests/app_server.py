@@ -38,6 +38,21 @@ class _Uvicorn(uvicorn.Server):
                 await asyncio.wait_for(self._end.wait(), 1)
             await self.on_tick(0)  # keeps the Date header up to date
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Without the tenth of a second that uvicorn waits even for nobody."""
+        for _ in range(20):
+            if not self.server_state.connections and not self.server_state.tasks:
+                break
+            await asyncio.sleep(0.002)  # a client that has closed is seen by then
+        else:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await self.lifespan.shutdown()
+
     def end(self) -> None:
         self._end.set()
 

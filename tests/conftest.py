@@ -111,7 +111,7 @@ def cache_url(request: pytest.FixtureRequest, namespace: str) -> str:
     """The address of an empty cache, over all kinds of caches, with a fresh namespace."""
     if request.param == "memory":
         # Equal addresses share one store in a process: no two tests have the same limit.
-        return f"memory://?namespace={namespace}&max_bytes={(64 << 20) + next(_numbers)}"
+        return f"memory://?namespace={namespace}&max_bytes={(128 << 20) + next(_numbers)}"
     base: str = request.getfixturevalue(f"{request.param}_url")
     return f"{base}?namespace={namespace}"
 

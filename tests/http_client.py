@@ -259,6 +259,7 @@ class RawClient:
         if self._left == 0:
             if self._in_chunk and self._line() != b"":
                 raise _BrokenError("a chunk that is longer than its size")
+            self._in_chunk = False  # a read that timed out here is taken up again
             size = self._line().split(b";")[0].strip()
             if not size or size.strip(b"0123456789abcdefABCDEF"):
                 raise _BrokenError(f"the size of a chunk: {size!r}")

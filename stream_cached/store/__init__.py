@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+#: Stands for a value that is not bytes.
+FOREIGN = b"\x00"
+
 
 class Store(Protocol):
     """
@@ -14,7 +17,7 @@ class Store(Protocol):
 
     - A write is visible to every later read of this and any other client once its call returned.
     - Values come back byte for byte. A value that is not bytes (a memory cache of aiocache holds
-      any object) is given as `b""`: there is something, and it is not ours.
+      any object) is given as `FOREIGN`: there is something, and it is not ours.
     - A missing and an expired key are the same: None.
     - `ttl` is in seconds, also fractions and more than 30 days; None means that it never expires.
       A store may round it up to whole seconds, never down.
@@ -61,7 +64,7 @@ class Store(Protocol):
 
 
 def as_bytes(value: object) -> bytes | None:
-    """Return what a store holds as the protocol gives it: `b""` for what is not bytes."""
+    """Return what a store holds as the protocol gives it: `FOREIGN` for what is not bytes."""
     if value is None or isinstance(value, bytes):
         return value
-    return b""
+    return FOREIGN

@@ -100,21 +100,26 @@ class _Clients:
         make_client = _client_factory(cache)
         if make_client is None:
             return cache
-        if pid != self._pid or (self._owner is not None and self._owner.is_closed()):
+        if pid != self._pid:
             cache.client = make_client()
             self._owner, self._pid, self._copies, self._closers = None, pid, {}, {}
         for closed in [other for other in self._copies if other.is_closed()]:
             del self._copies[closed], self._closers[closed]
+        if loop in self._copies:
+            return self._copies[loop]
+        if self._owner is not None and self._owner.is_closed():
+            cache.client = make_client()
+            del self._closers[self._owner]
+            self._owner = None
         if self._owner is None:
             self._owner = loop
             self._closers[loop] = _close_with_loop(cache.client)
         if self._owner is loop:
             return cache
-        if loop not in self._copies:
-            clone = self._copies[loop] = copy.copy(cache)
-            clone.client = make_client()
-            self._closers[loop] = _close_with_loop(clone.client)
-        return self._copies[loop]
+        clone = self._copies[loop] = copy.copy(cache)
+        clone.client = make_client()
+        self._closers[loop] = _close_with_loop(clone.client)
+        return clone
 
 
 def _close_with_loop(client: Any) -> AsyncIterator[None]:
@@ -230,7 +235,7 @@ def resolve_cache(
     if isinstance(cache, type) and issubclass(cache, BaseCache):
         try:
             return cache(**overrides, **options)
-        except TypeError as exc:
+        except (TypeError, ValueError) as exc:
             raise ConfigurationError(f"{cache.__name__} refuses its options: {exc}") from exc
     if options:
         raise ConfigurationError(
@@ -275,8 +280,12 @@ def _make(url: str) -> Any:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as exc:
-        raise ConfigurationError(f"cache URL {_without_secrets(url)!r}: {exc}") from None
+    # What the exception quotes may be a part of the password.
+    except ValueError:
+        raise ConfigurationError(
+            f"cache URL {_without_secrets(url)!r} can't be read: write "
+            "scheme://user:password@host:port, with / ? # and @ in them percent-encoded"
+        ) from None
     makers = {
         "memory": _make_memory,
         "redis": _make_redis,
@@ -298,13 +307,21 @@ def _make(url: str) -> Any:
 
 
 def _without_secrets(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//***@", re.sub(r"(password=)[^&]*", r"\1***", url))
+    # Up to the last @: one that is not encoded may be a part of the password.
+    return re.sub(r"//.*@", "//***@", re.sub(r"(password=)[^&]*", r"\1***", url))
 
 
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{text!r} is no number of seconds")
+    return value
+
+
+def _lifetime(text: str) -> float:
+    value = _number(text)
+    if not value:
+        raise ValueError("leave it out for entries that never expire")
     return value
 
 
@@ -331,7 +348,7 @@ def parse_size(text: str) -> int:
 
 _Options = Mapping[str, Callable[[str], Any]]
 
-_COMMON: _Options = {"namespace": str, "timeout": _number, "ttl": _number}
+_COMMON: _Options = {"namespace": str, "timeout": _number, "ttl": _lifetime}
 _MEMORY: _Options = {**_COMMON, "max_bytes": parse_size}
 _MEMCACHED: _Options = {**_COMMON, "pool_size": int}
 _REDIS: _Options = {
@@ -386,7 +403,7 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     timeout = options.setdefault("timeout", DEFAULT_TIMEOUT)
     connection = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
     if parts.username or "username" in options:
-        connection["username"] = unquote(options.pop("username", parts.username))
+        connection["username"] = options.pop("username", None) or unquote(parts.username or "")
     if parts.password:
         options["password"] = unquote(parts.password)
     options["ssl"] = parts.scheme == "rediss" or options.get("ssl", False)
@@ -395,7 +412,7 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     else:
         path = parts.path.strip("/")
         if path and not path.isdigit():
-            raise ValueError(f"{path!r} is no number of a database")
+            raise ValueError("its path is no number of a database")
         options |= {"endpoint": parts.hostname or "127.0.0.1", "port": parts.port or 6379}
         options |= {"db": int(path)} if path else {}
 

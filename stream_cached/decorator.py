@@ -163,11 +163,14 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             **kwargs,
         )
         require(key is None or isinstance(key, str | Enum), f"key={key!r} is no str")
-        for name, function in (("key_builder", key_builder), ("skip_cache_func", skip_cache_func)):
-            require(
-                function is None or callable(function),
-                f"{name}={function!r} can't be called: pass a function",
-            )
+        require(
+            key_builder is None or callable(key_builder),
+            f"key_builder={key_builder!r} can't be called: pass a function",
+        )
+        require(
+            callable(skip_cache_func),
+            f"skip_cache_func={skip_cache_func!r} can't be called: pass a function",
+        )
         self._rules = make_rules(
             vary=vary,
             methods=methods,
@@ -239,9 +242,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 )
             )
             return
-        for name in ("serializer", "namespace", "plugins"):
-            if getattr(self, f"_{name}") is not None:
-                notices.warn(f"alias={self.alias!r} has settings of its own; {name}= is ignored")
+        settings = ("serializer", "namespace", "plugins")
+        ignored = [name for name in settings if getattr(self, f"_{name}") is not None]
+        for name in (*ignored, *self._kwargs):
+            notices.warn(f"alias={self.alias!r} has settings of its own; {name}= is ignored")
         try:
             self._bind(resolve_alias(self.alias))
         except ConfigurationError:

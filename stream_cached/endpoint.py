@@ -151,7 +151,7 @@ def _name(function: Any) -> str:
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
-        return inspect.signature(function, eval_str=True)
+        signature = inspect.signature(function, eval_str=True)
     # A name that only a type checker can see; the others are then resolved one by one.
     except Exception:
         if sys.version_info >= (3, 14):
@@ -159,6 +159,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
             return inspect.signature(function, annotation_format=Format.FORWARDREF)
         signature = inspect.signature(function)
+    # Also those that are a string in a string: quoted in spite of `from __future__`.
     scope = getattr(inspect.unwrap(function), "__globals__", {})
     resolved = [
         parameter.replace(annotation=_resolved(parameter.annotation, scope))

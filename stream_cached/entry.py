@@ -303,15 +303,19 @@ def _entry(head: Any, generation: bytes, body: bytes) -> Entry:
         segments=segments,
         **_common(head),
     )
-    in_segments = sum(length for length, _ in segments)
-    if not _is_partition(entry.chunks, len(body)) or len(body) + in_segments != entry.length:
+    lengths = tuple(length for length, _ in segments)
+    in_segments = entry.length - len(body)
+    if not _is_partition(entry.chunks, len(body)) or not _is_partition(lengths, in_segments):
         raise UnsoundError("lengths")
     return entry
 
 
 def _common(head: Any) -> dict[str, Any]:
-    versions = {_of(str, name): _of(bytes, value) for name, value in head["versions"].items()}
-    return {"key": _of(bytes, head["key"]), "versions": versions}
+    versions = _of(dict, head["versions"])
+    return {
+        "key": _of(bytes, head["key"]),
+        "versions": {_of(str, name): _of(bytes, value) for name, value in versions.items()},
+    }
 
 
 def _of(kind: type[T], value: object) -> T:

@@ -212,11 +212,6 @@ class Flight:
         self._readers.add(reader)
         return reader
 
-    @property
-    def started(self) -> bool:
-        """Whether a reader has asked for the first chunk."""
-        return self._producer is not None
-
     def start(self) -> None:
         """Begin to drain the source, in the context of whoever asks first."""
         if self._producer is None:
@@ -302,7 +297,11 @@ class Flight:
         end: End = Aborted("cancelled")
         try:
             await self._source.drain(self)
-            end = Complete()
+            # A source that swallows its cancellation ends cleanly, and short.
+            if self._aborting is not None:
+                end = Aborted(self._aborting)
+            elif not _is_cancelled():
+                end = Complete()
         except asyncio.CancelledError:
             end = Aborted(self._aborting or "cancelled")
             if self._aborting is None:
@@ -366,6 +365,11 @@ class Flight:
     def _wake_producer(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Reader:

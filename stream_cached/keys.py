@@ -268,7 +268,7 @@ def for_memcached(key: str, overhead: int = 0) -> str:
         key: The key.
         overhead: Bytes that the store puts before it (its namespace).
     """
-    fits = len(key) + overhead <= MEMCACHED_LIMIT and not _AWKWARD.search(key)
+    fits = 0 < len(key) + overhead <= MEMCACHED_LIMIT and not _AWKWARD.search(key)
     if fits and not _SHORTENED.fullmatch(key):
         return key
     return f"{readable(key)}#{digest(_plain(key))}"

@@ -111,6 +111,8 @@ class Replay:
 
     def _cut(self, segment: Segment) -> None:
         """Cut a segment into its chunks; keep what goes on in the next one."""
+        if not segment.chunks:  # of a stream that had none
+            return
         first, *others = _pieces(segment)
         self._partial.append(first)
         if segment.continues and not others:

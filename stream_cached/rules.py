@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -13,6 +14,9 @@ from stream_cached.config import parse_size
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.policy import NEVER_STORED
 from stream_cached.recorder import VALUE_SIZE
+
+#: A token of RFC 9110, section 5.6.2, but for the asterisk, which means something else in Vary.
+_HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+")
 
 #: Bytes that a source may be ahead of its fastest reader.
 MAX_AHEAD = 1024 * 1024
@@ -116,7 +120,7 @@ def _checked_vary(vary: Any) -> dict[str, Callable[[str], str] | None]:
     named = dict(vary) if isinstance(vary, Mapping) else dict.fromkeys(vary)
     for name, normalise in named.items():
         require(
-            isinstance(name, str) and name.strip() == name and name and "*" not in name,
+            isinstance(name, str) and _HEADER_NAME.fullmatch(name),
             f"vary={name!r} is no name of a header",
         )
         require(

@@ -151,7 +151,9 @@ class AppSource:
             flight = await asyncio.shield(self._may_go_on)
             if flight.feed(bytes(message.get("body", b""))):
                 await flight.pace()
-            if not message.get("more_body", False):
+            # An app that swallows its cancellation may end its body cleanly, and short.
+            cancelled = self._task is not None and self._task.cancelling()
+            if not message.get("more_body", False) and not cancelled:
                 self._complete.set()
                 flight.finish_body()
 

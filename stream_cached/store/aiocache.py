@@ -12,12 +12,12 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from aiocache.base import BaseCache
 
 from stream_cached.exceptions import StoreError
-from stream_cached.keys import for_memcached
+from stream_cached.keys import MEMCACHED_LIMIT, for_memcached
 from stream_cached.store import as_bytes
 
 #: memcached takes a larger number for a date (seconds since the epoch).
@@ -63,11 +63,16 @@ class AiocacheStore:
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         natives = [self.native_key(key) for key in keys]
+        if not natives:
+            return []
         if len(natives) == 1:
             values = [await self._run("get", self.cache._get(natives[0], encoding=None))]
         else:
-            values = await self._run("get", self.cache._multi_get(natives, encoding=None))
+            values = await self._run("get", self._multi_get(natives))
         return [as_bytes(value) for value in values]
+
+    async def _multi_get(self, natives: Sequence[Any]) -> list[Any]:
+        return list(await self.cache._multi_get(natives, encoding=None))
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         async def set_each() -> None:
@@ -77,7 +82,9 @@ class AiocacheStore:
         await self._run("set", set_each())
 
     async def _set(self, native: Any, value: bytes, ttl: float | None) -> None:
-        if not await self.cache._set(native, value, ttl=self.native_ttl(ttl)):
+        done = await self.cache._set(native, value, ttl=self.native_ttl(ttl))
+        # A user's backend may say nothing; aiocache does not look.
+        if done is not None and not done:
             raise StoreError("set: refused")
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
@@ -118,6 +125,10 @@ class AiocacheStore:
 
 class RedisStore(AiocacheStore):
     """Over aiocache's Redis backend: many keys in one round trip, ttls in milliseconds."""
+
+    def native_key(self, key: str) -> Any:
+        native = super().native_key(key)
+        return native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
 
     def native_ttl(self, ttl: float | None) -> int | None:
         return None if ttl is None else max(1, math.ceil(ttl * 1000))
@@ -168,13 +179,22 @@ class RedisStore(AiocacheStore):
 class MemcachedStore(AiocacheStore):
     """Over aiocache's memcached backend: short keys, whole seconds, calls side by side."""
 
+    def __init__(self, cache: BaseCache, timeout: float | None) -> None:
+        super().__init__(cache, timeout)
+        self.cache.client._execute_simple_command = _simple_command
+
     def native_key(self, key: str) -> bytes:
-        native: bytes = super().native_key(key)
-        overhead = len(native) - len(key.encode("utf-8", "surrogatepass"))
+        try:
+            native: bytes = super().native_key(key)
+        except UnicodeEncodeError:
+            return self.native_key(for_memcached(key))
+        overhead = len(native) - len(key.encode())
         # aiocache writes a space as an underscore; where that is all, its key stays as it is.
         if for_memcached(key.replace(" ", "_"), overhead) == key.replace(" ", "_"):
             return native
-        return bytes(super().native_key(for_memcached(key, overhead)))
+        native = super().native_key(for_memcached(key, overhead))
+        # A long namespace leaves no room even for a shortened key.
+        return native if len(native) <= MEMCACHED_LIMIT else for_memcached(native.decode()).encode()
 
     def native_ttl(self, ttl: float | None) -> int:
         if ttl is None:
@@ -197,7 +217,22 @@ class MemcachedStore(AiocacheStore):
             raise
 
     async def _run_all(self, name: str, operations: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        return await self._run(name, asyncio.gather(*map(self._in_step, operations)))
+        async def run_all() -> list[T]:
+            running = map(self._in_step, operations)
+            results = await asyncio.gather(*running, return_exceptions=True)
+            # Raised only now: what goes on behind a failure could undo what comes after it.
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            return cast("list[T]", results)
+
+        return await self._run(name, run_all())
+
+    async def _multi_get(self, natives: Sequence[Any]) -> list[Any]:
+        # aiomcache refuses a key that is there twice.
+        unique = list(dict.fromkeys(natives))
+        found = dict(zip(unique, await super()._multi_get(unique), strict=True))
+        return [found[native] for native in natives]
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         await self._run_all("set", [self._set(self.native_key(k), v, ttl) for k, v in items])
@@ -223,6 +258,17 @@ class MemcachedStore(AiocacheStore):
 
     async def ping(self) -> None:
         await self._run("ping", self.cache.client.version())
+
+
+async def _simple_command(connection: Any, command: bytes) -> bytes:
+    """Send a command and read its one line, in the place of aiomcache's own method.
+
+    That one reads on for ever, without ever suspending, where the server closes the connection.
+    """
+    connection.writer.write(command)
+    await connection.writer.drain()
+    line: bytes = await connection.reader.readuntil(b"\r\n")
+    return line[:-2]
 
 
 def switched_off() -> bool:

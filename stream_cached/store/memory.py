@@ -118,6 +118,10 @@ class BoundedMemory:
             for key in [key for key in self._items if key.startswith(prefix)]:
                 self.delete(key)
 
+    def fits(self, key: str, value: Any) -> bool:
+        """Whether the value alone is within the bound."""
+        return _cost(key, value) <= self.max_bytes
+
     def sizes(self) -> dict[str, int]:
         """Return the size of each value in bytes by key, the most recently used last."""
         with self._lock:
@@ -140,9 +144,9 @@ class BoundedMemory:
 
     def _put(self, key: str, value: Any, deadline: float | None) -> bool:
         self.delete(key)
-        size = _OVERHEAD + len(key) + _size(value)
-        if size > self.max_bytes:
+        if not self.fits(key, value):
             return False
+        size = _cost(key, value)
         self.used += size
         self._items[key] = _Item(value, deadline, size)
         name = _group_name(key)
@@ -169,6 +173,10 @@ class BoundedMemory:
 
 def _group_name(key: str) -> str:
     return segment_group(key) or key
+
+
+def _cost(key: str, value: object) -> int:
+    return _OVERHEAD + len(key) + _size(value)
 
 
 def _size(value: object) -> int:
@@ -287,21 +295,26 @@ class MemoryStore:
     def _native(self, key: str) -> str:
         return self._build_key(key, namespace=self._namespace)
 
+    def _fitting(self, key: str, value: bytes) -> str:
+        native = self._native(key)
+        if not self._memory.fits(native, value):
+            raise StoreError("set: larger than the whole store")
+        return native
+
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [as_bytes(self._memory.get(self._native(key))) for key in keys]
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         for key, value in items:
-            if not self._memory.set(self._native(key), value, ttl):
-                raise StoreError("set: larger than the whole store")
+            self._memory.set(self._fitting(key, value), value, ttl)
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
-        return self._memory.add(self._native(key), value, ttl)
+        return self._memory.add(self._fitting(key, value), value, ttl)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
-        return self._memory.compare_and_set(self._native(key), expected, value, ttl)
+        return self._memory.compare_and_set(self._fitting(key, value), expected, value, ttl)
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         return sum([self._memory.touch(self._native(key), ttl) for key in keys])

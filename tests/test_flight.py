@@ -1,0 +1,236 @@
+"""A flight: how it ends is a value that every reader reaches, and no end is taken for another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from stream_cached import BrokenStreamError
+from stream_cached.flight import Aborted, Complete, Failed, Flight
+from stream_cached.sources import AppSource, IteratorSource
+
+SCOPE = {"type": "http", "method": "GET", "headers": []}
+
+Chunks = Callable[[], AsyncIterator[bytes]]
+
+
+def flight_over(chunks: Chunks, *, max_ahead: int = 1_000_000) -> Flight:
+    source = IteratorSource(chunks(), "utf-8")
+    return Flight(source, None, max_ahead=max_ahead, finish_timeout=30)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await test()
+
+    asyncio.run(bounded())
+
+
+async def three() -> AsyncIterator[bytes]:
+    for chunk in (b"a", b"", b"c"):
+        yield chunk
+
+
+def test_a_reader_gets_every_chunk_and_then_the_end() -> None:
+    async def test() -> None:
+        flight = flight_over(three)
+        assert [chunk async for chunk in flight.read()] == [b"a", b"", b"c"]
+        await flight.over()
+        assert flight.end == Complete()
+
+    run(test)
+
+
+def test_every_reader_gets_the_same_chunks_whoever_pulls() -> None:
+    async def test() -> None:
+        flight = flight_over(three)
+        readers = [flight.read() for _ in range(3)]
+
+        async def read(index: int) -> list[bytes]:
+            return [chunk async for chunk in readers[index]]
+
+        assert await asyncio.gather(*map(read, range(3))) == [[b"a", b"", b"c"]] * 3
+
+    run(test)
+
+
+def test_a_source_that_raises_fails_every_reader_after_what_it_made() -> None:
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise LookupError("no more")
+
+    async def test() -> None:
+        flight = flight_over(failing)
+        for reader in (flight.read(), flight.read()):
+            assert await anext(reader) == b"a"
+            with pytest.raises(LookupError, match="no more"):
+                await anext(reader)
+        assert isinstance(flight.end, Failed)
+
+    run(test)
+
+
+def test_an_oserror_of_the_source_is_not_taken_for_a_client_that_left() -> None:
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise ConnectionResetError
+
+    async def test() -> None:
+        reader = flight_over(failing).read()
+        assert await anext(reader) == b"a"
+        with pytest.raises(BrokenStreamError) as caught:
+            await anext(reader)
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+    run(test)
+
+
+def test_a_source_that_swallows_its_cancellation_is_aborted_all_the_same() -> None:
+    started = asyncio.Event()
+
+    async def stubborn() -> AsyncIterator[bytes]:
+        yield b"a"
+        try:
+            started.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return
+
+    async def test() -> None:
+        flight = flight_over(stubborn)
+        reader = flight.read()
+        assert await anext(reader) == b"a"
+        await started.wait()
+        flight.abort("the test says so")
+        with pytest.raises(BrokenStreamError, match="the test says so"):
+            await anext(reader)
+        await flight.over()
+        assert flight.end == Aborted("the test says so")
+
+    run(test)
+
+
+def test_an_app_that_ends_its_body_when_cancelled_is_aborted_all_the_same() -> None:
+    async def app(scope: object, receive: object, send: Callable[..., Awaitable[None]]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def test() -> None:
+        source = AppSource(app, SCOPE)
+        await source.begin()
+        flight = Flight(source, None, max_ahead=1_000_000, finish_timeout=30)
+        reader = flight.read()
+        assert await anext(reader) == b"a"
+        flight.abort("the test says so")
+        with pytest.raises(BrokenStreamError):
+            while not await anext(reader):
+                pass
+
+    run(test)
+
+
+def test_the_source_waits_for_its_fastest_reader() -> None:
+    made = 0
+
+    async def many() -> AsyncIterator[bytes]:
+        nonlocal made
+        for _ in range(100):
+            made += 1
+            yield b"x" * 1_000
+
+    async def test() -> None:
+        flight = flight_over(many, max_ahead=10_000)
+        reader = flight.read()
+        await anext(reader)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert made <= 12
+        assert len([chunk async for chunk in reader]) == 99
+
+    run(test)
+
+
+def test_the_last_reader_that_leaves_ends_a_run_that_is_not_stored() -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"a"
+                await asyncio.sleep(0)
+        finally:
+            closed.set()
+
+    async def test() -> None:
+        flight = flight_over(endless)
+        first, last = flight.read(), flight.read()
+        await anext(first)
+        first.close()
+        assert await anext(last) == b"a"
+        assert not closed.is_set()
+        last.close()
+        await flight.over()
+        assert closed.is_set()
+
+    run(test)
+
+
+def test_a_run_that_nobody_starts_is_given_up() -> None:
+    closed = asyncio.Event()
+
+    class Source:
+        async def drain(self, flight: Flight) -> None:
+            raise AssertionError
+
+        async def close(self) -> None:
+            closed.set()
+
+    async def test() -> None:
+        flight = Flight(Source(), None, max_ahead=1, finish_timeout=1)
+        reader = flight.read()
+        flight.expect_start(0)
+        await flight.over()
+        assert closed.is_set()
+        with pytest.raises(BrokenStreamError):
+            await anext(reader)
+
+    run(test)
+
+
+def test_what_belongs_to_the_run_is_done_once_and_only_after_a_complete_one() -> None:
+    done = 0
+
+    async def background() -> None:
+        nonlocal done
+        done += 1
+
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise LookupError
+
+    async def test() -> None:
+        for chunks, times in ((three, 1), (failing, 1)):
+            source = IteratorSource(chunks(), "utf-8")
+            flight = Flight(source, None, max_ahead=1_000, finish_timeout=1, background=background)
+            readers = flight.read(), flight.read()
+            for reader in readers:
+                while await _next(reader):
+                    pass
+            await flight.over()
+            assert done == times
+
+    async def _next(reader: AsyncIterator[bytes]) -> bool:
+        try:
+            await anext(reader)
+        except (StopAsyncIteration, LookupError):
+            return False
+        return True
+
+    run(test)

@@ -398,10 +398,14 @@ def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
 def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     cache_class = _installed("RedisCache", parts.scheme)
     from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
 
     options = _typed(query, _REDIS)
     timeout = options.setdefault("timeout", DEFAULT_TIMEOUT)
     connection = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
+    # Once and at once: what was pooled before the server was restarted is connected anew.
+    connection["retry"] = Retry(NoBackoff(), 1)
     if parts.username or "username" in options:
         connection["username"] = options.pop("username", None) or unquote(parts.username or "")
     if parts.password:

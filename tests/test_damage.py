@@ -121,10 +121,13 @@ def test_damage_to_any_key_costs_a_run_and_no_client_a_byte(
     port = serve(runs.app(redis_url)).port
     keys = Keyspace(redis_server.port)
     fetch(port)
-    count = len(keys.all())
-    assert (count > 5) == (chunks > 1)
+    names = sorted(keys.all())
+    # The record, the version, and of the segments the first, one that is read ahead, and the last.
+    of_body = [names.index(key) for key in names if key in segments(set(names))]
+    assert (len(of_body) > 4) == (chunks > 1)
+    skipped = set(of_body[1:4])
 
-    for index in range(count):
+    for index in [index for index in range(len(names)) if index not in skipped]:
         redis_server.flush()
         fetch(port)
         assert fetch(port).header("Cache-Status") == HIT
@@ -166,7 +169,7 @@ def test_a_hit_whose_segments_vanish_breaks_visibly(
     port = serve(runs.app(redis_url, replay=replay), http=http).port  # type: ignore[arg-type]
     keys = Keyspace(redis_server.port)
     fetch(port)
-    with RawClient(port, receive_buffer=8192) as client:
+    with RawClient(port, receive_buffer=1 << 16) as client:
         client.send()
         assert client.read_head().header("Cache-Status") == HIT
         for key in segments(keys.all()):
@@ -232,16 +235,15 @@ def test_two_runs_that_overlap_never_mix(
     assert hit.body in runs.bodies
 
 
-@pytest.mark.parametrize("chunks", [2, 10])
-def test_a_stream_may_take_longer_than_its_ttl(serve: Serve, cache_url: str, chunks: int) -> None:
-    runs = HeldRuns(chunks)
-    runs.at = chunks - 1
+def test_a_stream_may_take_longer_than_its_ttl(serve: Serve, cache_url: str) -> None:
+    runs = HeldRuns()
+    runs.at = 9
     port = serve(runs.app(cache_url, ttl=1)).port
     with RawClient(port) as client:
         client.send()
         client.read_head()
         with pytest.raises(TimeoutError):  # held for more than the ttl
-            client.read_until(chunks * CHUNK, timeout=1.2)
+            client.read_until(10 * CHUNK, timeout=1.2)
         runs.gate.open()
         miss = client.read_rest()
 

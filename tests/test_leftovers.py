@@ -233,7 +233,7 @@ def test_the_segments_of_a_hit_under_way_outlive_their_entry(
 ) -> None:
     app = App(serve, redis_server, Runs(10, 2_000_000), ttl=1)
     app.get()
-    with RawClient(app.server.port, receive_buffer=8192) as client:
+    with RawClient(app.server.port, receive_buffer=1 << 16) as client:
         client.send()
         client.read_head()
         wait_until(lambda: len(app.keys.all()) == len(segments(app.keys.all())) + 1)  # the version

@@ -99,7 +99,7 @@ def test_a_redis_that_goes_in_the_middle_of_a_hit_breaks_it_visibly(
     runs = Runs(200)
     port = serve(runs.app(own_redis.url(), replay=replay)).port
     fetch(port)
-    with RawClient(port, receive_buffer=8192, timeout=4) as client:
+    with RawClient(port, receive_buffer=1 << 16, timeout=4) as client:
         client.send()
         assert client.read_head().header("Cache-Status") == HIT
         getattr(own_redis, begin)()

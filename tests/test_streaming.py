@@ -231,15 +231,13 @@ WAYS: dict[str, Callable[[bytes], Response]] = {
 }
 
 
-@each_parser
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_request_after_the_end_is_a_hit_though_redis_answers_late(
-    serve: Serve, redis_server: RedisServer, redis_url: str, http: HttpParser, way: str, size: int
+    serve: Serve, redis_server: RedisServer, redis_url: str, way: str, size: int
 ) -> None:
     with DelayProxy(redis_server.port, delay=0.02) as proxy:
-        app = app_of(lambda: WAYS[way](os.urandom(size)), proxy.url())
-        port = serve(app, http=http).port
+        port = serve(app_of(lambda: WAYS[way](os.urandom(size)), proxy.url())).port
         with RawClient(port) as client, RawClient(port) as other:
             miss, hit = client.request(), other.request()
 

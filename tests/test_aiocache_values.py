@@ -1,0 +1,234 @@
+"""What is not a response is cached as in aiocache: `@cached` can be replaced without a flush."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import aiocache
+import pytest
+from aiocache import Cache, cached
+from aiocache.plugins import HitMissRatioPlugin, TimingPlugin
+from aiocache.serializers import (
+    JsonSerializer,
+    MsgPackSerializer,
+    PickleSerializer,
+    StringSerializer,
+)
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import stream_cached
+from tests.asgi import get
+from tests.conftest import Serve
+from tests.http_client import fetch
+from tests.servers import MemcachedServer, RedisServer
+
+HIT = "stream-cached; hit"
+SERIALIZERS = ["JsonSerializer", "StringSerializer", "PickleSerializer", "MsgPackSerializer"]
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(test())
+
+
+@pytest.fixture(params=["memory", "redis", "memcached"])
+def backend(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The backend's part of a `caches.set_config`."""
+    if request.param == "memory":
+        Cache.MEMORY._cache = {}  # all instances share it
+        return {"cache": "aiocache.SimpleMemoryCache"}
+    request.getfixturevalue(f"{request.param}_url")
+    server: RedisServer | MemcachedServer = request.getfixturevalue(f"{request.param}_server")
+    name = "RedisCache" if request.param == "redis" else "MemcachedCache"
+    return {"cache": f"aiocache.{name}", "endpoint": "127.0.0.1", "port": server.port}
+
+
+@pytest.fixture
+def configure(backend: dict[str, Any]) -> Iterator[Callable[..., None]]:
+    """Configure the alias `default` over each kind of backend."""
+
+    def set_config(serializer: str = "PickleSerializer", **settings: Any) -> None:
+        options: dict[str, Any] = {"class": f"aiocache.serializers.{serializer}"}
+        if serializer == "MsgPackSerializer":  # aiocache would decode what it reads
+            options["encoding"] = None
+        alias = {**backend, "serializer": options, **settings}
+        aiocache.caches.set_config({"default": alias})
+
+    before = aiocache.caches.get_config()
+    yield set_config
+    aiocache.caches.set_config(before)
+
+
+PLUGINS = [{"class": f"aiocache.plugins.{name}"} for name in ("HitMissRatioPlugin", "TimingPlugin")]
+
+
+@pytest.mark.parametrize("serializer", SERIALIZERS)
+def test_plain_values_and_responses_live_in_one_alias_with_any_serializer(
+    configure: Callable[..., None], serializer: str
+) -> None:
+    configure(serializer, namespace="app:", plugins=PLUGINS)
+
+    async def test() -> None:
+        numbers = itertools.count()
+
+        @stream_cached(ttl=60, alias="default")
+        async def value(name: str) -> int:
+            return next(numbers)
+
+        @stream_cached(ttl=60, alias="default")
+        async def endpoint(request: Request) -> Response:
+            return StreamingResponse(iter([b"\x00\xff binary ", str(next(numbers)).encode()]))
+
+        # StringSerializer gives back a str.
+        assert [str(await value(name)) for name in "aab"] == ["0", "0", "1"]
+        app = Starlette(routes=[Route("/", endpoint)])
+        miss, hit = await get(app), await get(app)
+        assert hit.cache_status == HIT
+        assert hit.body == miss.body == b"\x00\xff binary 2"
+
+        cache = aiocache.caches.get("default")
+        assert value.cache is endpoint.cache is cache
+        assert cache.hit_miss_ratio == {"total": 5, "hits": 2, "hit_ratio": 0.4}
+        assert cache.profiling["get_total"] == 5
+        assert cache.profiling["set_total"] == 3
+        await cache.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("serializer", "values"),
+    [
+        ("PickleSerializer", [{"a": [1, (2, 3)]}, None, b"\xff", 0, ""]),
+        ("JsonSerializer", [{"a": [1, {"b": "ü"}]}, None, 0, "", [], 1.5]),
+        ("MsgPackSerializer", [[1, [2, b"\xff"]], 0, b""]),
+    ],
+)
+@pytest.mark.parametrize("key", [{}, {"key": "fixed"}, {"key_builder": lambda f, x: f"built {x}"}])
+def test_what_aiocache_has_stored_is_a_hit_and_the_other_way_round(
+    configure: Callable[..., None], serializer: str, values: list[Any], key: dict[str, Any]
+) -> None:
+    configure(serializer)
+
+    async def test() -> None:
+        runs: list[Any] = []
+
+        async def function(x: int) -> Any:
+            runs.append(x)
+            return values[x % len(values)]
+
+        old = cached(ttl=60, alias="default", **key)(function)
+        new = stream_cached(ttl=60, alias="default", **key)(function)
+        cache = aiocache.caches.get("default")
+        for number, (first, second) in enumerate([(old, new), (new, old)] * len(values)):
+            x = number // 2
+            await cache.delete(cached(**key).get_cache_key(function, (x,), {}))
+            wanted = values[x]
+            runs.clear()
+            assert await first(x) == wanted
+            assert await second(x) == wanted
+            # As in aiocache, what comes back as None is a miss.
+            assert len(runs) == (2 if wanted is None else 1)
+        await cache.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "serializer",
+    [JsonSerializer(), StringSerializer(), PickleSerializer(), MsgPackSerializer(encoding=None)],
+)
+def test_a_class_with_its_keyword_arguments_works_as_in_aiocache(
+    redis_server: RedisServer, redis_url: str, serializer: Any
+) -> None:
+    async def test() -> None:
+        runs = itertools.count()
+
+        @stream_cached(
+            ttl=60,
+            cache=Cache.REDIS,
+            endpoint="127.0.0.1",
+            port=redis_server.port,
+            namespace="ns",
+            serializer=serializer,
+            plugins=[HitMissRatioPlugin(), TimingPlugin()],
+        )
+        async def value(x: str) -> int:
+            return next(runs)
+
+        assert [str(await value(x)) for x in "xxy"] == ["0", "0", "1"]
+        assert value.cache.hit_miss_ratio["total"] == value.cache.profiling["get_total"] == 3
+        assert value.cache.hit_miss_ratio["hits"] == 1
+        await value.cache.close()
+
+    run(test)
+
+
+class Item(BaseModel):
+    name: str
+    run: int
+
+
+def test_dicts_and_models_of_a_fastapi_endpoint_are_cached_as_they_are(
+    serve: Serve, redis_server: RedisServer, redis_url: str
+) -> None:
+    runs = itertools.count()
+    settings: dict[str, Any] = {
+        "ttl": 60,
+        "cache": redis_url,
+        "serializer": PickleSerializer(),
+    }
+    app = FastAPI()
+
+    @app.get("/dict")
+    @stream_cached(**settings)
+    async def as_dict(name: str) -> dict[str, Any]:
+        return {"name": name, "run": next(runs)}
+
+    @app.get("/model")
+    @stream_cached(**settings)
+    async def as_model(name: str) -> Item:
+        return Item(name=name, run=next(runs))
+
+    @app.get("/none")
+    @stream_cached(**settings)
+    async def as_none(name: str) -> None:
+        next(runs)
+
+    port = serve(app).port
+    for target in ("/dict", "/model"):
+        answers = [fetch(port, f"{target}?name={name}") for name in "aab"]
+        assert answers[0].status == 200
+        assert answers[0].body == answers[1].body != answers[2].body
+    assert [fetch(port, "/none?name=a").body for _ in range(2)] == [b"null"] * 2
+    assert next(runs) == 6  # None is a miss, as in aiocache
+
+
+def test_a_response_replaces_a_plain_value_under_its_key(serve: Serve, cache_url: str) -> None:
+    plain = True
+
+    @stream_cached(ttl=60, cache=cache_url, key="one")
+    async def endpoint(request: Request) -> Any:
+        return "plain" if plain else StreamingResponse(iter([b"stream"]))
+
+    async def outer(request: Request) -> Response:
+        switches = {"cache_read": "fresh" not in request.query_params}
+        answer = await endpoint(request, **switches)
+        return answer if isinstance(answer, Response) else Response(answer)
+
+    port = serve(Starlette(routes=[Route("/", outer)])).port
+    assert [fetch(port).body for _ in range(2)] == [b"plain"] * 2
+    plain = False
+    assert fetch(port).body == b"plain"
+    assert fetch(port, "/?fresh").body == b"stream"
+    assert fetch(port).header("Cache-Status") == HIT
+    plain = True
+    assert fetch(port, "/?fresh").body == b"plain"
+    assert fetch(port).body == b"plain"

@@ -1,0 +1,209 @@
+"""What may be stored and what not, by status and header; what Cache-Status says of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from stream_cached import NotCached
+from stream_cached.notices import Notices
+from stream_cached.policy import (
+    DEFAULT_STATUSES,
+    NEVER_STORED,
+    BypassError,
+    cache_directives,
+    cache_status,
+    content_length,
+    list_members,
+    vary_names,
+    why_not_stored,
+)
+
+each_reason = pytest.mark.parametrize("reason", NotCached, ids=lambda reason: reason.word)
+
+
+def test_nothing_but_complete_and_final_answers_is_stored_by_default() -> None:
+    stored = {
+        status for status in range(600) if why_not_stored(status, [], DEFAULT_STATUSES) is None
+    }
+    assert stored == {200, 203, 204, 300, 301, 308, 404, 410}
+
+
+@pytest.mark.parametrize("status", sorted(NEVER_STORED))
+def test_a_part_of_another_response_is_not_stored_whatever_the_statuses_are(status: int) -> None:
+    assert why_not_stored(status, [], frozenset(range(600))) is NotCached.STATUS
+
+
+@pytest.mark.parametrize("status", [201, 302, 418, 500])
+def test_a_status_that_is_asked_for_is_stored(status: int) -> None:
+    assert why_not_stored(status, [], frozenset({status})) is None
+    assert why_not_stored(200, [], frozenset({status})) is NotCached.STATUS
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([], None),
+        ([(b"content-type", b"text/csv"), (b"etag", b'"private, no-store, *"')], None),
+        ([(b"set-cookie", b"a=b")], NotCached.SET_COOKIE),
+        ([(b"Set-Cookie", b"")], NotCached.SET_COOKIE),
+        ([(b"set-cookie2", b"a=b")], None),
+        ([(b"cache-control", b"")], None),
+        ([(b"cache-control", b"public, max-age=60")], None),
+        ([(b"cache-control", b"no-cache")], None),
+        ([(b"cache-control", b"max-age=0, must-revalidate")], None),
+        ([(b"cache-control", b"private")], NotCached.CACHE_CONTROL),
+        ([(b"cache-control", b"no-store")], NotCached.CACHE_CONTROL),
+        ([(b"Cache-Control", b"max-age=60 ,\tPRIVATE")], NotCached.CACHE_CONTROL),
+        ([(b"cache-control", b'private="set-cookie"')], NotCached.CACHE_CONTROL),
+        ([(b"cache-control", b"No-Store=1")], NotCached.CACHE_CONTROL),
+        ([(b"cache-control", b"max-age=60"), (b"cache-control", b"no-store")], "second line"),
+        ([(b"cache-control", b",,no-store,,")], NotCached.CACHE_CONTROL),
+        ([(b"cache-control", b"x-private, no-storage")], None),
+        ([(b"vary", b"Accept, Accept-Language")], None),
+        ([(b"vary", b"*")], NotCached.VARY_ANY),
+        ([(b"Vary", b"Accept , *")], NotCached.VARY_ANY),
+        ([(b"vary", b"accept"), (b"vary", b"*")], NotCached.VARY_ANY),
+        ([(b"vary", b"accept*")], None),
+    ],
+)
+def test_the_head_of_a_response_says_whether_it_is_stored(
+    headers: list[tuple[bytes, bytes]], reason: object
+) -> None:
+    expected = NotCached.CACHE_CONTROL if reason == "second line" else reason
+    assert why_not_stored(200, headers, DEFAULT_STATUSES) is expected
+
+
+@pytest.mark.parametrize(
+    ("values", "members"),
+    [
+        ([], []),
+        ([b""], []),
+        ([b" , ,\t,"], []),
+        ([b"Accept"], ["accept"]),
+        ([b"Accept,Cookie", b" X-A\t, X-B"], ["accept", "cookie", "x-a", "x-b"]),
+        ([b"a,a", b"a"], ["a", "a", "a"]),
+        ([b"\xc4,\xff"], ["ä", "ÿ"]),
+    ],
+)
+def test_a_list_header_is_split_into_its_members(values: list[bytes], members: list[str]) -> None:
+    assert list_members(values) == members
+
+
+def test_a_directive_is_known_without_its_argument() -> None:
+    values = [b'Max-Age = 60, private="a", , no-store', b"stale-while-revalidate=5"]
+    assert cache_directives(values) == {
+        *("max-age", "private", "no-store", "stale-while-revalidate"),
+    }
+
+
+def test_the_names_in_vary_are_found_in_every_line_and_spelling() -> None:
+    headers = [(b"vary", b"Accept, COOKIE"), (b"x-vary", b"nothing"), (b"Vary", b"cookie,Host")]
+    assert vary_names(headers) == {"accept", "cookie", "host"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "length"),
+    [
+        ([], None),
+        ([(b"content-length", b"0")], 0),
+        ([(b"Content-Length", b"0012")], 12),
+        ([(b"content-length", b"")], None),
+        ([(b"content-length", b"-1")], None),
+        ([(b"content-length", b"+5")], None),
+        ([(b"content-length", b"1_0")], None),
+        ([(b"content-length", b"1e3")], None),
+        ([(b"x-content-length", b"7")], None),
+    ],
+)
+def test_a_content_length_is_digits_or_none_at_all(
+    headers: list[tuple[bytes, bytes]], length: int | None
+) -> None:
+    assert content_length(headers) == length
+
+
+def test_cache_status_is_written_as_in_rfc_9211() -> None:
+    assert cache_status() == "stream-cached"
+    assert cache_status(hit=True) == "stream-cached; hit"
+    assert cache_status(fwd="uri-miss") == "stream-cached; fwd=uri-miss"
+    assert cache_status(fwd="uri-miss", stored=True) == "stream-cached; fwd=uri-miss; stored"
+    assert (
+        cache_status(fwd="bypass", detail="set-cookie")
+        == 'stream-cached; fwd=bypass; detail="set-cookie"'
+    )
+
+
+@each_reason
+def test_a_reason_fits_into_cache_status_as_it_is(reason: NotCached) -> None:
+    # A string of RFC 8941 needs no escapes without quotes and backslashes.
+    assert re.fullmatch(r"[a-z][a-z0-9-]*", reason.word)
+    assert reason.word not in {"hit", "stored", "fwd"}
+
+
+def test_every_reason_has_a_word_of_its_own() -> None:
+    # Equal values would make one an alias of the other, which iteration leaves out.
+    assert len(NotCached) == len(NotCached.__members__)
+    assert len({reason.word for reason in NotCached}) == len(NotCached)
+    assert len({reason.sentence for reason in NotCached}) == len(NotCached)
+
+
+@each_reason
+def test_a_reason_is_said_once_for_each_subject_and_never_raises(
+    reason: NotCached, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "stream_cached")
+    notices = Notices("app.report")
+    for subject in ("", "a", "a", ""):
+        notices.not_cached(reason, subject)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    for message in messages:
+        assert message.startswith("app.report: ")
+        assert reason.sentence in message
+        assert reason.mend in message
+    assert "(a)" in messages[1]
+
+
+@pytest.mark.parametrize(
+    "reason", [NotCached.METHOD, NotCached.ARGUMENT, NotCached.SELF, NotCached.SET_COOKIE]
+)
+def test_a_mistake_is_a_warning_and_an_intention_is_none(
+    reason: NotCached, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "stream_cached")
+    notices = Notices("app.report")
+    notices.not_cached(reason)
+    notices.not_cached(NotCached.SKIPPED)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.DEBUG]
+
+
+def test_the_warnings_of_methods_and_self_name_what_to_pass() -> None:
+    assert "methods=" in NotCached.METHOD.mend
+    assert "noself=True" in NotCached.SELF.mend
+    assert "vary=" in NotCached.AUTHORIZATION.mend
+
+
+def test_a_failing_store_is_said_once_until_it_works_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "stream_cached")
+    notices = Notices("app.report")
+    notices.store_works()
+    for cause in ("refused", "refused", "timed out", "timed out"):
+        notices.store_failed(OSError(cause))
+    for _ in range(2):
+        notices.store_works()
+    notices.store_failed(OSError("refused"))
+    said = [record.getMessage() for record in caplog.records]
+    assert [("fails" in text, "works" in text) for text in said] == [
+        *((True, False), (True, False), (False, True), (True, False)),
+    ]
+
+
+def test_a_bypass_carries_its_reason_and_subject() -> None:
+    error = BypassError(NotCached.METHOD, "POST")
+    assert (error.reason, error.subject, str(error)) == (
+        *(NotCached.METHOD, "POST", NotCached.METHOD.sentence),
+    )

@@ -8,6 +8,7 @@ import copy
 import math
 import os
 import re
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, ClassVar
@@ -33,6 +34,10 @@ _UNITS["gib"] = 2**30
 _EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "memcached": "memcached"}
 
 
+class _Told(float):
+    """A time-out that somebody chose, also where it is the one that aiocache gives."""
+
+
 class Binding:
     """
     A cache as it was configured, and what the engine uses of it in the running loop.
@@ -50,7 +55,7 @@ class Binding:
         loop, pid = asyncio.get_running_loop(), os.getpid()
         current = self._current
         if current is None or current[0] is not loop or current[1] != pid:
-            cache = self._clients.in_loop(loop, pid)
+            cache = self._clients.in_loop(self.cache, loop, pid)
             current = self._current = (loop, pid, cache, _store(cache))
         return current
 
@@ -75,51 +80,58 @@ class _Clients:
 
     The first loop uses the user's own cache; another one that runs at the same time gets a copy
     with a client of its own. Once its loop is closed, or in a fork, the user's cache is given a new
-    client.
+    client. A view of the cache (with another namespace, say) has the same clients.
     """
 
     _all: ClassVar[weakref.WeakKeyDictionary[Any, _Clients]] = weakref.WeakKeyDictionary()
 
-    def __init__(self, cache: Any) -> None:
-        self._cache = weakref.ref(cache)
+    def __init__(self) -> None:
+        self._fresh = True
         self._owner: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
-        self._copies: dict[asyncio.AbstractEventLoop, Any] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, Any] = {}
         self._closers: dict[asyncio.AbstractEventLoop, AsyncIterator[None]] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def of(cls, cache: Any) -> _Clients:
         """Return the clients of a cache, which all decorators over it share."""
-        if cache not in cls._all:
-            cls._all[cache] = cls(cache)
-        return cls._all[cache]
+        return cls._all.setdefault(cache, cls())
 
-    def in_loop(self, loop: asyncio.AbstractEventLoop, pid: int) -> Any:
-        """Return the cache to be used in this loop of this process."""
-        cache: Any = self._cache()
+    @classmethod
+    def share(cls, cache: Any, view: Any) -> None:
+        """Let a view of the cache have its clients."""
+        cls._all[view] = cls.of(cache)
+
+    def in_loop(self, cache: Any, loop: asyncio.AbstractEventLoop, pid: int) -> Any:
+        """Return the cache, or view of it, as it is to be used in this loop of this process."""
         make_client = _client_factory(cache)
         if make_client is None:
             return cache
-        if pid != self._pid:
-            cache.client = make_client()
-            self._owner, self._pid, self._copies, self._closers = None, pid, {}, {}
-        for closed in [other for other in self._copies if other.is_closed()]:
-            del self._copies[closed], self._closers[closed]
-        if loop in self._copies:
-            return self._copies[loop]
-        if self._owner is not None and self._owner.is_closed():
-            cache.client = make_client()
-            del self._closers[self._owner]
-            self._owner = None
-        if self._owner is None:
-            self._owner = loop
-            self._closers[loop] = _close_with_loop(cache.client)
-        if self._owner is loop:
-            return cache
-        clone = self._copies[loop] = copy.copy(cache)
-        clone.client = make_client()
-        self._closers[loop] = _close_with_loop(clone.client)
+        with self._lock:
+            client = self._client(cache, make_client, loop, pid)
+            if self._owner is loop:
+                cache.client = client
+                return cache
+        clone = copy.copy(cache)
+        clone.client = client
         return clone
+
+    def _client(
+        self, cache: Any, make: Callable[[], Any], loop: asyncio.AbstractEventLoop, pid: int
+    ) -> Any:
+        if pid != self._pid:
+            self._fresh, self._owner, self._pid = False, None, pid
+            self._by_loop, self._closers = {}, {}
+        for closed in [other for other in self._by_loop if other.is_closed()]:
+            del self._by_loop[closed], self._closers[closed]
+        if self._owner not in self._by_loop:
+            self._owner = loop
+        if loop not in self._by_loop:
+            self._by_loop[loop] = cache.client if self._fresh else make()
+            self._closers[loop] = _close_with_loop(self._by_loop[loop])
+            self._fresh = False
+        return self._by_loop[loop]
 
 
 def _close_with_loop(client: Any) -> AsyncIterator[None]:
@@ -173,7 +185,9 @@ def _backend(name: str) -> Any:
 def _store(cache: Any) -> Store:
     if isinstance(cache, MemoryCache):
         return MemoryStore(cache)
-    timeout = DEFAULT_TIMEOUT if cache.timeout == _AIOCACHE_TIMEOUT else cache.timeout or None
+    timeout = cache.timeout or None
+    if timeout == _AIOCACHE_TIMEOUT and not isinstance(timeout, _Told):
+        timeout = DEFAULT_TIMEOUT
     redis_class, memcached_class = _backend("RedisCache"), _backend("MemcachedCache")
     if redis_class is not None and isinstance(cache, redis_class.__mro__[1]):
         return RedisStore(cache, timeout)
@@ -234,7 +248,7 @@ def resolve_cache(
     }
     if isinstance(cache, type) and issubclass(cache, BaseCache):
         try:
-            return cache(**overrides, **options)
+            return _mark(cache(**overrides, **options), options)
         except (TypeError, ValueError) as exc:
             raise ConfigurationError(f"{cache.__name__} refuses its options: {exc}") from exc
     if options:
@@ -256,11 +270,19 @@ def resolve_cache(
     )
 
 
+def _mark(cache: Any, options: Mapping[str, Any]) -> Any:
+    """Remember that a cache's time-out was among its options."""
+    if "timeout" in options and cache.timeout is not None:
+        cache.timeout = _Told(cache.timeout)
+    return cache
+
+
 def _with(cache: Any, overrides: Mapping[str, Any]) -> Any:
     """Return a view of the cache with other settings, over the same client or memory."""
     if not overrides:
         return cache
     view = copy.copy(cache)
+    _Clients.share(cache, view)
     for name, value in overrides.items():
         setattr(view, name, value)
     return view
@@ -300,7 +322,7 @@ def _make(url: str) -> Any:
         )
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     try:
-        return makers[parts.scheme](parts, query)
+        return _mark(makers[parts.scheme](parts, query), query)
     except (ValueError, KeyError) as exc:
         reason = exc.args[0] if exc.args else exc
         raise ConfigurationError(f"cache URL {_without_secrets(url)!r}: {reason}") from None

@@ -52,6 +52,12 @@ class Endpoint:
             if parameter.kind
             in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         ]
+        self._keywords = frozenset(
+            parameter.name
+            for parameter in declared.parameters.values()
+            if parameter.kind
+            in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        )
         self._hides_request = not any(
             _may_be(annotation, HTTPConnection)
             for annotation in map(_annotation, declared.parameters.values())
@@ -89,7 +95,10 @@ class Endpoint:
         Raises:
             BypassError: One has no canonical form.
         """
-        named = {**dict(zip(self._positional, args, strict=False)), **kwargs}
+        named = dict(zip(self._positional, args, strict=False))
+        for name, value in kwargs.items():
+            # What goes into **kwargs may be called as a positional-only parameter is.
+            named[name if name in self._keywords else f"**{name}"] = value
         for index, value in enumerate(args[len(self._positional) :]):
             named[f"*{index}"] = value
         if self._noself and args:

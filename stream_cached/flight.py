@@ -124,7 +124,7 @@ class Flight:
         self._made = 0
         self._fastest = 0
         self._first = True
-        self._next_store_turn = 0
+        self._store_turn_at = 0
         self._gave_way = time.monotonic()
         self._readers: set[Reader] = set()
         self._producer: asyncio.Task[None] | None = None
@@ -169,8 +169,9 @@ class Flight:
         self._first = False
         await self._give_way()
         if self._recorder is not None and self._owes_store_turn():
-            self._next_store_turn = self._made + self._max_ahead
-            await self._recorder.catch_up(STORE_TURN)
+            turns = (self._made - self._store_turn_at) / self._max_ahead
+            self._store_turn_at = self._made
+            await self._recorder.catch_up(STORE_TURN * turns)
         while not self._has_room() and self._aborting is None:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
@@ -183,7 +184,7 @@ class Flight:
         return (
             self._recorder is not None
             and self._recorder.is_behind
-            and self._made >= self._next_store_turn
+            and self._made - self._store_turn_at >= self._max_ahead
         )
 
     async def _give_way(self) -> None:

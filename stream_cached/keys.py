@@ -60,6 +60,9 @@ def canonical(value: object, depth: int = 0) -> Any:
     if depth > _MAX_DEPTH:
         raise NoCanonicalFormError("nested too deeply")
     deeper = depth + 1
+    if isinstance(value, _CONTENT) and getattr(value, "__dict__", None):
+        # A subclass with state of its own: its content is not all that there is.
+        raise NoCanonicalFormError(_name(value))
     match value:
         case None:
             return None
@@ -103,7 +106,9 @@ def _canonical_object(value: object, depth: int) -> Any:
     cls = type(value)
     if dataclasses.is_dataclass(cls):
         fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(cls)}
-        return ["dataclass", _name(value), _pairs(fields, depth)]
+        # Also what was set on it later, which an endpoint sees as well.
+        state = {**getattr(value, "__dict__", {}), **fields}
+        return ["dataclass", _name(value), _pairs(state, depth)]
     if hasattr(cls, "__pydantic_fields__"):
         # Which fields were set shows in what `exclude_unset` leaves out.
         parts = (
@@ -123,6 +128,23 @@ def _canonical_object(value: object, depth: int) -> Any:
             return [tag, _name(value), _plain(base(value))]
     raise NoCanonicalFormError(_name(value))
 
+
+#: Types whose values are their content, unless a subclass adds to it.
+_CONTENT = (
+    bytearray,
+    complex,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    decimal.Decimal,
+    dict,
+    frozenset,
+    list,
+    pathlib.PurePath,
+    set,
+    tuple,
+    uuid.UUID,
+)
 
 _PLAIN: Mapping[type, str] = {bool: "b", int: "i", float: "f", str: "s", bytes: "y"}
 

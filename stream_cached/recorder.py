@@ -14,7 +14,14 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from stream_cached.entry import PREFIX_SIZE, Entry, Segment, checksum, encode_record, encode_segment
+from stream_cached.entry import (
+    PREFIX_SIZE,
+    Entry,
+    Segment,
+    encode_record,
+    encode_segment,
+    read_prefix,
+)
 from stream_cached.exceptions import StoreError
 from stream_cached.keys import segment_key
 from stream_cached.policy import NotCached, content_length
@@ -173,7 +180,7 @@ class Recorder:
         index = len(self._segments)
         key = segment_key(self._resource.key, self._entry.generation, index)
         value = encode_segment(segment, self._entry.generation, index)
-        self._segments.append((len(payload), checksum(payload)))
+        self._segments.append((len(payload), read_prefix(value).body_checksum))
         self._pieces, self._lengths, self._filled = [], [], 0
         self._queue.append((key, value))
         self._pending += len(value)

@@ -332,6 +332,9 @@ class Resource:
         if value and not is_ours(value):
             return
         current, key = await self._sound(self.key, value), self.key
+        if isinstance(current, Entry):
+            # Another run was stored meanwhile.
+            return
         if isinstance(current, Index) and self._select is not None:
             key = variant_key(self.key, current.generation, self._select(current.names))
         await self._put(key, Marker(key=b"", versions={}, detail=reason.word))

@@ -166,7 +166,7 @@ def test_a_hit_whose_segments_vanish_breaks_visibly(
     serve: Serve, redis_server: RedisServer, redis_url: str, replay: str, http: str
 ) -> None:
     runs = Runs(10, 2_000_000)
-    port = serve(runs.app(redis_url, replay=replay), http=http).port  # type: ignore[arg-type]
+    port = serve(runs.app(redis_url, replay=replay, max_pending="64MiB"), http=http).port  # type: ignore[arg-type]
     keys = Keyspace(redis_server.port)
     fetch(port)
     with RawClient(port, receive_buffer=1 << 16) as client:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_cached.entry import (
@@ -191,6 +191,7 @@ def head_of(data: bytes) -> Any:
 # -- round trips
 
 
+@settings(deadline=None)
 @given(records)
 def test_a_record_comes_back_as_it_was(record: Record) -> None:
     data = encode_record(record)
@@ -199,6 +200,7 @@ def test_a_record_comes_back_as_it_was(record: Record) -> None:
     assert read_prefix(data).generation == record.generation
 
 
+@settings(deadline=None)
 @given(segments(), generations, st.integers(0, 2**32 - 1))
 def test_a_segment_comes_back_as_it_was(segment: Segment, generation: bytes, index: int) -> None:
     data = encode_segment(segment, generation, index)
@@ -208,6 +210,7 @@ def test_a_segment_comes_back_as_it_was(segment: Segment, generation: bytes, ind
     assert (prefix.state, prefix.revision) == (State.SEGMENT, index)
 
 
+@settings(deadline=None)
 @given(records)
 def test_encoding_what_was_decoded_gives_the_same_bytes(record: Record) -> None:
     data = encode_record(record)
@@ -303,6 +306,7 @@ def test_two_spliced_at_any_place_are_unsound(first: str, second: str) -> None:
             assert_unsound(spliced)
 
 
+@settings(deadline=None)
 @given(st.data(), records, records)
 def test_two_records_spliced_are_one_of_them_or_unsound(
     data: st.DataObject, first: Record, second: Record
@@ -334,21 +338,25 @@ def test_the_parts_of_two_runs_of_equal_lengths_do_not_fit() -> None:
         assert_unsound(mixed)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_unsound(data: bytes) -> None:
     assert_unsound(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_behind_the_magic_are_unsound(data: bytes) -> None:
     assert_unsound(MAGIC + data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_behind_the_magic_and_the_version_are_unsound(data: bytes) -> None:
     assert_unsound(MAGIC + bytes([FORMAT_VERSION]) + data)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(State), st.binary(max_size=100), st.binary(max_size=50))
 def test_an_arbitrary_head_with_right_checksums_is_unsound(
     state: State, packed: bytes, body: bytes
@@ -371,12 +379,14 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from([State.ENTRY, State.INDEX, State.UNSTORABLE]), plain, st.binary(max_size=9))
 def test_any_structure_for_a_head_is_unsound(state: State, head: object, body: bytes) -> None:
     assert_unsound(pack(state, head, body))
 
 
 @pytest.mark.parametrize("name", RECORDS)
+@settings(deadline=None)
 @given(st.data())
 def test_any_value_in_place_of_a_field_is_unsound_or_sound_as_a_whole(
     name: str, data: st.DataObject
@@ -397,6 +407,7 @@ def test_any_value_in_place_of_a_field_is_unsound_or_sound_as_a_whole(
     assert_unsound(pack(prefix.state, head, body))
 
 
+@settings(deadline=None)
 @given(plain, st.binary(max_size=9))
 def test_any_structure_for_a_table_of_chunks_is_unsound_or_fits(head: object, body: bytes) -> None:
     try:
@@ -555,6 +566,7 @@ def test_a_segment_of_another_generation_is_unsound() -> None:
         decode_segment(data, OTHER_GENERATION, 7)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_segment_of_another_index_is_unsound(index: int) -> None:
     data = encode_segment(SEGMENT, GENERATION, index)
@@ -637,11 +649,13 @@ def test_other_bytes_do_not_claim_to_be_ours(data: bytes) -> None:
     assert not is_ours(data)
 
 
+@settings(deadline=None)
 @given(plain)
 def test_nothing_that_msgpack_writes_claims_to_be_ours(value: object) -> None:
     assert not is_ours(msgpack.packb(value))
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_no_text_claims_to_be_ours(text: str) -> None:
     assert not is_ours(text.encode("utf-8", "surrogatepass"))
@@ -650,6 +664,7 @@ def test_no_text_claims_to_be_ours(text: str) -> None:
 # -- digests
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_two_keys_have_two_digests(one: str, two: str) -> None:
     assert (key_digest(one) == key_digest(two)) == (one == two)

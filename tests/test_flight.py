@@ -29,6 +29,10 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
+async def everything(reader: AsyncIterator[bytes]) -> list[bytes]:
+    return [chunk async for chunk in reader]
+
+
 async def three() -> AsyncIterator[bytes]:
     for chunk in (b"a", b"", b"c"):
         yield chunk
@@ -37,7 +41,7 @@ async def three() -> AsyncIterator[bytes]:
 def test_a_reader_gets_every_chunk_and_then_the_end() -> None:
     async def test() -> None:
         flight = flight_over(three)
-        assert [chunk async for chunk in flight.read()] == [b"a", b"", b"c"]
+        assert await everything(flight.read()) == [b"a", b"", b"c"]
         await flight.over()
         assert flight.end == Complete()
 
@@ -48,11 +52,7 @@ def test_every_reader_gets_the_same_chunks_whoever_pulls() -> None:
     async def test() -> None:
         flight = flight_over(three)
         readers = [flight.read() for _ in range(3)]
-
-        async def read(index: int) -> list[bytes]:
-            return [chunk async for chunk in readers[index]]
-
-        assert await asyncio.gather(*map(read, range(3))) == [[b"a", b"", b"c"]] * 3
+        assert await asyncio.gather(*map(everything, readers)) == [[b"a", b"", b"c"]] * 3
 
     run(test)
 
@@ -130,8 +130,7 @@ def test_an_app_that_ends_its_body_when_cancelled_is_aborted_all_the_same() -> N
         assert await anext(reader) == b"a"
         flight.abort("the test says so")
         with pytest.raises(BrokenStreamError):
-            while not await anext(reader):
-                pass
+            await everything(reader)
 
     run(test)
 
@@ -152,7 +151,7 @@ def test_the_source_waits_for_its_fastest_reader() -> None:
         for _ in range(200):
             await asyncio.sleep(0)
         assert made <= 12
-        assert len([chunk async for chunk in reader]) == 99
+        assert len(await everything(reader)) == 99
 
     run(test)
 

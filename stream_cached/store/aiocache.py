@@ -23,6 +23,9 @@ from stream_cached.store import as_bytes
 #: memcached takes a larger number for a date (seconds since the epoch).
 _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
 
+#: The last date that memcached takes.
+_MEMCACHED_LAST = 2**31 - 1
+
 T = TypeVar("T")
 
 
@@ -181,7 +184,10 @@ class MemcachedStore(AiocacheStore):
 
     def __init__(self, cache: BaseCache, timeout: float | None) -> None:
         super().__init__(cache, timeout)
-        self.cache.client._execute_simple_command = _simple_command
+        client = self.cache.client
+        client._execute_simple_command = _simple_command
+        if not isinstance(client._pool, _Pool):
+            client._pool = _Pool(client._pool, self.cache.pool_size)
 
     def native_key(self, key: str) -> bytes:
         try:
@@ -200,7 +206,9 @@ class MemcachedStore(AiocacheStore):
         if ttl is None:
             return 0
         seconds = max(1, math.ceil(ttl))
-        return seconds if seconds <= _MEMCACHED_RELATIVE else math.ceil(time.time()) + seconds
+        if seconds > _MEMCACHED_RELATIVE:
+            seconds += math.ceil(time.time())
+        return min(seconds, _MEMCACHED_LAST)
 
     async def _run(self, name: str, operation: Awaitable[T]) -> T:
         return await super()._run(name, self._in_step(operation))
@@ -258,6 +266,33 @@ class MemcachedStore(AiocacheStore):
 
     async def ping(self) -> None:
         await self._run("ping", self.cache.client.version())
+
+
+class _Pool:
+    """aiomcache's pool, entered by no more calls at once than it has connections.
+
+    One that waits inside for a connection is never woken where all of them are closed instead of
+    given back.
+    """
+
+    def __init__(self, pool: Any, size: int) -> None:
+        self._pool = pool
+        self._turns = asyncio.Semaphore(size)
+
+    async def acquire(self) -> Any:
+        await self._turns.acquire()
+        try:
+            return await self._pool.acquire()
+        except BaseException:
+            self._turns.release()
+            raise
+
+    def release(self, connection: Any) -> None:
+        self._pool.release(connection)
+        self._turns.release()
+
+    async def clear(self) -> None:
+        await self._pool.clear()
 
 
 async def _simple_command(connection: Any, command: bytes) -> bytes:

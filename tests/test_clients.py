@@ -1,0 +1,141 @@
+"""Decorators over one cache, with settings of their own or not, share a client in each loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import aiocache
+import pytest
+from aiocache.serializers import PickleSerializer
+
+from stream_cached.config import DEFAULT_TIMEOUT, Binding, resolve_cache
+from stream_cached.store.aiocache import AiocacheStore
+from tests.process import HOST
+from tests.servers import MemcachedServer, RedisServer
+
+View = Callable[..., Binding]
+
+
+@pytest.fixture(params=["redis-url", "memcached-url", "redis-instance", "memcached-instance"])
+def view(request: pytest.FixtureRequest, namespace: str) -> View:
+    """Makes bindings over one cache: `view(namespace=..., serializer=...)`."""
+    kind, _, how = request.param.partition("-")
+    url: str = request.getfixturevalue(f"{kind}_url")
+    server: RedisServer | MemcachedServer = request.getfixturevalue(f"{kind}_server")
+    cache: object = f"{url}?timeout=2&namespace={namespace}"
+    if how == "instance":
+        cls = aiocache.RedisCache if kind == "redis" else aiocache.MemcachedCache
+        cache = cls(endpoint=HOST, port=server.port, timeout=2)
+    return lambda **settings: Binding(resolve_cache(cache, options={}, **settings))
+
+
+async def works(binding: Binding, value: bytes = b"value") -> None:
+    await binding.store.set_many([("key", value)], 60)
+    assert await binding.store.get_many(["key"]) == [value]
+
+
+def in_thread(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run it in another thread, in a loop of its own, while the loop of this thread waits."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(coroutine)
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert failures == []
+
+
+def test_settings_of_a_decorator_need_no_client_of_their_own_in_any_loop(view: View) -> None:
+    plain = view()
+    views = [view(namespace="one"), view(serializer=PickleSerializer()), view(plugins=[])]
+
+    async def clients() -> set[int]:
+        for binding in (plain, *views):
+            await works(binding)
+        return {id(binding.loop_cache.client) for binding in (plain, *views)}
+
+    for _ in range(3):
+        assert len(asyncio.run(clients())) == 1
+
+
+def test_views_of_one_cache_work_one_after_another_in_new_loops(view: View) -> None:
+    views = [view(namespace="one"), view(), view(namespace="two")]
+    for _ in range(2):
+        for binding in views:
+            asyncio.run(works(binding))
+
+
+@pytest.mark.parametrize("first", ["plain", "with settings"])
+def test_views_of_one_cache_work_in_two_loops_at_once(view: View, first: str) -> None:
+    views = [view(), view(namespace="other")]
+    one, other = views if first == "plain" else reversed(views)
+
+    async def both() -> None:
+        await works(one, b"one")
+        # The loop of this thread lives on, and so do its connections.
+        in_thread(works(other, b"other"))
+        in_thread(works(one, b"one"))
+        await works(one, b"one")
+        await works(other, b"other")
+
+    asyncio.run(both())
+    asyncio.run(both())
+
+
+def test_views_of_one_cache_keep_their_namespaces_in_every_loop(view: View) -> None:
+    one, other = view(namespace="one"), view(namespace="other")
+
+    async def apart() -> None:
+        await works(one, b"one")
+        await works(other, b"other")
+        assert await one.store.get_many(["key"]) == [b"one"]
+
+    async def both() -> None:
+        await apart()
+        in_thread(apart())
+
+    asyncio.run(both())
+    asyncio.run(apart())
+
+
+def timeout_of(binding: Binding) -> float | None:
+    async def timeout() -> float | None:
+        assert isinstance(binding.store, AiocacheStore)
+        return binding.store.timeout
+
+    return asyncio.run(timeout())
+
+
+@pytest.mark.parametrize("scheme", ["redis", "memcached"])
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("", DEFAULT_TIMEOUT), ("?timeout=0.25", 0.25), ("?timeout=5", 5.0), ("?timeout=0", None)],
+)
+def test_the_time_out_is_what_the_url_says(scheme: str, query: str, expected: float | None) -> None:
+    for settings in ({}, {"namespace": "other"}):
+        cache = resolve_cache(f"{scheme}://{HOST}:1/{query}", options={}, **settings)
+        assert timeout_of(Binding(cache)) == expected
+
+
+@pytest.mark.parametrize("name", ["RedisCache", "MemcachedCache", "SimpleMemoryCache"])
+def test_the_time_out_is_what_the_keyword_says(name: str) -> None:
+    cache_class = getattr(aiocache, name)
+    for told, expected in ((5, 5.0), (5.0, 5.0), (0.25, 0.25), (0, None), (None, None)):
+        assert (
+            timeout_of(Binding(resolve_cache(cache_class, options={"timeout": told}))) == expected
+        )
+    assert timeout_of(Binding(resolve_cache(cache_class, options={}))) == DEFAULT_TIMEOUT
+
+
+def test_an_instance_with_the_time_out_that_aiocache_gives_has_ours() -> None:
+    assert timeout_of(Binding(aiocache.SimpleMemoryCache())) == DEFAULT_TIMEOUT
+    assert timeout_of(Binding(aiocache.SimpleMemoryCache(timeout=4))) == 4

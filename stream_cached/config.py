@@ -19,8 +19,10 @@ from aiocache.base import BaseCache
 
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.store import Store
-from stream_cached.store.aiocache import AiocacheStore, MemcachedStore, RedisStore
+from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.memcached import MemcachedStore
 from stream_cached.store.memory import MemoryCache, MemoryStore
+from stream_cached.store.redis import RedisStore
 
 #: Seconds that one operation of a store may take, unless the cache or its URL says otherwise.
 DEFAULT_TIMEOUT = 0.5
@@ -347,6 +349,18 @@ def _lifetime(text: str) -> float:
     return value
 
 
+def _index(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("write a whole number, 0 or more")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ValueError("write a positive whole number")
+    return int(text)
+
+
 def _truth(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "on": True, "": True}
     known |= {"0": False, "false": False, "no": False, "off": False}
@@ -372,13 +386,13 @@ _Options = Mapping[str, Callable[[str], Any]]
 
 _COMMON: _Options = {"namespace": str, "timeout": _number, "ttl": _lifetime}
 _MEMORY: _Options = {**_COMMON, "max_bytes": parse_size}
-_MEMCACHED: _Options = {**_COMMON, "pool_size": int}
+_MEMCACHED: _Options = {**_COMMON, "pool_size": _count}
 _REDIS: _Options = {
     **_COMMON,
-    "db": int,
+    "db": _index,
     "username": str,
     "password": str,
-    "pool_max_size": int,
+    "pool_max_size": _count,
     "create_connection_timeout": _number,
     "ssl": _truth,
     "ssl_ca_certs": str,
@@ -410,6 +424,8 @@ def _make_memory(parts: SplitResult, query: Mapping[str, str]) -> Any:
 
 def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
     cache_class = _installed("MemcachedCache", parts.scheme)
+    if "@" in parts.netloc or parts.path.strip("/"):
+        raise ValueError("memcached has no user and no password here, and no database")
     return cache_class(
         endpoint=parts.hostname or "127.0.0.1",
         port=parts.port or 11211,
@@ -433,7 +449,13 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     if parts.password:
         options["password"] = unquote(parts.password)
     options["ssl"] = parts.scheme == "rediss" or options.get("ssl", False)
+    if not options["ssl"] and any(name.startswith("ssl_") for name in connection):
+        raise ValueError("its TLS options do nothing without TLS: write rediss:// for redis://")
     if parts.scheme == "unix":
+        if options["ssl"]:
+            raise ValueError("there is no TLS over a socket in the file system")
+        if not parts.path:
+            raise ValueError("write the path of its socket, unix:///run/redis.sock")
         connection |= {"connection_class": UnixDomainSocketConnection, "path": parts.path}
     else:
         path = parts.path.strip("/")

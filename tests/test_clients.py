@@ -12,6 +12,7 @@ import pytest
 from aiocache.serializers import PickleSerializer
 
 from stream_cached.config import DEFAULT_TIMEOUT, Binding, resolve_cache
+from stream_cached.exceptions import ConfigurationError
 from stream_cached.store.aiocache import AiocacheStore
 from tests.process import HOST
 from tests.servers import MemcachedServer, RedisServer
@@ -124,6 +125,32 @@ def test_the_time_out_is_what_the_url_says(scheme: str, query: str, expected: fl
     for settings in ({}, {"namespace": "other"}):
         cache = resolve_cache(f"{scheme}://{HOST}:1/{query}", options={}, **settings)
         assert timeout_of(Binding(cache)) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("redis://h?ssl_ca_certs=/ca.pem", "rediss://"),
+        ("redis://h?ssl=false&ssl_check_hostname=false", "rediss://"),
+        ("unix:///run/redis.sock?ssl=true", "no TLS"),
+        ("unix://", "unix:///"),
+        ("redis://h?pool_max_size=0", "pool_max_size=0: .* positive"),
+        ("redis://h?db=-1", "db=-1: .* 0 or more"),
+        ("memcached://h?pool_size=0", "pool_size=0: .* positive"),
+        ("memcached://h?pool_size=-2", "pool_size=-2: .* positive"),
+        ("memcached://user:secret@h", "no user"),
+        ("memcached://h/3", "no database"),
+    ],
+)
+def test_a_url_whose_parts_do_not_go_together_is_refused(url: str, mend: str) -> None:
+    with pytest.raises(ConfigurationError, match=mend) as refused:
+        resolve_cache(url, options={})
+    assert "secret" not in str(refused.value)
+
+
+def test_a_slash_behind_the_host_is_no_path() -> None:
+    assert resolve_cache("memcached://h/", options={}).endpoint == "h"
+    assert resolve_cache("redis://h/", options={}).db == 0
 
 
 @pytest.mark.parametrize("name", ["RedisCache", "MemcachedCache", "SimpleMemoryCache"])

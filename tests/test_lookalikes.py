@@ -59,7 +59,7 @@ class Span(datetime.timedelta):
 
 class Id(uuid.UUID):
     __slots__ = ("__dict__",)
-    __setattr__ = object.__setattr__
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
 
 
 class Amount(decimal.Decimal):

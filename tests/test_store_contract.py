@@ -18,8 +18,10 @@ from aiocache.base import BaseCache
 
 from stream_cached.exceptions import StoreError
 from stream_cached.store import FOREIGN, Store
-from stream_cached.store.aiocache import AiocacheStore, MemcachedStore, RedisStore
+from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.memcached import MemcachedStore
 from stream_cached.store.memory import MemoryCache, MemoryStore
+from stream_cached.store.redis import RedisStore
 from tests.gates import wait_until
 from tests.process import HOST, ROOT, ServerProcess
 from tests.proxy import DelayProxy

@@ -1,0 +1,62 @@
+"""The store over aiocache's Redis backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from stream_cached.store.aiocache import AiocacheStore
+
+
+class RedisStore(AiocacheStore):
+    """Over aiocache's Redis backend: many keys in one round trip, ttls in milliseconds."""
+
+    def native_key(self, key: str) -> Any:
+        native = super().native_key(key)
+        return native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
+
+    def native_ttl(self, ttl: float | None) -> int | None:
+        return None if ttl is None else max(1, math.ceil(ttl * 1000))
+
+    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+        px = self.native_ttl(ttl)
+        pipeline = self.cache.client.pipeline(transaction=False)
+        for key, value in items:
+            pipeline.set(self.native_key(key), value, px=px)
+        await self._run("set", pipeline.execute())
+
+    async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
+        operation = self.cache.client.set(
+            self.native_key(key), value, px=self.native_ttl(ttl), nx=True
+        )
+        return bool(await self._run("add", operation))
+
+    async def compare_and_set(
+        self, key: str, expected: bytes, value: bytes, ttl: float | None
+    ) -> bool:
+        expiry = () if ttl is None else ("PX", self.native_ttl(ttl))
+        operation = self.cache.client.eval(
+            self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry
+        )
+        return bool(await self._run("compare and set", operation))
+
+    async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
+        px = self.native_ttl(ttl)
+        pipeline = self.cache.client.pipeline(transaction=False)
+        for key in keys:
+            if px is None:
+                # PERSIST answers 0 for a key that has no ttl, too.
+                pipeline.persist(self.native_key(key))
+                pipeline.exists(self.native_key(key))
+            else:
+                pipeline.pexpire(self.native_key(key), px)
+        found = await self._run("touch", pipeline.execute())
+        return sum(map(bool, found[1::2] if px is None else found))
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        if keys:
+            await self._run("delete", self.cache.client.delete(*map(self.native_key, keys)))
+
+    async def ping(self) -> None:
+        await self._run("ping", self.cache.client.ping())

@@ -16,7 +16,7 @@ from aiocache.base import SENTINEL
 from starlette.responses import Response
 
 from stream_cached.config import Binding, resolve_alias, resolve_cache
-from stream_cached.endpoint import Endpoint
+from stream_cached.endpoint import Endpoint, closure_digest, response_heads
 from stream_cached.engine import Engine, Run, new_id
 from stream_cached.exceptions import ConfigurationError, StoreError
 from stream_cached.incoming import DisconnectShield, Incoming
@@ -25,8 +25,9 @@ from stream_cached.notices import Notices
 from stream_cached.policy import DEFAULT_STATUSES, BypassError, NotCached
 from stream_cached.recorder import VALUE_SIZE
 from stream_cached.resource import Foreign, Miss, Resource, Unstorable, renew_version
-from stream_cached.rules import checked_ttl, make_rules, require
+from stream_cached.rules import checked_ttl, make_rules, require, require_function
 from stream_cached.store.aiocache import switched_off
+from stream_cached.tasks import spawn
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -78,6 +79,10 @@ class _Call:
 
 
 _call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
+
+
+#: By the name of a decorated function, what it was made over.
+_closures: dict[str, str] = {}
 
 
 class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
@@ -163,14 +168,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             **kwargs,
         )
         require(key is None or isinstance(key, str | Enum), f"key={key!r} is no str")
-        require(
-            key_builder is None or callable(key_builder),
-            f"key_builder={key_builder!r} can't be called: pass a function",
-        )
-        require(
-            callable(skip_cache_func),
-            f"skip_cache_func={skip_cache_func!r} can't be called: pass a function",
-        )
+        if key_builder is not None:
+            require_function("key_builder", key_builder)
+        require_function("skip_cache_func", skip_cache_func)
         self._rules = make_rules(
             vary=vary,
             methods=methods,
@@ -183,7 +183,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             finish_timeout=finish_timeout,
             replay=replay,
         )
-        self._functions: dict[Callable[..., Any], _Function] = {}
+        # By identity: a callable instance need not be hashable.
+        self._functions: dict[int, _Function] = {}
         self._binding: Binding | None = None
 
     @overload
@@ -207,8 +208,13 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             rules=self._rules,
             notices=notices,
         )
-        self._functions[f] = _Function(endpoint, engine, notices, version)
+        self._functions[id(f)] = _Function(endpoint, engine, notices, version)
         self._notices = notices
+        if _closures.setdefault(endpoint.name, closure := closure_digest(f)) != closure:
+            notices.warn(
+                "it is decorated once more, over other values, by a factory perhaps: the two share "
+                "entries where host, path, query and arguments agree; pass namespace= to part them"
+            )
         self._bind_early(notices)
 
         @functools.wraps(f)
@@ -277,27 +283,27 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         **kwargs: Any,
     ) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
-        function = self._functions[f]
+        function = self._functions[id(f)]
         engine = function.engine
         request, kwargs = function.endpoint.take_request(args, kwargs)
         run = functools.partial(function.endpoint.run, args, kwargs)
         try:
             if switched_off():
                 raise BypassError(NotCached.SWITCHED_OFF)
-            incoming = engine.incoming(request)
+            incoming = engine.incoming(request, keyed=self._keys_by_request())
             key = await self._key(f, function, incoming, args, kwargs)
             resource = engine.resource(self._bound().store, key, incoming, self._ttl())
             found = await self._find(function, resource, cache_read)
             is_head = incoming is not None and incoming.is_head
             records = cache_write and isinstance(found, Miss) and not is_head
+            function.notices.store_works("reading")
             if records:
                 await resource.begin()
         except BypassError as exc:
             return engine.pass_on(await run(), exc.reason, exc.subject)
         except StoreError as exc:
-            function.notices.store_failed(exc)
+            function.notices.store_failed(exc, "reading")
             return engine.pass_on(await run(), NotCached.STORE)
-        function.notices.store_works()
         if isinstance(found, Unstorable):
             return engine.bypass(await run(), found.detail)
         if not isinstance(found, Miss):
@@ -305,7 +311,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         fwd = _forwarded(found, cache_read)
         if not records:
             return engine.unrecorded(await run(), fwd)
-        with incoming.shielded() if incoming else nullcontext(DisconnectShield()) as shield:
+        nothing = nullcontext(DisconnectShield())
+        with incoming.shielded(next(iter(args), None)) if incoming else nothing as shield:
+            head = response_heads(args, kwargs)
             result = await run()
             if self.skip_cache_func(result):
                 return engine.pass_on(result, NotCached.SKIPPED)
@@ -315,14 +323,20 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 recording = Run(
                     resource=resource,
                     incoming=incoming,
-                    keyed=self._keys_by_request(incoming),
+                    keyed=incoming is not None and self._keys_by_request(),
                     fwd=fwd,
                     wait=aiocache_wait_for_write,
                     shield=shield,
                     on_stored=functools.partial(self._after_set, function, key),
                 )
                 return await engine.record(result, recording)
-        await self._store_value(function, key, result, wait=aiocache_wait_for_write)
+        if response_heads(args, kwargs) != head:
+            return engine.pass_on(result, NotCached.RESPONSE)
+        write = self._store_value(function, resource, result)
+        if aiocache_wait_for_write:
+            await write
+        else:
+            spawn(write)
         return result
 
     async def _find(self, function: _Function, resource: Resource, read: bool) -> Any:
@@ -335,11 +349,19 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if isinstance(found, Foreign):
             value = await self.get_from_cache(resource.key)
             return Miss() if value is None else value
+        if isinstance(found, Miss) and self._has_own_values:
+            value = await self.get_from_cache(resource.key)
+            found = found if value is None else value
         ret = found if isinstance(found, Response) else None
         await self._hooks(function, "get", resource.key, took=time.monotonic() - started, ret=ret)
         return found
 
     # -- the key ----------------------------------------------------------------------------
+
+    @property
+    def _has_own_values(self) -> bool:
+        """Whether a subclass keeps plain values elsewhere, too."""
+        return type(self).get_from_cache is not stream_cached.get_from_cache
 
     async def _key(
         self,
@@ -350,7 +372,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         kwargs: dict[str, Any],
     ) -> str:
         body = None
-        if incoming is not None and self._keys_by_request(incoming):
+        if incoming is not None and not self.key and not self.key_builder:
             body = await incoming.body_digest()
         token = _call.set(_Call(function, incoming, body))
         try:
@@ -365,13 +387,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             )
         return key
 
-    def _keys_by_request(self, incoming: Incoming | None) -> bool:
-        return (
-            incoming is not None
-            and not self.key
-            and not self.key_builder
-            and type(self).get_cache_key is stream_cached.get_cache_key
-        )
+    def _keys_by_request(self) -> bool:
+        """Whether a request's key is the one that is built here, of all that it has to hold."""
+        overridden = type(self).get_cache_key is not stream_cached.get_cache_key
+        return not (self.key or self.key_builder or overridden)
 
     def get_cache_key(
         self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -394,6 +413,16 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         arguments = call.function.endpoint.arguments(args, kwargs)
         return call.incoming.key(call.function.endpoint.name, call.body, arguments)
 
+    def _key_from_args(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        if hasattr(func, "__name__"):
+            return cast(str, super()._key_from_args(func, args, kwargs))
+        # A partial, or an instance that can be called: aiocache has no key for those.
+        endpoint = self._functions[id(func)].endpoint
+        bound = endpoint.bound or ""
+        return f"{endpoint.name}{bound}{args[1:] if self.noself else args}{sorted(kwargs.items())}"
+
     # -- plain values -----------------------------------------------------------------------
 
     async def get_from_cache(self, key: str) -> Any:
@@ -414,15 +443,19 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         except Exception as exc:
             self._notices.warn(f"a plain value could not be stored: {type(exc).__name__}")
 
-    async def _store_value(self, function: _Function, key: str, value: Any, *, wait: bool) -> None:
-        if wait:
-            await self.set_in_cache(key, value)
-        else:
-            function.engine.in_background(self.set_in_cache(key, value))
+    async def _store_value(self, function: _Function, resource: Resource, value: Any) -> None:
+        try:
+            overtaken = not await resource.is_current()
+        except StoreError as exc:
+            function.notices.store_failed(exc, "writing")
+            return
+        if not overtaken:
+            await self.set_in_cache(resource.key, value)
 
     # -- plugins ----------------------------------------------------------------------------
 
     async def _after_set(self, function: _Function, key: str) -> None:
+        function.notices.store_works("writing")
         await self._hooks(function, "set", key, b"", took=0.0, ret=True)
 
     async def _hooks(
@@ -437,14 +470,14 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 await getattr(plugin, f"post_{command}")(cache, *args, took=took, ret=ret)
         # The user's code: it watches the cache, and must not fail it.
         except Exception as exc:
-            function.notices.warn(f"a plugin raised {exc!r}")
+            function.notices.warn(f"a plugin raised {type(exc).__name__}")
 
     # -- invalidation -----------------------------------------------------------------------
 
     async def _invalidate(self, f: Callable[..., Any], key: str | None) -> None:
         if switched_off():
             return
-        function = self._functions[f]
+        function = self._functions[id(f)]
         store, ttl = self._bound().store, self._ttl()
         if key is None:
             lifetimes = function.engine.lifetimes(ttl)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -17,13 +18,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from stream_cached.exceptions import ConfigurationError
-from stream_cached.keys import NoCanonicalFormError, canonical
+from stream_cached.keys import NoCanonicalFormError, canonical, digest
 from stream_cached.policy import BypassError, NotCached
 
 HIDDEN = "_stream_cached_request"
 
 #: What an endpoint is given to work with, rather than to answer about.
-_PLUMBING = (HTTPConnection, Response, BackgroundTask, HTTPEndpoint)
+_PLUMBING = (HTTPConnection, Response, BackgroundTask)
 
 
 class Endpoint:
@@ -58,6 +59,7 @@ class Endpoint:
             if parameter.kind
             in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         )
+        self.bound = _bound(function)
         self._hides_request = not any(
             _may_be(annotation, HTTPConnection)
             for annotation in map(_annotation, declared.parameters.values())
@@ -103,8 +105,12 @@ class Endpoint:
             named[f"*{index}"] = value
         if self._noself and args:
             named.pop(self._positional[0] if self._positional else "*0", None)
-        forms = {}
+        forms: dict[str, Any] = {"": self.bound} if self.bound else {}
         for name, value in named.items():
+            if isinstance(value, HTTPEndpoint):
+                # A method may be inherited by several.
+                forms[name] = f"{type(value).__module__}.{type(value).__qualname__}"
+                continue
             if isinstance(value, _PLUMBING):
                 continue
             try:
@@ -120,6 +126,37 @@ class Endpoint:
         if self._positional[:1] == [name] and name in ("self", "cls"):
             return BypassError(NotCached.SELF, f"{name}: {exc}")
         return BypassError(NotCached.ARGUMENT, f"{name}: {exc}")
+
+
+def _bound(function: Any) -> dict[str, Any]:
+    """Return, in canonical form, what partials pass to a function in each of its calls."""
+    bound: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        for name, value in (*enumerate(function.args), *function.keywords.items()):
+            # What it works with (a client, a service) is one and the same in every call.
+            with contextlib.suppress(NoCanonicalFormError):
+                bound[f"{len(bound)} {name}"] = canonical(value)
+        function = function.func
+    return bound
+
+
+def closure_digest(function: Callable[..., Any]) -> str:
+    """Return what stands for the values that a function was made over, as far as that is known."""
+    forms = []
+    for cell in getattr(inspect.unwrap(function), "__closure__", None) or ():
+        # An empty cell, or a value of no known form, tells nothing.
+        with contextlib.suppress(ValueError, NoCanonicalFormError):
+            forms.append(canonical(cell.cell_contents))
+    return digest(forms)
+
+
+def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return status and headers of each Response that a function is given to write on."""
+    return [
+        (value.status_code, list(value.raw_headers))
+        for value in (*args, *kwargs.values())
+        if isinstance(value, Response)
+    ]
 
 
 def _refuse(function: object) -> None:

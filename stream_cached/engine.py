@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,12 +34,10 @@ from stream_cached.responses import LiveResponse, RawHeaders, ReplayResponse, st
 from stream_cached.rules import Rules
 from stream_cached.sources import AppSource, IteratorSource, sends_by_itself
 from stream_cached.store import Store
+from stream_cached.tasks import spawn
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
 MAX_REQUEST_BODY = 1024 * 1024
-
-#: Seconds after which a response that is never sent is given up.
-START_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +83,19 @@ class Engine:
         self._notices = notices
         self._declared = {name.lower(): normalise for name, normalise in rules.vary.items()}
         self._adds_to_vary = tuple(sorted({*rules.vary, *header_names}, key=str.lower))
+        self._parameters = frozenset(map(str.lower, header_names))
         # A Cookie() parameter puts one cookie into the key, not the header.
-        self._parameters = frozenset(map(str.lower, header_names)) - {"cookie"}
-        self._keyed = self._parameters | self._declared.keys()
-        self._writes: set[asyncio.Task[None]] = set()
+        self._keyed = (self._parameters - {"cookie"}) | self._declared.keys()
 
     # -- the request ------------------------------------------------------------------------
 
-    def incoming(self, request: HTTPConnection | None) -> Incoming | None:
+    def incoming(self, request: HTTPConnection | None, *, keyed: bool) -> Incoming | None:
         """
         Return the request as the cache sees it.
+
+        Args:
+            request: The request.
+            keyed: Whether its arguments and headers will be part of the key.
 
         Raises:
             BypassError: It is not for the cache.
@@ -102,7 +103,7 @@ class Engine:
         if request is None:
             return None
         incoming = Incoming(request, self._declared)
-        incoming.check(self._rules.methods, self._keyed)
+        incoming.check(self._rules.methods, self._keyed if keyed else self._declared.keys())
         return incoming
 
     def resource(
@@ -168,13 +169,6 @@ class Engine:
             return _with_header(result, _cache_status(fwd=fwd))
         return result
 
-    def in_background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a write that its call does not wait for."""
-        task = asyncio.create_task(coroutine)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        return task
-
     async def record(self, response: Response, run: Run) -> Response:
         """Return what is sent instead of an endpoint's response, while that is recorded."""
         reason = self._why_not_stored(response.status_code, response.raw_headers, run)
@@ -208,7 +202,9 @@ class Engine:
         background: Callable[[], Awaitable[None]] | None,
     ) -> Response:
         """Return the response of a stream that is recorded while it is sent."""
+        at_hand = getattr(response, "body", None)
         entry = self._entry(response, status, headers)
+        entry = dataclasses.replace(entry, streamed=at_hand is None)
         # Of a response that sends by itself, the head is known only now.
         reason = self._why_not_stored(status, headers, run)
         if reason is None:
@@ -227,15 +223,15 @@ class Engine:
             on_unshared=run.shield.reveal,
         )
         run.shield.in_flight = True
-        flight.expect_start(START_TIMEOUT)
         return LiveResponse(
             flight,
-            flight.read(),
+            flight.read(content_length(headers)),
             status=status,
             headers=[*entry.headers, cache_status],
             media_type=entry.media_type,
             charset=entry.charset,
             merge=not self._rules.exact,
+            body=at_hand,
         )
 
     async def _record_body(self, response: Response, run: Run) -> Response:
@@ -246,7 +242,7 @@ class Engine:
             dataclasses.replace(entry, streamed=False), run, self._varies_on(headers, run)
         )
         recorder.feed(bytes(response.body))
-        write = self.in_background(_commit(recorder))
+        write = spawn(_commit(recorder))
         if run.wait:
             await asyncio.wait({write}, timeout=COMMIT_WAIT)
         return _with_header(
@@ -264,8 +260,10 @@ class Engine:
         return None
 
     def _varies_on(self, headers: RawHeaders, run: Run) -> frozenset[str]:
-        names = vary_names(headers) | self._declared.keys()
-        return names - self._parameters - (self._declared.keys() if run.keyed else frozenset())
+        """Return the names of the headers that select this response, beyond its key."""
+        if run.keyed:
+            return vary_names(headers) - self._keyed
+        return vary_names(headers) | self._declared.keys() | self._parameters
 
     def _limits(self, store: Store) -> Limits:
         rules = self._rules
@@ -302,7 +300,7 @@ class Engine:
     def _recorder(self, entry: Entry, run: Run, varies_on: frozenset[str]) -> Recorder:
         def failed(reason: NotCached, cause: Exception | None) -> None:
             if isinstance(cause, StoreError):
-                self._notices.store_failed(cause)
+                self._notices.store_failed(cause, "writing")
             else:
                 self._notices.not_cached(reason)
 

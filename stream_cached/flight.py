@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from stream_cached.exceptions import BrokenStreamError
+from stream_cached.policy import NotCached
 from stream_cached.recorder import Recorder
+from stream_cached.tasks import spawn
 
 #: Seconds after which a source that never suspends gives way to its readers.
 GIVE_WAY_AFTER = 0.005
@@ -85,10 +87,6 @@ class _Link:
 _LINK_SIZE = 96
 
 
-#: The loop itself keeps only weak references to tasks.
-_running: set[asyncio.Task[None]] = set()
-
-
 class Flight:
     """
     One run of a source.
@@ -126,7 +124,9 @@ class Flight:
         self._first = True
         self._store_turn_at = 0
         self._gave_way = time.monotonic()
-        self._readers: set[Reader] = set()
+        self._seats: set[_Seat] = set()
+        self._loop = asyncio.get_running_loop()
+        self._cancellations = 0
         self._producer: asyncio.Task[None] | None = None
         self._conclusion: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -142,7 +142,7 @@ class Flight:
 
     def __repr__(self) -> str:
         state = self.end or ("running" if self._producer else "not started")
-        return f"<Flight {state}, {self._made} made, {len(self._readers)} readers>"
+        return f"<Flight {state}, {self._made} made, {len(self._seats)} readers>"
 
     # -- the source's side ------------------------------------------------------------------
 
@@ -154,8 +154,10 @@ class Flight:
         self._made += len(chunk) + _LINK_SIZE
         if self._recorder is not None:
             self._recorder.feed(chunk)
-        for reader in self._readers:
-            reader.wake()
+        for seat in self._seats:
+            seat.wake()
+        if self._producer is not None:
+            self._cancellations = self._producer.cancelling()
         return (
             self._first
             or self._aborting is not None
@@ -190,35 +192,44 @@ class Flight:
     async def _give_way(self) -> None:
         for _ in range(_TURNS_TO_READER):
             await asyncio.sleep(0)
-            if all(reader.waiting for reader in self._readers):
+            if all(seat.waiting for seat in self._seats):
                 break
-        for _ in range(_TURNS_TO_SOCKET if self._readers else 0):
+        for _ in range(_TURNS_TO_SOCKET if self._seats else 0):
             await asyncio.sleep(0)
 
     def _has_room(self) -> bool:
-        if self._readers:
+        if self._seats:
             return self._made - self._fastest < self._max_ahead
         return self._recorder is None or self._recorder.has_room
+
+    def spoil(self) -> None:
+        """Say that the body is not to be stored, however it ends."""
+        if self._recorder is not None:
+            self._recorder.fail(NotCached.INCOMPLETE)
 
     def finish_body(self) -> None:
         """Say that the body is complete, where the source itself has still something to do."""
         if self._conclusion is None and self._aborting is None:
-            self._conclusion = self._spawn(self._conclude(Complete()))
+            self._conclusion = spawn(self._conclude(Complete()))
 
     # -- the readers' side ------------------------------------------------------------------
 
-    def read(self) -> Reader:
-        """Return a reader that stands at the end of what was made so far."""
-        reader = Reader(self, self._tail)
-        self._readers.add(reader)
-        return reader
+    def read(self, declared: int | None = None) -> Reader:
+        """
+        Return a reader that stands at the end of what was made so far.
+
+        Args:
+            declared: Where the body's length is known, and the end with its last byte.
+        """
+        seat = _Seat()
+        self._seats.add(seat)
+        return Reader(self, self._tail, seat, declared)
 
     def start(self) -> None:
         """Begin to drain the source, in the context of whoever asks first."""
         if self._producer is None:
             self._gave_way = time.monotonic()
-            self._stop_deadline()
-            self._producer = self._spawn(self._produce())
+            self._producer = spawn(self._produce())
             if self._recorder is not None:
                 self._recorder.start()
 
@@ -228,13 +239,14 @@ class Flight:
             self._fastest = position
             self._wake_producer()
 
-    def left(self, reader: Reader) -> None:
+    def left(self, seat: _Seat) -> None:
         """Note that a reader has gone; the last one leaves the run to the recorder."""
-        self._readers.discard(reader)
-        if self._readers:
+        self._seats.discard(seat)
+        if self._seats:
             return
         if self._producer is None:
-            self.abandon()
+            self._aborting = "nobody read it"
+            self._producer = spawn(self._dismiss())
         elif self.end is None and self._deadline is None:
             if self._recorder is None or self._recorder.failure is not None:
                 self.abort("its client left")
@@ -245,21 +257,10 @@ class Flight:
                 )
         self._wake_producer()
 
-    def expect_start(self, timeout: float) -> None:
-        """Give the run up unless a reader asks within `timeout` seconds."""
-        self._deadline = asyncio.get_running_loop().call_later(timeout, self.abandon)
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def abandon(self) -> None:
-        """End a run that nobody has started."""
-        if self._producer is None:
-            self._aborting = "nobody read it"
-            self._stop_deadline()
-            self._producer = self._spawn(self._dismiss())
+    def left_behind(self, seat: _Seat) -> None:
+        """Note that a reader was dropped without being closed, in whatever thread that shows."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.left, seat)
 
     async def _dismiss(self) -> None:
         try:
@@ -268,13 +269,6 @@ class Flight:
             self._close(Aborted("nobody read it"))
             self._on_unshared()
             self._over.set()
-
-    @staticmethod
-    def _spawn(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(coroutine)
-        _running.add(task)
-        task.add_done_callback(_running.discard)
-        return task
 
     def abort(self, reason: str) -> None:
         """Give the run up; nothing is stored, and readers end broken."""
@@ -301,7 +295,7 @@ class Flight:
             # A source that swallows its cancellation ends cleanly, and short.
             if self._aborting is not None:
                 end = Aborted(self._aborting)
-            elif not _is_cancelled():
+            elif self._producer is None or self._producer.cancelling() <= self._cancellations:
                 end = Complete()
         except asyncio.CancelledError:
             end = Aborted(self._aborting or "cancelled")
@@ -315,7 +309,7 @@ class Flight:
     async def _wind_up(self, end: End) -> None:
         try:
             if self._conclusion is None:
-                self._conclusion = self._spawn(self._conclude(end))
+                self._conclusion = spawn(self._conclude(end))
             elif isinstance(end, Failed):
                 # The body was complete before: this is about what came after it.
                 self.background_error = end.cause
@@ -328,7 +322,8 @@ class Flight:
         finally:
             if self.end is None:
                 self._close(Aborted("cancelled"))
-            self._stop_deadline()
+            if self._deadline is not None:
+                self._deadline.cancel()
             self._on_unshared()
             self._over.set()
 
@@ -353,13 +348,13 @@ class Flight:
         if self.end is None:
             self.end = end
             self._ended.set()
-            for reader in self._readers:
-                reader.wake()
+            for seat in self._seats:
+                seat.wake()
 
     def _recorder_moved(self) -> None:
         if self._recorder is not None and self._recorder.failure is not None:
             self._on_unshared()
-            if not self._readers and self._producer is not None:
+            if not self._seats and self._producer is not None:
                 self.abort("its client left, and it is not stored")
         self._wake_producer()
 
@@ -368,37 +363,50 @@ class Flight:
             self._room.set_result(None)
 
 
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+class _Seat:
+    """What a flight holds of a reader: only whether it waits, so as not to keep it alive."""
 
+    __slots__ = ("future",)
 
-class Reader:
-    """One reader's place in a flight; iterates over its chunks."""
-
-    def __init__(self, flight: Flight, link: _Link) -> None:
-        self._flight = flight
-        self._link = link
-        self._position = 0
-        self._future: asyncio.Future[None] | None = None
-        self.closed = False
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] | None = None
 
     @property
     def waiting(self) -> bool:
         """Whether the reader has come back for more."""
-        return self._future is not None and not self._future.done()
+        return self.future is not None and not self.future.done()
 
     def wake(self) -> None:
         """Tell the reader that there is something new."""
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+
+class Reader:
+    """One reader's place in a flight; iterates over its chunks. One that is dropped has left."""
+
+    def __init__(self, flight: Flight, link: _Link, seat: _Seat, declared: int | None) -> None:
+        self._flight = flight
+        self._link = link
+        self._seat = seat
+        self._left = declared
+        self._position = 0
+        self.closed = False
+
+    def __del__(self) -> None:
+        if not self.closed:
+            self._flight.left_behind(self._seat)
 
     def close(self) -> None:
         """Leave the flight."""
         if not self.closed:
             self.closed = True
-            self.wake()
-            self._flight.left(self)
+            self._seat.wake()
+            self._flight.left(self._seat)
+
+    async def aclose(self) -> None:
+        """Leave the flight, as an asynchronous generator is closed."""
+        self.close()
 
     async def ended(self, timeout: float) -> None:
         """Wait until the flight has ended, for `timeout` seconds at most."""
@@ -431,11 +439,11 @@ class Reader:
             if self._flight.end is not None:
                 self._end(self._flight.end)
                 return False
-            self._future = asyncio.get_running_loop().create_future()
+            self._seat.future = asyncio.get_running_loop().create_future()
             try:
-                await self._future
+                await self._seat.future
             finally:
-                self._future = None
+                self._seat.future = None
         return not self.closed
 
     def _advance(self, link: _Link) -> bytes:
@@ -464,4 +472,9 @@ class Reader:
         assert self._link.next is not None
         chunk = self._advance(self._link.next)
         self._flight.advanced(self._position)
+        if self._left is not None:
+            self._left -= len(chunk)
+            if self._left == 0 and chunk:
+                # For its client this is the end, which waits for the commit.
+                await self.ended(COMMIT_WAIT)
         return chunk

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import UploadFile
-from starlette.requests import HTTPConnection, Request
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import Message, Receive
 
 from stream_cached.keys import digest, request_key
@@ -62,7 +63,7 @@ class Incoming:
         """Whether it is a HEAD request, for which GET's entries are used."""
         return bool(self._scope["type"] == "http" and self._scope["method"] == "HEAD")
 
-    def check(self, methods: frozenset[str], keyed: frozenset[str]) -> None:
+    def check(self, methods: frozenset[str], keyed: Set[str]) -> None:
         """
         See whether the request is for the cache.
 
@@ -83,16 +84,18 @@ class Incoming:
 
     async def body_digest(self) -> str | None:
         """
-        Return what stands for the request's body in its key, None where it announces none.
+        Return what stands for the request's body in its key, None where there is none.
 
         Raises:
             BypassError: It is an upload, or was read by somebody who did not keep it.
         """
-        length = content_length(self._scope["headers"])
-        chunked = self._values("transfer-encoding")
         request = self.request
-        if not isinstance(request, Request) or not (length or chunked):
+        announced = self._values("transfer-encoding") or content_length(self._scope["headers"])
+        # In HTTP/2 a body need not be announced.
+        if not announced and self._scope["method"] in ("GET", "HEAD"):
             return None
+        if not isinstance(request, Request):
+            raise BypassError(NotCached.UPLOAD)
         form = getattr(request, "_form", None)
         if form is not None:
             # A framework has parsed it; the body itself is gone.
@@ -100,13 +103,14 @@ class Incoming:
             if any(isinstance(value, UploadFile) for _, value in items):
                 raise BypassError(NotCached.UPLOAD)
             return digest([[name.encode(), value.encode()] for name, value in items])
-        if not hasattr(request, "_body") and (
-            chunked
-            or (length or 0) > MAX_REQUEST_BODY
-            or getattr(request, "_stream_consumed", False)
-        ):
+        if hasattr(request, "_body"):
+            body = request._body
+        elif getattr(request, "_stream_consumed", False):
             raise BypassError(NotCached.UPLOAD)
-        return hashlib.blake2b(await request.body(), digest_size=16).hexdigest()
+        else:
+            body = await _peek(request)
+        read_as = [self._values("content-type"), self._values("content-encoding")]
+        return digest([read_as, hashlib.blake2b(body, digest_size=16).digest()])
 
     def key(self, endpoint: str, body: str | None, arguments: Mapping[str, Any]) -> str:
         """
@@ -123,7 +127,8 @@ class Incoming:
             method="GET" if self.is_head else scope["method"],
             scheme=scope.get("scheme", "http"),
             host=self._values("host") or [repr(scope.get("server")).encode()],
-            path=scope.get("raw_path") or scope["path"].encode(),
+            # A middleware that rewrites one of them need not know of the others.
+            path=[scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")],
             query=scope.get("query_string", b""),
             body=body,
             arguments=arguments,
@@ -135,21 +140,52 @@ class Incoming:
         return digest([[name, self._selecting.get(name, self._values(name))] for name in names])
 
     @contextmanager
-    def shielded(self) -> Iterator[DisconnectShield]:
+    def shielded(self, instance: object = None) -> Iterator[DisconnectShield]:
         """
         Keep its client's leaving from whoever sees this request.
 
         Where the block ends without a flight that took the shield over, it is lifted.
+
+        Args:
+            instance: What the endpoint is a method of; an `HTTPEndpoint` has a `receive`.
         """
         shield = DisconnectShield()
         if isinstance(self.request, Request):
             shield.receive = self.request._receive
             self.request._receive = shield
+            if isinstance(instance, HTTPEndpoint):
+                instance.receive = shield
         try:
             yield shield
         finally:
             if not shield.in_flight:
                 shield.reveal()
+
+
+async def _peek(request: Request) -> bytes:
+    """
+    Read the request's body, and leave it to be read once more.
+
+    Raises:
+        BypassError: It is too large for that; it can still be read as a whole.
+    """
+    messages: list[Message] = []
+    receive, size, more = request._receive, 0, True
+    while more and size <= MAX_REQUEST_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        messages.append(message)
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+
+    async def replay() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    request._receive = replay
+    if more:
+        raise BypassError(NotCached.UPLOAD)
+    return b"".join(message.get("body", b"") for message in messages)
 
 
 class DisconnectShield:

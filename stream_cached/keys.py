@@ -212,7 +212,7 @@ def request_key(
     method: str,
     scheme: str,
     host: Sequence[bytes],
-    path: bytes,
+    path: Sequence[bytes | str],
     query: bytes,
     body: str | None,
     arguments: Mapping[str, object],
@@ -226,7 +226,7 @@ def request_key(
         method: GET also for a HEAD request.
         scheme: As in the request's URL.
         host: The values of the Host header.
-        path: The raw path.
+        path: The raw path, the path, and the one that the application is mounted at.
         query: The raw query string.
         body: The digest of the request's body, where it is part of the key.
         arguments: What the endpoint was called with, in canonical form, by name.
@@ -238,14 +238,14 @@ def request_key(
             method,
             scheme,
             [value.lower() for value in host],
-            path,
+            [_plain(part) for part in path],
             query_pairs(query),
             body,
             sorted(arguments.items()),
             sorted(headers.items()),
         ]
     )
-    return f"{readable(endpoint)}:{readable(path.decode('latin-1'))}:{whole}"
+    return f"{readable(endpoint)}:{readable(str(path[1]))}:{whole}"
 
 
 def readable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 from stream_cached.policy import NotCached
 
@@ -33,7 +34,7 @@ class Notices:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._said: set[tuple[object, str]] = set()
-        self._store_failure: str | None = None
+        self._failing: dict[str, str] = {}
 
     def not_cached(self, reason: NotCached, subject: str = "") -> None:
         """Warn once that, and why, a response is not cached, and say what to write instead."""
@@ -53,20 +54,19 @@ class Notices:
         """Warn once."""
         self._once((message, ""), logging.WARNING, "%s: %s", self._endpoint, message)
 
-    def store_failed(self, cause: Exception) -> None:
+    def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
-        if self._store_failure != str(cause):
-            self._store_failure = str(cause)
+        if self._failing.get(doing) != str(cause):
+            self._failing[doing] = str(cause)
             logger.warning(
                 "%s: the cache fails (%s); requests are answered without it",
                 self._endpoint,
                 cause,
             )
 
-    def store_works(self) -> None:
+    def store_works(self, doing: Literal["reading", "writing"]) -> None:
         """Say that a store which failed works again."""
-        if self._store_failure is not None:
-            self._store_failure = None
+        if self._failing.pop(doing, None) is not None and not self._failing:
             logger.info("%s: the cache works again", self._endpoint)
 
     def _once(self, what: tuple[object, str], level: int, message: str, *args: object) -> None:

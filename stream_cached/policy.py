@@ -80,6 +80,11 @@ class NotCached(enum.Enum):
         "no request reached the decorator, and the response can't be stored without one",
         "call the endpoint with its Request",
     )
+    RESPONSE = (
+        "response",
+        "the function set a status or headers on the Response that it was given",
+        "return a Response with them",
+    )
     ITERATOR = (
         "iterator",
         "the function returned an iterator, which can be read only once",

@@ -74,6 +74,10 @@ class Replay:
             self._ahead.cancel()
             self._ahead = None
 
+    async def aclose(self) -> None:
+        """Stop, as an asynchronous generator is closed."""
+        self.close()
+
     async def part(self) -> bytes | None:
         """
         Return the next piece of the body, None at its end.

@@ -132,6 +132,7 @@ class Resource:
         self._new_id = new_id
         self._max_variants = max_variants
         self._versions: dict[str, bytes] = {}
+        self._begun = 0.0
 
     async def look_up(self) -> Found:
         """
@@ -199,6 +200,7 @@ class Resource:
         Raises:
             StoreError: The store failed.
         """
+        self._begun = asyncio.get_running_loop().time()
         for _ in range(_ATTEMPTS):
             if self._version in self._versions:
                 return
@@ -214,6 +216,16 @@ class Resource:
                 await self.store.compare_and_set(self._version, found, version, ttl)
         raise StoreError("a version that was added is not there")
 
+    async def is_current(self) -> bool:
+        """
+        Say whether nothing was invalidated since the look-up.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        _, version, revocation = await self._current()
+        return self._as_versions(version, revocation) == self._versions
+
     async def publish(self, entry: Entry, varies_on: frozenset[str]) -> NotCached | None:
         """
         Make a recorded response the one that is served from now on.
@@ -228,6 +240,9 @@ class Resource:
         Raises:
             StoreError: The store failed; it may have been published all the same.
         """
+        if asyncio.get_running_loop().time() - self._begun > self.lifetimes.longest_run:
+            # A revocation in the meantime may have expired already.
+            return NotCached.OVERTAKEN
         values, segments, _ = await asyncio.gather(
             self._current(),
             self.store.touch_many(self._segments(entry), self.lifetimes.segments),

@@ -38,8 +38,12 @@ class LiveResponse(StreamingResponse):
         media_type: str | None,
         charset: str,
         merge: bool,
+        body: bytes | memoryview | None = None,
     ) -> None:
         _set_head(self, status, headers, media_type, charset)
+        if body is not None:
+            # Of one that is no stream, but sends in its own way.
+            self.body = body
         self.body_iterator = reader
         self._flight = flight
         self._reader = reader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -80,6 +81,15 @@ def require(condition: object, message: str) -> None:
         raise ConfigurationError(message)
 
 
+def require_function(name: str, value: object) -> None:
+    """Raise a `ConfigurationError` unless the value can be called, and returns at once."""
+    require(callable(value), f"{name}={value!r} can't be called: pass a function")
+    require(
+        not inspect.iscoroutinefunction(value),
+        f"{name}={value!r} is a coroutine function: pass one that returns at once",
+    )
+
+
 def checked_ttl(ttl: Any) -> Any:
     """Return a ttl that is one: a number of seconds above 0, None, or aiocache's for none given."""
     if ttl is SENTINEL or ttl is None:
@@ -123,10 +133,8 @@ def _checked_vary(vary: Any) -> dict[str, Callable[[str], str] | None]:
             isinstance(name, str) and _HEADER_NAME.fullmatch(name),
             f"vary={name!r} is no name of a header",
         )
-        require(
-            normalise is None or callable(normalise),
-            f"vary[{name!r}]={normalise!r} can't be called: pass a function or None",
-        )
+        if normalise is not None:
+            require_function(f"vary[{name!r}]", normalise)
     return named
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from stream_cached.exceptions import BrokenStreamError
 from stream_cached.flight import Flight
+from stream_cached.tasks import spawn
 
 #: What would make an app send part of its body, or something else than its body.
 _CONDITIONS = frozenset(
@@ -77,7 +79,7 @@ class AppSource:
     """
     An ASGI app, recorded at the level of the messages that it sends.
 
-    It is started by `begin`, which returns once the app has sent its head; its first part of a
+    It is started by `begin`, which returns once the app has sent its head; the first part of its
     body waits for the flight to start.
 
     Args:
@@ -105,7 +107,7 @@ class AppSource:
             BrokenStreamError: It returned without one.
             Exception: What it raised before.
         """
-        self._task = asyncio.create_task(self._app(self._scope, self._receive, self._send))  # type: ignore[arg-type]
+        self._task = spawn(self._run())
         head = asyncio.create_task(self._head.wait())
         try:
             await asyncio.wait({self._task, head}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,6 +119,9 @@ class AppSource:
         if not self._head.is_set():
             await self._task
             raise BrokenStreamError("the app sent no response")
+
+    async def _run(self) -> None:
+        await self._app(self._scope, self._receive, self._send)
 
     async def close(self) -> None:
         """End an app that nobody reads."""
@@ -151,11 +156,20 @@ class AppSource:
             flight = await asyncio.shield(self._may_go_on)
             if flight.feed(bytes(message.get("body", b""))):
                 await flight.pace()
-            # An app that swallows its cancellation may end its body cleanly, and short.
-            cancelled = self._task is not None and self._task.cancelling()
-            if not message.get("more_body", False) and not cancelled:
-                self._complete.set()
+            if not message.get("more_body", False):
+                self._end_body(flight)
                 flight.finish_body()
+
+    def _end_body(self, flight: Flight) -> None:
+        if self._task is not None and self._task.cancelling():
+            # It swallows its cancellation, and may end its body cleanly, and short.
+            return
+        if sys.exc_info()[0] is not None:
+            # It ends its body while an exception passes: for its client that is the end, as it
+            # would be without a cache, but nothing to be kept.
+            flight.spoil()
+        self._complete.set()
+        flight.finish_body()
 
 
 def _unconditional(scope: Scope) -> Scope:

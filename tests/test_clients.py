@@ -75,6 +75,19 @@ def test_views_of_one_cache_work_one_after_another_in_new_loops(view: View) -> N
             asyncio.run(works(binding))
 
 
+def test_the_cache_that_the_user_has_works_in_each_new_loop(view: View) -> None:
+    binding = view(namespace="one")
+
+    async def by_both() -> None:
+        await works(binding)
+        assert binding.loop_cache is binding.cache
+        assert await binding.cache.set("public", "value")
+        assert await binding.cache.get("public") == "value"
+
+    for _ in range(3):
+        asyncio.run(by_both())
+
+
 @pytest.mark.parametrize("first", ["plain", "with settings"])
 def test_views_of_one_cache_work_in_two_loops_at_once(view: View, first: str) -> None:
     views = [view(), view(namespace="other")]

@@ -335,6 +335,8 @@ REQUEST: dict[str, Any] = {
 
 def key_of(**parts: Any) -> str:
     whole = {**REQUEST, **parts}
+    path = whole["path"]
+    whole["path"] = [path, path.decode("latin-1"), ""]
     whole["arguments"] = {name: canonical(value) for name, value in whole["arguments"].items()}
     return request_key(whole.pop("endpoint"), **whole)
 

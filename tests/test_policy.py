@@ -190,12 +190,12 @@ def test_a_failing_store_is_said_once_until_it_works_again(
 ) -> None:
     caplog.set_level(logging.INFO, "stream_cached")
     notices = Notices("app.report")
-    notices.store_works()
+    notices.store_works("reading")
     for cause in ("refused", "refused", "timed out", "timed out"):
-        notices.store_failed(OSError(cause))
+        notices.store_failed(OSError(cause), "reading")
     for _ in range(2):
-        notices.store_works()
-    notices.store_failed(OSError("refused"))
+        notices.store_works("reading")
+    notices.store_failed(OSError("refused"), "reading")
     said = [record.getMessage() for record in caplog.records]
     assert [("fails" in text, "works" in text) for text in said] == [
         *((True, False), (True, False), (False, True), (True, False)),

@@ -20,7 +20,8 @@ class Store(Protocol):
       any object) is given as `FOREIGN`: there is something, and it is not ours.
     - A missing and an expired key are the same: None.
     - `ttl` is in seconds, also fractions and more than 30 days; None means that it never expires.
-      A store may round it up to whole seconds, never down.
+      A store may round it up to whole seconds, never down. (memcached's clock ticks once a second,
+      and may be that much early.)
     - Keys may have any length and any characters. Distinct keys may share a place in the store
       (aiocache's memcached backend writes a space as `_`); records say which key they are for.
     - Any failure, a time-out too, is a `StoreError`, and leaves each key either as it was or as it

@@ -37,7 +37,13 @@ class AiocacheStore:
 
     def native_key(self, key: str) -> Any:
         """Return the key as the backend wants it, in the cache's namespace."""
-        return self.cache.build_key(key, namespace=self.cache.namespace)
+        try:
+            return self.cache.build_key(key, namespace=self.cache.namespace)
+        except UnicodeEncodeError:
+            raise
+        # The user's `key_builder`.
+        except Exception as exc:
+            raise StoreError(f"key: {type(exc).__name__}") from exc
 
     def native_ttl(self, ttl: float | None) -> Any:
         """Return the ttl as the backend's `_set` wants it."""

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from aiocache.base import BaseCache
@@ -180,7 +181,22 @@ def _cost(key: str, value: object) -> int:
 
 
 def _size(value: object) -> int:
-    return len(value) if isinstance(value, bytes) else sys.getsizeof(value)
+    if isinstance(value, bytes):
+        return len(value)
+    size, seen, rest = 0, set(), [value]
+    while rest:
+        item = rest.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        size += sys.getsizeof(item)
+        if isinstance(item, dict):
+            rest.extend((*item.keys(), *item.values()))
+        elif isinstance(item, list | tuple | set | frozenset):
+            rest.extend(item)
+        elif not isinstance(item, type | ModuleType):
+            rest.extend(getattr(item, "__dict__", {}).values())
+    return size
 
 
 class MemoryCache(BaseCache):  # type: ignore[misc]
@@ -191,7 +207,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]
 
     Args:
         max_bytes: The bound in bytes; keys and an allowance for the objects count, too. The size
-            of a value that is not bytes is what `sys.getsizeof` says.
+            of a value that is not bytes is estimated, with what it contains.
         clock: Monotonic seconds; for tests.
         kwargs: Those of `aiocache.base.BaseCache`.
     """

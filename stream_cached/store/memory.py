@@ -145,25 +145,31 @@ class BoundedMemory:
 
     def _put(self, key: str, value: Any, deadline: float | None) -> bool:
         self.delete(key)
-        if not self.fits(key, value):
-            return False
         size = _cost(key, value)
+        if size > self.max_bytes:
+            return False
+        name = _group_name(key)
+        if name in self._groups:
+            self._groups.move_to_end(name)
+        if self.used + size > self.max_bytes and not self._make_room(size, name):
+            return False
         self.used += size
         self._items[key] = _Item(value, deadline, size)
-        name = _group_name(key)
         self._groups.setdefault(name, {})[key] = None
-        self._groups.move_to_end(name)
-        if self.used > self.max_bytes:
-            self._make_room()
-        return key in self._items
+        return True
 
-    def _make_room(self) -> None:
+    def _make_room(self, size: int, name: str) -> bool:
+        """Throw out what was used longest ago; return whether the named group is still whole."""
         if self._clock() >= self._next_sweep:
             self._next_sweep = self._clock() + _SWEEP_INTERVAL
             self._sweep()
-        while self.used > self.max_bytes:
-            for key in list(next(iter(self._groups.values()))):
+        while self.used + size > self.max_bytes:
+            oldest, keys = next(iter(self._groups.items()))
+            for key in list(keys):
                 self.delete(key)
+            if oldest == name:
+                return False
+        return True
 
     def _sweep(self) -> None:
         now = self._clock()

@@ -81,8 +81,9 @@ class _Call:
 _call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
 
 
-#: By the name of a decorated function, what it was made over.
-_closures: dict[str, str] = {}
+#: By the name of a decorated function and its cache, what it was made over: what came first, and
+#: one that differs.
+_closures: dict[tuple[str, str | int], set[str]] = {}
 
 
 class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
@@ -210,12 +211,16 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
         self._functions[id(f)] = _Function(endpoint, engine, notices, version)
         self._notices = notices
-        if _closures.setdefault(endpoint.name, closure := closure_digest(f)) != closure:
+        self._bind_early(notices)
+        made_over = _closures.setdefault(
+            (endpoint.name, self.alias or id(self.cache)), {closure := closure_digest(f)}
+        )
+        if closure not in made_over and len(made_over) == 1:
+            made_over.add(closure)
             notices.warn(
                 "it is decorated once more, over other values, by a factory perhaps: the two share "
                 "entries where host, path, query and arguments agree; pass namespace= to part them"
             )
-        self._bind_early(notices)
 
         @functools.wraps(f)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:

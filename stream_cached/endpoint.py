@@ -141,13 +141,21 @@ def _bound(function: Any) -> dict[str, Any]:
 
 
 def closure_digest(function: Callable[..., Any]) -> str:
-    """Return what stands for the values that a function was made over, as far as that is known."""
-    forms = []
+    """
+    Return what stands for the values that a function was made over, as far as that is known.
+
+    It is for comparing the functions of one process, and never part of a key.
+    """
+    forms: list[Any] = []
     for cell in getattr(inspect.unwrap(function), "__closure__", None) or ():
         # An empty cell, or a value of no known form, tells nothing.
         with contextlib.suppress(ValueError, NoCanonicalFormError):
             forms.append(canonical(cell.cell_contents))
-    return digest(forms)
+    if inspect.ismethod(function):
+        forms.append(id(function.__self__))
+    elif not inspect.isfunction(function):
+        forms.append(id(function))
+    return digest(list(map(str, forms)))
 
 
 def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:

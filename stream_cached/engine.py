@@ -36,9 +36,6 @@ from stream_cached.sources import AppSource, IteratorSource, sends_by_itself
 from stream_cached.store import Store
 from stream_cached.tasks import spawn
 
-#: Bytes of a request's body up to which its digest becomes part of the key.
-MAX_REQUEST_BODY = 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -183,7 +183,7 @@ async def _peek(request: Request) -> bytes:
         return messages.pop(0) if messages else await receive()
 
     request._receive = replay
-    if more:
+    if size > MAX_REQUEST_BODY:
         raise BypassError(NotCached.UPLOAD)
     return b"".join(message.get("body", b"") for message in messages)
 

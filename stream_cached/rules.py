@@ -84,8 +84,9 @@ def require(condition: object, message: str) -> None:
 def require_function(name: str, value: object) -> None:
     """Raise a `ConfigurationError` unless the value can be called, and returns at once."""
     require(callable(value), f"{name}={value!r} can't be called: pass a function")
+    call = inspect.getattr_static(type(value), "__call__", None)
     require(
-        not inspect.iscoroutinefunction(value),
+        not inspect.iscoroutinefunction(value) and not inspect.iscoroutinefunction(call),
         f"{name}={value!r} is a coroutine function: pass one that returns at once",
     )
 

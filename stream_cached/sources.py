@@ -158,7 +158,6 @@ class AppSource:
                 await flight.pace()
             if not message.get("more_body", False):
                 self._end_body(flight)
-                flight.finish_body()
 
     def _end_body(self, flight: Flight) -> None:
         if self._task is not None and self._task.cancelling():

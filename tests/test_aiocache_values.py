@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import aiocache
 import pytest
 from aiocache import Cache, cached
-from aiocache.plugins import HitMissRatioPlugin, TimingPlugin
+from aiocache.plugins import BasePlugin, HitMissRatioPlugin, TimingPlugin
 from aiocache.serializers import (
     JsonSerializer,
     MsgPackSerializer,
@@ -24,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from stream_cached import stream_cached
+from stream_cached import MemoryCache, stream_cached
 from tests.asgi import get
 from tests.conftest import Serve
 from tests.http_client import fetch
@@ -232,3 +234,154 @@ def test_a_response_replaces_a_plain_value_under_its_key(serve: Serve, cache_url
     plain = True
     assert fetch(port, "/?fresh").body == b"plain"
     assert fetch(port).body == b"plain"
+
+
+# -- what a user's own classes and functions do ----------------------------------------------------
+
+_sizes = itertools.count(1 << 24)
+
+
+def memory() -> str:
+    """A store that no other test has: equal URLs share one."""
+    return f"memory://?max_bytes={next(_sizes)}"
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    records = [record for record in caplog.records if record.name == "stream_cached"]
+    return [record.getMessage() for record in records if record.levelname == "WARNING"]
+
+
+def test_a_plugin_that_raises_is_warned_of_once_whatever_it_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(BasePlugin):  # type: ignore[misc]
+        async def post_get(self, client: Any, key: str, *args: Any, **kwargs: Any) -> None:
+            raise ValueError(f"nothing is known of {key}")
+
+    @stream_cached(ttl=60, cache=memory(), plugins=[Broken()])
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(iter([b"stream"]))
+
+    async def test() -> None:
+        app = Starlette(routes=[Route("/{number}", endpoint)])
+        for number in range(3):
+            miss, hit = await get(app, f"/{number}"), await get(app, f"/{number}")
+            assert miss.body == hit.body == b"stream"
+            assert hit.cache_status == HIT
+        (warning,) = warnings(caplog)
+        assert "ValueError" in warning
+
+    run(test)
+
+
+@pytest.mark.parametrize("key", [None, "one"])
+def test_a_value_whose_making_began_before_an_invalidation_is_not_stored(
+    cache_url: str, key: str | None
+) -> None:
+    async def test() -> None:
+        began, gate, state = asyncio.Event(), asyncio.Event(), "old"
+
+        @stream_cached(ttl=60, key="one", cache=cache_url)
+        async def report() -> dict[str, str]:
+            seen = state
+            began.set()
+            await gate.wait()
+            return {"state": seen}
+
+        under_way = asyncio.ensure_future(report())
+        await began.wait()
+        state = "new"
+        await report.invalidate(key=key)
+        gate.set()
+        assert await under_way == {"state": "old"}
+        assert await report() == {"state": "new"}
+        state = "newer"
+        assert await report() == {"state": "new"}
+
+    run(test)
+
+
+def test_nested_values_are_counted_with_what_is_in_them() -> None:
+    bound = 3 << 20
+
+    @stream_cached(ttl=60, cache=f"memory://?max_bytes={bound}")
+    async def value(number: int) -> dict[str, list[str]]:
+        return {"rows": [f"{row} {number} ".ljust(1000, "y") for row in range(100)]}
+
+    async def test() -> None:
+        tracemalloc.start()
+        try:
+            for number in range(300):
+                assert len((await value(number))["rows"]) == 100
+                assert value.cache.memory.used <= bound
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < 2 * bound
+        finally:
+            tracemalloc.stop()
+        # The last ones are there.
+        assert await value(299) is not None
+        assert value.cache.memory.used > bound // 2
+
+    run(test)
+
+
+def test_a_subclass_may_keep_plain_values_where_it_likes() -> None:
+    class Local(stream_cached):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.values: dict[str, Any] = {}
+
+        async def get_from_cache(self, key: str) -> Any:
+            return self.values.get(key)
+
+        async def set_in_cache(self, key: str, value: Any) -> None:
+            self.values[key] = value
+
+    async def test() -> None:
+        runs = itertools.count()
+        local = Local(ttl=60, cache=memory())
+
+        @local
+        async def value(name: str) -> str:
+            return f"{name} {next(runs)}"
+
+        assert [await value(name) for name in "aab"] == ["a 0", "a 0", "b 1"]
+        assert list(local.values.values()) == ["a 0", "b 1"]
+        local.values.clear()
+        assert await value("a") == "a 2"
+
+    run(test)
+
+
+def refuse(key: str, namespace: str | None = None) -> str:
+    raise RuntimeError("no key today")
+
+
+@pytest.mark.parametrize("kind", [MemoryCache, aiocache.SimpleMemoryCache, aiocache.RedisCache])
+def test_a_cache_that_can_not_build_its_keys_is_answered_without(
+    kind: type[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def make() -> Any:
+        return kind(key_builder=refuse)
+
+    async def test() -> None:
+        runs = itertools.count()
+
+        @stream_cached(ttl=60, cache=make())
+        async def endpoint(request: Request) -> Response:
+            return StreamingResponse(iter([str(next(runs)).encode()]))
+
+        @stream_cached(ttl=60, cache=make())
+        async def value() -> int:
+            return next(runs)
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        answers = [await get(app) for _ in range(3)]
+        assert [answer.body for answer in answers] == [b"0", b"1", b"2"]
+        detail = 'stream-cached; fwd=bypass; detail="store"'
+        assert [answer.cache_status for answer in answers] == [detail] * 3
+        assert len(warnings(caplog)) == 1
+        assert [await value() for _ in range(2)] == [3, 4]
+        assert len(warnings(caplog)) == 2
+
+    run(test)

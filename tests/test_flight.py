@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Send
 
-from stream_cached import BrokenStreamError
+from stream_cached import BrokenStreamError, stream_cached
 from stream_cached.flight import Aborted, Complete, Failed, Flight
 from stream_cached.sources import AppSource, IteratorSource
+from tests.asgi import Exchange, get
+from tests.runs import HIT, MISS
 
 SCOPE = {"type": "http", "method": "GET", "headers": []}
 
@@ -228,5 +236,120 @@ def test_what_belongs_to_the_run_is_done_once_and_only_after_a_complete_one() ->
         except (StopAsyncIteration, LookupError):
             return False
         return True
+
+    run(test)
+
+
+class Ending(StreamingResponse):
+    """Ends its body whatever happens."""
+
+    async def stream_response(self, send: Send) -> None:
+        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(head)
+        try:
+            async for chunk in self.body_iterator:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@pytest.mark.parametrize("error", [LookupError, OSError, asyncio.CancelledError])
+def test_a_body_that_is_ended_while_an_exception_passes_is_never_stored(
+    cache_url: str, error: type[BaseException]
+) -> None:
+    runs = 0
+
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(request: Request) -> Response:
+        nonlocal runs
+        runs += 1
+        fails = runs == 1
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"first "
+            if fails:
+                raise error
+            yield b"last"
+
+        return Ending(body())
+
+    app = Starlette(routes=[Route("/", endpoint)])
+
+    async def test() -> None:
+        with contextlib.suppress(Exception):
+            await get(app)
+        answers = [await get(app) for _ in range(2)]
+        assert [answer.body for answer in answers] == [b"first last"] * 2
+        assert [answer.cache_status for answer in answers] == [MISS, HIT]
+        assert runs == 2
+
+    run(test)
+
+
+def test_a_body_that_is_ended_while_everything_is_cancelled_is_never_stored(
+    redis_url: str,
+) -> None:
+    runs = 0
+
+    @stream_cached(ttl=60, cache=redis_url)
+    async def endpoint(request: Request) -> Response:
+        nonlocal runs
+        runs += 1
+        hangs = runs == 1
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"first "
+            if hangs:
+                await asyncio.Event().wait()
+            yield b"last"
+
+        return Ending(body())
+
+    app = Starlette(routes=[Route("/", endpoint)])
+
+    async def until_the_first_chunk() -> None:
+        exchange = Exchange(app)
+        running = asyncio.create_task(exchange.run())
+        await exchange.received.wait()
+        assert not running.done()
+
+    async def test() -> None:
+        answers = [await get(app) for _ in range(2)]
+        assert [answer.body for answer in answers] == [b"first last"] * 2
+        assert runs == 2
+
+    # As a server does that stops: it ends with its tasks cancelled.
+    run(until_the_first_chunk)
+    run(test)
+
+
+def test_a_source_that_cancels_itself_and_goes_on_is_complete(cache_url: str) -> None:
+    runs = 0
+
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(request: Request) -> Response:
+        nonlocal runs
+        runs += 1
+
+        async def body() -> AsyncIterator[bytes]:
+            task = asyncio.current_task()
+            assert task is not None
+            for number in range(3):
+                # A time-out of its own, which does not uncancel.
+                asyncio.get_running_loop().call_later(0.001, task.cancel)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+                yield b"%d " % number
+
+        return StreamingResponse(body())
+
+    app = Starlette(routes=[Route("/", endpoint)])
+
+    async def test() -> None:
+        answers = [await get(app) for _ in range(2)]
+        assert [answer.body for answer in answers] == [b"0 1 2 "] * 2
+        assert all(answer.complete for answer in answers)
+        assert [answer.cache_status for answer in answers] == [MISS, HIT]
+        assert runs == 1
 
     run(test)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.conftest import Serve
@@ -130,3 +132,35 @@ def test_a_redis_that_refuses_writes_costs_the_entry_only(
     assert runs.is_whole(following)
     wait_until(lambda: len(segments(Keyspace(own_redis.port).all())) <= 30 * CHUNK // 200_000)
     assert not Keyspace(own_redis.port).without_ttl()
+
+
+@each_size
+def test_a_redis_that_is_full_is_told_of_once_until_it_works(
+    serve: Serve, own_redis: RedisServer, chunks: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "stream_cached")
+
+    def told() -> list[tuple[str, str]]:
+        records = [record for record in caplog.records if record.name == "stream_cached"]
+        return [(record.levelname, record.getMessage()) for record in records]
+
+    runs = Runs(chunks)
+    port = serve(runs.app(own_redis.url())).port
+    fetch(port, "/?before")
+    assert told() == []
+    own_redis.execute("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    own_redis.execute("CONFIG", "SET", "maxmemory", "1")
+
+    answers = [fetch(port, f"/?{number}") for number in range(5)]
+
+    assert all(map(runs.is_whole, answers))
+    ((level, message),) = told()
+    assert level == "WARNING"
+    assert "the cache fails" in message
+    own_redis.execute("CONFIG", "SET", "maxmemory", "0")
+    assert runs.is_whole(fetch(port, "/?after"))
+    wait_until(lambda: len(told()) > 1)
+    level, message = told()[-1]
+    assert (level, len(told())) == ("INFO", 2)
+    assert "works again" in message
+    assert fetch(port, "/?after").header("Cache-Status") == HIT

@@ -309,3 +309,53 @@ def test_a_run_over_max_duration_is_whole_for_its_client_and_remembered(
     assert statuses(*answers) == [MISS, bypass("max-duration")]
     (warning,) = warnings(caplog)
     assert "max_duration=" in warning
+
+
+# -- a Response that the endpoint is given ---------------------------------------------------------
+
+
+def test_a_value_beside_a_response_that_was_written_on_is_not_stored(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, runs = FastAPI(), iter(range(100))
+
+    @app.get("/status")
+    @stream_cached(ttl=60, cache=memory())
+    async def status(response: Response) -> dict[str, int]:
+        response.status_code = 404
+        return {"run": next(runs)}
+
+    @app.get("/headers")
+    @stream_cached(ttl=60, cache=memory())
+    async def headers(response: Response, request: Request) -> dict[str, int]:
+        response.headers["X-User"] = request.headers["User"]
+        response.set_cookie("user", request.headers["User"])
+        return {"run": next(runs)}
+
+    port = serve(app).port
+    answers = [fetch(port, "/status") for _ in range(3)]
+    assert [answer.status for answer in answers] == [404] * 3
+    assert [answer.text for answer in answers] == [f'{{"run":{run}}}' for run in range(3)]
+    (warning,) = warnings(caplog)
+    assert "Response" in warning
+
+    users = ["alice", "bob", "alice"]
+    answers = [fetch(port, "/headers", {"User": user}) for user in users]
+    assert [answer.header("X-User") for answer in answers] == users
+    assert [answer.header("Set-Cookie") for answer in answers] == [
+        f"user={user}; Path=/; SameSite=lax" for user in users
+    ]
+    assert next(runs) == 6
+    assert len(warnings(caplog)) == 2
+
+
+def test_a_value_beside_a_response_that_was_not_touched_is_stored(serve: Serve) -> None:
+    app, runs = FastAPI(), iter(range(100))
+
+    @app.get("/")
+    @stream_cached(ttl=60, cache=memory())
+    async def endpoint(response: Response) -> dict[str, int]:
+        return {"run": next(runs)}
+
+    port = serve(app).port
+    assert [fetch(port).text for _ in range(2)] == ['{"run":0}'] * 2

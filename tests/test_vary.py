@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import pytest
@@ -161,3 +162,65 @@ def test_no_more_than_max_variants_are_kept(serve: Serve, cache_url: str) -> Non
     assert states(*accept(port, "b", "c")) == [HIT, HIT]
     assert states(*accept(port, "a")) == [VARY_MISS]
     assert states(*accept(port, "c", "a", "b")) == [HIT, HIT, VARY_MISS]
+
+
+class OneKey(stream_cached):
+    """Has one key for everything."""
+
+    def get_cache_key(
+        self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        return "one"
+
+
+own_keys = pytest.mark.parametrize(
+    "keyed",
+    [
+        functools.partial(stream_cached, key="one"),
+        functools.partial(stream_cached, key_builder=lambda f, *args, **kwargs: "one"),
+        OneKey,
+    ],
+    ids=["key", "key_builder", "get_cache_key"],
+)
+
+
+@own_keys
+def test_a_vary_that_names_a_parameters_header_selects_under_a_key_of_ones_own(
+    serve: Serve, cache_url: str, keyed: Callable[..., stream_cached]
+) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @keyed(ttl=60, cache=cache_url)
+    async def endpoint(accept_language: Annotated[str, Header()]) -> Response:
+        return Response(f"in {accept_language}", headers={"Vary": "Accept-Language"})
+
+    port = serve(app).port
+    languages = ["de", "en"] * 2
+    answers = [fetch(port, headers={"Accept-Language": value}) for value in languages]
+    assert [answer.text for answer in answers] == [f"in {value}" for value in languages]
+    assert states(*answers) == [MISS, VARY_MISS, HIT, HIT]
+    assert {answer.header("Vary") for answer in answers} == {"Accept-Language"}
+
+
+@own_keys
+def test_header_and_cookie_parameters_select_under_a_key_of_ones_own(
+    serve: Serve, cache_url: str, keyed: Callable[..., stream_cached]
+) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @keyed(ttl=60, cache=cache_url)
+    async def endpoint(
+        x_tenant: Annotated[str, Header()] = "none", theme: str = Cookie(default="light")
+    ) -> Response:
+        return Response(f"{x_tenant} {theme}")
+
+    port = serve(app).port
+    sets = [{}, {"X-Tenant": "a"}, {"X-Tenant": "b"}, {"X-Tenant": "b", "Cookie": "theme=dark"}]
+    misses = [fetch(port, headers=headers) for headers in sets]
+    hits = [fetch(port, headers=headers) for headers in sets]
+    assert states(*misses, *hits) == [MISS] + [VARY_MISS] * 3 + [HIT] * 4
+    texts = ["none light", "a light", "b light", "b dark"]
+    assert [answer.text for answer in misses] == [answer.text for answer in hits] == texts
+    assert {answer.header("Vary") for answer in (*misses, *hits)} == {"Cookie, x-tenant"}

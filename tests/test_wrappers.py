@@ -14,14 +14,17 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from stream_cached import stream_cached
 from tests.conftest import Serve
 from tests.gates import wait_until
 from tests.http_client import RawClient, RawResponse, fetch
+from tests.proxy import DelayProxy
 from tests.runs import HIT, MISS, HeldRuns, Runs
+from tests.servers import RedisServer
 
 Wrapped = Callable[[Request], Awaitable[Response]]
 
@@ -265,3 +268,62 @@ def test_class_based_endpoints_routers_and_plain_functions(serve: Serve, cache_u
     assert len({answer.body for answer in misses}) == 5
     assert [answer.body for answer in hits] == [answer.body for answer in misses]
     assert {answer.header("Cache-Status") for answer in hits} == {HIT}
+
+
+# -- what a wrapper meets --------------------------------------------------------------------------
+
+
+def test_the_last_byte_of_a_replaced_body_waits_for_a_slow_store_too(
+    serve: Serve, redis_server: RedisServer, redis_url: str, namespace: str
+) -> None:
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(iter([b"abc"] * 3), headers={"Content-Length": "9"})
+
+    async def upper(request: Request) -> Response:
+        response: Response = await cached(request)
+        assert isinstance(response, StreamingResponse)
+        iterator = response.body_iterator
+
+        async def louder() -> AsyncIterator[bytes]:
+            async for chunk in iterator:
+                yield bytes(chunk).upper()  # type: ignore[arg-type]
+
+        response.body_iterator = louder()
+        return response
+
+    with DelayProxy(redis_server.port, delay=0.02) as proxy:
+        cached = stream_cached(ttl=60, cache=proxy.url(namespace=namespace))(endpoint)
+        port = serve(Starlette(routes=[Route("/{number}", upper)])).port
+        for number in range(10):
+            answers = [fetch(port, f"/{number}") for _ in range(2)]
+            assert [answer.body for answer in answers] == [b"ABCABCABC"] * 2
+            assert [answer.header("Cache-Status") for answer in answers] == [MISS, HIT]
+
+
+class Page(HTMLResponse):
+    """Sends in a way of its own, as a template's response does, and has its body at hand."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, send)
+
+
+def test_a_wrapper_sees_the_body_of_a_response_that_has_it_at_hand(
+    serve: Serve, cache_url: str
+) -> None:
+    runs = itertools.count()
+
+    @stream_cached(ttl=60, cache=cache_url)
+    async def page(request: Request) -> Response:
+        return Page(f"<b>{next(runs)}</b>")
+
+    async def wrapper(request: Request) -> Response:
+        response: Response = await page(request)
+        response.headers["X-Body"] = bytes(response.body).decode()
+        return response
+
+    port = serve(Starlette(routes=[Route("/", wrapper)])).port
+    miss, hit = fetch(port), fetch(port)
+    assert [miss.header("Cache-Status"), hit.header("Cache-Status")] == [MISS, HIT]
+    assert miss.body == hit.body == b"<b>0</b>"
+    assert miss.header("X-Body") == hit.header("X-Body") == "<b>0</b>"
+    assert miss.header("Content-Type") == hit.header("Content-Type")

@@ -315,7 +315,11 @@ class MemoryStore:
         return self._memory.max_bytes
 
     def _native(self, key: str) -> str:
-        return self._build_key(key, namespace=self._namespace)
+        try:
+            return self._build_key(key, namespace=self._namespace)
+        # The user's `key_builder`.
+        except Exception as exc:
+            raise StoreError(f"key: {type(exc).__name__}") from exc
 
     def _fitting(self, key: str, value: bytes) -> str:
         native = self._native(key)

@@ -212,29 +212,34 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         self._functions[id(f)] = _Function(endpoint, engine, notices, version)
         self._notices = notices
         self._bind_early(notices)
-        made_over = _closures.setdefault(
-            (endpoint.name, self.alias or id(self.cache)), {closure := closure_digest(f)}
-        )
+        self._warn_of_twins(f, endpoint, notices)
+
+        @functools.wraps(f)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if decorated.cache is None:
+                decorated.cache = self._bound().cache
+            return await self.decorator(f, *args, **kwargs)
+
+        async def invalidate(*, key: str | None = None) -> None:
+            await self._invalidate(f, key)
+
+        decorated: Any = wrapper
+        decorated.cache = self.cache
+        decorated.invalidate = invalidate
+        decorated.__signature__ = endpoint.signature
+        return cast(CachedEndpoint[P, Any], decorated)
+
+    def _warn_of_twins(
+        self, function: Callable[..., Any], endpoint: Endpoint, notices: Notices
+    ) -> None:
+        closure = closure_digest(function)
+        made_over = _closures.setdefault((endpoint.name, self.alias or id(self.cache)), {closure})
         if closure not in made_over and len(made_over) == 1:
             made_over.add(closure)
             notices.warn(
                 "it is decorated once more, over other values, by a factory perhaps: the two share "
                 "entries where host, path, query and arguments agree; pass namespace= to part them"
             )
-
-        @functools.wraps(f)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if wrapper.cache is None:  # type: ignore[attr-defined]
-                wrapper.cache = self._bound().cache  # type: ignore[attr-defined]
-            return await self.decorator(f, *args, **kwargs)
-
-        async def invalidate(*, key: str | None = None) -> None:
-            await self._invalidate(f, key)
-
-        wrapper.cache = self.cache  # type: ignore[attr-defined]
-        wrapper.invalidate = invalidate  # type: ignore[attr-defined]
-        wrapper.__signature__ = endpoint.signature  # type: ignore[attr-defined]
-        return cast(CachedEndpoint[P, Any], wrapper)
 
     # -- the cache --------------------------------------------------------------------------
 

@@ -212,7 +212,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         self._functions[id(f)] = _Function(endpoint, engine, notices, version)
         self._notices = notices
         self._bind_early(notices)
-        self._warn_of_twins(f, endpoint, notices)
+        self._tell_of_twins(f, endpoint, notices)
 
         @functools.wraps(f)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -229,14 +229,15 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         decorated.__signature__ = endpoint.signature
         return cast(CachedEndpoint[P, Any], decorated)
 
-    def _warn_of_twins(
+    def _tell_of_twins(
         self, function: Callable[..., Any], endpoint: Endpoint, notices: Notices
     ) -> None:
         closure = closure_digest(function)
         made_over = _closures.setdefault((endpoint.name, self.alias or id(self.cache)), {closure})
         if closure not in made_over and len(made_over) == 1:
             made_over.add(closure)
-            notices.warn(
+            # A factory that is called again for each test is no mistake.
+            notices.inform(
                 "it is decorated once more, over other values, by a factory perhaps: the two share "
                 "entries where host, path, query and arguments agree; pass namespace= to part them"
             )

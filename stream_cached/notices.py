@@ -54,6 +54,10 @@ class Notices:
         """Warn once."""
         self._once((message, ""), logging.WARNING, "%s: %s", self._endpoint, message)
 
+    def inform(self, message: str) -> None:
+        """Say once what may be as it should be."""
+        self._once((message, ""), logging.INFO, "%s: %s", self._endpoint, message)
+
     def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
         if self._failing.get(doing) != str(cause):

@@ -66,7 +66,6 @@ class _Function:
     endpoint: Endpoint
     engine: Engine
     notices: Notices
-    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,15 +200,13 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             "single call: give it another name",
         )
         notices = Notices(endpoint.name)
-        version = version_key(endpoint.name)
         engine = Engine(
-            endpoint.name,
-            version=version,
+            version=version_key(endpoint.name),
             header_names=endpoint.header_names,
             rules=self._rules,
             notices=notices,
         )
-        self._functions[id(f)] = _Function(endpoint, engine, notices, version)
+        self._functions[id(f)] = _Function(endpoint, engine, notices)
         self._notices = notices
         self._bind_early(notices)
         self._tell_of_twins(f, endpoint, notices)
@@ -492,7 +489,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         store, ttl = self._bound().store, self._ttl()
         if key is None:
             lifetimes = function.engine.lifetimes(ttl)
-            await renew_version(store, function.version, new_id(), lifetimes)
+            await renew_version(store, function.engine.version, new_id(), lifetimes)
             key = self.key
         if key is not None:
             await function.engine.resource(store, key, None, ttl).revoke()

@@ -58,8 +58,7 @@ class Engine:
     The engine of one endpoint.
 
     Args:
-        endpoint: Module and qualified name.
-        version: The key of its version.
+        version: The key of the endpoint's version.
         header_names: The headers that its parameters are taken from.
         rules: What the decorator was told.
         notices: Where it says what it does not cache.
@@ -67,14 +66,12 @@ class Engine:
 
     def __init__(
         self,
-        endpoint: str,
         *,
         version: str,
         header_names: frozenset[str],
         rules: Rules,
         notices: Notices,
     ) -> None:
-        self.endpoint = endpoint
         self.version = version
         self._rules = rules
         self._notices = notices

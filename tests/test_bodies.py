@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,8 @@ def headers_of(response: RawResponse) -> list[tuple[bytes, bytes]]:
 
 def assert_equal_on_miss_and_hit(serve: Serve, runs: Runs, **settings: object) -> RawResponse:
     """Ask twice; return the hit, once it is what the miss was."""
+    # The port, and so the key, may be that of an earlier server.
+    settings.setdefault("namespace", uuid.uuid4().hex)
     endpoint = stream_cached(**{"ttl": 60, **settings})(runs.__call__)  # type: ignore[arg-type]
     port = serve(app_of(endpoint)).port
     miss, hit = fetch(port), fetch(port)

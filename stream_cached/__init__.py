@@ -7,16 +7,20 @@ from stream_cached.exceptions import (
     StoreError,
     StreamCachedError,
 )
-from stream_cached.policy import NotCached
+from stream_cached.plumbing import NotInKey, not_in_key
+from stream_cached.policy import BypassError, NotCached
 from stream_cached.store.memory import MemoryCache
 
 __all__ = [
     "BrokenStreamError",
+    "BypassError",
     "CachedEndpoint",
     "ConfigurationError",
     "MemoryCache",
     "NotCached",
+    "NotInKey",
     "StoreError",
     "StreamCachedError",
+    "not_in_key",
     "stream_cached",
 ]

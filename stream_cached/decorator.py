@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aiocache import cached
 from aiocache.base import SENTINEL
 from starlette.responses import Response
 
+from stream_cached.arguments import Arguments
 from stream_cached.config import Binding, resolve_alias, resolve_cache
-from stream_cached.endpoint import Endpoint, closure_digest, response_heads
+from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_heads
 from stream_cached.engine import Engine, Run, new_id
 from stream_cached.exceptions import ConfigurationError, StoreError
+from stream_cached.guard import Guard
 from stream_cached.incoming import DisconnectShield, Incoming
-from stream_cached.keys import holds_address, version_key
+from stream_cached.keys import version_key
 from stream_cached.notices import Notices
-from stream_cached.policy import DEFAULT_STATUSES, BypassError, NotCached
+from stream_cached.policy import DEFAULT_STATUSES, BypassError, Finding, NotCached
 from stream_cached.recorder import VALUE_SIZE
 from stream_cached.resource import Foreign, Miss, Resource, Unstorable, renew_version
-from stream_cached.rules import checked_ttl, make_rules, require, require_function
+from stream_cached.rules import (
+    Authorized,
+    check_arguments,
+    checked_ttl,
+    make_rules,
+    require,
+    require_function,
+)
 from stream_cached.store.aiocache import switched_off
 from stream_cached.tasks import spawn
 
@@ -44,6 +62,20 @@ class CachedEndpoint(Protocol[P, R_co]):
     """The aiocache cache; None as long as its alias is not configured."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
+
+    async def cache_key(self, *args: Any, **kwargs: Any) -> str:
+        """
+        Return the key that a call with these arguments uses.
+
+        Args:
+            args: The positional arguments.
+            kwargs: The keyword arguments. A function without a parameter for its request takes it
+                as `request=`.
+
+        Raises:
+            BypassError: The call is not for the cache; the message says why, and what to write.
+        """
+        ...
 
     async def invalidate(self, *, key: str | None = None) -> None:
         """
@@ -64,6 +96,7 @@ class _Function:
     """A decorated function, and what belongs to it."""
 
     endpoint: Endpoint
+    arguments: Arguments
     engine: Engine
     notices: Notices
 
@@ -74,11 +107,12 @@ class _Call:
 
     function: _Function
     incoming: Incoming | None
-    body: str | None
 
 
 _call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
 
+
+_NOTHING: Mapping[str, Callable[[Any], Any]] = MappingProxyType({})
 
 #: By the name of a decorated function and its cache, what it was made over: what came first, and
 #: one that differs.
@@ -123,6 +157,18 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             keys.
         finish_timeout: Seconds that a run goes on to be stored once its client has left.
         replay: `"fast"` merges the chunks of a hit, `"exact"` sends them one by one.
+        authorized: What becomes of a request with Authorization. `"bypass"`: its answer is not
+            stored unless the response allows it (RFC 9111, section 3.5); `"vary"`: there are
+            entries for each credential; `"keyed"`: the arguments or the key name the user;
+            `"share"`: all users are given the same.
+        key_host: Whether the host is part of the key.
+        request_key: Whether the request is. Without it the key is that of a call that brings
+            none; it is for helpers that FastAPI calls as dependencies.
+        key_args: Functions, by the name of an argument, that return what stands for it in the key.
+        key_ignore: Names of arguments that are left out of the key.
+        unguarded: What the endpoint may read of its request though it is no part of the key,
+            because it does not show in the answer: names of headers, `"client"`, `"cookies"`,
+            `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`.
         kwargs: Those of a `cache` that is a class.
 
     Raises:
@@ -152,6 +198,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         inline_max: int | str = VALUE_SIZE,
         finish_timeout: float = 30.0,
         replay: Literal["fast", "exact"] = "fast",
+        authorized: Authorized = "bypass",
+        key_host: bool = True,
+        request_key: bool = True,
+        key_args: Mapping[str, Callable[[Any], Any]] = _NOTHING,
+        key_ignore: Collection[str] = (),
+        unguarded: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -182,6 +234,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             inline_max=inline_max,
             finish_timeout=finish_timeout,
             replay=replay,
+            authorized=authorized,
+            key_host=key_host,
+            request_key=request_key,
+            key_args=key_args,
+            key_ignore=key_ignore,
+            unguarded=unguarded,
         )
         # By identity: a callable instance need not be hashable.
         self._functions: dict[int, _Function] = {}
@@ -192,21 +250,27 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     @overload
     def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
     def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
-        endpoint = Endpoint(f, noself=self.noself)
-        taken = _SWITCHES & endpoint.parameters
-        require(
-            not taken,
-            f"{endpoint.name} has a parameter {', '.join(taken)}, which switches the cache of a "
-            "single call: give it another name",
+        rules = self._rules
+        endpoint = Endpoint(f, takes_request=rules.request_key)
+        self._check(endpoint)
+        notices = Notices(
+            f"{endpoint.name} ({endpoint.place})" if endpoint.place else endpoint.name
         )
-        notices = Notices(endpoint.name)
+        arguments = Arguments(
+            f,
+            endpoint.declared,
+            noself=self.noself,
+            by_request=rules.request_key,
+            key_args=rules.key_args,
+            key_ignore=rules.key_ignore,
+        )
         engine = Engine(
             version=version_key(endpoint.name),
             header_names=endpoint.header_names,
-            rules=self._rules,
+            rules=rules,
             notices=notices,
         )
-        self._functions[id(f)] = _Function(endpoint, engine, notices)
+        self._functions[id(f)] = _Function(endpoint, arguments, engine, notices)
         self._notices = notices
         self._bind_early(notices)
         self._tell_of_twins(f, endpoint, notices)
@@ -220,11 +284,33 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         async def invalidate(*, key: str | None = None) -> None:
             await self._invalidate(f, key)
 
+        async def cache_key(*args: Any, **kwargs: Any) -> str:
+            return await self._cache_key(f, args, kwargs)
+
         decorated: Any = wrapper
         decorated.cache = self.cache
         decorated.invalidate = invalidate
+        decorated.cache_key = cache_key
         decorated.__signature__ = endpoint.signature
         return cast(CachedEndpoint[P, Any], decorated)
+
+    def _check(self, endpoint: Endpoint) -> None:
+        """See that the rules fit the function."""
+        taken = _SWITCHES & endpoint.parameters
+        require(
+            not taken,
+            f"{endpoint.name} has a parameter {', '.join(taken)}, which switches the cache of a "
+            "single call: give it another name",
+        )
+        check_arguments(self._rules, endpoint.declared.parameters, endpoint.name)
+        require(
+            self._rules.request_key
+            or self.key
+            or self.key_builder
+            or not endpoint.declares_request,
+            f"{endpoint.name} takes a request, of which nothing would be part of the key: leave "
+            "request_key=False out",
+        )
 
     def _tell_of_twins(
         self, function: Callable[..., Any], endpoint: Endpoint, notices: Notices
@@ -294,39 +380,40 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         function = self._functions[id(f)]
         engine = function.engine
         request, kwargs = function.endpoint.take_request(args, kwargs)
-        run = functools.partial(function.endpoint.run, args, kwargs)
+        incoming = None
         try:
             if switched_off():
-                raise BypassError(NotCached.SWITCHED_OFF)
+                raise BypassError(Finding(NotCached.SWITCHED_OFF))
             incoming = engine.incoming(request, keyed=self._keys_by_request())
             key = await self._key(f, function, incoming, args, kwargs)
             resource = engine.resource(self._bound().store, key, incoming, self._ttl())
-            found = await self._find(function, resource, cache_read)
+            found = await self._find(function, resource, incoming, cache_read)
             is_head = incoming is not None and incoming.is_head
             records = cache_write and isinstance(found, Miss) and not is_head
             function.notices.store_works("reading")
             if records:
                 await resource.begin()
         except BypassError as exc:
-            return engine.pass_on(await run(), exc.reason, exc.subject)
+            return await self._go_past(function, incoming, args, kwargs, exc.findings)
         except StoreError as exc:
             function.notices.store_failed(exc, "reading")
-            return engine.pass_on(await run(), NotCached.STORE)
+            return await self._go_past(function, None, args, kwargs, [Finding(NotCached.STORE)])
         if isinstance(found, Unstorable):
-            return engine.bypass(await run(), found.detail)
+            return engine.bypass(await function.endpoint.run(args, kwargs), found.detail)
         if not isinstance(found, Miss):
             return found
         fwd = _forwarded(found, cache_read)
         if not records:
-            return engine.unrecorded(await run(), fwd)
+            return engine.unrecorded(await function.endpoint.run(args, kwargs), fwd)
         nothing = nullcontext(DisconnectShield())
         with incoming.shielded(next(iter(args), None)) if incoming else nothing as shield:
             head = response_heads(args, kwargs)
-            result = await run()
+            guard = self._guard(function, incoming)
+            result = await function.endpoint.run(*_given(guard, args, kwargs))
             if self.skip_cache_func(result):
-                return engine.pass_on(result, NotCached.SKIPPED)
+                return engine.pass_on(result, Finding(NotCached.SKIPPED))
             if isinstance(result, Iterator | AsyncIterator):
-                return engine.pass_on(result, NotCached.ITERATOR)
+                return engine.pass_on(result, Finding(NotCached.ITERATOR))
             if isinstance(result, Response):
                 recording = Run(
                     resource=resource,
@@ -335,11 +422,15 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                     fwd=fwd,
                     wait=aiocache_wait_for_write,
                     shield=shield,
+                    guard=guard,
                     on_stored=functools.partial(self._after_set, function, key),
                 )
                 return await engine.record(result, recording)
+        findings = engine.of_one_client((), incoming, guard)
         if response_heads(args, kwargs) != head:
-            return engine.pass_on(result, NotCached.RESPONSE)
+            findings.append(Finding(NotCached.RESPONSE))
+        if findings:
+            return engine.pass_on(result, *findings)
         write = self._store_value(function, resource, result)
         if aiocache_wait_for_write:
             await write
@@ -347,13 +438,44 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             spawn(write)
         return result
 
-    async def _find(self, function: _Function, resource: Resource, read: bool) -> Any:
+    def _guard(self, function: _Function, incoming: Incoming | None) -> Guard | None:
+        """Return what watches over a run, unless its key is somebody else's affair."""
+        if incoming is None or not self._keys_by_request():
+            return None
+        return function.engine.guard(incoming)
+
+    async def _go_past(
+        self,
+        function: _Function,
+        incoming: Incoming | None,
+        args: Any,
+        kwargs: Any,
+        findings: Sequence[Finding],
+    ) -> Any:
+        """Run the function for a call that is not for the cache, and say all that forbids it."""
+        by_argument = any(finding.reason is NotCached.ARGUMENT for finding in findings)
+        guard = self._guard(function, incoming) if by_argument else None
+        try:
+            result = await function.endpoint.run(*_given(guard, args, kwargs))
+        finally:
+            if guard is not None:
+                guard.release(args)
+        headers = result.raw_headers if isinstance(result, Response) else ()
+        more = function.engine.of_one_client(headers, incoming, guard) if by_argument else []
+        return function.engine.pass_on(result, *findings, *more)
+
+    async def _find(
+        self, function: _Function, resource: Resource, incoming: Incoming | None, read: bool
+    ) -> Any:
         """Return what is handed out, or why there is nothing."""
         if not read:
             await resource.look_up()
             return Miss()
         started = time.monotonic()
-        found = await function.engine.look_up(resource)
+        found = await function.engine.look_up(resource, incoming)
+        if incoming is not None and incoming.is_authorized and isinstance(found, Foreign | Miss):
+            # A plain value can't say that it may answer another user's request.
+            return Miss()
         if isinstance(found, Foreign):
             value = await self.get_from_cache(resource.key)
             return Miss() if value is None else value
@@ -379,10 +501,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> str:
-        body = None
         if incoming is not None and not self.key and not self.key_builder:
-            body = await incoming.body_digest()
-        token = _call.set(_Call(function, incoming, body))
+            await incoming.read_body()
+        token = _call.set(_Call(function, incoming))
         try:
             key = self.get_cache_key(f, args, kwargs)
         finally:
@@ -391,9 +512,22 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             key = key.value
         if not isinstance(key, str):
             raise ConfigurationError(
-                f"the key of {function.endpoint.name} is {key!r}: let key_builder return a str"
+                f"the key of {function.endpoint.name} is of type {type(key).__name__}: let "
+                "key_builder return a str"
             )
         return key
+
+    async def _cache_key(
+        self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        function = self._functions[id(f)]
+        endpoint = function.endpoint
+        if "request" in kwargs and endpoint.hides_request and "request" not in endpoint.parameters:
+            kwargs = dict(kwargs)
+            kwargs[HIDDEN] = kwargs.pop("request")
+        request, kwargs = endpoint.take_request(args, kwargs)
+        incoming = function.engine.incoming(request, keyed=self._keys_by_request())
+        return await self._key(f, function, incoming, args, kwargs)
 
     def _keys_by_request(self) -> bool:
         """Whether a request's key is the one that is built here, of all that it has to hold."""
@@ -412,14 +546,14 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             kwargs: Its keyword arguments.
         """
         call = _call.get()
-        own = self.key or self.key_builder
-        if own or call is None or call.incoming is None:
-            key: str = super().get_cache_key(f, args, kwargs)
-            if not own and holds_address(key):
-                raise BypassError(NotCached.KEY)
-            return key
-        arguments = call.function.endpoint.arguments(args, kwargs)
-        return call.incoming.key(call.function.endpoint.name, call.body, arguments)
+        if self.key or self.key_builder or call is None:
+            return cast(str, super().get_cache_key(f, args, kwargs))
+        function, incoming = call.function, call.incoming
+        if incoming is None:
+            args, kwargs = function.arguments.as_for_aiocache(args, kwargs)
+            return cast(str, super().get_cache_key(f, args, kwargs))
+        forms = function.arguments.forms(args, kwargs, incoming.state)
+        return incoming.key(function.endpoint.name, forms, host=self._rules.key_host)
 
     def _key_from_args(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -427,9 +561,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if hasattr(func, "__name__"):
             return cast(str, super()._key_from_args(func, args, kwargs))
         # A partial, or an instance that can be called: aiocache has no key for those.
-        endpoint = self._functions[id(func)].endpoint
-        bound = endpoint.bound or ""
-        return f"{endpoint.name}{bound}{args[1:] if self.noself else args}{sorted(kwargs.items())}"
+        function = self._functions[id(func)]
+        bound = function.arguments.bound or ""
+        positional = args[1:] if self.noself else args
+        return f"{function.endpoint.name}{bound}{positional}{sorted(kwargs.items())}"
 
     # -- plain values -----------------------------------------------------------------------
 
@@ -493,6 +628,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             key = self.key
         if key is not None:
             await function.engine.resource(store, key, None, ttl).revoke()
+
+
+def _given(guard: Guard | None, args: Any, kwargs: Any) -> Any:
+    return (args, kwargs) if guard is None else guard.given(args, kwargs)
 
 
 def _forwarded(found: Miss, read: bool) -> str:

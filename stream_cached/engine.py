@@ -17,22 +17,26 @@ from starlette.responses import Response, StreamingResponse
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError, StoreError
 from stream_cached.flight import COMMIT_WAIT, Flight, Source
+from stream_cached.guard import Guard, Terms
 from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.keys import header_values
 from stream_cached.notices import Notices
 from stream_cached.policy import (
+    Finding,
     NotCached,
     cache_status,
     content_length,
+    may_be_shared,
     vary_names,
     why_not_stored,
+    words,
 )
 from stream_cached.recorder import Limits, Recorder
 from stream_cached.replay import Replay
 from stream_cached.resource import ID_SIZE, Found, Hit, Lifetimes, Miss, Resource
 from stream_cached.responses import LiveResponse, RawHeaders, ReplayResponse, stored_response
 from stream_cached.rules import Rules
-from stream_cached.sources import AppSource, IteratorSource, sends_by_itself
+from stream_cached.sources import AppSource, IteratorSource, sends_by_itself, sends_what_it_is_given
 from stream_cached.store import Store
 from stream_cached.tasks import spawn
 
@@ -50,6 +54,7 @@ class Run:
     wait: bool
     """Whether a response whose body is at hand waits until it is stored."""
     shield: DisconnectShield
+    guard: Guard | None
     on_stored: Callable[[], Awaitable[None]]
 
 
@@ -80,6 +85,11 @@ class Engine:
         self._parameters = frozenset(map(str.lower, header_names))
         # A Cookie() parameter puts one cookie into the key, not the header.
         self._keyed = (self._parameters - {"cookie"}) | self._declared.keys()
+        # What tells the users apart, or need not.
+        excused = {"authorization"} if rules.authorized in ("keyed", "share") else set()
+        self._identifying = {True: self._keyed | excused, False: self._declared.keys() | excused}
+        named = {"authorization"} if rules.authorized == "keyed" else set()
+        self._terms = Terms(self._keyed | named, rules.key_host, rules.unguarded)
 
     # -- the request ------------------------------------------------------------------------
 
@@ -97,8 +107,12 @@ class Engine:
         if request is None:
             return None
         incoming = Incoming(request, self._declared)
-        incoming.check(self._rules.methods, self._keyed if keyed else self._declared.keys())
+        incoming.check(self._rules.methods, self._identifying[keyed])
         return incoming
+
+    def guard(self, incoming: Incoming) -> Guard:
+        """Return what watches over a run that answers a request."""
+        return Guard(incoming.request, self._terms, with_body=incoming.has_body)
 
     def resource(
         self, store: Store, key: str, incoming: Incoming | None, ttl: float | None
@@ -120,7 +134,7 @@ class Engine:
 
     # -- a hit ------------------------------------------------------------------------------
 
-    async def look_up(self, resource: Resource) -> Found | Response:
+    async def look_up(self, resource: Resource, incoming: Incoming | None) -> Found | Response:
         """
         Find what stands under the key; a hit comes as the response to be sent.
 
@@ -130,6 +144,10 @@ class Engine:
         found = await resource.look_up()
         if not isinstance(found, Hit):
             return found
+        if incoming is not None and incoming.is_authorized:
+            age = time.time() - found.entry.stored_at
+            if not may_be_shared(found.entry.headers, age):
+                return Miss()
         headers = [*found.entry.headers, _cache_status(hit=True)]
         replay = Replay(resource, found.key, found.entry)
         if not await replay.open():
@@ -144,12 +162,12 @@ class Engine:
 
     # -- a miss -----------------------------------------------------------------------------
 
-    def pass_on(self, result: Any, reason: NotCached, subject: str = "") -> Any:
+    def pass_on(self, result: Any, *findings: Finding) -> Any:
         """Return a result that is not stored, and say why."""
-        self._notices.not_cached(reason, subject)
-        if reason is NotCached.METHOD:
+        self._notices.not_cached(*findings)
+        if findings[0].reason is NotCached.METHOD:
             return self.unrecorded(result, "method")
-        return self.bypass(result, reason.word)
+        return self.bypass(result, words(findings))
 
     def bypass(self, result: Any, detail: str) -> Any:
         """Return a result that went past the cache."""
@@ -163,14 +181,25 @@ class Engine:
             return _with_header(result, _cache_status(fwd=fwd))
         return result
 
+    def of_one_client(
+        self, headers: RawHeaders, incoming: Incoming | None, guard: Guard | None
+    ) -> list[Finding]:
+        """Say why an answer may be one client's own."""
+        findings = []
+        if incoming is not None and incoming.is_authorized and not may_be_shared(headers, age=0):
+            findings.append(Finding(NotCached.AUTHORIZATION))
+        if guard is not None:
+            findings.extend(guard.findings(vary_names(headers)))
+        return findings
+
     async def record(self, response: Response, run: Run) -> Response:
         """Return what is sent instead of an endpoint's response, while that is recorded."""
-        reason = self._why_not_stored(response.status_code, response.raw_headers, run)
+        findings = self._why_not_stored(response.status_code, response.raw_headers, run)
         by_itself = sends_by_itself(response)
         if by_itself and run.incoming is None:
-            reason = reason or NotCached.NO_REQUEST
-        if reason is not None:
-            return cast(Response, self.pass_on(response, reason))
+            findings.append(Finding(NotCached.NO_REQUEST))
+        if findings:
+            return cast(Response, self.pass_on(response, *findings))
         if by_itself:
             return await self._record_messages(response, run)
         if isinstance(response, StreamingResponse):
@@ -182,7 +211,11 @@ class Engine:
     async def _record_messages(self, response: Response, run: Run) -> Response:
         assert run.incoming is not None
         request = run.incoming.request
-        source = AppSource(response, request.scope, getattr(request, "_body", b""))
+        body = getattr(request, "_body", b"")
+        if run.guard is None or sends_what_it_is_given(response):
+            source = AppSource(response, request.scope, body)
+        else:
+            source = AppSource(response, request.scope, body, run.guard.watched)
         await source.begin()
         return self._fly(source, response, source.status, source.headers, run, None)
 
@@ -200,14 +233,14 @@ class Engine:
         entry = self._entry(response, status, headers)
         entry = dataclasses.replace(entry, streamed=at_hand is None)
         # Of a response that sends by itself, the head is known only now.
-        reason = self._why_not_stored(status, headers, run)
-        if reason is None:
+        findings = self._why_not_stored(status, headers, run)
+        if not findings:
             recorder = self._recorder(entry, run, self._varies_on(headers, run))
             cache_status = _cache_status(fwd=run.fwd, stored=True)
         else:
             recorder = None
-            self._notices.not_cached(reason)
-            cache_status = _cache_status(fwd="bypass", detail=reason.word)
+            self._notices.not_cached(*findings)
+            cache_status = _cache_status(fwd="bypass", detail=words(findings))
         flight = Flight(
             source,
             recorder,
@@ -243,15 +276,16 @@ class Engine:
             response, _cache_status(fwd=run.fwd, stored=True), headers=entry.headers
         )
 
-    def _why_not_stored(self, status: int, headers: RawHeaders, run: Run) -> NotCached | None:
+    def _why_not_stored(self, status: int, headers: RawHeaders, run: Run) -> list[Finding]:
+        findings = self.of_one_client(headers, run.incoming, run.guard)
         reason = why_not_stored(status, headers, self._rules.statuses)
         if reason is not None:
-            return reason
+            findings.insert(0, Finding(reason))
         if (content_length(headers) or 0) > self._limits(run.resource.store).max_body:
-            return NotCached.BODY_SIZE
+            findings.append(Finding(NotCached.BODY_SIZE))
         if run.incoming is None and self._varies_on(headers, run):
-            return NotCached.NO_REQUEST
-        return None
+            findings.append(Finding(NotCached.NO_REQUEST))
+        return findings
 
     def _varies_on(self, headers: RawHeaders, run: Run) -> frozenset[str]:
         """Return the names of the headers that select this response, beyond its key."""
@@ -292,17 +326,24 @@ class Engine:
         return [*others, (b"vary", b", ".join(values))]
 
     def _recorder(self, entry: Entry, run: Run, varies_on: frozenset[str]) -> Recorder:
+        def read() -> list[Finding]:
+            # Also while the body was made.
+            return self.of_one_client(entry.headers, None, run.guard)
+
         def failed(reason: NotCached, cause: Exception | None) -> None:
             if isinstance(cause, StoreError):
                 self._notices.store_failed(cause, "writing")
+            elif reason is NotCached.READ:
+                self._notices.not_cached(*read())
             else:
-                self._notices.not_cached(reason)
+                self._notices.not_cached(Finding(reason))
 
         return Recorder(
             run.resource,
             entry,
             varies_on=varies_on,
             limits=self._limits(run.resource.store),
+            objection=lambda: NotCached.READ if read() else None,
             on_stored=run.on_stored,
             on_failure=failed,
         )

@@ -13,8 +13,9 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import Message, Receive
 
+from stream_cached.guard import plain_scope
 from stream_cached.keys import digest, request_key
-from stream_cached.policy import BypassError, NotCached, content_length
+from stream_cached.policy import BypassError, Finding, NotCached, content_length
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
 MAX_REQUEST_BODY = 1024 * 1024
@@ -36,11 +37,18 @@ class Incoming:
 
     def __init__(self, request: HTTPConnection, vary: Normalisers) -> None:
         self.request = request
-        self._scope = request.scope
+        self.is_authorized = False
+        """Whether it carries Authorization, so that its answer may be its user's own."""
+        self._scope = plain_scope(request.scope)
+        self._body: str | None = None
         self._headers: dict[bytes, list[bytes]] = {}
         for name, value in self._scope["headers"]:
             self._headers.setdefault(name.lower(), []).append(value)
         self._selecting = {name: self._normalised(name, vary[name]) for name in vary}
+        if self._scope is not request.scope:
+            # Another cached endpoint calls this one: its answer comes to depend on them, too.
+            for name in vary:
+                request.headers.getlist(name)
 
     def _values(self, name: str) -> list[bytes]:
         return self._headers.get(name.encode("latin-1"), [])
@@ -53,9 +61,11 @@ class Incoming:
             value = normalise(b", ".join(values).decode("latin-1"))
         # The user's function: a failing one must not fail the request.
         except Exception as exc:
-            raise BypassError(NotCached.NORMALISER, f"{name}: {type(exc).__name__}") from exc
+            raise BypassError(
+                Finding(NotCached.NORMALISER, f"{name}: {type(exc).__name__}")
+            ) from exc
         if not isinstance(value, str):
-            raise BypassError(NotCached.NORMALISER, f"{name}: {type(value).__name__}")
+            raise BypassError(Finding(NotCached.NORMALISER, f"{name}: {type(value).__name__}"))
         return value.encode("utf-8", "surrogatepass")
 
     @property
@@ -69,22 +79,21 @@ class Incoming:
 
         Args:
             methods: Those that are.
-            keyed: The headers that are part of the key.
+            keyed: The headers that tell its user from another, or need not.
 
         Raises:
             BypassError: It is not.
         """
         method = "GET" if self.is_head else self._scope.get("method", "WEBSOCKET")
         if method not in methods:
-            raise BypassError(NotCached.METHOD, method)
-        if "authorization" not in keyed and self._values("authorization"):
-            raise BypassError(NotCached.AUTHORIZATION)
+            raise BypassError(Finding(NotCached.METHOD, method))
+        self.is_authorized = "authorization" not in keyed and bool(self._values("authorization"))
         if b"".join(self._values("content-type")).lower().startswith(b"multipart/form-data"):
-            raise BypassError(NotCached.UPLOAD)
+            raise BypassError(Finding(NotCached.UPLOAD))
 
-    async def body_digest(self) -> str | None:
+    async def read_body(self) -> None:
         """
-        Return what stands for the request's body in its key, None where there is none.
+        Make the request's body part of its key, where there is one.
 
         Raises:
             BypassError: It is an upload, or was read by somebody who did not keep it.
@@ -93,47 +102,62 @@ class Incoming:
         announced = self._values("transfer-encoding") or content_length(self._scope["headers"])
         # In HTTP/2 a body need not be announced.
         if not announced and self._scope["method"] in ("GET", "HEAD"):
-            return None
+            return
         if not isinstance(request, Request):
-            raise BypassError(NotCached.UPLOAD)
+            raise BypassError(Finding(NotCached.UPLOAD))
         form = getattr(request, "_form", None)
         if form is not None:
             # A framework has parsed it; the body itself is gone.
             items = form.multi_items()
             if any(isinstance(value, UploadFile) for _, value in items):
-                raise BypassError(NotCached.UPLOAD)
-            return digest([[name.encode(), value.encode()] for name, value in items])
+                raise BypassError(Finding(NotCached.UPLOAD))
+            self._body = digest([[name, value] for name, value in items])
+            return
         if hasattr(request, "_body"):
             body = request._body
         elif getattr(request, "_stream_consumed", False):
-            raise BypassError(NotCached.UPLOAD)
+            raise BypassError(Finding(NotCached.UPLOAD))
         else:
             body = await _peek(request)
         read_as = [self._values("content-type"), self._values("content-encoding")]
-        return digest([read_as, hashlib.blake2b(body, digest_size=16).digest()])
+        self._body = digest([read_as, hashlib.blake2b(body, digest_size=16).digest()])
 
-    def key(self, endpoint: str, body: str | None, arguments: Mapping[str, Any]) -> str:
+    @property
+    def has_body(self) -> bool:
+        """Whether the request's body is part of its key."""
+        return self._body is not None
+
+    def key(self, endpoint: str, arguments: Mapping[str, Any], *, host: bool) -> str:
         """
         Build the key of a call of an endpoint.
 
         Args:
             endpoint: Module and qualified name.
-            body: What `body_digest` returned.
             arguments: In canonical form, by name.
+            host: Whether the host is part of it.
         """
         scope = self._scope
         return request_key(
             endpoint,
             method="GET" if self.is_head else scope["method"],
             scheme=scope.get("scheme", "http"),
-            host=self._values("host") or [repr(scope.get("server")).encode()],
+            host=self._host() if host else (),
             # A middleware that rewrites one of them need not know of the others.
-            path=[scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")],
+            path=(scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
             query=scope.get("query_string", b""),
-            body=body,
+            body=self._body,
             arguments=arguments,
             headers=self._selecting,
         )
+
+    def _host(self) -> Sequence[bytes]:
+        return self._values("host") or [repr(self._scope.get("server")).encode()]
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What stands in `request.state`."""
+        state: Mapping[str, Any] = self._scope.get("state") or {}
+        return state
 
     def select(self, names: Sequence[str]) -> str:
         """Return the digest of the request's values for the named headers."""
@@ -160,6 +184,9 @@ class Incoming:
         finally:
             if not shield.in_flight:
                 shield.reveal()
+                if isinstance(instance, HTTPEndpoint):
+                    # It sends its answer with it; a guard may have put another one there.
+                    instance.scope = self._scope
 
 
 async def _peek(request: Request) -> bytes:
@@ -184,7 +211,7 @@ async def _peek(request: Request) -> bytes:
 
     request._receive = replay
     if size > MAX_REQUEST_BODY:
-        raise BypassError(NotCached.UPLOAD)
+        raise BypassError(Finding(NotCached.UPLOAD))
     return b"".join(message.get("body", b"") for message in messages)
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import functools
 import hashlib
 import ipaddress
 import pathlib
@@ -57,6 +58,10 @@ def canonical(value: object, depth: int = 0) -> Any:
     Raises:
         NoCanonicalFormError: For anything else; `repr` with its address of an object is not one.
     """
+    cls = type(value)
+    if cls in _ATOMS or (cls is int and -_INT_BOUND <= value < _INT_BOUND):  # type: ignore[operator]
+        # msgpack has types for these, and tells them apart.
+        return value
     if depth > _MAX_DEPTH:
         raise NoCanonicalFormError("nested too deeply")
     deeper = depth + 1
@@ -64,12 +69,10 @@ def canonical(value: object, depth: int = 0) -> Any:
         # A subclass with state of its own: its content is not all that there is.
         raise NoCanonicalFormError(_name(value))
     match value:
-        case None:
-            return None
         case enum.Enum():
             return ["enum", _name(value), value.name, canonical(value.value, deeper)]
-        case bool() | float() | bytes() | str() | int() if type(value) in _PLAIN:
-            return [_PLAIN[type(value)], _plain(value)]
+        case int() if cls is int:
+            return ["int", _plain(value)]
         case bytearray() | memoryview():
             return ["bytearray", bytes(value)]
         case datetime.datetime() | datetime.time():
@@ -122,10 +125,12 @@ def _canonical_object(value: object, depth: int) -> Any:
         value, "unicode_string"
     ):
         return ["url", _name(value), _plain(str(value))]
-    for base, tag in _PLAIN.items():
+    if hasattr(value, "get_secret_value") and cls.__module__ == "pydantic.types":
+        return ["secret", _name(value), canonical(value.get_secret_value(), depth)]
+    for base in (int, float, str, bytes):
         # A subclass of str or int with state of its own is an object like any other.
-        if isinstance(value, base) and base is not bool and not getattr(value, "__dict__", None):
-            return [tag, _name(value), _plain(base(value))]
+        if isinstance(value, base) and not getattr(value, "__dict__", None):
+            return [base.__name__, _name(value), _plain(base(value))]  # type: ignore[arg-type]
     raise NoCanonicalFormError(_name(value))
 
 
@@ -146,14 +151,16 @@ _CONTENT = (
     uuid.UUID,
 )
 
-_PLAIN: Mapping[type, str] = {bool: "b", int: "i", float: "f", str: "s", bytes: "y"}
+#: Values that are their own form.
+_ATOMS = frozenset({type(None), bool, float, str, bytes})
+
+#: Integers below it are their own form, too.
+_INT_BOUND = 2**63
 
 
 def _plain(value: object) -> object:
     match value:
-        case str():
-            return value.encode("utf-8", "surrogatepass")
-        case bool() | float() | bytes():
+        case str() | float() | bytes():
             return value
         case int():
             # In hexadecimal: Python refuses to write out many decimal digits.
@@ -176,7 +183,7 @@ def _name(value: object) -> str:
 
 
 def _packed(structure: object) -> bytes:
-    packed: bytes = msgpack.packb(structure)
+    packed: bytes = msgpack.packb(structure, unicode_errors="surrogatepass")
     return packed
 
 
@@ -225,7 +232,7 @@ def request_key(
         endpoint: Module and qualified name of the function.
         method: GET also for a HEAD request.
         scheme: As in the request's URL.
-        host: The values of the Host header.
+        host: The values of the Host header; none where the host is no part of the key.
         path: The raw path, the path, and the one that the application is mounted at.
         query: The raw query string.
         body: The digest of the request's body, where it is part of the key.
@@ -233,25 +240,26 @@ def request_key(
         headers: The headers of `vary`, normalised, by name.
     """
     whole = digest(
-        [
+        (
             endpoint,
             method,
             scheme,
             [value.lower() for value in host],
-            [_plain(part) for part in path],
-            query_pairs(query),
+            path,
+            query_pairs(query) if query else (),
             body,
             sorted(arguments.items()),
             sorted(headers.items()),
-        ]
+        )
     )
-    return f"{readable(endpoint)}:{readable(str(path[1]))}:{whole}"
+    # The path may hold the values of arguments.
+    return f"{readable(endpoint)}:{whole}"
 
 
+@functools.lru_cache(maxsize=1024)
 def readable(text: str) -> str:
-    """Return the end of a name, or the start of a path, in characters that any store takes."""
-    plain = _UNREADABLE.sub("_", text)
-    return plain[:_HEAD_LENGTH] if plain.startswith("/") else plain[-_HEAD_LENGTH:]
+    """Return the end of a name, in characters that any store takes."""
+    return _UNREADABLE.sub("_", text)[-_HEAD_LENGTH:]
 
 
 def segment_key(key: str, generation: bytes, index: int) -> str:

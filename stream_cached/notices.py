@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from stream_cached.policy import NotCached
+from stream_cached.policy import Finding, NotCached, explained
 
 logger = logging.getLogger("stream_cached")
 
@@ -28,7 +28,7 @@ class Notices:
     The notices of one endpoint.
 
     Args:
-        endpoint: Module and qualified name.
+        endpoint: Module and qualified name, and where it is written.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -36,18 +36,18 @@ class Notices:
         self._said: set[tuple[object, str]] = set()
         self._failing: dict[str, str] = {}
 
-    def not_cached(self, reason: NotCached, subject: str = "") -> None:
+    def not_cached(self, *findings: Finding) -> None:
         """Warn once that, and why, a response is not cached, and say what to write instead."""
-        level = logging.DEBUG if reason in _QUIET else logging.WARNING
-        what = f" ({subject})" if subject else ""
-        self._once(
-            (reason, subject),
-            level,
-            "%s: a response is not cached: %s%s. Mend: %s. This is said once.",
+        new = [f for f in findings if (f.reason, f.subject) not in self._said]
+        if not new:
+            return
+        self._said.update((finding.reason, finding.subject) for finding in new)
+        intended = all(finding.reason in _QUIET for finding in new)
+        logger.log(
+            logging.DEBUG if intended else logging.WARNING,
+            "%s: a response is not cached: %s This is said once.",
             self._endpoint,
-            reason.sentence,
-            what,
-            reason.mend,
+            explained(new),
         )
 
     def warn(self, message: str) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stream_cached.exceptions import StreamCachedError
 
 #: Responses that are stored unless `statuses=` says otherwise: those of RFC 9110, section 15.1,
 #: less the ones that stand for a part of another (206) or for a passing fault (405, 414, 501).
@@ -32,23 +35,24 @@ class NotCached(enum.Enum):
     )
     AUTHORIZATION = (
         "authorization",
-        "the request carries Authorization, and its answer may be one user's own",
-        'pass vary=("Authorization",) to give each credential entries of its own',
+        "the request carries Authorization, and the answer may be one user's own",
+        'pass authorized="keyed" if the arguments or the key name the user, authorized="vary" to '
+        'keep entries for each credential, or authorized="share" if all users may be given the '
+        "same; or let the response say Cache-Control: public",
     )
     ARGUMENT = (
         "argument",
-        "an argument has no canonical form, so that no key can tell two calls apart",
-        "pass key_builder=, or take the argument out of the endpoint's signature",
+        "an argument can't be part of the key, so that nothing tells two calls apart",
+        "pass key_args= with a function for each that returns what tells its values apart, mark "
+        "them NotInKey or pass key_ignore= where they don't change the answer, or pass "
+        "key_builder=",
     )
-    SELF = (
-        "self",
-        "the instance that the method is called on has no canonical form",
-        "pass noself=True if all instances answer alike",
-    )
-    KEY = (
-        "key",
-        "its key would hold the address of an object",
-        "pass key= or key_builder=",
+    READ = (
+        "request-read",
+        "the endpoint read from its request what is no part of the key, and may be one client's "
+        "own",
+        "let a dependency read it, so that the endpoint has it as an argument, or pass "
+        "unguarded= if it does not show in the answer",
     )
     NORMALISER = (
         "vary",
@@ -142,13 +146,50 @@ class NotCached(enum.Enum):
         self.mend = mend
 
 
-class BypassError(Exception):
-    """A call that is not for the cache; never leaves the decorator."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason why a response is not cached."""
 
-    def __init__(self, reason: NotCached, subject: str = "") -> None:
-        super().__init__(reason.sentence)
-        self.reason = reason
-        self.subject = subject
+    reason: NotCached
+    subject: str = ""
+    """What it was found in; never a value."""
+    mend: str = ""
+    """What to write, where more can be said than the reason's own."""
+
+    def __str__(self) -> str:
+        subject = f" ({self.subject})" if self.subject else ""
+        return f"{self.reason.sentence}{subject}"
+
+
+class BypassError(StreamCachedError):
+    """
+    A call is not for the cache.
+
+    Args:
+        findings: Why.
+    """
+
+    def __init__(self, *findings: Finding) -> None:
+        super().__init__(explained(findings))
+        self.findings = findings
+
+    @property
+    def reasons(self) -> tuple[NotCached, ...]:
+        """Why, in the words of the log and of Cache-Status."""
+        return tuple(finding.reason for finding in self.findings)
+
+
+def explained(findings: Iterable[Finding]) -> str:
+    """Say why a response is not cached, and what to write instead."""
+    findings = list(findings)
+    why = "; and ".join(map(str, findings))
+    mends = dict.fromkeys(finding.mend or finding.reason.mend for finding in findings)
+    return f"{why}. Mend: {'. And: '.join(mends)}."
+
+
+def words(findings: Iterable[Finding]) -> str:
+    """Return the words of some reasons, for Cache-Status."""
+    return ", ".join(dict.fromkeys(finding.reason.word for finding in findings))
 
 
 def list_members(values: Iterable[bytes]) -> list[str]:
@@ -157,9 +198,32 @@ def list_members(values: Iterable[bytes]) -> list[str]:
     return [member.strip() for member in members if member.strip()]
 
 
-def cache_directives(values: Iterable[bytes]) -> set[str]:
-    """Return the names of the directives of Cache-Control, without arguments."""
-    return {member.partition("=")[0].strip() for member in list_members(values)}
+def cache_directives(values: Iterable[bytes]) -> dict[str, str]:
+    """Return the directives of Cache-Control with their arguments (RFC 9111, section 5.2)."""
+    pairs = (member.partition("=") for member in list_members(values))
+    return {name.strip(): argument.strip(' "') for name, _, argument in pairs}
+
+
+def may_be_shared(headers: Iterable[tuple[bytes, bytes]], age: float) -> bool:
+    """
+    Say whether the answer to a request with Authorization may answer another one.
+
+    It has to say so itself (RFC 9111, section 3.5), and to be fresh by its own words: what it
+    wants revalidated could be refused to the other user, and this cache asks nobody.
+
+    Args:
+        headers: Those of the response.
+        age: Seconds since it was made.
+    """
+    directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")
+    if directives.keys().isdisjoint({"public", "s-maxage", "must-revalidate"}):
+        return False
+    if not directives.keys().isdisjoint({"private", "no-store", "no-cache"}):
+        return False
+    lifetime = directives.get("s-maxage", directives.get("max-age"))
+    if lifetime is None:
+        return "public" in directives
+    return lifetime.isdigit() and age < int(lifetime)
 
 
 def why_not_stored(
@@ -173,7 +237,7 @@ def why_not_stored(
     if b"set-cookie" in names:
         return NotCached.SET_COOKIE
     directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")
-    if not directives.isdisjoint({"private", "no-store"}):
+    if not directives.keys().isdisjoint({"private", "no-store"}):
         return NotCached.CACHE_CONTROL
     if "*" in vary_names(headers):
         return NotCached.VARY_ANY

@@ -40,6 +40,9 @@ RUN_TTL = 60.0
 #: Bytes of a chunk's length in the table of its segment.
 _LENGTH_SIZE = 5
 
+#: What the next run would come to, too, so that it is not worth recording for a while.
+_LASTING = frozenset({NotCached.BODY_SIZE, NotCached.DURATION, NotCached.READ})
+
 #: Chunks in one segment at most, however small they are.
 _MAX_CHUNKS = 16 * 1024
 
@@ -71,6 +74,7 @@ class Recorder:
         entry: The response without its body; its generation names the segments.
         varies_on: The names in its Vary that are not part of the resource's key.
         limits: What it may use.
+        objection: Called before the commit; returns why there must be none, if there is a reason.
         on_stored: Called once the entry is visible.
         on_failure: Called once with the reason why it will not be, and its cause.
     """
@@ -82,6 +86,7 @@ class Recorder:
         *,
         varies_on: frozenset[str],
         limits: Limits,
+        objection: Callable[[], NotCached | None],
         on_stored: Callable[[], Awaitable[None]],
         on_failure: Callable[[NotCached, Exception | None], object],
     ) -> None:
@@ -92,6 +97,7 @@ class Recorder:
         self._entry = entry
         self._varies_on = varies_on
         self._limits = limits
+        self._objection = objection
         self._on_stored = on_stored
         self._on_failure = on_failure
         self._length = 0
@@ -239,6 +245,8 @@ class Recorder:
             declared = content_length(self._entry.headers)
             if declared is not None and declared != self._length:
                 self.fail(NotCached.CONTENT_LENGTH)
+            elif reason := self._objection():
+                self.fail(reason)
         try:
             if self.failure is None:
                 await self._commit()
@@ -290,7 +298,7 @@ class Recorder:
         self._kept_up.set()
         self._stop_timer()
         self._on_failure(reason, cause)
-        mark = reason if reason in (NotCached.BODY_SIZE, NotCached.DURATION) else None
+        mark = reason if reason in _LASTING else None
         self._cleanup = asyncio.create_task(self._clean_up(mark))
         self.on_progress()
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError
 from stream_cached.flight import COMMIT_WAIT, Flight, Reader
+from stream_cached.guard import plain_scope
 from stream_cached.incoming import DisconnectShield
 from stream_cached.policy import content_length
 from stream_cached.replay import Replay
@@ -51,8 +52,9 @@ class LiveResponse(StreamingResponse):
         self._merge = merge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # An HTTPEndpoint sends with what its method was given.
+        scope = plain_scope(scope)
         if isinstance(receive, DisconnectShield):
-            # An HTTPEndpoint sends with what its method was given.
             receive = receive.receive
         try:
             if self.body_iterator is self._reader and scope["type"] == "http":

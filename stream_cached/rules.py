@@ -7,17 +7,21 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from aiocache.base import SENTINEL
 
 from stream_cached.config import parse_size
 from stream_cached.exceptions import ConfigurationError
+from stream_cached.guard import READABLE, read_name
 from stream_cached.policy import NEVER_STORED
 from stream_cached.recorder import VALUE_SIZE
 
 #: A token of RFC 9110, section 5.6.2, but for the asterisk, which means something else in Vary.
 _HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+")
+
+#: What becomes of a request with Authorization.
+Authorized = Literal["bypass", "vary", "keyed", "share"]
 
 #: Bytes that a source may be ahead of its fastest reader.
 MAX_AHEAD = 1024 * 1024
@@ -38,6 +42,12 @@ class Rules:
     inline_max: int
     finish_timeout: float
     exact: bool
+    authorized: Authorized
+    key_host: bool
+    request_key: bool
+    key_args: Mapping[str, Callable[[Any], Any]]
+    key_ignore: frozenset[str]
+    unguarded: frozenset[str]
 
 
 def make_rules(
@@ -52,6 +62,12 @@ def make_rules(
     inline_max: int | str,
     finish_timeout: float,
     replay: Literal["fast", "exact"],
+    authorized: Authorized,
+    key_host: bool,
+    request_key: bool,
+    key_args: Mapping[str, Callable[[Any], Any]],
+    key_ignore: Collection[str],
+    unguarded: Collection[str],
 ) -> Rules:
     """
     Check what the decorator was told.
@@ -60,8 +76,14 @@ def make_rules(
         ConfigurationError: Something in it can't work; the message says what to write.
     """
     require(replay in ("fast", "exact"), f'replay={replay!r}: pass "fast" or "exact"')
+    named = _checked_vary(vary)
+    _check_users(authorized, key_host, request_key)
+    if not request_key:
+        _check_without_request(bool(named), authorized, key_host, bool(unguarded))
+    if authorized == "vary" and "authorization" not in map(str.lower, named):
+        named["Authorization"] = None
     return Rules(
-        vary=_checked_vary(vary),
+        vary=named,
         methods=_checked_methods(methods),
         statuses=_checked_statuses(statuses),
         max_body=_size("max_body", max_body, least=1),
@@ -72,6 +94,12 @@ def make_rules(
         inline_max=min(VALUE_SIZE, _size("inline_max", inline_max, least=0)),
         finish_timeout=_seconds("finish_timeout", finish_timeout),
         exact=replay == "exact",
+        authorized=authorized,
+        key_host=key_host,
+        request_key=request_key,
+        key_args=_checked_key_args(key_args),
+        key_ignore=_checked_names("key_ignore", key_ignore),
+        unguarded=frozenset(map(read_name, _checked_reads(unguarded))),
     )
 
 
@@ -137,6 +165,83 @@ def _checked_vary(vary: Any) -> dict[str, Callable[[str], str] | None]:
         if normalise is not None:
             require_function(f"vary[{name!r}]", normalise)
     return named
+
+
+def _check_users(authorized: object, key_host: object, request_key: object) -> None:
+    choices = get_args(Authorized)
+    require(
+        authorized in choices,
+        f"authorized={authorized!r}: pass one of {', '.join(map(repr, choices))}",
+    )
+    for name, value in (("key_host", key_host), ("request_key", request_key)):
+        require(isinstance(value, bool), f"{name}={value!r}: pass True or False")
+
+
+def _check_without_request(vary: bool, authorized: str, key_host: bool, unguarded: bool) -> None:
+    given = {
+        "vary": vary,
+        "authorized": authorized != "bypass",
+        "key_host": not key_host,
+        "unguarded": unguarded,
+    }
+    for name, is_given in given.items():
+        require(
+            not is_given,
+            f"{name}= is about the request, which request_key=False leaves out of account: pass "
+            "one of the two",
+        )
+
+
+def _checked_key_args(key_args: Any) -> Mapping[str, Callable[[Any], Any]]:
+    require(
+        isinstance(key_args, Mapping),
+        f'key_args={key_args!r}: pass functions by name, {{"user": lambda user: user.id}}',
+    )
+    for name, function in key_args.items():
+        require_function(f"key_args[{name!r}]", function)
+    return dict(key_args)
+
+
+def _checked_names(name: str, names: Any) -> frozenset[str]:
+    require(not isinstance(names, str), f"{name}={names!r}: pass a tuple, {name}=({names!r},)")
+    names = list(names)
+    require(
+        all(isinstance(each, str) and each for each in names),
+        f"{name}={names!r}: pass names of arguments",
+    )
+    return frozenset(names)
+
+
+def _checked_reads(unguarded: Any) -> frozenset[str]:
+    names = _checked_names("unguarded", unguarded)
+    for name in names:
+        kind, dot, rest = name.partition(".")
+        is_item = kind in ("state", "scope") and dot and rest
+        require(
+            is_item or (_HEADER_NAME.fullmatch(name) and name not in ("state", "scope")),
+            f"unguarded={name!r}: pass the name of a header, or one of {', '.join(READABLE)}, "
+            '"state.NAME" or "scope.NAME"',
+        )
+    return names
+
+
+def check_arguments(rules: Rules, parameters: Mapping[str, inspect.Parameter], name: str) -> None:
+    """
+    See that the arguments that are named are those of the function.
+
+    Raises:
+        ConfigurationError: One is not.
+    """
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for setting, names in (("key_args", rules.key_args.keys()), ("key_ignore", rules.key_ignore)):
+        unknown = sorted(names - parameters.keys())
+        require(
+            not unknown,
+            f"{setting}= names {', '.join(unknown)}, but {name} takes {', '.join(parameters)}",
+        )
+    both = sorted(rules.key_args.keys() & rules.key_ignore)
+    require(not both, f"{', '.join(both)} stands in key_args= and in key_ignore=: pass one of them")
 
 
 def _checked_methods(methods: Any) -> frozenset[str]:

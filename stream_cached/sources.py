@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -34,6 +34,15 @@ def sends_by_itself(response: Response) -> bool:
         names = ("__call__", "stream_response")
         return any(getattr(cls, name) is not getattr(StreamingResponse, name) for name in names)
     return cls.__call__ is not Response.__call__ or not hasattr(response, "body")
+
+
+def sends_what_it_is_given(response: Response) -> bool:
+    """Whether a response's way of sending is one that looks at nothing but its conditions."""
+    return all(
+        cls.__module__.partition(".")[0] in ("starlette", "fastapi", "sse_starlette")
+        for cls in type(response).__mro__
+        if vars(cls).keys() & {"__call__", "stream_response"}
+    )
 
 
 def as_bytes(chunk: object, charset: str) -> bytes:
@@ -86,13 +95,20 @@ class AppSource:
         app: The app; a response is one.
         scope: The request's scope. What asks for less than the whole body is kept from the app.
         body: The request's body, where it is known.
+        watched: Makes of a scope one that notices what is read of it.
     """
 
-    def __init__(self, app: ASGIApp, scope: Scope, body: bytes = b"") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        scope: Scope,
+        body: bytes = b"",
+        watched: Callable[[Scope], Scope] = lambda scope: scope,
+    ) -> None:
         self.status = 200
         self.headers: list[tuple[bytes, bytes]] = []
         self._app = app
-        self._scope = _unconditional(scope)
+        self._scope = watched(_unconditional(scope))
         self._body: bytes | None = body
         self._head = asyncio.Event()
         self._may_go_on: asyncio.Future[Flight] = asyncio.get_running_loop().create_future()

@@ -97,7 +97,7 @@ def check_table(output: str, first_server: str | None, second_server: str | None
 def check_listing(output: str) -> None:
     listing = output.partition("What the store holds for /export.csv:")[2]
     sizes = [int(size.replace(",", "")) for size in re.findall(r"^ *([\d,]+)  ", listing, re.M)]
-    assert re.search(r"/export\.csv:[0-9a-f]{32}$", listing, re.M)
+    assert re.search(r"export_csv:[0-9a-f]{32}$", listing, re.M)
     # The last is the sum, of more keys than are listed.
     assert sizes[-1] > rows_of(output)[0].size
     assert re.search(r"\.\.\. \d+ more\n *[\d,]+  in \d+ keys$", listing.rstrip())

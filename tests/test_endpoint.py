@@ -136,7 +136,7 @@ def declares_a_subclass(request: OwnRequest) -> None: ...
     ],
 )
 def test_no_request_is_added_where_one_is_declared(function: Callable[..., Any]) -> None:
-    endpoint = Endpoint(function, noself=False)
+    endpoint = Endpoint(function)
     assert list(endpoint.signature.parameters) == list(inspect.signature(function).parameters)
 
 
@@ -144,7 +144,7 @@ def undeclared(request: int, others: list[str], thing: Unknown) -> None: ...
 
 
 def test_a_request_is_added_where_only_a_name_looks_like_one() -> None:
-    assert HIDDEN in Endpoint(undeclared, noself=False).signature.parameters
+    assert HIDDEN in Endpoint(undeclared).signature.parameters
 
 
 def test_the_hidden_request_is_not_in_openapi_and_not_passed_on() -> None:
@@ -344,7 +344,7 @@ def test_a_method_of_any_other_class_is_not_cached_and_the_warning_names_noself(
 ) -> None:
     caplog.set_level(logging.WARNING, "stream_cached")
     method = cached()(Service.report)
-    assert statuses(of_service("a", method)) == ['stream-cached; fwd=bypass; detail="self"'] * 2
+    assert statuses(of_service("a", method)) == ['stream-cached; fwd=bypass; detail="argument"'] * 2
     (record,) = caplog.records
     assert "noself=True" in record.getMessage()
     assert "Service.report" in record.getMessage()
@@ -427,7 +427,7 @@ def test_header_and_cookie_parameters_are_found() -> None:
         plain: int = 1,
     ) -> None: ...
 
-    names = Endpoint(report, noself=False).header_names
+    names = Endpoint(report).header_names
     assert names == {"accept-language", "x_raw", "X-Named", "Cookie"}
 
 

@@ -169,6 +169,7 @@ DIFFERENT: list[Any] = [
     *(Open.model_validate({"x": 1}), Open.model_validate({"x": "1"})),
     *(Site.model_validate({"url": "http://a/"}), Site.model_validate({"url": "http://a/b"})),
     *(pydantic.HttpUrl("http://a/"), "http://a/"),
+    *(pydantic.SecretStr("1"), pydantic.SecretStr("2"), pydantic.SecretBytes(b"1")),
 ]
 
 
@@ -252,7 +253,6 @@ WITHOUT_FORM = {
     "an object as a key": {object(): 1},
     "an object in a set": {object()},
     "an object in a dataclass": Box(object()),
-    "a model's secret": pydantic.SecretStr("s3cret"),
 }
 
 
@@ -535,6 +535,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_keys() -> None:
 def test_values_never_stand_in_the_text_of_a_key() -> None:
     secret = "s3cret"
     key = key_of(
+        path=f"/users/{secret}".encode(),
         query=f"token={secret}".encode(),
         host=[f"{secret}.example.org".encode()],
         body=secret,
@@ -542,7 +543,7 @@ def test_values_never_stand_in_the_text_of_a_key() -> None:
         headers={"authorization": [secret.encode()], "cookie": secret.encode()},
     )
     assert secret not in key
-    assert re.fullmatch(r"app\.report:/report:[0-9a-f]{32}", key)
+    assert re.fullmatch(r"app\.report:[0-9a-f]{32}", key)
     assert secret not in variant_key(key, GENERATION, digest([["cookie", [secret.encode()]]]))
 
 
@@ -559,8 +560,7 @@ def test_a_key_is_short_printable_ascii(endpoint: str, path: bytes) -> None:
     [
         ("", ""),
         ("app.views.report", "app.views.report"),
-        ("/a b/ä?x=1", "/a_b/_x_1"),
-        ("/" + "a" * 100, "/" + "a" * 71),
+        ("a b.<locals>.ä?x=1", "a_b._locals_._x_1"),
         ("x" * 100 + ".report", "x" * 65 + ".report"),
     ],
 )

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import decimal
 import functools
+import inspect
 import pathlib
 import uuid
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stream_cached.endpoint import Endpoint
+from stream_cached.arguments import Arguments
 from stream_cached.keys import NoCanonicalFormError, canonical
 
 
@@ -176,7 +177,14 @@ def keywords(**others: int) -> None: ...
 
 
 def arguments(function: Callable[..., None], *args: int, **kwargs: int) -> object:
-    return Endpoint(function, noself=False).arguments(args, kwargs)
+    return Arguments(
+        function,
+        inspect.signature(function),
+        noself=False,
+        by_request=True,
+        key_args={},
+        key_ignore=frozenset(),
+    ).forms(args, kwargs, {})
 
 
 def test_a_keyword_with_the_name_of_a_positional_only_parameter_hides_nothing() -> None:

@@ -13,10 +13,12 @@ from stream_cached.policy import (
     DEFAULT_STATUSES,
     NEVER_STORED,
     BypassError,
+    Finding,
     cache_directives,
     cache_status,
     content_length,
     list_members,
+    may_be_shared,
     vary_names,
     why_not_stored,
 )
@@ -92,10 +94,13 @@ def test_a_list_header_is_split_into_its_members(values: list[bytes], members: l
     assert list_members(values) == members
 
 
-def test_a_directive_is_known_without_its_argument() -> None:
+def test_a_directive_is_known_by_its_name() -> None:
     values = [b'Max-Age = 60, private="a", , no-store', b"stale-while-revalidate=5"]
     assert cache_directives(values) == {
-        *("max-age", "private", "no-store", "stale-while-revalidate"),
+        "max-age": "60",
+        "private": "a",
+        "no-store": "",
+        "stale-while-revalidate": "5",
     }
 
 
@@ -156,7 +161,7 @@ def test_a_reason_is_said_once_for_each_subject_and_never_raises(
     caplog.set_level(logging.DEBUG, "stream_cached")
     notices = Notices("app.report")
     for subject in ("", "a", "a", ""):
-        notices.not_cached(reason, subject)
+        notices.not_cached(Finding(reason, subject))
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
     for message in messages:
@@ -167,22 +172,42 @@ def test_a_reason_is_said_once_for_each_subject_and_never_raises(
 
 
 @pytest.mark.parametrize(
-    "reason", [NotCached.METHOD, NotCached.ARGUMENT, NotCached.SELF, NotCached.SET_COOKIE]
+    "reason", [NotCached.METHOD, NotCached.ARGUMENT, NotCached.READ, NotCached.SET_COOKIE]
 )
 def test_a_mistake_is_a_warning_and_an_intention_is_none(
     reason: NotCached, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "stream_cached")
     notices = Notices("app.report")
-    notices.not_cached(reason)
-    notices.not_cached(NotCached.SKIPPED)
+    notices.not_cached(Finding(reason))
+    notices.not_cached(Finding(NotCached.SKIPPED))
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.DEBUG]
 
 
-def test_the_warnings_of_methods_and_self_name_what_to_pass() -> None:
+def test_the_mends_name_what_to_pass() -> None:
     assert "methods=" in NotCached.METHOD.mend
-    assert "noself=True" in NotCached.SELF.mend
-    assert "vary=" in NotCached.AUTHORIZATION.mend
+    assert "key_args=" in NotCached.ARGUMENT.mend
+    assert "authorized=" in NotCached.AUTHORIZATION.mend
+    assert "unguarded=" in NotCached.READ.mend
+
+
+def test_several_reasons_are_one_warning_and_each_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "stream_cached")
+    notices = Notices("app.report")
+    authorization = Finding(NotCached.AUTHORIZATION)
+    argument = Finding(NotCached.ARGUMENT, "user is of type app.User", "pass key_args=")
+    notices.not_cached(authorization, argument)
+    notices.not_cached(argument, authorization)
+    notices.not_cached(argument, Finding(NotCached.SET_COOKIE))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert NotCached.AUTHORIZATION.sentence in first
+    assert NotCached.AUTHORIZATION.mend in first
+    assert "(user is of type app.User)" in first
+    assert "pass key_args=" in first
+    assert NotCached.SET_COOKIE.sentence in second
+    assert "app.User" not in second
 
 
 def test_a_failing_store_is_said_once_until_it_works_again(
@@ -202,8 +227,41 @@ def test_a_failing_store_is_said_once_until_it_works_again(
     ]
 
 
-def test_a_bypass_carries_its_reason_and_subject() -> None:
-    error = BypassError(NotCached.METHOD, "POST")
-    assert (error.reason, error.subject, str(error)) == (
-        *(NotCached.METHOD, "POST", NotCached.METHOD.sentence),
-    )
+def test_a_bypass_says_why_and_what_to_write() -> None:
+    error = BypassError(Finding(NotCached.METHOD, "POST"), Finding(NotCached.AUTHORIZATION))
+    assert error.reasons == (NotCached.METHOD, NotCached.AUTHORIZATION)
+    assert f"{NotCached.METHOD.sentence} (POST)" in str(error)
+    assert NotCached.METHOD.mend in str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "age", "shared"),
+    [
+        (None, 0, False),
+        ("max-age=60", 0, False),
+        ("public", 0, True),
+        ("public", 1e6, True),
+        ("Public, Max-Age=60", 59.9, True),
+        ("public, max-age=60", 60, False),
+        ("public, max-age=0", 0, False),
+        ("public, max-age=nonsense", 0, False),
+        ("public, no-cache", 0, False),
+        ("public, private", 0, False),
+        ("public, no-store", 0, False),
+        ("s-maxage=60", 0, True),
+        ('s-maxage="60"', 0, True),
+        ("s-maxage=0", 0, False),
+        ("s-maxage=10, max-age=60", 30, False),
+        ("s-maxage=60, max-age=10", 30, True),
+        ("must-revalidate", 0, False),
+        ("must-revalidate, max-age=60", 0, True),
+        ("must-revalidate, max-age=60", 60, False),
+        ("no-cache, must-revalidate", 0, False),
+        ("proxy-revalidate, max-age=60", 0, False),
+    ],
+)
+def test_what_answers_one_user_may_answer_another_only_where_it_says_so(
+    value: str | None, age: float, shared: bool
+) -> None:
+    headers = [] if value is None else [(b"Cache-Control", value.encode())]
+    assert may_be_shared(headers, age) is shared

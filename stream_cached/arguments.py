@@ -1,0 +1,301 @@
+"""The arguments of an endpoint's calls: which of them are part of the key, and in what form."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import HTTPConnection
+
+from stream_cached.dependencies import Origin, origin_of
+from stream_cached.keys import NoCanonicalFormError, canonical, holds_address
+from stream_cached.plumbing import NotInKey, is_plumbing
+from stream_cached.policy import BypassError, Finding, NotCached
+from stream_cached.signatures import class_names, dependency_of, markers_of
+
+KeyArgs = Mapping[str, Callable[[Any], Any]]
+
+#: What tells the instances of a class apart, where it has such an attribute.
+_IDENTITIES = ("id", "pk", "uuid", "key", "slug", "username", "name")
+
+_PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
+
+#: What an argument that is left out looks like in a key of aiocache's.
+_LEFT_OUT = type("LeftOut", (), {"__repr__": lambda self: "<not in key>"})()
+
+
+class _UnkeyedError(Exception):
+    """An argument can't be part of a key."""
+
+    def __init__(
+        self, name: str, value: object, why: str, *, of_client: bool = False, mend: str = ""
+    ) -> None:
+        super().__init__(why)
+        self.name = name
+        self.value = value
+        self.why = why
+        self.of_client = of_client
+        self.mend = mend
+
+
+class Arguments:
+    """
+    Sees to the arguments of one endpoint.
+
+    Args:
+        function: The endpoint's function.
+        signature: Its signature.
+        noself: Whether its first argument is left out of keys.
+        by_request: Whether keys are built from the request, too.
+        key_args: Functions of arguments, by name, that return what stands for them in keys.
+        key_ignore: Names of arguments that are left out of keys.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        signature: inspect.Signature,
+        *,
+        noself: bool,
+        by_request: bool,
+        key_args: KeyArgs,
+        key_ignore: frozenset[str],
+    ) -> None:
+        parameters = signature.parameters
+        kinds = inspect.Parameter
+        self._parameters = parameters
+        self._positional = [
+            name
+            for name, parameter in parameters.items()
+            if parameter.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+        ]
+        keywords = (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+        self._keywords = {name for name, p in parameters.items() if p.kind in keywords}
+        self._defaults = {n: p.default for n, p in parameters.items() if _has_form(p.default)}
+        self._noself = noself
+        self._by_request = by_request
+        self._key_args = key_args
+        self._ignored = {*key_ignore, *(n for n, p in parameters.items() if _is_marked(p))}
+        self._origins: dict[str, Origin] = {}
+        self.bound = _bound(function)
+
+    def forms(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """
+        Return the arguments in canonical form by name, without plumbing.
+
+        Args:
+            args: The positional arguments of a call.
+            kwargs: Its keyword arguments.
+            state: What stands in `request.state`.
+
+        Raises:
+            BypassError: Some can't be part of a key; it names them all.
+        """
+        forms: dict[str, Any] = {"": self.bound} if self.bound else {}
+        unkeyed: list[_UnkeyedError] = []
+        for name, value in self._named(args, kwargs).items():
+            if name in self._ignored:
+                continue
+            try:
+                value = self._stands_for(name, value, state)
+                if value is not _LEFT_OUT:
+                    forms[name] = canonical(value)
+            except _UnkeyedError as exc:
+                unkeyed.append(exc)
+            except (NoCanonicalFormError, RecursionError) as exc:
+                unkeyed.append(self._without_form(name, value, exc))
+        if unkeyed:
+            raise BypassError(*_findings(unkeyed, self._parameters))
+        return forms
+
+    def as_for_aiocache(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """
+        Return the arguments as they stand in a key of aiocache's.
+
+        Raises:
+            BypassError: Some can't be part of a key; it names them all.
+        """
+        names = [*self._positional, *(f"*{n}" for n in range(len(args)))]
+        unkeyed: list[_UnkeyedError] = []
+
+        def shown(name: str, value: Any) -> Any:
+            try:
+                value = _LEFT_OUT if name in self._ignored else self._stands_for(name, value, {})
+            except _UnkeyedError as exc:
+                unkeyed.append(exc)
+            if holds_address(repr(value)) and not (self._noself and name == names[0]):
+                unkeyed.append(self._without_form(name, value, _class_name(value)))
+            return value
+
+        positional = tuple(map(shown, names, args))
+        named = {name: shown(name, value) for name, value in kwargs.items()}
+        if unkeyed:
+            raise BypassError(*_findings(unkeyed, self._parameters))
+        return positional, named
+
+    def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        named = dict(self._defaults) if self._defaults.keys() - kwargs.keys() else {}
+        named.update(zip(self._positional, args, strict=False))
+        for name, value in kwargs.items():
+            # What goes into **kwargs may be called as a positional-only parameter is.
+            named[name if name in self._keywords else f"**{name}"] = value
+        for index, value in enumerate(args[len(self._positional) :]):
+            named[f"*{index}"] = value
+        if self._noself and args:
+            named.pop(self._positional[0] if self._positional else "*0", None)
+        return named
+
+    def _stands_for(self, name: str, value: Any, state: Mapping[str, Any]) -> Any:
+        """
+        Return what stands for an argument in a key.
+
+        Raises:
+            _UnkeyedError: Nothing can.
+        """
+        if name in self._key_args:
+            try:
+                return self._key_args[name](value)
+            # The user's function: a failing one must not fail the request.
+            except Exception as exc:
+                why = f"key_args[{name!r}] raised {type(exc).__name__}"
+                raise _UnkeyedError(name, value, why, mend=_PLAIN_VALUE) from exc
+        if isinstance(value, HTTPEndpoint):
+            # A method may be inherited by several.
+            return _class_name(value)
+        if not is_plumbing(type(value)):
+            return value
+        if isinstance(value, HTTPConnection) and not self._by_request:
+            why = f"{name} is a request, of which nothing is part of the key"
+            mend = "leave request_key=False out"
+            raise _UnkeyedError(name, value, why, mend=mend)
+        if of_client := self._origin(name).looks_at_client(state):
+            why = f"{name} may belong to one client: its dependency takes {of_client}"
+            raise _UnkeyedError(name, value, why, of_client=True)
+        return _LEFT_OUT
+
+    def _origin(self, name: str) -> Origin:
+        if name not in self._origins:
+            parameter = self._parameters.get(name)
+            self._origins[name] = (
+                origin_of(parameter, by_request=self._by_request) if parameter else Origin()
+            )
+        return self._origins[name]
+
+    def _without_form(self, name: str, value: object, type_name: object) -> _UnkeyedError:
+        if name in self._key_args:
+            why = f"key_args[{name!r}] returned a value of type {type_name}"
+            return _UnkeyedError(name, value, why, mend=_PLAIN_VALUE)
+        return _UnkeyedError(name, value, f"{name} is of type {type_name}")
+
+
+def _findings(
+    unkeyed: Sequence[_UnkeyedError], parameters: Mapping[str, inspect.Parameter]
+) -> list[Finding]:
+    uploads = [one for one in unkeyed if _is_upload(one.value)]
+    if uploads:
+        return [Finding(NotCached.UPLOAD, ", ".join(one.name for one in uploads))]
+    why = "; ".join(one.why for one in unkeyed)
+    return [Finding(NotCached.ARGUMENT, why, _mend(unkeyed, parameters))]
+
+
+def _mend(unkeyed: Sequence[_UnkeyedError], parameters: Mapping[str, inspect.Parameter]) -> str:
+    """Say which lines make such arguments part of the key, or leave them out; the best first."""
+    ways = list(dict.fromkeys(one.mend for one in unkeyed if one.mend))
+    instances = [one for one in unkeyed if one.name in ("self", "cls")]
+    of_client = [one for one in unkeyed if one.of_client]
+    others = [one for one in unkeyed if not one.mend and one not in of_client + instances]
+    if instances:
+        ways.append(
+            "pass noself=True if all instances answer alike, or "
+            f"{_key_args(instances)} with what tells them apart"
+        )
+    if of_client:
+        ways.append(
+            "let the endpoint take what tells the clients apart as a parameter of its own, so that "
+            f"it is part of the key, and {_left_out(of_client, parameters)}"
+        )
+    if others:
+        names = ", ".join(one.name for one in others)
+        classes = [type(one.value).__qualname__ for one in others if not _identity(one.value)]
+        once = f", or call not_in_key({', '.join(classes)}) once for all endpoints"
+        ways.append(
+            f"{_key_args(others)} with what tells one value from another; or, if the answer does "
+            f"not depend on {names}, {_left_out(others, parameters)}{once if classes else ''}"
+        )
+    return f"{'; '.join(ways)}; or pass key_builder= for a key of your own"
+
+
+def _key_args(unkeyed: Sequence[_UnkeyedError]) -> str:
+    functions = (
+        f'"{one.name}": lambda {one.name}: {f"{one.name}.{identity}" if identity else "..."}'
+        for one in unkeyed
+        for identity in [_identity(one.value)]
+    )
+    return f"pass key_args={{{', '.join(functions)}}}"
+
+
+def _left_out(unkeyed: Sequence[_UnkeyedError], parameters: Mapping[str, inspect.Parameter]) -> str:
+    marked = " and ".join(_marked(one, parameters) for one in unkeyed)
+    names = ", ".join(f'"{one.name}"' for one in unkeyed)
+    return f"declare {marked}, or pass key_ignore=({names}{',' if len(unkeyed) == 1 else ''})"
+
+
+def _marked(one: _UnkeyedError, parameters: Mapping[str, inspect.Parameter]) -> str:
+    parameter = parameters.get(one.name)
+    dependency = dependency_of(parameter) if parameter else None
+    called = getattr(dependency, "__name__", "")
+    depends = f"Depends({called}), " if called.isidentifier() else ""
+    return f"{one.name}: Annotated[{type(one.value).__qualname__}, {depends}NotInKey]"
+
+
+def _identity(value: object) -> str | None:
+    """Return the attribute that tells such values apart, judging by its name."""
+    state = getattr(value, "__dict__", {})
+    return next((n for n in _IDENTITIES if n in state or hasattr(type(value), n)), None)
+
+
+def _is_upload(value: object) -> bool:
+    values = value if isinstance(value, list | tuple) else (value,)
+    return any(isinstance(item, UploadFile) for item in values)
+
+
+def _is_marked(parameter: inspect.Parameter) -> bool:
+    return any(
+        marker is NotInKey or isinstance(marker, NotInKey) for marker in markers_of(parameter)
+    )
+
+
+def _has_form(default: object) -> bool:
+    """Whether a parameter's default is a value that can be part of a key."""
+    if any(name.startswith("fastapi.params.") for name in class_names(default)):
+        return False
+    try:
+        canonical(default)
+    except (NoCanonicalFormError, RecursionError):
+        return False
+    return not is_plumbing(type(default))
+
+
+def _class_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _bound(function: Any) -> dict[str, Any]:
+    """Return, in canonical form, what partials pass to a function in each of its calls."""
+    bound: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        for name, value in (*enumerate(function.args), *function.keywords.items()):
+            # What it works with (a client, a service) is one and the same in every call.
+            with contextlib.suppress(NoCanonicalFormError):
+                bound[f"{len(bound)} {name}"] = canonical(value)
+        function = function.func
+    return bound

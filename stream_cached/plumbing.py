@@ -1,0 +1,60 @@
+"""What an endpoint works with, rather than answers about: no part of a key.
+
+Classes are known by their qualified names, so that no library has to be imported for it; one that
+inherits from a known one is known, too.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary, WeakSet
+
+from stream_cached.exceptions import ConfigurationError
+from stream_cached.plumbing_names import KNOWN
+
+_by_class: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+_declared: WeakSet[type] = WeakSet()
+
+
+class NotInKey:
+    """
+    Marks a parameter whose values don't change what the endpoint answers.
+
+    `Annotated[ReportService, Depends(get_service), NotInKey]` leaves it out of the key.
+    """
+
+
+def not_in_key(*classes: type) -> None:
+    """
+    Leave instances of these classes out of the keys of every endpoint.
+
+    It is for what endpoints work with (services, repositories, settings), once for a whole
+    application. What a dependency makes for one client in particular stays in the key all the
+    same.
+
+    Args:
+        classes: The classes; those that inherit from them are left out, too.
+
+    Raises:
+        ConfigurationError: One of them is no class, or one that every value is an instance of.
+    """
+    for cls in classes:
+        if not isinstance(cls, type):
+            raise ConfigurationError(f"not_in_key({cls!r}): pass a class, not an instance of it")
+        if cls.__module__ == "builtins":
+            raise ConfigurationError(
+                f"not_in_key({cls.__name__}): its values are what endpoints answer about; pass a "
+                "class of your own, or key_ignore= to one endpoint"
+            )
+    _declared.update(classes)
+    _by_class.clear()
+
+
+def is_plumbing(cls: type) -> bool:
+    """Whether instances of a class are no part of a key."""
+    known = _by_class.get(cls)
+    if known is None:
+        known = _by_class[cls] = any(
+            base in _declared or f"{base.__module__}.{base.__qualname__}" in KNOWN
+            for base in cls.__mro__
+        )
+    return known

@@ -21,6 +21,7 @@ import sys
 import time
 from importlib.metadata import version
 
+from benchmarks import keys
 from benchmarks.app import BODIES
 from tests.app_server import AppProcess
 from tests.process import HOST
@@ -88,6 +89,7 @@ def main() -> None:
         print(f"\n{runs:,} runs of the endpoints, {expected:,} expected")
         if runs != expected:
             sys.exit(1)
+    keys.main()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 
 from stream_cached.dependencies import Origin, origin_of
-from stream_cached.keys import NoCanonicalFormError, canonical, holds_address
+from stream_cached.keys import PLAIN, NoCanonicalFormError, canonical, holds_address
 from stream_cached.plumbing import NotInKey, is_plumbing
 from stream_cached.policy import BypassError, Finding, NotCached
 from stream_cached.signatures import class_names, dependency_of, markers_of
@@ -81,7 +81,7 @@ class Arguments:
         self._by_request = by_request
         self._key_args = key_args
         self._ignored = {*key_ignore, *(n for n, p in parameters.items() if _is_marked(p))}
-        self._origins: dict[str, Origin] = {}
+        self._origins: dict[str, Origin | None] = {}
         self.bound = _bound(function)
 
     def forms(
@@ -102,6 +102,9 @@ class Arguments:
         unkeyed: list[_UnkeyedError] = []
         for name, value in self._named(args, kwargs).items():
             if name in self._ignored:
+                continue
+            if type(value) in PLAIN and name not in self._key_args:
+                forms[name] = value
                 continue
             try:
                 value = self._stands_for(name, value, state)
@@ -143,7 +146,10 @@ class Arguments:
         return positional, named
 
     def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        named = dict(self._defaults) if self._defaults.keys() - kwargs.keys() else {}
+        if not args and kwargs.keys() == self._keywords:
+            # As FastAPI calls.
+            return kwargs
+        named = dict(self._defaults)
         named.update(zip(self._positional, args, strict=False))
         for name, value in kwargs.items():
             # What goes into **kwargs may be called as a positional-only parameter is.
@@ -173,20 +179,21 @@ class Arguments:
             return _class_name(value)
         if not is_plumbing(type(value)):
             return value
-        if isinstance(value, HTTPConnection) and not self._by_request:
+        if not self._by_request and isinstance(value, HTTPConnection):
             why = f"{name} is a request, of which nothing is part of the key"
             mend = "leave request_key=False out"
             raise _UnkeyedError(name, value, why, mend=mend)
-        if of_client := self._origin(name).looks_at_client(state):
+        origin = self._origin(name)
+        if origin is not None and (of_client := origin.looks_at_client(state)):
             why = f"{name} may belong to one client: its dependency takes {of_client}"
             raise _UnkeyedError(name, value, why, of_client=True)
         return _LEFT_OUT
 
-    def _origin(self, name: str) -> Origin:
+    def _origin(self, name: str) -> Origin | None:
         if name not in self._origins:
             parameter = self._parameters.get(name)
             self._origins[name] = (
-                origin_of(parameter, by_request=self._by_request) if parameter else Origin()
+                origin_of(parameter, by_request=self._by_request) if parameter else None
             )
         return self._origins[name]
 

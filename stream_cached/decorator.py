@@ -101,7 +101,7 @@ class _Function:
     notices: Notices
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """What `get_cache_key` knows beside its arguments."""
 
@@ -501,7 +501,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> str:
-        if incoming is not None and not self.key and not self.key_builder:
+        own = self.key or self.key_builder
+        if not own and incoming is not None and incoming.may_have_body:
             await incoming.read_body()
         token = _call.set(_Call(function, incoming))
         try:

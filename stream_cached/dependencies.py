@@ -44,19 +44,20 @@ class Origin:
         )
 
 
-def origin_of(parameter: inspect.Parameter, *, by_request: bool) -> Origin:
+def origin_of(parameter: inspect.Parameter, *, by_request: bool) -> Origin | None:
     """
-    Look at the dependencies behind a parameter.
+    Look at the dependencies behind a parameter; None where there are none.
 
     Args:
         parameter: A parameter of an endpoint.
         by_request: Whether path, query and body of the request are part of the key anyhow.
     """
-    origin = Origin()
     dependency = dependency_of(parameter)
-    if dependency is not None:
-        for call in _called(dependency, []):
-            _look_at(call, origin, by_request)
+    if dependency is None:
+        return None
+    origin = Origin()
+    for call in _called(dependency, []):
+        _look_at(call, origin, by_request)
     return origin
 
 

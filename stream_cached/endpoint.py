@@ -43,11 +43,16 @@ class Endpoint:
         self.declared = signature_of(function)
         parameters = self.declared.parameters.values()
         self.parameters = frozenset(self.declared.parameters)
-        self.declares_request = any(may_be(annotation_of(p), HTTPConnection) for p in parameters)
+        self._requests = [p.name for p in parameters if may_be(annotation_of(p), HTTPConnection)]
         self._takes_request = takes_request
-        self.hides_request = takes_request and not self.declares_request
+        self.hides_request = takes_request and not self._requests
         self.signature = _with_hidden(self.declared) if self.hides_request else self.declared
         self.header_names = frozenset(n for p in parameters for n in header_names(p))
+
+    @property
+    def declares_request(self) -> bool:
+        """Whether it has a parameter for its request."""
+        return bool(self._requests)
 
     async def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the function."""
@@ -65,6 +70,10 @@ class Endpoint:
         if self.hides_request and HIDDEN in kwargs:
             kwargs = dict(kwargs)
             return kwargs.pop(HIDDEN), kwargs
+        for name in self._requests:
+            # As FastAPI calls.
+            if type(value := kwargs.get(name)) is Request:
+                return value, kwargs
         for value in (*args, *kwargs.values()):
             if isinstance(value, HTTPConnection):
                 return value, kwargs

@@ -80,14 +80,15 @@ class Engine:
         self.version = version
         self._rules = rules
         self._notices = notices
-        self._declared = {name.lower(): normalise for name, normalise in rules.vary.items()}
+        self._normalisers = {n.lower().encode("latin-1"): f for n, f in rules.vary.items()}
+        self._declared = frozenset(map(str.lower, rules.vary))
         self._adds_to_vary = tuple(sorted({*rules.vary, *header_names}, key=str.lower))
         self._parameters = frozenset(map(str.lower, header_names))
         # A Cookie() parameter puts one cookie into the key, not the header.
-        self._keyed = (self._parameters - {"cookie"}) | self._declared.keys()
+        self._keyed = (self._parameters - {"cookie"}) | self._declared
         # What tells the users apart, or need not.
         excused = {"authorization"} if rules.authorized in ("keyed", "share") else set()
-        self._identifying = {True: self._keyed | excused, False: self._declared.keys() | excused}
+        self._identifying = {True: self._keyed | excused, False: self._declared | excused}
         named = {"authorization"} if rules.authorized == "keyed" else set()
         self._terms = Terms(self._keyed | named, rules.key_host, rules.unguarded)
 
@@ -106,7 +107,7 @@ class Engine:
         """
         if request is None:
             return None
-        incoming = Incoming(request, self._declared)
+        incoming = Incoming(request, self._normalisers)
         incoming.check(self._rules.methods, self._identifying[keyed])
         return incoming
 
@@ -291,7 +292,7 @@ class Engine:
         """Return the names of the headers that select this response, beyond its key."""
         if run.keyed:
             return vary_names(headers) - self._keyed
-        return vary_names(headers) | self._declared.keys() | self._parameters
+        return vary_names(headers) | self._declared | self._parameters
 
     def _limits(self, store: Store) -> Limits:
         rules = self._rules

@@ -14,13 +14,15 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import Message, Receive
 
 from stream_cached.guard import plain_scope
-from stream_cached.keys import digest, request_key
-from stream_cached.policy import BypassError, Finding, NotCached, content_length
+from stream_cached.keys import digest, header_values, request_key
+from stream_cached.policy import BypassError, Finding, NotCached
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
 MAX_REQUEST_BODY = 1024 * 1024
 
-Normalisers = Mapping[str, Callable[[str], str] | None]
+Normalisers = Mapping[bytes, Callable[[str], str] | None]
+
+_NONE: list[bytes] = []
 
 
 class Incoming:
@@ -41,22 +43,31 @@ class Incoming:
         """Whether it carries Authorization, so that its answer may be its user's own."""
         self._scope = plain_scope(request.scope)
         self._body: str | None = None
-        self._headers: dict[bytes, list[bytes]] = {}
-        for name, value in self._scope["headers"]:
-            self._headers.setdefault(name.lower(), []).append(value)
-        self._selecting = {name: self._normalised(name, vary[name]) for name in vary}
+        self.is_head = self._scope["type"] == "http" and self._scope["method"] == "HEAD"
+        """Whether it is a HEAD request, for which GET's entries are used."""
+        # Hardly any request has two lines of one header.
+        self._lines: dict[bytes, bytes] = dict(self._scope["headers"])
+        self._has_lists = len(self._lines) < len(self._scope["headers"])
+        if not b"".join(self._lines).islower():
+            # They are lower-cased (ASGI), unless a middleware does not know.
+            self._has_lists = True
+        self._selected = {
+            name: self._values(name) if normalise is None else self._normalised(name, normalise)
+            for name, normalise in vary.items()
+        }
         if self._scope is not request.scope:
             # Another cached endpoint calls this one: its answer comes to depend on them, too.
-            for name in vary:
-                request.headers.getlist(name)
+            for name in self._selected:
+                request.headers.getlist(name.decode("latin-1"))
 
-    def _values(self, name: str) -> list[bytes]:
-        return self._headers.get(name.encode("latin-1"), [])
+    def _values(self, name: bytes) -> list[bytes]:
+        if self._has_lists:
+            return header_values(self._scope["headers"], name)
+        line = self._lines.get(name)
+        return _NONE if line is None else [line]
 
-    def _normalised(self, name: str, normalise: Callable[[str], str] | None) -> Any:
-        values = self._values(name)
-        if normalise is None:
-            return values
+    def _normalised(self, header: bytes, normalise: Callable[[str], str]) -> bytes:
+        values, name = self._values(header), header.decode("latin-1")
         try:
             value = normalise(b", ".join(values).decode("latin-1"))
         # The user's function: a failing one must not fail the request.
@@ -67,11 +78,6 @@ class Incoming:
         if not isinstance(value, str):
             raise BypassError(Finding(NotCached.NORMALISER, f"{name}: {type(value).__name__}"))
         return value.encode("utf-8", "surrogatepass")
-
-    @property
-    def is_head(self) -> bool:
-        """Whether it is a HEAD request, for which GET's entries are used."""
-        return bool(self._scope["type"] == "http" and self._scope["method"] == "HEAD")
 
     def check(self, methods: frozenset[str], keyed: Set[str]) -> None:
         """
@@ -87,22 +93,27 @@ class Incoming:
         method = "GET" if self.is_head else self._scope.get("method", "WEBSOCKET")
         if method not in methods:
             raise BypassError(Finding(NotCached.METHOD, method))
-        self.is_authorized = "authorization" not in keyed and bool(self._values("authorization"))
-        if b"".join(self._values("content-type")).lower().startswith(b"multipart/form-data"):
+        self.is_authorized = "authorization" not in keyed and bool(self._values(b"authorization"))
+        kinds = self._values(b"content-type")
+        if kinds and b"".join(kinds).lower().startswith(b"multipart/form-data"):
             raise BypassError(Finding(NotCached.UPLOAD))
+
+    @property
+    def may_have_body(self) -> bool:
+        """Whether there may be a body; in HTTP/2 it need not be announced."""
+        if self._scope["method"] not in ("GET", "HEAD"):
+            return True
+        length = self._values(b"content-length")
+        return bool(self._values(b"transfer-encoding") or (length and length != [b"0"]))
 
     async def read_body(self) -> None:
         """
-        Make the request's body part of its key, where there is one.
+        Make the request's body part of its key.
 
         Raises:
             BypassError: It is an upload, or was read by somebody who did not keep it.
         """
         request = self.request
-        announced = self._values("transfer-encoding") or content_length(self._scope["headers"])
-        # In HTTP/2 a body need not be announced.
-        if not announced and self._scope["method"] in ("GET", "HEAD"):
-            return
         if not isinstance(request, Request):
             raise BypassError(Finding(NotCached.UPLOAD))
         form = getattr(request, "_form", None)
@@ -119,7 +130,7 @@ class Incoming:
             raise BypassError(Finding(NotCached.UPLOAD))
         else:
             body = await _peek(request)
-        read_as = [self._values("content-type"), self._values("content-encoding")]
+        read_as = [self._values(b"content-type"), self._values(b"content-encoding")]
         self._body = digest([read_as, hashlib.blake2b(body, digest_size=16).digest()])
 
     @property
@@ -147,11 +158,11 @@ class Incoming:
             query=scope.get("query_string", b""),
             body=self._body,
             arguments=arguments,
-            headers=self._selecting,
+            headers=self._selected,
         )
 
     def _host(self) -> Sequence[bytes]:
-        return self._values("host") or [repr(self._scope.get("server")).encode()]
+        return self._values(b"host") or [repr(self._scope.get("server")).encode()]
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -161,7 +172,10 @@ class Incoming:
 
     def select(self, names: Sequence[str]) -> str:
         """Return the digest of the request's values for the named headers."""
-        return digest([[name, self._selecting.get(name, self._values(name))] for name in names])
+        return digest([[name, self._value(name.encode("latin-1"))] for name in names])
+
+    def _value(self, name: bytes) -> bytes | list[bytes]:
+        return self._selected[name] if name in self._selected else self._values(name)
 
     @contextmanager
     def shielded(self, instance: object = None) -> Iterator[DisconnectShield]:

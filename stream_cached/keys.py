@@ -18,8 +18,9 @@ import ipaddress
 import pathlib
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
 import msgpack
@@ -59,80 +60,107 @@ def canonical(value: object, depth: int = 0) -> Any:
         NoCanonicalFormError: For anything else; `repr` with its address of an object is not one.
     """
     cls = type(value)
-    if cls in _ATOMS or (cls is int and -_INT_BOUND <= value < _INT_BOUND):  # type: ignore[operator]
-        # msgpack has types for these, and tells them apart.
+    if cls in PLAIN:
         return value
     if depth > _MAX_DEPTH:
         raise NoCanonicalFormError("nested too deeply")
-    deeper = depth + 1
-    if isinstance(value, _CONTENT) and getattr(value, "__dict__", None):
-        # A subclass with state of its own: its content is not all that there is.
-        raise NoCanonicalFormError(_name(value))
-    match value:
-        case enum.Enum():
-            return ["enum", _name(value), value.name, canonical(value.value, deeper)]
-        case int() if cls is int:
-            return ["int", _plain(value)]
-        case bytearray() | memoryview():
-            return ["bytearray", bytes(value)]
-        case datetime.datetime() | datetime.time():
-            # Two time zones may agree at one moment, and be called alike then.
-            zone = str(getattr(value.tzinfo, "key", ""))
-            return [_name(value), value.isoformat(), value.tzname(), zone, value.fold]
-        case datetime.date():
-            return [_name(value), value.isoformat()]
-        case datetime.timedelta():
-            return [_name(value), value.days, value.seconds, value.microseconds]
-        case uuid.UUID():
-            return ["uuid", value.bytes]
-        case decimal.Decimal() | complex():
-            return [_name(value), repr(value)]
-        case pathlib.PurePath():
-            return [_name(value), _plain(str(value))]
-        case _ if isinstance(value, _ADDRESSES):
-            return [_name(value), str(value)]
-        case range():
-            # A slice has its end where the last step leads to.
-            return ["range", repr(value[:])]
-        case list() | tuple():
-            return [_name(value), [canonical(item, deeper) for item in value]]
-        case set() | frozenset():
-            return [_name(value), sorted(_packed(canonical(item, deeper)) for item in value)]
-        case collections.OrderedDict():
-            return [_name(value), [canonical(pair, deeper) for pair in value.items()]]
-        case dict():
-            return [_name(value), _pairs(value, deeper)]
-    return _canonical_object(value, deeper)
+    return _former(cls)(value, depth + 1)
 
 
-def _canonical_object(value: object, depth: int) -> Any:
-    cls = type(value)
+#: Returns the form of a value; gets the depth at which those in it are.
+_Former = Callable[[Any, int], Any]
+
+
+def _former_of(cls: type) -> _Former:
+    for classes, form in _FORMS:
+        if issubclass(cls, classes):
+            return _of_content(form) if issubclass(cls, _CONTENT) else form
     if dataclasses.is_dataclass(cls):
-        fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(cls)}
-        # Also what was set on it later, which an endpoint sees as well.
-        state = {**getattr(value, "__dict__", {}), **fields}
-        return ["dataclass", _name(value), _pairs(state, depth)]
+        return _dataclass
     if hasattr(cls, "__pydantic_fields__"):
-        # Which fields were set shows in what `exclude_unset` leaves out.
-        parts = (
-            getattr(value, "__dict__", None),
-            getattr(value, "__pydantic_extra__", None),
-            getattr(value, "__pydantic_private__", None),
-            getattr(value, "__pydantic_fields_set__", None),
-        )
-        return ["model", _name(value), [canonical(part, depth) for part in parts]]
+        return _model
     if cls.__module__ in ("pydantic.networks", "pydantic_core._pydantic_core") and hasattr(
-        value, "unicode_string"
+        cls, "unicode_string"
     ):
-        return ["url", _name(value), _plain(str(value))]
-    if hasattr(value, "get_secret_value") and cls.__module__ == "pydantic.types":
-        return ["secret", _name(value), canonical(value.get_secret_value(), depth)]
+        return lambda value, _: ["url", _name(value), str(value)]
+    if cls.__module__ == "pydantic.types" and hasattr(cls, "get_secret_value"):
+        return lambda value, deeper: [_name(value), canonical(value.get_secret_value(), deeper)]
     for base in (int, float, str, bytes):
-        # A subclass of str or int with state of its own is an object like any other.
-        if isinstance(value, base) and not getattr(value, "__dict__", None):
-            return [base.__name__, _name(value), _plain(base(value))]  # type: ignore[arg-type]
+        if issubclass(cls, base):
+            return _of_content(_plain_as(base))
+    return _formless
+
+
+def _of_content(form: _Former) -> _Former:
+    """Refuse a value with a state of its own: its content is not all that there is."""
+
+    def checked(value: Any, deeper: int) -> Any:
+        return (_formless if getattr(value, "__dict__", None) else form)(value, deeper)
+
+    return checked
+
+
+def _plain_as(base: type) -> _Former:
+    return lambda value, _: [base.__name__, _name(value), base(value)]
+
+
+def _formless(value: object, deeper: int) -> NoReturn:
     raise NoCanonicalFormError(_name(value))
 
+
+def _moment(value: datetime.datetime | datetime.time, deeper: int) -> list[Any]:
+    # Two time zones may agree at one moment, and be called alike then.
+    zone = str(getattr(value.tzinfo, "key", ""))
+    return [_name(value), value.isoformat(), value.tzname(), zone, value.fold]
+
+
+def _sequence(value: Iterable[object], deeper: int) -> list[Any]:
+    return [_name(value), [canonical(item, deeper) for item in value]]
+
+
+def _ordered(value: Mapping[object, object], deeper: int) -> list[Any]:
+    return [_name(value), [canonical(pair, deeper) for pair in value.items()]]
+
+
+def _set(value: Iterable[object], deeper: int) -> list[Any]:
+    return [_name(value), sorted(_packed(canonical(item, deeper)) for item in value)]
+
+
+def _dataclass(value: Any, deeper: int) -> list[Any]:
+    fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    # Also what was set on it later, which an endpoint sees as well.
+    state = {**getattr(value, "__dict__", {}), **fields}
+    return ["dataclass", _name(value), _pairs(state, deeper)]
+
+
+def _model(value: Any, deeper: int) -> list[Any]:
+    # Which fields were set shows in what `exclude_unset` leaves out.
+    parts = (
+        getattr(value, "__dict__", None),
+        getattr(value, "__pydantic_extra__", None),
+        getattr(value, "__pydantic_private__", None),
+        getattr(value, "__pydantic_fields_set__", None),
+    )
+    return ["model", _name(value), [canonical(part, deeper) for part in parts]]
+
+
+#: What gives values of some types their form; the first that fits.
+_FORMS: tuple[tuple[type | tuple[type, ...], _Former], ...] = (
+    (enum.Enum, lambda v, deeper: ["enum", _name(v), v.name, canonical(v.value, deeper)]),
+    ((bytearray, memoryview), lambda v, _: ["bytearray", bytes(v)]),
+    ((datetime.datetime, datetime.time), _moment),
+    (datetime.date, lambda v, _: [_name(v), v.isoformat()]),
+    (datetime.timedelta, lambda v, _: [_name(v), v.days, v.seconds, v.microseconds]),
+    (uuid.UUID, lambda v, _: ["uuid", v.bytes]),
+    ((decimal.Decimal, complex), lambda v, _: [_name(v), repr(v)]),
+    ((pathlib.PurePath, *_ADDRESSES), lambda v, _: [_name(v), str(v)]),
+    # A slice has its end where the last step leads to.
+    (range, lambda v, _: ["range", repr(v[:])]),
+    ((list, tuple), _sequence),
+    ((set, frozenset), _set),
+    (collections.OrderedDict, _ordered),
+    (dict, lambda v, deeper: [_name(v), _pairs(v, deeper)]),
+)
 
 #: Types whose values are their content, unless a subclass adds to it.
 _CONTENT = (
@@ -151,21 +179,12 @@ _CONTENT = (
     uuid.UUID,
 )
 
-#: Values that are their own form.
-_ATOMS = frozenset({type(None), bool, float, str, bytes})
-
-#: Integers below it are their own form, too.
-_INT_BOUND = 2**63
+#: Types whose values are their own form: msgpack has them, and tells them apart.
+PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
-def _plain(value: object) -> object:
-    match value:
-        case str() | float() | bytes():
-            return value
-        case int():
-            # In hexadecimal: Python refuses to write out many decimal digits.
-            return hex(value)
-    raise NoCanonicalFormError(_name(value))
+#: Returns what gives the instances of a class their form.
+_former: Callable[[type], _Former] = functools.lru_cache(maxsize=1024)(_former_of)
 
 
 def _pairs(value: Mapping[Any, object], depth: int) -> list[Any]:
@@ -183,8 +202,20 @@ def _name(value: object) -> str:
 
 
 def _packed(structure: object) -> bytes:
-    packed: bytes = msgpack.packb(structure, unicode_errors="surrogatepass")
+    try:
+        packed: bytes = msgpack.packb(structure)
+    # Without those options it is quicker, and what it packs is the same.
+    except (OverflowError, UnicodeEncodeError):
+        packed = msgpack.packb(structure, default=_large, unicode_errors="surrogatepass")
     return packed
+
+
+def _large(value: object) -> object:
+    """Return what msgpack packs for an integer that it has no room for."""
+    if isinstance(value, int):
+        # In hexadecimal: Python refuses to write out many decimal digits.
+        return msgpack.ExtType(0, hex(value).encode())
+    raise TypeError(f"{_name(value)} is no plain value")
 
 
 def digest(structure: object) -> str:
@@ -204,7 +235,10 @@ def query_pairs(query: bytes) -> list[tuple[bytes, bytes | None]]:
         name, equals, value = part.partition(b"=")
         if part:
             pairs.append((name, value if equals else None))
-    pairs.sort(key=lambda pair: unquote_to_bytes(pair[0].replace(b"+", b" ")))
+    if b"%" in query or b"+" in query:
+        pairs.sort(key=lambda pair: unquote_to_bytes(pair[0].replace(b"+", b" ")))
+    else:
+        pairs.sort(key=itemgetter(0))
     return pairs
 
 
@@ -223,7 +257,7 @@ def request_key(
     query: bytes,
     body: str | None,
     arguments: Mapping[str, object],
-    headers: Mapping[str, object],
+    headers: Mapping[bytes, object],
 ) -> str:
     """
     Build the key of a call that a request caused.
@@ -301,7 +335,7 @@ def for_memcached(key: str, overhead: int = 0) -> str:
     fits = 0 < len(key) + overhead <= MEMCACHED_LIMIT and not _AWKWARD.search(key)
     if fits and not _SHORTENED.fullmatch(key):
         return key
-    return f"{readable(key)}#{digest(_plain(key))}"
+    return f"{readable(key)}#{digest(key)}"
 
 
 def holds_address(key: str) -> bool:

@@ -6,12 +6,13 @@ inherits from a known one is known, too.
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary, WeakSet
+import functools
+from collections.abc import Callable
+from weakref import WeakSet
 
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.plumbing_names import KNOWN
 
-_by_class: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 _declared: WeakSet[type] = WeakSet()
 
 
@@ -46,15 +47,17 @@ def not_in_key(*classes: type) -> None:
                 "class of your own, or key_ignore= to one endpoint"
             )
     _declared.update(classes)
-    _by_class.clear()
+    _cached.cache_clear()
 
 
-def is_plumbing(cls: type) -> bool:
-    """Whether instances of a class are no part of a key."""
-    known = _by_class.get(cls)
-    if known is None:
-        known = _by_class[cls] = any(
-            base in _declared or f"{base.__module__}.{base.__qualname__}" in KNOWN
-            for base in cls.__mro__
-        )
-    return known
+def _is_known(cls: type) -> bool:
+    return any(
+        base in _declared or f"{base.__module__}.{base.__qualname__}" in KNOWN
+        for base in cls.__mro__
+    )
+
+
+_cached = functools.lru_cache(maxsize=1024)(_is_known)
+
+#: Whether instances of a class are no part of a key.
+is_plumbing: Callable[[type], bool] = _cached

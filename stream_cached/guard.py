@@ -1,25 +1,28 @@
 """The guard: notices what an endpoint reads of its request that is no part of its key.
 
-The endpoint is given a request of a subclass of the original's class, over the same `__dict__`: a
-new Request would wait for ever for a body that has been read. It says what it is asked for, and
-otherwise is the original. What was read may be one client's own, and then so is the answer.
+What it read may be one client's own, and then so is its answer.
 """
 
 from __future__ import annotations
 
-import functools
-import types
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from starlette.datastructures import URL, Headers, MutableHeaders, State
+from starlette.datastructures import State
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from stream_cached.plumbing import is_plumbing
 from stream_cached.policy import Finding, NotCached
+from stream_cached.watched import (
+    ABSENT,
+    WatchedHeaders,
+    WatchedMapping,
+    plain_scope,
+    watched_request,
+)
 
 #: What the scope says that is part of the key, or the same for every client.
 _COMMON = frozenset(
@@ -59,12 +62,8 @@ _WORDS = {
     "user": "request.user",
 }
 
-
 #: The words of `unguarded=` that are no names of headers.
 READABLE = tuple(_WORDS)
-
-#: What stands for a name that is not there.
-_ABSENT = object()
 
 
 def read_name(name: str) -> str:
@@ -110,7 +109,7 @@ class Guard:
         # What the endpoint puts there itself is its own affair.
         self._state = dict(plain_scope(request.scope).setdefault("state", {}))
         self.scope = self.watched(request.scope)
-        self.headers = _WatchedHeaders(request, self)
+        self.headers = WatchedHeaders(request, self)
         self.state = State(cast("dict[str, Any]", self.scope["state"]))
 
     def given(
@@ -121,7 +120,7 @@ class Guard:
         def given(value: Any) -> Any:
             if isinstance(value, HTTPEndpoint):
                 value.scope = self.scope
-            return _watched(value, self) if isinstance(value, HTTPConnection) else value
+            return watched_request(value, self) if isinstance(value, HTTPConnection) else value
 
         return [given(value) for value in args], {n: given(v) for n, v in kwargs.items()}
 
@@ -133,11 +132,15 @@ class Guard:
 
     def watched(self, scope: Scope) -> Scope:
         """Return a scope that notices what is read of it."""
-        return _Watched(scope, self._scope_item)
+        return WatchedMapping(scope, self._scope_item)
 
     def note(self, name: str) -> None:
         """Notice that something was read, by its word in `unguarded=`."""
         self._read[name] = None
+
+    def note_header(self, name: str) -> None:
+        """Notice that one header was read, whose name is lower-cased."""
+        self.note({"cookie": "cookies", "host": "host"}.get(name, f"header.{name}"))
 
     def findings(self, vary: frozenset[str]) -> list[Finding]:
         """
@@ -164,7 +167,7 @@ class Guard:
 
     def _scope_item(self, name: str, value: Any) -> Any:
         if name == "state":
-            return _Watched(value, self._state_item)
+            return WatchedMapping(value, self._state_item)
         if name == "server":
             self.note("host")
         elif name in ("auth", "client", "headers", "session", "user"):
@@ -179,189 +182,13 @@ class Guard:
 
     def _state_item(self, name: str, value: Any) -> Any:
         # A name that is not there is read, too: it could have been.
-        if self._state.get(name, _ABSENT) is value:
+        if self._state.get(name, ABSENT) is value:
             self._note_unless_plumbing(f"state.{name}", value)
         return value
 
     def _note_unless_plumbing(self, name: str, value: Any) -> None:
         if not is_plumbing(type(value)):
             self.note(name)
-
-
-class _Watched(MutableMapping[str, Any]):
-    """A mapping that says what is read of it."""
-
-    def __init__(self, plain: MutableMapping[str, Any], item: Callable[[str, Any], Any]) -> None:
-        self.plain = plain
-        self._item = item
-
-    def __getitem__(self, name: str) -> Any:
-        value = self._item(name, self.plain.get(name, _ABSENT))
-        if value is _ABSENT:
-            raise KeyError(name)
-        return value
-
-    def __contains__(self, name: object) -> bool:
-        if isinstance(name, str):
-            self._item(name, self.plain.get(name, _ABSENT))
-        return name in self.plain
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.plain[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self.plain[name]
-
-    def __iter__(self) -> Iterator[str]:
-        for name in list(self.plain):
-            self._item(name, self.plain[name])
-            yield name
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def copy(self) -> dict[str, Any]:
-        """Return what `dict.copy` would."""
-        return dict(self)
-
-
-class _WatchedHeaders(Headers):
-    """Headers that say which of them are read."""
-
-    def __init__(self, request: HTTPConnection, guard: Guard) -> None:
-        super().__init__(raw=plain_scope(request.scope)["headers"])
-        self._plain = request.headers
-        self._guard = guard
-
-    def _whole(self) -> Headers:
-        self._guard.note("headers")
-        return self._plain
-
-    def _one(self, name: object) -> Headers:
-        header = str(name).lower()
-        words = {"cookie": "cookies", "host": "host"}
-        self._guard.note(words.get(header) or f"header.{header}")
-        return self._plain
-
-    def __getitem__(self, key: str) -> str:
-        return self._one(key)[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._one(key)
-
-    def getlist(self, key: str) -> list[str]:
-        return self._one(key).getlist(key)
-
-    @property
-    def raw(self) -> list[tuple[bytes, bytes]]:
-        return self._whole().raw
-
-    def keys(self) -> list[str]:  # type: ignore[override]
-        return self._whole().keys()
-
-    def values(self) -> list[str]:  # type: ignore[override]
-        return self._whole().values()
-
-    def items(self) -> list[tuple[str, str]]:  # type: ignore[override]
-        return self._whole().items()
-
-    def mutablecopy(self) -> MutableHeaders:
-        return self._whole().mutablecopy()
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._whole())
-
-    def __len__(self) -> int:
-        return len(self._whole())
-
-    def __eq__(self, other: object) -> bool:
-        return self._whole() == other
-
-    def __repr__(self) -> str:
-        return repr(self._whole())
-
-
-class _WatchedRequest:
-    """What a watched request has before the class of the original."""
-
-    __slots__ = ()
-    _guard: Guard
-
-    @property
-    def scope(self) -> Scope:
-        return self._guard.scope
-
-    @property
-    def headers(self) -> Headers:
-        return self._guard.headers
-
-    @property
-    def state(self) -> State:
-        return self._guard.state
-
-    @property
-    def cookies(self) -> dict[str, str]:
-        return cast("dict[str, str]", self._of_client("cookies"))
-
-    @property
-    def client(self) -> Any:
-        return self._of_client("client")
-
-    @property
-    def session(self) -> Any:
-        return self._of_client("session")
-
-    @property
-    def auth(self) -> Any:
-        return self._of_client("auth")
-
-    @property
-    def user(self) -> Any:
-        return self._of_client("user")
-
-    @property
-    def url(self) -> URL:
-        self._guard.note("host")
-        return self._guard.request.url
-
-    @property
-    def base_url(self) -> URL:
-        self._guard.note("host")
-        return self._guard.request.base_url
-
-    def url_for(self, name: str, /, **path_params: Any) -> URL:
-        self._guard.note("host")
-        return self._guard.request.url_for(name, **path_params)
-
-    def _of_client(self, name: str) -> Any:
-        self._guard.note(name)
-        return getattr(self._guard.request, name)
-
-
-@functools.lru_cache(maxsize=64)
-def _watched_class(cls: type[HTTPConnection]) -> type[HTTPConnection]:
-    namespace = {"__slots__": ("_guard",), "__module__": cls.__module__}
-    return types.new_class(
-        cls.__name__, (_WatchedRequest, cls), exec_body=lambda ns: ns.update(namespace)
-    )
-
-
-def _watched(request: HTTPConnection, guard: Guard) -> HTTPConnection:
-    cls = type(request)
-    if isinstance(request, _WatchedRequest):
-        # An endpoint that is cached, too, called by another: both notice.
-        cls = cls.__mro__[2]
-    watched = object.__new__(_watched_class(cls))
-    object.__setattr__(watched, "__dict__", request.__dict__)
-    object.__setattr__(watched, "_guard", guard)
-    return watched
-
-
-def plain_scope(scope: Scope) -> Scope:
-    """Return the scope that a server gave, where an endpoint hands on a watched one."""
-    while isinstance(scope, _Watched):
-        scope = scope.plain
-    return scope
 
 
 def _shown(name: str) -> str:

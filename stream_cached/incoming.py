@@ -13,9 +13,9 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import Message, Receive
 
-from stream_cached.guard import plain_scope
 from stream_cached.keys import digest, header_values, request_key
 from stream_cached.policy import BypassError, Finding, NotCached
+from stream_cached.watched import plain_scope
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
 MAX_REQUEST_BODY = 1024 * 1024

@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError
 from stream_cached.flight import COMMIT_WAIT, Flight, Reader
-from stream_cached.guard import plain_scope
 from stream_cached.incoming import DisconnectShield
 from stream_cached.policy import content_length
 from stream_cached.replay import Replay
+from stream_cached.watched import plain_scope
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 

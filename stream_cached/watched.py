@@ -1,0 +1,225 @@
+"""A request, its headers and its scope that say what is read of them.
+
+A watched request is of a subclass of the original's class, over the same `__dict__`: a new Request
+would wait for ever for a body that has been read.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any, Protocol, cast
+
+from starlette.datastructures import URL, Headers, MutableHeaders, State
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+#: What stands for a name that is not there.
+ABSENT = object()
+
+
+class Watch(Protocol):
+    """Who is told."""
+
+    @property
+    def request(self) -> HTTPConnection:
+        """The request itself."""
+        ...
+
+    @property
+    def scope(self) -> Scope:
+        """Its scope, watched."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """Its headers, watched."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """Its state, watched."""
+        ...
+
+    def note(self, name: str) -> None:
+        """Notice that something was read: "cookies", "client", "headers" as a whole."""
+        ...
+
+    def note_header(self, name: str) -> None:
+        """Notice that one header was read, whose name is lower-cased."""
+        ...
+
+
+class WatchedMapping(MutableMapping[str, Any]):
+    """A mapping that says what is read of it."""
+
+    def __init__(self, plain: MutableMapping[str, Any], item: Callable[[str, Any], Any]) -> None:
+        self.plain = plain
+        self._item = item
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._item(name, self.plain.get(name, ABSENT))
+        if value is ABSENT:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        if isinstance(name, str):
+            self._item(name, self.plain.get(name, ABSENT))
+        return name in self.plain
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.plain[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.plain[name]
+
+    def __iter__(self) -> Iterator[str]:
+        for name in list(self.plain):
+            self._item(name, self.plain[name])
+            yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def copy(self) -> dict[str, Any]:
+        """Return what `dict.copy` would."""
+        return dict(self)
+
+
+class WatchedHeaders(Headers):
+    """Headers that say which of them are read."""
+
+    def __init__(self, request: HTTPConnection, watch: Watch) -> None:
+        super().__init__(raw=plain_scope(request.scope)["headers"])
+        self._plain = request.headers
+        self._watch = watch
+
+    def _whole(self) -> Headers:
+        self._watch.note("headers")
+        return self._plain
+
+    def _one(self, name: object) -> Headers:
+        self._watch.note_header(str(name).lower())
+        return self._plain
+
+    def __getitem__(self, key: str) -> str:
+        return self._one(key)[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._one(key)
+
+    def getlist(self, key: str) -> list[str]:
+        return self._one(key).getlist(key)
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        return self._whole().raw
+
+    def keys(self) -> list[str]:  # type: ignore[override]
+        return self._whole().keys()
+
+    def values(self) -> list[str]:  # type: ignore[override]
+        return self._whole().values()
+
+    def items(self) -> list[tuple[str, str]]:  # type: ignore[override]
+        return self._whole().items()
+
+    def mutablecopy(self) -> MutableHeaders:
+        return self._whole().mutablecopy()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._whole())
+
+    def __len__(self) -> int:
+        return len(self._whole())
+
+    def __eq__(self, other: object) -> bool:
+        return self._whole() == other
+
+    def __repr__(self) -> str:
+        return repr(self._whole())
+
+
+class WatchedRequest:
+    """What a watched request has before the class of the original."""
+
+    __slots__ = ()
+    _watch: Watch
+
+    @property
+    def scope(self) -> Scope:
+        return self._watch.scope
+
+    @property
+    def headers(self) -> Headers:
+        return self._watch.headers
+
+    @property
+    def state(self) -> State:
+        return self._watch.state
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        return cast("dict[str, str]", self._of_client("cookies"))
+
+    @property
+    def client(self) -> Any:
+        return self._of_client("client")
+
+    @property
+    def session(self) -> Any:
+        return self._of_client("session")
+
+    @property
+    def auth(self) -> Any:
+        return self._of_client("auth")
+
+    @property
+    def user(self) -> Any:
+        return self._of_client("user")
+
+    @property
+    def url(self) -> URL:
+        self._watch.note("host")
+        return self._watch.request.url
+
+    @property
+    def base_url(self) -> URL:
+        self._watch.note("host")
+        return self._watch.request.base_url
+
+    def url_for(self, name: str, /, **path_params: Any) -> URL:
+        self._watch.note("host")
+        return self._watch.request.url_for(name, **path_params)
+
+    def _of_client(self, name: str) -> Any:
+        self._watch.note(name)
+        return getattr(self._watch.request, name)
+
+
+@functools.lru_cache(maxsize=64)
+def _watched_class(cls: type[HTTPConnection]) -> type[HTTPConnection]:
+    namespace = {"__slots__": ("_watch",), "__module__": cls.__module__}
+    return types.new_class(
+        cls.__name__, (WatchedRequest, cls), exec_body=lambda ns: ns.update(namespace)
+    )
+
+
+def watched_request(request: HTTPConnection, watch: Watch) -> HTTPConnection:
+    cls = type(request)
+    if isinstance(request, WatchedRequest):
+        # An endpoint that is cached, too, called by another: both notice.
+        cls = cls.__mro__[2]
+    watched = object.__new__(_watched_class(cls))
+    object.__setattr__(watched, "__dict__", request.__dict__)
+    object.__setattr__(watched, "_watch", watch)
+    return watched
+
+
+def plain_scope(scope: Scope) -> Scope:
+    """Return the scope that a server gave, where an endpoint hands on a watched one."""
+    while isinstance(scope, WatchedMapping):
+        scope = scope.plain
+    return scope

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from starlette.datastructures import UploadFile
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 
 from stream_cached.dependencies import Origin, origin_of
-from stream_cached.keys import PLAIN, NoCanonicalFormError, canonical, holds_address
+from stream_cached.keys import PLAIN, NoCanonicalFormError, canonical, digest, holds_address
 from stream_cached.plumbing import NotInKey, is_plumbing
 from stream_cached.policy import BypassError, Finding, NotCached
 from stream_cached.signatures import class_names, dependency_of, markers_of
@@ -41,6 +41,11 @@ class _UnkeyedError(Exception):
         self.why = why
         self.of_client = of_client
         self.mend = mend
+
+    @property
+    def setting(self) -> str:
+        """Its name in `key_args` and `key_ignore`."""
+        return self.name.removeprefix("**")
 
 
 class Arguments:
@@ -79,10 +84,25 @@ class Arguments:
         self._defaults = {n: p.default for n, p in parameters.items() if _has_form(p.default)}
         self._noself = noself
         self._by_request = by_request
-        self._key_args = key_args
-        self._ignored = {*key_ignore, *(n for n, p in parameters.items() if _is_marked(p))}
+        self._key_args = {self._name(name): key_args[name] for name in key_args}
+        marked = (name for name, parameter in parameters.items() if _is_marked(parameter))
+        self._ignored = {*map(self._name, key_ignore), *marked}
         self._origins: dict[str, Origin | None] = {}
         self.bound = _bound(function)
+
+    def headers(self, taken: Mapping[str, Sequence[str]]) -> tuple[frozenset[str], frozenset[str]]:
+        """
+        Return the headers that arguments in the key are taken from, and those taken as they are.
+
+        Args:
+            taken: The names of headers, by that of the parameter that is taken from them.
+        """
+        used = {name: headers for name, headers in taken.items() if name not in self._ignored}
+        plain = {name: headers for name, headers in used.items() if name not in self._key_args}
+        return (
+            frozenset(header for headers in used.values() for header in headers),
+            frozenset(header for headers in plain.values() for header in headers),
+        )
 
     def forms(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], state: Mapping[str, Any]
@@ -120,9 +140,12 @@ class Arguments:
 
     def as_for_aiocache(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    ) -> tuple[tuple[Any, ...], dict[str, Any], str]:
         """
-        Return the arguments as they stand in a key of aiocache's.
+        Return the arguments as they stand in a key of aiocache's, and what that key lacks.
+
+        It is made of what `repr` shows. Of helpers that FastAPI calls, whose arguments may be
+        users, the canonical forms of what may show less than it is are added.
 
         Raises:
             BypassError: Some can't be part of a key; it names them all.
@@ -140,10 +163,20 @@ class Arguments:
             return value
 
         positional = tuple(map(shown, names, args))
-        named = {name: shown(name, value) for name, value in kwargs.items()}
+        named = {name: shown(self._name(name), value) for name, value in kwargs.items()}
         if unkeyed:
             raise BypassError(*_findings(unkeyed, self._parameters))
-        return positional, named
+        if self._by_request:
+            return positional, named, ""
+        forms = self.forms(args, kwargs, {})
+        if all(map(_shows, (*positional, *named.values()))):
+            return positional, named, ""
+        return positional, named, f":{digest(sorted(forms.items()))}"
+
+    def _name(self, keyword: str) -> str:
+        """Return what a keyword argument is called here."""
+        # What goes into **kwargs may be called as a positional-only parameter is.
+        return keyword if keyword in self._keywords or keyword[:1] == "*" else f"**{keyword}"
 
     def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if not args and kwargs.keys() == self._keywords:
@@ -152,8 +185,7 @@ class Arguments:
         named = dict(self._defaults)
         named.update(zip(self._positional, args, strict=False))
         for name, value in kwargs.items():
-            # What goes into **kwargs may be called as a positional-only parameter is.
-            named[name if name in self._keywords else f"**{name}"] = value
+            named[self._name(name)] = value
         for index, value in enumerate(args[len(self._positional) :]):
             named[f"*{index}"] = value
         if self._noself and args:
@@ -242,17 +274,20 @@ def _mend(unkeyed: Sequence[_UnkeyedError], parameters: Mapping[str, inspect.Par
 
 
 def _key_args(unkeyed: Sequence[_UnkeyedError]) -> str:
-    functions = (
-        f'"{one.name}": lambda {one.name}: {f"{one.name}.{identity}" if identity else "..."}'
-        for one in unkeyed
-        for identity in [_identity(one.value)]
-    )
+    functions = []
+    for one in unkeyed:
+        name = one.name.lstrip("*")
+        variable = name if name.isidentifier() else "value"
+        identity = _identity(one.value)
+        functions.append(
+            f'"{one.setting}": lambda {variable}: {f"{variable}.{identity}" if identity else "..."}'
+        )
     return f"pass key_args={{{', '.join(functions)}}}"
 
 
 def _left_out(unkeyed: Sequence[_UnkeyedError], parameters: Mapping[str, inspect.Parameter]) -> str:
     marked = " and ".join(_marked(one, parameters) for one in unkeyed)
-    names = ", ".join(f'"{one.name}"' for one in unkeyed)
+    names = ", ".join(f'"{one.setting}"' for one in unkeyed)
     return f"declare {marked}, or pass key_ignore=({names}{',' if len(unkeyed) == 1 else ''})"
 
 
@@ -268,6 +303,17 @@ def _identity(value: object) -> str | None:
     """Return the attribute that tells such values apart, judging by its name."""
     state = getattr(value, "__dict__", {})
     return next((n for n in _IDENTITIES if n in state or hasattr(type(value), n)), None)
+
+
+def _shows(value: object) -> bool:
+    """Whether `repr` shows all that a value is."""
+    if type(value) in (list, tuple, set, frozenset):
+        return all(map(_shows, cast("Iterable[object]", value)))
+    if type(value) is dict:
+        return all(_shows(item) for pair in value.items() for item in pair)
+    return value is _LEFT_OUT or type(value).__module__ in (
+        *("builtins", "datetime", "decimal", "pathlib", "uuid"),
+    )
 
 
 def _is_upload(value: object) -> bool:

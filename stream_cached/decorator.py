@@ -266,7 +266,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
         engine = Engine(
             version=version_key(endpoint.name),
-            header_names=endpoint.header_names,
+            headers=arguments.headers(endpoint.headers),
             rules=rules,
             notices=notices,
         )
@@ -551,8 +551,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             return cast(str, super().get_cache_key(f, args, kwargs))
         function, incoming = call.function, call.incoming
         if incoming is None:
-            args, kwargs = function.arguments.as_for_aiocache(args, kwargs)
-            return cast(str, super().get_cache_key(f, args, kwargs))
+            args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
+            return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
         forms = function.arguments.forms(args, kwargs, incoming.state)
         return incoming.key(function.endpoint.name, forms, host=self._rules.key_host)
 

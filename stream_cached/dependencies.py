@@ -16,7 +16,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from stream_cached.plumbing import is_plumbing
+from stream_cached.plumbing import is_shared_plumbing
 from stream_cached.signatures import (
     annotation_of,
     class_names,
@@ -25,6 +25,9 @@ from stream_cached.signatures import (
     may_be,
     signature_of,
 )
+
+#: By which a function gets at its variables without naming them.
+_ESCAPES = frozenset({"eval", "exec", "locals", "vars"})
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Origin:
 
     def looks_at_client(self, state: Mapping[str, Any]) -> str:
         """Return what it takes that may be another one for each client; "" if nothing is."""
-        private = (name for name in self.state if not is_plumbing(type(state.get(name))))
+        private = (name for name in self.state if not is_shared_plumbing(type(state.get(name))))
         return ", ".join(
             dict.fromkeys([*self.of_client, *(f"request.state.{name}" for name in private)])
         )
@@ -126,6 +129,8 @@ def _code_of(call: Any) -> CodeType | None:
             return None
         call = call.__wrapped__
     if inspect.isclass(call):
+        if call.__new__ is not object.__new__:
+            return None
         call = call.__init__
     elif not inspect.isroutine(call):
         call = type(call).__call__
@@ -140,7 +145,7 @@ def _names_in_state(code: CodeType | None, name: str) -> list[str] | None:
     `request.app` is the same for every client. So `request.app.state.sessions()` and
     `request.state.pool` are understood, and nothing else.
     """
-    if code is None:
+    if code is None or name not in inspect.getargs(code).args or _ESCAPES & {*code.co_names}:
         return None
     names = []
     instructions = list(dis.get_instructions(code))

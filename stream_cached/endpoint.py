@@ -47,7 +47,8 @@ class Endpoint:
         self._takes_request = takes_request
         self.hides_request = takes_request and not self._requests
         self.signature = _with_hidden(self.declared) if self.hides_request else self.declared
-        self.header_names = frozenset(n for p in parameters for n in header_names(p))
+        self.headers = {p.name: names for p in parameters if (names := header_names(p))}
+        """The names of the request headers that a parameter is taken from, by its name."""
 
     @property
     def declares_request(self) -> bool:

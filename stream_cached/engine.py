@@ -39,6 +39,7 @@ from stream_cached.rules import Rules
 from stream_cached.sources import AppSource, IteratorSource, sends_by_itself, sends_what_it_is_given
 from stream_cached.store import Store
 from stream_cached.tasks import spawn
+from stream_cached.watched import plain_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Engine:
 
     Args:
         version: The key of the endpoint's version.
-        header_names: The headers that its parameters are taken from.
+        headers: The headers that arguments in the key are taken from, and those of them that the
+            arguments are taken from as they are.
         rules: What the decorator was told.
         notices: Where it says what it does not cache.
     """
@@ -73,19 +75,22 @@ class Engine:
         self,
         *,
         version: str,
-        header_names: frozenset[str],
+        headers: tuple[frozenset[str], frozenset[str]],
         rules: Rules,
         notices: Notices,
     ) -> None:
         self.version = version
         self._rules = rules
         self._notices = notices
-        self._normalisers = {n.lower().encode("latin-1"): f for n, f in rules.vary.items()}
+        taken, as_they_are = headers
+        # An argument may be one line of its header, converted: the lines are in the key, too. But a
+        # Cookie() parameter puts one cookie into it, not the header.
+        vary = {**dict.fromkeys(as_they_are - {"Cookie"}), **rules.vary}
+        self._normalisers = {n.lower().encode("latin-1"): f for n, f in vary.items()}
         self._declared = frozenset(map(str.lower, rules.vary))
-        self._adds_to_vary = tuple(sorted({*rules.vary, *header_names}, key=str.lower))
-        self._parameters = frozenset(map(str.lower, header_names))
-        # A Cookie() parameter puts one cookie into the key, not the header.
-        self._keyed = (self._parameters - {"cookie"}) | self._declared
+        self._adds_to_vary = tuple(sorted({*rules.vary, *taken}, key=str.lower))
+        self._parameters = frozenset(map(str.lower, taken))
+        self._keyed = frozenset(map(str.lower, vary))
         # What tells the users apart, or need not.
         excused = {"authorization"} if rules.authorized in ("keyed", "share") else set()
         self._identifying = {True: self._keyed | excused, False: self._declared | excused}
@@ -214,9 +219,9 @@ class Engine:
         request = run.incoming.request
         body = getattr(request, "_body", b"")
         if run.guard is None or sends_what_it_is_given(response):
-            source = AppSource(response, request.scope, body)
+            source = AppSource(response, plain_scope(request.scope), body)
         else:
-            source = AppSource(response, request.scope, body, run.guard.watched)
+            source = AppSource(response, plain_scope(request.scope), body, run.guard.watched)
         await source.begin()
         return self._fly(source, response, source.status, source.headers, run, None)
 

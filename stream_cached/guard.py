@@ -14,13 +14,14 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from stream_cached.plumbing import is_plumbing
+from stream_cached.plumbing import is_shared_plumbing
 from stream_cached.policy import Finding, NotCached
 from stream_cached.watched import (
     ABSENT,
     WatchedHeaders,
     WatchedMapping,
     plain_scope,
+    watch_of,
     watched_request,
 )
 
@@ -58,6 +59,7 @@ _WORDS = {
     "cookies": "the cookies",
     "headers": "the headers as a whole",
     "host": "the host",
+    "request": "another request",
     "session": "the session",
     "user": "request.user",
 }
@@ -68,11 +70,14 @@ READABLE = tuple(_WORDS)
 
 def read_name(name: str) -> str:
     """Return what the guard calls a word, or the name of a header, of `unguarded=`."""
-    if name.startswith(("state.", "scope.")):
+    kind, _, rest = name.partition(".")
+    if kind == "scope" and rest in (*READABLE, "server"):
+        return "host" if rest == "server" else rest
+    if kind in ("state", "scope"):
         return name
     word = name.lower()
     word = {"cookie": "cookies", "url": "host"}.get(word, word)
-    return word if word in _WORDS else f"header.{word}"
+    return word if word in READABLE or kind == "header" else f"header.{word}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +107,16 @@ class Guard:
     """
 
     def __init__(self, request: HTTPConnection, terms: Terms, *, with_body: bool) -> None:
-        self.request = request
+        # Another cached endpoint may have called this one; then both notice.
+        self._outer = watch_of(request)
+        self.request = self._outer.request if self._outer else request
         self._terms = terms
         self._keyed = terms.headers | _OF_BODY if with_body else terms.headers
         self._read: dict[str, None] = {}
         # What the endpoint puts there itself is its own affair.
-        self._state = dict(plain_scope(request.scope).setdefault("state", {}))
-        self.scope = self.watched(request.scope)
-        self.headers = WatchedHeaders(request, self)
+        self._state = dict(self.request.scope.setdefault("state", {}))
+        self.scope = self.watched(self.request.scope)
+        self.headers = WatchedHeaders(self.request, self)
         self.state = State(cast("dict[str, Any]", self.scope["state"]))
 
     def given(
@@ -120,7 +127,13 @@ class Guard:
         def given(value: Any) -> Any:
             if isinstance(value, HTTPEndpoint):
                 value.scope = self.scope
-            return watched_request(value, self) if isinstance(value, HTTPConnection) else value
+            if not isinstance(value, HTTPConnection):
+                return value
+            if plain_scope(value.scope) is not self.request.scope:
+                # Nothing of it is part of the key.
+                self.note("request")
+                return value
+            return watched_request(value, self)
 
         return [given(value) for value in args], {n: given(v) for n, v in kwargs.items()}
 
@@ -137,6 +150,8 @@ class Guard:
     def note(self, name: str) -> None:
         """Notice that something was read, by its word in `unguarded=`."""
         self._read[name] = None
+        if self._outer is not None:
+            self._outer.note(name)
 
     def note_header(self, name: str) -> None:
         """Notice that one header was read, whose name is lower-cased."""
@@ -158,16 +173,17 @@ class Guard:
     def _is_keyed(self, name: str, vary: frozenset[str]) -> bool:
         if name in self._terms.unguarded:
             return True
-        if name == "host":
-            return self._terms.host
-        header = "cookie" if name == "cookies" else name.removeprefix("header.")
-        return header != name and (header in self._keyed or header in vary)
+        if name == "host" and self._terms.host:
+            return True
+        header = {"cookies": "cookie", "host": "host"}.get(name, name.removeprefix("header."))
+        is_header = header != name or name == "host"
+        return is_header and (header in self._keyed or header in vary)
 
     # -- what can be read -------------------------------------------------------------------
 
     def _scope_item(self, name: str, value: Any) -> Any:
         if name == "state":
-            return WatchedMapping(value, self._state_item)
+            return WatchedMapping(value, self.state_item)
         if name == "server":
             self.note("host")
         elif name in ("auth", "client", "headers", "session", "user"):
@@ -176,19 +192,20 @@ class Guard:
             # The certificate of the client is there (the TLS extension of ASGI).
             if isinstance(value, dict) and "tls" in value:
                 self.note("scope.extensions")
-        elif name not in _COMMON and not name.startswith(_FRAMEWORKS):
-            self._note_unless_plumbing(f"scope.{name}", value)
+        elif not (
+            name in _COMMON or name.startswith(_FRAMEWORKS) or is_shared_plumbing(type(value))
+        ):
+            self.note(f"scope.{name}")
         return value
 
-    def _state_item(self, name: str, value: Any) -> Any:
+    def state_item(self, name: str, value: Any) -> Any:
+        """Notice that something was read of the request's state."""
         # A name that is not there is read, too: it could have been.
-        if self._state.get(name, ABSENT) is value:
-            self._note_unless_plumbing(f"state.{name}", value)
+        if self._state.get(name, ABSENT) is value and not is_shared_plumbing(type(value)):
+            self._read[f"state.{name}"] = None
+        if self._outer is not None:
+            self._outer.state_item(name, value)
         return value
-
-    def _note_unless_plumbing(self, name: str, value: Any) -> None:
-        if not is_plumbing(type(value)):
-            self.note(name)
 
 
 def _shown(name: str) -> str:
@@ -222,6 +239,12 @@ def _mend(unkeyed: Sequence[str]) -> str:
     )
 
 
+def _as_unguarded(name: str) -> str:
+    """Return what `unguarded=` takes for something that was read."""
+    header = name.removeprefix("header.")
+    return name if header in READABLE else header
+
+
 def _tuple(names: Sequence[str]) -> str:
-    quoted = ", ".join(f'"{name.removeprefix("header.")}"' for name in names)
+    quoted = ", ".join(f'"{_as_unguarded(name)}"' for name in names)
     return f"({quoted},)" if len(names) == 1 else f"({quoted})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.types import Message, Receive
 
 from stream_cached.keys import digest, header_values, request_key
 from stream_cached.policy import BypassError, Finding, NotCached
-from stream_cached.watched import plain_scope
+from stream_cached.watched import plain_scope, watch_of
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
 MAX_REQUEST_BODY = 1024 * 1024
@@ -55,10 +55,15 @@ class Incoming:
             name: self._values(name) if normalise is None else self._normalised(name, normalise)
             for name, normalise in vary.items()
         }
-        if self._scope is not request.scope:
-            # Another cached endpoint calls this one: its answer comes to depend on them, too.
-            for name in self._selected:
-                request.headers.getlist(name.decode("latin-1"))
+        # Another cached endpoint may call this one: its answer comes to depend on what this key is
+        # made of.
+        self._watch = watch_of(request)
+        self._tell(name.decode("latin-1") for name in self._selected)
+
+    def _tell(self, names: Iterable[str]) -> None:
+        if self._watch is not None:
+            for name in names:
+                self._watch.note_header(name)
 
     def _values(self, name: bytes) -> list[bytes]:
         if self._has_lists:
@@ -152,7 +157,7 @@ class Incoming:
             endpoint,
             method="GET" if self.is_head else scope["method"],
             scheme=scope.get("scheme", "http"),
-            host=self._host() if host else (),
+            host=self._host() if host else self._of_host(),
             # A middleware that rewrites one of them need not know of the others.
             path=(scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
             query=scope.get("query_string", b""),
@@ -162,7 +167,13 @@ class Incoming:
         )
 
     def _host(self) -> Sequence[bytes]:
+        self._tell(["host"])
         return self._values(b"host") or [repr(self._scope.get("server")).encode()]
+
+    def _of_host(self) -> Sequence[bytes]:
+        """Return what a route may have taken from the host."""
+        parameters = sorted(self._scope.get("path_params", {}).items())
+        return [f"{name}={value!r}".encode("utf-8", "surrogatepass") for name, value in parameters]
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -172,6 +183,7 @@ class Incoming:
 
     def select(self, names: Sequence[str]) -> str:
         """Return the digest of the request's values for the named headers."""
+        self._tell(names)
         return digest([[name, self._value(name.encode("latin-1"))] for name in names])
 
     def _value(self, name: bytes) -> bytes | list[bytes]:

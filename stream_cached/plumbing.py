@@ -11,7 +11,7 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 from stream_cached.exceptions import ConfigurationError
-from stream_cached.plumbing_names import KNOWN
+from stream_cached.plumbing_names import KNOWN, SESSIONS
 
 _declared: WeakSet[type] = WeakSet()
 
@@ -51,10 +51,20 @@ def not_in_key(*classes: type) -> None:
 
 
 def _is_known(cls: type) -> bool:
-    return any(
-        base in _declared or f"{base.__module__}.{base.__qualname__}" in KNOWN
-        for base in cls.__mro__
-    )
+    return any(base in _declared or _name(base) in KNOWN for base in cls.__mro__)
+
+
+def is_shared_plumbing(cls: type) -> bool:
+    """
+    Whether instances of a class are no part of a key wherever they were found.
+
+    A session or a connection that somebody put into the request's state may be one client's.
+    """
+    return is_plumbing(cls) and all(_name(base) not in SESSIONS for base in cls.__mro__)
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 _cached = functools.lru_cache(maxsize=1024)(_is_known)

@@ -216,9 +216,9 @@ def _checked_reads(unguarded: Any) -> frozenset[str]:
     names = _checked_names("unguarded", unguarded)
     for name in names:
         kind, dot, rest = name.partition(".")
-        is_item = kind in ("state", "scope") and dot and rest
+        is_item = kind in ("state", "scope", "header")
         require(
-            is_item or (_HEADER_NAME.fullmatch(name) and name not in ("state", "scope")),
+            (dot and rest) if is_item else _HEADER_NAME.fullmatch(name),
             f"unguarded={name!r}: pass the name of a header, or one of {', '.join(READABLE)}, "
             '"state.NAME" or "scope.NAME"',
         )

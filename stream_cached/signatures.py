@@ -48,22 +48,25 @@ def _resolved(annotation: Any, scope: dict[str, Any]) -> Any:
 
 def annotation_of(parameter: inspect.Parameter) -> Any:
     """Return a parameter's type, without what `Annotated` adds."""
-    annotation = _unaliased(parameter.annotation)
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return _taken_apart(parameter.annotation)[0]
 
 
 def markers_of(parameter: inspect.Parameter) -> list[Any]:
     """Return a parameter's default, and what `Annotated` says of it."""
-    annotation = _unaliased(parameter.annotation)
-    added = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    return [parameter.default, *added]
+    return [parameter.default, *_taken_apart(parameter.annotation)[1]]
 
 
-def _unaliased(annotation: Any) -> Any:
-    """Return what a `type` statement gave a name to."""
-    while type(annotation).__name__ == "TypeAliasType":
-        annotation = annotation.__value__
-    return annotation
+def _taken_apart(annotation: Any) -> tuple[Any, list[Any]]:
+    """Return a type and what `Annotated` adds to it, behind any names of `type` statements."""
+    added: list[Any] = []
+    while True:
+        if type(annotation).__name__ == "TypeAliasType":
+            annotation = annotation.__value__
+        elif get_origin(annotation) is Annotated:
+            annotation, *more = get_args(annotation)
+            added[:0] = more
+        else:
+            return annotation, added
 
 
 def class_names(value: object) -> set[str]:
@@ -80,7 +83,8 @@ def may_be(annotation: Any, cls: type) -> bool:
 
 def dependency_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
     """Return the function that FastAPI calls for a parameter's value."""
-    for marker in markers_of(parameter):
+    # The last one is the one that counts.
+    for marker in reversed(markers_of(parameter)):
         if "fastapi.params.Depends" in class_names(marker):
             dependency: Callable[..., Any] = marker.dependency or annotation_of(parameter)
             return dependency
@@ -89,7 +93,7 @@ def dependency_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
 
 def header_names(parameter: inspect.Parameter) -> list[str]:
     """Return the names of the request headers that FastAPI takes a parameter from."""
-    for marker in markers_of(parameter):
+    for marker in reversed(markers_of(parameter)):
         kinds = class_names(marker)
         if "fastapi.params.Cookie" in kinds:
             return ["Cookie"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, cast
 
 from starlette.datastructures import URL, Headers, MutableHeaders, State
@@ -27,10 +27,8 @@ class Watch(Protocol):
         """The request itself."""
         ...
 
-    @property
-    def scope(self) -> Scope:
-        """Its scope, watched."""
-        ...
+    scope: Scope
+    """Its scope, watched."""
 
     @property
     def headers(self) -> Headers:
@@ -44,6 +42,10 @@ class Watch(Protocol):
 
     def note(self, name: str) -> None:
         """Notice that something was read: "cookies", "client", "headers" as a whole."""
+        ...
+
+    def state_item(self, name: str, value: Any) -> Any:
+        """Notice that something was read of the request's state."""
         ...
 
     def note_header(self, name: str) -> None:
@@ -82,6 +84,12 @@ class WatchedMapping(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self}
 
     def copy(self) -> dict[str, Any]:
         """Return what `dict.copy` would."""
@@ -152,6 +160,12 @@ class WatchedRequest:
     def scope(self) -> Scope:
         return self._watch.scope
 
+    @scope.setter
+    def scope(self, scope: Scope) -> None:
+        # What it is made of was read of the watched one.
+        self._watch.request.scope = scope
+        self._watch.scope = scope
+
     @property
     def headers(self) -> Headers:
         return self._watch.headers
@@ -182,17 +196,22 @@ class WatchedRequest:
 
     @property
     def url(self) -> URL:
-        self._watch.note("host")
-        return self._watch.request.url
+        return cast(URL, self._of_host("url"))
 
     @property
     def base_url(self) -> URL:
-        self._watch.note("host")
-        return self._watch.request.base_url
+        return cast(URL, self._of_host("base_url"))
 
     def url_for(self, name: str, /, **path_params: Any) -> URL:
+        return cast(URL, self._of_host("url_for")(name, **path_params))
+
+    def _of_host(self, name: str) -> Any:
         self._watch.note("host")
-        return self._watch.request.url_for(name, **path_params)
+        request = self._watch.request
+        if getattr(type(request), name) is getattr(HTTPConnection, name):
+            # Starlette's own reads the headers as a whole for it.
+            return getattr(request, name)
+        return getattr(super(), name)
 
     def _of_client(self, name: str) -> Any:
         self._watch.note(name)
@@ -208,18 +227,31 @@ def _watched_class(cls: type[HTTPConnection]) -> type[HTTPConnection]:
 
 
 def watched_request(request: HTTPConnection, watch: Watch) -> HTTPConnection:
-    cls = type(request)
+    """Return a request that is the given one, and tells a watch what is read of it."""
     if isinstance(request, WatchedRequest):
-        # An endpoint that is cached, too, called by another: both notice.
-        cls = cls.__mro__[2]
-    watched = object.__new__(_watched_class(cls))
+        request = request._watch.request
+    watched = object.__new__(_watched_class(type(request)))
     object.__setattr__(watched, "__dict__", request.__dict__)
+    for name in _slots(type(request)):
+        if hasattr(request, name):
+            object.__setattr__(watched, name, getattr(request, name))
     object.__setattr__(watched, "_watch", watch)
     return watched
 
 
+@functools.lru_cache(maxsize=64)
+def _slots(cls: type) -> tuple[str, ...]:
+    """Return the names of what a class keeps outside of `__dict__`."""
+    slots = (vars(base).get("__slots__", ()) for base in cls.__mro__)
+    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
 def plain_scope(scope: Scope) -> Scope:
     """Return the scope that a server gave, where an endpoint hands on a watched one."""
-    while isinstance(scope, WatchedMapping):
-        scope = scope.plain
-    return scope
+    return scope.plain if isinstance(scope, WatchedMapping) else scope
+
+
+def watch_of(request: HTTPConnection) -> Watch | None:
+    """Return who is told what is read of a request, if anybody is."""
+    return request._watch if isinstance(request, WatchedRequest) else None

@@ -427,8 +427,12 @@ def test_header_and_cookie_parameters_are_found() -> None:
         plain: int = 1,
     ) -> None: ...
 
-    names = Endpoint(report).header_names
-    assert names == {"accept-language", "x_raw", "X-Named", "Cookie"}
+    assert Endpoint(report).headers == {
+        "accept_language": ["accept-language"],
+        "x_raw": ["x_raw"],
+        "named": ["X-Named"],
+        "session": ["Cookie"],
+    }
 
 
 # -- routers ----------------------------------------------------------------------------------

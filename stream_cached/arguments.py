@@ -6,46 +6,27 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
-from starlette.datastructures import UploadFile
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 
 from stream_cached.dependencies import Origin, origin_of
 from stream_cached.keys import PLAIN, NoCanonicalFormError, canonical, digest, holds_address
 from stream_cached.plumbing import NotInKey, is_plumbing
-from stream_cached.policy import BypassError, Finding, NotCached
-from stream_cached.signatures import class_names, dependency_of, markers_of
+from stream_cached.policy import BypassError
+from stream_cached.signatures import class_name, class_names, markers_of
+from stream_cached.unkeyed import UnkeyedError, findings
 
 KeyArgs = Mapping[str, Callable[[Any], Any]]
 
-#: What tells the instances of a class apart, where it has such an attribute.
-_IDENTITIES = ("id", "pk", "uuid", "key", "slug", "username", "name")
-
 _PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
+
+_NO_STATE: Mapping[str, Any] = MappingProxyType({})
 
 #: What an argument that is left out looks like in a key of aiocache's.
 _LEFT_OUT = type("LeftOut", (), {"__repr__": lambda self: "<not in key>"})()
-
-
-class _UnkeyedError(Exception):
-    """An argument can't be part of a key."""
-
-    def __init__(
-        self, name: str, value: object, why: str, *, of_client: bool = False, mend: str = ""
-    ) -> None:
-        super().__init__(why)
-        self.name = name
-        self.value = value
-        self.why = why
-        self.of_client = of_client
-        self.mend = mend
-
-    @property
-    def setting(self) -> str:
-        """Its name in `key_args` and `key_ignore`."""
-        return self.name.removeprefix("**")
 
 
 class Arguments:
@@ -119,7 +100,7 @@ class Arguments:
             BypassError: Some can't be part of a key; it names them all.
         """
         forms: dict[str, Any] = {"": self.bound} if self.bound else {}
-        unkeyed: list[_UnkeyedError] = []
+        unkeyed: list[UnkeyedError] = []
         for name, value in self._named(args, kwargs).items():
             if name in self._ignored:
                 continue
@@ -130,12 +111,12 @@ class Arguments:
                 value = self._stands_for(name, value, state)
                 if value is not _LEFT_OUT:
                     forms[name] = canonical(value)
-            except _UnkeyedError as exc:
+            except UnkeyedError as exc:
                 unkeyed.append(exc)
             except (NoCanonicalFormError, RecursionError) as exc:
-                unkeyed.append(self._without_form(name, value, exc))
+                unkeyed.append(self._without_form(name, value, exc, state))
         if unkeyed:
-            raise BypassError(*_findings(unkeyed, self._parameters))
+            raise BypassError(*findings(unkeyed, self._parameters))
         return forms
 
     def as_for_aiocache(
@@ -151,21 +132,21 @@ class Arguments:
             BypassError: Some can't be part of a key; it names them all.
         """
         names = [*self._positional, *(f"*{n}" for n in range(len(args)))]
-        unkeyed: list[_UnkeyedError] = []
+        unkeyed: list[UnkeyedError] = []
 
         def shown(name: str, value: Any) -> Any:
             try:
                 value = _LEFT_OUT if name in self._ignored else self._stands_for(name, value, {})
-            except _UnkeyedError as exc:
+            except UnkeyedError as exc:
                 unkeyed.append(exc)
             if holds_address(repr(value)) and not (self._noself and name == names[0]):
-                unkeyed.append(self._without_form(name, value, _class_name(value)))
+                unkeyed.append(self._without_form(name, value, class_name(value)))
             return value
 
         positional = tuple(map(shown, names, args))
         named = {name: shown(self._name(name), value) for name, value in kwargs.items()}
         if unkeyed:
-            raise BypassError(*_findings(unkeyed, self._parameters))
+            raise BypassError(*findings(unkeyed, self._parameters))
         if self._by_request:
             return positional, named, ""
         forms = self.forms(args, kwargs, {})
@@ -197,7 +178,7 @@ class Arguments:
         Return what stands for an argument in a key.
 
         Raises:
-            _UnkeyedError: Nothing can.
+            UnkeyedError: Nothing can.
         """
         if name in self._key_args:
             try:
@@ -205,20 +186,20 @@ class Arguments:
             # The user's function: a failing one must not fail the request.
             except Exception as exc:
                 why = f"key_args[{name!r}] raised {type(exc).__name__}"
-                raise _UnkeyedError(name, value, why, mend=_PLAIN_VALUE) from exc
+                raise UnkeyedError(name, value, why, mend=_PLAIN_VALUE) from exc
         if isinstance(value, HTTPEndpoint):
             # A method may be inherited by several.
-            return _class_name(value)
+            return class_name(value)
         if not is_plumbing(type(value)):
             return value
         if not self._by_request and isinstance(value, HTTPConnection):
             why = f"{name} is a request, of which nothing is part of the key"
             mend = "leave request_key=False out"
-            raise _UnkeyedError(name, value, why, mend=mend)
+            raise UnkeyedError(name, value, why, mend=mend)
         origin = self._origin(name)
         if origin is not None and (of_client := origin.looks_at_client(state)):
             why = f"{name} may belong to one client: its dependency takes {of_client}"
-            raise _UnkeyedError(name, value, why, of_client=True)
+            raise UnkeyedError(name, value, why, of_client=of_client)
         return _LEFT_OUT
 
     def _origin(self, name: str) -> Origin | None:
@@ -229,80 +210,17 @@ class Arguments:
             )
         return self._origins[name]
 
-    def _without_form(self, name: str, value: object, type_name: object) -> _UnkeyedError:
+    def _without_form(
+        self, name: str, value: object, type_name: object, state: Mapping[str, Any] = _NO_STATE
+    ) -> UnkeyedError:
         if name in self._key_args:
             why = f"key_args[{name!r}] returned a value of type {type_name}"
-            return _UnkeyedError(name, value, why, mend=_PLAIN_VALUE)
-        return _UnkeyedError(name, value, f"{name} is of type {type_name}")
-
-
-def _findings(
-    unkeyed: Sequence[_UnkeyedError], parameters: Mapping[str, inspect.Parameter]
-) -> list[Finding]:
-    uploads = [one for one in unkeyed if _is_upload(one.value)]
-    if uploads:
-        return [Finding(NotCached.UPLOAD, ", ".join(one.name for one in uploads))]
-    why = "; ".join(one.why for one in unkeyed)
-    return [Finding(NotCached.ARGUMENT, why, _mend(unkeyed, parameters))]
-
-
-def _mend(unkeyed: Sequence[_UnkeyedError], parameters: Mapping[str, inspect.Parameter]) -> str:
-    """Say which lines make such arguments part of the key, or leave them out; the best first."""
-    ways = list(dict.fromkeys(one.mend for one in unkeyed if one.mend))
-    instances = [one for one in unkeyed if one.name in ("self", "cls")]
-    of_client = [one for one in unkeyed if one.of_client]
-    others = [one for one in unkeyed if not one.mend and one not in of_client + instances]
-    if instances:
-        ways.append(
-            "pass noself=True if all instances answer alike, or "
-            f"{_key_args(instances)} with what tells them apart"
-        )
-    if of_client:
-        ways.append(
-            "let the endpoint take what tells the clients apart as a parameter of its own, so that "
-            f"it is part of the key, and {_left_out(of_client, parameters)}"
-        )
-    if others:
-        names = ", ".join(one.name for one in others)
-        classes = [type(one.value).__qualname__ for one in others if not _identity(one.value)]
-        once = f", or call not_in_key({', '.join(classes)}) once for all endpoints"
-        ways.append(
-            f"{_key_args(others)} with what tells one value from another; or, if the answer does "
-            f"not depend on {names}, {_left_out(others, parameters)}{once if classes else ''}"
-        )
-    return f"{'; '.join(ways)}; or pass key_builder= for a key of your own"
-
-
-def _key_args(unkeyed: Sequence[_UnkeyedError]) -> str:
-    functions = []
-    for one in unkeyed:
-        name = one.name.lstrip("*")
-        variable = name if name.isidentifier() else "value"
-        identity = _identity(one.value)
-        functions.append(
-            f'"{one.setting}": lambda {variable}: {f"{variable}.{identity}" if identity else "..."}'
-        )
-    return f"pass key_args={{{', '.join(functions)}}}"
-
-
-def _left_out(unkeyed: Sequence[_UnkeyedError], parameters: Mapping[str, inspect.Parameter]) -> str:
-    marked = " and ".join(_marked(one, parameters) for one in unkeyed)
-    names = ", ".join(f'"{one.setting}"' for one in unkeyed)
-    return f"declare {marked}, or pass key_ignore=({names}{',' if len(unkeyed) == 1 else ''})"
-
-
-def _marked(one: _UnkeyedError, parameters: Mapping[str, inspect.Parameter]) -> str:
-    parameter = parameters.get(one.name)
-    dependency = dependency_of(parameter) if parameter else None
-    called = getattr(dependency, "__name__", "")
-    depends = f"Depends({called}), " if called.isidentifier() else ""
-    return f"{one.name}: Annotated[{type(one.value).__qualname__}, {depends}NotInKey]"
-
-
-def _identity(value: object) -> str | None:
-    """Return the attribute that tells such values apart, judging by its name."""
-    state = getattr(value, "__dict__", {})
-    return next((n for n in _IDENTITIES if n in state or hasattr(type(value), n)), None)
+            return UnkeyedError(name, value, why, mend=_PLAIN_VALUE)
+        why, origin = f"{name} is of type {type_name}", self._origin(name)
+        of_client = origin.looks_at_client(state) if origin is not None else ""
+        if of_client:
+            why += f", and its dependency takes {of_client}"
+        return UnkeyedError(name, value, why, of_client=of_client)
 
 
 def _shows(value: object) -> bool:
@@ -314,11 +232,6 @@ def _shows(value: object) -> bool:
     return value is _LEFT_OUT or type(value).__module__ in (
         *("builtins", "datetime", "decimal", "pathlib", "uuid"),
     )
-
-
-def _is_upload(value: object) -> bool:
-    values = value if isinstance(value, list | tuple) else (value,)
-    return any(isinstance(item, UploadFile) for item in values)
 
 
 def _is_marked(parameter: inspect.Parameter) -> bool:
@@ -336,10 +249,6 @@ def _has_form(default: object) -> bool:
     except (NoCanonicalFormError, RecursionError):
         return False
     return not is_plumbing(type(default))
-
-
-def _class_name(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _bound(function: Any) -> dict[str, Any]:

@@ -191,11 +191,12 @@ class Engine:
         self, headers: RawHeaders, incoming: Incoming | None, guard: Guard | None
     ) -> list[Finding]:
         """Say why an answer may be one client's own."""
-        findings = []
+        findings, known = [], vary_names(headers)
         if incoming is not None and incoming.is_authorized and not may_be_shared(headers, age=0):
             findings.append(Finding(NotCached.AUTHORIZATION))
+            known |= {"authorization"}
         if guard is not None:
-            findings.extend(guard.findings(vary_names(headers)))
+            findings.extend(guard.findings(known))
         return findings
 
     async def record(self, response: Response, run: Run) -> Response:
@@ -241,7 +242,7 @@ class Engine:
         # Of a response that sends by itself, the head is known only now.
         findings = self._why_not_stored(status, headers, run)
         if not findings:
-            recorder = self._recorder(entry, run, self._varies_on(headers, run))
+            recorder = self._recorder(entry, run, headers)
             cache_status = _cache_status(fwd=run.fwd, stored=True)
         else:
             recorder = None
@@ -271,9 +272,7 @@ class Engine:
         """Store a response whose body is at hand, and return it."""
         headers = response.raw_headers
         entry = self._entry(response, response.status_code, headers)
-        recorder = self._recorder(
-            dataclasses.replace(entry, streamed=False), run, self._varies_on(headers, run)
-        )
+        recorder = self._recorder(dataclasses.replace(entry, streamed=False), run, headers)
         recorder.feed(bytes(response.body))
         write = spawn(_commit(recorder))
         if run.wait:
@@ -331,10 +330,10 @@ class Engine:
         others = [(name, value) for name, value in headers if name.lower() != b"vary"]
         return [*others, (b"vary", b", ".join(values))]
 
-    def _recorder(self, entry: Entry, run: Run, varies_on: frozenset[str]) -> Recorder:
+    def _recorder(self, entry: Entry, run: Run, headers: RawHeaders) -> Recorder:
         def read() -> list[Finding]:
             # Also while the body was made.
-            return self.of_one_client(entry.headers, None, run.guard)
+            return self.of_one_client(headers, None, run.guard)
 
         def failed(reason: NotCached, cause: Exception | None) -> None:
             if isinstance(cause, StoreError):
@@ -347,7 +346,7 @@ class Engine:
         return Recorder(
             run.resource,
             entry,
-            varies_on=varies_on,
+            varies_on=self._varies_on(headers, run),
             limits=self._limits(run.resource.store),
             objection=lambda: NotCached.READ if read() else None,
             on_stored=run.on_stored,

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from stream_cached.plumbing import is_shared_plumbing
-from stream_cached.policy import Finding, NotCached
+from stream_cached.policy import Finding, NotCached, listed
 from stream_cached.watched import (
     ABSENT,
     WatchedHeaders,
@@ -51,6 +51,20 @@ _FRAMEWORKS = ("fastapi", "starlette.")
 
 #: Headers that are part of the key of a request with a body, or follow from it.
 _OF_BODY = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding"})
+
+#: Headers that are another one for each request.
+_TRACES = frozenset(
+    {
+        "header.traceparent",
+        "header.tracestate",
+        "header.x-amzn-trace-id",
+        "header.x-b3-traceid",
+        "header.x-cloud-trace-context",
+        "header.x-correlation-id",
+        "header.x-request-id",
+        "header.x-trace-id",
+    }
+)
 
 #: What is read, by the word of `unguarded=`: how it is called in a warning.
 _WORDS = {
@@ -157,27 +171,27 @@ class Guard:
         """Notice that one header was read, whose name is lower-cased."""
         self.note({"cookie": "cookies", "host": "host"}.get(name, f"header.{name}"))
 
-    def findings(self, vary: frozenset[str]) -> list[Finding]:
+    def findings(self, known: frozenset[str]) -> list[Finding]:
         """
         Say what was read that is no part of the key.
 
         Args:
-            vary: The names in the response's Vary, lower-cased.
+            known: The names of headers, lower-cased, of which that is known already; such as those
+                in the response's Vary.
         """
-        unkeyed = [name for name in list(self._read) if not self._is_keyed(name, vary)]
+        unkeyed = [name for name in list(self._read) if not self._is_keyed(name, known)]
         if not unkeyed:
             return []
-        subject = ", ".join(map(_shown, unkeyed))
-        return [Finding(NotCached.READ, subject, _mend(unkeyed))]
+        return [Finding(NotCached.READ, listed(map(_shown, unkeyed)), _mend(unkeyed))]
 
-    def _is_keyed(self, name: str, vary: frozenset[str]) -> bool:
+    def _is_keyed(self, name: str, known: frozenset[str]) -> bool:
         if name in self._terms.unguarded:
             return True
         if name == "host" and self._terms.host:
             return True
         header = {"cookies": "cookie", "host": "host"}.get(name, name.removeprefix("header."))
         is_header = header != name or name == "host"
-        return is_header and (header in self._keyed or header in vary)
+        return is_header and (header in self._keyed or header in known)
 
     # -- what can be read -------------------------------------------------------------------
 
@@ -223,20 +237,21 @@ def _shown(name: str) -> str:
 
 def _mend(unkeyed: Sequence[str]) -> str:
     """Say which lines make what was read part of the key, or leave it out of account."""
-    headers = [name for name in unkeyed if name.startswith("header.")]
-    others = [name for name in unkeyed if name not in headers]
+    unguarded = f"unguarded={_tuple(unkeyed)}"
+    if _TRACES.issuperset(unkeyed):
+        return f"pass {unguarded} if it does not show in the answer"
+    headers = [name for name in unkeyed if name.startswith("header.") and name not in _TRACES]
+    others = [name for name in unkeyed if not name.startswith("header.")]
     ways = []
     if headers:
         ways.append(f"pass vary={_tuple(headers)}")
     if others:
         ways.append(
-            f"let a dependency read {', '.join(map(_shown, others))} and return what the answer "
-            "depends on, so that the endpoint has it as an argument, which is part of the key"
+            f"let a dependency read {listed(map(_shown, others))} and return what the answer "
+            "depends on (a name, an id), so that the endpoint has it as an argument, which is part "
+            "of the key"
         )
-    return (
-        f"{' and '.join(ways)}; or, if it does not show in the answer, pass "
-        f"unguarded={_tuple(unkeyed)}"
-    )
+    return f"{' and '.join(ways)}; or, if it does not show in the answer, pass {unguarded}"
 
 
 def _as_unguarded(name: str) -> str:

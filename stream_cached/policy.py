@@ -183,8 +183,17 @@ def explained(findings: Iterable[Finding]) -> str:
     """Say why a response is not cached, and what to write instead."""
     findings = list(findings)
     why = "; and ".join(map(str, findings))
-    mends = dict.fromkeys(finding.mend or finding.reason.mend for finding in findings)
-    return f"{why}. Mend: {'. And: '.join(mends)}."
+    mends = list(dict.fromkeys(finding.mend or finding.reason.mend for finding in findings))
+    if len(mends) == 1:
+        return f"{why}. Mend: {mends[0]}."
+    numbered = "; ".join(f"({number}) {mend}" for number, mend in enumerate(mends, 1))
+    return f"{why}. Mend, each of them: {numbered}."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return an enumeration for a sentence."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def words(findings: Iterable[Finding]) -> str:

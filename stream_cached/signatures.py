@@ -69,6 +69,11 @@ def _taken_apart(annotation: Any) -> tuple[Any, list[Any]]:
             return annotation, added
 
 
+def class_name(value: object) -> str:
+    """Return the qualified name of a value's class."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
 def class_names(value: object) -> set[str]:
     """Return the qualified names of a value's classes."""
     return {f"{cls.__module__}.{cls.__qualname__}" for cls in type(value).__mro__}

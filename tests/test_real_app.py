@@ -149,7 +149,7 @@ PAGES = [
         "none",
         "argument, authorization",
         (
-            "(user is of type tests.real_app.User)",
+            "(user is of type tests.real_app.User, and its dependency takes the security scheme",
             "the request carries Authorization",
             'pass key_args={"user": lambda user: user.id}',
             'pass authorized="keyed"',

@@ -12,7 +12,7 @@ from typing import Any, cast
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 
-from stream_cached.dependencies import Origin, origin_of
+from stream_cached.dependencies import Origins
 from stream_cached.keys import PLAIN, NoCanonicalFormError, canonical, digest, holds_address
 from stream_cached.plumbing import NotInKey, is_plumbing
 from stream_cached.policy import BypassError
@@ -23,7 +23,7 @@ KeyArgs = Mapping[str, Callable[[Any], Any]]
 
 _PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
 
-_NO_STATE: Mapping[str, Any] = MappingProxyType({})
+_NO_SCOPE: Mapping[str, Any] = MappingProxyType({})
 
 #: What an argument that is left out looks like in a key of aiocache's.
 _LEFT_OUT = type("LeftOut", (), {"__repr__": lambda self: "<not in key>"})()
@@ -65,10 +65,10 @@ class Arguments:
         self._defaults = {n: p.default for n, p in parameters.items() if _has_form(p.default)}
         self._noself = noself
         self._by_request = by_request
-        self._key_args = {self._name(name): key_args[name] for name in key_args}
+        self._key_args = {self._of_setting(name): key_args[name] for name in key_args}
         marked = (name for name, parameter in parameters.items() if _is_marked(parameter))
-        self._ignored = {*map(self._name, key_ignore), *marked}
-        self._origins: dict[str, Origin | None] = {}
+        self._ignored = {*map(self._of_setting, key_ignore), *marked}
+        self._origins = Origins(parameters, by_request=by_request)
         self.bound = _bound(function)
 
     def headers(self, taken: Mapping[str, Sequence[str]]) -> tuple[frozenset[str], frozenset[str]]:
@@ -86,7 +86,7 @@ class Arguments:
         )
 
     def forms(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], state: Mapping[str, Any]
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
     ) -> dict[str, Any]:
         """
         Return the arguments in canonical form by name, without plumbing.
@@ -94,7 +94,7 @@ class Arguments:
         Args:
             args: The positional arguments of a call.
             kwargs: Its keyword arguments.
-            state: What stands in `request.state`.
+            scope: The request's scope.
 
         Raises:
             BypassError: Some can't be part of a key; it names them all.
@@ -108,13 +108,13 @@ class Arguments:
                 forms[name] = value
                 continue
             try:
-                value = self._stands_for(name, value, state)
+                value = self._stands_for(name, value, scope)
                 if value is not _LEFT_OUT:
                     forms[name] = canonical(value)
             except UnkeyedError as exc:
                 unkeyed.append(exc)
             except (NoCanonicalFormError, RecursionError) as exc:
-                unkeyed.append(self._without_form(name, value, exc, state))
+                unkeyed.append(self._without_form(name, value, exc, scope))
         if unkeyed:
             raise BypassError(*findings(unkeyed, self._parameters))
         return forms
@@ -157,7 +157,11 @@ class Arguments:
     def _name(self, keyword: str) -> str:
         """Return what a keyword argument is called here."""
         # What goes into **kwargs may be called as a positional-only parameter is.
-        return keyword if keyword in self._keywords or keyword[:1] == "*" else f"**{keyword}"
+        return keyword if keyword in self._keywords else f"**{keyword}"
+
+    def _of_setting(self, name: str) -> str:
+        """Return what an argument that a setting names is called here."""
+        return name if name in self._parameters or name.startswith("*") else f"**{name}"
 
     def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if not args and kwargs.keys() == self._keywords:
@@ -173,7 +177,7 @@ class Arguments:
             named.pop(self._positional[0] if self._positional else "*0", None)
         return named
 
-    def _stands_for(self, name: str, value: Any, state: Mapping[str, Any]) -> Any:
+    def _stands_for(self, name: str, value: Any, scope: Mapping[str, Any]) -> Any:
         """
         Return what stands for an argument in a key.
 
@@ -196,29 +200,19 @@ class Arguments:
             why = f"{name} is a request, of which nothing is part of the key"
             mend = "leave request_key=False out"
             raise UnkeyedError(name, value, why, mend=mend)
-        origin = self._origin(name)
-        if origin is not None and (of_client := origin.looks_at_client(state)):
+        if of_client := self._origins.looks_at_client(name, type(value), scope):
             why = f"{name} may belong to one client: its dependency takes {of_client}"
             raise UnkeyedError(name, value, why, of_client=of_client)
         return _LEFT_OUT
 
-    def _origin(self, name: str) -> Origin | None:
-        if name not in self._origins:
-            parameter = self._parameters.get(name)
-            self._origins[name] = (
-                origin_of(parameter, by_request=self._by_request) if parameter else None
-            )
-        return self._origins[name]
-
     def _without_form(
-        self, name: str, value: object, type_name: object, state: Mapping[str, Any] = _NO_STATE
+        self, name: str, value: object, type_name: object, scope: Mapping[str, Any] = _NO_SCOPE
     ) -> UnkeyedError:
         if name in self._key_args:
             why = f"key_args[{name!r}] returned a value of type {type_name}"
             return UnkeyedError(name, value, why, mend=_PLAIN_VALUE)
-        why, origin = f"{name} is of type {type_name}", self._origin(name)
-        of_client = origin.looks_at_client(state) if origin is not None else ""
-        if of_client:
+        why = f"{name} is of type {type_name}"
+        if of_client := self._origins.looks_at_client(name, type(value), scope):
             why += f", and its dependency takes {of_client}"
         return UnkeyedError(name, value, why, of_client=of_client)
 

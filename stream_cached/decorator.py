@@ -553,7 +553,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if incoming is None:
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
-        forms = function.arguments.forms(args, kwargs, incoming.state)
+        forms = function.arguments.forms(args, kwargs, incoming.scope)
         return incoming.key(function.endpoint.name, forms, host=self._rules.key_host)
 
     def _key_from_args(

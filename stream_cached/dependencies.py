@@ -7,16 +7,17 @@ import dis
 import functools
 import inspect
 import itertools
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, get_args
 
 from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from stream_cached.plumbing import is_shared_plumbing
+from stream_cached.plumbing import can_be_switched, is_shared_plumbing
 from stream_cached.signatures import (
     annotation_of,
     class_names,
@@ -26,46 +27,126 @@ from stream_cached.signatures import (
     signature_of,
 )
 
+Call = Callable[..., Any]
+
 #: By which a function gets at its variables without naming them.
 _ESCAPES = frozenset({"eval", "exec", "locals", "vars"})
 
 
-@dataclass
-class Origin:
-    """What the dependency of a parameter, and those that it depends on, take."""
+class Origins:
+    """
+    Where the arguments of an endpoint come from.
 
+    Args:
+        parameters: Its parameters.
+        by_request: Whether path, query and body of the request are part of the key anyhow.
+    """
+
+    def __init__(self, parameters: Mapping[str, inspect.Parameter], *, by_request: bool) -> None:
+        calls = {name: dependency_of(parameter) for name, parameter in parameters.items()}
+        self._dependencies = {name: call for name, call in calls.items() if call is not None}
+        self._by_request = by_request
+        # With what the keys have ids of, so that these stay its own.
+        self._known: dict[tuple[object, ...], tuple[_Origin, object]] = {}
+
+    def looks_at_client(self, name: str, cls: type, scope: Mapping[str, Any]) -> str:
+        """
+        Return what an argument is made of that may be another one for each client.
+
+        Args:
+            name: The argument's name.
+            cls: Its class.
+            scope: The request's scope.
+
+        Returns:
+            It in words; "" if there is nothing.
+        """
+        if name not in self._dependencies:
+            return ""
+        overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
+        dependant = _dependant(scope)
+        replaced = tuple((id(call), id(other)) for call, other in overrides.items())
+        switched = can_be_switched(cls)
+        key = (name, switched, id(dependant), replaced)
+        if key not in self._known:
+            origin = self._origin(name, dependant, overrides, switched=switched)
+            self._known[key] = origin, (dependant, dict(overrides))
+        return self._known[key][0].looks_at_client(scope.get("state") or {})
+
+    def _origin(
+        self, name: str, dependant: Any, overrides: Mapping[Call, Call], *, switched: bool
+    ) -> _Origin:
+        origin, own = _Origin(self._by_request), self._dependencies[name]
+        calls = list(_called(own, overrides, []))
+        for call in calls:
+            origin.look_at(call)
+        if not switched:
+            return origin
+        of_route = (each.call for each in getattr(dependant, "dependencies", ()) if each.call)
+        for other in (*self._dependencies.values(), *of_route):
+            tree = list(_called(other, overrides, []))
+            if tree[0] is not calls[0] and calls[0] in tree and _returns_nothing(tree[0]):
+                # It is called for what it does: to what the argument is, too.
+                for call in tree:
+                    origin.look_at(call)
+        return origin
+
+
+@dataclass
+class _Origin:
+    """What some dependencies take."""
+
+    by_request: bool
     of_client: list[str] = field(default_factory=list)
     """What may be another one for each client."""
     state: list[str] = field(default_factory=list)
     """Names in `request.state`: a pool that the lifespan put there, or somebody's tenant."""
 
     def looks_at_client(self, state: Mapping[str, Any]) -> str:
-        """Return what it takes that may be another one for each client; "" if nothing is."""
         private = (name for name in self.state if not is_shared_plumbing(type(state.get(name))))
         return ", ".join(
             dict.fromkeys([*self.of_client, *(f"request.state.{name}" for name in private)])
         )
 
+    def look_at(self, call: Call) -> None:
+        """Add what one dependency takes, apart from others."""
+        if "fastapi.security.base.SecurityBase" in class_names(call):
+            self.of_client.append(f"the security scheme {type(call).__name__}")
+            return
+        parameters = _parameters(call)
+        if parameters is None:
+            self.of_client.append(f"{_name(call)}, which has no signature")
+            return
+        for parameter in parameters:
+            if dependency_of(parameter) is None:
+                self._add(call, parameter)
 
-def origin_of(parameter: inspect.Parameter, *, by_request: bool) -> Origin | None:
-    """
-    Look at the dependencies behind a parameter; None where there are none.
-
-    Args:
-        parameter: A parameter of an endpoint.
-        by_request: Whether path, query and body of the request are part of the key anyhow.
-    """
-    dependency = dependency_of(parameter)
-    if dependency is None:
-        return None
-    origin = Origin()
-    for call in _called(dependency, []):
-        _look_at(call, origin, by_request)
-    return origin
+    def _add(self, call: Call, parameter: inspect.Parameter) -> None:
+        annotation = annotation_of(parameter)
+        if names := header_names(parameter):
+            kind = "cookie" if names == ["Cookie"] else "header"
+            self.of_client.append(f"the {kind} {parameter.name}")
+        elif may_be(annotation, HTTPConnection):
+            names_in_state = _names_in_state(_code_of(call), parameter.name)
+            if names_in_state is None:
+                self.of_client.append(f"the request, in {_name(call)}")
+            else:
+                self.state.extend(names_in_state)
+        elif isinstance(annotation, str) or not (self.by_request or _is_given(annotation)):
+            self.of_client.append(f"{parameter.name} of {_name(call)}")
 
 
-def _called(call: Callable[..., Any], seen: list[object]) -> Iterator[Callable[..., Any]]:
-    """Give a dependency, and all that it depends on."""
+def _dependant(scope: Mapping[str, Any]) -> Any:
+    """Return what FastAPI knows of a route's dependencies, its routers' and its own."""
+    context = scope.get("fastapi")
+    effective = context.get("effective_route_context") if isinstance(context, dict) else None
+    return getattr(effective or scope.get("route"), "dependant", None)
+
+
+def _called(call: Call, overrides: Mapping[Call, Call], seen: list[object]) -> Iterator[Call]:
+    """Give a dependency, or what overrides it, and all that it depends on."""
+    if overrides:
+        call = overrides.get(call, call)
     if any(call is other for other in seen):
         return
     seen.append(call)
@@ -73,39 +154,34 @@ def _called(call: Callable[..., Any], seen: list[object]) -> Iterator[Callable[.
     for parameter in _parameters(call) or ():
         dependency = dependency_of(parameter)
         if dependency is not None:
-            yield from _called(dependency, seen)
+            yield from _called(dependency, overrides, seen)
 
 
-def _parameters(call: Callable[..., Any]) -> list[inspect.Parameter] | None:
+def _returns_nothing(call: Call) -> bool:
+    """Whether a dependency is called for what it does, as far as its annotation or code tells."""
+    try:
+        returns = signature_of(call).return_annotation
+    except (TypeError, ValueError):
+        return False
+    if returns is not inspect.Signature.empty:
+        return returns is None or types.NoneType in (returns, *get_args(returns)[:1])
+    code = _code_of(call)
+    if code is None or code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        return False
+    instructions = list(dis.get_instructions(code))
+    return all(
+        "CONST" in (before if now.opname == "RETURN_VALUE" else now).opname
+        and (before if now.opname == "RETURN_VALUE" else now).argval is None
+        for before, now in itertools.pairwise(instructions)
+        if now.opname in ("RETURN_VALUE", "RETURN_CONST")
+    )
+
+
+def _parameters(call: Call) -> list[inspect.Parameter] | None:
     try:
         return list(signature_of(call).parameters.values())
     except (TypeError, ValueError):
         return None
-
-
-def _look_at(call: Callable[..., Any], origin: Origin, by_request: bool) -> None:
-    if "fastapi.security.base.SecurityBase" in class_names(call):
-        origin.of_client.append(f"the security scheme {type(call).__name__}")
-        return
-    parameters = _parameters(call)
-    if parameters is None:
-        origin.of_client.append(f"{_name(call)}, which has no signature")
-        return
-    for parameter in parameters:
-        annotation = annotation_of(parameter)
-        if dependency_of(parameter) is not None:
-            continue
-        if names := header_names(parameter):
-            kind = "cookie" if names == ["Cookie"] else "header"
-            origin.of_client.append(f"the {kind} {parameter.name}")
-        elif may_be(annotation, HTTPConnection):
-            names_in_state = _names_in_state(_code_of(call), parameter.name)
-            if names_in_state is None:
-                origin.of_client.append(f"the request, in {_name(call)}")
-            else:
-                origin.state.extend(names_in_state)
-        elif isinstance(annotation, str) or not (by_request or _is_given(annotation)):
-            origin.of_client.append(f"{parameter.name} of {_name(call)}")
 
 
 def _is_given(annotation: Any) -> bool:

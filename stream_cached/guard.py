@@ -25,13 +25,19 @@ from stream_cached.watched import (
     watched_request,
 )
 
-#: What the scope says that is part of the key, or the same for every client.
+#: What the scope says that is part of the key, the same for every client, or a framework's own.
 _COMMON = frozenset(
     {
         "app",
         "app_root_path",
         "asgi",
         "endpoint",
+        "fastapi",
+        "fastapi_astack",
+        "fastapi_async_cleanup_scopes",
+        "fastapi_function_astack",
+        "fastapi_inner_astack",
+        "fastapi_middleware_astack",
         "http_version",
         "method",
         "path",
@@ -42,12 +48,10 @@ _COMMON = frozenset(
         "route",
         "router",
         "scheme",
+        "starlette.exception_handlers",
         "type",
     }
 )
-
-#: What frameworks keep in the scope for themselves.
-_FRAMEWORKS = ("fastapi", "starlette.")
 
 #: Headers that are part of the key of a request with a body, or follow from it.
 _OF_BODY = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding"})
@@ -206,9 +210,7 @@ class Guard:
             # The certificate of the client is there (the TLS extension of ASGI).
             if isinstance(value, dict) and "tls" in value:
                 self.note("scope.extensions")
-        elif not (
-            name in _COMMON or name.startswith(_FRAMEWORKS) or is_shared_plumbing(type(value))
-        ):
+        elif not (name in _COMMON or is_shared_plumbing(type(value))):
             self.note(f"scope.{name}")
         return value
 

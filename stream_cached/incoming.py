@@ -41,13 +41,13 @@ class Incoming:
         self.request = request
         self.is_authorized = False
         """Whether it carries Authorization, so that its answer may be its user's own."""
-        self._scope = plain_scope(request.scope)
+        self.scope = plain_scope(request.scope)
         self._body: str | None = None
-        self.is_head = self._scope["type"] == "http" and self._scope["method"] == "HEAD"
+        self.is_head = self.scope["type"] == "http" and self.scope["method"] == "HEAD"
         """Whether it is a HEAD request, for which GET's entries are used."""
         # Hardly any request has two lines of one header.
-        self._lines: dict[bytes, bytes] = dict(self._scope["headers"])
-        self._has_lists = len(self._lines) < len(self._scope["headers"])
+        self._lines: dict[bytes, bytes] = dict(self.scope["headers"])
+        self._has_lists = len(self._lines) < len(self.scope["headers"])
         if not b"".join(self._lines).islower():
             # They are lower-cased (ASGI), unless a middleware does not know.
             self._has_lists = True
@@ -67,7 +67,7 @@ class Incoming:
 
     def _values(self, name: bytes) -> list[bytes]:
         if self._has_lists:
-            return header_values(self._scope["headers"], name)
+            return header_values(self.scope["headers"], name)
         line = self._lines.get(name)
         return _NONE if line is None else [line]
 
@@ -95,7 +95,7 @@ class Incoming:
         Raises:
             BypassError: It is not.
         """
-        method = "GET" if self.is_head else self._scope.get("method", "WEBSOCKET")
+        method = "GET" if self.is_head else self.scope.get("method", "WEBSOCKET")
         if method not in methods:
             raise BypassError(Finding(NotCached.METHOD, method))
         self.is_authorized = "authorization" not in keyed and bool(self._values(b"authorization"))
@@ -106,7 +106,7 @@ class Incoming:
     @property
     def may_have_body(self) -> bool:
         """Whether there may be a body; in HTTP/2 it need not be announced."""
-        if self._scope["method"] not in ("GET", "HEAD"):
+        if self.scope["method"] not in ("GET", "HEAD"):
             return True
         length = self._values(b"content-length")
         return bool(self._values(b"transfer-encoding") or (length and length != [b"0"]))
@@ -152,7 +152,7 @@ class Incoming:
             arguments: In canonical form, by name.
             host: Whether the host is part of it.
         """
-        scope = self._scope
+        scope = self.scope
         return request_key(
             endpoint,
             method="GET" if self.is_head else scope["method"],
@@ -168,18 +168,12 @@ class Incoming:
 
     def _host(self) -> Sequence[bytes]:
         self._tell(["host"])
-        return self._values(b"host") or [repr(self._scope.get("server")).encode()]
+        return self._values(b"host") or [repr(self.scope.get("server")).encode()]
 
     def _of_host(self) -> Sequence[bytes]:
         """Return what a route may have taken from the host."""
-        parameters = sorted(self._scope.get("path_params", {}).items())
+        parameters = sorted(self.scope.get("path_params", {}).items())
         return [f"{name}={value!r}".encode("utf-8", "surrogatepass") for name, value in parameters]
-
-    @property
-    def state(self) -> Mapping[str, Any]:
-        """What stands in `request.state`."""
-        state: Mapping[str, Any] = self._scope.get("state") or {}
-        return state
 
     def select(self, names: Sequence[str]) -> str:
         """Return the digest of the request's values for the named headers."""
@@ -212,7 +206,7 @@ class Incoming:
                 shield.reveal()
                 if isinstance(instance, HTTPEndpoint):
                     # It sends its answer with it; a guard may have put another one there.
-                    instance.scope = self._scope
+                    instance.scope = self.scope
 
 
 async def _peek(request: Request) -> bytes:

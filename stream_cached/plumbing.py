@@ -63,6 +63,11 @@ def is_shared_plumbing(cls: type) -> bool:
     return is_plumbing(cls) and all(_name(base) not in SESSIONS for base in cls.__mro__)
 
 
+def can_be_switched(cls: type) -> bool:
+    """Whether a dependency can make an instance of a class one client's own, for one request."""
+    return all(_name(base) not in KNOWN or _name(base) in SESSIONS for base in cls.__mro__)
+
+
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 

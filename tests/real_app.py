@@ -13,7 +13,6 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -248,10 +247,6 @@ class Prompt(BaseModel):
 # -- middleware -----------------------------------------------------------------------------------
 
 
-#: Who asks, where there is no request at hand.
-asking: ContextVar[str] = ContextVar("asking")
-
-
 class Identity:
     """
     Says who asks, in all the places where people look for it.
@@ -270,7 +265,6 @@ class Identity:
         state, headers = connection.state, connection.headers
         state.user = headers.get("X-User") or connection.cookies.get("user", ANONYMOUS)
         state.request_id = headers.get("X-Request-ID", "")
-        asking.set(state.user)
         async with connection.app.state.tenants[state.user]() as state.session:
             await self._app(scope, receive, send)
 
@@ -644,11 +638,6 @@ def _add_visitors(app: FastAPI, cached: Cached, pause: Pause) -> None:
     @cached()
     async def by_session(request: Request) -> Response:
         return whole(request.session.get("user", ANONYMOUS))
-
-    @app.get("/visitors/context")
-    @cached()
-    async def by_context() -> Response:
-        return whole(asking.get())
 
     @app.get("/visitors/session-in-state")
     @cached()

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_cached import not_in_key, stream_cached
-from stream_cached.dependencies import origin_of
+from stream_cached.dependencies import Origins
 from tests.runs import HIT, MISS
 
 ARGUMENT = 'stream-cached; fwd=bypass; detail="argument"'
@@ -85,6 +85,12 @@ def states(
 
 def assert_is_plumbing(caplog: pytest.LogCaptureFixture, dependency: Any) -> None:
     assert states(Depends(dependency)) == [MISS, HIT], warnings(caplog)
+
+
+def taken_for(parameter: inspect.Parameter) -> str:
+    """What the parameter's argument is made of that may be another one for each client."""
+    origins = Origins({"session": parameter}, by_request=True)
+    return origins.looks_at_client("session", Session, {})
 
 
 def assert_is_of_a_client(caplog: pytest.LogCaptureFixture, dependency: Any, culprit: str) -> None:
@@ -427,9 +433,7 @@ def test_a_named_tuple_that_keeps_its_request_is_of_a_client() -> None:
     parameter = inspect.Parameter(
         "session", inspect.Parameter.KEYWORD_ONLY, default=Depends(TupleSession)
     )
-    origin = origin_of(parameter, by_request=True)
-    assert origin is not None
-    assert "TupleSession" in origin.looks_at_client({})
+    assert "TupleSession" in taken_for(parameter)
 
 
 class NewSession(Session):
@@ -488,9 +492,7 @@ def test_what_contextlib_wraps_is_read_as_the_function_that_it_is(
     ]:
         marker = Depends(manage(function))
         parameter = inspect.Parameter("session", inspect.Parameter.KEYWORD_ONLY, default=marker)
-        origin = origin_of(parameter, by_request=True)
-        assert origin is not None
-        assert origin.looks_at_client({}) == expected
+        assert taken_for(parameter) == expected
 
 
 def test_what_contextlib_wraps_around_another_decorator_is_of_a_client() -> None:
@@ -498,9 +500,7 @@ def test_what_contextlib_wraps_around_another_decorator_is_of_a_client() -> None
     parameter = inspect.Parameter(
         "session", inspect.Parameter.KEYWORD_ONLY, default=Depends(wrapped)
     )
-    origin = origin_of(parameter, by_request=True)
-    assert origin is not None
-    assert "the request" in origin.looks_at_client({})
+    assert "the request" in taken_for(parameter)
 
 
 def test_a_cached_dependency_is_seen_through() -> None:
@@ -559,9 +559,7 @@ def test_the_last_of_two_dependencies_is_the_one_that_counts() -> None:
 
 def test_the_builtin_of_no_signature_is_of_a_client() -> None:
     parameter = inspect.Parameter("session", inspect.Parameter.KEYWORD_ONLY, default=Depends(dict))
-    origin = origin_of(parameter, by_request=True)
-    assert origin is not None
-    assert "dict, which has no signature" in origin.looks_at_client({})
+    assert "dict, which has no signature" in taken_for(parameter)
 
 
 def one(session: Any = None) -> Any: ...
@@ -574,14 +572,12 @@ def test_dependencies_in_a_circle_come_to_an_end(monkeypatch: pytest.MonkeyPatch
     """FastAPI refuses them; to look at them must not take for ever."""
     monkeypatch.setattr(one, "__defaults__", (Depends(other),))
     parameter = inspect.Parameter("session", inspect.Parameter.KEYWORD_ONLY, default=Depends(one))
-    origin = origin_of(parameter, by_request=True)
-    assert origin is not None
-    assert origin.looks_at_client({}) == ""
+    assert taken_for(parameter) == ""
 
 
 def test_a_parameter_that_no_dependency_makes_has_no_origin() -> None:
     parameter = inspect.Parameter("session", inspect.Parameter.KEYWORD_ONLY, annotation=Session)
-    assert origin_of(parameter, by_request=True) is None
+    assert taken_for(parameter) == ""
 
 
 # -- other things that a dependency takes ---------------------------------------------------------
@@ -694,9 +690,7 @@ def test_what_can_not_be_understood_is_of_a_client(dependency: Any, culprits: li
     parameter = inspect.Parameter(
         "session", inspect.Parameter.KEYWORD_ONLY, default=Depends(dependency)
     )
-    origin = origin_of(parameter, by_request=True)
-    assert origin is not None
-    assert origin.looks_at_client({}) == ", ".join(culprits)
+    assert taken_for(parameter) == ", ".join(culprits)
 
 
 SCHEMES: list[Any] = [
@@ -828,9 +822,6 @@ def scoped(
     session.user = x_user
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a dependency that two parameters share is looked at from one of them"
-)
 def test_a_session_that_another_dependency_makes_a_clients_own_is_one() -> None:
     app = FastAPI()
 
@@ -847,7 +838,6 @@ def test_a_session_that_another_dependency_makes_a_clients_own_is_one() -> None:
         assert client.get("/", headers={"X-User": user}).text == user
 
 
-@pytest.mark.xfail(strict=True, reason="what the route depends on is in no signature")
 def test_a_session_that_the_route_makes_a_clients_own_is_one() -> None:
     app = FastAPI()
 
@@ -861,7 +851,6 @@ def test_a_session_that_the_route_makes_a_clients_own_is_one() -> None:
         assert client.get("/", headers={"X-User": user}).text == user
 
 
-@pytest.mark.xfail(strict=True, reason="what overrides a dependency is not looked at")
 def test_what_overrides_a_dependency_is_looked_at() -> None:
     app = FastAPI()
 

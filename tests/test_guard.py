@@ -205,7 +205,6 @@ is_mapping = pytest.mark.skipif(
 )
 
 
-@pytest.mark.xfail(strict=True, reason="any name that begins so is taken for the framework's own")
 @pytest.mark.parametrize("name", ["fastapi_user", "fastapi_users.session"])
 def test_a_name_in_the_scope_that_begins_like_a_frameworks_is_noticed(name: str) -> None:
     app = Starlette(routes=[Route("/", answering(lambda r: r.scope[name]))])

@@ -359,7 +359,6 @@ def test_two_calls_share_a_key_only_if_they_pass_the_same(one: Any, other: Any) 
     assert shared == same(bound(*one), bound(*other))
 
 
-@pytest.mark.xfail(strict=True, reason="names that begin with * are taken for names made here")
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -481,13 +481,9 @@ WAYS = [
     Way("session", by_session),
     Way("session-in-state", by_cookie),
     Way("session-by-dependency", by_cookie),
-    Way("stream", by_cookie),
-]
-
-UNSEEN = [
-    Way("context", by_cookie),
     Way("other-argument", by_cookie),
     Way("dependency-of-route", by_cookie),
+    Way("stream", by_cookie),
 ]
 
 
@@ -496,22 +492,7 @@ def known_by(way: Way) -> str:
 
 
 @two_caches
-@pytest.mark.parametrize(
-    "way",
-    [
-        *WAYS,
-        *(
-            pytest.param(
-                way,
-                marks=pytest.mark.xfail(
-                    strict=True, reason="who asks is known by what no argument and no read shows"
-                ),
-            )
-            for way in UNSEEN
-        ),
-    ],
-    ids=known_by,
-)
+@pytest.mark.parametrize("way", WAYS, ids=known_by)
 def test_nobody_is_given_the_body_of_another_however_they_are_known(
     site: Site, way: Way, caplog: pytest.LogCaptureFixture
 ) -> None:

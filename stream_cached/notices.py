@@ -22,6 +22,9 @@ _QUIET = frozenset(
     }
 )
 
+#: What is said of one endpoint at the most: clients may choose what there is to say.
+_MOST = 100
+
 
 class Notices:
     """
@@ -39,7 +42,7 @@ class Notices:
     def not_cached(self, *findings: Finding) -> None:
         """Warn once that, and why, a response is not cached, and say what to write instead."""
         new = [f for f in findings if (f.reason, f.subject) not in self._said]
-        if not new:
+        if not new or len(self._said) > _MOST:
             return
         self._said.update((finding.reason, finding.subject) for finding in new)
         intended = all(finding.reason in _QUIET for finding in new)
@@ -74,6 +77,6 @@ class Notices:
             logger.info("%s: the cache works again", self._endpoint)
 
     def _once(self, what: tuple[object, str], level: int, message: str, *args: object) -> None:
-        if what not in self._said:
+        if what not in self._said and len(self._said) <= _MOST:
             self._said.add(what)
             logger.log(level, message, *args)

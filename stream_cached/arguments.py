@@ -189,7 +189,8 @@ class Arguments:
                 return self._key_args[name](value)
             # The user's function: a failing one must not fail the request.
             except Exception as exc:
-                why = f"key_args[{name!r}] raised {type(exc).__name__}"
+                what = f" ({exc.name})" if isinstance(exc, AttributeError) and exc.name else ""
+                why = f"key_args[{name!r}] raised {type(exc).__name__}{what}"
                 raise UnkeyedError(name, value, why, mend=_PLAIN_VALUE) from exc
         if isinstance(value, HTTPEndpoint):
             # A method may be inherited by several.
@@ -201,7 +202,7 @@ class Arguments:
             mend = "leave request_key=False out"
             raise UnkeyedError(name, value, why, mend=mend)
         if of_client := self._origins.looks_at_client(name, type(value), scope):
-            why = f"{name} may belong to one client: its dependency takes {of_client}"
+            why = f"{name} may belong to one client: it depends on {of_client}"
             raise UnkeyedError(name, value, why, of_client=of_client)
         return _LEFT_OUT
 
@@ -211,9 +212,11 @@ class Arguments:
         if name in self._key_args:
             why = f"key_args[{name!r}] returned a value of type {type_name}"
             return UnkeyedError(name, value, why, mend=_PLAIN_VALUE)
-        why = f"{name} is of type {type_name}"
+        why = f"{name} is of type {class_name(value)}"
+        if str(type_name) not in (class_name(value), "nested too deeply"):
+            why += f", which holds a {type_name}"
         if of_client := self._origins.looks_at_client(name, type(value), scope):
-            why += f", and its dependency takes {of_client}"
+            why += f", and depends on {of_client}"
         return UnkeyedError(name, value, why, of_client=of_client)
 
 

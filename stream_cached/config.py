@@ -255,8 +255,9 @@ def resolve_cache(
             raise ConfigurationError(f"{cache.__name__} refuses its options: {exc}") from exc
     if options:
         raise ConfigurationError(
-            f"unknown parameter {next(iter(options))!r}: keyword arguments of a cache go with a "
-            "class (cache=Cache.REDIS, endpoint=...), or into the URL's query"
+            f"unknown parameter {next(iter(options))!r}: the decorator has none of that name, and "
+            "keyword arguments of a cache go with a class (cache=Cache.REDIS, endpoint=...), or "
+            "into the URL's query"
         )
     if isinstance(cache, str):
         return _with(_from_url(cache), overrides)

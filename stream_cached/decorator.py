@@ -29,7 +29,7 @@ from stream_cached.config import Binding, resolve_alias, resolve_cache
 from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_heads
 from stream_cached.engine import Engine, Run, new_id
 from stream_cached.exceptions import ConfigurationError, StoreError
-from stream_cached.guard import Guard
+from stream_cached.guard import TRACES, Guard
 from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.keys import version_key
 from stream_cached.notices import Notices
@@ -274,6 +274,11 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         self._notices = notices
         self._bind_early(notices)
         self._tell_of_twins(f, endpoint, notices)
+        for header in sorted(TRACES & {n.lower() for n in arguments.headers(endpoint.headers)[1]}):
+            notices.warn(
+                f"{header} is another one for each request, and part of the key, so that there "
+                "will be no hits: take its parameter out of the key by key_ignore= or NotInKey"
+            )
 
         @functools.wraps(f)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -370,6 +375,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     async def decorator(
         self,
         f: Callable[..., Any],
+        /,
         *args: Any,
         cache_read: bool = True,
         cache_write: bool = True,

@@ -18,6 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from stream_cached.plumbing import can_be_switched, is_shared_plumbing
+from stream_cached.policy import listed
 from stream_cached.signatures import (
     annotation_of,
     class_names,
@@ -87,8 +88,11 @@ class Origins:
             tree = list(_called(other, overrides, []))
             if tree[0] is not calls[0] and calls[0] in tree and _returns_nothing(tree[0]):
                 # It is called for what it does: to what the argument is, too.
+                switch = _Origin(self._by_request)
                 for call in tree:
-                    origin.look_at(call)
+                    switch.look_at(call)
+                origin.of_client += [f"{what}, by {_name(tree[0])}" for what in switch.of_client]
+                origin.state += switch.state
         return origin
 
 
@@ -124,8 +128,9 @@ class _Origin:
     def _add(self, call: Call, parameter: inspect.Parameter) -> None:
         annotation = annotation_of(parameter)
         if names := header_names(parameter):
-            kind = "cookie" if names == ["Cookie"] else "header"
-            self.of_client.append(f"the {kind} {parameter.name}")
+            is_cookie = names == ["Cookie"]
+            taken = f"the cookie {parameter.name}" if is_cookie else f"the header {listed(names)}"
+            self.of_client.append(taken)
         elif may_be(annotation, HTTPConnection):
             names_in_state = _names_in_state(_code_of(call), parameter.name)
             if names_in_state is None:

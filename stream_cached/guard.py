@@ -57,16 +57,16 @@ _COMMON = frozenset(
 _OF_BODY = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding"})
 
 #: Headers that are another one for each request.
-_TRACES = frozenset(
+TRACES = frozenset(
     {
-        "header.traceparent",
-        "header.tracestate",
-        "header.x-amzn-trace-id",
-        "header.x-b3-traceid",
-        "header.x-cloud-trace-context",
-        "header.x-correlation-id",
-        "header.x-request-id",
-        "header.x-trace-id",
+        "traceparent",
+        "tracestate",
+        "x-amzn-trace-id",
+        "x-b3-traceid",
+        "x-cloud-trace-context",
+        "x-correlation-id",
+        "x-request-id",
+        "x-trace-id",
     }
 )
 
@@ -184,6 +184,8 @@ class Guard:
                 in the response's Vary.
         """
         unkeyed = [name for name in list(self._read) if not self._is_keyed(name, known)]
+        if "headers" in unkeyed:
+            unkeyed = [name for name in unkeyed if not name.startswith("header.")]
         if not unkeyed:
             return []
         return [Finding(NotCached.READ, listed(map(_shown, unkeyed)), _mend(unkeyed))]
@@ -239,10 +241,14 @@ def _shown(name: str) -> str:
 
 def _mend(unkeyed: Sequence[str]) -> str:
     """Say which lines make what was read part of the key, or leave it out of account."""
-    unguarded = f"unguarded={_tuple(unkeyed)}"
-    if _TRACES.issuperset(unkeyed):
-        return f"pass {unguarded} if it does not show in the answer"
-    headers = [name for name in unkeyed if name.startswith("header.") and name not in _TRACES]
+    of_decorator = [name for name in unkeyed if name.startswith("state._")]
+    if of_decorator:
+        return (
+            f"{listed(map(_shown, of_decorator))} belongs to another decorator, such as a rate "
+            "limiter's: put that one above @stream_cached, so that it sees every request"
+        )
+    traces = [name for name in unkeyed if name.removeprefix("header.") in TRACES]
+    headers = [n for n in unkeyed if n.startswith("header.") and n not in traces]
     others = [name for name in unkeyed if not name.startswith("header.")]
     ways = []
     if headers:
@@ -253,7 +259,10 @@ def _mend(unkeyed: Sequence[str]) -> str:
             "depends on (a name, an id), so that the endpoint has it as an argument, which is part "
             "of the key"
         )
-    return f"{' and '.join(ways)}; or, if it does not show in the answer, pass {unguarded}"
+    if traces:
+        ways.append(f"pass unguarded={_tuple(traces)} if it is only logged")
+    either = f"; or pass unguarded={_tuple(unkeyed)}, if none of it shows in the answer"
+    return listed(ways) + (either if headers or others else "")
 
 
 def _as_unguarded(name: str) -> str:

@@ -97,7 +97,8 @@ class Incoming:
         """
         method = "GET" if self.is_head else self.scope.get("method", "WEBSOCKET")
         if method not in methods:
-            raise BypassError(Finding(NotCached.METHOD, method))
+            mend = "leave the decorator off" if method == "WEBSOCKET" else ""
+            raise BypassError(Finding(NotCached.METHOD, method, mend))
         self.is_authorized = "authorization" not in keyed and bool(self._values(b"authorization"))
         kinds = self._values(b"content-type")
         if kinds and b"".join(kinds).lower().startswith(b"multipart/form-data"):

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakSet
 
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.plumbing_names import KNOWN, SESSIONS
+
+C = TypeVar("C", bound=type)
 
 _declared: WeakSet[type] = WeakSet()
 
@@ -24,7 +27,7 @@ class NotInKey:
     """
 
 
-def not_in_key(*classes: type) -> None:
+def not_in_key(cls: C, *classes: type) -> C:
     """
     Leave instances of these classes out of the keys of every endpoint.
 
@@ -33,21 +36,26 @@ def not_in_key(*classes: type) -> None:
     same.
 
     Args:
-        classes: The classes; those that inherit from them are left out, too.
+        cls: A class; those that inherit from it are left out, too.
+        classes: More of them.
+
+    Returns:
+        The first class, so that it can be used as a decorator.
 
     Raises:
         ConfigurationError: One of them is no class, or one that every value is an instance of.
     """
-    for cls in classes:
-        if not isinstance(cls, type):
-            raise ConfigurationError(f"not_in_key({cls!r}): pass a class, not an instance of it")
-        if cls.__module__ == "builtins":
+    for each in (cls, *classes):
+        if not isinstance(each, type):
+            raise ConfigurationError(f"not_in_key({each!r}): pass a class")
+        if each.__module__ == "builtins":
             raise ConfigurationError(
-                f"not_in_key({cls.__name__}): its values are what endpoints answer about; pass a "
+                f"not_in_key({each.__name__}): its values are what endpoints answer about; pass a "
                 "class of your own, or key_ignore= to one endpoint"
             )
-    _declared.update(classes)
+    _declared.update((cls, *classes))
     _cached.cache_clear()
+    return cls
 
 
 def _is_known(cls: type) -> bool:

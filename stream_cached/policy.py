@@ -26,7 +26,8 @@ class NotCached(enum.Enum):
     METHOD = (
         "method",
         "its method is not among those that are cached",
-        'pass methods=("GET", "POST") if a response depends on nothing but the request\'s body',
+        'pass methods=("GET", "POST") if it only asks, and changes nothing: its body is then part '
+        "of the key",
     )
     UPLOAD = (
         "upload",
@@ -43,14 +44,14 @@ class NotCached(enum.Enum):
     ARGUMENT = (
         "argument",
         "an argument can't be part of the key, so that nothing tells two calls apart",
-        "pass key_args= with a function for each that returns what tells its values apart, mark "
-        "them NotInKey or pass key_ignore= where they don't change the answer, or pass "
-        "key_builder=",
+        "pass key_args= with functions that return what of them the answer depends on; where they "
+        "are only tools, and any other one would give the same answer, mark them NotInKey or pass "
+        "key_ignore=; or pass key_builder=",
     )
     READ = (
         "request-read",
-        "the endpoint read from its request what is no part of the key, and may be one client's "
-        "own",
+        "the endpoint read something from its request that is not part of the key, and may be one "
+        "client's own",
         "let a dependency read it, so that the endpoint has it as an argument, or pass "
         "unguarded= if it does not show in the answer",
     )

@@ -14,6 +14,7 @@ from aiocache.base import SENTINEL
 from stream_cached.config import parse_size
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.guard import READABLE, read_name
+from stream_cached.plumbing import NotInKey
 from stream_cached.policy import NEVER_STORED
 from stream_cached.recorder import VALUE_SIZE
 
@@ -199,7 +200,22 @@ def _checked_key_args(key_args: Any) -> Mapping[str, Callable[[Any], Any]]:
     )
     for name, function in key_args.items():
         require_function(f"key_args[{name!r}]", function)
+        require(
+            _takes_one(function),
+            f"key_args[{name!r}]={function!r}: pass a function of one argument",
+        )
     return dict(key_args)
+
+
+def _takes_one(function: Callable[[Any], Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        # It does not say.
+        return True
+    return True
 
 
 def _checked_names(name: str, names: Any) -> frozenset[str]:
@@ -218,7 +234,7 @@ def _checked_reads(unguarded: Any) -> frozenset[str]:
         kind, dot, rest = name.partition(".")
         is_item = kind in ("state", "scope", "header")
         require(
-            (dot and rest) if is_item else _HEADER_NAME.fullmatch(name),
+            (dot and rest) if is_item else (_HEADER_NAME.fullmatch(name) and not dot),
             f"unguarded={name!r}: pass the name of a header, or one of {', '.join(READABLE)}, "
             '"state.NAME" or "scope.NAME"',
         )
@@ -232,6 +248,12 @@ def check_arguments(rules: Rules, parameters: Mapping[str, inspect.Parameter], n
     Raises:
         ConfigurationError: One is not.
     """
+    for parameter in parameters.values():
+        require(
+            parameter.default is not NotInKey,
+            f"{name} has NotInKey as the default of {parameter.name}: declare "
+            f"{parameter.name}: Annotated[..., NotInKey]",
+        )
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     for setting, names in (("key_args", rules.key_args.keys()), ("key_ignore", rules.key_ignore)):

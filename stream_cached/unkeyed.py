@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.datastructures import UploadFile
 
 from stream_cached.plumbing import is_plumbing
-from stream_cached.policy import Finding, NotCached, listed
+from stream_cached.policy import Finding, NotCached
 from stream_cached.signatures import dependency_of
 
 Parameters = Mapping[str, inspect.Parameter]
 
 #: What tells the instances of a class apart, where it has such an attribute.
-_IDENTITIES = ("id", "pk", "uuid", "key", "slug", "username", "name")
+_IDENTITIES = ("id", "pk", "uuid")
 
 
 class UnkeyedError(Exception):
@@ -46,64 +46,53 @@ class UnkeyedError(Exception):
 
 
 def findings(unkeyed: Sequence[UnkeyedError], parameters: Parameters) -> list[Finding]:
+    """Say why a call is not cached, of all its arguments at once."""
     uploads = [one for one in unkeyed if _is_upload(one.value)]
     if uploads:
         return [Finding(NotCached.UPLOAD, ", ".join(one.name for one in uploads))]
+    ways = list(dict.fromkeys(one.mend or _mend(one, parameters) for one in unkeyed))
+    if len(ways) > 1:
+        ways = [f"{one.name}: {one.mend or _mend(one, parameters)}" for one in unkeyed]
+    ways.append("or pass key_builder= for a key of your own")
     why = "; ".join(one.why for one in unkeyed)
-    return [Finding(NotCached.ARGUMENT, why, _mend(unkeyed, parameters))]
+    return [Finding(NotCached.ARGUMENT, why, "; ".join(ways))]
 
 
-def _mend(unkeyed: Sequence[UnkeyedError], parameters: Parameters) -> str:
-    """Say which lines make such arguments part of the key, or leave them out; the best first."""
-    ways = list(dict.fromkeys(one.mend for one in unkeyed if one.mend))
-    rest = [one for one in unkeyed if not one.mend]
-    instances = [one for one in rest if one.name in ("self", "cls")]
-    of_client = [one for one in rest if one.of_client and is_plumbing(type(one.value))]
-    others = [one for one in rest if one not in instances + of_client]
-    if instances:
-        ways.append(
-            "pass noself=True if all instances answer alike, or "
-            f"{_key_args(instances)} with what tells them apart"
-        )
-    for one in of_client:
-        ways.append(
-            f"let the endpoint take {one.of_client} as a parameter of its own, so that it is part "
-            f"of the key, and {_left_out([one], parameters)}"
-        )
-    if others:
-        names = listed(one.name for one in others)
-        # What looks at the client in one endpoint does so in all.
-        unidentified = [o for o in others if not (o.of_client or _identity(o.value))]
-        classes = ", ".join(type(one.value).__qualname__ for one in unidentified)
-        once = f", or call not_in_key({classes}) once for all endpoints"
-        ways.append(
-            f"{_key_args(others)} with what tells one value from another; or, if the answer does "
-            f"not depend on {names}, {_left_out(others, parameters)}{once if classes else ''}"
-        )
-    return f"{'; '.join(ways)}; or pass key_builder= for a key of your own"
-
-
-def _key_args(unkeyed: Sequence[UnkeyedError]) -> str:
-    functions = []
-    for one in unkeyed:
-        name = one.name.lstrip("*")
-        variable = name if name.isidentifier() else "value"
-        identity = _identity(one.value)
-        functions.append(
-            f'"{one.setting}": lambda {variable}: {f"{variable}.{identity}" if identity else "..."}'
-        )
-    return f"pass key_args={{{', '.join(functions)}}}"
-
-
-def _left_out(unkeyed: Sequence[UnkeyedError], parameters: Parameters) -> str:
-    marked = " and ".join(_marked(one, parameters) for one in unkeyed)
-    names = ", ".join(f'"{one.setting}"' for one in unkeyed)
-    return f"declare {marked}, or pass key_ignore=({names}{',' if len(unkeyed) == 1 else ''})"
-
-
-def _marked(one: UnkeyedError, parameters: Parameters) -> str:
-    parameter = parameters.get(one.name)
+def _mend(one: UnkeyedError, parameters: Parameters) -> str:
+    """Say which lines make an argument part of the key, or leave it out; the best first."""
+    name, variable = one.name, one.setting if one.setting.isidentifier() else "value"
+    identity = _identity(one.value)
+    function = f"lambda {variable}: {variable}.{identity or 'ATTRIBUTE'}"
+    key_args = (
+        f'pass key_args={{"{one.setting}": {function}}} with whatever of {variable} the answer '
+        "depends on"
+    )
+    if name in ("self", "cls"):
+        return f"pass noself=True if all instances answer alike, or {key_args}"
+    parameter = parameters.get(name)
     dependency = dependency_of(parameter) if parameter else None
+    left_out = (
+        f"declare {_marked(one, dependency)} (from stream_cached import NotInKey), or pass "
+        f'key_ignore=("{one.setting}",)'
+    )
+    if one.of_client:
+        taken = (
+            f"let the endpoint take {one.of_client} as a parameter of its own, so that it is part "
+            f"of the key, and {left_out}"
+        )
+        return taken if is_plumbing(type(one.value)) else f"{key_args}; or {taken}"
+    if identity:
+        return f"{key_args}; or, if any other {variable} would be given the same, {left_out}"
+    cls = type(one.value).__qualname__
+    fields = f"make {cls} a dataclass, whose fields are part of the key; or "
+    return (
+        f"{fields if dependency is type(one.value) else ''}{key_args}; or, if it is only a tool, "
+        f"and any other one would give the same answer, {left_out}, or call not_in_key({cls}) once "
+        "for all endpoints"
+    )
+
+
+def _marked(one: UnkeyedError, dependency: Callable[..., object] | None) -> str:
     called = getattr(dependency, "__name__", "")
     depends = f"Depends({called}), " if called.isidentifier() else ""
     return f"{one.name}: Annotated[{type(one.value).__qualname__}, {depends}NotInKey]"

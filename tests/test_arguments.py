@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -237,7 +238,6 @@ def test_not_in_key_takes_several_classes_and_may_be_called_again() -> None:
 
     not_in_key(One, Other)
     not_in_key(One)
-    not_in_key()
     endpoint = cached()(report)
     assert key_of(endpoint, One()) == key_of(endpoint, Other())
 
@@ -255,7 +255,7 @@ def test_not_in_key_leaves_out_what_would_have_a_form() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (Service(), ["pass a class, not an instance"]),
+        (Service(), ["pass a class"]),
         ("Service", ["not_in_key('Service')", "pass a class"]),
         (None, ["pass a class"]),
         (object, ["not_in_key(object)", "a class of your own", "key_ignore="]),
@@ -507,8 +507,10 @@ def test_one_warning_names_all_unkeyable_arguments_and_every_way_out(
 
 def test_the_lines_of_a_warning_can_be_written_as_they_are() -> None:
     why = refusal(cached()(with_many), User(1), Service(), 5, others=User(2))
-    (key_args,) = re.findall(r"key_args=(\{.*?\}) with", why)
-    (key_ignore,) = re.findall(r"key_ignore=(\(.*?\))", why)
+    functions: dict[str, Any] = {}
+    for line in re.findall(r"key_args=(\{.*?\}) with", why):
+        functions |= eval(line)
+    names = sum(map(ast.literal_eval, re.findall(r"key_ignore=(\(.*?\))", why)), ())
     (call,) = re.findall(r"not_in_key\(.*?\)", why)
     declared = re.findall(r"\w+: Annotated\[.*?NotInKey\]", why)
     assert {ast.unparse(ast.parse(line)) for line in declared} == {
@@ -517,11 +519,10 @@ def test_the_lines_of_a_warning_can_be_written_as_they_are() -> None:
         "others: Annotated[User, NotInKey]",
     }
     assert call == "not_in_key(Service)"
-    functions = eval(key_args)
     assert functions.keys() == {"user", "service", "others"}
     assert functions["user"](User(7)) == 7
-    assert functions["service"](Service()) is ...
-    names = ast.literal_eval(key_ignore)
+    with pytest.raises(AttributeError):
+        functions["service"](Service())
     assert sorted(names) == ["others", "service", "user"]
     ignoring = cached(key_ignore=names)(with_many)
     assert key_of(ignoring, User(1), Service()) == key_of(ignoring, User(2), Service())
@@ -1024,3 +1025,56 @@ async def echo(request: Request) -> Response:
 def test_the_key_of_a_partial_holds_what_it_has_bound() -> None:
     keys = {key_of(cached()(functools.partial(report, other=value)), 1) for value in (1, "1", True)}
     assert len(keys) == 3
+
+
+def test_not_in_key_is_a_decorator_of_classes() -> None:
+    @not_in_key
+    class Tool:
+        pass
+
+    assert key_of(cached()(report), Tool()) == key_of(cached()(report), Tool())
+
+
+def test_a_header_that_is_another_one_for_each_request_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @cached()
+    async def endpoint(x_request_id: Annotated[str, Header()] = "") -> Response:
+        return PlainTextResponse("rows")
+
+    @cached(key_ignore=("x_request_id",))
+    async def ignoring(x_request_id: Annotated[str, Header()] = "") -> Response:
+        return PlainTextResponse("rows")
+
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "stream_cached"]
+    assert "x-request-id is another one for each request" in warning
+    assert "key_ignore=" in warning
+
+
+@pytest.mark.parametrize("word", ["request.state.user", "headers.x-user", "state", "scope"])
+def test_a_word_that_looks_like_code_is_no_name_of_a_header(word: str) -> None:
+    with pytest.raises(ConfigurationError):
+        cached(unguarded=(word,))
+
+
+@pytest.mark.parametrize("function", [lambda: 1, lambda one, other: 1])
+def test_a_function_of_key_args_takes_one_argument(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a function of one argument"):
+        cached(key_args={"item": function})
+
+
+def test_not_in_key_is_no_default() -> None:
+    async def endpoint(request: Request, item: Any = NotInKey) -> Response:
+        return PlainTextResponse("rows")
+
+    with pytest.raises(ConfigurationError, match="as the default of item"):
+        cached()(endpoint)
+
+
+def test_what_an_argument_holds_is_named_beside_its_own_class() -> None:
+    @dataclasses.dataclass
+    class Context:
+        service: Service
+
+    why = refusal(cached()(report), Context(Service()))
+    assert "Context, which holds a tests.test_arguments.Service" in why

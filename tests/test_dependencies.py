@@ -101,7 +101,7 @@ def taken_for(parameter: inspect.Parameter) -> str:
 def assert_is_of_a_client(caplog: pytest.LogCaptureFixture, dependency: Any, culprit: str) -> None:
     assert states(Depends(dependency)) == [ARGUMENT] * 2
     (warning,) = warnings(caplog)
-    assert "session may belong to one client: its dependency takes" in warning
+    assert "session may belong to one client: it depends on" in warning
     assert culprit in warning
 
 
@@ -541,7 +541,7 @@ def test_depends_without_a_function_is_the_class_of_the_parameter(
     found = [client.get("/service").headers["cache-status"] for _ in range(2)]
     assert found == [ARGUMENT] * 2
     (warning,) = warnings(caplog)
-    assert "the header x_user" in warning
+    assert "the header x-user" in warning
 
 
 def of_everybody() -> Session:
@@ -648,12 +648,12 @@ async def nests_deeper(
 @pytest.mark.parametrize(
     ("dependency", "culprit"),
     [
-        (takes_header, "the header x_user"),
-        (takes_header_default, "the header x_user"),
-        (takes_header_model, "the header who"),
+        (takes_header, "the header x-user"),
+        (takes_header_default, "the header x-user"),
+        (takes_header_model, "the header x-user"),
         (takes_cookie, "the cookie name"),
-        (nests_header, "the header x_user"),
-        (nests_deeper, "the header x_user"),
+        (nests_header, "the header x-user"),
+        (nests_deeper, "the header x-user"),
     ],
 )
 def test_a_session_that_is_made_for_a_header_or_a_cookie_is_named_with_it(
@@ -691,7 +691,7 @@ def takes_unknown_and_more(
     ("dependency", "culprits"),
     [
         (takes_unknown, ["thing of takes_unknown"]),
-        (takes_unknown_and_more, ["thing of takes_unknown_and_more", "the header x_user"]),
+        (takes_unknown_and_more, ["thing of takes_unknown_and_more", "the header x-user"]),
         (takes_optional_request, ["the request, in takes_optional_request"]),
     ],
 )
@@ -903,7 +903,7 @@ def helper_app(dependency: Any) -> tuple[FastAPI, list[str]]:
     [
         (takes_query, "page of takes_query"),
         (takes_path, "item of takes_path"),
-        (takes_header, "the header x_user"),
+        (takes_header, "the header x-user"),
         (session_of_tenant, "request.state.tenant"),
     ],
 )

@@ -461,3 +461,10 @@ def test_a_wrapper_keeps_the_name_and_documentation_of_its_function() -> None:
     assert (endpoint.__name__, endpoint.__doc__) == ("report", "A report.")
     assert endpoint.__wrapped__ is report
     assert inspect.iscoroutinefunction(endpoint)
+
+
+@pytest.mark.parametrize("name", ["f", "self", "function", "args", "request_key"])
+def test_a_parameter_may_have_any_name(name: str) -> None:
+    scope: dict[str, Any] = {"stream": stream, "Response": Response}
+    exec(f"async def report({name}: str = 'd') -> Response: return stream({name})", scope)
+    assert statuses(api(cached()(scope["report"]))) == [MISS, HIT]

@@ -134,7 +134,7 @@ def prompt(user: str) -> bytes:
     return json.dumps({"text": user}).encode()
 
 
-READ = "the endpoint read from its request what is no part of the key"
+READ = "the endpoint read something from its request that is not part of the key"
 BY_DEPENDENCY = "so that the endpoint has it as an argument, which is part of the key"
 
 PAGES = [
@@ -149,7 +149,7 @@ PAGES = [
         "none",
         "argument, authorization",
         (
-            "(user is of type tests.real_app.User, and its dependency takes the security scheme",
+            "(user is of type tests.real_app.User, and depends on the security scheme",
             "the request carries Authorization",
             'pass key_args={"user": lambda user: user.id}',
             'pass authorized="keyed"',
@@ -179,7 +179,7 @@ PAGES = [
         "none",
         "argument",
         (
-            "session may belong to one client: its dependency takes the cookie tenant",
+            "session may belong to one client: it depends on the cookie tenant",
             "as a parameter of its own",
             "session: Annotated[AsyncSession, Depends(get_tenant_session), NotInKey]",
             'key_ignore=("session",)',

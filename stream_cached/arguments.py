@@ -13,15 +13,25 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 
 from stream_cached.dependencies import Origins
-from stream_cached.keys import PLAIN, NoCanonicalFormError, canonical, digest, holds_address
+from stream_cached.keys import (
+    PLAIN,
+    TOO_DEEP,
+    NoCanonicalFormError,
+    canonical,
+    digest,
+    holds_address,
+)
 from stream_cached.plumbing import NotInKey, is_plumbing
 from stream_cached.policy import BypassError
-from stream_cached.signatures import class_name, class_names, markers_of
+from stream_cached.signatures import class_name, class_names, dependency_of, markers_of
 from stream_cached.unkeyed import UnkeyedError, findings
 
 KeyArgs = Mapping[str, Callable[[Any], Any]]
 
 _PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
+
+#: What Starlette gives every `HTTPEndpoint`.
+_OF_ENDPOINT = frozenset({"scope", "receive", "send", "_allowed_methods"})
 
 _NO_SCOPE: Mapping[str, Any] = MappingProxyType({})
 
@@ -62,7 +72,8 @@ class Arguments:
         ]
         keywords = (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
         self._keywords = {name for name, p in parameters.items() if p.kind in keywords}
-        self._defaults = {n: p.default for n, p in parameters.items() if _has_form(p.default)}
+        defaults = {name: _default(parameter) for name, parameter in parameters.items()}
+        self._defaults = {name: value for name, value in defaults.items() if _has_form(value)}
         self._noself = noself
         self._by_request = by_request
         self._key_args = {self._of_setting(name): key_args[name] for name in key_args}
@@ -108,12 +119,13 @@ class Arguments:
                 forms[name] = value
                 continue
             try:
-                value = self._stands_for(name, value, scope)
-                if value is not _LEFT_OUT:
-                    forms[name] = canonical(value)
+                stands = self._stands_for(name, value, scope)
+                if stands is not _LEFT_OUT:
+                    forms[name] = canonical(stands)
             except UnkeyedError as exc:
                 unkeyed.append(exc)
-            except (NoCanonicalFormError, RecursionError) as exc:
+            # Whatever a value's own class raises: it must not fail the request.
+            except Exception as exc:
                 unkeyed.append(self._without_form(name, value, exc, scope))
         if unkeyed:
             raise BypassError(*findings(unkeyed, self._parameters))
@@ -139,8 +151,11 @@ class Arguments:
                 value = _LEFT_OUT if name in self._ignored else self._stands_for(name, value, {})
             except UnkeyedError as exc:
                 unkeyed.append(exc)
-            if holds_address(repr(value)) and not (self._noself and name == names[0]):
-                unkeyed.append(self._without_form(name, value, class_name(value)))
+            if self._noself and name in (*names[: len(args)][:1], "self", "cls"):
+                # aiocache leaves it out only where it is positional.
+                return value if args else _LEFT_OUT
+            if not _has_form(value) and holds_address(repr(value)):
+                unkeyed.append(self._without_form(name, value, NoCanonicalFormError()))
             return value
 
         positional = tuple(map(shown, names, args))
@@ -152,7 +167,7 @@ class Arguments:
         forms = self.forms(args, kwargs, {})
         if all(map(_shows, (*positional, *named.values()))):
             return positional, named, ""
-        return positional, named, f":{digest(sorted(forms.items()))}"
+        return (), {}, f":{digest(sorted(forms.items()))}"
 
     def _name(self, keyword: str) -> str:
         """Return what a keyword argument is called here."""
@@ -164,7 +179,7 @@ class Arguments:
         return name if name in self._parameters or name.startswith("*") else f"**{name}"
 
     def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not args and kwargs.keys() == self._keywords:
+        if not args and not self._noself and kwargs.keys() == self._keywords:
             # As FastAPI calls.
             return kwargs
         named = dict(self._defaults)
@@ -173,8 +188,11 @@ class Arguments:
             named[self._name(name)] = value
         for index, value in enumerate(args[len(self._positional) :]):
             named[f"*{index}"] = value
-        if self._noself and args:
-            named.pop(self._positional[0] if self._positional else "*0", None)
+        if self._noself:
+            # Some class-based views pass it by its name.
+            first = self._positional[0] if self._positional else "*0"
+            if args or first in ("self", "cls"):
+                named.pop(first, None)
         return named
 
     def _stands_for(self, name: str, value: Any, scope: Mapping[str, Any]) -> Any:
@@ -193,8 +211,9 @@ class Arguments:
                 why = f"key_args[{name!r}] raised {type(exc).__name__}{what}"
                 raise UnkeyedError(name, value, why, mend=_PLAIN_VALUE) from exc
         if isinstance(value, HTTPEndpoint):
-            # A method may be inherited by several.
-            return class_name(value)
+            # A method may be inherited by several. What it was given for this request is its own.
+            given = {n: item for n, item in vars(value).items() if n not in _OF_ENDPOINT}
+            return class_name(value), {n: i for n, i in given.items() if not is_plumbing(type(i))}
         if not is_plumbing(type(value)):
             return value
         if not self._by_request and isinstance(value, HTTPConnection):
@@ -207,14 +226,18 @@ class Arguments:
         return _LEFT_OUT
 
     def _without_form(
-        self, name: str, value: object, type_name: object, scope: Mapping[str, Any] = _NO_SCOPE
+        self, name: str, value: object, exc: Exception, scope: Mapping[str, Any] = _NO_SCOPE
     ) -> UnkeyedError:
         if name in self._key_args:
-            why = f"key_args[{name!r}] returned a value of type {type_name}"
+            why = f"key_args[{name!r}] returned a value of type {exc}"
             return UnkeyedError(name, value, why, mend=_PLAIN_VALUE)
         why = f"{name} is of type {class_name(value)}"
-        if str(type_name) not in (class_name(value), "nested too deeply"):
-            why += f", which holds a {type_name}"
+        if not isinstance(exc, NoCanonicalFormError):
+            why += f", and raised {type(exc).__name__}"
+        elif str(exc) == TOO_DEEP:
+            why += f", {TOO_DEEP}"
+        elif str(exc) not in ("", class_name(value)):
+            why += f", which holds a {exc}"
         if of_client := self._origins.looks_at_client(name, type(value), scope):
             why += f", and depends on {of_client}"
         return UnkeyedError(name, value, why, of_client=of_client)
@@ -222,12 +245,14 @@ class Arguments:
 
 def _shows(value: object) -> bool:
     """Whether `repr` shows all that a value is."""
-    if type(value) in (list, tuple, set, frozenset):
+    if type(value) in (list, tuple):
         return all(map(_shows, cast("Iterable[object]", value)))
     if type(value) is dict:
         return all(_shows(item) for pair in value.items() for item in pair)
-    return value is _LEFT_OUT or type(value).__module__ in (
-        *("builtins", "datetime", "decimal", "pathlib", "uuid"),
+    # A set shows its items in another order in another process.
+    return value is _LEFT_OUT or (
+        type(value).__module__ in ("builtins", "datetime", "decimal", "pathlib", "uuid")
+        and not isinstance(value, set | frozenset)
     )
 
 
@@ -237,15 +262,24 @@ def _is_marked(parameter: inspect.Parameter) -> bool:
     )
 
 
-def _has_form(default: object) -> bool:
-    """Whether a parameter's default is a value that can be part of a key."""
+def _default(parameter: inspect.Parameter) -> object:
+    """Return what a parameter is where it is not given; if that is open, what has no form."""
+    default = parameter.default
+    if dependency_of(parameter) is not None:
+        return inspect.Parameter.empty
     if any(name.startswith("fastapi.params.") for name in class_names(default)):
-        return False
+        return getattr(default, "default", inspect.Parameter.empty)
+    return default
+
+
+def _has_form(value: object) -> bool:
+    """Whether a value can be part of a key."""
     try:
-        canonical(default)
-    except (NoCanonicalFormError, RecursionError):
+        canonical(value)
+    # Whatever its class raises.
+    except Exception:
         return False
-    return not is_plumbing(type(default))
+    return not is_plumbing(type(value))
 
 
 def _bound(function: Any) -> dict[str, Any]:

@@ -8,10 +8,20 @@ import functools
 import inspect
 import itertools
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
@@ -29,6 +39,9 @@ from stream_cached.signatures import (
 )
 
 Call = Callable[..., Any]
+
+#: What generators are annotated with.
+_YIELDING = (AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator)
 
 #: By which a function gets at its variables without naming them.
 _ESCAPES = frozenset({"eval", "exec", "locals", "vars"})
@@ -67,7 +80,7 @@ class Origins:
         overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
         dependant = _dependant(scope)
         replaced = tuple((id(call), id(other)) for call, other in overrides.items())
-        switched = can_be_switched(cls)
+        switched = can_be_switched(cls) or _is_generator(self._dependencies[name])
         key = (name, switched, id(dependant), replaced)
         if key not in self._known:
             origin = self._origin(name, dependant, overrides, switched=switched)
@@ -83,11 +96,17 @@ class Origins:
             origin.look_at(call)
         if not switched:
             return origin
-        of_route = (each.call for each in getattr(dependant, "dependencies", ()) if each.call)
+        # What is made for one request, and may be given to others as well.
+        made = [call for call in calls if call is calls[0] or _is_generator(call)]
+        of_route = [each.call for each in getattr(dependant, "dependencies", ()) if each.call]
+        in_key = [overrides.get(call, call) for call in self._dependencies.values()]
         for other in (*self._dependencies.values(), *of_route):
             tree = list(_called(other, overrides, []))
-            if tree[0] is not calls[0] and calls[0] in tree and _returns_nothing(tree[0]):
-                # It is called for what it does: to what the argument is, too.
+            given = [call for call in tree if _shares(call, made, overrides)]
+            if tree[0] is calls[0] or not given:
+                continue
+            # What it returns is an argument, perhaps. What else it does with a session is not.
+            if tree[0] not in in_key or any(map(_returns_nothing, given)):
                 switch = _Origin(self._by_request)
                 for call in tree:
                     switch.look_at(call)
@@ -162,23 +181,43 @@ def _called(call: Call, overrides: Mapping[Call, Call], seen: list[object]) -> I
             yield from _called(dependency, overrides, seen)
 
 
+def _shares(call: Call, made: Sequence[Call], overrides: Mapping[Call, Call]) -> bool:
+    """Whether a dependency is given something that was made for one request."""
+    return any(each is one for each in _called(call, overrides, []) for one in made)
+
+
 def _returns_nothing(call: Call) -> bool:
     """Whether a dependency is called for what it does, as far as its annotation or code tells."""
     try:
         returns = signature_of(call).return_annotation
     except (TypeError, ValueError):
         return False
-    if returns is not inspect.Signature.empty:
-        return returns is None or types.NoneType in (returns, *get_args(returns)[:1])
+    if get_origin(returns) in _YIELDING:
+        returns = get_args(returns)[0]
+    if returns is not inspect.Signature.empty and returns is not Any:
+        return returns in (None, types.NoneType)
     code = _code_of(call)
-    if code is None or code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+    if code is None:
         return False
-    instructions = list(dis.get_instructions(code))
-    return all(
-        "CONST" in (before if now.opname == "RETURN_VALUE" else now).opname
-        and (before if now.opname == "RETURN_VALUE" else now).argval is None
-        for before, now in itertools.pairwise(instructions)
-        if now.opname in ("RETURN_VALUE", "RETURN_CONST")
+    # In Python 3.11 an asynchronous generator wraps what it yields first.
+    instructions = [i for i in dis.get_instructions(code) if i.opname != "ASYNC_GEN_WRAP"]
+    if _is_generator(call):
+        pairs = itertools.pairwise(instructions)
+        # Not those by which a coroutine waits.
+        given = [before for before, now in pairs if now.opname == "YIELD_VALUE"]
+        given = [each for each in given if each.opname not in ("SEND", "GET_AWAITABLE")]
+    else:
+        pairs = itertools.pairwise(instructions)
+        given = [before for before, now in pairs if now.opname == "RETURN_VALUE"]
+        given += [each for each in instructions if each.opname == "RETURN_CONST"]
+    return all("CONST" in each.opname and each.argval is None for each in given)
+
+
+def _is_generator(call: Call) -> bool:
+    """Whether a dependency yields what it makes, for one request."""
+    code = _code_of(call)
+    return code is not None and bool(
+        code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
     )
 
 

@@ -94,8 +94,11 @@ class Engine:
         # What tells the users apart, or need not.
         excused = {"authorization"} if rules.authorized in ("keyed", "share") else set()
         self._identifying = {True: self._keyed | excused, False: self._declared | excused}
-        named = {"authorization"} if rules.authorized == "keyed" else set()
-        self._terms = Terms(self._keyed | named, rules.key_host, rules.unguarded)
+        # What a function makes of a language is what the endpoint is after; what it makes of
+        # cookies or credentials is not all that they say.
+        normalised = {name.lower() for name, function in rules.vary.items() if function}
+        readable = self._keyed - (normalised & {"cookie", "authorization"})
+        self._terms = Terms(readable, rules.key_host, rules.unguarded)
 
     # -- the request ------------------------------------------------------------------------
 

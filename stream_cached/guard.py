@@ -82,6 +82,9 @@ _WORDS = {
     "user": "request.user",
 }
 
+#: Of what one thing is named with a dot.
+KINDS = ("state", "scope", "request")
+
 #: The words of `unguarded=` that are no names of headers.
 READABLE = tuple(_WORDS)
 
@@ -91,7 +94,7 @@ def read_name(name: str) -> str:
     kind, _, rest = name.partition(".")
     if kind == "scope" and rest in (*READABLE, "server"):
         return "host" if rest == "server" else rest
-    if kind in ("state", "scope"):
+    if kind in KINDS:
         return name
     word = name.lower()
     word = {"cookie": "cookies", "url": "host"}.get(word, word)
@@ -133,6 +136,7 @@ class Guard:
         self._read: dict[str, None] = {}
         # What the endpoint puts there itself is its own affair.
         self._state = dict(self.request.scope.setdefault("state", {}))
+        self._attributes = dict(self.request.__dict__)
         self.scope = self.watched(self.request.scope)
         self.headers = WatchedHeaders(self.request, self)
         self.state = State(cast("dict[str, Any]", self.scope["state"]))
@@ -144,6 +148,9 @@ class Guard:
 
         def given(value: Any) -> Any:
             if isinstance(value, HTTPEndpoint):
+                for name, item in vars(value).items():
+                    if isinstance(item, HTTPConnection):
+                        setattr(value, name, given(item))
                 value.scope = self.scope
             if not isinstance(value, HTTPConnection):
                 return value
@@ -216,6 +223,14 @@ class Guard:
             self.note(f"scope.{name}")
         return value
 
+    def attribute(self, name: str, value: Any) -> None:
+        """Notice that something was read that was put on the request itself."""
+        # By a dependency, or by a decorator above.
+        if self._attributes.get(name, ABSENT) is value and not is_shared_plumbing(type(value)):
+            self._read[f"request.{name}"] = None
+        if self._outer is not None:
+            self._outer.attribute(name, value)
+
     def state_item(self, name: str, value: Any) -> Any:
         """Notice that something was read of the request's state."""
         # A name that is not there is read, too: it could have been.
@@ -236,6 +251,8 @@ def _shown(name: str) -> str:
             return f'request.scope["{rest}"]'
         case "header":
             return f"the header {rest}"
+        case "request" if rest:
+            return name
     return _WORDS[name]
 
 

@@ -110,7 +110,9 @@ class Incoming:
         if self.scope["method"] not in ("GET", "HEAD"):
             return True
         length = self._values(b"content-length")
-        return bool(self._values(b"transfer-encoding") or (length and length != [b"0"]))
+        if length == [b"0"] or self.scope.get("http_version", "1.1").startswith("1."):
+            return bool(self._values(b"transfer-encoding") or (length and length != [b"0"]))
+        return True
 
     async def read_body(self) -> None:
         """
@@ -136,6 +138,8 @@ class Incoming:
             raise BypassError(Finding(NotCached.UPLOAD))
         else:
             body = await _peek(request)
+        if not body and self.scope["method"] in ("GET", "HEAD"):
+            return
         read_as = [self._values(b"content-type"), self._values(b"content-encoding")]
         self._body = digest([read_as, hashlib.blake2b(body, digest_size=16).digest()])
 

@@ -14,6 +14,7 @@ import decimal
 import enum
 import functools
 import hashlib
+import inspect
 import ipaddress
 import pathlib
 import re
@@ -30,6 +31,10 @@ MEMCACHED_LIMIT = 250
 
 _HEAD_LENGTH = 72
 _MAX_DEPTH = 64
+
+#: Said of a value that is no cycle, perhaps, but might be.
+TOO_DEEP = "nested too deeply"
+
 _AWKWARD = re.compile(r"[^\x21-\x7e]")
 _UNREADABLE = re.compile(r"[^A-Za-z0-9._/-]+")
 _SHORTENED = re.compile(r".*#[0-9a-f]{32}")
@@ -63,7 +68,7 @@ def canonical(value: object, depth: int = 0) -> Any:
     if cls in PLAIN:
         return value
     if depth > _MAX_DEPTH:
-        raise NoCanonicalFormError("nested too deeply")
+        raise NoCanonicalFormError(TOO_DEEP)
     return _former(cls)(value, depth + 1)
 
 
@@ -74,7 +79,7 @@ _Former = Callable[[Any, int], Any]
 def _former_of(cls: type) -> _Former:
     for classes, form in _FORMS:
         if issubclass(cls, classes):
-            return _of_content(form) if issubclass(cls, _CONTENT) else form
+            return _of_content(cls, form) if issubclass(cls, _CONTENT) else form
     if dataclasses.is_dataclass(cls):
         return _dataclass
     if hasattr(cls, "__pydantic_fields__"):
@@ -85,23 +90,47 @@ def _former_of(cls: type) -> _Former:
         return lambda value, _: ["url", _name(value), str(value)]
     if cls.__module__ == "pydantic.types" and hasattr(cls, "get_secret_value"):
         return lambda value, deeper: [_name(value), canonical(value.get_secret_value(), deeper)]
-    for base in (int, float, str, bytes):
+    for base, content in _CONTENT_OF.items():
         if issubclass(cls, base):
-            return _of_content(_plain_as(base))
+            return _of_content(cls, _plain_as(base, content))
     return _formless
 
 
-def _of_content(form: _Former) -> _Former:
+def _of_content(cls: type, form: _Former) -> _Former:
     """Refuse a value with a state of its own: its content is not all that there is."""
+    if cls.__module__ in _STANDARD:
+        return form
+    slots = _slots(cls)
 
     def checked(value: Any, deeper: int) -> Any:
-        return (_formless if getattr(value, "__dict__", None) else form)(value, deeper)
+        if getattr(value, "__dict__", None) or any(hasattr(value, name) for name in slots):
+            raise NoCanonicalFormError(_name(value))
+        return form(value, deeper)
 
     return checked
 
 
-def _plain_as(base: type) -> _Former:
-    return lambda value, _: [base.__name__, _name(value), base(value)]
+def _plain_as(base: type, content: Callable[[Any], object]) -> _Former:
+    return lambda value, _: [base.__name__, _name(value), content(value)]
+
+
+def _slots(cls: type) -> list[str]:
+    """Return the names of what a class, not one of the standard library, keeps in slots."""
+    own = [base for base in cls.__mro__ if base.__module__ not in _STANDARD]
+    slots = (vars(base).get("__slots__", ()) for base in own)
+    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
+    return [name for name in names if not name.startswith("__")]
+
+
+def _state(value: object) -> dict[str, object]:
+    """Return what an object consists of."""
+    cls = type(value)
+    state = {name: getattr(value, name) for name in _slots(cls) if hasattr(value, name)}
+    for name, item in getattr(value, "__dict__", {}).items():
+        # It follows from the rest, and is there only once somebody has asked for it.
+        if not isinstance(inspect.getattr_static(cls, name, None), functools.cached_property):
+            state[name] = item
+    return state
 
 
 def _formless(value: object, deeper: int) -> NoReturn:
@@ -111,15 +140,16 @@ def _formless(value: object, deeper: int) -> NoReturn:
 def _moment(value: datetime.datetime | datetime.time, deeper: int) -> list[Any]:
     # Two time zones may agree at one moment, and be called alike then.
     zone = str(getattr(value.tzinfo, "key", ""))
-    return [_name(value), value.isoformat(), value.tzname(), zone, value.fold]
+    cls = datetime.datetime if isinstance(value, datetime.datetime) else datetime.time
+    return [_name(value), cls.isoformat(value), value.tzname(), zone, value.fold]  # type: ignore[arg-type]
 
 
 def _sequence(value: Iterable[object], deeper: int) -> list[Any]:
     return [_name(value), [canonical(item, deeper) for item in value]]
 
 
-def _ordered(value: Mapping[object, object], deeper: int) -> list[Any]:
-    return [_name(value), [canonical(pair, deeper) for pair in value.items()]]
+def _ordered(value: dict[object, object], deeper: int) -> list[Any]:
+    return [_name(value), [canonical(pair, deeper) for pair in dict.items(value)]]
 
 
 def _set(value: Iterable[object], deeper: int) -> list[Any]:
@@ -127,16 +157,15 @@ def _set(value: Iterable[object], deeper: int) -> list[Any]:
 
 
 def _dataclass(value: Any, deeper: int) -> list[Any]:
-    fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-    # Also what was set on it later, which an endpoint sees as well.
-    state = {**getattr(value, "__dict__", {}), **fields}
-    return ["dataclass", _name(value), _pairs(state, deeper)]
+    # Also what was set on it later, which an endpoint sees as well; but nothing is asked of it: a
+    # class of an ORM would load it.
+    return ["dataclass", _name(value), _pairs(_state(value), deeper)]
 
 
 def _model(value: Any, deeper: int) -> list[Any]:
     # Which fields were set shows in what `exclude_unset` leaves out.
     parts = (
-        getattr(value, "__dict__", None),
+        _state(value),
         getattr(value, "__pydantic_extra__", None),
         getattr(value, "__pydantic_private__", None),
         getattr(value, "__pydantic_fields_set__", None),
@@ -149,11 +178,13 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Former], ...] = (
     (enum.Enum, lambda v, deeper: ["enum", _name(v), v.name, canonical(v.value, deeper)]),
     ((bytearray, memoryview), lambda v, _: ["bytearray", bytes(v)]),
     ((datetime.datetime, datetime.time), _moment),
-    (datetime.date, lambda v, _: [_name(v), v.isoformat()]),
+    (datetime.date, lambda v, _: [_name(v), datetime.date.isoformat(v)]),
     (datetime.timedelta, lambda v, _: [_name(v), v.days, v.seconds, v.microseconds]),
     (uuid.UUID, lambda v, _: ["uuid", v.bytes]),
-    ((decimal.Decimal, complex), lambda v, _: [_name(v), repr(v)]),
-    ((pathlib.PurePath, *_ADDRESSES), lambda v, _: [_name(v), str(v)]),
+    (decimal.Decimal, lambda v, _: [_name(v), decimal.Decimal.__repr__(v)]),
+    (complex, lambda v, _: [_name(v), complex.__repr__(v)]),
+    (pathlib.PurePath, lambda v, _: [_name(v), pathlib.PurePath.__str__(v)]),
+    (_ADDRESSES, lambda v, _: [_name(v), str(v)]),
     # A slice has its end where the last step leads to.
     (range, lambda v, _: ["range", repr(v[:])]),
     ((list, tuple), _sequence),
@@ -162,8 +193,33 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Former], ...] = (
     (dict, lambda v, deeper: [_name(v), _pairs(v, deeper)]),
 )
 
+#: Where classes come from whose slots are their content.
+_STANDARD = frozenset(
+    {
+        "builtins",
+        "collections",
+        "datetime",
+        "decimal",
+        "enum",
+        "ipaddress",
+        "pathlib",
+        "pathlib._local",
+        "typing",
+        "uuid",
+    }
+)
+
+#: What values of subclasses of the plain types are, whatever else they say that they are.
+_CONTENT_OF: Mapping[type, Callable[[Any], object]] = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: lambda value: b"".join((value, b"")),
+}
+
 #: Types whose values are their content, unless a subclass adds to it.
 _CONTENT = (
+    *_ADDRESSES,
     bytearray,
     complex,
     datetime.date,
@@ -187,11 +243,11 @@ PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _former: Callable[[type], _Former] = functools.lru_cache(maxsize=1024)(_former_of)
 
 
-def _pairs(value: Mapping[Any, object], depth: int) -> list[Any]:
+def _pairs(value: dict[Any, object], depth: int) -> list[Any]:
     return sorted(
         (
             [_packed(canonical(name, depth)), _packed(canonical(item, depth))]
-            for name, item in value.items()
+            for name, item in dict.items(value)
         ),
         key=lambda pair: pair[0],
     )

@@ -14,6 +14,13 @@ from weakref import WeakSet
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.plumbing_names import KNOWN, SESSIONS
 
+#: What is made for one request.
+_PER_REQUEST = SESSIONS | {
+    "starlette.background.BackgroundTask",
+    "starlette.requests.HTTPConnection",
+    "starlette.responses.Response",
+}
+
 C = TypeVar("C", bound=type)
 
 _declared: WeakSet[type] = WeakSet()
@@ -68,12 +75,12 @@ def is_shared_plumbing(cls: type) -> bool:
 
     A session or a connection that somebody put into the request's state may be one client's.
     """
-    return is_plumbing(cls) and all(_name(base) not in SESSIONS for base in cls.__mro__)
+    return is_plumbing(cls) and {_name(base) for base in cls.__mro__}.isdisjoint(_PER_REQUEST)
 
 
 def can_be_switched(cls: type) -> bool:
     """Whether a dependency can make an instance of a class one client's own, for one request."""
-    return all(_name(base) not in KNOWN or _name(base) in SESSIONS for base in cls.__mro__)
+    return {_name(base) for base in cls.__mro__}.isdisjoint(KNOWN - _PER_REQUEST)
 
 
 def _name(cls: type) -> str:

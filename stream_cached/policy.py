@@ -7,6 +7,7 @@ a comment says so.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,15 @@ DEFAULT_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
 
 #: Statuses that are never stored: parts of another response, which can't stand alone.
 NEVER_STORED = frozenset({206, 304})
+
+
+#: A directive of Cache-Control. What does not keep to the grammar (a semicolon for a comma, quotes
+#: round a name) is still taken for what it looks like, so that `private; max-age=60` is private.
+_DIRECTIVE = re.compile(
+    r'(?P<name>[a-z0-9!#$%&\'*+.^_`|~-]+)\s*(?:=\s*(?P<argument>"[^"]*"|[^\s,;"]*))?'
+)
+
+_DIGITS = re.compile(r"[0-9]+")
 
 
 class NotCached(enum.Enum):
@@ -210,8 +220,17 @@ def list_members(values: Iterable[bytes]) -> list[str]:
 
 def cache_directives(values: Iterable[bytes]) -> dict[str, str]:
     """Return the directives of Cache-Control with their arguments (RFC 9111, section 5.2)."""
-    pairs = (member.partition("=") for member in list_members(values))
-    return {name.strip(): argument.strip(' "') for name, _, argument in pairs}
+    joined = b",".join(values).decode("latin-1").lower()
+    directives: dict[str, str] = {}
+    for match in _DIRECTIVE.finditer(joined):
+        name, argument = match["name"], (match["argument"] or "").strip('"')
+        # Of several the one that allows least is the first (RFC 9111, section 4.2.1).
+        directives[name] = min(directives.get(name, argument), argument, key=_strictness)
+    return directives
+
+
+def _strictness(argument: str) -> tuple[bool, int]:
+    return (True, int(argument)) if _DIGITS.fullmatch(argument) else (False, 0)
 
 
 def may_be_shared(headers: Iterable[tuple[bytes, bytes]], age: float) -> bool:
@@ -225,15 +244,21 @@ def may_be_shared(headers: Iterable[tuple[bytes, bytes]], age: float) -> bool:
         headers: Those of the response.
         age: Seconds since it was made.
     """
+    headers = list(headers)
     directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")
+    named = {k.lower().decode("latin-1"): v.decode("latin-1") for k, v in headers}
     if directives.keys().isdisjoint({"public", "s-maxage", "must-revalidate"}):
         return False
     if not directives.keys().isdisjoint({"private", "no-store", "no-cache"}):
         return False
     lifetime = directives.get("s-maxage", directives.get("max-age"))
     if lifetime is None:
-        return "public" in directives
-    return lifetime.isdigit() and age < int(lifetime)
+        # Expires would have to be compared with clocks of others.
+        return "public" in directives and "expires" not in named
+    made = named.get("age", "0")
+    if not (_DIGITS.fullmatch(lifetime) and _DIGITS.fullmatch(made)):
+        return False
+    return age + int(made) < int(lifetime)
 
 
 def why_not_stored(

@@ -13,7 +13,7 @@ from aiocache.base import SENTINEL
 
 from stream_cached.config import parse_size
 from stream_cached.exceptions import ConfigurationError
-from stream_cached.guard import READABLE, read_name
+from stream_cached.guard import KINDS, READABLE, read_name
 from stream_cached.plumbing import NotInKey
 from stream_cached.policy import NEVER_STORED
 from stream_cached.recorder import VALUE_SIZE
@@ -232,7 +232,8 @@ def _checked_reads(unguarded: Any) -> frozenset[str]:
     names = _checked_names("unguarded", unguarded)
     for name in names:
         kind, dot, rest = name.partition(".")
-        is_item = kind in ("state", "scope", "header")
+        is_item = kind in ("state", "scope", "header") or (kind == "request" and dot)
+        is_item = is_item and not rest.startswith(KINDS)
         require(
             (dot and rest) if is_item else (_HEADER_NAME.fullmatch(name) and not dot),
             f"unguarded={name!r}: pass the name of a header, or one of {', '.join(READABLE)}, "

@@ -105,9 +105,15 @@ def header_names(parameter: inspect.Parameter) -> list[str]:
         if "fastapi.params.Header" in kinds:
             fields = getattr(annotation_of(parameter), "model_fields", None)
             if fields is None:
-                return [marker.alias or _dashed(parameter.name, marker)]
-            return [field.alias or _dashed(name, marker) for name, field in fields.items()]
+                return [_alias(marker) or _dashed(parameter.name, marker)]
+            return [_alias(field) or _dashed(name, marker) for name, field in fields.items()]
     return []
+
+
+def _alias(field: Any) -> str | None:
+    """Return the name that a value is looked for by, where that is not the parameter's."""
+    alias = getattr(field, "validation_alias", None)
+    return alias if isinstance(alias, str) else field.alias
 
 
 def _dashed(name: str, marker: Any) -> str:

@@ -76,14 +76,18 @@ def _mend(one: UnkeyedError, parameters: Parameters) -> str:
         f'key_ignore=("{one.setting}",)'
     )
     if one.of_client:
+        plain = one.of_client.startswith(("the cookie ", "the header "))
+        of_it = one.of_client if plain else f"the value (a name, an id) that {name} is chosen by"
         taken = (
-            f"let the endpoint take {one.of_client} as a parameter of its own, so that it is part "
-            f"of the key, and {left_out}"
+            f"let the endpoint take {of_it} as a parameter of its own, so that it is part of the "
+            f"key, and {left_out}"
         )
         return taken if is_plumbing(type(one.value)) else f"{key_args}; or {taken}"
     if identity:
         return f"{key_args}; or, if any other {variable} would be given the same, {left_out}"
-    cls = type(one.value).__qualname__
+    cls = type(one.value).__name__
+    if type(one.value).__module__ == "builtins":
+        return f"{key_args}; or, if the answer does not depend on it, {left_out}"
     fields = f"make {cls} a dataclass, whose fields are part of the key; or "
     return (
         f"{fields if dependency is type(one.value) else ''}{key_args}; or, if it is only a tool, "
@@ -95,7 +99,7 @@ def _mend(one: UnkeyedError, parameters: Parameters) -> str:
 def _marked(one: UnkeyedError, dependency: Callable[..., object] | None) -> str:
     called = getattr(dependency, "__name__", "")
     depends = f"Depends({called}), " if called.isidentifier() else ""
-    return f"{one.name}: Annotated[{type(one.value).__qualname__}, {depends}NotInKey]"
+    return f"{one.name}: Annotated[{type(one.value).__name__}, {depends}NotInKey]"
 
 
 def _identity(value: object) -> str | None:

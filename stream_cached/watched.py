@@ -48,6 +48,10 @@ class Watch(Protocol):
         """Notice that something was read of the request's state."""
         ...
 
+    def attribute(self, name: str, value: Any) -> None:
+        """Notice that something was read that was put on the request itself."""
+        ...
+
     def note_header(self, name: str) -> None:
         """Notice that one header was read, whose name is lower-cased."""
         ...
@@ -150,11 +154,35 @@ class WatchedHeaders(Headers):
         return repr(self._whole())
 
 
+#: Where Starlette's Request keeps what it has read.
+_KEPT = {"_headers": "headers", "_cookies": "cookies"}
+
+
 class WatchedRequest:
     """What a watched request has before the class of the original."""
 
     __slots__ = ()
     _watch: Watch
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if name[:1] != "_":
+            if name != "scope" and name in object.__getattribute__(self, "__dict__"):
+                object.__getattribute__(self, "_watch").attribute(name, value)
+        elif name in _KEPT:
+            object.__getattribute__(self, "_watch").note(_KEPT[name])
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_watch" or name.startswith("__"):
+            raise AttributeError(name)
+        if name[:1] != "_":
+            # What is not there could have been.
+            self._watch.note(f"request.{name}")
+        return getattr(self._watch.request, name)
+
+    def __bool__(self) -> bool:
+        return True
 
     @property
     def scope(self) -> Scope:

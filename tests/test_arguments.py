@@ -622,10 +622,11 @@ async def with_fastapi_defaults(
 ) -> None: ...
 
 
-def test_a_marker_of_fastapi_as_a_default_is_no_value() -> None:
+def test_the_default_of_a_marker_of_fastapi_is_what_fastapi_passes() -> None:
     endpoint = cached()(with_fastapi_defaults)
     assert key_of(endpoint) == key_of(endpoint, 1)
-    assert key_of(endpoint) != key_of(endpoint, 1, "somebody")
+    assert key_of(endpoint) == key_of(endpoint, 1, "somebody")
+    assert key_of(endpoint) != key_of(endpoint, 1, "somebody else")
 
 
 def test_all_names_by_keyword_and_some_by_position_make_one_key() -> None:

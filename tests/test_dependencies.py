@@ -929,3 +929,95 @@ def test_a_helper_with_a_session_of_the_application_runs_once(dependency: Any) -
     client = TestClient(app)
     assert {client.get(path).text for path in ("/1", "/2")} == {'"rows"'}
     assert len(runs) == 1
+
+
+# -- what is made for one request, and given to several -------------------------------------------
+
+
+def opened() -> Iterator[ScopedSession]:
+    yield ScopedSession()
+
+
+Opened = Annotated[ScopedSession, Depends(opened)]
+XUser = Annotated[str, Header()]
+
+
+def yields_nothing(session: Opened, x_user: XUser) -> Iterator[Any]:
+    session.user = x_user
+    yield
+    session.user = ""
+
+
+def returns_the_user(session: Opened, x_user: XUser) -> str:
+    session.user = x_user
+    return x_user
+
+
+def nests_a_switch(_: Annotated[None, Depends(yields_nothing)]) -> bool:
+    return True
+
+
+@functools.wraps(returns_the_user)
+def wrapped(**kwargs: Any) -> Any:
+    return returns_the_user(**kwargs)
+
+
+def of_opened(session: Opened) -> ScopedSession:
+    return session
+
+
+@pytest.mark.parametrize("given", [opened, of_opened])
+@pytest.mark.parametrize(
+    "switch", [yields_nothing, returns_the_user, nests_a_switch, wrapped], ids=lambda f: f.__name__
+)
+def test_whatever_the_route_does_with_a_session_makes_it_a_clients_own(
+    switch: Any, given: Any
+) -> None:
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Depends(switch)])
+    @cached()
+    async def endpoint(session: ScopedSession = Depends(given)) -> Response:  # noqa: B008
+        return PlainTextResponse(session.user)
+
+    client = TestClient(app)
+    for user in ("alice", "bob"):
+        assert client.get("/", headers={"X-User": user}).text == user
+
+
+def returns_early(session: Opened, x_user: XUser):  # type: ignore[no-untyped-def]
+    session.user = x_user
+    if not x_user:
+        return
+    session.user = str(x_user)
+
+
+@pytest.mark.parametrize("switch", [yields_nothing, nests_a_switch, returns_early])
+def test_a_switch_beside_the_session_makes_it_a_clients_own(switch: Any) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @cached()
+    async def endpoint(session: Opened, _: Any = Depends(switch)) -> Response:  # noqa: B008
+        return PlainTextResponse(session.user)
+
+    client = TestClient(app)
+    for user in ("alice", "bob"):
+        assert client.get("/", headers={"X-User": user}).text == user
+
+
+def test_what_an_argument_in_the_key_was_found_with_stays_plumbing() -> None:
+    """A user is looked up with the session that the endpoint has, too."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cached()
+    async def endpoint(
+        session: Opened, user: Annotated[str, Depends(returns_the_user)]
+    ) -> Response:
+        return PlainTextResponse(user)
+
+    client = TestClient(app)
+    answers = [client.get("/", headers={"X-User": user}) for user in ("alice", "bob") * 2]
+    assert [answer.text for answer in answers] == ["alice", "bob"] * 2
+    assert [answer.headers["cache-status"] for answer in answers] == [MISS, MISS, HIT, HIT]

@@ -1329,3 +1329,90 @@ def test_the_key_of_what_is_read_can_be_asked_for() -> None:
             assert "endpoint" in key
 
     asyncio.run(test())
+
+
+# -- what was put on the request, or on the instance ----------------------------------------------
+
+
+def asked_by_both(app: Any, path: str = "/") -> list[str]:
+    """What alice and bob are given, each in turn."""
+    client = TestClient(app)
+    return [client.get(path, headers={"X-User": user}).text for user in ("alice", "bob") * 2]
+
+
+def test_an_attribute_that_a_dependency_put_on_the_request_is_noticed() -> None:
+    def sign_in(request: Request) -> None:
+        request.current_user = request.headers["X-User"]  # type: ignore[attr-defined]
+
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Depends(sign_in)])
+    @cached()
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse(request.current_user)  # type: ignore[attr-defined]
+
+    assert asked_by_both(app) == ["alice", "bob"] * 2
+
+
+def test_an_attribute_that_is_not_there_is_noticed_too(caplog: pytest.LogCaptureFixture) -> None:
+    endpoint = answering(lambda r: getattr(r, "current_user", "nobody"))
+    assert states(ask(routed(endpoint), "alice", "bob")) == [READ] * 2
+    assert "request.current_user" in warnings(caplog)[0]
+
+
+def test_an_attribute_of_the_endpoints_own_is_not_noticed() -> None:
+    def read(request: Any) -> object:
+        request.rows = 3
+        return request.rows
+
+    assert states(ask(routed(answering(read)), "alice", "bob")) == [MISS, HIT]
+
+
+def test_such_a_read_can_be_unguarded() -> None:
+    endpoint = answering(
+        lambda r: getattr(r, "current_user", "nobody"), unguarded=("request.current_user",)
+    )
+    assert states(ask(routed(endpoint), "alice", "bob")) == [MISS, HIT]
+
+
+class Page(HTTPEndpoint):
+    async def dispatch(self) -> None:
+        self.user = Request(self.scope).headers["X-User"]
+        self.kept = Request(self.scope)
+        await super().dispatch()
+
+
+def test_what_an_http_endpoint_was_given_for_its_request_is_in_the_key() -> None:
+    class Own(Page):
+        @cached()
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse(self.user)
+
+    app = Starlette(routes=[Route("/", Own)])
+    assert asked_by_both(app) == ["alice", "bob"] * 2
+
+
+def test_a_request_that_an_http_endpoint_keeps_is_watched() -> None:
+    class Keeping(HTTPEndpoint):
+        def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            super().__init__(scope, receive, send)
+            self.kept = Request(scope)
+
+        @cached()
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse(self.kept.headers["X-User"])
+
+    app = Starlette(routes=[Route("/", Keeping)])
+    assert asked_by_both(app) == ["alice", "bob"] * 2
+
+
+def test_the_cookies_are_not_known_by_what_a_function_of_vary_makes_of_them() -> None:
+    endpoint = answering(
+        lambda r: r.cookies.get("user", "nobody"), vary={"Cookie": lambda value: "dark"}
+    )
+    assert states(ask(routed(endpoint), "alice", "bob")) == [READ] * 2
+
+
+def test_a_read_of_authorization_is_noticed_though_the_key_is_said_to_name_the_user() -> None:
+    endpoint = answering(lambda r: r.headers.get("Authorization", ""), authorized="keyed")
+    assert states(ask(routed(endpoint), "alice", "bob")) == [READ] * 2

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import functools
 import ipaddress
 import itertools
 import math
@@ -78,7 +79,8 @@ class Stamp(datetime.datetime):
 
 
 class Name(str):
-    __slots__ = ("title",)
+    __slots__ = ("label",)
+    label: str
 
 
 class Labelled(str):
@@ -635,3 +637,111 @@ def test_the_address_of_an_object_is_seen_in_a_key() -> None:
     assert holds_address(repr(lambda: None))
     for key in ("app.report('at home',)", "at 0x", "0xff", "what 0x12", "/report?at=0x1"):
         assert not holds_address(key)
+
+
+# -- what a subclass adds, or says of itself ------------------------------------------------------
+
+
+class Masked(str):
+    def __str__(self) -> str:
+        return "***"
+
+
+class Rounded(decimal.Decimal):
+    def __repr__(self) -> str:
+        return "1"
+
+
+class Undated(datetime.date):
+    def isoformat(self) -> str:
+        return "today"
+
+
+class Shy(dict[str, int]):
+    def items(self) -> Any:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Masked("a"), Masked("b")),
+        (Rounded("1.001"), Rounded("1.004")),
+        (Undated(2024, 1, 1), Undated(2024, 1, 2)),
+        (Shy(a=1), Shy(a=2)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_is_what_it_holds_and_not_what_it_says(one: object, other: object) -> None:
+    assert form_of(one) != form_of(other)
+
+
+class Tagged(ipaddress.IPv4Address):
+    tag: str
+
+
+@dataclasses.dataclass
+class Lazy:
+    """As a class of an ORM is: what is not there yet would be loaded."""
+
+    id: int = 1
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "orders":
+            raise RuntimeError("the session is closed")
+        return super().__getattribute__(name)
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    width: int
+
+
+class Thing:
+    __slots__ = ("owner",)
+
+    def __init__(self) -> None:
+        self.owner = ""
+
+
+@dataclasses.dataclass(slots=True)
+class OwnedThing(Thing):
+    width: int
+
+
+def test_a_state_beside_the_content_counts_or_is_refused() -> None:
+    address = Tagged("127.0.0.1")
+    assert canonical(address)
+    address.tag = "alice"
+    name = Name("a")
+    name.label = "Dr"
+    for value in (address, name):
+        with pytest.raises(NoCanonicalFormError):
+            canonical(value)
+    one, other = OwnedThing(1), OwnedThing(1)
+    one.owner, other.owner = "alice", "bob"  # type: ignore[misc]
+    assert form_of(one) != form_of(other)
+    assert form_of(Slotted(1)) != form_of(Slotted(2))
+
+
+def test_nothing_is_asked_of_a_value_that_may_have_to_load_it() -> None:
+    value = Lazy()
+    value.__dataclass_fields__["orders"] = value.__dataclass_fields__["id"]
+    try:
+        assert canonical(value)
+    finally:
+        del value.__dataclass_fields__["orders"]
+
+
+class Settings(pydantic.BaseModel):
+    title: str = ""
+
+    @functools.cached_property
+    def engine(self) -> object:
+        return object()
+
+
+def test_what_a_model_has_worked_out_from_itself_does_not_count() -> None:
+    fresh, used = Settings(title="a"), Settings(title="a")
+    assert used.engine
+    assert form_of(fresh) == form_of(used)

@@ -258,10 +258,33 @@ def test_a_bypass_says_why_and_what_to_write() -> None:
         ("must-revalidate, max-age=60", 60, False),
         ("no-cache, must-revalidate", 0, False),
         ("proxy-revalidate, max-age=60", 0, False),
+        ("public, max-age=0, max-age=60", 0, False),
+        ("public, max-age=60, max-age=0", 0, False),
+        ('ext="a, public, b"', 0, False),
+        ("public; private", 0, False),
+        ("public, max-age=\u00b2", 0, False),
+        ("public, max-age=-1", 0, False),
     ],
 )
 def test_what_answers_one_user_may_answer_another_only_where_it_says_so(
     value: str | None, age: float, shared: bool
 ) -> None:
-    headers = [] if value is None else [(b"Cache-Control", value.encode())]
+    headers = [] if value is None else [(b"Cache-Control", value.encode("latin-1"))]
     assert may_be_shared(headers, age) is shared
+
+
+def test_what_is_stale_elsewhere_already_is_not_shared() -> None:
+    public = (b"cache-control", b"public, max-age=60")
+    assert may_be_shared([public, (b"age", b"59")], 0)
+    assert not may_be_shared([public, (b"age", b"60")], 0)
+    assert not may_be_shared([public, (b"age", b"unknown")], 0)
+    expired = (b"expires", b"Thu, 01 Jan 1970 00:00:00 GMT")
+    assert not may_be_shared([(b"cache-control", b"public"), expired], 0)
+
+
+@pytest.mark.parametrize(
+    "value", ["private; max-age=60", "no-store;must-revalidate", '"private"', "max-age=60 private"]
+)
+def test_a_directive_that_is_written_wrongly_forbids_all_the_same(value: str) -> None:
+    headers = [(b"cache-control", value.encode())]
+    assert why_not_stored(200, headers, DEFAULT_STATUSES) is NotCached.CACHE_CONTROL

@@ -376,3 +376,32 @@ def test_what_a_partial_has_bound_is_in_its_key_with_a_request_and_without(cache
         assert values == ["a 0 3", "b 0 4", "a 1 5"] * 2
 
     asyncio.run(test())
+
+
+# -- a body that is not announced -----------------------------------------------------------------
+
+
+class Search(Post):
+    """A GET with a body, as HTTP/2 allows it without a word in the headers."""
+
+    def __init__(self, app: ASGIApp, *parts: bytes) -> None:
+        super().__init__(app, *parts)
+        self.scope["method"] = "GET"
+
+
+def test_the_body_of_a_get_over_http_2_is_in_its_key(cache_url: str) -> None:
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse(await request.body())
+
+    app = Starlette(routes=[Route("/", endpoint)])
+
+    async def test() -> None:
+        bodies = [b"alice", b"bob", b"alice", b"", b""]
+        searches = [Search(app, body) for body in bodies]
+        for search in searches:
+            await search.run()
+        assert [search.body for search in searches] == bodies
+        assert [s.cache_status for s in searches] == [MISS, MISS, HIT, MISS, HIT]
+
+    asyncio.run(test())

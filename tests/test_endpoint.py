@@ -357,6 +357,15 @@ def test_noself_leaves_the_instance_out_of_the_key() -> None:
     assert statuses(of_service("b", method)) == [HIT, HIT]
 
 
+def test_noself_holds_for_an_instance_that_is_passed_by_its_name() -> None:
+    method: Any = cached(noself=True)(Service.report)
+
+    async def endpoint(request: Request) -> Any:
+        return await method(self=Service("a"), request=request)
+
+    assert statuses(Starlette(routes=[Route("/", endpoint)])) == [MISS, HIT]
+
+
 def test_a_bound_method_needs_no_noself() -> None:
     endpoint = cached()(Service("a").report)
     assert statuses(Starlette(routes=[Route("/", endpoint)])) == [MISS, HIT]

@@ -1,6 +1,7 @@
 """The streaming-aware caching decorator for Starlette and FastAPI, on aiocache."""
 
-from stream_cached.decorator import CachedEndpoint, stream_cached
+from stream_cached.cached_endpoint import CachedEndpoint
+from stream_cached.decorator import stream_cached
 from stream_cached.exceptions import (
     BrokenStreamError,
     ConfigurationError,

@@ -18,13 +18,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from aiocache import cached
 from aiocache.base import SENTINEL
 from starlette.responses import Response
 
 from stream_cached.arguments import Arguments
+from stream_cached.cached_endpoint import CachedEndpoint
 from stream_cached.config import Binding, resolve_alias, resolve_cache
 from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_heads
 from stream_cached.engine import Engine, Run, new_id
@@ -48,47 +49,10 @@ from stream_cached.store.aiocache import switched_off
 from stream_cached.tasks import spawn
 
 P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 
 #: The call-time switches of aiocache's decorators.
 _SWITCHES = frozenset({"cache_read", "cache_write", "aiocache_wait_for_write"})
-
-
-class CachedEndpoint(Protocol[P, R_co]):
-    """What a decorated function is."""
-
-    cache: Any
-    """The aiocache cache; None as long as its alias is not configured."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
-
-    async def cache_key(self, *args: Any, **kwargs: Any) -> str:
-        """
-        Return the key that a call with these arguments uses.
-
-        Args:
-            args: The positional arguments.
-            kwargs: The keyword arguments. A function without a parameter for its request takes it
-                as `request=`.
-
-        Raises:
-            BypassError: The call is not for the cache; the message says why, and what to write.
-        """
-        ...
-
-    async def invalidate(self, *, key: str | None = None) -> None:
-        """
-        Let no response be served any more that was made, or began to be made, before.
-
-        Args:
-            key: Only what is stored under this key, as `key` or `key_builder` gave it. Plain
-                values, which are in aiocache's own format, are invalidated by their key only.
-
-        Raises:
-            StoreError: The store failed; what it holds may still be served.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +132,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         key_ignore: Names of arguments that are left out of the key.
         unguarded: What the endpoint may read of its request though it is no part of the key,
             because it does not show in the answer: names of headers, `"client"`, `"cookies"`,
-            `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`.
+            `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
+            `"request.NAME"`.
         kwargs: Those of a `cache` that is a class.
 
     Raises:

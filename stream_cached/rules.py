@@ -232,12 +232,14 @@ def _checked_reads(unguarded: Any) -> frozenset[str]:
     names = _checked_names("unguarded", unguarded)
     for name in names:
         kind, dot, rest = name.partition(".")
-        is_item = kind in ("state", "scope", "header") or (kind == "request" and dot)
-        is_item = is_item and not rest.startswith(KINDS)
+        is_item = dot and (kind in KINDS or kind == "header")
+        # Not as it is written in code: request.state.user is "state.user".
+        one = kind == "scope" or "." not in rest
+        valid = one if is_item else _HEADER_NAME.fullmatch(name) and not dot
         require(
-            (dot and rest) if is_item else (_HEADER_NAME.fullmatch(name) and not dot),
+            valid and (rest if is_item else name not in KINDS[:2]),
             f"unguarded={name!r}: pass the name of a header, or one of {', '.join(READABLE)}, "
-            '"state.NAME" or "scope.NAME"',
+            '"state.NAME", "scope.NAME" or "request.NAME"',
         )
     return names
 

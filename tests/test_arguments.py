@@ -1079,3 +1079,16 @@ def test_what_an_argument_holds_is_named_beside_its_own_class() -> None:
 
     why = refusal(cached()(report), Context(Service()))
     assert "Context, which holds a tests.test_arguments.Service" in why
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("X-Request-ID", "client", "state.request_id"),
+        ("state.scope_id", "state.header", "scope.state_of_things", "request.current_user"),
+        ("Cookie", "cookies", "session", "user", "auth", "host", "url", "headers", "request"),
+        ("header.user", "X-State", "Scope-ID", "scope.fastapi_users.session"),
+    ],
+)
+def test_words_of_unguarded(words: tuple[str, ...]) -> None:
+    assert cached(unguarded=words)(report)

@@ -18,12 +18,13 @@ from stream_cached.keys import (
     TOO_DEEP,
     NoCanonicalFormError,
     canonical,
+    class_name,
     digest,
     holds_address,
 )
 from stream_cached.plumbing import NotInKey, is_plumbing
 from stream_cached.policy import BypassError
-from stream_cached.signatures import class_name, class_names, dependency_of, markers_of
+from stream_cached.signatures import class_names, dependency_of, markers_of
 from stream_cached.unkeyed import UnkeyedError, findings
 
 KeyArgs = Mapping[str, Callable[[Any], Any]]
@@ -267,7 +268,7 @@ def _default(parameter: inspect.Parameter) -> object:
     default = parameter.default
     if dependency_of(parameter) is not None:
         return inspect.Parameter.empty
-    if any(name.startswith("fastapi.params.") for name in class_names(default)):
+    if any(name.startswith("fastapi.params.") for name in class_names(type(default))):
         return getattr(default, "default", inspect.Parameter.empty)
     return default
 

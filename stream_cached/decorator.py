@@ -229,9 +229,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             key_args=rules.key_args,
             key_ignore=rules.key_ignore,
         )
+        headers = arguments.headers(endpoint.headers)
         engine = Engine(
             version=version_key(endpoint.name),
-            headers=arguments.headers(endpoint.headers),
+            headers=headers,
             rules=rules,
             notices=notices,
         )
@@ -239,7 +240,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         self._notices = notices
         self._bind_early(notices)
         self._tell_of_twins(f, endpoint, notices)
-        for header in sorted(TRACES & {n.lower() for n in arguments.headers(endpoint.headers)[1]}):
+        for header in sorted(TRACES & {name.lower() for name in headers[1]}):
             notices.warn(
                 f"{header} is another one for each request, and part of the key, so that there "
                 "will be no hits: take its parameter out of the key by key_ignore= or NotInKey"

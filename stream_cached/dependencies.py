@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dis
-import functools
 import inspect
 import itertools
 import types
@@ -36,6 +35,7 @@ from stream_cached.signatures import (
     header_names,
     may_be,
     signature_of,
+    without_partials,
 )
 
 Call = Callable[..., Any]
@@ -59,6 +59,7 @@ class Origins:
     def __init__(self, parameters: Mapping[str, inspect.Parameter], *, by_request: bool) -> None:
         calls = {name: dependency_of(parameter) for name, parameter in parameters.items()}
         self._dependencies = {name: call for name, call in calls.items() if call is not None}
+        self._yielded = {n for n, call in self._dependencies.items() if _is_generator(call)}
         self._by_request = by_request
         # With what the keys have ids of, so that these stay its own.
         self._known: dict[tuple[object, ...], tuple[_Origin, object]] = {}
@@ -80,7 +81,7 @@ class Origins:
         overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
         dependant = _dependant(scope)
         replaced = tuple((id(call), id(other)) for call, other in overrides.items())
-        switched = can_be_switched(cls) or _is_generator(self._dependencies[name])
+        switched = name in self._yielded or can_be_switched(cls)
         key = (name, switched, id(dependant), replaced)
         if key not in self._known:
             origin = self._origin(name, dependant, overrides, switched=switched)
@@ -133,7 +134,7 @@ class _Origin:
 
     def look_at(self, call: Call) -> None:
         """Add what one dependency takes, apart from others."""
-        if "fastapi.security.base.SecurityBase" in class_names(call):
+        if "fastapi.security.base.SecurityBase" in class_names(type(call)):
             self.of_client.append(f"the security scheme {type(call).__name__}")
             return
         parameters = _parameters(call)
@@ -201,13 +202,12 @@ def _returns_nothing(call: Call) -> bool:
         return False
     # In Python 3.11 an asynchronous generator wraps what it yields first.
     instructions = [i for i in dis.get_instructions(code) if i.opname != "ASYNC_GEN_WRAP"]
+    pairs = itertools.pairwise(instructions)
     if _is_generator(call):
-        pairs = itertools.pairwise(instructions)
         # Not those by which a coroutine waits.
         given = [before for before, now in pairs if now.opname == "YIELD_VALUE"]
         given = [each for each in given if each.opname not in ("SEND", "GET_AWAITABLE")]
     else:
-        pairs = itertools.pairwise(instructions)
         given = [before for before, now in pairs if now.opname == "RETURN_VALUE"]
         given += [each for each in instructions if each.opname == "RETURN_CONST"]
     return all("CONST" in each.opname and each.argval is None for each in given)
@@ -234,15 +234,13 @@ def _is_given(annotation: Any) -> bool:
 
 
 def _name(call: Any) -> str:
-    while isinstance(call, functools.partial):
-        call = call.func
+    call = without_partials(call)
     return str(getattr(call, "__qualname__", type(call).__qualname__))
 
 
 def _code_of(call: Any) -> CodeType | None:
     """Return what runs when a dependency is called; None where that can't be said."""
-    while isinstance(call, functools.partial):
-        call = call.func
+    call = without_partials(call)
     while hasattr(call, "__wrapped__"):
         # Another decorator might look at the request itself.
         if getattr(call, "__globals__", {}).get("__name__") != contextlib.__name__:
@@ -278,7 +276,7 @@ def _names_in_state(code: CodeType | None, name: str) -> list[str] | None:
         if name not in variables:
             continue
         following = itertools.takewhile(_reads_attribute, instructions[index + 1 : index + 3])
-        reads = [following_one.argval for following_one in following]
+        reads = [each.argval for each in following]
         if not _loads(instruction) or variables.count(name) > 1 or variables[-1] != name:
             return None
         match reads:

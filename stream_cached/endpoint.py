@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,13 @@ from starlette.routing import BaseRoute
 
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.keys import NoCanonicalFormError, canonical, digest
-from stream_cached.signatures import annotation_of, header_names, may_be, signature_of
+from stream_cached.signatures import (
+    annotation_of,
+    header_names,
+    may_be,
+    signature_of,
+    without_partials,
+)
 
 HIDDEN = "_stream_cached_request"
 
@@ -140,16 +145,14 @@ def _call_of(function: object) -> tuple[object, object]:
 
 
 def _name(function: Any) -> str:
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = without_partials(function)
     qualname = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{function.__module__}.{qualname}"
 
 
 def _place(function: Any) -> str:
     """Return where a function is written: file and line; "" where that is not known."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = without_partials(function)
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 

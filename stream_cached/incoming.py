@@ -110,9 +110,9 @@ class Incoming:
         if self.scope["method"] not in ("GET", "HEAD"):
             return True
         length = self._values(b"content-length")
-        if length == [b"0"] or self.scope.get("http_version", "1.1").startswith("1."):
-            return bool(self._values(b"transfer-encoding") or (length and length != [b"0"]))
-        return True
+        if (length and length != [b"0"]) or self._values(b"transfer-encoding"):
+            return True
+        return not length and not self.scope.get("http_version", "1.1").startswith("1.")
 
     async def read_body(self) -> None:
         """

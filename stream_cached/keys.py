@@ -87,9 +87,12 @@ def _former_of(cls: type) -> _Former:
     if cls.__module__ in ("pydantic.networks", "pydantic_core._pydantic_core") and hasattr(
         cls, "unicode_string"
     ):
-        return lambda value, _: ["url", _name(value), str(value)]
+        return lambda value, _: ["url", class_name(value), str(value)]
     if cls.__module__ == "pydantic.types" and hasattr(cls, "get_secret_value"):
-        return lambda value, deeper: [_name(value), canonical(value.get_secret_value(), deeper)]
+        return lambda value, deeper: [
+            class_name(value),
+            canonical(value.get_secret_value(), deeper),
+        ]
     for base, content in _CONTENT_OF.items():
         if issubclass(cls, base):
             return _of_content(cls, _plain_as(base, content))
@@ -104,22 +107,25 @@ def _of_content(cls: type, form: _Former) -> _Former:
 
     def checked(value: Any, deeper: int) -> Any:
         if getattr(value, "__dict__", None) or any(hasattr(value, name) for name in slots):
-            raise NoCanonicalFormError(_name(value))
+            raise NoCanonicalFormError(class_name(value))
         return form(value, deeper)
 
     return checked
 
 
 def _plain_as(base: type, content: Callable[[Any], object]) -> _Former:
-    return lambda value, _: [base.__name__, _name(value), content(value)]
+    return lambda value, _: [base.__name__, class_name(value), content(value)]
+
+
+def slot_names(classes: Iterable[type]) -> list[str]:
+    """Return the names of what classes, apart from those that they inherit from, keep in slots."""
+    slots = (vars(cls).get("__slots__", ()) for cls in classes)
+    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
+    return [name for name in names if not name.startswith("__")]
 
 
 def _slots(cls: type) -> list[str]:
-    """Return the names of what a class, not one of the standard library, keeps in slots."""
-    own = [base for base in cls.__mro__ if base.__module__ not in _STANDARD]
-    slots = (vars(base).get("__slots__", ()) for base in own)
-    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
-    return [name for name in names if not name.startswith("__")]
+    return slot_names(base for base in cls.__mro__ if base.__module__ not in _STANDARD)
 
 
 def _state(value: object) -> dict[str, object]:
@@ -134,32 +140,32 @@ def _state(value: object) -> dict[str, object]:
 
 
 def _formless(value: object, deeper: int) -> NoReturn:
-    raise NoCanonicalFormError(_name(value))
+    raise NoCanonicalFormError(class_name(value))
 
 
 def _moment(value: datetime.datetime | datetime.time, deeper: int) -> list[Any]:
     # Two time zones may agree at one moment, and be called alike then.
     zone = str(getattr(value.tzinfo, "key", ""))
     cls = datetime.datetime if isinstance(value, datetime.datetime) else datetime.time
-    return [_name(value), cls.isoformat(value), value.tzname(), zone, value.fold]  # type: ignore[arg-type]
+    return [class_name(value), cls.isoformat(value), value.tzname(), zone, value.fold]  # type: ignore[arg-type]
 
 
 def _sequence(value: Iterable[object], deeper: int) -> list[Any]:
-    return [_name(value), [canonical(item, deeper) for item in value]]
+    return [class_name(value), [canonical(item, deeper) for item in value]]
 
 
 def _ordered(value: dict[object, object], deeper: int) -> list[Any]:
-    return [_name(value), [canonical(pair, deeper) for pair in dict.items(value)]]
+    return [class_name(value), [canonical(pair, deeper) for pair in dict.items(value)]]
 
 
 def _set(value: Iterable[object], deeper: int) -> list[Any]:
-    return [_name(value), sorted(_packed(canonical(item, deeper)) for item in value)]
+    return [class_name(value), sorted(_packed(canonical(item, deeper)) for item in value)]
 
 
 def _dataclass(value: Any, deeper: int) -> list[Any]:
     # Also what was set on it later, which an endpoint sees as well; but nothing is asked of it: a
     # class of an ORM would load it.
-    return ["dataclass", _name(value), _pairs(_state(value), deeper)]
+    return ["dataclass", class_name(value), _pairs(_state(value), deeper)]
 
 
 def _model(value: Any, deeper: int) -> list[Any]:
@@ -170,27 +176,27 @@ def _model(value: Any, deeper: int) -> list[Any]:
         getattr(value, "__pydantic_private__", None),
         getattr(value, "__pydantic_fields_set__", None),
     )
-    return ["model", _name(value), [canonical(part, deeper) for part in parts]]
+    return ["model", class_name(value), [canonical(part, deeper) for part in parts]]
 
 
 #: What gives values of some types their form; the first that fits.
 _FORMS: tuple[tuple[type | tuple[type, ...], _Former], ...] = (
-    (enum.Enum, lambda v, deeper: ["enum", _name(v), v.name, canonical(v.value, deeper)]),
+    (enum.Enum, lambda v, deeper: ["enum", class_name(v), v.name, canonical(v.value, deeper)]),
     ((bytearray, memoryview), lambda v, _: ["bytearray", bytes(v)]),
     ((datetime.datetime, datetime.time), _moment),
-    (datetime.date, lambda v, _: [_name(v), datetime.date.isoformat(v)]),
-    (datetime.timedelta, lambda v, _: [_name(v), v.days, v.seconds, v.microseconds]),
+    (datetime.date, lambda v, _: [class_name(v), datetime.date.isoformat(v)]),
+    (datetime.timedelta, lambda v, _: [class_name(v), v.days, v.seconds, v.microseconds]),
     (uuid.UUID, lambda v, _: ["uuid", v.bytes]),
-    (decimal.Decimal, lambda v, _: [_name(v), decimal.Decimal.__repr__(v)]),
-    (complex, lambda v, _: [_name(v), complex.__repr__(v)]),
-    (pathlib.PurePath, lambda v, _: [_name(v), pathlib.PurePath.__str__(v)]),
-    (_ADDRESSES, lambda v, _: [_name(v), str(v)]),
+    (decimal.Decimal, lambda v, _: [class_name(v), decimal.Decimal.__repr__(v)]),
+    (complex, lambda v, _: [class_name(v), complex.__repr__(v)]),
+    (pathlib.PurePath, lambda v, _: [class_name(v), pathlib.PurePath.__str__(v)]),
+    (_ADDRESSES, lambda v, _: [class_name(v), str(v)]),
     # A slice has its end where the last step leads to.
     (range, lambda v, _: ["range", repr(v[:])]),
     ((list, tuple), _sequence),
     ((set, frozenset), _set),
     (collections.OrderedDict, _ordered),
-    (dict, lambda v, deeper: [_name(v), _pairs(v, deeper)]),
+    (dict, lambda v, deeper: [class_name(v), _pairs(v, deeper)]),
 )
 
 #: Where classes come from whose slots are their content.
@@ -253,7 +259,8 @@ def _pairs(value: dict[Any, object], depth: int) -> list[Any]:
     )
 
 
-def _name(value: object) -> str:
+def class_name(value: object) -> str:
+    """Return the qualified name of a value's class."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
@@ -271,7 +278,7 @@ def _large(value: object) -> object:
     if isinstance(value, int):
         # In hexadecimal: Python refuses to write out many decimal digits.
         return msgpack.ExtType(0, hex(value).encode())
-    raise TypeError(f"{_name(value)} is no plain value")
+    raise TypeError(f"{class_name(value)} is no plain value")
 
 
 def digest(structure: object) -> str:

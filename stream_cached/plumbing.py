@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.plumbing_names import KNOWN, SESSIONS
+from stream_cached.signatures import class_names
 
 #: What is made for one request.
 _PER_REQUEST = SESSIONS | {
@@ -20,6 +21,9 @@ _PER_REQUEST = SESSIONS | {
     "starlette.requests.HTTPConnection",
     "starlette.responses.Response",
 }
+
+#: What is shared by all requests, as a rule: pools, engines, clients, loggers.
+_SHARED = KNOWN - _PER_REQUEST
 
 C = TypeVar("C", bound=type)
 
@@ -66,7 +70,7 @@ def not_in_key(cls: C, *classes: type) -> C:
 
 
 def _is_known(cls: type) -> bool:
-    return any(base in _declared or _name(base) in KNOWN for base in cls.__mro__)
+    return not (_declared.isdisjoint(cls.__mro__) and KNOWN.isdisjoint(class_names(cls)))
 
 
 def is_shared_plumbing(cls: type) -> bool:
@@ -75,19 +79,17 @@ def is_shared_plumbing(cls: type) -> bool:
 
     A session or a connection that somebody put into the request's state may be one client's.
     """
-    return is_plumbing(cls) and {_name(base) for base in cls.__mro__}.isdisjoint(_PER_REQUEST)
+    return is_plumbing(cls) and _PER_REQUEST.isdisjoint(class_names(cls))
 
 
-def can_be_switched(cls: type) -> bool:
-    """Whether a dependency can make an instance of a class one client's own, for one request."""
-    return {_name(base) for base in cls.__mro__}.isdisjoint(KNOWN - _PER_REQUEST)
-
-
-def _name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _can_be_switched(cls: type) -> bool:
+    return _SHARED.isdisjoint(class_names(cls))
 
 
 _cached = functools.lru_cache(maxsize=1024)(_is_known)
 
 #: Whether instances of a class are no part of a key.
 is_plumbing: Callable[[type], bool] = _cached
+
+#: Whether a dependency can make an instance of a class one client's own, for one request.
+can_be_switched: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_can_be_switched)

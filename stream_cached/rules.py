@@ -213,8 +213,7 @@ def _takes_one(function: Callable[[Any], Any]) -> bool:
     except TypeError:
         return False
     except ValueError:
-        # It does not say.
-        return True
+        pass  # It does not say.
     return True
 
 

@@ -5,6 +5,7 @@ They are known by their names, since FastAPI need not be installed.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -69,14 +70,16 @@ def _taken_apart(annotation: Any) -> tuple[Any, list[Any]]:
             return annotation, added
 
 
-def class_name(value: object) -> str:
-    """Return the qualified name of a value's class."""
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+def without_partials(function: Any) -> Any:
+    """Return the function that partials lead to."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
-def class_names(value: object) -> set[str]:
-    """Return the qualified names of a value's classes."""
-    return {f"{cls.__module__}.{cls.__qualname__}" for cls in type(value).__mro__}
+def class_names(cls: type) -> set[str]:
+    """Return the qualified names of a class, and of those that it inherits from."""
+    return {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
 
 
 def may_be(annotation: Any, cls: type) -> bool:
@@ -90,7 +93,7 @@ def dependency_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
     """Return the function that FastAPI calls for a parameter's value."""
     # The last one is the one that counts.
     for marker in reversed(markers_of(parameter)):
-        if "fastapi.params.Depends" in class_names(marker):
+        if "fastapi.params.Depends" in class_names(type(marker)):
             dependency: Callable[..., Any] = marker.dependency or annotation_of(parameter)
             return dependency
     return None
@@ -99,7 +102,7 @@ def dependency_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
 def header_names(parameter: inspect.Parameter) -> list[str]:
     """Return the names of the request headers that FastAPI takes a parameter from."""
     for marker in reversed(markers_of(parameter)):
-        kinds = class_names(marker)
+        kinds = class_names(type(marker))
         if "fastapi.params.Cookie" in kinds:
             return ["Cookie"]
         if "fastapi.params.Header" in kinds:

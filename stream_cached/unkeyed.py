@@ -50,9 +50,10 @@ def findings(unkeyed: Sequence[UnkeyedError], parameters: Parameters) -> list[Fi
     uploads = [one for one in unkeyed if _is_upload(one.value)]
     if uploads:
         return [Finding(NotCached.UPLOAD, ", ".join(one.name for one in uploads))]
-    ways = list(dict.fromkeys(one.mend or _mend(one, parameters) for one in unkeyed))
+    mends = [one.mend or _mend(one, parameters) for one in unkeyed]
+    ways = list(dict.fromkeys(mends))
     if len(ways) > 1:
-        ways = [f"{one.name}: {one.mend or _mend(one, parameters)}" for one in unkeyed]
+        ways = [f"{one.name}: {mend}" for one, mend in zip(unkeyed, mends, strict=True)]
     ways.append("or pass key_builder= for a key of your own")
     why = "; ".join(one.why for one in unkeyed)
     return [Finding(NotCached.ARGUMENT, why, "; ".join(ways))]

@@ -15,6 +15,8 @@ from starlette.datastructures import URL, Headers, MutableHeaders, State
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from stream_cached.keys import slot_names
+
 #: What stands for a name that is not there.
 ABSENT = object()
 
@@ -260,19 +262,11 @@ def watched_request(request: HTTPConnection, watch: Watch) -> HTTPConnection:
         request = request._watch.request
     watched = object.__new__(_watched_class(type(request)))
     object.__setattr__(watched, "__dict__", request.__dict__)
-    for name in _slots(type(request)):
+    for name in slot_names(type(request).__mro__):
         if hasattr(request, name):
             object.__setattr__(watched, name, getattr(request, name))
     object.__setattr__(watched, "_watch", watch)
     return watched
-
-
-@functools.lru_cache(maxsize=64)
-def _slots(cls: type) -> tuple[str, ...]:
-    """Return the names of what a class keeps outside of `__dict__`."""
-    slots = (vars(base).get("__slots__", ()) for base in cls.__mro__)
-    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def plain_scope(scope: Scope) -> Scope:

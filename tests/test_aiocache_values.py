@@ -30,6 +30,7 @@ from stream_cached import MemoryCache, stream_cached
 from tests.asgi import get
 from tests.conftest import Serve
 from tests.http_client import fetch
+from tests.logs import warnings
 from tests.servers import MemcachedServer, RedisServer
 
 HIT = "stream-cached; hit"
@@ -244,11 +245,6 @@ _sizes = itertools.count(1 << 24)
 def memory() -> str:
     """A store that no other test has: equal URLs share one."""
     return f"memory://?max_bytes={next(_sizes)}"
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = [record for record in caplog.records if record.name == "stream_cached"]
-    return [record.getMessage() for record in records if record.levelname == "WARNING"]
 
 
 def test_a_plugin_that_raises_is_warned_of_once_whatever_it_says(

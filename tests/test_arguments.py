@@ -36,6 +36,7 @@ from stream_cached import (
     stream_cached,
 )
 from tests.asgi import Exchange
+from tests.logs import warnings
 from tests.runs import HIT, MISS
 
 ARGUMENT = 'stream-cached; fwd=bypass; detail="argument"'
@@ -51,11 +52,6 @@ def memory() -> str:
 def cached(**settings: Any) -> stream_cached:
     settings.setdefault("cache", memory())
     return stream_cached(ttl=60, **settings)
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = [record for record in caplog.records if record.name == "stream_cached"]
-    return [record.getMessage() for record in records if record.levelname == "WARNING"]
 
 
 def request(**scope: Any) -> Request:

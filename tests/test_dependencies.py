@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_cached import not_in_key, stream_cached
 from stream_cached.dependencies import Origins
+from tests.logs import warnings
 from tests.runs import HIT, MISS
 
 ARGUMENT = 'stream-cached; fwd=bypass; detail="argument"'
@@ -51,11 +52,6 @@ def cached(**settings: Any) -> stream_cached:
     """The decorator over a memory that no other test has."""
     settings.setdefault("cache", f"memory://?max_bytes={(310 << 20) + next(_numbers)}")
     return stream_cached(ttl=60, **settings)
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = [record for record in caplog.records if record.name == "stream_cached"]
-    return [record.getMessage() for record in records if record.levelname == "WARNING"]
 
 
 def with_state(app: ASGIApp) -> ASGIApp:

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_cached import BypassError, stream_cached
 from tests.asgi import Exchange
+from tests.logs import warnings
 from tests.runs import HIT, MISS
 
 READ = 'stream-cached; fwd=bypass; detail="request-read"'
@@ -44,11 +45,6 @@ def cached(**settings: Any) -> stream_cached:
     """The decorator over a memory that no other test has."""
     settings.setdefault("cache", f"memory://?max_bytes={(300 << 20) + next(_numbers)}")
     return stream_cached(ttl=60, **settings)
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = [record for record in caplog.records if record.name == "stream_cached"]
-    return [record.getMessage() for record in records if record.levelname == "WARNING"]
 
 
 class ByHeader(AuthenticationBackend):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import math
 import os
 import random
 import string
@@ -26,6 +25,7 @@ from starlette.responses import PlainTextResponse, Response
 from stream_cached import stream_cached
 from tests.asgi import Exchange
 from tests.process import ROOT
+from tests.sameness import same
 
 CACHE = f"memory://?max_bytes={(330 << 20) + 1}"
 
@@ -293,23 +293,6 @@ values = st.recursive(
     ),
     max_leaves=6,
 )
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types all the way down."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, frozenset):
-        return len(one) == len(other) and all(any(same(a, b) for b in other) for a in one)
-    if isinstance(one, dict):
-        return len(one) == len(other) and all(
-            any(same(k, kk) and same(v, vv) for kk, vv in other.items()) for k, v in one.items()
-        )
-    if isinstance(one, float):
-        return math.copysign(1, one) == math.copysign(1, other) and one == other
-    return bool(one == other)
 
 
 @given(values, values)

@@ -44,6 +44,7 @@ from stream_cached.keys import (
     version_key,
 )
 from tests.process import ROOT
+from tests.sameness import same
 
 GENERATION = bytes(range(16))
 
@@ -289,21 +290,6 @@ values = st.recursive(
     ),
     max_leaves=8,
 )
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types all the way down."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, dict):
-        return len(one) == len(other) and all(
-            any(same(k, kk) and same(v, vv) for kk, vv in other.items()) for k, v in one.items()
-        )
-    if isinstance(one, float):
-        return math.copysign(1, one) == math.copysign(1, other) and one == other
-    return bool(one == other)
 
 
 @given(values, values)

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from stream_cached import stream_cached
 from tests.conftest import Serve
 from tests.http_client import RawClient, RawResponse, fetch
+from tests.logs import warnings
 
 MISS = "stream-cached; fwd=uri-miss; stored"
 HIT = "stream-cached; hit"
@@ -55,11 +56,6 @@ class Numbered:
     def port(self, serve: Serve, **settings: Any) -> int:
         cached = stream_cached(**{"ttl": 60, "cache": memory(), **settings})(self.__call__)
         return serve(Starlette(routes=[Route("/", cached, methods=METHODS)])).port
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = [record for record in caplog.records if record.name == "stream_cached"]
-    return [record.getMessage() for record in records if record.levelname == "WARNING"]
 
 
 def statuses(*responses: RawResponse) -> list[str | None]:

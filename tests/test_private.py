@@ -61,11 +61,6 @@ def bypass(detail: str) -> str:
     return f'stream-cached; fwd=bypass; detail="{detail}"'
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = [record for record in caplog.records if record.name == "stream_cached"]
-    return [record.getMessage() for record in records if record.levelname == "WARNING"]
-
-
 # -- users ----------------------------------------------------------------------------------------
 
 

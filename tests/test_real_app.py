@@ -18,6 +18,7 @@ from tests.app_server import AppServer
 from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, RawResponse, fetch
+from tests.logs import warnings
 from tests.runs import HIT, MISS
 
 # FastAPI closed the sessions of `yield` dependencies before the response, before 0.118.
@@ -308,11 +309,6 @@ def assert_own(answer: RawResponse, page: Page, user: str) -> None:
     """It is whole, and the user's."""
     assert (answer.status, answer.error) == (200, None)
     assert answer.text == page.text(user)
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = [record for record in caplog.records if record.name == "stream_cached"]
-    return [record.getMessage() for record in records if record.levelname == "WARNING"]
 
 
 # -- one endpoint at a time -----------------------------------------------------------------------

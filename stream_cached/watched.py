@@ -262,11 +262,16 @@ def watched_request(request: HTTPConnection, watch: Watch) -> HTTPConnection:
         request = request._watch.request
     watched = object.__new__(_watched_class(type(request)))
     object.__setattr__(watched, "__dict__", request.__dict__)
-    for name in slot_names(type(request).__mro__):
+    for name in _slots(type(request)):
         if hasattr(request, name):
             object.__setattr__(watched, name, getattr(request, name))
     object.__setattr__(watched, "_watch", watch)
     return watched
+
+
+@functools.lru_cache(maxsize=64)
+def _slots(cls: type[HTTPConnection]) -> list[str]:
+    return slot_names(cls.__mro__)
 
 
 def plain_scope(scope: Scope) -> Scope:

@@ -1,15 +1,18 @@
 """The streaming-aware caching decorator for Starlette and FastAPI, on aiocache."""
 
+from stream_cached.availability import Health, State
 from stream_cached.cached_endpoint import CachedEndpoint
 from stream_cached.decorator import stream_cached
 from stream_cached.exceptions import (
     BrokenStreamError,
     ConfigurationError,
     StoreError,
+    StoreUnavailableError,
     StreamCachedError,
 )
 from stream_cached.plumbing import NotInKey, not_in_key
 from stream_cached.policy import BypassError, NotCached
+from stream_cached.store.fallback import health
 from stream_cached.store.memory import MemoryCache
 
 __all__ = [
@@ -17,11 +20,15 @@ __all__ = [
     "BypassError",
     "CachedEndpoint",
     "ConfigurationError",
+    "Health",
     "MemoryCache",
     "NotCached",
     "NotInKey",
+    "State",
     "StoreError",
+    "StoreUnavailableError",
     "StreamCachedError",
+    "health",
     "not_in_key",
     "stream_cached",
 ]

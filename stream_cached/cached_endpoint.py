@@ -31,15 +31,21 @@ class CachedEndpoint(Protocol[P, R_co]):
         """
         ...
 
-    async def invalidate(self, *, key: str | None = None) -> None:
+    async def invalidate(self, *, key: str | None = None) -> bool:
         """
         Let no response be served any more that was made, or began to be made, before.
+
+        While the store is away this is kept, and carried out before this process uses the store
+        again; other processes that still reach the store may serve the old response until then.
 
         Args:
             key: Only what is stored under this key, as `key` or `key_builder` gave it. Plain
                 values, which are in aiocache's own format, are invalidated by their key only.
 
+        Returns:
+            Whether it is carried out; False where it is kept for the store's return.
+
         Raises:
-            StoreError: The store failed; what it holds may still be served.
+            StoreError: The store does not take it; what it holds may still be served.
         """
         ...

@@ -1,34 +1,23 @@
-"""From a URL, a class, an alias or an instance to a cache, and to its store in the running loop."""
+"""From a URL, a class, an alias or an instance to a cache."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import copy
 import math
-import os
 import re
-import threading
-import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import aiocache
 from aiocache.base import BaseCache
 
+from stream_cached.clients import Clients, backend_class
 from stream_cached.exceptions import ConfigurationError
-from stream_cached.store import Store
-from stream_cached.store.aiocache import AiocacheStore
-from stream_cached.store.memcached import MemcachedStore
-from stream_cached.store.memory import MemoryCache, MemoryStore
-from stream_cached.store.redis import RedisStore
+from stream_cached.store.memory import MemoryCache
 
 #: Seconds that one operation of a store may take, unless the cache or its URL says otherwise.
 DEFAULT_TIMEOUT = 0.5
-
-#: What aiocache gives a cache for which nobody chose a time-out.
-_AIOCACHE_TIMEOUT = 5.0
 
 _POOL_SIZE = 64
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20}
@@ -36,166 +25,8 @@ _UNITS["gib"] = 2**30
 _EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "memcached": "memcached"}
 
 
-class _Told(float):
+class Told(float):
     """A time-out that somebody chose, also where it is the one that aiocache gives."""
-
-
-class Binding:
-    """
-    A cache as it was configured, and what the engine uses of it in the running loop.
-
-    Args:
-        cache: The user's cache; plugins see this one.
-    """
-
-    def __init__(self, cache: BaseCache) -> None:
-        self.cache: Any = cache
-        self._clients = _Clients.of(cache)
-        self._current: tuple[asyncio.AbstractEventLoop, int, Any, Store] | None = None
-
-    def _bound(self) -> tuple[asyncio.AbstractEventLoop, int, Any, Store]:
-        loop, pid = asyncio.get_running_loop(), os.getpid()
-        current = self._current
-        if current is None or current[0] is not loop or current[1] != pid:
-            cache = self._clients.in_loop(self.cache, loop, pid)
-            current = self._current = (loop, pid, cache, _store(cache))
-        return current
-
-    @property
-    def loop_cache(self) -> Any:
-        """The cache with a client that belongs to the running loop."""
-        return self._bound()[2]
-
-    @property
-    def store(self) -> Store:
-        """The store over the cache in the running loop."""
-        return self._bound()[3]
-
-    def public_ttl(self, ttl: float | None) -> Any:
-        """Return a ttl as the cache's public `set` takes it; memcached refuses fractions."""
-        store = self.store
-        return store.native_ttl(ttl) if isinstance(store, MemcachedStore) else ttl
-
-
-class _Clients:
-    """The clients of one cache: one for each process and event loop, since connections die with it.
-
-    The first loop uses the user's own cache; another one that runs at the same time gets a copy
-    with a client of its own. Once its loop is closed, or in a fork, the user's cache is given a new
-    client. A view of the cache (with another namespace, say) has the same clients.
-    """
-
-    _all: ClassVar[weakref.WeakKeyDictionary[Any, _Clients]] = weakref.WeakKeyDictionary()
-
-    def __init__(self) -> None:
-        self._fresh = True
-        self._owner: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
-        self._by_loop: dict[asyncio.AbstractEventLoop, Any] = {}
-        self._closers: dict[asyncio.AbstractEventLoop, AsyncIterator[None]] = {}
-        self._lock = threading.Lock()
-
-    @classmethod
-    def of(cls, cache: Any) -> _Clients:
-        """Return the clients of a cache, which all decorators over it share."""
-        return cls._all.setdefault(cache, cls())
-
-    @classmethod
-    def share(cls, cache: Any, view: Any) -> None:
-        """Let a view of the cache have its clients."""
-        cls._all[view] = cls.of(cache)
-
-    def in_loop(self, cache: Any, loop: asyncio.AbstractEventLoop, pid: int) -> Any:
-        """Return the cache, or view of it, as it is to be used in this loop of this process."""
-        make_client = _client_factory(cache)
-        if make_client is None:
-            return cache
-        with self._lock:
-            client = self._client(cache, make_client, loop, pid)
-            if self._owner is loop:
-                cache.client = client
-                return cache
-        clone = copy.copy(cache)
-        clone.client = client
-        return clone
-
-    def _client(
-        self, cache: Any, make: Callable[[], Any], loop: asyncio.AbstractEventLoop, pid: int
-    ) -> Any:
-        if pid != self._pid:
-            self._fresh, self._owner, self._pid = False, None, pid
-            self._by_loop, self._closers = {}, {}
-        for closed in [other for other in self._by_loop if other.is_closed()]:
-            del self._by_loop[closed], self._closers[closed]
-        if self._owner not in self._by_loop:
-            self._owner = loop
-        if loop not in self._by_loop:
-            self._by_loop[loop] = cache.client if self._fresh else make()
-            self._closers[loop] = _close_with_loop(self._by_loop[loop])
-            self._fresh = False
-        return self._by_loop[loop]
-
-
-def _close_with_loop(client: Any) -> AsyncIterator[None]:
-    """Let a client's connections be closed when the running loop ends.
-
-    `asyncio.run` (and with it uvicorn, anyio and Starlette's TestClient) closes the asynchronous
-    generators that its loop knows, by `loop.shutdown_asyncgens`; there is no other hook.
-    """
-
-    async def closer() -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await (client.aclose() if hasattr(client, "aclose") else client.close())
-
-    generator = closer()
-    # Its first step, which is what makes it known to the loop, awaits nothing.
-    with contextlib.suppress(StopIteration):
-        generator.__anext__().__await__().send(None)
-    return generator
-
-
-def _client_factory(cache: Any) -> Callable[[], Any] | None:
-    """Return what makes another client like the cache's own; None where it has no connections."""
-    redis_class, memcached_class = _backend("RedisCache"), _backend("MemcachedCache")
-    if redis_class is not None and isinstance(cache, redis_class.__mro__[1]):
-        return lambda: _redis_client(cache)
-    if memcached_class is not None and isinstance(cache, memcached_class.__mro__[1]):
-        return lambda: type(cache.client)(cache.endpoint, cache.port, pool_size=cache.pool_size)
-    return None
-
-
-def _redis_client(cache: Any) -> Any:
-    pool = cache.client.connection_pool
-    options = dict(pool.connection_kwargs)
-    if hasattr(pool, "queue_class"):
-        options |= {"timeout": pool.timeout, "queue_class": pool.queue_class}
-    twin = type(pool)(
-        connection_class=pool.connection_class, max_connections=pool.max_connections, **options
-    )
-    client = type(cache.client)(connection_pool=twin)
-    client.auto_close_connection_pool = True
-    return client
-
-
-def _backend(name: str) -> Any:
-    """Return a class that aiocache only has if its client library is installed."""
-    return getattr(aiocache, name, None)
-
-
-def _store(cache: Any) -> Store:
-    if isinstance(cache, MemoryCache):
-        return MemoryStore(cache)
-    timeout = cache.timeout or None
-    if timeout == _AIOCACHE_TIMEOUT and not isinstance(timeout, _Told):
-        timeout = DEFAULT_TIMEOUT
-    redis_class, memcached_class = _backend("RedisCache"), _backend("MemcachedCache")
-    if redis_class is not None and isinstance(cache, redis_class.__mro__[1]):
-        return RedisStore(cache, timeout)
-    if memcached_class is not None and isinstance(cache, memcached_class.__mro__[1]):
-        return MemcachedStore(cache, timeout)
-    return AiocacheStore(cache, timeout)
 
 
 # -- what the decorator is given --------------------------------------------------------------
@@ -273,10 +104,34 @@ def resolve_cache(
     )
 
 
+def resolve_fallback(fallback: object) -> MemoryCache | None:
+    """
+    Return the memory that stands in for a store; None where nothing is to.
+
+    Args:
+        fallback: A `memory://` URL, an alias of `caches.set_config`, a `MemoryCache`, or False.
+
+    Raises:
+        ConfigurationError: It is none of these, or nothing that is bounded.
+    """
+    if fallback is False:
+        return None
+    cache = fallback
+    if isinstance(fallback, str):
+        cache = _from_url(fallback) if "://" in fallback else resolve_alias(fallback)
+    if not isinstance(cache, MemoryCache):
+        raise ConfigurationError(
+            f"fallback={_without_secrets(repr(fallback))}: what stands in for a store is bounded, "
+            'and in this process: pass "memory://?max_bytes=64MiB", a MemoryCache or the alias of '
+            "one, or False to let requests go past the cache instead"
+        )
+    return cache
+
+
 def _mark(cache: Any, options: Mapping[str, Any]) -> Any:
     """Remember that a cache's time-out was among its options."""
     if "timeout" in options and cache.timeout is not None:
-        cache.timeout = _Told(cache.timeout)
+        cache.timeout = Told(cache.timeout)
     return cache
 
 
@@ -285,7 +140,7 @@ def _with(cache: Any, overrides: Mapping[str, Any]) -> Any:
     if not overrides:
         return cache
     view = copy.copy(cache)
-    _Clients.share(cache, view)
+    Clients.share(cache, view)
     for name, value in overrides.items():
         setattr(view, name, value)
     return view
@@ -479,7 +334,7 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
 
 
 def _installed(name: str, scheme: str) -> Any:
-    cache_class = _backend(name)
+    cache_class = backend_class(name)
     if cache_class is None:
         raise ValueError(f"its client is missing: pip install 'stream-cached[{_EXTRAS[scheme]}]'")
     return cache_class

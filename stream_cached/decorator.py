@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import (
@@ -13,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -25,18 +26,21 @@ from aiocache.base import SENTINEL
 from starlette.responses import Response
 
 from stream_cached.arguments import Arguments
+from stream_cached.binding import RETRY_INTERVAL, Backend, Binding
 from stream_cached.cached_endpoint import CachedEndpoint
-from stream_cached.config import Binding, resolve_alias, resolve_cache
+from stream_cached.config import resolve_alias, resolve_cache, resolve_fallback
 from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_heads
-from stream_cached.engine import Engine, Run, new_id
-from stream_cached.exceptions import ConfigurationError, StoreError
+from stream_cached.engine import Engine, Run
+from stream_cached.exceptions import ConfigurationError, StoreError, StoreUnavailableError
 from stream_cached.guard import TRACES, Guard
 from stream_cached.incoming import DisconnectShield, Incoming
+from stream_cached.invalidation import Invalidation
 from stream_cached.keys import version_key
 from stream_cached.notices import Notices
+from stream_cached.patience import Patience
 from stream_cached.policy import DEFAULT_STATUSES, BypassError, Finding, NotCached
 from stream_cached.recorder import VALUE_SIZE
-from stream_cached.resource import Foreign, Miss, Resource, Unstorable, renew_version
+from stream_cached.resource import Foreign, Miss, Resource, Unstorable
 from stream_cached.rules import (
     Authorized,
     check_arguments,
@@ -46,6 +50,7 @@ from stream_cached.rules import (
     require_function,
 )
 from stream_cached.store.aiocache import switched_off
+from stream_cached.store.memory import MemoryCache
 from stream_cached.tasks import spawn
 
 P = ParamSpec("P")
@@ -63,6 +68,26 @@ class _Function:
     arguments: Arguments
     engine: Engine
     notices: Notices
+    invalidation: Invalidation
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """The backend that a call uses, and how long that may still hold it up."""
+
+    function: _Function
+    backend: Backend
+    patience: Patience
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a call found under its key, and where."""
+
+    use: _Use
+    resource: Resource
+    found: Any
+    records: bool
 
 
 @dataclass(slots=True)
@@ -74,6 +99,7 @@ class _Call:
 
 
 _call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
+_use: ContextVar[_Use | None] = ContextVar("stream_cached_use", default=None)
 
 
 _NOTHING: Mapping[str, Callable[[Any], Any]] = MappingProxyType({})
@@ -120,6 +146,13 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         inline_max: Bytes of a record up to which it holds its body; 0 puts every body under chunk
             keys.
         finish_timeout: Seconds that a run goes on to be stored once its client has left.
+        timeout: Seconds that one operation of the store may take, None or 0 for no bound; without
+            it, what the cache says (0.5 unless somebody chose another).
+        fallback: What is used instead while the store is away: a `memory://` URL, an alias of
+            `caches.set_config`, or a `MemoryCache`. Equal URLs share one memory per process. False
+            lets requests go past the cache.
+        retry_interval: Seconds from the first ping of a store that is away to the second; they
+            double from ping to ping, up to 30.
         replay: `"fast"` merges the chunks of a hit, `"exact"` sends them one by one.
         authorized: What becomes of a request with Authorization. `"bypass"`: its answer is not
             stored unless the response allows it (RFC 9111, section 3.5); `"vary"`: there are
@@ -162,6 +195,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         max_variants: int = 64,
         inline_max: int | str = VALUE_SIZE,
         finish_timeout: float = 30.0,
+        timeout: float | None = SENTINEL,
+        fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
+        retry_interval: float = RETRY_INTERVAL,
         replay: Literal["fast", "exact"] = "fast",
         authorized: Authorized = "bypass",
         key_host: bool = True,
@@ -198,6 +234,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             max_variants=max_variants,
             inline_max=inline_max,
             finish_timeout=finish_timeout,
+            timeout=timeout,
+            retry_interval=retry_interval,
             replay=replay,
             authorized=authorized,
             key_host=key_host,
@@ -206,6 +244,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             key_ignore=key_ignore,
             unguarded=unguarded,
         )
+        self._fallback = fallback
+        if not isinstance(fallback, str) or "://" in fallback:
+            # An alias may be configured later.
+            resolve_fallback(fallback)
         # By identity: a callable instance need not be hashable.
         self._functions: dict[int, _Function] = {}
         self._binding: Binding | None = None
@@ -236,7 +278,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             rules=rules,
             notices=notices,
         )
-        self._functions[id(f)] = _Function(endpoint, arguments, engine, notices)
+        invalidation = Invalidation(engine, self.key, self._bound, self._ttl)
+        self._functions[id(f)] = _Function(endpoint, arguments, engine, notices, invalidation)
         self._notices = notices
         self._bind_early(notices)
         self._tell_of_twins(f, endpoint, notices)
@@ -252,8 +295,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 decorated.cache = self._bound().cache
             return await self.decorator(f, *args, **kwargs)
 
-        async def invalidate(*, key: str | None = None) -> None:
-            await self._invalidate(f, key)
+        async def invalidate(*, key: str | None = None) -> bool:
+            return switched_off() or await invalidation(key)
 
         async def cache_key(*args: Any, **kwargs: Any) -> str:
             return await self._cache_key(f, args, kwargs)
@@ -325,7 +368,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     def _bind(self, cache: Any) -> Binding:
         self.cache = cache
-        self._binding = Binding(cache)
+        self._binding = Binding(
+            cache,
+            fallback=functools.partial(resolve_fallback, self._fallback),
+            retry_interval=self._rules.retry_interval,
+            timeout=self._rules.timeout,
+        )
         return self._binding
 
     def _bound(self) -> Binding:
@@ -358,24 +406,19 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
             incoming = engine.incoming(request, keyed=self._keys_by_request())
             key = await self._key(f, function, incoming, args, kwargs)
-            resource = engine.resource(self._bound().store, key, incoming, self._ttl())
-            found = await self._find(function, resource, incoming, cache_read)
-            is_head = incoming is not None and incoming.is_head
-            records = cache_write and isinstance(found, Miss) and not is_head
-            function.notices.store_works("reading")
-            if records:
-                await resource.begin()
+            opened = await self._open(function, key, incoming, cache_read, cache_write)
         except BypassError as exc:
             return await self._go_past(function, incoming, args, kwargs, exc.findings)
         except StoreError as exc:
             function.notices.store_failed(exc, "reading")
             return await self._go_past(function, None, args, kwargs, [Finding(NotCached.STORE)])
+        resource, found = opened.resource, opened.found
         if isinstance(found, Unstorable):
             return engine.bypass(await function.endpoint.run(args, kwargs), found.detail)
         if not isinstance(found, Miss):
             return found
         fwd = _forwarded(found, cache_read)
-        if not records:
+        if not opened.records:
             return engine.unrecorded(await function.endpoint.run(args, kwargs), fwd)
         nothing = nullcontext(DisconnectShield())
         with incoming.shielded(next(iter(args), None)) if incoming else nothing as shield:
@@ -389,13 +432,15 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             if isinstance(result, Response):
                 recording = Run(
                     resource=resource,
+                    backend=opened.use.backend,
+                    patience=opened.use.patience,
                     incoming=incoming,
                     keyed=incoming is not None and self._keys_by_request(),
                     fwd=fwd,
                     wait=aiocache_wait_for_write,
                     shield=shield,
                     guard=guard,
-                    on_stored=functools.partial(self._after_set, function, key),
+                    on_stored=functools.partial(self._after_set, opened.use, key),
                 )
                 return await engine.record(result, recording)
         findings = engine.of_one_client((), incoming, guard)
@@ -403,11 +448,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             findings.append(Finding(NotCached.RESPONSE))
         if findings:
             return engine.pass_on(result, *findings)
-        write = self._store_value(function, resource, result)
+        with _using(opened.use):
+            write = spawn(self._store_value(function, resource, result))
         if aiocache_wait_for_write:
-            await write
-        else:
-            spawn(write)
+            await asyncio.wait({write}, timeout=opened.use.patience.left)
         return result
 
     def _guard(self, function: _Function, incoming: Incoming | None) -> Guard | None:
@@ -436,26 +480,65 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         more = function.engine.of_one_client(headers, incoming, guard) if by_argument else []
         return function.engine.pass_on(result, *findings, *more)
 
+    async def _open(
+        self,
+        function: _Function,
+        key: str,
+        incoming: Incoming | None,
+        read: bool,
+        write: bool,
+    ) -> _Opened:
+        """Find what stands under the key, in the store or in what stands in for it."""
+        binding = self._bound()
+        patience = Patience(binding.timeout)
+        use = _Use(function, await binding.backend(patience), patience)
+        try:
+            return await self._open_in(use, key, incoming, read, write)
+        except StoreUnavailableError:
+            use = _Use(function, binding.stand_in(), patience)
+            return await self._open_in(use, key, incoming, read, write)
+
+    async def _open_in(
+        self, use: _Use, key: str, incoming: Incoming | None, read: bool, write: bool
+    ) -> _Opened:
+        engine, backend = use.function.engine, use.backend
+        resource = engine.resource(backend.store, key, incoming, self._ttl())
+        with _using(use):
+            found = await self._find(use, resource, incoming, read)
+        is_head = incoming is not None and incoming.is_head
+        records = write and isinstance(found, Miss) and not is_head
+        if records:
+            await backend.within(use.patience, "look-up", resource.begin)
+        return _Opened(use, resource, found, records)
+
     async def _find(
-        self, function: _Function, resource: Resource, incoming: Incoming | None, read: bool
+        self, use: _Use, resource: Resource, incoming: Incoming | None, read: bool
     ) -> Any:
         """Return what is handed out, or why there is nothing."""
+        function, backend = use.function, use.backend
         if not read:
-            await resource.look_up()
+            await backend.within(use.patience, "look-up", resource.look_up)
             return Miss()
         started = time.monotonic()
-        found = await function.engine.look_up(resource, incoming)
+        look_up = functools.partial(
+            function.engine.look_up, resource, incoming, is_fallback=backend.is_fallback
+        )
+        found = await backend.within(use.patience, "look-up", look_up)
+        function.notices.store_works("reading")
         if incoming is not None and incoming.is_authorized and isinstance(found, Foreign | Miss):
             # A plain value can't say that it may answer another user's request.
             return Miss()
         if isinstance(found, Foreign):
+            distrust = function.invalidation.distrust
+            if not backend.is_fallback and distrust.refuses(resource.key, self._ttl()):
+                return Miss()
             value = await self.get_from_cache(resource.key)
             return Miss() if value is None else value
         if isinstance(found, Miss) and self._has_own_values:
             value = await self.get_from_cache(resource.key)
             found = found if value is None else value
         ret = found if isinstance(found, Response) else None
-        await self._hooks(function, "get", resource.key, took=time.monotonic() - started, ret=ret)
+        await self._hooks(use, "get", resource.key, took=time.monotonic() - started, ret=ret)
         return found
 
     # -- the key ----------------------------------------------------------------------------
@@ -544,20 +627,38 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     async def get_from_cache(self, key: str) -> Any:
         """Return a plain value by the cache's public `get`; None where there is none."""
         try:
-            return await self._bound().loop_cache.get(key)
+            use = await self._current_use()
+            return await use.backend.public(use.patience, "get", lambda: use.backend.cache.get(key))
+        except StoreError as exc:
+            self._notices.store_failed(exc, "reading")
         # As in aiocache: whatever the cache or the serializer raises is a miss.
         except Exception as exc:
             self._notices.warn(f"a plain value could not be read: {type(exc).__name__}")
-            return None
+        return None
 
     async def set_in_cache(self, key: str, value: Any) -> None:
         """Store a plain value by the cache's public `set`."""
-        binding = self._bound()
         try:
-            await binding.loop_cache.set(key, value, ttl=binding.public_ttl(self._ttl()))
+            use = await self._current_use()
+            backend, ttl = use.backend, use.backend.public_ttl(self._ttl())
+            patience = Patience(backend.timeout)
+            await backend.public(patience, "set", lambda: backend.cache.set(key, value, ttl=ttl))
+            if not backend.is_fallback:
+                use.function.invalidation.distrust.was_set(key)
+        except StoreError as exc:
+            self._notices.store_failed(exc, "writing")
         # As in aiocache: the caller gets its value all the same.
         except Exception as exc:
             self._notices.warn(f"a plain value could not be stored: {type(exc).__name__}")
+
+    async def _current_use(self) -> _Use:
+        """Return what the call uses in which a plain value is read or written."""
+        use = _use.get()
+        if use is None:
+            patience = Patience(self._bound().timeout)
+            function = next(iter(self._functions.values()))
+            use = _Use(function, await self._bound().backend(patience), patience)
+        return use
 
     async def _store_value(self, function: _Function, resource: Resource, value: Any) -> None:
         try:
@@ -570,13 +671,11 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     # -- plugins ----------------------------------------------------------------------------
 
-    async def _after_set(self, function: _Function, key: str) -> None:
-        function.notices.store_works("writing")
-        await self._hooks(function, "set", key, b"", took=0.0, ret=True)
+    async def _after_set(self, use: _Use, key: str) -> None:
+        use.function.notices.store_works("writing")
+        await self._hooks(use, "set", key, b"", took=0.0, ret=True)
 
-    async def _hooks(
-        self, function: _Function, command: str, *args: Any, took: float, ret: Any
-    ) -> None:
+    async def _hooks(self, use: _Use, command: str, *args: Any, took: float, ret: Any) -> None:
         """Call the plugins' hooks, which the direct calls of the store go past."""
         cache = self._bound().cache
         try:
@@ -586,21 +685,17 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 await getattr(plugin, f"post_{command}")(cache, *args, took=took, ret=ret)
         # The user's code: it watches the cache, and must not fail it.
         except Exception as exc:
-            function.notices.warn(f"a plugin raised {type(exc).__name__}")
+            use.function.notices.warn(f"a plugin raised {type(exc).__name__}")
 
-    # -- invalidation -----------------------------------------------------------------------
 
-    async def _invalidate(self, f: Callable[..., Any], key: str | None) -> None:
-        if switched_off():
-            return
-        function = self._functions[id(f)]
-        store, ttl = self._bound().store, self._ttl()
-        if key is None:
-            lifetimes = function.engine.lifetimes(ttl)
-            await renew_version(store, function.engine.version, new_id(), lifetimes)
-            key = self.key
-        if key is not None:
-            await function.engine.resource(store, key, None, ttl).revoke()
+@contextmanager
+def _using(use: _Use) -> Iterator[None]:
+    """Let plain values be read from and written to what this call uses."""
+    token = _use.set(use)
+    try:
+        yield
+    finally:
+        _use.reset(token)
 
 
 def _given(guard: Guard | None, args: Any, kwargs: Any) -> Any:

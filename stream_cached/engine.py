@@ -14,6 +14,7 @@ from typing import Any, cast
 from starlette.requests import HTTPConnection
 from starlette.responses import Response, StreamingResponse
 
+from stream_cached.binding import Backend
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError, StoreError
 from stream_cached.flight import COMMIT_WAIT, Flight, Source
@@ -21,6 +22,7 @@ from stream_cached.guard import Guard, Terms
 from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.keys import header_values
 from stream_cached.notices import Notices
+from stream_cached.patience import Patience
 from stream_cached.policy import (
     Finding,
     NotCached,
@@ -41,12 +43,18 @@ from stream_cached.store import Store
 from stream_cached.tasks import spawn
 from stream_cached.watched import plain_scope
 
+#: Said of what comes from, or goes to, the memory that stands in for a store.
+_FALLBACK = "fallback"
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """What one run of the endpoint answers, and where it is recorded."""
 
     resource: Resource
+    backend: Backend
+    patience: Patience
+    """How long the store may still hold up the first byte."""
     incoming: Incoming | None
     keyed: bool
     """Whether the headers of `vary` are part of the resource's key."""
@@ -143,9 +151,16 @@ class Engine:
 
     # -- a hit ------------------------------------------------------------------------------
 
-    async def look_up(self, resource: Resource, incoming: Incoming | None) -> Found | Response:
+    async def look_up(
+        self, resource: Resource, incoming: Incoming | None, *, is_fallback: bool
+    ) -> Found | Response:
         """
         Find what stands under the key; a hit comes as the response to be sent.
+
+        Args:
+            resource: What is asked for.
+            incoming: The request.
+            is_fallback: Whether the store stands in for another one, which the response then says.
 
         Raises:
             StoreError: The store failed.
@@ -157,7 +172,8 @@ class Engine:
             age = time.time() - found.entry.stored_at
             if not may_be_shared(found.entry.headers, age):
                 return Miss()
-        headers = [*found.entry.headers, _cache_status(hit=True)]
+        detail = _FALLBACK if is_fallback else ""
+        headers = [*found.entry.headers, _cache_status(hit=True, detail=detail)]
         replay = Replay(resource, found.key, found.entry)
         if not await replay.open():
             return Miss()
@@ -246,7 +262,7 @@ class Engine:
         findings = self._why_not_stored(status, headers, run)
         if not findings:
             recorder = self._recorder(entry, run, headers)
-            cache_status = _cache_status(fwd=run.fwd, stored=True)
+            cache_status = _stored(run)
         else:
             recorder = None
             self._notices.not_cached(*findings)
@@ -255,6 +271,7 @@ class Engine:
             source,
             recorder,
             max_ahead=self._rules.max_ahead,
+            commit_wait=_shorter(COMMIT_WAIT, run.backend.timeout),
             finish_timeout=self._rules.finish_timeout,
             background=background,
             on_unshared=run.shield.reveal,
@@ -279,10 +296,8 @@ class Engine:
         recorder.feed(bytes(response.body))
         write = spawn(_commit(recorder))
         if run.wait:
-            await asyncio.wait({write}, timeout=COMMIT_WAIT)
-        return _with_header(
-            response, _cache_status(fwd=run.fwd, stored=True), headers=entry.headers
-        )
+            await asyncio.wait({write}, timeout=_shorter(COMMIT_WAIT, run.patience.left))
+        return _with_header(response, _stored(run), headers=entry.headers)
 
     def _why_not_stored(self, status: int, headers: RawHeaders, run: Run) -> list[Finding]:
         findings = self.of_one_client(headers, run.incoming, run.guard)
@@ -365,6 +380,15 @@ async def _commit(recorder: Recorder) -> None:
 def new_id() -> bytes:
     """Return a random id: of a run, an index or a version."""
     return secrets.token_bytes(ID_SIZE)
+
+
+def _shorter(seconds: float, other: float | None) -> float:
+    return seconds if other is None else min(seconds, other)
+
+
+def _stored(run: Run) -> tuple[bytes, bytes]:
+    detail = _FALLBACK if run.backend.is_fallback else ""
+    return _cache_status(fwd=run.fwd, stored=True, detail=detail)
 
 
 def _cache_status(**parts: Any) -> tuple[bytes, bytes]:

@@ -3,8 +3,9 @@ What this library raises.
 
     StreamCachedError
       ConfigurationError    a mistake in how the decorator is used
-      StoreError            a store failed or did not answer in time; a request is answered
-                          without it, only `invalidate` lets it through
+      StoreError            a store can't do what it was asked for; a request is answered
+                            without it, only `invalidate` lets it through
+        StoreUnavailableError   it can't be reached, did not answer in time, or refuses
       BrokenStreamError     a body can't be completed: the connection has to break
 """
 
@@ -20,7 +21,11 @@ class ConfigurationError(StreamCachedError, ValueError):
 
 
 class StoreError(StreamCachedError):
-    """An operation of a store failed or timed out; the cause is chained."""
+    """An operation of a store failed; the cause is chained."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store can't be reached, did not answer in time, or refuses what any store does."""
 
 
 class BrokenStreamError(StreamCachedError):

@@ -33,7 +33,7 @@ STORE_TURN = 0.005
 _TURNS_TO_SOCKET = 12
 _TURNS_TO_READER = 48
 
-#: Seconds that the end of a stream waits for its entry to become visible.
+#: Seconds that the end of a stream waits for its entry to become visible, at the most.
 COMMIT_WAIT = 1.0
 
 
@@ -97,6 +97,7 @@ class Flight:
         max_ahead: Bytes that the source may be ahead of its fastest reader.
         finish_timeout: Seconds that a run may go on which nobody reads any more, while it is
             stored; one that is not stored ends at once.
+        commit_wait: Seconds that the end of the stream waits for its entry to become visible.
         background: What belongs to the run and is done after a complete one.
         on_unshared: Called once the run is its own client's only: no longer stored, or over.
     """
@@ -108,6 +109,7 @@ class Flight:
         *,
         max_ahead: int,
         finish_timeout: float,
+        commit_wait: float = COMMIT_WAIT,
         background: Callable[[], Awaitable[None]] | None = None,
         on_unshared: Callable[[], object] = lambda: None,
     ) -> None:
@@ -116,6 +118,7 @@ class Flight:
         self._source = source
         self._recorder = recorder
         self._max_ahead = max_ahead
+        self.commit_wait = commit_wait
         self._finish_timeout = finish_timeout
         self._background = background
         self._tail = _Link(b"")
@@ -336,7 +339,7 @@ class Flight:
             self._close(end)
             await self._recorder.discard()
             return
-        timer = asyncio.get_running_loop().call_later(COMMIT_WAIT, self._close, end)
+        timer = asyncio.get_running_loop().call_later(self.commit_wait, self._close, end)
         try:
             await self._recorder.commit()
         finally:
@@ -408,11 +411,11 @@ class Reader:
         """Leave the flight, as an asynchronous generator is closed."""
         self.close()
 
-    async def ended(self, timeout: float) -> None:
-        """Wait until the flight has ended, for `timeout` seconds at most."""
+    async def ended(self) -> None:
+        """Wait until the flight has ended, for as long as that may wait for its entry at most."""
         self._flight.start()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._flight.commit_wait):
                 await self._flight.ended()
 
     async def take(self) -> list[bytes]:
@@ -476,5 +479,5 @@ class Reader:
             self._left -= len(chunk)
             if self._left == 0 and chunk:
                 # For its client this is the end, which waits for the commit.
-                await self.ended(COMMIT_WAIT)
+                await self.ended()
         return chunk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+from stream_cached.exceptions import StoreUnavailableError
 from stream_cached.policy import Finding, NotCached, explained
 
 logger = logging.getLogger("stream_cached")
@@ -63,6 +64,9 @@ class Notices:
 
     def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
+        if isinstance(cause, StoreUnavailableError):
+            # That is said once for all endpoints, by whoever pings it.
+            return
         if self._failing.get(doing) != str(cause):
             self._failing[doing] = str(cause)
             logger.warning(

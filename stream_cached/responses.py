@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError
-from stream_cached.flight import COMMIT_WAIT, Flight, Reader
+from stream_cached.flight import Flight, Reader
 from stream_cached.incoming import DisconnectShield
 from stream_cached.policy import content_length
 from stream_cached.replay import Replay
@@ -79,7 +79,7 @@ class LiveResponse(StreamingResponse):
         async with _watch_client(scope, receive, self._reader.close):
             if declared == 0 or self.status_code == 204:
                 # For its client the head is the end, which waits for the commit.
-                await self._reader.ended(COMMIT_WAIT)
+                await self._reader.ended()
             await send(_start(self.status_code, self.raw_headers))
             while chunks := await self._reader.take():
                 for part in [b"".join(chunks)] if self._merge else chunks:
@@ -87,7 +87,7 @@ class LiveResponse(StreamingResponse):
                     if part and sent == declared:
                         # For its client this is the end: the last byte waits for the commit.
                         await send(_body(part[:-1], more=True))
-                        await self._reader.ended(COMMIT_WAIT)
+                        await self._reader.ended()
                         await send(_body(part[-1:], more=True))
                     else:
                         await send(_body(part, more=True))

@@ -42,6 +42,8 @@ class Rules:
     max_variants: int
     inline_max: int
     finish_timeout: float
+    timeout: float | None
+    retry_interval: float
     exact: bool
     authorized: Authorized
     key_host: bool
@@ -62,6 +64,8 @@ def make_rules(
     max_variants: int,
     inline_max: int | str,
     finish_timeout: float,
+    timeout: float | None,
+    retry_interval: float,
     replay: Literal["fast", "exact"],
     authorized: Authorized,
     key_host: bool,
@@ -94,6 +98,8 @@ def make_rules(
         max_variants=_size("max_variants", max_variants, least=1),
         inline_max=min(VALUE_SIZE, _size("inline_max", inline_max, least=0)),
         finish_timeout=_seconds("finish_timeout", finish_timeout),
+        timeout=_timeout(timeout),
+        retry_interval=_seconds("retry_interval", retry_interval),
         exact=replay == "exact",
         authorized=authorized,
         key_host=key_host,
@@ -141,6 +147,13 @@ def _seconds(name: str, value: Any) -> float:
         f"{name}={value!r}: pass a number of seconds above 0",
     )
     return float(value)
+
+
+def _timeout(value: Any) -> Any:
+    """Return a time-out that is one; as in aiocache, None and 0 are no bound."""
+    if value is SENTINEL or value is None or (type(value) in (int, float) and value == 0):
+        return value
+    return _seconds("timeout", value)
 
 
 def _size(name: str, value: Any, *, least: int) -> int:

@@ -19,6 +19,8 @@ from tests.http_client import RawResponse
 CHUNK = 100_000
 MISS = "stream-cached; fwd=uri-miss; stored"
 HIT = "stream-cached; hit"
+FALLBACK_MISS = f'{MISS}; detail="fallback"'
+FALLBACK_HIT = f'{HIT}; detail="fallback"'
 
 _SEGMENT = re.compile(r":[0-9a-f]{32}:\d+$")
 

@@ -31,6 +31,7 @@ from tests.asgi import get
 from tests.conftest import Serve
 from tests.http_client import fetch
 from tests.logs import warnings
+from tests.process import HOST
 from tests.servers import MemcachedServer, RedisServer
 
 HIT = "stream-cached; hit"
@@ -355,10 +356,11 @@ def refuse(key: str, namespace: str | None = None) -> str:
 
 @pytest.mark.parametrize("kind", [MemoryCache, aiocache.SimpleMemoryCache, aiocache.RedisCache])
 def test_a_cache_that_can_not_build_its_keys_is_answered_without(
-    kind: type[Any], caplog: pytest.LogCaptureFixture
+    kind: type[Any], redis_server: RedisServer, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def make() -> Any:
-        return kind(key_builder=refuse)
+        options = {"endpoint": HOST, "port": redis_server.port} if "Redis" in str(kind) else {}
+        return kind(key_builder=refuse, **options)
 
     async def test() -> None:
         runs = itertools.count()

@@ -11,7 +11,8 @@ import aiocache
 import pytest
 from aiocache.serializers import PickleSerializer
 
-from stream_cached.config import DEFAULT_TIMEOUT, Binding, resolve_cache
+from stream_cached.binding import Binding
+from stream_cached.config import DEFAULT_TIMEOUT, resolve_cache
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.store.aiocache import AiocacheStore
 from tests.process import HOST
@@ -34,8 +35,8 @@ def view(request: pytest.FixtureRequest, namespace: str) -> View:
 
 
 async def works(binding: Binding, value: bytes = b"value") -> None:
-    await binding.store.set_many([("key", value)], 60)
-    assert await binding.store.get_many(["key"]) == [value]
+    await binding.primary.store.set_many([("key", value)], 60)
+    assert await binding.primary.store.get_many(["key"]) == [value]
 
 
 def in_thread(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -62,7 +63,7 @@ def test_settings_of_a_decorator_need_no_client_of_their_own_in_any_loop(view: V
     async def clients() -> set[int]:
         for binding in (plain, *views):
             await works(binding)
-        return {id(binding.loop_cache.client) for binding in (plain, *views)}
+        return {id(binding.primary.cache.client) for binding in (plain, *views)}
 
     for _ in range(3):
         assert len(asyncio.run(clients())) == 1
@@ -80,7 +81,7 @@ def test_the_cache_that_the_user_has_works_in_each_new_loop(view: View) -> None:
 
     async def by_both() -> None:
         await works(binding)
-        assert binding.loop_cache is binding.cache
+        assert binding.primary.cache is binding.cache
         assert await binding.cache.set("public", "value")
         assert await binding.cache.get("public") == "value"
 
@@ -111,7 +112,7 @@ def test_views_of_one_cache_keep_their_namespaces_in_every_loop(view: View) -> N
     async def apart() -> None:
         await works(one, b"one")
         await works(other, b"other")
-        assert await one.store.get_many(["key"]) == [b"one"]
+        assert await one.primary.store.get_many(["key"]) == [b"one"]
 
     async def both() -> None:
         await apart()
@@ -123,8 +124,8 @@ def test_views_of_one_cache_keep_their_namespaces_in_every_loop(view: View) -> N
 
 def timeout_of(binding: Binding) -> float | None:
     async def timeout() -> float | None:
-        assert isinstance(binding.store, AiocacheStore)
-        return binding.store.timeout
+        assert isinstance(binding.primary.store, AiocacheStore)
+        return binding.primary.store.timeout
 
     return asyncio.run(timeout())
 

@@ -537,11 +537,11 @@ def test_a_loop_that_ends_leaves_the_others_their_connections(on_server: dict[st
 
 def clients_of(app: Router) -> int:
     """The identity of the client that the running loop uses."""
-    from stream_cached.config import Binding
+    from stream_cached.binding import Binding
 
     (route,) = app.routes
     assert isinstance(route, Route)
-    return id(Binding(route.endpoint.cache).loop_cache.client)  # type: ignore[attr-defined]
+    return id(Binding(route.endpoint.cache).primary.cache.client)  # type: ignore[attr-defined]
 
 
 _FORK = """
@@ -660,6 +660,6 @@ def test_a_socket_in_the_file_system_is_an_address(unix_url: str, namespace: str
 
 
 def test_a_server_that_is_not_there_costs_the_entry_only(caplog: pytest.LogCaptureFixture) -> None:
-    app = router(cache="unix:///no/such/socket")
+    app = router(cache="unix:///no/such/socket", fallback=False)
     assert asyncio.run(twice(app)) == [BYPASS, BYPASS]
     assert len(caplog.records) == 1

@@ -16,7 +16,7 @@ import aiocache
 import pytest
 from aiocache.base import BaseCache
 
-from stream_cached.exceptions import StoreError
+from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.store import FOREIGN, Store
 from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.memcached import MemcachedStore
@@ -668,7 +668,7 @@ async def test_a_memcached_that_is_gone_is_a_store_error_until_it_is_back(
 
 CLOSING_SERVER = """
 import asyncio, sys
-from stream_cached.exceptions import StoreError
+from stream_cached.exceptions import StoreError, StoreUnavailableError
 from tests.test_store_contract import OPERATIONS, memcached_store
 
 async def close(reader, writer):
@@ -869,7 +869,7 @@ async def test_calls_that_time_out_leave_the_connections_in_step(slow: Slow) -> 
         results = await asyncio.gather(
             *(operation(store) for operation in OPERATIONS.values()), return_exceptions=True
         )
-        assert [type(result) for result in results] == [StoreError] * len(OPERATIONS)
+        assert [type(result) for result in results] == [StoreUnavailableError] * len(OPERATIONS)
         slow.proxy.delay = 0
         store.timeout = 1
         await is_in_step(store)
@@ -883,7 +883,7 @@ async def test_calls_whose_reply_is_lost_leave_the_connections_in_step(slow: Slo
         results = await asyncio.gather(
             *(store.get_many([name]) for name in NAMES), return_exceptions=True
         )
-        assert [type(result) for result in results] == [StoreError] * len(NAMES)
+        assert [type(result) for result in results] == [StoreUnavailableError] * len(NAMES)
         slow.proxy.swallow = False
         store.timeout = 1
         await is_in_step(store)

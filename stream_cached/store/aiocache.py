@@ -7,15 +7,16 @@ of our own, with the cache's `build_key` and namespace.
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from aiocache.base import BaseCache
 
-from stream_cached.exceptions import StoreError
+from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.store import as_bytes
+from stream_cached.store.operations import Operations
 
 T = TypeVar("T")
 
@@ -27,13 +28,20 @@ class AiocacheStore:
     Args:
         cache: The cache, used by the event loop that runs now.
         timeout: Seconds that one operation may take, None for no bound.
+        operations: Those that are under way on the same server.
     """
 
     capacity: int | None = None
 
-    def __init__(self, cache: BaseCache, timeout: float | None) -> None:
+    #: What the backend's client raises where the server can't be reached.
+    lost: tuple[type[Exception], ...] = (OSError, EOFError)
+
+    def __init__(
+        self, cache: BaseCache, timeout: float | None, operations: Operations | None = None
+    ) -> None:
         self.cache: Any = cache
         self.timeout = timeout
+        self.operations = operations or Operations()
 
     def native_key(self, key: str) -> Any:
         """Return the key as the backend wants it, in the cache's namespace."""
@@ -49,26 +57,31 @@ class AiocacheStore:
         """Return the ttl as the backend's `_set` wants it."""
         return ttl
 
-    async def _run(self, name: str, operation: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(self.timeout):
-                return await operation
-        except TimeoutError as exc:
-            raise StoreError(f"{name}: no answer within {self.timeout} s") from exc
-        except StoreError:
-            raise
-        # At the border to a store: whatever a backend raises means that it failed.
-        except Exception as exc:
-            raise StoreError(f"{name}: {type(exc).__name__}") from exc
+    def concerns_value(self, exc: Exception) -> bool:
+        """Whether a failure is about one key or value, and says nothing about the server."""
+        return False
+
+    async def _run(self, name: str, begin: Callable[[], Awaitable[T]]) -> T:
+        async def translated() -> T:
+            try:
+                return await begin()
+            except StoreError:
+                raise
+            # At the border to a store: whatever a backend raises means that it failed.
+            except Exception as exc:
+                cls = StoreError if self.concerns_value(exc) else StoreUnavailableError
+                raise cls(f"{name}: {type(exc).__name__}") from exc
+
+        return await self.operations.run(name, translated, self.timeout)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         natives = [self.native_key(key) for key in keys]
         if not natives:
             return []
         if len(natives) == 1:
-            values = [await self._run("get", self.cache._get(natives[0], encoding=None))]
+            values = [await self._run("get", partial(self.cache._get, natives[0], encoding=None))]
         else:
-            values = await self._run("get", self._multi_get(natives))
+            values = await self._run("get", partial(self._multi_get, natives))
         return [as_bytes(value) for value in values]
 
     async def _multi_get(self, natives: Sequence[Any]) -> list[Any]:
@@ -79,7 +92,7 @@ class AiocacheStore:
             for key, value in items:
                 await self._set(self.native_key(key), value, ttl)
 
-        await self._run("set", set_each())
+        await self._run("set", set_each)
 
     async def _set(self, native: Any, value: bytes, ttl: float | None) -> None:
         done = await self.cache._set(native, value, ttl=self.native_ttl(ttl))
@@ -95,32 +108,34 @@ class AiocacheStore:
                 return False
             return True
 
-        return await self._run("add", add())
+        return await self._run("add", add)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
-        operation = self.cache._set(
-            self.native_key(key), value, ttl=self.native_ttl(ttl), _cas_token=expected
-        )
-        return bool(await self._run("compare and set", operation))
+        native, seconds = self.native_key(key), self.native_ttl(ttl)
+        swap = partial(self.cache._set, native, value, ttl=seconds, _cas_token=expected)
+        return bool(await self._run("compare and set", swap))
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         async def touch_each() -> int:
             seconds = 0 if ttl is None else self.native_ttl(ttl)
             return sum([bool(await self.cache._expire(self.native_key(k), seconds)) for k in keys])
 
-        return await self._run("touch", touch_each())
+        return await self._run("touch", touch_each)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         async def delete_each() -> None:
             for key in keys:
                 await self.cache._delete(self.native_key(key))
 
-        await self._run("delete", delete_each())
+        await self._run("delete", delete_each)
 
     async def ping(self) -> None:
-        await self._run("ping", self.cache._exists(self.native_key("ping")))
+        await self._run("ping", partial(self.cache._exists, self.native_key("ping")))
+
+    async def reconnect(self) -> None:
+        """Close the idle connections: those to a server that was restarted are dead."""
 
 
 def switched_off() -> bool:

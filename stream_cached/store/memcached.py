@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from aiocache.base import BaseCache
+from aiomcache.exceptions import ClientException, ValidationException
 
 from stream_cached.keys import MEMCACHED_LIMIT, for_memcached
 from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.operations import Operations
 
 #: memcached takes a larger number for a date (seconds since the epoch).
 _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
@@ -25,8 +28,10 @@ T = TypeVar("T")
 class MemcachedStore(AiocacheStore):
     """Over aiocache's memcached backend: short keys, whole seconds, calls side by side."""
 
-    def __init__(self, cache: BaseCache, timeout: float | None) -> None:
-        super().__init__(cache, timeout)
+    def __init__(
+        self, cache: BaseCache, timeout: float | None, operations: Operations | None = None
+    ) -> None:
+        super().__init__(cache, timeout, operations)
         client = self.cache.client
         client._execute_simple_command = _simple_command
         if not isinstance(client._pool, _Pool):
@@ -53,23 +58,27 @@ class MemcachedStore(AiocacheStore):
             seconds += math.ceil(time.time())
         return min(seconds, _MEMCACHED_LAST)
 
-    async def _run(self, name: str, operation: Awaitable[T]) -> T:
-        return await super()._run(name, self._in_step(operation))
+    def concerns_value(self, exc: Exception) -> bool:
+        too_large = isinstance(exc, ClientException) and "too large" in str(exc)
+        return too_large or isinstance(exc, ValidationException)
 
-    async def _in_step(self, operation: Awaitable[T]) -> T:
+    async def _run(self, name: str, begin: Callable[[], Awaitable[T]]) -> T:
+        return await super()._run(name, partial(self._in_step, begin))
+
+    async def _in_step(self, begin: Callable[[], Awaitable[T]]) -> T:
         """Drop the idle connections where a call is cancelled before its reply was read.
 
         aiomcache puts such a connection back, and its next user would read that reply.
         """
         try:
-            return await operation
+            return await begin()
         except asyncio.CancelledError:
             await self.cache.client.close()
             raise
 
-    async def _run_all(self, name: str, operations: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    async def _run_all(self, name: str, begins: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         async def run_all() -> list[T]:
-            running = map(self._in_step, operations)
+            running = map(self._in_step, begins)
             results = await asyncio.gather(*running, return_exceptions=True)
             # Raised only now: what goes on behind a failure could undo what comes after it.
             for result in results:
@@ -77,7 +86,7 @@ class MemcachedStore(AiocacheStore):
                     raise result
             return cast("list[T]", results)
 
-        return await self._run(name, run_all())
+        return await self._run(name, run_all)
 
     async def _multi_get(self, natives: Sequence[Any]) -> list[Any]:
         # aiomcache refuses a key that is there twice.
@@ -86,29 +95,35 @@ class MemcachedStore(AiocacheStore):
         return [found[native] for native in natives]
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
-        await self._run_all("set", [self._set(self.native_key(k), v, ttl) for k, v in items])
+        sets = [partial(self._set, self.native_key(key), value, ttl) for key, value in items]
+        await self._run_all("set", sets)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
         native = self.native_key(key)
         client = self.cache.client
-        current, token = await self._run("compare and set", client.gets(native))
+        current, token = await self._run("compare and set", partial(client.gets, native))
         if token is None or current != expected:
             return False
-        operation = client.cas(native, value, token, exptime=self.native_ttl(ttl))
-        return bool(await self._run("compare and set", operation))
+        swap = partial(client.cas, native, value, token, exptime=self.native_ttl(ttl))
+        return bool(await self._run("compare and set", swap))
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         seconds = self.native_ttl(ttl)
-        touches = [self.cache.client.touch(self.native_key(key), seconds) for key in keys]
+        client = self.cache.client
+        touches = [partial(client.touch, self.native_key(key), seconds) for key in keys]
         return sum(await self._run_all("touch", touches))
 
     async def delete_many(self, keys: Sequence[str]) -> None:
-        await self._run_all("delete", [self.cache._delete(self.native_key(key)) for key in keys])
+        deletes = [partial(self.cache._delete, self.native_key(key)) for key in keys]
+        await self._run_all("delete", deletes)
 
     async def ping(self) -> None:
-        await self._run("ping", self.cache.client.version())
+        await self._run("ping", self.cache.client.version)
+
+    async def reconnect(self) -> None:
+        await self._run("reconnect", self.cache.client.close)
 
 
 class _Pool:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stream_cached.store.aiocache import AiocacheStore
 
 
 class RedisStore(AiocacheStore):
     """Over aiocache's Redis backend: many keys in one round trip, ttls in milliseconds."""
+
+    lost = (OSError, EOFError, RedisConnectionError, RedisTimeoutError)
+
+    def concerns_value(self, exc: Exception) -> bool:
+        return isinstance(exc, ResponseError) and str(exc).startswith("WRONGTYPE")
 
     def native_key(self, key: str) -> Any:
         native = super().native_key(key)
@@ -24,22 +34,20 @@ class RedisStore(AiocacheStore):
         pipeline = self.cache.client.pipeline(transaction=False)
         for key, value in items:
             pipeline.set(self.native_key(key), value, px=px)
-        await self._run("set", pipeline.execute())
+        await self._run("set", pipeline.execute)
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
-        operation = self.cache.client.set(
-            self.native_key(key), value, px=self.native_ttl(ttl), nx=True
-        )
-        return bool(await self._run("add", operation))
+        native, px = self.native_key(key), self.native_ttl(ttl)
+        set_missing = partial(self.cache.client.set, native, value, px=px, nx=True)
+        return bool(await self._run("add", set_missing))
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
         expiry = () if ttl is None else ("PX", self.native_ttl(ttl))
-        operation = self.cache.client.eval(
-            self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry
-        )
-        return bool(await self._run("compare and set", operation))
+        script = (self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry)
+        swap = partial(self.cache.client.eval, *script)
+        return bool(await self._run("compare and set", swap))
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         px = self.native_ttl(ttl)
@@ -51,12 +59,17 @@ class RedisStore(AiocacheStore):
                 pipeline.exists(self.native_key(key))
             else:
                 pipeline.pexpire(self.native_key(key), px)
-        found = await self._run("touch", pipeline.execute())
+        found = await self._run("touch", pipeline.execute)
         return sum(map(bool, found[1::2] if px is None else found))
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         if keys:
-            await self._run("delete", self.cache.client.delete(*map(self.native_key, keys)))
+            natives = map(self.native_key, keys)
+            await self._run("delete", partial(self.cache.client.delete, *natives))
 
     async def ping(self) -> None:
-        await self._run("ping", self.cache.client.ping())
+        await self._run("ping", self.cache.client.ping)
+
+    async def reconnect(self) -> None:
+        pool = self.cache.client.connection_pool
+        await self._run("reconnect", partial(pool.disconnect, inuse_connections=False))

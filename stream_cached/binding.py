@@ -1,0 +1,260 @@
+"""What a decorator uses of its cache in the running loop: the cache itself, or what stands in."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aiocache
+from aiocache.base import SENTINEL, BaseCache
+
+from stream_cached.clients import Clients, address_of, is_memcached, is_redis
+from stream_cached.config import DEFAULT_TIMEOUT, Told
+from stream_cached.exceptions import StoreUnavailableError
+from stream_cached.patience import Patience
+from stream_cached.store import Store
+from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.fallback import Switch
+from stream_cached.store.memory import MemoryCache, MemoryStore
+from stream_cached.store.operations import Operations
+
+T = TypeVar("T")
+
+#: What aiocache gives a cache for which nobody chose a time-out.
+_AIOCACHE_TIMEOUT = 5.0
+
+#: Seconds until the second ping of an outage.
+RETRY_INTERVAL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """
+    A cache that is used in the running loop: a request stays with the one that it began with.
+
+    Args:
+        cache: Its public interface, for plain values.
+        store: What the engine speaks to.
+        is_fallback: Whether it stands in for another one.
+    """
+
+    cache: Any
+    store: Store
+    is_fallback: bool = False
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one operation may take; None without a bound, or where none can hang."""
+        return self.store.timeout if isinstance(self.store, AiocacheStore) else None
+
+    async def within(self, patience: Patience, name: str, begin: Callable[[], Awaitable[T]]) -> T:
+        """
+        Await what a request needs before its first byte.
+
+        Args:
+            patience: What is left of the time for that.
+            name: What to call it in errors.
+            begin: Begins it.
+
+        Raises:
+            StoreError: The store failed, or there was no time left.
+        """
+        if not isinstance(self.store, AiocacheStore):
+            return await begin()
+        with patience.spent() as left:
+            return await self.store.operations.run(name, begin, left)
+
+    async def public(self, patience: Patience, name: str, begin: Callable[[], Awaitable[T]]) -> T:
+        """
+        Await a call of the cache's public interface, in which the user's code runs as well.
+
+        Raises:
+            StoreUnavailableError: The store can't be reached, or did not answer in time.
+            Exception: What a serializer or a plugin raises.
+        """
+        store = self.store
+        if not isinstance(store, AiocacheStore):
+            return await begin()
+
+        async def translated() -> T:
+            try:
+                return await begin()
+            except store.lost as exc:
+                raise StoreUnavailableError(f"{name}: {type(exc).__name__}") from exc
+
+        return await self.within(patience, name, translated)
+
+    def public_ttl(self, ttl: float | None) -> Any:
+        """Return a ttl as the cache's public `set` takes it; memcached refuses fractions."""
+        store = self.store
+        if isinstance(store, AiocacheStore) and is_memcached(self.cache):
+            return store.native_ttl(ttl)
+        return ttl
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A cache in one loop of one process."""
+
+    loop: asyncio.AbstractEventLoop
+    pid: int
+    backend: Backend
+    probe: AiocacheStore | None
+    """The server as it is pinged, and as invalidations are carried out while it is away."""
+
+
+class Binding:
+    """
+    A cache as it was configured, and what the engine uses of it in the running loop.
+
+    Args:
+        cache: The user's cache; plugins see this one.
+        fallback: Returns what stands in for it while its server is away, None where requests then
+            go past the cache; called at the first use, when aliases are configured.
+        retry_interval: Seconds until the second ping of an outage.
+        timeout: Seconds that one operation may take, None or 0 for no bound; without it, what the
+            cache says.
+    """
+
+    def __init__(
+        self,
+        cache: BaseCache,
+        *,
+        fallback: Callable[[], MemoryCache | None] = lambda: None,
+        retry_interval: float = RETRY_INTERVAL,
+        timeout: float | None = SENTINEL,
+    ) -> None:
+        self.cache: Any = cache
+        self._clients = Clients.of(cache)
+        self._timeout = timeout
+        self._find_fallback = fallback
+        self._fallback: MemoryCache | None = None
+        self._stand_in: tuple[int, Backend] | None = None
+        self._bound_now: _Bound | None = None
+        self.switch: Switch | None = None
+        if not isinstance(cache, MemoryCache | aiocache.SimpleMemoryCache.__mro__[1]):
+            self.switch = Switch.of(*address_of(cache), retry_interval)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one operation may take; None for no bound, or where none can hang."""
+        return self._bound().backend.timeout
+
+    @property
+    def primary(self) -> Backend:
+        """The cache that was configured, whether its server is there or not."""
+        return self._bound().backend
+
+    async def backend(self, patience: Patience) -> Backend:
+        """
+        Return what a request uses: the cache, or what stands in for it while its server is away.
+
+        Args:
+            patience: How long the first ping may take.
+
+        Raises:
+            StoreUnavailableError: The server is away, and nothing stands in for it.
+        """
+        return self.primary if await self.is_used(patience) else self.stand_in()
+
+    async def is_used(self, patience: Patience) -> bool:
+        """
+        Say whether the cache that was configured is used.
+
+        Args:
+            patience: How long the first ping may take.
+        """
+        bound, switch = self._bound(), self.switch
+        if switch is None or bound.probe is None:
+            return True
+        with patience.spent():
+            return await switch.is_used(bound.probe)
+
+    def stand_in(self) -> Backend:
+        """
+        Return what stands in for the cache, for a request that is answered without it.
+
+        Raises:
+            StoreUnavailableError: Nothing does.
+        """
+        assert self.switch is not None
+        self.switch.count_request()
+        backend = self.fallback
+        if backend is None:
+            raise StoreUnavailableError("the store is away")
+        return backend
+
+    @property
+    def fallback(self) -> Backend | None:
+        """What stands in for the cache during the last outage; None where nothing does."""
+        if self.switch is None or self._fallback is None:
+            return None
+        # What an earlier outage left may have been invalidated since: each has keys of its own.
+        outage = self.switch.outages
+        if self._stand_in is None or self._stand_in[0] != outage:
+            # Two servers may have the same keys.
+            prefix = f"{self.switch.number}.{outage}"
+            self._stand_in = outage, self._made_stand_in(self._fallback, prefix)
+        return self._stand_in[1]
+
+    @property
+    def probe(self) -> Store:
+        """The store, also while it is away."""
+        bound = self._bound()
+        return bound.backend.store if bound.probe is None else bound.probe
+
+    def _made_stand_in(self, memory: MemoryCache, prefix: str) -> Backend:
+        view = copy.copy(memory)
+        view.namespace = f"{prefix}:{self.cache.namespace or ''}:"
+        view.serializer, view.plugins, view.ttl = (
+            self.cache.serializer,
+            self.cache.plugins,
+            self.cache.ttl,
+        )
+        return Backend(view, MemoryStore(view), is_fallback=True)
+
+    # -- in the running loop ----------------------------------------------------------------
+
+    def _bound(self) -> _Bound:
+        loop, pid = asyncio.get_running_loop(), os.getpid()
+        bound = self._bound_now
+        if bound is None or bound.loop is not loop or bound.pid != pid:
+            bound = self._bound_now = self._bind(loop, pid)
+        return bound
+
+    def _bind(self, loop: asyncio.AbstractEventLoop, pid: int) -> _Bound:
+        self._fallback = self._find_fallback()
+        cache = self._clients.in_loop(self.cache, loop, pid)
+        if isinstance(cache, MemoryCache):
+            return _Bound(loop, pid, Backend(cache, MemoryStore(cache)), None)
+        timeout = self._seconds(cache)
+        if self.switch is None:
+            return _Bound(loop, pid, Backend(cache, _store(cache, timeout, Operations())), None)
+        probe = _store(cache, timeout, Operations())
+        store = _store(cache, timeout, self.switch.operations(probe))
+        return _Bound(loop, pid, Backend(cache, store), probe)
+
+    def _seconds(self, cache: Any) -> float | None:
+        if self._timeout is not SENTINEL:
+            return self._timeout or None
+        timeout = cache.timeout or None
+        if timeout == _AIOCACHE_TIMEOUT and not isinstance(timeout, Told):
+            return DEFAULT_TIMEOUT
+        return timeout
+
+
+def _store(cache: Any, timeout: float | None, operations: Operations) -> AiocacheStore:
+    # Their modules import clients that may not be installed.
+    if is_redis(cache):
+        from stream_cached.store.redis import RedisStore
+
+        return RedisStore(cache, timeout, operations)
+    if is_memcached(cache):
+        from stream_cached.store.memcached import MemcachedStore
+
+        return MemcachedStore(cache, timeout, operations)
+    return AiocacheStore(cache, timeout, operations)

@@ -1,0 +1,233 @@
+"""One server and the memory that stands in for it: a switch between the two, worked by pings."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from stream_cached.availability import Availability, Health, State
+from stream_cached.debts import Creditor, Debts
+from stream_cached.exceptions import StoreError, StoreUnavailableError
+from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.operations import Operations
+from stream_cached.tasks import spawn
+
+logger = logging.getLogger("stream_cached")
+
+#: A key that is set to see whether a store takes anything: one that is full or read-only answers
+#: pings, too. It expires at once.
+_PROBE_KEY = "stream-cached:probe"
+_PROBE_TTL = 0.001
+
+#: Seconds by which a ping may be late, or take, before another event loop asks: the one that was
+#: to has ended.
+_OVERDUE = 30.0
+
+_numbers = itertools.count(1)
+
+_switches: weakref.WeakValueDictionary[tuple[object, ...], Switch] = weakref.WeakValueDictionary()
+
+
+class Switch:
+    """
+    Whether one server is used, for everything in this process that uses it.
+
+    Args:
+        name: Its address, without credentials.
+        retry_interval: Seconds until the second ping of an outage.
+        chance: Returns a number from 0 to 1 at random.
+    """
+
+    def __init__(
+        self, name: str, retry_interval: float, chance: Callable[[], float] = random.random
+    ) -> None:
+        self.name = name
+        self.number = next(_numbers)
+        self.debts = Debts()
+        self._availability = Availability(retry_interval, time.monotonic())
+        self._chance = chance
+        self._lock = threading.Lock()
+        self._operations: weakref.WeakSet[Operations] = weakref.WeakSet()
+        self._first: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._due = 0.0
+
+    @classmethod
+    def of(cls, name: str, identity: tuple[object, ...], retry_interval: float) -> Switch:
+        """Return the one switch of a server; of several intervals the shortest counts."""
+        switch = _switches.get(identity)
+        if switch is None:
+            switch = _switches[identity] = cls(name, retry_interval)
+        known = switch._availability
+        known.retry_interval = min(known.retry_interval, retry_interval)
+        return switch
+
+    def operations(self, probe: AiocacheStore) -> Operations:
+        """
+        Return the operations of one client of the server: a failure turns the switch.
+
+        Args:
+            probe: The server as it is pinged then.
+        """
+        operations = Operations(self._is_away, lambda failure: self._lost(str(failure), probe))
+        self._operations.add(operations)
+        return operations
+
+    @property
+    def outages(self) -> int:
+        """How many times the server has gone away."""
+        return self._availability.outages
+
+    @property
+    def health(self) -> Health:
+        """Its state."""
+        known = self._availability
+        return Health(
+            store=self.name,
+            state=known.state,
+            seconds=time.monotonic() - known.since,
+            requests=known.requests,
+            cause=known.cause,
+            invalidations=len(self.debts),
+        )
+
+    async def is_used(self, probe: AiocacheStore) -> bool:
+        """
+        Say whether the server is used; ping it where nobody has yet.
+
+        Args:
+            probe: The server as it is pinged, in the running loop.
+        """
+        known = self._availability
+        if known.state is State.UNTRIED:
+            await self._ask_first(probe)
+        elif known.state is State.AWAY and self._is_overdue():
+            self._ask_later(probe)
+        return known.state is State.AVAILABLE
+
+    def count_request(self) -> None:
+        """Note that a request is answered without the server."""
+        self._availability.requests += 1
+
+    # -- the first ping ---------------------------------------------------------------------
+
+    async def _ask_first(self, probe: AiocacheStore) -> None:
+        """Ping once for all that wait for it in this loop."""
+        loop = asyncio.get_running_loop()
+        if self._first is None or self._first.get_loop() is not loop or self._first.done():
+            self._first = spawn(self._introduce(probe))
+        await asyncio.wait({self._first})
+
+    async def _introduce(self, probe: AiocacheStore) -> None:
+        try:
+            await probe.ping()
+        except StoreError as exc:
+            self._lost(str(exc), probe)
+        else:
+            if self._availability.state is State.UNTRIED:
+                self._availability.answered(time.monotonic())
+
+    # -- going away -------------------------------------------------------------------------
+
+    def _is_away(self) -> bool:
+        return self._availability.state is State.AWAY
+
+    def _lost(self, cause: str, probe: AiocacheStore) -> None:
+        with self._lock:
+            if not self._availability.lost(cause, time.monotonic()):
+                return
+        logger.warning(
+            "%s is away (%s): requests are answered without it until it is back", self.name, cause
+        )
+        for operations in tuple(self._operations):
+            operations.give_up()
+        self._ask_later(probe)
+
+    # -- coming back ------------------------------------------------------------------------
+
+    def _ask_later(self, probe: AiocacheStore) -> None:
+        self._loop = asyncio.get_running_loop()
+        delay = self._availability.next_ping(self._chance())
+        self._due = time.monotonic() + delay + _OVERDUE
+        self._loop.call_later(delay, lambda: spawn(self._ask(probe)))
+
+    def _is_overdue(self) -> bool:
+        """Whether nobody asks any more: the loop that was to has ended."""
+        return self._loop is None or self._loop.is_closed() or time.monotonic() > self._due
+
+    async def _ask(self, probe: AiocacheStore) -> None:
+        try:
+            await probe.reconnect()
+            await probe.ping()
+            await probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL)
+            while not self._turned_back():
+                await self.debts.settle()
+        except StoreError:
+            self._availability.failed_again()
+            self._ask_later(probe)
+
+    def _turned_back(self) -> bool:
+        """Use the server again, unless something is owed to it."""
+        known, now = self._availability, time.monotonic()
+        with self._lock:
+            if self.debts:
+                return False
+            if known.state is State.AVAILABLE:
+                return True
+            seconds = now - known.since
+            known.answered(now)
+        logger.info(
+            "%s is back after %.1f s; %d requests were answered without it",
+            self.name,
+            seconds,
+            known.requests,
+        )
+        return True
+
+    # -- invalidation -----------------------------------------------------------------------
+
+    async def invalidate(self, creditor: Creditor, key: str | None, *, used: bool) -> bool:
+        """
+        Carry out an invalidation, or keep it until the server is back.
+
+        Args:
+            creditor: Who carries it out.
+            key: What it is about, None for everything.
+            used: Whether the server is used, so that it can be carried out at once.
+
+        Returns:
+            Whether it was carried out.
+
+        Raises:
+            StoreError: The server does not take it, and is not to blame.
+        """
+        with self._lock:
+            # Beforehand: a ping that is answered now carries it out.
+            ticket = self.debts.owe(creditor, key)
+        if not used:
+            return False
+        try:
+            await creditor.carry_out(key, away=False)
+        except StoreUnavailableError:
+            return False
+        except StoreError:
+            self.debts.paid(creditor, key, ticket)
+            raise
+        self.debts.paid(creditor, key, ticket)
+        return True
+
+
+def health() -> list[Health]:
+    """
+    Return the state of each store that this process uses over a network.
+
+    A store that is away is asked again by itself; nothing needs to be done about it here.
+    """
+    states = [switch.health for switch in tuple(_switches.values())]
+    return sorted(states, key=lambda state: state.store)

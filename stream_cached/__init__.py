@@ -10,6 +10,7 @@ from stream_cached.exceptions import (
     StoreUnavailableError,
     StreamCachedError,
 )
+from stream_cached.fallback_cache import FallbackCache
 from stream_cached.plumbing import NotInKey, not_in_key
 from stream_cached.policy import BypassError, NotCached
 from stream_cached.store.fallback import health
@@ -20,6 +21,7 @@ __all__ = [
     "BypassError",
     "CachedEndpoint",
     "ConfigurationError",
+    "FallbackCache",
     "Health",
     "MemoryCache",
     "NotCached",

@@ -15,10 +15,14 @@ MAX_KEYS = 10_000
 _AT_ONCE = 32
 
 
+#: A key of the engine, or one of a backend.
+Key = str | bytes
+
+
 class Creditor(Protocol):
     """Whose invalidations are kept."""
 
-    async def carry_out(self, key: str | None, *, away: bool) -> None:
+    async def carry_out(self, key: Key | None, *, away: bool) -> None:
         """
         Invalidate what the store holds.
 
@@ -47,13 +51,13 @@ class Debts:
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
         self._max_keys = max_keys
-        self._owed: dict[Creditor, dict[str | None, int]] = {}
+        self._owed: dict[Creditor, dict[Key | None, int]] = {}
         self._tickets = itertools.count()
 
     def __len__(self) -> int:
         return sum(map(len, self._owed.values()))
 
-    def owe(self, creditor: Creditor, key: str | None) -> int:
+    def owe(self, creditor: Creditor, key: Key | None) -> int:
         """Keep an invalidation, of one key or (None) of everything; return its ticket."""
         keys = self._owed.setdefault(creditor, {})
         keys[key] = ticket = next(self._tickets)
@@ -63,7 +67,7 @@ class Debts:
             self._owed[largest] = {None: next(self._tickets)}
         return ticket
 
-    def paid(self, creditor: Creditor, key: str | None, ticket: int) -> None:
+    def paid(self, creditor: Creditor, key: Key | None, ticket: int) -> None:
         """Forget what was carried out, unless the same is owed anew."""
         keys = self._owed.get(creditor, {})
         if keys.get(key) == ticket:
@@ -100,14 +104,14 @@ class Distrust:
         self._clock = clock
         self._max_keys = max_keys
         self._since: float | None = None
-        self._set_since: OrderedDict[str, None] = OrderedDict()
+        self._set_since: OrderedDict[Key, None] = OrderedDict()
 
     def begin(self) -> None:
         """Trust nothing that is there by now."""
         self._since = self._clock()
         self._set_since.clear()
 
-    def refuses(self, key: str, ttl: float | None) -> bool:
+    def refuses(self, key: Key, ttl: float | None) -> bool:
         """
         Say whether a value may be one that was invalidated.
 
@@ -122,7 +126,7 @@ class Distrust:
             return False
         return key not in self._set_since
 
-    def was_set(self, key: str) -> None:
+    def was_set(self, key: Key) -> None:
         """Note that this process has set a value."""
         if self._since is not None:
             self._set_since[key] = None

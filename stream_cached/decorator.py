@@ -32,6 +32,7 @@ from stream_cached.config import resolve_alias, resolve_cache, resolve_fallback
 from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_heads
 from stream_cached.engine import Engine, Run
 from stream_cached.exceptions import ConfigurationError, StoreError, StoreUnavailableError
+from stream_cached.fallback_cache import FallbackCache
 from stream_cached.guard import TRACES, Guard
 from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.invalidation import Invalidation
@@ -150,7 +151,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             it, what the cache says (0.5 unless somebody chose another).
         fallback: What is used instead while the store is away: a `memory://` URL, an alias of
             `caches.set_config`, or a `MemoryCache`. Equal URLs share one memory per process. False
-            lets requests go past the cache.
+            lets requests go past the cache. A `FallbackCache` has its own.
         retry_interval: Seconds from the first ping of a store that is away to the second; they
             double from ping to ping, up to 30.
         replay: `"fast"` merges the chunks of a hit, `"exact"` sends them one by one.
@@ -368,6 +369,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     def _bind(self, cache: Any) -> Binding:
         self.cache = cache
+        if isinstance(cache, FallbackCache):
+            self._binding = cache.binding(self._rules.timeout)
+            return self._binding
         self._binding = Binding(
             cache,
             fallback=functools.partial(resolve_fallback, self._fallback),

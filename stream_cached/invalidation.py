@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from stream_cached.binding import Binding
-from stream_cached.debts import Distrust
+from stream_cached.debts import Distrust, Key
 from stream_cached.engine import Engine, new_id
 from stream_cached.patience import Patience
 from stream_cached.resource import renew_version
@@ -61,8 +61,9 @@ class Invalidation:
             await self._revoke(binding.fallback.store, key)
         return done
 
-    async def carry_out(self, key: str | None, *, away: bool) -> None:
+    async def carry_out(self, key: Key | None, *, away: bool) -> None:
         """Invalidate what the store itself holds."""
+        assert not isinstance(key, bytes)
         binding = self._binding()
         await self._revoke(binding.probe if away else binding.primary.store, key)
 

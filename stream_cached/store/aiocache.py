@@ -61,11 +61,30 @@ class AiocacheStore:
         """Whether a failure is about one key or value, and says nothing about the server."""
         return False
 
-    async def _run(self, name: str, begin: Callable[[], Awaitable[T]]) -> T:
+    async def call(
+        self,
+        name: str,
+        begin: Callable[[], Awaitable[T]],
+        passes: tuple[type[Exception], ...] = (),
+    ) -> T:
+        """
+        Await a call of the backend, under the time-out of one operation.
+
+        Args:
+            name: What to call it in errors.
+            begin: Begins it.
+            passes: What it may raise that is an answer, and no failure.
+
+        Raises:
+            StoreError: It failed.
+        """
+
         async def translated() -> T:
             try:
                 return await begin()
             except StoreError:
+                raise
+            except passes:
                 raise
             # At the border to a store: whatever a backend raises means that it failed.
             except Exception as exc:
@@ -79,9 +98,9 @@ class AiocacheStore:
         if not natives:
             return []
         if len(natives) == 1:
-            values = [await self._run("get", partial(self.cache._get, natives[0], encoding=None))]
+            values = [await self.call("get", partial(self.cache._get, natives[0], encoding=None))]
         else:
-            values = await self._run("get", partial(self._multi_get, natives))
+            values = await self.call("get", partial(self._multi_get, natives))
         return [as_bytes(value) for value in values]
 
     async def _multi_get(self, natives: Sequence[Any]) -> list[Any]:
@@ -92,7 +111,7 @@ class AiocacheStore:
             for key, value in items:
                 await self._set(self.native_key(key), value, ttl)
 
-        await self._run("set", set_each)
+        await self.call("set", set_each)
 
     async def _set(self, native: Any, value: bytes, ttl: float | None) -> None:
         done = await self.cache._set(native, value, ttl=self.native_ttl(ttl))
@@ -108,31 +127,31 @@ class AiocacheStore:
                 return False
             return True
 
-        return await self._run("add", add)
+        return await self.call("add", add)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
         native, seconds = self.native_key(key), self.native_ttl(ttl)
         swap = partial(self.cache._set, native, value, ttl=seconds, _cas_token=expected)
-        return bool(await self._run("compare and set", swap))
+        return bool(await self.call("compare and set", swap))
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         async def touch_each() -> int:
             seconds = 0 if ttl is None else self.native_ttl(ttl)
             return sum([bool(await self.cache._expire(self.native_key(k), seconds)) for k in keys])
 
-        return await self._run("touch", touch_each)
+        return await self.call("touch", touch_each)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         async def delete_each() -> None:
             for key in keys:
                 await self.cache._delete(self.native_key(key))
 
-        await self._run("delete", delete_each)
+        await self.call("delete", delete_each)
 
     async def ping(self) -> None:
-        await self._run("ping", partial(self.cache._exists, self.native_key("ping")))
+        await self.call("ping", partial(self.cache._exists, self.native_key("ping")))
 
     async def reconnect(self) -> None:
         """Close the idle connections: those to a server that was restarted are dead."""

@@ -9,10 +9,11 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from stream_cached.availability import Availability, Health, State
-from stream_cached.debts import Creditor, Debts
+from stream_cached.debts import Creditor, Debts, Key
 from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.operations import Operations
@@ -192,7 +193,22 @@ class Switch:
 
     # -- invalidation -----------------------------------------------------------------------
 
-    async def invalidate(self, creditor: Creditor, key: str | None, *, used: bool) -> bool:
+    @contextmanager
+    def owing(self, creditor: Creditor, key: Key | None) -> Iterator[None]:
+        """Keep an invalidation unless it is carried out within, or can't be at all."""
+        with self._lock:
+            # Beforehand: a ping that is answered meanwhile carries it out.
+            ticket = self.debts.owe(creditor, key)
+        try:
+            yield
+        except StoreUnavailableError:
+            raise
+        except BaseException:
+            self.debts.paid(creditor, key, ticket)
+            raise
+        self.debts.paid(creditor, key, ticket)
+
+    async def invalidate(self, creditor: Creditor, key: Key | None, *, used: bool) -> bool:
         """
         Carry out an invalidation, or keep it until the server is back.
 
@@ -207,19 +223,13 @@ class Switch:
         Raises:
             StoreError: The server does not take it, and is not to blame.
         """
-        with self._lock:
-            # Beforehand: a ping that is answered now carries it out.
-            ticket = self.debts.owe(creditor, key)
-        if not used:
-            return False
         try:
-            await creditor.carry_out(key, away=False)
+            with self.owing(creditor, key):
+                if not used:
+                    raise StoreUnavailableError("the store is away")
+                await creditor.carry_out(key, away=False)
         except StoreUnavailableError:
             return False
-        except StoreError:
-            self.debts.paid(creditor, key, ticket)
-            raise
-        self.debts.paid(creditor, key, ticket)
         return True
 
 

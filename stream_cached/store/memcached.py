@@ -62,8 +62,13 @@ class MemcachedStore(AiocacheStore):
         too_large = isinstance(exc, ClientException) and "too large" in str(exc)
         return too_large or isinstance(exc, ValidationException)
 
-    async def _run(self, name: str, begin: Callable[[], Awaitable[T]]) -> T:
-        return await super()._run(name, partial(self._in_step, begin))
+    async def call(
+        self,
+        name: str,
+        begin: Callable[[], Awaitable[T]],
+        passes: tuple[type[Exception], ...] = (),
+    ) -> T:
+        return await super().call(name, partial(self._in_step, begin), passes)
 
     async def _in_step(self, begin: Callable[[], Awaitable[T]]) -> T:
         """Drop the idle connections where a call is cancelled before its reply was read.
@@ -86,7 +91,7 @@ class MemcachedStore(AiocacheStore):
                     raise result
             return cast("list[T]", results)
 
-        return await self._run(name, run_all)
+        return await self.call(name, run_all)
 
     async def _multi_get(self, natives: Sequence[Any]) -> list[Any]:
         # aiomcache refuses a key that is there twice.
@@ -103,11 +108,11 @@ class MemcachedStore(AiocacheStore):
     ) -> bool:
         native = self.native_key(key)
         client = self.cache.client
-        current, token = await self._run("compare and set", partial(client.gets, native))
+        current, token = await self.call("compare and set", partial(client.gets, native))
         if token is None or current != expected:
             return False
         swap = partial(client.cas, native, value, token, exptime=self.native_ttl(ttl))
-        return bool(await self._run("compare and set", swap))
+        return bool(await self.call("compare and set", swap))
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         seconds = self.native_ttl(ttl)
@@ -120,10 +125,10 @@ class MemcachedStore(AiocacheStore):
         await self._run_all("delete", deletes)
 
     async def ping(self) -> None:
-        await self._run("ping", self.cache.client.version)
+        await self.call("ping", self.cache.client.version)
 
     async def reconnect(self) -> None:
-        await self._run("reconnect", self.cache.client.close)
+        await self.call("reconnect", self.cache.client.close)
 
 
 class _Pool:

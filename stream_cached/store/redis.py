@@ -34,12 +34,12 @@ class RedisStore(AiocacheStore):
         pipeline = self.cache.client.pipeline(transaction=False)
         for key, value in items:
             pipeline.set(self.native_key(key), value, px=px)
-        await self._run("set", pipeline.execute)
+        await self.call("set", pipeline.execute)
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
         native, px = self.native_key(key), self.native_ttl(ttl)
         set_missing = partial(self.cache.client.set, native, value, px=px, nx=True)
-        return bool(await self._run("add", set_missing))
+        return bool(await self.call("add", set_missing))
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
@@ -47,7 +47,7 @@ class RedisStore(AiocacheStore):
         expiry = () if ttl is None else ("PX", self.native_ttl(ttl))
         script = (self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry)
         swap = partial(self.cache.client.eval, *script)
-        return bool(await self._run("compare and set", swap))
+        return bool(await self.call("compare and set", swap))
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         px = self.native_ttl(ttl)
@@ -59,17 +59,17 @@ class RedisStore(AiocacheStore):
                 pipeline.exists(self.native_key(key))
             else:
                 pipeline.pexpire(self.native_key(key), px)
-        found = await self._run("touch", pipeline.execute)
+        found = await self.call("touch", pipeline.execute)
         return sum(map(bool, found[1::2] if px is None else found))
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         if keys:
             natives = map(self.native_key, keys)
-            await self._run("delete", partial(self.cache.client.delete, *natives))
+            await self.call("delete", partial(self.cache.client.delete, *natives))
 
     async def ping(self) -> None:
-        await self._run("ping", self.cache.client.ping)
+        await self.call("ping", self.cache.client.ping)
 
     async def reconnect(self) -> None:
         pool = self.cache.client.connection_pool
-        await self._run("reconnect", partial(pool.disconnect, inuse_connections=False))
+        await self.call("reconnect", partial(pool.disconnect, inuse_connections=False))

@@ -1,0 +1,279 @@
+"""An aiocache cache for which memory stands in: for `caches.set_config` and plain `@cached`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+from aiocache.base import SENTINEL, BaseCache
+
+from stream_cached.binding import RETRY_INTERVAL, Backend, Binding
+from stream_cached.clients import Clients
+from stream_cached.config import resolve_alias, resolve_cache, resolve_fallback
+from stream_cached.debts import Creditor, Distrust, Key
+from stream_cached.exceptions import ConfigurationError, StoreUnavailableError
+from stream_cached.patience import Patience
+from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.memory import MemoryCache
+
+#: How aiocache's caches say that a key is there already, that a value is no number, and the like.
+_ANSWERS = (TypeError, ValueError)
+
+
+class FallbackCache(BaseCache):  # type: ignore[misc]
+    """
+    A cache over another one, the primary. While its server is away, memory stands in.
+
+    What is deleted meanwhile is deleted from the primary before that is used again, and so is what
+    is set: there it is older.
+
+    Args:
+        primary: A URL, an alias of `caches.set_config`, a class, or an instance.
+        fallback: What stands in for it: a `memory://` URL, an alias, or a `MemoryCache`. Equal URLs
+            share one memory per process. False lets calls fail with `StoreUnavailableError`.
+        retry_interval: Seconds from the first ping of a server that is away to the second; they
+            double from ping to ping, up to 30.
+        timeout: Seconds that one operation of the primary may take, None or 0 for no bound; without
+            it, what the primary says (0.5 unless somebody chose another).
+        serializer: Instead of the primary's own.
+        plugins: Instead of the primary's own.
+        namespace: Instead of the primary's own.
+        key_builder: Instead of the primary's own.
+        ttl: Instead of the primary's own.
+        kwargs: Those of a `primary` that is a class.
+
+    Raises:
+        ConfigurationError: Something in this can't work.
+    """
+
+    NAME = "fallback"
+
+    def __init__(
+        self,
+        serializer: Any = None,
+        *,
+        primary: Any,
+        fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
+        retry_interval: float = RETRY_INTERVAL,
+        timeout: float | None = SENTINEL,
+        plugins: Any = None,
+        namespace: str | None = None,
+        key_builder: Callable[..., Any] | None = None,
+        ttl: float | None = SENTINEL,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(primary, str) and "://" not in primary:
+            self.primary = resolve_alias(primary)
+        else:
+            self.primary = resolve_cache(primary, options=kwargs)
+        if isinstance(self.primary, FallbackCache):
+            raise ConfigurationError("primary= is a FallbackCache: use that one itself")
+        super().__init__(
+            serializer=serializer or self.primary.serializer,
+            plugins=plugins or self.primary.plugins,
+            namespace=self.primary.namespace if namespace is None else namespace,
+            key_builder=key_builder,
+            # The operations have one; this one would cut the fallback's turn short.
+            timeout=None,
+            ttl=self.primary.ttl if ttl is SENTINEL else ttl,
+        )
+        self.fallback = resolve_fallback(fallback)
+        self.retry_interval = retry_interval
+        self.operation_timeout = timeout
+        self._binding = self.binding()
+        self._deleted = _Deleted(self._binding)
+        self._overwritten = _Overwritten(self._binding)
+        self._cleared = _Cleared(self._binding)
+
+    def binding(self, timeout: float | None = SENTINEL) -> Binding:
+        """Return what an engine uses of it: the primary with these settings, and the fallback."""
+        view = copy.copy(self.primary)
+        Clients.share(self.primary, view)
+        view.namespace, view.serializer, view.plugins, view.ttl = (
+            *(self.namespace, self.serializer, self.plugins),
+            self.ttl,
+        )
+        return Binding(
+            view,
+            fallback=lambda: self.fallback,
+            retry_interval=self.retry_interval,
+            timeout=self.operation_timeout if timeout is SENTINEL else timeout,
+        )
+
+    def _build_key(self, key: str, namespace: str | None = None) -> Any:
+        return self.primary.build_key(key, self.namespace if namespace is None else namespace)
+
+    # -- one call ---------------------------------------------------------------------------
+
+    async def _call(self, name: str, key: Any, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
+        """
+        Call a method of the primary or, while that is away, of the fallback.
+
+        Returns:
+            What it returned, and whether it was the primary's.
+        """
+        backend = await self._binding.backend(Patience(self._binding.timeout))
+        if not backend.is_fallback:
+            try:
+                return await self._on_primary(backend, name, key, *args, **kwargs), True
+            except StoreUnavailableError:
+                backend = self._binding.stand_in()
+        prefix = backend.cache.namespace
+        return await getattr(backend.cache, name)(_prefixed(prefix, key), *args, **kwargs), False
+
+    async def _on_primary(
+        self, backend: Backend, name: str, key: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if "ttl" in kwargs:
+            kwargs["ttl"] = backend.public_ttl(kwargs["ttl"])
+        begin = partial(getattr(backend.cache, name), key, *args, **kwargs)
+        if isinstance(backend.store, AiocacheStore):
+            return await backend.store.call(name[1:], begin, _ANSWERS)
+        return await begin()
+
+    def _refuses(self, key: Key, on_primary: bool) -> bool:
+        return on_primary and self._deleted.distrust.refuses(key, self.ttl)
+
+    def _was_set(self, key: Key, on_primary: bool) -> None:
+        if on_primary:
+            self._deleted.distrust.was_set(key)
+        elif self._binding.switch is not None:
+            self._binding.switch.debts.owe(self._overwritten, key)
+
+    async def _invalidate(self, creditor: Creditor, name: str, key: Any) -> Any:
+        """Call a method that deletes; what the primary does not do now, it has to do later."""
+        switch = self._binding.switch
+        if switch is None:
+            return (await self._call(name, key))[0]
+        with contextlib.suppress(StoreUnavailableError), switch.owing(creditor, key):
+            backend = await self._binding.backend(Patience(self._binding.timeout))
+            if backend.is_fallback:
+                raise StoreUnavailableError("the store is away")
+            return await self._on_primary(backend, name, key)
+        if self._binding.fallback is None:
+            return 0
+        cache = self._binding.stand_in().cache
+        return await getattr(cache, name)(_prefixed(cache.namespace, key))
+
+    # -- what aiocache asks of a cache ------------------------------------------------------
+
+    async def _get(self, key: Key, encoding: str | None = "utf-8", _conn: Any = None) -> Any:
+        value, on_primary = await self._call("_get", key, encoding=encoding)
+        return None if self._refuses(key, on_primary) else value
+
+    async def _gets(self, key: Key, encoding: str | None = "utf-8", _conn: Any = None) -> Any:
+        return (await self._call("_gets", key, encoding=encoding))[0]
+
+    async def _multi_get(
+        self, keys: Sequence[Key], encoding: str | None = "utf-8", _conn: Any = None
+    ) -> list[Any]:
+        values, on_primary = await self._call("_multi_get", list(keys), encoding=encoding)
+        pairs = zip(keys, values, strict=True)
+        return [None if self._refuses(key, on_primary) else value for key, value in pairs]
+
+    async def _exists(self, key: Key, _conn: Any = None) -> bool:
+        exists, on_primary = await self._call("_exists", key)
+        return bool(exists) and not self._refuses(key, on_primary)
+
+    async def _set(
+        self,
+        key: Key,
+        value: Any,
+        ttl: float | None = None,
+        _cas_token: Any = None,
+        _conn: Any = None,
+    ) -> Any:
+        done, on_primary = await self._call("_set", key, value, ttl=ttl, _cas_token=_cas_token)
+        if done:
+            self._was_set(key, on_primary)
+        return done
+
+    async def _multi_set(
+        self, pairs: Sequence[tuple[Key, Any]], ttl: float | None = None, _conn: Any = None
+    ) -> Any:
+        done, on_primary = await self._call("_multi_set", list(pairs), ttl=ttl)
+        for key, _ in pairs:
+            self._was_set(key, on_primary)
+        return done
+
+    async def _add(self, key: Key, value: Any, ttl: float | None = None, _conn: Any = None) -> Any:
+        done, on_primary = await self._call("_add", key, value, ttl=ttl)
+        self._was_set(key, on_primary)
+        return done
+
+    async def _increment(self, key: Key, delta: int, _conn: Any = None) -> Any:
+        return (await self._call("_increment", key, delta))[0]
+
+    async def _expire(self, key: Key, ttl: float, _conn: Any = None) -> Any:
+        return (await self._call("_expire", key, ttl))[0]
+
+    async def _delete(self, key: Key, _conn: Any = None) -> Any:
+        return await self._invalidate(self._deleted, "_delete", key)
+
+    async def _clear(self, namespace: str | None = None, _conn: Any = None) -> Any:
+        return await self._invalidate(self._cleared, "_clear", namespace)
+
+    async def _raw(self, command: str, *args: Any, _conn: Any = None, **kwargs: Any) -> Any:
+        backend = await self._binding.backend(Patience(self._binding.timeout))
+        if backend.is_fallback:
+            raise StoreUnavailableError(f"{command}: the store is away")
+        return await self._on_primary(backend, "_raw", command, *args, **kwargs)
+
+    async def _redlock_release(self, key: Key, value: Any) -> Any:
+        return (await self._call("_redlock_release", key, value))[0]
+
+    async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> Any:
+        return await self._binding.primary.cache._close()
+
+
+class _Deleted:
+    """
+    Keys that were deleted while the primary was away.
+
+    Args:
+        binding: What reaches it.
+    """
+
+    def __init__(self, binding: Binding) -> None:
+        self.distrust = Distrust(time.monotonic)
+        self._binding = binding
+
+    async def carry_out(self, key: Key | None, *, away: bool) -> None:
+        if key is not None:
+            await self._call("_delete", key)
+
+    async def _call(self, name: str, key: Key | None) -> None:
+        store = self._binding.probe
+        assert isinstance(store, AiocacheStore)
+        await store.call(name[1:], partial(getattr(store.cache, name), key))
+
+    def refuse_older(self) -> None:
+        self.distrust.begin()
+
+
+class _Overwritten(_Deleted):
+    """Keys that were set while the primary was away: what it has under them is older."""
+
+    def refuse_older(self) -> None:
+        """Not beyond what is remembered: it was not to be deleted, and expires."""
+
+
+class _Cleared(_Deleted):
+    """Namespaces that were cleared while the primary was away; None stands for all."""
+
+    async def carry_out(self, key: Key | None, *, away: bool) -> None:
+        await self._call("_clear", key)
+
+
+def _prefixed(prefix: str, key: Any) -> Any:
+    """Return what a method of the fallback takes for a key, several, or pairs with values."""
+    if isinstance(key, list):
+        return [_prefixed(prefix, each) for each in key]
+    if isinstance(key, tuple):
+        return _prefixed(prefix, key[0]), key[1]
+    text = key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key or ""
+    return f"{prefix}{text}"

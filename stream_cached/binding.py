@@ -84,7 +84,7 @@ class Backend:
             try:
                 return await begin()
             except store.lost as exc:
-                raise StoreUnavailableError(f"{name}: {type(exc).__name__}") from exc
+                raise store.operations.failure(f"{name}: {type(exc).__name__}") from exc
 
         return await self.within(patience, name, translated)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from aiocache.base import BaseCache
 
-from stream_cached.exceptions import StoreError, StoreUnavailableError
+from stream_cached.exceptions import StoreError
 from stream_cached.store import as_bytes
 from stream_cached.store.operations import Operations
 
@@ -88,8 +88,10 @@ class AiocacheStore:
                 raise
             # At the border to a store: whatever a backend raises means that it failed.
             except Exception as exc:
-                cls = StoreError if self.concerns_value(exc) else StoreUnavailableError
-                raise cls(f"{name}: {type(exc).__name__}") from exc
+                cause = f"{name}: {type(exc).__name__}"
+                if self.concerns_value(exc):
+                    raise StoreError(cause) from exc
+                raise self.operations.failure(cause) from exc
 
         return await self.operations.run(name, translated, self.timeout)
 

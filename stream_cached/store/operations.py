@@ -59,17 +59,18 @@ class Operations:
             async with pending:
                 self._pending.add(pending)
                 return await begin()
-        except StoreUnavailableError as failure:
-            self._on_failure(failure)
-            raise
         except TimeoutError as exc:
             if pending.given_up:
                 raise StoreUnavailableError(f"{name}: given up, the store is away") from exc
-            slow = StoreUnavailableError(f"{name}: no answer within {pending.timeout:.3g} s")
-            self._on_failure(slow)
-            raise slow from exc
+            raise self.failure(f"{name}: no answer within {pending.timeout:.3g} s") from exc
         finally:
             self._pending.discard(pending)
+
+    def failure(self, cause: str) -> StoreUnavailableError:
+        """Take note of a failure that the server is to blame for; return what to raise."""
+        failure = StoreUnavailableError(cause)
+        self._on_failure(failure)
+        return failure
 
     def give_up(self) -> None:
         """Let everything that is under way fail now, in whatever loop it runs."""

@@ -1,0 +1,151 @@
+"""The time-out of an operation: it is kept, given up early, and put off where the loop was held."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import warnings
+
+import pytest
+
+from stream_cached.exceptions import StoreError, StoreUnavailableError
+from stream_cached.patience import Patience
+from stream_cached.store.operations import Operations
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Failures:
+    def __init__(self) -> None:
+        self.away = False
+        self.noted: list[str] = []
+        self.operations = Operations(lambda: self.away, lambda exc: self.noted.append(str(exc)))
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def refuses() -> None:
+    raise StoreError("too large")
+
+
+async def test_one_that_hangs_fails_after_its_time_out() -> None:
+    failures = Failures()
+    with pytest.raises(StoreUnavailableError, match=r"get: no answer within 0\.01 s"):
+        await failures.operations.run("get", never, 0.01)
+    assert failures.noted == ["get: no answer within 0.01 s"]
+
+
+async def test_only_what_the_server_is_to_blame_for_is_noted() -> None:
+    failures = Failures()
+    with pytest.raises(StoreError, match="too large"):
+        await failures.operations.run("set", refuses, 1)
+    assert failures.noted == []
+
+    async def fails() -> None:
+        raise failures.operations.failure("refused")
+
+    async def nested() -> None:
+        await failures.operations.run("set", fails, 1)
+
+    with pytest.raises(StoreUnavailableError, match="refused"):
+        await failures.operations.run("look-up", nested, 1)
+    assert failures.noted == ["refused"]
+
+
+async def test_where_the_server_is_away_none_begins() -> None:
+    failures = Failures()
+    failures.away = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(StoreUnavailableError, match="away"):
+            await failures.operations.run("get", never, None)
+        gc.collect()
+    assert failures.noted == []
+
+
+async def test_all_that_are_under_way_are_given_up_at_once() -> None:
+    failures = Failures()
+
+    async def nested() -> None:
+        await failures.operations.run("get", never, 60)
+
+    calls = [
+        asyncio.ensure_future(failures.operations.run("look-up", begin, 60))
+        for begin in (never, nested)
+    ]
+    await asyncio.sleep(0)
+    failures.operations.give_up()
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in done] == [StoreUnavailableError] * 2
+    assert failures.noted == []
+
+
+async def test_one_that_is_cancelled_is_cancelled() -> None:
+    failures = Failures()
+    call = asyncio.ensure_future(failures.operations.run("get", never, 60))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert failures.noted == []
+
+
+async def test_an_answer_that_came_while_the_loop_was_held_up_counts() -> None:
+    failures = Failures()
+    loop = asyncio.get_running_loop()
+    answered = asyncio.Event()
+
+    async def answer() -> str:
+        await answered.wait()
+        # As a client needs some turns of the loop to read a reply.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return "value"
+
+    def hold_up() -> None:
+        time.sleep(0.2)
+        loop.call_soon(answered.set)
+
+    loop.call_soon(hold_up)
+    assert await failures.operations.run("get", answer, 0.1) == "value"
+    assert failures.noted == []
+
+
+async def test_a_loop_that_is_held_up_for_ever_does_not_put_it_off_for_ever() -> None:
+    failures = Failures()
+    loop = asyncio.get_running_loop()
+    holding = True
+
+    def hold_up() -> None:
+        time.sleep(0.12)
+        if holding:
+            loop.call_soon(hold_up)
+
+    loop.call_soon(hold_up)
+    with pytest.raises(StoreUnavailableError):
+        await failures.operations.run("get", never, 0.05)
+    holding = False
+
+
+async def test_patience_is_spent_by_what_takes_time_only() -> None:
+    patience = Patience(10.0)
+    with patience.spent() as left:
+        assert left == 10.0
+    assert patience.left is not None
+    assert 9.0 < patience.left < 10.0
+    patience.left = 0.0
+    with pytest.raises(StoreUnavailableError), patience.spent() as left:
+        await Operations().run("look-up", never, left)
+    assert patience.left == 0.0
+    unbounded = Patience(None)
+    with unbounded.spent() as left:
+        assert left is None
+    assert unbounded.left is None

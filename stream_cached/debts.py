@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from stream_cached.exceptions import StoreUnavailableError
+
 #: How many keys are remembered, over all endpoints of a store.
 MAX_KEYS = 10_000
 
@@ -77,17 +79,24 @@ class Debts:
 
     async def settle(self) -> None:
         """
-        Carry out all of them; what fails is kept.
+        Carry out all of them; what the store is not there for is kept.
 
         Raises:
-            StoreError: The store failed.
+            StoreUnavailableError: It is away again.
         """
         while self._owed:
             creditor, keys = next(iter(self._owed.items()))
             batch = list(keys.items())[:_AT_ONCE]
-            await asyncio.gather(*(creditor.carry_out(key, away=True) for key, _ in batch))
-            for key, ticket in batch:
-                self.paid(creditor, key, ticket)
+            done = await asyncio.gather(
+                *(creditor.carry_out(key, away=True) for key, _ in batch), return_exceptions=True
+            )
+            for (key, ticket), result in zip(batch, done, strict=True):
+                # What the store does not take, it does not hold.
+                if not isinstance(result, StoreUnavailableError):
+                    self.paid(creditor, key, ticket)
+            for result in done:
+                if isinstance(result, StoreUnavailableError):
+                    raise result
 
 
 class Distrust:

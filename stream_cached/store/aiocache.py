@@ -7,6 +7,7 @@ of our own, with the cache's `build_key` and namespace.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -57,8 +58,8 @@ class AiocacheStore:
         """Return the ttl as the backend's `_set` wants it."""
         return ttl
 
-    def concerns_value(self, exc: Exception) -> bool:
-        """Whether a failure is about one key or value, and says nothing about the server."""
+    def is_no_outage(self, exc: Exception) -> bool:
+        """Whether a failure is about one key, value or client, and says nothing of the server."""
         return False
 
     async def call(
@@ -89,7 +90,7 @@ class AiocacheStore:
             # At the border to a store: whatever a backend raises means that it failed.
             except Exception as exc:
                 cause = f"{name}: {type(exc).__name__}"
-                if self.concerns_value(exc):
+                if self.is_no_outage(exc):
                     raise StoreError(cause) from exc
                 raise self.operations.failure(cause) from exc
 
@@ -153,7 +154,10 @@ class AiocacheStore:
         await self.call("delete", delete_each)
 
     async def ping(self) -> None:
-        await self.call("ping", partial(self.cache._exists, self.native_key("ping")))
+        exists = partial(self.cache._exists, self.native_key("ping"))
+        # Not every cache of a user's own can say.
+        with contextlib.suppress(NotImplementedError):
+            await self.call("ping", exists, (NotImplementedError,))
 
     async def reconnect(self) -> None:
         """Close the idle connections: those to a server that was restarted are dead."""

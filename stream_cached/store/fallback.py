@@ -128,7 +128,7 @@ class Switch:
     async def _introduce(self, probe: AiocacheStore) -> None:
         try:
             await probe.ping()
-        except StoreError as exc:
+        except StoreUnavailableError as exc:
             self._lost(str(exc), probe)
         else:
             if self._availability.state is State.UNTRIED:
@@ -164,12 +164,10 @@ class Switch:
 
     async def _ask(self, probe: AiocacheStore) -> None:
         try:
-            await probe.reconnect()
-            await probe.ping()
-            await probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL)
+            await _try(probe)
             while not self._turned_back():
                 await self.debts.settle()
-        except StoreError:
+        except StoreUnavailableError:
             self._availability.failed_again()
             self._ask_later(probe)
 
@@ -231,6 +229,19 @@ class Switch:
         except StoreUnavailableError:
             return False
         return True
+
+
+async def _try(probe: AiocacheStore) -> None:
+    """See that a server that was away answers and takes something."""
+    await probe.reconnect()
+    await probe.ping()
+    try:
+        await probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL)
+    except StoreUnavailableError:
+        raise
+    except StoreError:
+        # Not this key: a `key_builder` of the user's own may refuse any.
+        return
 
 
 def health() -> list[Health]:

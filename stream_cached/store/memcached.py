@@ -58,7 +58,7 @@ class MemcachedStore(AiocacheStore):
             seconds += math.ceil(time.time())
         return min(seconds, _MEMCACHED_LAST)
 
-    def concerns_value(self, exc: Exception) -> bool:
+    def is_no_outage(self, exc: Exception) -> bool:
         too_large = isinstance(exc, ClientException) and "too large" in str(exc)
         return too_large or isinstance(exc, ValidationException)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stream_cached.store.aiocache import AiocacheStore
@@ -19,8 +20,9 @@ class RedisStore(AiocacheStore):
 
     lost = (OSError, EOFError, RedisConnectionError, RedisTimeoutError)
 
-    def concerns_value(self, exc: Exception) -> bool:
-        return isinstance(exc, ResponseError) and str(exc).startswith("WRONGTYPE")
+    def is_no_outage(self, exc: Exception) -> bool:
+        # A pool that is too small says the latter.
+        return str(exc).startswith(("WRONGTYPE", "Too many connections"))
 
     def native_key(self, key: str) -> Any:
         native = super().native_key(key)
@@ -68,7 +70,9 @@ class RedisStore(AiocacheStore):
             await self.call("delete", partial(self.cache.client.delete, *natives))
 
     async def ping(self) -> None:
-        await self.call("ping", self.cache.client.ping)
+        # A server that forbids PING is there.
+        with contextlib.suppress(NoPermissionError):
+            await self.call("ping", self.cache.client.ping, (NoPermissionError,))
 
     async def reconnect(self) -> None:
         pool = self.cache.client.connection_pool

@@ -1,0 +1,287 @@
+"""What counts as an outage, who learns of it, and in which event loop a server comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from typing import Any
+
+import aiocache
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import ConfigurationError, MemoryCache, State, health, stream_cached
+from tests.asgi import get
+from tests.gates import wait_until
+from tests.logs import warnings
+from tests.process import HOST
+from tests.runs import FALLBACK_HIT, FALLBACK_MISS, HIT, MISS
+from tests.servers import MemcachedServer, RedisServer
+from tests.test_store_contract import Clock, DictCache
+
+
+def an_app(paths: int = 1, **settings: Any) -> Starlette:
+    numbers = itertools.count()
+    routes = []
+    for number in range(paths):
+
+        @stream_cached(**{"ttl": 60, "retry_interval": 0.05, **settings})
+        async def endpoint(request: Request) -> Response:
+            return StreamingResponse(iter([b"run %d" % next(numbers)]))
+
+        routes.append(Route(f"/{number}", endpoint))
+    return Starlette(routes=routes)
+
+
+async def statuses(app: Starlette, *paths: str) -> list[str]:
+    return [(await get(app, path)).cache_status for path in paths]
+
+
+def is_back(server: RedisServer | MemcachedServer) -> bool:
+    states = [state for state in health() if f":{server.port}" in state.store]
+    return all(state.state is State.AVAILABLE for state in states)
+
+
+async def back(server: RedisServer | MemcachedServer) -> None:
+    await asyncio.to_thread(wait_until, lambda: is_back(server))
+
+
+# -- what is no outage ----------------------------------------------------------------------------
+
+
+def test_a_redis_that_forbids_ping_is_there(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.execute("ACL", "SETUSER", "web", "on", ">secret", "~*", "+@all", "-ping")
+    app = an_app(cache=f"redis://web:secret@{HOST}:{own_redis.port}/0")
+    assert asyncio.run(statuses(app, "/0", "/0")) == [MISS, HIT]
+    assert warnings(caplog) == []
+
+
+def test_a_pool_that_is_too_small_is_no_outage(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = aiocache.RedisCache(endpoint=HOST, port=own_redis.port, pool_max_size=1)
+    app = an_app(20, cache=cache)
+
+    async def test() -> None:
+        await get(app, "/0")
+        answers = await asyncio.gather(*(get(app, f"/{number}") for number in range(20)))
+        assert all(answer.complete for answer in answers)
+        assert is_back(own_redis)
+
+    asyncio.run(test())
+    assert not any("is away" in warning for warning in warnings(caplog))
+
+
+class Minimal(DictCache):
+    async def _exists(self, key: str, _conn: Any = None) -> bool:
+        raise NotImplementedError
+
+
+def test_a_cache_that_can_not_be_pinged_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    app = an_app(cache=Minimal(Clock()))
+    assert asyncio.run(statuses(app, "/0", "/0")) == [MISS, HIT]
+    assert warnings(caplog) == []
+
+
+class Stoppable(DictCache):
+    stopped = False
+
+    async def _get(self, key: str, encoding: str | None = "utf-8", _conn: Any = None) -> Any:
+        if self.stopped:
+            raise OSError("stopped")
+        return await super()._get(key, encoding)
+
+
+def test_a_cache_that_refuses_the_key_of_the_probe_comes_back() -> None:
+    def builder(key: str, namespace: str | None = None) -> str:
+        if "probe" in key:
+            raise RuntimeError("not this key")
+        return key
+
+    cache = Stoppable(Clock(), key_builder=builder)
+    app = an_app(cache=cache)
+
+    async def test() -> None:
+        assert await statuses(app, "/0", "/0") == [MISS, HIT]
+        cache.stopped = True
+        assert await statuses(app, "/0", "/0") == [FALLBACK_MISS, FALLBACK_HIT]
+        cache.stopped = False
+        await asyncio.to_thread(wait_until, lambda: asyncio.run(statuses(app, "/0")) == [HIT])
+
+    asyncio.run(test())
+
+
+# -- who learns of an outage ----------------------------------------------------------------------
+
+
+def test_all_that_use_a_server_learn_of_its_outage_from_one_of_them(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = [
+        own_redis.url(namespace="one"),
+        own_redis.url(namespace="two", timeout=5),
+        aiocache.RedisCache(endpoint=HOST, port=own_redis.port, timeout=5),
+    ]
+    apps = [an_app(cache=cache) for cache in caches]
+
+    async def test() -> None:
+        for app in apps:
+            assert await statuses(app, "/0", "/0") == [MISS, HIT]
+        own_redis.pause()
+        async with asyncio.timeout(3):
+            for app in apps:
+                assert await statuses(app, "/0", "/0") == [FALLBACK_MISS, FALLBACK_HIT]
+        own_redis.resume()
+        await back(own_redis)
+        assert [await statuses(app, "/0") for app in apps] == [[HIT]] * 3
+
+    asyncio.run(test())
+    assert len(warnings(caplog)) == 1
+
+
+def test_two_servers_that_are_away_share_memory_and_no_entries(own_redis: RedisServer) -> None:
+    with RedisServer() as other:
+        own_redis.stop()
+        other.stop()
+        numbers = itertools.count()
+
+        def app(server: RedisServer) -> Starlette:
+            async def value(request: Request) -> Response:
+                return StreamingResponse(iter([b"run %d" % next(numbers)]))
+
+            cached = stream_cached(ttl=60, key="report", cache=server.url())
+            return Starlette(routes=[Route("/", cached(value))])
+
+        async def bodies() -> list[bytes]:
+            apps = [app(own_redis), app(other)]
+            return [(await get(each)).body for each in (*apps, *apps)]
+
+        assert asyncio.run(bodies()) == [b"run 0", b"run 1"] * 2
+
+
+def test_credentials_do_not_show(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    own_redis.stop()
+    app = an_app(cache=f"redis://user:secret@{HOST}:{own_redis.port}/3?namespace=web")
+    asyncio.run(statuses(app, "/0"))
+    shown = repr([state for state in health() if str(own_redis.port) in state.store])
+    assert f"redis://{HOST}:{own_redis.port}/3" in shown
+    assert "secret" not in shown + caplog.text
+
+
+# -- in which loop it comes back ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outage", [("stop", "start"), ("pause", "resume")])
+def test_a_server_comes_back_in_a_loop_that_knows_nothing_of_its_outage(
+    own_redis: RedisServer, outage: tuple[str, str]
+) -> None:
+    app = an_app(cache=own_redis.url(timeout=0.2))
+    begin, end = outage
+    asyncio.run(statuses(app, "/0"))
+    getattr(own_redis, begin)()
+    # The loop ends, and with it its pings.
+    assert asyncio.run(statuses(app, "/0", "/0")) == [FALLBACK_MISS, FALLBACK_HIT]
+    getattr(own_redis, end)()
+
+    async def test() -> None:
+        assert await statuses(app, "/0") == [FALLBACK_HIT]
+        await back(own_redis)
+        await get(app, "/0")
+        assert await statuses(app, "/0") == [HIT]
+
+    asyncio.run(test())
+
+
+def test_loops_of_several_threads_lose_and_find_a_server_together(own_redis: RedisServer) -> None:
+    app = an_app(cache=own_redis.url(timeout=0.5))
+    gone, returned = threading.Event(), threading.Event()
+    ready = threading.Barrier(4)
+    seen: list[list[str]] = []
+
+    async def ask() -> None:
+        answers = await statuses(app, "/0", "/0")
+        await asyncio.to_thread(ready.wait, 10)
+        await asyncio.to_thread(gone.wait, 10)
+        answers += await statuses(app, "/0", "/0")
+        await asyncio.to_thread(ready.wait, 10)
+        await asyncio.to_thread(returned.wait, 10)
+        await back(own_redis)
+        await get(app, "/0")
+        answers += await statuses(app, "/0")
+        seen.append([answers[1], answers[3], answers[4]])
+
+    threads = [threading.Thread(target=lambda: asyncio.run(ask())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    ready.wait(10)
+    own_redis.pause()
+    gone.set()
+    ready.wait(10)
+    own_redis.resume()
+    returned.set()
+    for thread in threads:
+        thread.join(20)
+    assert seen == [[HIT, FALLBACK_HIT, HIT]] * 3
+
+
+# -- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({"fallback": "redis://h"}, "memory://"),
+        ({"fallback": aiocache.SimpleMemoryCache()}, "bounded"),
+        ({"fallback": None}, "or False"),
+        ({"fallback": True}, "or False"),
+        ({"fallback": "memory://?max_bytes=much"}, "max_bytes"),
+        ({"retry_interval": 0}, "above 0"),
+        ({"retry_interval": "1"}, "above 0"),
+        ({"timeout": -1}, "above 0"),
+        ({"timeout": False}, "above 0"),
+    ],
+)
+def test_what_can_not_work_is_refused_at_decoration(settings: dict[str, Any], mend: str) -> None:
+    with pytest.raises(ConfigurationError, match=mend):
+        stream_cached(ttl=60, cache="redis://h", **settings)
+
+
+def test_an_alias_for_the_fallback_may_be_configured_later(own_redis: RedisServer) -> None:
+    own_redis.stop()
+    app = an_app(cache=own_redis.url(), fallback="aside")
+    with pytest.raises(ConfigurationError, match="aside"):
+        asyncio.run(statuses(app, "/0"))
+    before = aiocache.caches.get_config()
+    aiocache.caches.set_config(
+        {**before, "aside": {"cache": "stream_cached.MemoryCache", "max_bytes": 1 << 20}}
+    )
+    try:
+        assert asyncio.run(statuses(app, "/0", "/0")) == [FALLBACK_MISS, FALLBACK_HIT]
+        memory: Any = aiocache.caches.get("aside")
+        assert isinstance(memory, MemoryCache)
+        assert memory.sizes()
+    finally:
+        aiocache.caches.set_config(before)
+
+
+@pytest.mark.parametrize(("timeout", "expected"), [(0.2, 0.2), (0, None), (None, None)])
+def test_the_time_out_of_a_decorator_overrules_the_caches(
+    timeout: float | None, expected: float | None
+) -> None:
+    cached = stream_cached(ttl=60, cache="redis://h?timeout=3", timeout=timeout)
+
+    @cached
+    async def endpoint(request: Request) -> Response:
+        raise NotImplementedError
+
+    async def seconds() -> float | None:
+        assert cached._binding is not None
+        return cached._binding.timeout
+
+    assert asyncio.run(seconds()) == expected

@@ -13,8 +13,8 @@ from stream_cached.exceptions import (
 from stream_cached.fallback_cache import FallbackCache
 from stream_cached.plumbing import NotInKey, not_in_key
 from stream_cached.policy import BypassError, NotCached
-from stream_cached.store.fallback import health
 from stream_cached.store.memory import MemoryCache
+from stream_cached.store.switch import health
 
 __all__ = [
     "BrokenStreamError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,9 +18,10 @@ from stream_cached.exceptions import StoreUnavailableError
 from stream_cached.patience import Patience
 from stream_cached.store import Store
 from stream_cached.store.aiocache import AiocacheStore
-from stream_cached.store.fallback import Switch
 from stream_cached.store.memory import MemoryCache, MemoryStore
 from stream_cached.store.operations import Operations
+from stream_cached.store.signed import SignedStore
+from stream_cached.store.switch import Switch
 
 T = TypeVar("T")
 
@@ -39,61 +40,51 @@ class Backend:
     Args:
         cache: Its public interface, for plain values.
         store: What the engine speaks to.
+        server: What is behind it and may hang; None where nothing can.
+        signs: Whether what is in it is signed.
         is_fallback: Whether it stands in for another one.
     """
 
     cache: Any
     store: Store
+    server: AiocacheStore | None = None
+    signs: bool = False
     is_fallback: bool = False
 
     @property
     def timeout(self) -> float | None:
         """Seconds that one operation may take; None without a bound, or where none can hang."""
-        return self.store.timeout if isinstance(self.store, AiocacheStore) else None
-
-    async def within(self, patience: Patience, name: str, begin: Callable[[], Awaitable[T]]) -> T:
-        """
-        Await what a request needs before its first byte.
-
-        Args:
-            patience: What is left of the time for that.
-            name: What to call it in errors.
-            begin: Begins it.
-
-        Raises:
-            StoreError: The store failed, or there was no time left.
-        """
-        if not isinstance(self.store, AiocacheStore):
-            return await begin()
-        with patience.spent() as left:
-            return await self.store.operations.run(name, begin, left)
+        return None if self.server is None else self.server.timeout
 
     async def public(self, patience: Patience, name: str, begin: Callable[[], Awaitable[T]]) -> T:
         """
         Await a call of the cache's public interface, in which the user's code runs as well.
 
+        Args:
+            patience: How long it may take.
+            name: What to call it in errors.
+            begin: Begins it.
+
         Raises:
-            StoreUnavailableError: The store can't be reached, or did not answer in time.
+            StoreError: The store failed.
             Exception: What a serializer or a plugin raises.
         """
-        store = self.store
-        if not isinstance(store, AiocacheStore):
+        server = self.server
+        if server is None:
             return await begin()
 
         async def translated() -> T:
             try:
                 return await begin()
-            except store.lost as exc:
-                raise store.operations.failure(f"{name}: {type(exc).__name__}") from exc
+            except server.errors as exc:
+                raise server.failure(name, exc) from exc
 
-        return await self.within(patience, name, translated)
+        with patience:
+            return await server.operations.run(name, translated, server.timeout)
 
     def public_ttl(self, ttl: float | None) -> Any:
         """Return a ttl as the cache's public `set` takes it; memcached refuses fractions."""
-        store = self.store
-        if isinstance(store, AiocacheStore) and is_memcached(self.cache):
-            return store.native_ttl(ttl)
-        return ttl
+        return self.server.native_ttl(ttl) if self.server and is_memcached(self.cache) else ttl
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +94,8 @@ class _Bound:
     loop: asyncio.AbstractEventLoop
     pid: int
     backend: Backend
-    probe: AiocacheStore | None
-    """The server as it is pinged, and as invalidations are carried out while it is away."""
+    probe: Backend
+    """The same, also while its server is away: for pings, and for invalidations that were kept."""
 
 
 class Binding:
@@ -118,6 +109,7 @@ class Binding:
         retry_interval: Seconds until the second ping of an outage.
         timeout: Seconds that one operation may take, None or 0 for no bound; without it, what the
             cache says.
+        secrets: Sign what is in the store of a server; the first one signs, all of them verify.
     """
 
     def __init__(
@@ -127,10 +119,12 @@ class Binding:
         fallback: Callable[[], MemoryCache | None] = lambda: None,
         retry_interval: float = RETRY_INTERVAL,
         timeout: float | None = SENTINEL,
+        secrets: Sequence[bytes] = (),
     ) -> None:
         self.cache: Any = cache
         self._clients = Clients.of(cache)
         self._timeout = timeout
+        self._secrets = secrets
         self._find_fallback = fallback
         self._fallback: MemoryCache | None = None
         self._stand_in: tuple[int, Backend] | None = None
@@ -168,11 +162,11 @@ class Binding:
         Args:
             patience: How long the first ping may take.
         """
-        bound, switch = self._bound(), self.switch
-        if switch is None or bound.probe is None:
+        server = self._bound().probe.server
+        if self.switch is None or server is None:
             return True
-        with patience.spent():
-            return await switch.is_used(bound.probe)
+        with patience:
+            return await self.switch.is_used(server)
 
     def stand_in(self) -> Backend:
         """
@@ -202,10 +196,9 @@ class Binding:
         return self._stand_in[1]
 
     @property
-    def probe(self) -> Store:
-        """The store, also while it is away."""
-        bound = self._bound()
-        return bound.backend.store if bound.probe is None else bound.probe
+    def probe(self) -> Backend:
+        """The cache that was configured, reached also while its server is away."""
+        return self._bound().probe
 
     def _made_stand_in(self, memory: MemoryCache, prefix: str) -> Backend:
         view = copy.copy(memory)
@@ -230,13 +223,20 @@ class Binding:
         self._fallback = self._find_fallback()
         cache = self._clients.in_loop(self.cache, loop, pid)
         if isinstance(cache, MemoryCache):
-            return _Bound(loop, pid, Backend(cache, MemoryStore(cache)), None)
-        timeout = self._seconds(cache)
-        if self.switch is None:
-            return _Bound(loop, pid, Backend(cache, _store(cache, timeout, Operations())), None)
-        probe = _store(cache, timeout, Operations())
-        store = _store(cache, timeout, self.switch.operations(probe))
-        return _Bound(loop, pid, Backend(cache, store), probe)
+            backend = Backend(cache, MemoryStore(cache))
+            return _Bound(loop, pid, backend, backend)
+        probe = self._backend_over(cache, Operations())
+        if self.switch is None or probe.server is None:
+            return _Bound(loop, pid, probe, probe)
+        operations = self.switch.operations(probe.server)
+        return _Bound(loop, pid, self._backend_over(cache, operations), probe)
+
+    def _backend_over(self, cache: Any, operations: Operations) -> Backend:
+        server = _server(cache, self._seconds(cache), operations)
+        if not self._secrets or self.switch is None:
+            return Backend(cache, server, server)
+        signed = SignedStore(server, self._secrets, cache.namespace or "")
+        return Backend(cache, signed, server, signs=True)
 
     def _seconds(self, cache: Any) -> float | None:
         if self._timeout is not SENTINEL:
@@ -247,7 +247,7 @@ class Binding:
         return timeout
 
 
-def _store(cache: Any, timeout: float | None, operations: Operations) -> AiocacheStore:
+def _server(cache: Any, timeout: float | None, operations: Operations) -> AiocacheStore:
     # Their modules import clients that may not be installed.
     if is_redis(cache):
         from stream_cached.store.redis import RedisStore

@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -41,8 +41,9 @@ from stream_cached.notices import Notices
 from stream_cached.patience import Patience
 from stream_cached.policy import DEFAULT_STATUSES, BypassError, Finding, NotCached
 from stream_cached.recorder import VALUE_SIZE
-from stream_cached.resource import Foreign, Miss, Resource, Unstorable
+from stream_cached.resource import Foreign, Miss, Resource, StoredValue, Unstorable
 from stream_cached.rules import (
+    MIN_SECRET,
     Authorized,
     check_arguments,
     checked_ttl,
@@ -53,6 +54,7 @@ from stream_cached.rules import (
 from stream_cached.store.aiocache import switched_off
 from stream_cached.store.memory import MemoryCache
 from stream_cached.tasks import spawn
+from stream_cached.use import Use, current_use, using
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,19 +75,10 @@ class _Function:
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
-    """The backend that a call uses, and how long that may still hold it up."""
-
-    function: _Function
-    backend: Backend
-    patience: Patience
-
-
-@dataclass(frozen=True, slots=True)
 class _Opened:
     """What a call found under its key, and where."""
 
-    use: _Use
+    use: Use
     resource: Resource
     found: Any
     records: bool
@@ -100,7 +93,6 @@ class _Call:
 
 
 _call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
-_use: ContextVar[_Use | None] = ContextVar("stream_cached_use", default=None)
 
 
 _NOTHING: Mapping[str, Callable[[Any], Any]] = MappingProxyType({})
@@ -154,6 +146,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             lets requests go past the cache. A `FallbackCache` has its own.
         retry_interval: Seconds from the first ping of a store that is away to the second; they
             double from ping to ping, up to 30.
+        secret: Signs what is written to a server (HMAC-SHA256), for one that others can write to,
+            too; what is not signed is a miss. Of several, the first one signs and all verify.
         replay: `"fast"` merges the chunks of a hit, `"exact"` sends them one by one.
         authorized: What becomes of a request with Authorization. `"bypass"`: its answer is not
             stored unless the response allows it (RFC 9111, section 3.5); `"vary"`: there are
@@ -199,6 +193,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         timeout: float | None = SENTINEL,
         fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
         retry_interval: float = RETRY_INTERVAL,
+        secret: str | bytes | Collection[str | bytes] | None = None,
         replay: Literal["fast", "exact"] = "fast",
         authorized: Authorized = "bypass",
         key_host: bool = True,
@@ -237,6 +232,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             finish_timeout=finish_timeout,
             timeout=timeout,
             retry_interval=retry_interval,
+            secret=secret,
             replay=replay,
             authorized=authorized,
             key_host=key_host,
@@ -284,6 +280,11 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         self._notices = notices
         self._bind_early(notices)
         self._tell_of_twins(f, endpoint, notices)
+        if any(len(secret) < MIN_SECRET for secret in rules.secrets):
+            notices.warn(
+                f"secret= has one of fewer than {MIN_SECRET} bytes, which can be guessed: pass 32 "
+                "random bytes"
+            )
         for header in sorted(TRACES & {name.lower() for name in headers[1]}):
             notices.warn(
                 f"{header} is another one for each request, and part of the key, so that there "
@@ -370,13 +371,14 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     def _bind(self, cache: Any) -> Binding:
         self.cache = cache
         if isinstance(cache, FallbackCache):
-            self._binding = cache.binding(self._rules.timeout)
+            self._binding = cache.binding(self._rules.timeout, self._rules.secrets)
             return self._binding
         self._binding = Binding(
             cache,
             fallback=functools.partial(resolve_fallback, self._fallback),
             retry_interval=self._rules.retry_interval,
             timeout=self._rules.timeout,
+            secrets=self._rules.secrets,
         )
         return self._binding
 
@@ -444,7 +446,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                     wait=aiocache_wait_for_write,
                     shield=shield,
                     guard=guard,
-                    on_stored=functools.partial(self._after_set, opened.use, key),
+                    on_stored=functools.partial(opened.use.was_set, key),
                 )
                 return await engine.record(result, recording)
         findings = engine.of_one_client((), incoming, guard)
@@ -452,8 +454,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             findings.append(Finding(NotCached.RESPONSE))
         if findings:
             return engine.pass_on(result, *findings)
-        with _using(opened.use):
-            write = spawn(self._store_value(function, resource, result))
+        write = spawn(self._store_value(opened.use, resource, result))
         if aiocache_wait_for_write:
             await asyncio.wait({write}, timeout=opened.use.patience.left)
         return result
@@ -493,57 +494,66 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         write: bool,
     ) -> _Opened:
         """Find what stands under the key, in the store or in what stands in for it."""
-        binding = self._bound()
-        patience = Patience(binding.timeout)
-        use = _Use(function, await binding.backend(patience), patience)
+        use = await self._use(function)
         try:
-            return await self._open_in(use, key, incoming, read, write)
+            return await self._open_in(use, function, key, incoming, read, write)
         except StoreUnavailableError:
-            use = _Use(function, binding.stand_in(), patience)
-            return await self._open_in(use, key, incoming, read, write)
+            use = self._used(function, self._bound().stand_in(), use.patience)
+            return await self._open_in(use, function, key, incoming, read, write)
 
     async def _open_in(
-        self, use: _Use, key: str, incoming: Incoming | None, read: bool, write: bool
+        self,
+        use: Use,
+        function: _Function,
+        key: str,
+        incoming: Incoming | None,
+        read: bool,
+        write: bool,
     ) -> _Opened:
-        engine, backend = use.function.engine, use.backend
-        resource = engine.resource(backend.store, key, incoming, self._ttl())
-        with _using(use):
-            found = await self._find(use, resource, incoming, read)
+        resource = function.engine.resource(use.backend.store, key, incoming, self._ttl())
+        if read:
+            found = await self._find(use, function.engine, resource, incoming)
+        else:
+            found = Miss()
+            with use.patience:
+                await resource.look_up()
         is_head = incoming is not None and incoming.is_head
         records = write and isinstance(found, Miss) and not is_head
         if records:
-            await backend.within(use.patience, "look-up", resource.begin)
+            with use.patience:
+                await resource.begin()
         return _Opened(use, resource, found, records)
 
     async def _find(
-        self, use: _Use, resource: Resource, incoming: Incoming | None, read: bool
+        self, use: Use, engine: Engine, resource: Resource, incoming: Incoming | None
     ) -> Any:
         """Return what is handed out, or why there is nothing."""
-        function, backend = use.function, use.backend
-        if not read:
-            await backend.within(use.patience, "look-up", resource.look_up)
-            return Miss()
         started = time.monotonic()
-        look_up = functools.partial(
-            function.engine.look_up, resource, incoming, is_fallback=backend.is_fallback
-        )
-        found = await backend.within(use.patience, "look-up", look_up)
-        function.notices.store_works("reading")
-        if incoming is not None and incoming.is_authorized and isinstance(found, Foreign | Miss):
+        found: Any
+        with use.patience:
+            found = await engine.look_up(resource, incoming, is_fallback=use.backend.is_fallback)
+        use.notices.store_works("reading")
+        if incoming is not None and incoming.is_authorized and not isinstance(found, Response):
             # A plain value can't say that it may answer another user's request.
-            return Miss()
+            return found if isinstance(found, Unstorable) else Miss()
         if isinstance(found, Foreign):
-            distrust = function.invalidation.distrust
-            if not backend.is_fallback and distrust.refuses(resource.key, self._ttl()):
+            if use.may_be_older(resource.key, self._ttl()):
                 return Miss()
-            value = await self.get_from_cache(resource.key)
-            return Miss() if value is None else value
-        if isinstance(found, Miss) and self._has_own_values:
-            value = await self.get_from_cache(resource.key)
-            found = found if value is None else value
-        ret = found if isinstance(found, Response) else None
-        await self._hooks(use, "get", resource.key, took=time.monotonic() - started, ret=ret)
+            return await self._plain_value(use, resource, Miss())
+        if isinstance(found, StoredValue):
+            value = use.loaded(found)
+            found = Miss() if value is None else value
+        elif isinstance(found, Miss) and self._has_own_values:
+            found = await self._plain_value(use, resource, found)
+        ret = None if isinstance(found, Miss | Unstorable) else found
+        took = time.monotonic() - started
+        await use.call_plugins("get", resource.key, took=took, ret=ret)
         return found
+
+    async def _plain_value(self, use: Use, resource: Resource, otherwise: Miss) -> Any:
+        with using(use):
+            value = await self.get_from_cache(resource.key)
+        return otherwise if value is None else value
 
     # -- the key ----------------------------------------------------------------------------
 
@@ -630,76 +640,40 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     async def get_from_cache(self, key: str) -> Any:
         """Return a plain value by the cache's public `get`; None where there is none."""
-        try:
-            use = await self._current_use()
-            return await use.backend.public(use.patience, "get", lambda: use.backend.cache.get(key))
-        except StoreError as exc:
-            self._notices.store_failed(exc, "reading")
-        # As in aiocache: whatever the cache or the serializer raises is a miss.
-        except Exception as exc:
-            self._notices.warn(f"a plain value could not be read: {type(exc).__name__}")
-        return None
+        use = current_use() or await self._use(self._any_function)
+        return await use.get(key)
 
     async def set_in_cache(self, key: str, value: Any) -> None:
         """Store a plain value by the cache's public `set`."""
-        try:
-            use = await self._current_use()
-            backend, ttl = use.backend, use.backend.public_ttl(self._ttl())
-            patience = Patience(backend.timeout)
-            await backend.public(patience, "set", lambda: backend.cache.set(key, value, ttl=ttl))
-            if not backend.is_fallback:
-                use.function.invalidation.distrust.was_set(key)
-        except StoreError as exc:
-            self._notices.store_failed(exc, "writing")
-        # As in aiocache: the caller gets its value all the same.
-        except Exception as exc:
-            self._notices.warn(f"a plain value could not be stored: {type(exc).__name__}")
+        use = current_use() or await self._use(self._any_function)
+        await use.set(key, value, self._ttl())
 
-    async def _current_use(self) -> _Use:
-        """Return what the call uses in which a plain value is read or written."""
-        use = _use.get()
-        if use is None:
-            patience = Patience(self._bound().timeout)
-            function = next(iter(self._functions.values()))
-            use = _Use(function, await self._bound().backend(patience), patience)
-        return use
+    @property
+    def _any_function(self) -> _Function:
+        return next(iter(self._functions.values()))
 
-    async def _store_value(self, function: _Function, resource: Resource, value: Any) -> None:
-        try:
-            overtaken = not await resource.is_current()
-        except StoreError as exc:
-            function.notices.store_failed(exc, "writing")
+    async def _use(self, function: _Function) -> Use:
+        """Return what a call uses: the cache, or what stands in for it."""
+        binding = self._bound()
+        patience = Patience(binding.timeout)
+        return self._used(function, await binding.backend(patience), patience)
+
+    def _used(self, function: _Function, backend: Backend, patience: Patience) -> Use:
+        distrust = function.invalidation.distrust
+        return Use(backend, patience, self._bound().cache, distrust, function.notices)
+
+    async def _store_value(self, use: Use, resource: Resource, value: Any) -> None:
+        if use.backend.signs:
+            await use.publish(resource, value)
             return
-        if not overtaken:
-            await self.set_in_cache(resource.key, value)
-
-    # -- plugins ----------------------------------------------------------------------------
-
-    async def _after_set(self, use: _Use, key: str) -> None:
-        use.function.notices.store_works("writing")
-        await self._hooks(use, "set", key, b"", took=0.0, ret=True)
-
-    async def _hooks(self, use: _Use, command: str, *args: Any, took: float, ret: Any) -> None:
-        """Call the plugins' hooks, which the direct calls of the store go past."""
-        cache = self._bound().cache
         try:
-            for plugin in cache.plugins or ():
-                await getattr(plugin, f"pre_{command}")(cache, *args)
-            for plugin in cache.plugins or ():
-                await getattr(plugin, f"post_{command}")(cache, *args, took=took, ret=ret)
-        # The user's code: it watches the cache, and must not fail it.
-        except Exception as exc:
-            use.function.notices.warn(f"a plugin raised {type(exc).__name__}")
-
-
-@contextmanager
-def _using(use: _Use) -> Iterator[None]:
-    """Let plain values be read from and written to what this call uses."""
-    token = _use.set(use)
-    try:
-        yield
-    finally:
-        _use.reset(token)
+            is_current = await resource.is_current()
+        except StoreError as exc:
+            use.notices.store_failed(exc, "writing")
+            return
+        if is_current:
+            with using(use):
+                await self.set_in_cache(resource.key, value)
 
 
 def _given(guard: Guard | None, args: Any, kwargs: Any) -> Any:

@@ -180,7 +180,9 @@ class Engine:
         if found.entry.streamed:
             return ReplayResponse(replay, headers=headers, exact=self._rules.exact)
         try:
-            body = await replay.whole()
+            # However long it is.
+            with Patience(None):
+                body = await replay.whole()
         except BrokenStreamError:
             return Miss()
         return stored_response(found.entry, headers, body)

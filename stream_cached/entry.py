@@ -8,7 +8,7 @@ Both kinds have one layout, so that one reader serves both::
     body                the bytes of a small response, or of one segment
 
 Nothing here trusts what it reads: anything that is off raises `UnsoundError`, and nothing is
-allocated that was not received.
+allocated that was not received. What a head may say is in `soundness`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ import enum
 import hashlib
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import msgpack
+
+from stream_cached import soundness
+from stream_cached.soundness import MALFORMED, Headers, typed
+from stream_cached.soundness import UnsoundError as UnsoundError
 
 # 0xC1 is the one byte that msgpack never uses, no pickle opcode, and not the start of UTF-8.
 MAGIC = b"\xc1strmch\n"
@@ -31,15 +35,6 @@ _FIELDS = struct.Struct(">8sBB2x16sIIQII")
 _CHECKSUM = struct.Struct(">I")
 PREFIX_SIZE = 64
 _PADDING = bytes(PREFIX_SIZE - _FIELDS.size - _CHECKSUM.size)
-
-T = TypeVar("T")
-
-# What reading a malformed head can raise.
-_MALFORMED = (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException)
-
-
-class UnsoundError(ValueError):
-    """Bytes with our magic that are not what we wrote: cut, altered or spliced."""
 
 
 class ForeignVersionError(UnsoundError):
@@ -57,10 +52,14 @@ class State(enum.IntEnum):
     """The last response could not be stored (hit-for-miss): run, and do not record."""
     SEGMENT = 4
     """Part of a body; lives under a chunk key."""
+    VALUE = 5
+    """What is no response, as the cache's serializer wrote it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+_STATES = {int(state): state for state in State}
+
+
+class Prefix(NamedTuple):
     """The fixed prefix, which can be read by itself."""
 
     state: State
@@ -92,7 +91,7 @@ class Entry:
     versions: Mapping[str, bytes]
     """The versions that it was made under, by version key."""
     status: int
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: Headers
     media_type: str | None
     charset: str
     streamed: bool
@@ -131,7 +130,20 @@ class Marker:
     generation: bytes = b""
 
 
-Record = Entry | Index | Marker
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A plain value: what is no response."""
+
+    key: bytes
+    versions: Mapping[str, bytes]
+    payload: bytes
+    """What the cache's serializer made of it."""
+    text: bool
+    """Whether that was text, now encoded."""
+    generation: bytes = b""
+
+
+Record = Entry | Index | Marker | Value
 
 
 def is_ours(data: bytes) -> bool:
@@ -149,8 +161,8 @@ def checksum(data: bytes) -> int:
     return zlib.crc32(data)
 
 
-def _pack(state: State, generation: bytes, revision: int, head: Any, body: bytes) -> bytes:
-    packed = msgpack.packb(head)
+def _pack(state: State, generation: bytes, revision: int, head: object, body: bytes) -> bytes:
+    packed = msgpack.packb(head, unicode_errors="surrogatepass")
     fields = _FIELDS.pack(
         MAGIC,
         FORMAT_VERSION,
@@ -181,11 +193,11 @@ def read_prefix(data: bytes) -> Prefix:
     edge = PREFIX_SIZE - _CHECKSUM.size
     if _CHECKSUM.unpack_from(data, edge)[0] != checksum(data[:edge]):
         raise UnsoundError("checksum of the prefix")
-    _, _, state, generation, revision, head, body, head_sum, body_sum = _FIELDS.unpack_from(data)
-    try:
-        return Prefix(State(state), generation, revision, head, body, head_sum, body_sum)
-    except ValueError:
-        raise UnsoundError(f"state {state}") from None
+    _, _, number, *others = _FIELDS.unpack_from(data)
+    state = _STATES.get(number)
+    if state is None:
+        raise UnsoundError(f"state {number}")
+    return Prefix(state, *others)
 
 
 def _unpack(data: bytes) -> tuple[Prefix, Any, bytes]:
@@ -196,10 +208,7 @@ def _unpack(data: bytes) -> tuple[Prefix, Any, bytes]:
     head, body = data[PREFIX_SIZE:edge], data[edge:]
     if checksum(head) != prefix.head_checksum or checksum(body) != prefix.body_checksum:
         raise UnsoundError("checksum")
-    try:
-        return prefix, msgpack.unpackb(head, use_list=False), body
-    except _MALFORMED as exc:
-        raise UnsoundError("head") from exc
+    return prefix, soundness.unpacked(head), body
 
 
 def encode_segment(segment: Segment, generation: bytes, index: int) -> bytes:
@@ -221,19 +230,22 @@ def decode_segment(data: bytes, generation: bytes, index: int) -> Segment:
         raise UnsoundError("another segment")
     try:
         chunks, continues = head
-        if not _is_partition(chunks, len(payload)) or not chunks or type(continues) is not bool:
-            raise UnsoundError("table of chunks")
-    except _MALFORMED as exc:
+        lengths = soundness.partition(chunks, len(payload))
+        if not lengths:
+            raise UnsoundError("a segment without a chunk")
+        return Segment(lengths, typed(bool, continues), payload)
+    except MALFORMED as exc:
         raise UnsoundError("table of chunks") from exc
-    return Segment(chunks, continues, payload)
 
 
 def encode_record(record: Record) -> bytes:
     """Encode what stands under an entry's key."""
+    head: dict[str, Any]
+    body = b""
     match record:
         case Entry():
             state, body = State.ENTRY, record.body
-            head: dict[str, Any] = {
+            head = {
                 "status": record.status,
                 "headers": record.headers,
                 "media_type": record.media_type,
@@ -245,11 +257,11 @@ def encode_record(record: Record) -> bytes:
                 "segments": record.segments,
             }
         case Index():
-            state, body = State.INDEX, b""
-            head = {"names": record.names, "variants": record.variants}
+            state, head = State.INDEX, {"names": record.names, "variants": record.variants}
         case Marker():
-            state, body = State.UNSTORABLE, b""
-            head = {"detail": record.detail}
+            state, head = State.UNSTORABLE, {"detail": record.detail}
+        case Value():
+            state, head, body = State.VALUE, {"text": record.text}, record.payload
     head["key"] = record.key
     head["versions"] = dict(record.versions)
     return _pack(state, record.generation, 0, head, body)
@@ -265,73 +277,61 @@ def decode_record(data: bytes) -> Record:
     """
     prefix, head, body = _unpack(data)
     try:
-        match prefix.state:
-            case State.ENTRY:
-                return _entry(head, prefix.generation, body)
-            case State.INDEX:
-                return Index(
-                    generation=prefix.generation,
-                    names=_strings(head["names"]),
-                    variants=_strings(head["variants"]),
-                    **_common(head),
-                )
-            case State.UNSTORABLE:
-                return Marker(
-                    generation=prefix.generation,
-                    detail=_of(str, head["detail"]),
-                    **_common(head),
-                )
-            case State.SEGMENT:
-                raise UnsoundError("a segment where a record was expected")
-    except _MALFORMED as exc:
+        return _record(prefix, head, body)
+    except MALFORMED as exc:
         raise UnsoundError("head") from exc
 
 
-def _entry(head: Any, generation: bytes, body: bytes) -> Entry:
-    segments = tuple((_of(int, length), _of(int, crc)) for length, crc in head["segments"])
-    entry = Entry(
+def _record(prefix: Prefix, head: object, body: bytes) -> Record:
+    generation = prefix.generation
+    match prefix.state:
+        case State.ENTRY:
+            return _entry(head, generation, body)
+        case State.VALUE:
+            fields = soundness.fields(head, 3)
+            return Value(*_common(fields), body, typed(bool, fields["text"]), generation)
+        case State.SEGMENT:
+            raise UnsoundError("a segment where a record was expected")
+    if body:
+        raise UnsoundError("a body where there is none")
+    if prefix.state is State.INDEX:
+        fields = soundness.fields(head, 4)
+        names = soundness.vary_names(fields["names"])
+        variants = soundness.digests(fields["variants"])
+        return Index(*_common(fields), names, variants, generation)
+    fields = soundness.fields(head, 3)
+    return Marker(*_common(fields), soundness.word(fields["detail"]), generation)
+
+
+def _entry(head: object, generation: bytes, body: bytes) -> Entry:
+    fields = soundness.fields(head, 11)
+    length, segments = typed(int, fields["length"]), _segments(fields["segments"])
+    if segments and (body or fields["chunks"]):
+        raise UnsoundError("a body in two places")
+    soundness.partition(tuple([size for size, _ in segments]), length - len(body))
+    status, media_type = typed(int, fields["status"]), fields["media_type"]
+    key, versions = _common(fields)
+    return Entry(
+        key=key,
+        versions=versions,
+        status=status,
+        headers=soundness.header_fields(fields["headers"], status, length),
+        media_type=None if media_type is None else soundness.printable(media_type),
+        charset=soundness.printable(fields["charset"]),
+        streamed=typed(bool, fields["streamed"]),
+        stored_at=soundness.moment(fields["stored_at"]),
+        length=length,
         generation=generation,
-        status=_of(int, head["status"]),
-        headers=tuple((_of(bytes, name), _of(bytes, value)) for name, value in head["headers"]),
-        media_type=None if head["media_type"] is None else _of(str, head["media_type"]),
-        charset=_of(str, head["charset"]),
-        streamed=_of(bool, head["streamed"]),
-        stored_at=_of(float, head["stored_at"]),
-        length=_of(int, head["length"]),
-        chunks=head["chunks"],
+        chunks=soundness.partition(fields["chunks"], len(body)),
         body=body,
         segments=segments,
-        **_common(head),
     )
-    lengths = tuple(length for length, _ in segments)
-    in_segments = entry.length - len(body)
-    if not _is_partition(entry.chunks, len(body)) or not _is_partition(lengths, in_segments):
-        raise UnsoundError("lengths")
-    return entry
 
 
-def _common(head: Any) -> dict[str, Any]:
-    versions = _of(dict, head["versions"])
-    return {
-        "key": _of(bytes, head["key"]),
-        "versions": {_of(str, name): _of(bytes, value) for name, value in versions.items()},
-    }
+def _segments(value: object) -> tuple[tuple[int, int], ...]:
+    pairs: tuple[tuple[object, object], ...] = typed(tuple, value)
+    return tuple([(typed(int, size), typed(int, crc)) for size, crc in pairs])
 
 
-def _of(kind: type[T], value: object) -> T:
-    if type(value) is not kind:
-        raise UnsoundError(f"{type(value).__name__} where {kind.__name__} was expected")
-    return value
-
-
-def _strings(values: Sequence[object]) -> tuple[str, ...]:
-    return tuple(_of(str, value) for value in values)
-
-
-def _is_partition(chunks: object, total: int) -> bool:
-    return (
-        type(chunks) is tuple
-        and set(map(type, chunks)) <= {int}
-        and min(chunks, default=0) >= 0
-        and sum(chunks) == total
-    )
+def _common(fields: Mapping[str, Any]) -> tuple[bytes, dict[str, bytes]]:
+    return typed(bytes, fields["key"]), soundness.versions(fields["versions"])

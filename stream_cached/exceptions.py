@@ -25,7 +25,17 @@ class StoreError(StreamCachedError):
 
 
 class StoreUnavailableError(StoreError):
-    """A store can't be reached, did not answer in time, or refuses what any store does."""
+    """
+    A store can't be reached, did not answer in time, or refuses what any store does.
+
+    Args:
+        message: What happened.
+        answered: Whether it was reached, and refused.
+    """
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class BrokenStreamError(StreamCachedError):

@@ -17,7 +17,6 @@ from stream_cached.config import resolve_alias, resolve_cache, resolve_fallback
 from stream_cached.debts import Creditor, Distrust, Key
 from stream_cached.exceptions import ConfigurationError, StoreUnavailableError
 from stream_cached.patience import Patience
-from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.memory import MemoryCache
 
 #: How aiocache's caches say that a key is there already, that a value is no number, and the like.
@@ -89,7 +88,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         self._overwritten = _Overwritten(self._binding)
         self._cleared = _Cleared(self._binding)
 
-    def binding(self, timeout: float | None = SENTINEL) -> Binding:
+    def binding(self, timeout: float | None = SENTINEL, secrets: Sequence[bytes] = ()) -> Binding:
         """Return what an engine uses of it: the primary with these settings, and the fallback."""
         view = copy.copy(self.primary)
         Clients.share(self.primary, view)
@@ -102,6 +101,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
             fallback=lambda: self.fallback,
             retry_interval=self.retry_interval,
             timeout=self.operation_timeout if timeout is SENTINEL else timeout,
+            secrets=secrets,
         )
 
     def _build_key(self, key: str, namespace: str | None = None) -> Any:
@@ -131,9 +131,9 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         if "ttl" in kwargs:
             kwargs["ttl"] = backend.public_ttl(kwargs["ttl"])
         begin = partial(getattr(backend.cache, name), key, *args, **kwargs)
-        if isinstance(backend.store, AiocacheStore):
-            return await backend.store.call(name[1:], begin, _ANSWERS)
-        return await begin()
+        if backend.server is None:
+            return await begin()
+        return await backend.server.call(name[1:], begin, _ANSWERS)
 
     def _refuses(self, key: Key, on_primary: bool) -> bool:
         return on_primary and self._deleted.distrust.refuses(key, self.ttl)
@@ -247,9 +247,9 @@ class _Deleted:
             await self._call("_delete", key)
 
     async def _call(self, name: str, key: Key | None) -> None:
-        store = self._binding.probe
-        assert isinstance(store, AiocacheStore)
-        await store.call(name[1:], partial(getattr(store.cache, name), key))
+        server = self._binding.probe.server
+        assert server is not None
+        await server.call(name[1:], partial(getattr(server.cache, name), key))
 
     def refuse_older(self) -> None:
         self.distrust.begin()

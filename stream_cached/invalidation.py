@@ -65,7 +65,7 @@ class Invalidation:
         """Invalidate what the store itself holds."""
         assert not isinstance(key, bytes)
         binding = self._binding()
-        await self._revoke(binding.probe if away else binding.primary.store, key)
+        await self._revoke((binding.probe if away else binding.primary).store, key)
 
     def refuse_older(self) -> None:
         """Take no plain value that was there before; entries go by the endpoint's version."""

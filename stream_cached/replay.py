@@ -64,7 +64,6 @@ class Replay:
             await self._store.delete_many([self._key])
             return False
         self._window.extend(window)
-        self._read_ahead()
         return True
 
     def close(self) -> None:
@@ -126,6 +125,8 @@ class Replay:
         self._chunks.extend(chunks)
 
     async def _segment(self) -> Segment | None:
+        if self._ahead is None:
+            self._read_ahead()
         if not self._window and self._ahead is not None:
             task, self._ahead = self._ahead, None
             try:

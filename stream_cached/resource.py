@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from stream_cached.entry import (
     Marker,
     Record,
     UnsoundError,
+    Value,
     decode_record,
     encode_record,
     is_ours,
@@ -70,7 +72,17 @@ class Foreign:
     """A value that this library did not write: one for the serializer."""
 
 
-Found = Hit | Miss | Unstorable | Foreign
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """A plain value that was published by `Resource.publish_value`."""
+
+    payload: bytes
+    """What the cache's serializer made of it."""
+    text: bool
+    """Whether that was text, now encoded."""
+
+
+Found = Hit | Miss | Unstorable | Foreign | StoredValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +173,9 @@ class Resource:
                 return Hit(key, record)
             case Marker():
                 return Unstorable(record.detail)
-            case _:
+            case Value():
+                return StoredValue(record.payload, record.text)
+            case Index() | None:
                 return None
 
     async def _sound(self, key: str, value: bytes | None) -> Record | None:
@@ -184,14 +198,20 @@ class Resource:
 
     def _is_current(self, record: Record) -> bool:
         # A missing version is a miss: an evicted one must not bring old entries back to life.
-        if record.versions.get(self._version) != self._versions.get(self._version, b""):
+        version = self._versions.get(self._version)
+        if version is None or record.versions.get(self._version) != version:
             return False
         revoked = self._versions.get(self._revocation)
         return revoked is None or record.versions.get(self._revocation) == revoked
 
     def _as_versions(self, version: bytes | None, revocation: bytes | None) -> dict[str, bytes]:
-        pairs = ((self._version, version), (self._revocation, revocation))
-        return {key: value for key, value in pairs if value and len(value) == ID_SIZE}
+        versions = {}
+        if version and len(version) == ID_SIZE:
+            versions[self._version] = version
+        if revocation is not None:
+            # Also a damaged one: what was revoked must not come back to life.
+            versions[self._revocation] = _as_id(revocation)
+        return versions
 
     async def begin(self) -> None:
         """
@@ -240,8 +260,7 @@ class Resource:
         Raises:
             StoreError: The store failed; it may have been published all the same.
         """
-        if asyncio.get_running_loop().time() - self._begun > self.lifetimes.longest_run:
-            # A revocation in the meantime may have expired already.
+        if self._is_late():
             return NotCached.OVERTAKEN
         values, segments, _ = await asyncio.gather(
             self._current(),
@@ -270,6 +289,37 @@ class Resource:
                 return None
             values = await self._current()
         return NotCached.OVERTAKEN
+
+    async def publish_value(self, payload: bytes, *, text: bool) -> NotCached | None:
+        """
+        Make a plain value the one that is served from now on.
+
+        Args:
+            payload: What the cache's serializer made of it.
+            text: Whether that was text, now encoded.
+
+        Returns:
+            Why it was not published, None if it was.
+
+        Raises:
+            StoreError: The store failed; it may have been published all the same.
+        """
+        if self._is_late():
+            return NotCached.OVERTAKEN
+        (value, version, revocation), _ = await asyncio.gather(
+            self._current(),
+            self.store.touch_many([self._version], self.lifetimes.versions),
+        )
+        if self._as_versions(version, revocation) != self._versions:
+            return NotCached.OVERTAKEN
+        replaced = await self._decode(self.key, value)
+        await self._put(self.key, Value(key=b"", versions={}, payload=payload, text=text))
+        await self._retire(replaced)
+        return None
+
+    def _is_late(self) -> bool:
+        """Whether a revocation since the run began may have expired already."""
+        return asyncio.get_running_loop().time() - self._begun > self.lifetimes.longest_run
 
     async def _current(self) -> list[bytes | None]:
         """Read what stands under the key, and the versions."""
@@ -311,7 +361,7 @@ class Resource:
             await self.store.delete_many(keys)
         return done
 
-    async def _put(self, key: str, record: Entry | Marker) -> None:
+    async def _put(self, key: str, record: Entry | Marker | Value) -> None:
         bound = dataclasses.replace(record, key=key_digest(key), versions=self._versions)
         ttl = self.lifetimes.ttl
         if isinstance(bound, Marker):
@@ -347,7 +397,7 @@ class Resource:
         if value and not is_ours(value):
             return
         current, key = await self._sound(self.key, value), self.key
-        if isinstance(current, Entry):
+        if isinstance(current, Entry | Value):
             # Another run was stored meanwhile.
             return
         if isinstance(current, Index) and self._select is not None:
@@ -367,6 +417,13 @@ class Resource:
             (value,) = await self.store.get_many([self.key])
             await self._retire(await self._decode(self.key, value))
         await self.store.delete_many([self.key])
+
+
+def _as_id(value: bytes) -> bytes:
+    """Return an id as it is, and for anything else one that stands for it."""
+    if len(value) == ID_SIZE:
+        return value
+    return hashlib.blake2b(value, digest_size=ID_SIZE).digest()
 
 
 async def renew_version(store: Store, version: str, new: bytes, lifetimes: Lifetimes) -> None:

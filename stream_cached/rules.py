@@ -24,6 +24,9 @@ _HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+")
 #: What becomes of a request with Authorization.
 Authorized = Literal["bypass", "vary", "keyed", "share"]
 
+#: Bytes of a secret that nobody guesses.
+MIN_SECRET = 16
+
 #: Bytes that a source may be ahead of its fastest reader.
 MAX_AHEAD = 1024 * 1024
 
@@ -44,6 +47,7 @@ class Rules:
     finish_timeout: float
     timeout: float | None
     retry_interval: float
+    secrets: tuple[bytes, ...]
     exact: bool
     authorized: Authorized
     key_host: bool
@@ -66,6 +70,7 @@ def make_rules(
     finish_timeout: float,
     timeout: float | None,
     retry_interval: float,
+    secret: str | bytes | Collection[str | bytes] | None,
     replay: Literal["fast", "exact"],
     authorized: Authorized,
     key_host: bool,
@@ -100,6 +105,7 @@ def make_rules(
         finish_timeout=_seconds("finish_timeout", finish_timeout),
         timeout=_timeout(timeout),
         retry_interval=_seconds("retry_interval", retry_interval),
+        secrets=_checked_secrets(secret),
         exact=replay == "exact",
         authorized=authorized,
         key_host=key_host,
@@ -154,6 +160,20 @@ def _timeout(value: Any) -> Any:
     if value is SENTINEL or value is None or (type(value) in (int, float) and value == 0):
         return value
     return _seconds("timeout", value)
+
+
+def _checked_secrets(secret: Any) -> tuple[bytes, ...]:
+    """Return the secrets as bytes; no message shows one."""
+    if secret is None:
+        return ()
+    several = isinstance(secret, Collection) and not isinstance(secret, str | bytes)
+    secrets = tuple(secret) if several else (secret,)
+    require(
+        secrets and all(isinstance(each, str | bytes) and each for each in secrets),
+        "secret= has to be a str or bytes, or several of them, and none of them empty: pass 32 "
+        "random bytes, the same to every process",
+    )
+    return tuple(each.encode() if isinstance(each, str) else each for each in secrets)
 
 
 def _size(name: str, value: Any, *, least: int) -> int:

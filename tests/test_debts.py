@@ -9,7 +9,7 @@ import pytest
 
 from stream_cached.debts import Debts, Distrust, Key
 from stream_cached.exceptions import StoreUnavailableError
-from stream_cached.store.fallback import Switch
+from stream_cached.store.switch import Switch
 
 pytestmark = pytest.mark.anyio
 

@@ -40,7 +40,7 @@ both = pytest.mark.parametrize("kind", [RedisServer, MemcachedServer])
 @pytest.fixture
 def server(kind: type[Server]) -> Iterator[Server]:
     """A server for this test alone."""
-    with _server(kind) as server:
+    with _server(kind) as server:  # type: ignore[type-var]
         yield server
 
 
@@ -220,7 +220,7 @@ def test_plain_cached_works_over_an_alias(server: RedisServer) -> None:
     )
     numbers = itertools.count()
 
-    @aiocache.cached(ttl=60, alias="default")
+    @aiocache.cached(ttl=60, alias="default")  # type: ignore[untyped-decorator]
     async def value(name: str) -> complex:
         return complex(next(numbers), 1)
 

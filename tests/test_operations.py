@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.patience import Patience
 from stream_cached.store.operations import Operations
+from tests.gates import _resolve
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +34,10 @@ class Failures:
 
 async def never() -> None:
     await asyncio.Event().wait()
+
+
+async def done() -> None:
+    await asyncio.sleep(0)
 
 
 async def refuses() -> None:
@@ -135,17 +143,67 @@ async def test_a_loop_that_is_held_up_for_ever_does_not_put_it_off_for_ever() ->
     holding = False
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_client_that_swallows_a_cancellation_is_cancelled_again(turns: int) -> None:
+    failures = Failures()
+    loop = asyncio.get_running_loop()
+    sent = loop.create_future()
+
+    async def send_and_receive() -> None:
+        # As redis-py does; up to Python 3.11 `wait_for` may swallow it.
+        await asyncio.wait_for(sent, 60)
+        await never()
+
+    def later(turn: int, call: Callable[[], object]) -> None:
+        loop.call_soon(later, turn - 1, call) if turn else call()
+
+    async with asyncio.timeout(5):
+        call = asyncio.ensure_future(failures.operations.run("get", send_and_receive, 60))
+        await asyncio.sleep(0.01)
+        later(turns, partial(_resolve, sent))
+        failures.operations.give_up()
+        with pytest.raises(StoreUnavailableError):
+            await call
+    assert call.cancelling() == 0
+
+
+async def test_one_that_ends_well_though_it_was_cancelled_has_ended_well() -> None:
+    failures = Failures()
+
+    async def stubborn() -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await never()
+        return "value"
+
+    assert await failures.operations.run("get", stubborn, 0.01) == "value"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
 async def test_patience_is_spent_by_what_takes_time_only() -> None:
     patience = Patience(10.0)
-    with patience.spent() as left:
-        assert left == 10.0
+    with patience:
+        await Operations().run("get", done, 5)
     assert patience.left is not None
     assert 9.0 < patience.left < 10.0
     patience.left = 0.0
-    with pytest.raises(StoreUnavailableError), patience.spent() as left:
-        await Operations().run("look-up", never, left)
+    with pytest.raises(StoreUnavailableError), patience:
+        await Operations().run("look-up", never, 60)
     assert patience.left == 0.0
-    unbounded = Patience(None)
-    with unbounded.spent() as left:
-        assert left is None
-    assert unbounded.left is None
+
+
+async def test_without_patience_each_operation_has_its_own_time_out() -> None:
+    patience = Patience(None)
+    with pytest.raises(StoreUnavailableError, match=r"0\.01 s"), patience:
+        await Operations().run("get", never, 0.01)
+    assert patience.left is None
+
+
+async def test_operations_within_a_time_share_it() -> None:
+    with Patience(0.05), pytest.raises(StoreUnavailableError):
+        await Operations().run("get", never, None)
+    with Patience(60):
+        await Operations().run("get", done, 1)
+        with pytest.raises(StoreUnavailableError, match=r"0\.01 s"):
+            await Operations().run("get", never, 0.01)

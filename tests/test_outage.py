@@ -223,6 +223,24 @@ def test_for_a_redis_that_is_full_memory_stands_in(
     assert not Keyspace(own_redis.port).without_ttl()
 
 
+def test_a_redis_that_is_full_is_still_read_by_who_began_to(
+    serve: Serve, own_redis: RedisServer
+) -> None:
+    runs = Runs(200)
+    port = serve(runs.app(own_redis.url(), retry_interval=30)).port
+    fetch(port)
+    with RawClient(port, receive_buffer=1 << 16) as client:
+        client.send()
+        assert client.read_head().header("Cache-Status") == HIT
+        own_redis.execute("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        own_redis.execute("CONFIG", "SET", "maxmemory", "1")
+        fetch(port, "/?other")
+        assert not state_of(own_redis).available
+        hit = client.read_rest()
+    assert hit.complete
+    assert hit.body == runs.bodies[0]
+
+
 # -- invalidation while it is away ----------------------------------------------------------------
 
 

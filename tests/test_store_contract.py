@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiocache
@@ -22,6 +22,7 @@ from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.memcached import MemcachedStore
 from stream_cached.store.memory import MemoryCache, MemoryStore
 from stream_cached.store.redis import RedisStore
+from stream_cached.store.signed import SignedStore
 from tests.gates import wait_until
 from tests.process import HOST, ROOT, ServerProcess
 from tests.proxy import DelayProxy
@@ -180,6 +181,20 @@ def simple(namespace: str | None) -> Held:
     )
 
 
+def signed(held: Held) -> Held:
+    """A signed store; its other client has begun to sign with the next secret."""
+    secrets = [b"first secret" * 2, b"second secret" * 2]
+    return replace(
+        held,
+        store=SignedStore(held.store, secrets, "namespace"),
+        other=SignedStore(held.other, secrets[::-1], "namespace"),
+    )
+
+
+def signed_memory(namespace: str | None) -> Held:
+    return signed(memory(namespace))
+
+
 async def _advance(clock: Clock, seconds: float) -> None:
     clock.now += seconds
 
@@ -241,7 +256,9 @@ def prefix(request: pytest.FixtureRequest) -> str | None:
     return None if request.param == "bare" else "a namespace: ü"
 
 
-@pytest.fixture(params=["memory", "simple", "custom", "redis", "memcached"])
+@pytest.fixture(
+    params=["memory", "simple", "custom", "redis", "memcached", "signed memory", "signed redis"]
+)
 async def held(
     request: pytest.FixtureRequest, prefix: str | None, anyio_backend: str
 ) -> AsyncIterator[Held]:
@@ -249,15 +266,17 @@ async def held(
         "memory": memory,
         "simple": simple,
         "custom": custom,
+        "signed memory": signed_memory,
     }
     if request.param in makers:
         yield makers[request.param](prefix)
         return
-    request.getfixturevalue(f"{request.param}_url")  # running and empty
-    server = request.getfixturevalue(f"{request.param}_server")
-    opened = redis(server, prefix) if request.param == "redis" else memcached(server, prefix)
+    name = request.param.removeprefix("signed ")
+    request.getfixturevalue(f"{name}_url")  # running and empty
+    server = request.getfixturevalue(f"{name}_server")
+    opened = redis(server, prefix) if name == "redis" else memcached(server, prefix)
     async with opened as held:
-        yield held
+        yield held if name == request.param else signed(held)
 
 
 class TestEveryStore:
@@ -485,7 +504,7 @@ class TestEveryStore:
         assert held.store.capacity is None or held.store.capacity > 0
 
 
-@pytest.mark.parametrize("kind", [memory, simple, custom])
+@pytest.mark.parametrize("kind", [memory, simple, custom, signed_memory])
 async def test_a_value_that_is_not_bytes_is_given_as_foreign(
     kind: Callable[[str | None], Held],
 ) -> None:

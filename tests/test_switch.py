@@ -100,7 +100,7 @@ class Stoppable(DictCache):
 
 def test_a_cache_that_refuses_the_key_of_the_probe_comes_back() -> None:
     def builder(key: str, namespace: str | None = None) -> str:
-        if "probe" in key:
+        if key == "stream-cached:probe":
             raise RuntimeError("not this key")
         return key
 
@@ -115,6 +115,16 @@ def test_a_cache_that_refuses_the_key_of_the_probe_comes_back() -> None:
         await asyncio.to_thread(wait_until, lambda: asyncio.run(statuses(app, "/0")) == [HIT])
 
     asyncio.run(test())
+
+
+def test_a_cache_that_refuses_the_key_of_the_ping_is_there() -> None:
+    def builder(key: str, namespace: str | None = None) -> str:
+        if key == "ping":
+            raise RuntimeError("not this key")
+        return key
+
+    app = an_app(cache=DictCache(Clock(), key_builder=builder))
+    assert asyncio.run(statuses(app, "/0", "/0")) == [MISS, HIT]
 
 
 # -- who learns of an outage ----------------------------------------------------------------------

@@ -34,7 +34,10 @@ class AiocacheStore:
 
     capacity: int | None = None
 
-    #: What the backend's client raises where the server can't be reached.
+    #: What the backend's client raises where the server can't be reached, or refuses.
+    errors: tuple[type[Exception], ...] = (OSError, EOFError)
+
+    #: Those of them that say that it can't be reached.
     lost: tuple[type[Exception], ...] = (OSError, EOFError)
 
     def __init__(
@@ -89,12 +92,16 @@ class AiocacheStore:
                 raise
             # At the border to a store: whatever a backend raises means that it failed.
             except Exception as exc:
-                cause = f"{name}: {type(exc).__name__}"
-                if self.is_no_outage(exc):
-                    raise StoreError(cause) from exc
-                raise self.operations.failure(cause) from exc
+                raise self.failure(name, exc) from exc
 
         return await self.operations.run(name, translated, self.timeout)
+
+    def failure(self, name: str, exc: Exception) -> StoreError:
+        """Take note of what the backend has raised; return what to raise instead."""
+        cause = f"{name}: {type(exc).__name__}"
+        if self.is_no_outage(exc):
+            return StoreError(cause)
+        return self.operations.failure(cause, answered=not isinstance(exc, self.lost))
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         natives = [self.native_key(key) for key in keys]

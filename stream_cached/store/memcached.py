@@ -28,6 +28,8 @@ T = TypeVar("T")
 class MemcachedStore(AiocacheStore):
     """Over aiocache's memcached backend: short keys, whole seconds, calls side by side."""
 
+    errors = (OSError, EOFError, ClientException)
+
     def __init__(
         self, cache: BaseCache, timeout: float | None, operations: Operations | None = None
     ) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from stream_cached.exceptions import StoreUnavailableError
+from stream_cached.patience import allowed
 
 T = TypeVar("T")
 
@@ -20,22 +21,25 @@ _HELD_UP = 0.05
 #: How often a time-out is put off because of that.
 _EXTENSIONS = 5
 
+#: Seconds after which an operation that is still there is cancelled once more.
+_AGAIN = 0.05
+
 
 class Operations:
     """
     The operations on one server.
 
     Args:
-        is_away: Whether none may begin.
+        is_cut_off: Whether none may begin, since the server can't be reached.
         on_failure: Called with each failure that the server is to blame for.
     """
 
     def __init__(
         self,
-        is_away: Callable[[], bool] = lambda: False,
+        is_cut_off: Callable[[], bool] = lambda: False,
         on_failure: Callable[[StoreUnavailableError], object] = lambda failure: None,
     ) -> None:
-        self._is_away = is_away
+        self._is_cut_off = is_cut_off
         self._on_failure = on_failure
         self._pending: set[_Pending] = set()
 
@@ -52,11 +56,11 @@ class Operations:
             StoreUnavailableError: The server is away, or did not answer in time.
             Exception: What the operation raises.
         """
-        if self._is_away():
+        if self._is_cut_off():
             raise StoreUnavailableError(f"{name}: the store is away")
-        pending = _Pending(timeout)
+        pending = _Pending(allowed(timeout))
         try:
-            async with pending:
+            with pending:
                 self._pending.add(pending)
                 return await begin()
         except TimeoutError as exc:
@@ -66,9 +70,9 @@ class Operations:
         finally:
             self._pending.discard(pending)
 
-    def failure(self, cause: str) -> StoreUnavailableError:
+    def failure(self, cause: str, *, answered: bool = False) -> StoreUnavailableError:
         """Take note of a failure that the server is to blame for; return what to raise."""
-        failure = StoreUnavailableError(cause)
+        failure = StoreUnavailableError(cause, answered=answered)
         self._on_failure(failure)
         return failure
 
@@ -79,30 +83,37 @@ class Operations:
 
 
 class _Pending:
-    """One operation under way: a time-out that allows for an event loop which was held up.
+    """One operation under way, with a time-out like that of `asyncio.timeout`, except for this.
 
-    An endpoint that blocks the loop holds up the answers of the store, too: when it lets go, the
-    timer is due, and the answer may have been there for long. It is given time to be read.
+    An endpoint that blocks the event loop holds up the answers of the store, too: when it lets go,
+    the timer is due, and the answer may have been there for long. It is given time to be read.
+
+    And a client may swallow a cancellation: `asyncio.wait_for`, through which redis-py sends, does
+    so up to Python 3.11 where what it waits for is done in the same turn. It is repeated until the
+    operation is over.
     """
 
     def __init__(self, timeout: float | None) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         self.given_up = False
         self.timeout = timeout or 0.0
-        self._loop = asyncio.get_running_loop()
-        self._scope = asyncio.timeout(None)
+        self._task = task
+        self._loop = task.get_loop()
         self._bounded = timeout is not None
         self._timer: asyncio.TimerHandle | None = None
         self._when = 0.0
         self._extensions = 0
+        self._cancelling = task.cancelling()
+        self._cancels = 0
         self._entered = False
 
-    async def __aenter__(self) -> None:
-        await self._scope.__aenter__()
+    def __enter__(self) -> None:
         self._entered = True
         if self._bounded:
             self._set_timer(self.timeout)
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         exc: BaseException | None,
@@ -111,7 +122,13 @@ class _Pending:
         self._entered = False
         if self._timer is not None:
             self._timer.cancel()
-        await self._scope.__aexit__(kind, exc, traceback)
+        if not self._cancels:
+            return
+        for _ in range(self._cancels):
+            self._task.uncancel()
+        # Otherwise somebody else has cancelled the task as well.
+        if kind is asyncio.CancelledError and self._task.cancelling() <= self._cancelling:
+            raise TimeoutError from exc
 
     def give_up(self) -> None:
         """Let it fail now."""
@@ -131,6 +148,12 @@ class _Pending:
             self._expire(False)
 
     def _expire(self, given_up: bool) -> None:
-        if self._entered:
+        if not self._entered:
+            return
+        if not self._cancels:
             self.given_up = given_up
-            self._scope.reschedule(self._loop.time())
+        self._cancels += 1
+        self._task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_AGAIN, self._expire, given_up)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stream_cached.store.aiocache import AiocacheStore
@@ -18,6 +18,7 @@ from stream_cached.store.aiocache import AiocacheStore
 class RedisStore(AiocacheStore):
     """Over aiocache's Redis backend: many keys in one round trip, ttls in milliseconds."""
 
+    errors = (OSError, EOFError, RedisError)
     lost = (OSError, EOFError, RedisConnectionError, RedisTimeoutError)
 
     def is_no_outage(self, exc: Exception) -> bool:

@@ -9,12 +9,13 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from stream_cached.availability import Availability, Health, State
 from stream_cached.debts import Creditor, Debts, Key
 from stream_cached.exceptions import StoreError, StoreUnavailableError
+from stream_cached.patience import Patience
 from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.operations import Operations
 from stream_cached.tasks import spawn
@@ -55,6 +56,7 @@ class Switch:
         self._chance = chance
         self._lock = threading.Lock()
         self._operations: weakref.WeakSet[Operations] = weakref.WeakSet()
+        self._cut_off = False
         self._first: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due = 0.0
@@ -76,7 +78,7 @@ class Switch:
         Args:
             probe: The server as it is pinged then.
         """
-        operations = Operations(self._is_away, lambda failure: self._lost(str(failure), probe))
+        operations = Operations(self._is_cut_off, lambda failure: self._lost(failure, probe))
         self._operations.add(operations)
         return operations
 
@@ -122,33 +124,40 @@ class Switch:
         """Ping once for all that wait for it in this loop."""
         loop = asyncio.get_running_loop()
         if self._first is None or self._first.get_loop() is not loop or self._first.done():
-            self._first = spawn(self._introduce(probe))
+            with Patience(None):
+                self._first = spawn(self._introduce(probe))
         await asyncio.wait({self._first})
 
     async def _introduce(self, probe: AiocacheStore) -> None:
         try:
-            await probe.ping()
+            await _asked(probe.ping())
         except StoreUnavailableError as exc:
-            self._lost(str(exc), probe)
-        else:
-            if self._availability.state is State.UNTRIED:
-                self._availability.answered(time.monotonic())
+            self._lost(exc, probe)
+        if self._availability.state is State.UNTRIED:
+            self._availability.answered(time.monotonic())
 
     # -- going away -------------------------------------------------------------------------
 
-    def _is_away(self) -> bool:
-        return self._availability.state is State.AWAY
+    def _is_cut_off(self) -> bool:
+        return self._cut_off
 
-    def _lost(self, cause: str, probe: AiocacheStore) -> None:
+    def _lost(self, failure: StoreUnavailableError, probe: AiocacheStore) -> None:
         with self._lock:
-            if not self._availability.lost(cause, time.monotonic()):
-                return
-        logger.warning(
-            "%s is away (%s): requests are answered without it until it is back", self.name, cause
-        )
-        for operations in tuple(self._operations):
-            operations.give_up()
-        self._ask_later(probe)
+            is_news = self._availability.lost(str(failure), time.monotonic())
+            # One that is full or read-only can still be read by those who began to.
+            ends_all = not failure.answered and not self._cut_off
+            self._cut_off |= ends_all
+        if is_news:
+            logger.warning(
+                "%s is away (%s): requests are answered without it until it is back",
+                self.name,
+                failure,
+            )
+        if ends_all:
+            for operations in tuple(self._operations):
+                operations.give_up()
+        if is_news:
+            self._ask_later(probe)
 
     # -- coming back ------------------------------------------------------------------------
 
@@ -156,7 +165,9 @@ class Switch:
         self._loop = asyncio.get_running_loop()
         delay = self._availability.next_ping(self._chance())
         self._due = time.monotonic() + delay + _OVERDUE
-        self._loop.call_later(delay, lambda: spawn(self._ask(probe)))
+        # It is not part of the request that found out.
+        with Patience(None):
+            self._loop.call_later(delay, lambda: spawn(self._ask(probe)))
 
     def _is_overdue(self) -> bool:
         """Whether nobody asks any more: the loop that was to has ended."""
@@ -181,6 +192,7 @@ class Switch:
                 return True
             seconds = now - known.since
             known.answered(now)
+            self._cut_off = False
         logger.info(
             "%s is back after %.1f s; %d requests were answered without it",
             self.name,
@@ -234,9 +246,13 @@ class Switch:
 async def _try(probe: AiocacheStore) -> None:
     """See that a server that was away answers and takes something."""
     await probe.reconnect()
-    await probe.ping()
+    await _asked(probe.ping())
+    await _asked(probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL))
+
+
+async def _asked(sign_of_life: Awaitable[None]) -> None:
     try:
-        await probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL)
+        await sign_of_life
     except StoreUnavailableError:
         raise
     except StoreError:

@@ -1,0 +1,142 @@
+"""What one call uses of its cache beside the engine: its plain values, and its plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from stream_cached.binding import Backend
+from stream_cached.debts import Distrust
+from stream_cached.exceptions import StoreError
+from stream_cached.notices import Notices
+from stream_cached.patience import Patience
+from stream_cached.resource import Resource, StoredValue
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """
+    What one call uses of its cache.
+
+    Args:
+        backend: The cache, or what stands in for it.
+        patience: How long it may still hold up the call.
+        configured: The cache as it was configured: plugins see this one.
+        distrust: The values in it that may have been invalidated while it was away.
+        notices: Where it is said what goes wrong.
+    """
+
+    backend: Backend
+    patience: Patience
+    configured: Any
+    distrust: Distrust
+    notices: Notices
+
+    async def get(self, key: str) -> Any:
+        """Return a plain value by the cache's public `get`; None where there is none."""
+        cache = self.backend.cache
+        try:
+            return await self.backend.public(self.patience, "get", lambda: cache.get(key))
+        except StoreError as exc:
+            self.notices.store_failed(exc, "reading")
+        # As in aiocache: whatever the cache or the serializer raises is a miss.
+        except Exception as exc:
+            self._unreadable(exc)
+        return None
+
+    async def set(self, key: str, value: Any, ttl: float | None) -> None:
+        """Store a plain value by the cache's public `set`."""
+        backend, patience = self.backend, Patience(self.backend.timeout)
+        seconds = backend.public_ttl(ttl)
+        try:
+            await backend.public(
+                patience, "set", lambda: backend.cache.set(key, value, ttl=seconds)
+            )
+            if not backend.is_fallback:
+                self.distrust.was_set(key)
+        except StoreError as exc:
+            self.notices.store_failed(exc, "writing")
+        # As in aiocache: the caller gets its value all the same.
+        except Exception as exc:
+            self._unwritable(exc)
+
+    def may_be_older(self, key: str, ttl: float | None) -> bool:
+        """Whether a plain value may be one that was invalidated, or that others have written."""
+        if self.backend.is_fallback:
+            return False
+        return self.backend.signs or self.distrust.refuses(key, ttl)
+
+    # -- in signed records ------------------------------------------------------------------
+
+    def loaded(self, stored: StoredValue) -> Any:
+        """Return what a signed record holds; None where the serializer refuses it."""
+        try:
+            text = stored.payload.decode("utf-8", "surrogatepass") if stored.text else None
+            return self.configured.serializer.loads(stored.payload if text is None else text)
+        # As above.
+        except Exception as exc:
+            self._unreadable(exc)
+            return None
+
+    async def publish(self, resource: Resource, value: Any) -> None:
+        """Store a plain value in a signed record."""
+        try:
+            dumped = self.configured.serializer.dumps(value)
+            is_text = isinstance(dumped, str)
+            payload = dumped.encode("utf-8", "surrogatepass") if is_text else dumped
+            if not isinstance(payload, bytes):
+                raise TypeError("what a serializer leaves as an object can't be signed")
+            if await resource.publish_value(payload, text=is_text) is None:
+                await self.was_set(resource.key)
+        except StoreError as exc:
+            self.notices.store_failed(exc, "writing")
+        # As above.
+        except Exception as exc:
+            self._unwritable(exc)
+
+    def _unreadable(self, exc: Exception) -> None:
+        self.notices.warn(f"a plain value could not be read: {type(exc).__name__}")
+
+    def _unwritable(self, exc: Exception) -> None:
+        self.notices.warn(f"a plain value could not be stored: {type(exc).__name__}")
+
+    # -- plugins ----------------------------------------------------------------------------
+
+    async def was_set(self, key: str) -> None:
+        """Tell the log and the plugins that something was stored, past the cache's `set`."""
+        self.notices.store_works("writing")
+        await self.call_plugins("set", key, b"", took=0.0, ret=True)
+
+    async def call_plugins(self, command: str, *args: Any, took: float, ret: Any) -> None:
+        """Call the plugins' hooks, which the direct calls of the store go past."""
+        cache = self.configured
+        try:
+            for plugin in cache.plugins or ():
+                await getattr(plugin, f"pre_{command}")(cache, *args)
+            for plugin in cache.plugins or ():
+                await getattr(plugin, f"post_{command}")(cache, *args, took=took, ret=ret)
+        # The user's code: it watches the cache, and must not fail it.
+        except Exception as exc:
+            self.notices.warn(f"a plugin raised {type(exc).__name__}")
+
+
+#: What the call uses in which a plain value is read or written.
+_current: ContextVar[Use | None] = ContextVar("stream_cached_use", default=None)
+
+
+def current_use() -> Use | None:
+    """Return what the running call uses; None outside of one."""
+    return _current.get()
+
+
+@contextmanager
+def using(use: Use) -> Iterator[None]:
+    """Let plain values be read from and written to what this call uses."""
+    token = _current.set(use)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -5,60 +5,93 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from cashews import Cache
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from stream_cached import stream_cached
+from benchmarks.bodies import BODIES, MEDIA_TYPE, TEXT, Body
+from stream_cached import health, stream_cached
 
-#: Name of a body: size of a chunk in bytes, number of chunks.
-BODIES = {"small": (100, 20), "tiny-chunks": (20, 20_000), "10-MB": (65_536, 160)}
-
-REDIS = os.environ.get("BENCHMARK_REDIS", "redis://127.0.0.1:6379/0?namespace=benchmark")
-
-runs = 0
+REDIS = os.environ.get("BENCHMARK_REDIS", "redis://127.0.0.1:6379/0")
+TTL = 600
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+runs = 0
 
-def _stream(size: int, count: int) -> Endpoint:
-    chunk = b"x" * size
 
+def _stream(body: Body, media_type: str = MEDIA_TYPE) -> Endpoint:
     async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(count):
+        global runs
+        runs += 1
+        for chunk in body.chunks:
             yield chunk
 
     async def endpoint(request: Request) -> Response:
-        global runs
-        runs += 1
-        return StreamingResponse(chunks(), media_type="text/csv")
+        return StreamingResponse(chunks(), media_type=media_type)
 
     return endpoint
 
 
-def _prepared(size: int, count: int) -> Endpoint:
-    body = b"x" * size * count
-
+def _prepared(body: Body) -> Endpoint:
     async def endpoint(request: Request) -> Response:
-        return Response(body, media_type="text/csv")
+        return Response(body.whole, media_type=MEDIA_TYPE)
 
     return endpoint
+
+
+def _ours(stream: Endpoint, url: str) -> Endpoint:
+    return stream_cached(ttl=TTL, cache=url)(stream)
+
+
+def _cashews(url: str) -> Cache:
+    cache = Cache()
+    cache.setup(url)
+    return cache
+
+
+cashews_redis = _cashews(REDIS)
+
+
+def _by_cashews(stream: Endpoint, cache: Cache) -> Endpoint:
+    """Decorate a stream as the documentation of cashews has it."""
+    endpoint: Endpoint = cache(ttl=TTL, key="{request.url}")(stream)
+    return endpoint
+
+
+def _ways(body: Body) -> dict[str, Endpoint]:
+    redis = f"{REDIS}?namespace=benchmark"
+    # The memory of cashews holds 1,000 keys unless told, and each chunk is one: room for two
+    # bodies, one that is hit and one that is a miss. It visits all of them each second, so no more.
+    room = max(1_000, 2 * body.count + 100)
+    return {
+        "prepared": _prepared(body),
+        "uncached": _stream(body),
+        "memory": _ours(_stream(body), "memory://"),
+        "redis": _ours(_stream(body), redis),
+        "cashews-memory": _by_cashews(_stream(body), _cashews(f"mem://?size={room}")),
+        "cashews-redis": _by_cashews(_stream(body), cashews_redis),
+        "text-redis": _ours(_stream(body, TEXT), redis),
+        "text-cashews-redis": _by_cashews(_stream(body, TEXT), cashews_redis),
+    }
 
 
 async def _runs(request: Request) -> Response:
+    """Say how many generators have begun to run."""
     return JSONResponse(runs)
 
 
+async def _health(request: Request) -> Response:
+    """Say of each store whether it is used, and for how many seconds that has been so."""
+    return JSONResponse([[store.available, store.seconds] for store in health()])
+
+
 def _routes() -> list[Route]:
-    routes = [Route("/runs", _runs)]
-    for name, shape in BODIES.items():
-        routes.append(Route(f"/prepared/{name}", _prepared(*shape)))
-        routes.append(Route(f"/uncached/{name}", _stream(*shape)))
-        for store in ("memory", "redis"):
-            url = "memory://" if store == "memory" else REDIS
-            cached = stream_cached(ttl=600, cache=url)(_stream(*shape))
-            routes.append(Route(f"/{store}/{name}", cached))
+    routes = [Route("/runs", _runs), Route("/health", _health)]
+    for name, body in BODIES.items():
+        routes += [Route(f"/{way}/{name}", endpoint) for way, endpoint in _ways(body).items()]
     return routes
 
 

@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiocache import cached
@@ -46,7 +46,9 @@ async def rows(
     raise NotImplementedError
 
 
-async def median_microseconds(ways: dict[str, Callable[[], Awaitable[Any]]]) -> dict[str, float]:
+async def median_microseconds(
+    ways: Mapping[str, Callable[[], Awaitable[Any]]],
+) -> dict[str, float]:
     """Return what one call of each takes; the ways take turns, round by round."""
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(ROUNDS):

@@ -127,6 +127,17 @@ def test_a_cache_that_refuses_the_key_of_the_ping_is_there() -> None:
     assert asyncio.run(statuses(app, "/0", "/0")) == [MISS, HIT]
 
 
+class Broken(aiocache.SimpleMemoryCache):  # type: ignore[misc]
+    async def _multi_get(self, *args: Any, **kwargs: Any) -> Any:
+        raise OSError("broken")
+
+
+def test_a_cache_in_this_process_that_fails_is_gone_past() -> None:
+    app = an_app(cache=Broken())
+    detail = 'stream-cached; fwd=bypass; detail="store"'
+    assert asyncio.run(statuses(app, "/0", "/0")) == [detail] * 2
+
+
 # -- who learns of an outage ----------------------------------------------------------------------
 
 

@@ -20,6 +20,9 @@ from stream_cached.store.memory import MemoryCache
 DEFAULT_TIMEOUT = 0.5
 
 _POOL_SIZE = 64
+
+#: Connections to a memcached, which takes one segment after the other on each; made when needed.
+_MEMCACHED_POOL_SIZE = 16
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20}
 _UNITS["gib"] = 2**30
 _EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "memcached": "memcached"}
@@ -285,7 +288,11 @@ def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
     return cache_class(
         endpoint=parts.hostname or "127.0.0.1",
         port=parts.port or 11211,
-        **{"timeout": DEFAULT_TIMEOUT, **_typed(query, _MEMCACHED)},
+        **{
+            "timeout": DEFAULT_TIMEOUT,
+            "pool_size": _MEMCACHED_POOL_SIZE,
+            **_typed(query, _MEMCACHED),
+        },
     )
 
 

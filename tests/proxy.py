@@ -124,7 +124,7 @@ class DelayProxy:
                 group.create_task(self._collect(server, link))
                 group.create_task(self._replies(to_client, link))
         except* OSError:
-            _tear_down(to_client)
+            tear_down(to_client)
         finally:
             for writer in (to_client, to_server):
                 if writer is not None:
@@ -174,7 +174,7 @@ class DelayProxy:
 
     async def _cut_all(self) -> None:
         for writer in list(self._writers):
-            _tear_down(writer)
+            tear_down(writer)
 
 
 class _Link:
@@ -185,7 +185,8 @@ class _Link:
         self.pieces: asyncio.Queue[tuple[float, bytes] | None] = asyncio.Queue()
 
 
-def _tear_down(writer: asyncio.StreamWriter) -> None:
+def tear_down(writer: asyncio.StreamWriter) -> None:
+    """End a connection at once, by RST."""
     connection = writer.get_extra_info("socket")
     if connection is not None:
         with contextlib.suppress(OSError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import aiocache
 from aiocache.base import SENTINEL, BaseCache
@@ -20,10 +20,9 @@ from stream_cached.store import Store
 from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.memory import MemoryCache, MemoryStore
 from stream_cached.store.operations import Operations
+from stream_cached.store.public import public_view
 from stream_cached.store.signed import SignedStore
 from stream_cached.store.switch import Switch
-
-T = TypeVar("T")
 
 #: What aiocache gives a cache for which nobody chose a time-out.
 _AIOCACHE_TIMEOUT = 5.0
@@ -55,32 +54,6 @@ class Backend:
     def timeout(self) -> float | None:
         """Seconds that one operation may take; None without a bound, or where none can hang."""
         return None if self.server is None else self.server.timeout
-
-    async def public(self, patience: Patience, name: str, begin: Callable[[], Awaitable[T]]) -> T:
-        """
-        Await a call of the cache's public interface, in which the user's code runs as well.
-
-        Args:
-            patience: How long it may take.
-            name: What to call it in errors.
-            begin: Begins it.
-
-        Raises:
-            StoreError: The store failed.
-            Exception: What a serializer or a plugin raises.
-        """
-        server = self.server
-        if server is None:
-            return await begin()
-
-        async def translated() -> T:
-            try:
-                return await begin()
-            except server.errors as exc:
-                raise server.failure(name, exc) from exc
-
-        with patience:
-            return await server.operations.run(name, translated, server.timeout)
 
     def public_ttl(self, ttl: float | None) -> Any:
         """Return a ttl as the cache's public `set` takes it; memcached refuses fractions."""
@@ -165,8 +138,10 @@ class Binding:
         server = self._bound().probe.server
         if self.switch is None or server is None:
             return True
+        if self.switch.is_available:
+            return True
         with patience:
-            return await self.switch.is_used(server)
+            return await self.switch.is_used(server, patience.left)
 
     def stand_in(self) -> Backend:
         """
@@ -233,10 +208,11 @@ class Binding:
 
     def _backend_over(self, cache: Any, operations: Operations) -> Backend:
         server = _server(cache, self._seconds(cache), operations)
+        public = public_view(server)
         if not self._secrets or self.switch is None:
-            return Backend(cache, server, server)
+            return Backend(public, server, server)
         signed = SignedStore(server, self._secrets, cache.namespace or "")
-        return Backend(cache, signed, server, signs=True)
+        return Backend(public, signed, server, signs=True)
 
     def _seconds(self, cache: Any) -> float | None:
         if self._timeout is not SENTINEL:

@@ -15,6 +15,7 @@ from aiocache.base import BaseCache
 from stream_cached.clients import Clients, backend_class
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.store.memory import MemoryCache
+from stream_cached.store.operations import WAIT_FOR_CONNECTION
 
 #: Seconds that one operation of a store may take, unless the cache or its URL says otherwise.
 DEFAULT_TIMEOUT = 0.5
@@ -307,6 +308,9 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     connection = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
     # Once and at once: what was pooled before the server was restarted is connected anew.
     connection["retry"] = Retry(NoBackoff(), 1)
+    # The time-out of an operation is for all of it; the client's own does not allow for an event
+    # loop that was held up.
+    connection["socket_timeout"] = None
     if parts.username or "username" in options:
         connection["username"] = options.pop("username", None) or unquote(parts.username or "")
     if parts.password:
@@ -330,11 +334,11 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     def make_pool(**settings: Any) -> Any:
         if parts.scheme == "unix":
             del settings["host"], settings["port"]
-        # A request waits for a connection as long as for the answer, and no longer.
-        return BlockingConnectionPool(timeout=timeout or None, **settings)
+        wait = timeout * WAIT_FOR_CONNECTION if timeout else None
+        return BlockingConnectionPool(timeout=wait, **settings)
 
     return cache_class(
-        **{"pool_max_size": _POOL_SIZE, "create_connection_timeout": timeout, **options},
+        **{"pool_max_size": _POOL_SIZE, **options},
         connection_pool_class=make_pool,
         connection_pool_kwargs=connection,
     )

@@ -69,6 +69,15 @@ class Debts:
             self._owed[largest] = {None: next(self._tickets)}
         return ticket
 
+    def owes(self, creditor: Creditor, key: Key) -> bool:
+        """Whether a key of a creditor is to be invalidated."""
+        return key in self._owed.get(creditor, ())
+
+    def forgive(self, creditor: Creditor, key: Key) -> None:
+        """Forget what needs to be done no more."""
+        keys = self._owed.get(creditor, {})
+        self.paid(creditor, key, keys.get(key, -1))
+
     def paid(self, creditor: Creditor, key: Key | None, ticket: int) -> None:
         """Forget what was carried out, unless the same is owed anew."""
         keys = self._owed.get(creditor, {})

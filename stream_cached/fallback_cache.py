@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,17 +19,16 @@ from stream_cached.debts import Creditor, Distrust, Key
 from stream_cached.exceptions import ConfigurationError, StoreUnavailableError
 from stream_cached.patience import Patience
 from stream_cached.store.memory import MemoryCache
-
-#: How aiocache's caches say that a key is there already, that a value is no number, and the like.
-_ANSWERS = (TypeError, ValueError)
+from stream_cached.store.public import ANSWERS
 
 
 class FallbackCache(BaseCache):  # type: ignore[misc]
     """
     A cache over another one, the primary. While its server is away, memory stands in.
 
-    What is deleted meanwhile is deleted from the primary before that is used again, and so is what
-    is set: there it is older.
+    What is deleted meanwhile is deleted from the primary before that is used again. What is set
+    meanwhile is older there, and is not given out any more. (Of more than 10,000 keys, nothing is
+    that was there before.)
 
     Args:
         primary: A URL, an alias of `caches.set_config`, a class, or an instance.
@@ -84,9 +84,11 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         self.retry_interval = retry_interval
         self.operation_timeout = timeout
         self._binding = self.binding()
-        self._deleted = _Deleted(self._binding)
-        self._overwritten = _Overwritten(self._binding)
-        self._cleared = _Cleared(self._binding)
+        self._ttls = 0.0
+        self._distrust = Distrust(time.monotonic)
+        self._deleted = _Keys(self._binding, self._distrust)
+        self._overwritten = _Keys(self._binding, self._distrust)
+        self._cleared = _Cleared(self._binding, self._distrust)
 
     def binding(self, timeout: float | None = SENTINEL, secrets: Sequence[bytes] = ()) -> Binding:
         """Return what an engine uses of it: the primary with these settings, and the fallback."""
@@ -130,19 +132,36 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
     ) -> Any:
         if "ttl" in kwargs:
             kwargs["ttl"] = backend.public_ttl(kwargs["ttl"])
-        begin = partial(getattr(backend.cache, name), key, *args, **kwargs)
         if backend.server is None:
-            return await begin()
-        return await backend.server.call(name[1:], begin, _ANSWERS)
+            return await getattr(backend.cache, name)(key, *args, **kwargs)
+        method = getattr(backend.server.cache, name)
+        return await backend.server.call(name[1:], partial(method, key, *args, **kwargs), ANSWERS)
 
     def _refuses(self, key: Key, on_primary: bool) -> bool:
-        return on_primary and self._deleted.distrust.refuses(key, self.ttl)
+        """Whether what the primary has may be older than what was done while it was away."""
+        switch = self._binding.switch
+        if not on_primary or switch is None:
+            return False
+        overwritten = switch.chores.owes(self._overwritten, key)
+        return overwritten or self._distrust.refuses(key, self._longest_ttl)
 
     def _was_set(self, key: Key, on_primary: bool) -> None:
+        switch = self._binding.switch
+        if switch is None:
+            return
         if on_primary:
-            self._deleted.distrust.was_set(key)
-        elif self._binding.switch is not None:
-            self._binding.switch.debts.owe(self._overwritten, key)
+            switch.chores.forgive(self._overwritten, key)
+            self._distrust.was_set(key)
+        else:
+            switch.chores.owe(self._overwritten, key)
+
+    def _lives(self, ttl: float | None) -> None:
+        """Note how long something lives that is set."""
+        self._ttls = max(self._ttls, ttl or math.inf)
+
+    @property
+    def _longest_ttl(self) -> float | None:
+        return self._ttls if 0 < self._ttls < math.inf else None
 
     async def _invalidate(self, creditor: Creditor, name: str, key: Any) -> Any:
         """Call a method that deletes; what the primary does not do now, it has to do later."""
@@ -187,6 +206,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         _cas_token: Any = None,
         _conn: Any = None,
     ) -> Any:
+        self._lives(ttl)
         done, on_primary = await self._call("_set", key, value, ttl=ttl, _cas_token=_cas_token)
         if done:
             self._was_set(key, on_primary)
@@ -195,12 +215,14 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
     async def _multi_set(
         self, pairs: Sequence[tuple[Key, Any]], ttl: float | None = None, _conn: Any = None
     ) -> Any:
+        self._lives(ttl)
         done, on_primary = await self._call("_multi_set", list(pairs), ttl=ttl)
         for key, _ in pairs:
             self._was_set(key, on_primary)
         return done
 
     async def _add(self, key: Key, value: Any, ttl: float | None = None, _conn: Any = None) -> Any:
+        self._lives(ttl)
         done, on_primary = await self._call("_add", key, value, ttl=ttl)
         self._was_set(key, on_primary)
         return done
@@ -209,7 +231,11 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         return (await self._call("_increment", key, delta))[0]
 
     async def _expire(self, key: Key, ttl: float, _conn: Any = None) -> Any:
-        return (await self._call("_expire", key, ttl))[0]
+        self._lives(ttl)
+        done, on_primary = await self._call("_expire", key, ttl)
+        if done:
+            self._was_set(key, on_primary)
+        return done
 
     async def _delete(self, key: Key, _conn: Any = None) -> Any:
         return await self._invalidate(self._deleted, "_delete", key)
@@ -230,17 +256,18 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         return await self._binding.primary.cache._close()
 
 
-class _Deleted:
+class _Keys:
     """
-    Keys that were deleted while the primary was away.
+    Keys that were deleted, or set, while the primary was away: they are deleted there.
 
     Args:
         binding: What reaches it.
+        distrust: What is refused where there were too many of them.
     """
 
-    def __init__(self, binding: Binding) -> None:
-        self.distrust = Distrust(time.monotonic)
+    def __init__(self, binding: Binding, distrust: Distrust) -> None:
         self._binding = binding
+        self._distrust = distrust
 
     async def carry_out(self, key: Key | None, *, away: bool) -> None:
         if key is not None:
@@ -252,17 +279,10 @@ class _Deleted:
         await server.call(name[1:], partial(getattr(server.cache, name), key))
 
     def refuse_older(self) -> None:
-        self.distrust.begin()
+        self._distrust.begin()
 
 
-class _Overwritten(_Deleted):
-    """Keys that were set while the primary was away: what it has under them is older."""
-
-    def refuse_older(self) -> None:
-        """Not beyond what is remembered: it was not to be deleted, and expires."""
-
-
-class _Cleared(_Deleted):
+class _Cleared(_Keys):
     """Namespaces that were cleared while the primary was away; None stands for all."""
 
     async def carry_out(self, key: Key | None, *, away: bool) -> None:

@@ -6,6 +6,10 @@ import asyncio
 from contextvars import ContextVar, Token
 from types import TracebackType
 
+#: Seconds that an operation is given in any case: the time may have gone where the event loop was
+#: held up, and a store that is well answers in less.
+LEAST = 0.01
+
 #: When the operations of this context have to be over, by the clock of its loop.
 _deadline: ContextVar[float | None] = ContextVar("stream_cached_deadline", default=None)
 
@@ -53,5 +57,5 @@ def allowed(timeout: float | None) -> float | None:
     deadline = _deadline.get()
     if deadline is None:
         return timeout
-    left = max(0.0, deadline - asyncio.get_running_loop().time())
+    left = max(LEAST, deadline - asyncio.get_running_loop().time())
     return left if timeout is None else min(timeout, left)

@@ -27,7 +27,8 @@ _DIRECTIVE = re.compile(
     r'(?P<name>[a-z0-9!#$%&\'*+.^_`|~-]+)\s*(?:=\s*(?P<argument>"[^"]*"|[^\s,;"]*))?'
 )
 
-_DIGITS = re.compile(r"[0-9]+")
+#: A number of seconds or bytes; a longer one is none, and Python refuses to read it.
+_DIGITS = re.compile(r"[0-9]{1,19}")
 
 
 class NotCached(enum.Enum):
@@ -288,7 +289,7 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     """Return what Content-Length says, None where it is absent or no number."""
     for name, value in headers:
         if name.lower() == b"content-length":
-            return int(value) if value.isdigit() else None
+            return int(value) if value.isdigit() and len(value) < 20 else None
     return None
 
 

@@ -61,7 +61,8 @@ class Replay:
         except UnsoundError:
             found, window = 0, []
         if found != count:
-            await self._store.delete_many([self._key])
+            # Also its segments: there may be no ttl that they die by.
+            await self._store.delete_many([self._key, *self._keys(range(count))])
             return False
         self._window.extend(window)
         return True
@@ -163,6 +164,8 @@ class Replay:
         segment = decode_segment(value, self.entry.generation, index)
         if (len(segment.payload), read_prefix(value).body_checksum) != self.entry.segments[index]:
             raise UnsoundError(f"segment {index} is not the one that was stored")
+        if segment.continues and index == len(self.entry.segments) - 1:
+            raise UnsoundError("the stored body ends within a chunk")
         return segment
 
     async def _renew(self, start: int) -> int:

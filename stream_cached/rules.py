@@ -24,6 +24,9 @@ _HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+")
 #: What becomes of a request with Authorization.
 Authorized = Literal["bypass", "vary", "keyed", "share"]
 
+#: Variants of one resource: all of them stand in one record.
+MAX_VARIANTS = 10_000
+
 #: Bytes of a secret that nobody guesses.
 MIN_SECRET = 16
 
@@ -100,7 +103,7 @@ def make_rules(
         max_duration=_seconds("max_duration", max_duration),
         max_pending=_size("max_pending", max_pending, least=VALUE_SIZE),
         max_ahead=MAX_AHEAD,
-        max_variants=_size("max_variants", max_variants, least=1),
+        max_variants=_checked_variants(max_variants),
         inline_max=min(VALUE_SIZE, _size("inline_max", inline_max, least=0)),
         finish_timeout=_seconds("finish_timeout", finish_timeout),
         timeout=_timeout(timeout),
@@ -186,6 +189,16 @@ def _size(name: str, value: Any, *, least: int) -> int:
         f"{name}={value!r}: pass a whole number, {least} or more",
     )
     return cast(int, size)
+
+
+def _checked_variants(max_variants: Any) -> int:
+    number = _size("max_variants", max_variants, least=1)
+    require(
+        number <= MAX_VARIANTS,
+        f"max_variants={number}: pass {MAX_VARIANTS:,} at the most, or a function in vary= that "
+        "makes few values of many",
+    )
+    return number
 
 
 def _checked_vary(vary: Any) -> dict[str, Callable[[str], str] | None]:

@@ -62,7 +62,7 @@ MALFORMED = (
 
 def unpacked(head: bytes) -> Any:
     """
-    Unpack a head; all that this allocates was received.
+    Unpack a head; what this allocates is in proportion to what was received.
 
     Raises:
         UnsoundError: It is no msgpack, or too long.
@@ -158,15 +158,19 @@ def header_fields(value: object, status: int, length: int) -> Headers:
     if joined.translate(None, _BREAKS) != joined:
         raise UnsoundError("value of a header")
     headers = tuple([(name, header.strip()) for name, header in lines])
-    if not _FRAMING.isdisjoint(map(bytes.lower, names)):
-        _check_framing([(name.lower(), header.lower()) for name, header in headers], length)
+    lowered = [name.lower() for name in names]
+    if not _FRAMING.isdisjoint(lowered):
+        pairs = zip(lowered, headers, strict=True)
+        _check_framing([(name, field[1]) for name, field in pairs if name in _FRAMING], length)
     return headers
 
 
 def _check_framing(headers: list[tuple[bytes, bytes]], length: int) -> None:
     """See that the fields that say where a body ends agree (RFC 9112, section 6.3)."""
+    if headers == [(b"content-length", b"%d" % length)]:
+        return
     lengths = [header for name, header in headers if name == b"content-length"]
-    codings = [header for name, header in headers if name == b"transfer-encoding"]
+    codings = [header.lower() for name, header in headers if name == b"transfer-encoding"]
     if codings and (lengths or codings != [b"chunked"]):
         raise UnsoundError("transfer-encoding")
     for digits in lengths:

@@ -39,7 +39,8 @@ class Use:
         """Return a plain value by the cache's public `get`; None where there is none."""
         cache = self.backend.cache
         try:
-            return await self.backend.public(self.patience, "get", lambda: cache.get(key))
+            with self.patience:
+                return await cache.get(key)
         except StoreError as exc:
             self.notices.store_failed(exc, "reading")
         # As in aiocache: whatever the cache or the serializer raises is a miss.
@@ -49,12 +50,9 @@ class Use:
 
     async def set(self, key: str, value: Any, ttl: float | None) -> None:
         """Store a plain value by the cache's public `set`."""
-        backend, patience = self.backend, Patience(self.backend.timeout)
-        seconds = backend.public_ttl(ttl)
+        backend = self.backend
         try:
-            await backend.public(
-                patience, "set", lambda: backend.cache.set(key, value, ttl=seconds)
-            )
+            await backend.cache.set(key, value, ttl=backend.public_ttl(ttl))
             if not backend.is_fallback:
                 self.distrust.was_set(key)
         except StoreError as exc:

@@ -139,10 +139,12 @@ class FaultProxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.refuse()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # what was torn down is closed in the next turn of the loop
+        await _turns()  # what has been accepted is told of in the next ones
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await _turns()  # what was torn down is closed in the next ones
 
     # -- a connection -----------------------------------------------------------------------
 
@@ -306,3 +308,8 @@ class InThread:
         self._thread.join(10)
         if self._thread.is_alive():
             raise RuntimeError("the proxy does not stop")
+
+
+async def _turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)

@@ -17,6 +17,7 @@ class Machine(Protocol):
     def kill(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def flush(self) -> None: ...
 
 
 class Bench(Protocol):
@@ -63,7 +64,9 @@ async def _heal(bench: Bench) -> None:
     bench.proxy.heal()
 
 
-def _setting(name: str, values: dict[str, float], **traits: bool) -> Fault:
+def setting(name: str, values: dict[str, float], **traits: bool) -> Fault:
+    """Return a fault that is an attribute of the proxy, or several."""
+
     async def begin(bench: Bench) -> None:
         for attribute, value in values.items():
             setattr(bench.proxy, attribute, value)
@@ -116,14 +119,26 @@ async def _clog(bench: Bench) -> None:
     bench.proxy.clog()
 
 
+async def _restart(bench: Bench) -> None:
+    bench.machine.kill()
+    bench.machine.start()
+
+
+async def _flush(bench: Bench) -> None:
+    bench.machine.flush()
+
+
+#: What is over as soon as it has happened: the server has lost all that it held.
+LOSSES = [Fault("restarted", _restart, _heal), Fault("flushed", _flush, _heal)]
+
 _OF_ANY_SERVER = [
-    _setting("slow", {"delay": 0.01}, is_outage=False),
-    _setting("late", {"delay": 2.0}),
-    _setting("trickling", {"rate": 5.0}, is_rare=True),
-    _setting("narrow", {"rate": 200_000.0}, steady=False, is_outage=False),
-    _setting("cut", {"cut_after": 0}),
-    _setting("cut in a reply", {"cut_after": 3}, is_rare=True),
-    _setting("mute", {"swallow": True}),
+    setting("slow", {"delay": 0.01}, is_outage=False),
+    setting("late", {"delay": 2.0}),
+    setting("trickling", {"rate": 5.0}, is_rare=True),
+    setting("narrow", {"rate": 200_000.0}, steady=False, is_outage=False),
+    setting("cut", {"cut_after": 0}),
+    setting("cut in a reply", {"cut_after": 3}, is_rare=True),
+    setting("mute", {"swallow": True}),
     Fault("clogged", _clog, _heal),
     Fault("refused", _refuse, _listen),
     Fault("killed", _kill, _start),

@@ -153,6 +153,11 @@ class ServerProcess:
     def pause(self) -> None:
         """Let it hang: connections are accepted by the kernel, nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
+        # Not all of its threads stop at once.
+        for status in Path("/proc").glob(f"{self.pid}/task/*/stat"):
+            deadline = time.monotonic() + 1
+            while ") T " not in status.read_text() and time.monotonic() < deadline:
+                time.sleep(0.001)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

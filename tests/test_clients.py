@@ -81,7 +81,8 @@ def test_the_cache_that_the_user_has_works_in_each_new_loop(view: View) -> None:
 
     async def by_both() -> None:
         await works(binding)
-        assert binding.primary.cache is binding.cache
+        assert isinstance(binding.primary.store, AiocacheStore)
+        assert binding.primary.store.cache is binding.cache
         assert await binding.cache.set("public", "value")
         assert await binding.cache.get("public") == "value"
 

@@ -89,6 +89,7 @@ def resolve(url: str) -> Any:
         ({"max_duration": math.inf}, ["max_duration=inf"]),
         ({"max_pending": 1}, ["max_pending=1"]),
         ({"max_variants": 0}, ["max_variants=0"]),
+        ({"max_variants": 10_001}, ["max_variants=10001", "10,000 at the most"]),
         ({"inline_max": -1}, ["inline_max=-1"]),
         ({"finish_timeout": -1}, ["finish_timeout=-1"]),
         ({"replay": "slow"}, ["replay='slow'", '"exact"']),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 
+from stream_cached.entry import decode_segment, encode_segment
 from tests.conftest import Serve, Spawn
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, fetch
@@ -140,6 +142,40 @@ def test_damage_to_any_key_costs_a_run_and_no_client_a_byte(
         assert runs.is_whole(following), key
         assert fetch(port).body == following.body
         assert not keys.without_ttl()
+
+
+def test_of_an_entry_that_lacks_a_segment_nothing_stays_for_ever(
+    serve: Serve, redis_server: RedisServer, redis_url: str
+) -> None:
+    runs = Runs(12)
+    port = serve(runs.app(redis_url, ttl=None)).port
+    keys = Keyspace(redis_server.port)
+    fetch(port)
+    damaged = segments(keys.all())
+    keys.set(min(damaged), None)
+    assert fetch(port).body == fetch(port).body == runs.bodies[1]
+    assert not damaged & set(keys.all())
+
+
+@pytest.mark.parametrize("replay", ["fast", "exact"])
+def test_a_last_segment_that_goes_on_is_no_end(
+    serve: Serve, redis_server: RedisServer, redis_url: str, replay: str
+) -> None:
+    runs = Runs(12)
+    port = serve(runs.app(redis_url, replay=replay)).port
+    keys = Keyspace(redis_server.port)
+    fetch(port)
+    last = max(segments(keys.all()), key=lambda key: int(key.rpartition(":")[2]))
+    value = keys.all()[last]
+    index = int(last.rpartition(":")[2])
+    generation = bytes.fromhex(last.rsplit(":", 2)[1])
+    segment = decode_segment(value, generation, index)
+    going_on = dataclasses.replace(segment, continues=True)
+    keys.set(last, encode_segment(going_on, generation, index))
+
+    fetch(port)
+    assert fetch(port).body == fetch(port).body == runs.bodies[-1]
+    assert len(runs.bodies) == 2
 
 
 def test_a_segment_in_the_place_of_another_is_not_served(

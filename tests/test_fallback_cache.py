@@ -11,7 +11,7 @@ from typing import Any
 import aiocache
 import pytest
 from aiocache.plugins import HitMissRatioPlugin
-from aiocache.serializers import JsonSerializer, PickleSerializer
+from aiocache.serializers import JsonSerializer, NullSerializer, PickleSerializer
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -21,6 +21,7 @@ from stream_cached import (
     ConfigurationError,
     FallbackCache,
     MemoryCache,
+    StoreError,
     StoreUnavailableError,
     health,
     stream_cached,
@@ -190,15 +191,81 @@ def test_more_deletions_than_are_kept_refuse_everything_older(server: RedisServe
 
 
 @pytest.mark.parametrize("kind", [RedisServer])
-def test_more_overwritten_keys_than_are_kept_refuse_nothing(server: RedisServer) -> None:
+def test_of_more_keys_than_are_kept_no_overwritten_value_comes_back(server: RedisServer) -> None:
     async def test() -> None:
         cache = over(server)
-        await cache.set("old", 1)
+        await cache.multi_set([("price", "old"), ("other", "old")])
         server.pause()
+        await cache.set("price", "new")
         await cache.multi_set([(f"key-{number}", 0) for number in range(MAX_KEYS + 1)])
         server.resume()
         await back(server)
-        assert await cache.get("old") == 1
+        assert await cache.multi_get(["price", "other"]) == [None, None]
+        await cache.set("price", "newer")
+        assert await cache.get("price") == "newer"
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", [RedisServer])
+def test_what_is_set_without_end_does_not_keep_the_server_away(server: RedisServer) -> None:
+    async def test() -> None:
+        cache = over(server)
+        await cache.set("key", "old")
+        server.pause()
+        await cache.set("key", "new")
+        numbers, stopped = itertools.count(), False
+
+        async def set_on() -> None:
+            while not stopped:
+                await cache.set(f"key-{next(numbers)}", "value")
+                await asyncio.sleep(0)
+
+        setters = [asyncio.ensure_future(set_on()) for _ in range(20)]
+        server.resume()
+        await back(server)
+        assert await cache.get("key") is None
+        stopped = True
+        await asyncio.gather(*setters)
+
+    run(test)
+
+
+@both
+def test_what_expires_while_the_server_is_away_is_not_there_when_it_is_back(
+    server: Server,
+) -> None:
+    async def test() -> None:
+        cache = over(server)
+        await cache.set("key", "old", ttl=600)
+        server.pause()
+        await cache.set("key", "new", ttl=600)
+        assert await cache.expire("key", 60)
+        server.resume()
+        await back(server)
+        assert await cache.get("key") is None
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", [RedisServer])
+def test_mistakes_of_a_caller_are_no_outage(server: RedisServer) -> None:
+    async def test() -> None:
+        cache = over(server, serializer=NullSerializer())
+        server.execute("LPUSH", "list", "1")
+        calls = [
+            cache.set("key", {"a": "dict"}),
+            cache.set("key", "value", ttl=-1),
+            cache.get("list"),
+            cache.raw("no_such_command"),
+        ]
+        for call in calls:
+            with pytest.raises((StoreError, AttributeError)):
+                await call
+        assert await cache.set("key", "value")
+        (state,) = [state for state in health() if f":{server.port}" in state.store]
+        assert state.requests == 0
+        assert state.available
 
     run(test)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import itertools
 import logging
@@ -15,7 +14,7 @@ import pytest
 from stream_cached import stream_cached
 from tests import virtual_time
 from tests.fault_lab import EPSILON, TIMEOUT, Lab, Scenario, SourceError, log_flaws, play
-from tests.faults import FAULTS, Bench, Change, Fault, fault_of
+from tests.faults import FAULTS, LOSSES, Fault, fault_of, setting
 from tests.moments import INLINE, LONG, MOMENTS, SEGMENTS, SLOW_MOMENTS, Moment
 from tests.oracle import FALLBACK, Answer
 from tests.runs import HIT, MISS
@@ -129,6 +128,28 @@ def test_a_fault_costs_no_client_a_byte(
     attempt(kind, _disturbed(fault, moment), outages=outages)
 
 
+@pytest.mark.parametrize("kind", ["redis", "memcached"])
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("name", [name for name, moment in MOMENTS.items() if moment.when])
+def test_a_server_that_loses_all_it_held_costs_no_client_a_byte(
+    attempt: Attempt, kind: str, loss: Fault, name: str
+) -> None:
+    moment = MOMENTS[name]
+
+    async def scenario(lab: Lab) -> None:
+        if moment.stored:
+            await lab.ask(moment.path)
+        if moment.breaks:
+            _let_break(lab, moment.path)
+        await _strike(lab, loss, moment)
+        await lab.mend()
+        await lab.ask_all(moment.path, moment.path)
+        assert await lab.returned() <= 2
+        await _is_as_before(lab, moment)
+
+    attempt(kind, scenario, outages=None)
+
+
 # -- what a single request does not show ----------------------------------------------------------
 
 each_kind = pytest.mark.parametrize("kind", ["redis", "memcached"])
@@ -195,24 +216,15 @@ def test_requests_that_come_while_others_wait_end_with_them(
 def test_a_store_that_is_slow_holds_up_the_end_of_a_stream_for_one_time_out(
     attempt: Attempt, kind: str, delay: float
 ) -> None:
-    sluggish = dataclasses.replace(fault_of(kind, "slow"), begin=_delay(delay))
-
     async def scenario(lab: Lab) -> None:
         await lab.ask_all(*(f"/2300000/{n}" for n in range(8)))  # so that all are connected
-        await lab.break_down(sluggish)
+        await lab.break_down(setting("slow", {"delay": delay}))
         answer = await lab.ask(LONG)
         assert answer.first_at == pytest.approx(delay)
         assert answer.ended_at <= delay + TIMEOUT + EPSILON
         await lab.mend()
 
     attempt(kind, scenario, outages=0)
-
-
-def _delay(seconds: float) -> Change:
-    async def begin(bench: Bench) -> None:
-        bench.proxy.delay = seconds
-
-    return begin
 
 
 @each_kind
@@ -222,20 +234,13 @@ def test_a_connection_that_is_cut_under_a_hit_breaks_it_or_costs_it_a_run(
 ) -> None:
     async def scenario(lab: Lab) -> None:
         await lab.ask(LONG)
-        await lab.break_down(dataclasses.replace(fault_of(kind, "cut"), begin=_cut_after(after)))
+        await lab.break_down(setting("cut", {"cut_after": after}))
         answer = await lab.ask(LONG)
         assert answer.complete != answer.is_hit
         await lab.mend()
         assert await lab.returned() <= 2
 
     attempt(kind, scenario)
-
-
-def _cut_after(size: int) -> Change:
-    async def begin(bench: Bench) -> None:
-        bench.proxy.cut_after = size
-
-    return begin
 
 
 @each_outage

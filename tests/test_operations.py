@@ -188,9 +188,19 @@ async def test_patience_is_spent_by_what_takes_time_only() -> None:
     assert patience.left is not None
     assert 9.0 < patience.left < 10.0
     patience.left = 0.0
-    with pytest.raises(StoreUnavailableError), patience:
-        await Operations().run("look-up", never, 60)
+    with patience:
+        await Operations().run("get", done, 60)
     assert patience.left == 0.0
+
+
+async def test_only_what_was_given_its_time_is_blamed() -> None:
+    failures = Failures()
+    for left, blamed in ((0.001, False), (0.04, False), (0.06, True), (60, True)):
+        failures.noted.clear()
+        with pytest.raises(StoreError) as failed, Patience(left):
+            await failures.operations.run("get", never, 0.1)
+        assert isinstance(failed.value, StoreUnavailableError) == blamed
+        assert bool(failures.noted) == blamed
 
 
 async def test_without_patience_each_operation_has_its_own_time_out() -> None:

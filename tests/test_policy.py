@@ -288,3 +288,11 @@ def test_what_is_stale_elsewhere_already_is_not_shared() -> None:
 def test_a_directive_that_is_written_wrongly_forbids_all_the_same(value: str) -> None:
     headers = [(b"cache-control", value.encode())]
     assert why_not_stored(200, headers, DEFAULT_STATUSES) is NotCached.CACHE_CONTROL
+
+
+def test_a_number_of_thousands_of_digits_is_none() -> None:
+    digits = b"9" * 5000
+    assert content_length([(b"content-length", digits)]) is None
+    for header in ((b"cache-control", b"public, max-age=" + digits), (b"age", digits)):
+        headers = [(b"cache-control", b"public, max-age=60"), header]
+        assert may_be_shared(headers, age=0) in (True, False)

@@ -237,7 +237,7 @@ def test_a_request_after_the_end_is_a_hit_though_redis_answers_late(
     serve: Serve, redis_server: RedisServer, redis_url: str, way: str, size: int
 ) -> None:
     with DelayProxy(redis_server.port, delay=0.02) as proxy:
-        port = serve(app_of(lambda: WAYS[way](os.urandom(size)), proxy.url())).port
+        port = serve(app_of(lambda: WAYS[way](os.urandom(size)), proxy.url(timeout=5))).port
         with RawClient(port) as client, RawClient(port) as other:
             miss, hit = client.request(), other.request()
 

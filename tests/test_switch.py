@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from typing import Any
 
 import aiocache
 import pytest
+from aiocache.serializers import JsonSerializer, NullSerializer, PickleSerializer
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import ConfigurationError, MemoryCache, State, health, stream_cached
@@ -127,6 +129,60 @@ def test_a_cache_that_refuses_the_key_of_the_ping_is_there() -> None:
     assert asyncio.run(statuses(app, "/0", "/0")) == [MISS, HIT]
 
 
+def test_a_loop_that_is_held_up_is_no_outage(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @stream_cached(ttl=60, cache=own_redis.url(timeout=0.2))
+    async def large(request: Request) -> Response:
+        return StreamingResponse(iter([b"x" * 700_000]))
+
+    @stream_cached(ttl=60, cache=own_redis.url(timeout=0.2), serializer=JsonSerializer())
+    async def value(request: Request) -> dict[str, int]:
+        return {"a": 1}
+
+    async def values(request: Request) -> Response:
+        return JSONResponse(await value(request))
+
+    app = Starlette(routes=[Route("/large", large), Route("/value", values)])
+
+    async def test() -> None:
+        for path in ("/large", "/value"):
+            await get(app, path)
+            body = (await get(app, path)).body
+            hit = asyncio.ensure_future(get(app, path))
+            await asyncio.sleep(0)
+            time.sleep(0.3)  # as an endpoint does that blocks  # noqa: ASYNC251
+            assert (await hit).body == body
+
+    asyncio.run(test())
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("serializer", [NullSerializer, PickleSerializer])
+def test_a_value_that_can_not_be_written_or_read_is_no_outage(
+    own_redis: RedisServer, serializer: Any
+) -> None:
+    numbers = itertools.count()
+
+    @stream_cached(
+        ttl=60,
+        key="key",
+        cache=aiocache.RedisCache(endpoint=HOST, port=own_redis.port),
+        serializer=serializer(),
+    )
+    async def value() -> dict[str, int]:
+        return {"run": next(numbers)}
+
+    async def test() -> None:
+        for number in range(3):
+            assert await value() == {"run": number}
+            own_redis.execute("SET", "key", b"\x80\x04")  # the beginning of a pickle
+        assert is_back(own_redis)
+        assert all(state.requests == 0 for state in health() if str(own_redis.port) in state.store)
+
+    asyncio.run(test())
+
+
 class Broken(aiocache.SimpleMemoryCache):  # type: ignore[misc]
     async def _multi_get(self, *args: Any, **kwargs: Any) -> Any:
         raise OSError("broken")
@@ -211,10 +267,36 @@ def test_a_server_comes_back_in_a_loop_that_knows_nothing_of_its_outage(
     getattr(own_redis, end)()
 
     async def test() -> None:
-        assert await statuses(app, "/0") == [FALLBACK_HIT]
+        await get(app, "/0")
         await back(own_redis)
         await get(app, "/0")
         assert await statuses(app, "/0") == [HIT]
+
+    asyncio.run(test())
+
+
+def test_a_server_comes_back_where_no_loop_lives_for_long(own_redis: RedisServer) -> None:
+    app = an_app(cache=own_redis.url())
+    own_redis.stop()
+    assert asyncio.run(statuses(app, "/0", "/0")) == [FALLBACK_MISS, FALLBACK_HIT]
+    own_redis.start()
+    wait_until(lambda: asyncio.run(statuses(app, "/0")) == [MISS])
+    assert asyncio.run(statuses(app, "/0")) == [HIT]
+
+
+def test_the_first_ping_of_another_decorator_is_waited_for_no_longer_than_ones_own(
+    own_redis: RedisServer,
+) -> None:
+    patient, quick = (an_app(cache=own_redis.url(), timeout=seconds) for seconds in (60, 0.1))
+
+    async def test() -> None:
+        own_redis.pause()
+        waiting = asyncio.ensure_future(get(patient, "/0"))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            assert await statuses(quick, "/0") == [FALLBACK_MISS]
+        own_redis.resume()
+        assert (await waiting).complete
 
     asyncio.run(test())
 

@@ -34,12 +34,6 @@ class AiocacheStore:
 
     capacity: int | None = None
 
-    #: What the backend's client raises where the server can't be reached, or refuses.
-    errors: tuple[type[Exception], ...] = (OSError, EOFError)
-
-    #: Those of them that say that it can't be reached.
-    lost: tuple[type[Exception], ...] = (OSError, EOFError)
-
     def __init__(
         self, cache: BaseCache, timeout: float | None, operations: Operations | None = None
     ) -> None:
@@ -60,6 +54,10 @@ class AiocacheStore:
     def native_ttl(self, ttl: float | None) -> Any:
         """Return the ttl as the backend's `_set` wants it."""
         return ttl
+
+    def is_lost(self, exc: Exception) -> bool:
+        """Whether a failure says that the server can't be reached."""
+        return isinstance(exc, OSError | EOFError)
 
     def is_no_outage(self, exc: Exception) -> bool:
         """Whether a failure is about one key, value or client, and says nothing of the server."""
@@ -101,7 +99,7 @@ class AiocacheStore:
         cause = f"{name}: {type(exc).__name__}"
         if self.is_no_outage(exc):
             return StoreError(cause)
-        return self.operations.failure(cause, answered=not isinstance(exc, self.lost))
+        return self.operations.failure(cause, answered=not self.is_lost(exc))
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         natives = [self.native_key(key) for key in keys]

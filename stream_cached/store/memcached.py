@@ -12,9 +12,10 @@ from typing import Any, TypeVar, cast
 from aiocache.base import BaseCache
 from aiomcache.exceptions import ClientException, ValidationException
 
+from stream_cached.exceptions import StoreError
 from stream_cached.keys import MEMCACHED_LIMIT, for_memcached
 from stream_cached.store.aiocache import AiocacheStore
-from stream_cached.store.operations import Operations
+from stream_cached.store.operations import WAIT_FOR_CONNECTION, Operations
 
 #: memcached takes a larger number for a date (seconds since the epoch).
 _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
@@ -22,13 +23,14 @@ _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
 #: The last date that memcached takes.
 _MEMCACHED_LAST = 2**31 - 1
 
+#: What is said of one command or value.
+_MISTAKES = ("too large", "CLIENT_ERROR", "duplicate keys")
+
 T = TypeVar("T")
 
 
 class MemcachedStore(AiocacheStore):
     """Over aiocache's memcached backend: short keys, whole seconds, calls side by side."""
-
-    errors = (OSError, EOFError, ClientException)
 
     def __init__(
         self, cache: BaseCache, timeout: float | None, operations: Operations | None = None
@@ -37,7 +39,8 @@ class MemcachedStore(AiocacheStore):
         client = self.cache.client
         client._execute_simple_command = _simple_command
         if not isinstance(client._pool, _Pool):
-            client._pool = _Pool(client._pool, self.cache.pool_size)
+            wait = None if timeout is None else timeout * WAIT_FOR_CONNECTION
+            client._pool = _Pool(client._pool, self.cache.pool_size, wait)
 
     def native_key(self, key: str) -> bytes:
         try:
@@ -60,9 +63,14 @@ class MemcachedStore(AiocacheStore):
             seconds += math.ceil(time.time())
         return min(seconds, _MEMCACHED_LAST)
 
+    def is_lost(self, exc: Exception) -> bool:
+        # Where the connection is closed, aiomcache has read an empty line.
+        return super().is_lost(exc) or str(exc).endswith(": b''")
+
     def is_no_outage(self, exc: Exception) -> bool:
-        too_large = isinstance(exc, ClientException) and "too large" in str(exc)
-        return too_large or isinstance(exc, ValidationException)
+        text = str(exc) if isinstance(exc, ClientException) else ""
+        is_mistake = any(words in text for words in _MISTAKES)
+        return is_mistake or isinstance(exc, ValidationException)
 
     async def call(
         self,
@@ -140,12 +148,18 @@ class _Pool:
     given back.
     """
 
-    def __init__(self, pool: Any, size: int) -> None:
+    def __init__(self, pool: Any, size: int, wait: float | None) -> None:
         self._pool = pool
+        self._wait = wait
         self._turns = asyncio.Semaphore(size)
 
     async def acquire(self) -> Any:
-        await self._turns.acquire()
+        try:
+            async with asyncio.timeout(self._wait):
+                await self._turns.acquire()
+        except TimeoutError as exc:
+            # Somebody else's answers are waited for: that is no outage.
+            raise StoreError("no connection is free: raise pool_size") from exc
         try:
             return await self._pool.acquire()
         except BaseException:

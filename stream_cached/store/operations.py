@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TypeVar
 
-from stream_cached.exceptions import StoreUnavailableError
+from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.patience import allowed
 
 T = TypeVar("T")
@@ -20,6 +20,12 @@ _HELD_UP = 0.05
 
 #: How often a time-out is put off because of that.
 _EXTENSIONS = 5
+
+#: Part of its time-out that an operation may wait for a connection: what it waits for is others.
+WAIT_FOR_CONNECTION = 0.8
+
+#: Part of its time-out that an operation has to be given for the server to be blamed.
+_FAIR_SHARE = 0.5
 
 #: Seconds after which an operation that is still there is cancelled once more.
 _AGAIN = 0.05
@@ -54,11 +60,13 @@ class Operations:
 
         Raises:
             StoreUnavailableError: The server is away, or did not answer in time.
+            StoreError: It did not answer in what a request had left of its time.
             Exception: What the operation raises.
         """
         if self._is_cut_off():
             raise StoreUnavailableError(f"{name}: the store is away")
-        pending = _Pending(allowed(timeout))
+        limit = allowed(timeout)
+        pending = _Pending(limit)
         try:
             with pending:
                 self._pending.add(pending)
@@ -66,7 +74,11 @@ class Operations:
         except TimeoutError as exc:
             if pending.given_up:
                 raise StoreUnavailableError(f"{name}: given up, the store is away") from exc
-            raise self.failure(f"{name}: no answer within {pending.timeout:.3g} s") from exc
+            cause = f"{name}: no answer within {pending.timeout:.3g} s"
+            if limit is not None and timeout is not None and limit < timeout * _FAIR_SHARE:
+                # It was given too little time to be blamed.
+                raise StoreError(cause) from exc
+            raise self.failure(cause) from exc
         finally:
             self._pending.discard(pending)
 

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import DataError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stream_cached.store.aiocache import AiocacheStore
+
+#: How errors begin that say nothing of the server: a key holds something else, a pool is small.
+_OWN_AFFAIRS = ("WRONGTYPE", "Too many connections", "No connection available")
+
+_ERROR_WORD = re.compile(r"[A-Z]{3,}\b")
 
 
 class RedisStore(AiocacheStore):
     """Over aiocache's Redis backend: many keys in one round trip, ttls in milliseconds."""
 
-    errors = (OSError, EOFError, RedisError)
-    lost = (OSError, EOFError, RedisConnectionError, RedisTimeoutError)
+    def is_lost(self, exc: Exception) -> bool:
+        return isinstance(exc, RedisConnectionError | RedisTimeoutError) or super().is_lost(exc)
 
     def is_no_outage(self, exc: Exception) -> bool:
-        # A pool that is too small says the latter.
-        return str(exc).startswith(("WRONGTYPE", "Too many connections"))
+        if isinstance(exc, DataError | NoPermissionError):
+            return True
+        text = str(exc)
+        # Of errors without a word of their own (ERR) the clients leave the word out.
+        is_mistake = type(exc) is ResponseError and not _ERROR_WORD.match(text)
+        return is_mistake or text.startswith(_OWN_AFFAIRS)
 
     def native_key(self, key: str) -> Any:
         native = super().native_key(key)

@@ -9,13 +9,14 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from stream_cached.availability import Availability, Health, State
 from stream_cached.debts import Creditor, Debts, Key
 from stream_cached.exceptions import StoreError, StoreUnavailableError
-from stream_cached.patience import Patience
+from stream_cached.patience import LEAST, Patience
 from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.operations import Operations
 from stream_cached.tasks import spawn
@@ -51,13 +52,14 @@ class Switch:
     ) -> None:
         self.name = name
         self.number = next(_numbers)
-        self.debts = Debts()
+        #: Carried out before the server is used again, and soon after that.
+        self.debts, self.chores = Debts(), Debts()
         self._availability = Availability(retry_interval, time.monotonic())
         self._chance = chance
         self._lock = threading.Lock()
         self._operations: weakref.WeakSet[Operations] = weakref.WeakSet()
         self._cut_off = False
-        self._first: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due = 0.0
 
@@ -83,6 +85,11 @@ class Switch:
         return operations
 
     @property
+    def is_available(self) -> bool:
+        """Whether the server is used, as far as that is known."""
+        return self._availability.state is State.AVAILABLE
+
+    @property
     def outages(self) -> int:
         """How many times the server has gone away."""
         return self._availability.outages
@@ -100,33 +107,41 @@ class Switch:
             invalidations=len(self.debts),
         )
 
-    async def is_used(self, probe: AiocacheStore) -> bool:
+    async def is_used(self, probe: AiocacheStore, seconds: float | None) -> bool:
         """
-        Say whether the server is used; ping it where nobody has yet.
+        Say whether the server is used; ping it where nobody has, or nobody will.
 
         Args:
             probe: The server as it is pinged, in the running loop.
+            seconds: How long that may take.
         """
         known = self._availability
         if known.state is State.UNTRIED:
-            await self._ask_first(probe)
-        elif known.state is State.AWAY and self._is_overdue():
-            self._ask_later(probe)
+            await self._ask_now(lambda: self._introduce(probe), seconds)
+        elif known.state is State.AWAY and self._is_forgotten():
+            if time.monotonic() < self._due:
+                self._set_timer(probe)
+            else:
+                # Loops may be too short for any timer.
+                await self._ask_now(lambda: self._ask(probe), seconds)
         return known.state is State.AVAILABLE
 
     def count_request(self) -> None:
         """Note that a request is answered without the server."""
         self._availability.requests += 1
 
-    # -- the first ping ---------------------------------------------------------------------
+    # -- a ping that a request waits for ----------------------------------------------------
 
-    async def _ask_first(self, probe: AiocacheStore) -> None:
+    async def _ask_now(
+        self, ask: Callable[[], Coroutine[Any, Any, None]], seconds: float | None
+    ) -> None:
         """Ping once for all that wait for it in this loop."""
         loop = asyncio.get_running_loop()
-        if self._first is None or self._first.get_loop() is not loop or self._first.done():
+        if self._asking is None or self._asking.get_loop() is not loop or self._asking.done():
             with Patience(None):
-                self._first = spawn(self._introduce(probe))
-        await asyncio.wait({self._first})
+                self._asking = spawn(ask())
+        # A ping that has as much time as the request is over first.
+        await asyncio.wait({self._asking}, timeout=None if seconds is None else seconds + LEAST)
 
     async def _introduce(self, probe: AiocacheStore) -> None:
         try:
@@ -162,25 +177,34 @@ class Switch:
     # -- coming back ------------------------------------------------------------------------
 
     def _ask_later(self, probe: AiocacheStore) -> None:
+        self._due = time.monotonic() + self._availability.next_ping(self._chance())
+        self._set_timer(probe)
+
+    def _set_timer(self, probe: AiocacheStore) -> None:
         self._loop = asyncio.get_running_loop()
-        delay = self._availability.next_ping(self._chance())
-        self._due = time.monotonic() + delay + _OVERDUE
+        delay = max(0.0, self._due - time.monotonic())
         # It is not part of the request that found out.
         with Patience(None):
             self._loop.call_later(delay, lambda: spawn(self._ask(probe)))
 
-    def _is_overdue(self) -> bool:
-        """Whether nobody asks any more: the loop that was to has ended."""
-        return self._loop is None or self._loop.is_closed() or time.monotonic() > self._due
+    def _is_forgotten(self) -> bool:
+        """Whether nobody will ask: the loop that was to has ended."""
+        if self._loop is None or self._loop.is_closed():
+            return True
+        return time.monotonic() > self._due + _OVERDUE
 
     async def _ask(self, probe: AiocacheStore) -> None:
         try:
             await _try(probe)
             while not self._turned_back():
                 await self.debts.settle()
-        except StoreUnavailableError:
-            self._availability.failed_again()
-            self._ask_later(probe)
+            await self.chores.settle()
+        except StoreUnavailableError as exc:
+            if self.is_available:
+                self._lost(exc, probe)
+            else:
+                self._availability.failed_again()
+                self._ask_later(probe)
 
     def _turned_back(self) -> bool:
         """Use the server again, unless something is owed to it."""

@@ -61,8 +61,11 @@ class Replay:
         except UnsoundError:
             found, window = 0, []
         if found != count:
-            # Also its segments: there may be no ttl that they die by.
-            await self._store.delete_many([self._key, *self._keys(range(count))])
+            await self._store.delete_many([self._key])
+            lifetimes = self._resource.lifetimes
+            if lifetimes.ttl is None:
+                # Nothing leads to its segments any more. Not at once: somebody may be reading them.
+                await self._store.touch_many(self._keys(range(count)), lifetimes.longest_run)
             return False
         self._window.extend(window)
         return True

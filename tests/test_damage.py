@@ -15,6 +15,13 @@ from tests.keyspace import Keyspace
 from tests.runs import CHUNK, HIT, MISS, FailingRuns, HeldRuns, Runs, segments
 from tests.servers import RedisServer
 
+
+@pytest.fixture
+def redis_url(redis_url: str) -> str:
+    """A machine that is busy is no outage."""
+    return f"{redis_url}?timeout=5"
+
+
 # -- a source that fails --------------------------------------------------------------------------
 
 
@@ -154,7 +161,7 @@ def test_of_an_entry_that_lacks_a_segment_nothing_stays_for_ever(
     damaged = segments(keys.all())
     keys.set(min(damaged), None)
     assert fetch(port).body == fetch(port).body == runs.bodies[1]
-    assert not damaged & set(keys.all())
+    assert damaged & set(keys.all()) <= keys.with_ttl()
 
 
 @pytest.mark.parametrize("replay", ["fast", "exact"])

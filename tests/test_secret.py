@@ -28,6 +28,12 @@ OLD, NEW = "the secret of yesterday", b"the secret of today"
 
 
 @pytest.fixture
+def redis_url(redis_url: str) -> str:
+    """A machine that is busy is no outage."""
+    return f"{redis_url}?timeout=5"
+
+
+@pytest.fixture
 def keys(redis_server: RedisServer, redis_url: str) -> Keyspace:
     return Keyspace(redis_server.port)
 

@@ -516,7 +516,8 @@ def test_segments_can_not_be_taken_from_another_run_another_place_or_another_key
     async def test() -> None:
         store = bare()
         view = signed(store)
-        same = (PARTS[0], PARTS[0])  # of equal lengths and checksums
+        part = Segment((4,), False, b"the ")
+        same = (part, part)  # of equal lengths and checksums
         await in_segments(view, ANOTHER, GENERATION, same)
         await in_segments(view, KEY, OTHER_GENERATION, same)
         old = [segment_key(KEY, OTHER_GENERATION, index) for index in range(2)]

@@ -311,8 +311,6 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     # The time-out of an operation is for all of it; the client's own does not allow for an event
     # loop that was held up.
     connection["socket_timeout"] = None
-    # RESP3 needs two more round trips to connect, and gives nothing that is used here.
-    connection["protocol"] = 2
     if parts.username or "username" in options:
         connection["username"] = options.pop("username", None) or unquote(parts.username or "")
     if parts.password:

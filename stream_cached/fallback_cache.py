@@ -224,7 +224,9 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
     async def _add(self, key: Key, value: Any, ttl: float | None = None, _conn: Any = None) -> Any:
         self._lives(ttl)
         done, on_primary = await self._call("_add", key, value, ttl=ttl)
-        self._was_set(key, on_primary)
+        if on_primary:
+            # While it is away: it may be a lock, which somebody else holds by the time it is back.
+            self._was_set(key, on_primary)
         return done
 
     async def _increment(self, key: Key, delta: int, _conn: Any = None) -> Any:

@@ -377,6 +377,9 @@ def test_plain_values_come_in_time(attempt: Attempt, kind: str, fault: Fault) ->
     attempt(kind, scenario)
 
 
+# A connection that the proxy is given in the loop's last turns is left to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @each_outage
 def test_a_loop_may_end_in_an_outage(
     request: pytest.FixtureRequest,

@@ -68,6 +68,22 @@ async def test_only_what_the_server_is_to_blame_for_is_noted() -> None:
     assert failures.noted == ["refused"]
 
 
+async def test_a_server_that_answers_others_is_not_blamed() -> None:
+    failures = Failures()
+
+    async def late() -> None:
+        await asyncio.sleep(0.08)
+
+    late_one = asyncio.ensure_future(failures.operations.run("get", never, 0.1))
+    await failures.operations.run("get", late, 1)
+    with pytest.raises(StoreError) as failed:
+        await late_one
+    assert not isinstance(failed.value, StoreUnavailableError)
+    assert failures.noted == []
+    with pytest.raises(StoreUnavailableError):
+        await failures.operations.run("get", never, 0.1)
+
+
 async def test_where_the_server_is_away_none_begins() -> None:
     failures = Failures()
     failures.away = True

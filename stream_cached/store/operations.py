@@ -6,6 +6,7 @@ Whoever waits for a store that hangs learns of it from the first that ran into i
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TypeVar
@@ -18,17 +19,31 @@ T = TypeVar("T")
 #: Seconds that a timer is late by where something has held up the event loop.
 _HELD_UP = 0.05
 
+#: Turns of the event loop that are left to an answer when its time is over: it may have come in the
+#: same turn, and uvloop sees to timers first.
+_LAST_TURNS = 12
+
 #: How often a time-out is put off because of that.
 _EXTENSIONS = 5
 
 #: Part of its time-out that an operation may wait for a connection: what it waits for is others.
 WAIT_FOR_CONNECTION = 0.8
 
-#: Part of its time-out that an operation has to be given for the server to be blamed.
+#: Part of its time-out that an operation has to be given, and the server to be silent for, before
+#: that is blamed.
 _FAIR_SHARE = 0.5
 
 #: Seconds after which an operation that is still there is cancelled once more.
 _AGAIN = 0.05
+
+
+class Pulse:
+    """When a server last answered anything, by the monotonic clock."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last = 0.0
 
 
 class Operations:
@@ -38,15 +53,18 @@ class Operations:
     Args:
         is_cut_off: Whether none may begin, since the server can't be reached.
         on_failure: Called with each failure that the server is to blame for.
+        pulse: Of the server, over all of its clients.
     """
 
     def __init__(
         self,
         is_cut_off: Callable[[], bool] = lambda: False,
         on_failure: Callable[[StoreUnavailableError], object] = lambda failure: None,
+        pulse: Pulse | None = None,
     ) -> None:
         self._is_cut_off = is_cut_off
         self._on_failure = on_failure
+        self._pulse = pulse or Pulse()
         self._pending: set[_Pending] = set()
 
     async def run(self, name: str, begin: Callable[[], Awaitable[T]], timeout: float | None) -> T:
@@ -60,23 +78,28 @@ class Operations:
 
         Raises:
             StoreUnavailableError: The server is away, or did not answer in time.
-            StoreError: It did not answer in what a request had left of its time.
+            StoreError: It did not answer in what a request had left of its time, or answered
+                others meanwhile.
             Exception: What the operation raises.
         """
         if self._is_cut_off():
             raise StoreUnavailableError(f"{name}: the store is away")
         limit = allowed(timeout)
         pending = _Pending(limit)
+        started = time.monotonic()
         try:
             with pending:
                 self._pending.add(pending)
-                return await begin()
+                result = await begin()
+            self._pulse.last = time.monotonic()
+            return result
         except TimeoutError as exc:
             if pending.given_up:
                 raise StoreUnavailableError(f"{name}: given up, the store is away") from exc
             cause = f"{name}: no answer within {pending.timeout:.3g} s"
-            if limit is not None and timeout is not None and limit < timeout * _FAIR_SHARE:
-                # It was given too little time to be blamed.
+            short = limit is not None and timeout is not None and limit < timeout * _FAIR_SHARE
+            # It was given too little time to be blamed, or was busy with others' requests.
+            if short or self._pulse.last > started + pending.timeout * _FAIR_SHARE:
                 raise StoreError(cause) from exc
             raise self.failure(cause) from exc
         finally:
@@ -113,7 +136,7 @@ class _Pending:
         self._task = task
         self._loop = task.get_loop()
         self._bounded = timeout is not None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._when = 0.0
         self._extensions = 0
         self._cancelling = task.cancelling()
@@ -156,6 +179,12 @@ class _Pending:
         if late > _HELD_UP and self._extensions < _EXTENSIONS:
             self._extensions += 1
             self._set_timer(_HELD_UP)
+        else:
+            self._expire_after(_LAST_TURNS)
+
+    def _expire_after(self, turns: int) -> None:
+        if turns and self._entered:
+            self._timer = self._loop.call_soon(self._expire_after, turns - 1)
         else:
             self._expire(False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import random
 import threading
 import time
@@ -18,7 +19,7 @@ from stream_cached.debts import Creditor, Debts, Key
 from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.patience import LEAST, Patience
 from stream_cached.store.aiocache import AiocacheStore
-from stream_cached.store.operations import Operations
+from stream_cached.store.operations import Operations, Pulse
 from stream_cached.tasks import spawn
 
 logger = logging.getLogger("stream_cached")
@@ -59,8 +60,10 @@ class Switch:
         self._lock = threading.Lock()
         self._operations: weakref.WeakSet[Operations] = weakref.WeakSet()
         self._cut_off = False
+        self._pulse = Pulse()
         self._asking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
         self._due = 0.0
 
     @classmethod
@@ -80,7 +83,9 @@ class Switch:
         Args:
             probe: The server as it is pinged then.
         """
-        operations = Operations(self._is_cut_off, lambda failure: self._lost(failure, probe))
+        operations = Operations(
+            self._is_cut_off, lambda failure: self._lost(failure, probe), self._pulse
+        )
         self._operations.add(operations)
         return operations
 
@@ -181,15 +186,15 @@ class Switch:
         self._set_timer(probe)
 
     def _set_timer(self, probe: AiocacheStore) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         delay = max(0.0, self._due - time.monotonic())
         # It is not part of the request that found out.
         with Patience(None):
             self._loop.call_later(delay, lambda: spawn(self._ask(probe)))
 
     def _is_forgotten(self) -> bool:
-        """Whether nobody will ask: the loop that was to has ended."""
-        if self._loop is None or self._loop.is_closed():
+        """Whether nobody will ask: the loop that was to has ended, or is another process's."""
+        if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
             return True
         return time.monotonic() > self._due + _OVERDUE
 

@@ -277,7 +277,6 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
         invalidation = Invalidation(engine, self.key, self._bound, self._ttl)
         self._functions[id(f)] = _Function(endpoint, arguments, engine, notices, invalidation)
-        self._notices = notices
         self._bind_early(notices)
         self._tell_of_twins(f, endpoint, notices)
         if any(len(secret) < MIN_SECRET for secret in rules.secrets):

@@ -43,9 +43,6 @@ from stream_cached.store import Store
 from stream_cached.tasks import spawn
 from stream_cached.watched import plain_scope
 
-#: Said of what comes from, or goes to, the memory that stands in for a store.
-_FALLBACK = "fallback"
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -172,8 +169,7 @@ class Engine:
             age = time.time() - found.entry.stored_at
             if not may_be_shared(found.entry.headers, age):
                 return Miss()
-        detail = _FALLBACK if is_fallback else ""
-        headers = [*found.entry.headers, _cache_status(hit=True, detail=detail)]
+        headers = [*found.entry.headers, _cache_status(hit=True, detail=_detail(is_fallback))]
         replay = Replay(resource, found.key, found.entry)
         if not await replay.open():
             return Miss()
@@ -388,9 +384,13 @@ def _shorter(seconds: float, other: float | None) -> float:
     return seconds if other is None else min(seconds, other)
 
 
+def _detail(is_fallback: bool) -> str:
+    """Say of what comes from, or goes to, the memory that stands in for a store that it does."""
+    return "fallback" if is_fallback else ""
+
+
 def _stored(run: Run) -> tuple[bytes, bytes]:
-    detail = _FALLBACK if run.backend.is_fallback else ""
-    return _cache_status(fwd=run.fwd, stored=True, detail=detail)
+    return _cache_status(fwd=run.fwd, stored=True, detail=_detail(run.backend.is_fallback))
 
 
 def _cache_status(**parts: Any) -> tuple[bytes, bytes]:

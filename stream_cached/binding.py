@@ -6,7 +6,7 @@ import asyncio
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiocache
@@ -15,6 +15,7 @@ from aiocache.base import SENTINEL, BaseCache
 from stream_cached.clients import Clients, address_of, is_memcached, is_redis
 from stream_cached.config import DEFAULT_TIMEOUT, Told
 from stream_cached.exceptions import StoreUnavailableError
+from stream_cached.flights import Flights, LoopFlights
 from stream_cached.patience import Patience
 from stream_cached.store import Store
 from stream_cached.store.aiocache import AiocacheStore
@@ -42,6 +43,7 @@ class Backend:
         server: What is behind it and may hang; None where nothing can.
         signs: Whether what is in it is signed.
         is_fallback: Whether it stands in for another one.
+        runs: Those whose answers go there.
     """
 
     cache: Any
@@ -49,6 +51,12 @@ class Backend:
     server: AiocacheStore | None = None
     signs: bool = False
     is_fallback: bool = False
+    runs: LoopFlights = field(default_factory=LoopFlights)
+
+    @property
+    def flights(self) -> Flights:
+        """The runs in this loop whose answers go there."""
+        return self.runs.here
 
     @property
     def timeout(self) -> float | None:
@@ -102,6 +110,7 @@ class Binding:
         self._fallback: MemoryCache | None = None
         self._stand_in: tuple[int, Backend] | None = None
         self._bound_now: _Bound | None = None
+        self._runs = LoopFlights()
         self.switch: Switch | None = None
         if not isinstance(cache, MemoryCache | aiocache.SimpleMemoryCache.__mro__[1]):
             self.switch = Switch.of(*address_of(cache), retry_interval)
@@ -198,7 +207,7 @@ class Binding:
         self._fallback = self._find_fallback()
         cache = self._clients.in_loop(self.cache, loop, pid)
         if isinstance(cache, MemoryCache):
-            backend = Backend(cache, MemoryStore(cache))
+            backend = Backend(cache, MemoryStore(cache), runs=self._runs)
             return _Bound(loop, pid, backend, backend)
         probe = self._backend_over(cache, Operations())
         if self.switch is None or probe.server is None:
@@ -210,9 +219,9 @@ class Binding:
         server = _server(cache, self._seconds(cache), operations)
         public = public_view(server)
         if not self._secrets or self.switch is None:
-            return Backend(public, server, server)
+            return Backend(public, server, server, runs=self._runs)
         signed = SignedStore(server, self._secrets, cache.namespace or "")
-        return Backend(public, signed, server, signs=True)
+        return Backend(public, signed, server, signs=True, runs=self._runs)
 
     def _seconds(self, cache: Any) -> float | None:
         if self._timeout is not SENTINEL:

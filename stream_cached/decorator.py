@@ -33,6 +33,7 @@ from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_he
 from stream_cached.engine import Engine, Run
 from stream_cached.exceptions import ConfigurationError, StoreError, StoreUnavailableError
 from stream_cached.fallback_cache import FallbackCache
+from stream_cached.flights import Turn, within
 from stream_cached.guard import TRACES, Guard
 from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.invalidation import Invalidation
@@ -45,6 +46,7 @@ from stream_cached.resource import Foreign, Miss, Resource, StoredValue, Unstora
 from stream_cached.rules import (
     MIN_SECRET,
     Authorized,
+    OnDisconnect,
     check_arguments,
     checked_ttl,
     make_rules,
@@ -82,6 +84,19 @@ class _Opened:
     resource: Resource
     found: Any
     records: bool
+    seen: int
+    """How many turns had ended when it was looked up."""
+
+    def approach(self) -> tuple[Turn | None, bool]:
+        """Return the turn to wait for or to join, and whether it is one of its own."""
+        resource = self.resource
+        flights = self.use.backend.flights
+        return flights.approach(resource.key, resource.names, resource.select)
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether no run has ended since."""
+        return self.use.backend.flights.ended == self.seen
 
 
 @dataclass(slots=True)
@@ -135,10 +150,18 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         max_duration: Seconds of a run beyond which it is not stored.
         max_pending: Bytes that may wait to be written to the store, beyond which a run is not
             stored.
+        max_ahead: Bytes that the endpoint may be ahead of the fastest of its readers; memory holds
+            twice as much of a stream, and slower readers read on from the store.
         max_variants: Responses that are kept under one key where they vary.
         inline_max: Bytes of a record up to which it holds its body; 0 puts every body under chunk
             keys.
-        finish_timeout: Seconds that a run goes on to be stored once its client has left.
+        on_disconnect: What becomes of a run whose last reader leaves: `"finish"` completes and
+            stores it, `"stop"` closes it at once.
+        finish_timeout: Seconds that a run goes on to be stored once its last reader has left.
+        wait_timeout: Seconds that a request waits for another one's run to begin to answer; past
+            it, it runs the endpoint itself, uncached.
+        spool_max: Bytes that slow readers of one run may have in temporary files, where the store
+            does not have them; past it, the slowest are cut.
         timeout: Seconds that one operation of the store may take, None or 0 for no bound; without
             it, what the cache says (0.5 unless somebody chose another).
         fallback: What is used instead while the store is away: a `memory://` URL, an alias of
@@ -187,9 +210,13 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         max_body: int | str = "64MiB",
         max_duration: float = 600.0,
         max_pending: int | str = "8MiB",
+        max_ahead: int | str = "1MiB",
         max_variants: int = 64,
         inline_max: int | str = VALUE_SIZE,
+        on_disconnect: OnDisconnect = "finish",
         finish_timeout: float = 30.0,
+        wait_timeout: float = 10.0,
+        spool_max: int | str = "256MiB",
         timeout: float | None = SENTINEL,
         fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
         retry_interval: float = RETRY_INTERVAL,
@@ -227,9 +254,13 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             max_body=max_body,
             max_duration=max_duration,
             max_pending=max_pending,
+            max_ahead=max_ahead,
             max_variants=max_variants,
             inline_max=inline_max,
+            on_disconnect=on_disconnect,
             finish_timeout=finish_timeout,
+            wait_timeout=wait_timeout,
+            spool_max=spool_max,
             timeout=timeout,
             retry_interval=retry_interval,
             secret=secret,
@@ -406,18 +437,55 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         engine = function.engine
         request, kwargs = function.endpoint.take_request(args, kwargs)
         incoming = None
+        turn: Turn | None = None
+        deadline = time.monotonic() + self._rules.wait_timeout
         try:
             if switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
             incoming = engine.incoming(request, keyed=self._keys_by_request())
             key = await self._key(f, function, incoming, args, kwargs)
-            opened = await self._open(function, key, incoming, cache_read, cache_write)
+            open_it = functools.partial(
+                self._open, function, key, incoming, cache_read, cache_write
+            )
+            opened = await open_it()
+            collapses = cache_read and not (incoming is not None and incoming.is_authorized)
+            while collapses and opened.records and isinstance(opened.found, Miss):
+                turn, own = opened.approach()
+                if turn is None:
+                    break
+                if own:
+                    if opened.is_up_to_date:
+                        break
+                    # The run that it has not seen may be stored by now.
+                    with within(turn):
+                        again = await open_it()
+                    if isinstance(again.found, Miss) and again.records:
+                        opened = again
+                        break
+                    turn.end()
+                    turn, opened = None, again
+                    continue
+                if not await turn.answered(deadline - time.monotonic()):
+                    raise BypassError(Finding(NotCached.WAITED))
+                versions = opened.resource.versions
+                if turn.join is not None and turn.versions == versions:
+                    joined = await turn.join(deadline - time.monotonic())
+                    if joined is not None:
+                        return joined
+                opened = await open_it()
+                if turn.join is not None and turn.versions != opened.resource.versions:
+                    # It began before an invalidation.
+                    turn.end()
+                elif turn.is_value and isinstance(opened.found, Miss):
+                    turn = None
+                    break
+                turn = None
         except BypassError as exc:
             return await self._go_past(function, incoming, args, kwargs, exc.findings)
         except StoreError as exc:
             function.notices.store_failed(exc, "reading")
             return await self._go_past(function, None, args, kwargs, [Finding(NotCached.STORE)])
-        resource, found = opened.resource, opened.found
+        found = opened.found
         if isinstance(found, Unstorable):
             return engine.bypass(await function.endpoint.run(args, kwargs), found.detail)
         if not isinstance(found, Miss):
@@ -425,16 +493,35 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         fwd = _forwarded(found, cache_read)
         if not opened.records:
             return engine.unrecorded(await function.endpoint.run(args, kwargs), fwd)
+        with within(turn):
+            return await self._run(
+                function, opened, incoming, args, kwargs, fwd, aiocache_wait_for_write, turn
+            )
+
+    async def _run(
+        self,
+        function: _Function,
+        opened: _Opened,
+        incoming: Incoming | None,
+        args: Any,
+        kwargs: Any,
+        fwd: str,
+        wait: bool,
+        turn: Turn | None,
+    ) -> Any:
+        """Run the function, and record what it returns."""
+        engine, resource = function.engine, opened.resource
         nothing = nullcontext(DisconnectShield())
         with incoming.shielded(next(iter(args), None)) if incoming else nothing as shield:
             head = response_heads(args, kwargs)
             guard = self._guard(function, incoming)
             result = await function.endpoint.run(*_given(guard, args, kwargs))
+            findings = []
             if self.skip_cache_func(result):
-                return engine.pass_on(result, Finding(NotCached.SKIPPED))
-            if isinstance(result, Iterator | AsyncIterator):
-                return engine.pass_on(result, Finding(NotCached.ITERATOR))
-            if isinstance(result, Response):
+                findings = [Finding(NotCached.SKIPPED)]
+            elif isinstance(result, Iterator | AsyncIterator):
+                findings = [Finding(NotCached.ITERATOR)]
+            elif isinstance(result, Response):
                 recording = Run(
                     resource=resource,
                     backend=opened.use.backend,
@@ -442,19 +529,26 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                     incoming=incoming,
                     keyed=incoming is not None and self._keys_by_request(),
                     fwd=fwd,
-                    wait=aiocache_wait_for_write,
+                    wait=wait,
                     shield=shield,
                     guard=guard,
-                    on_stored=functools.partial(opened.use.was_set, key),
+                    on_stored=functools.partial(opened.use.was_set, resource.key),
+                    turn=turn,
                 )
                 return await engine.record(result, recording)
-        findings = engine.of_one_client((), incoming, guard)
-        if response_heads(args, kwargs) != head:
-            findings.append(Finding(NotCached.RESPONSE))
+        if not findings:
+            findings = engine.of_one_client((), incoming, guard)
+            if response_heads(args, kwargs) != head:
+                findings.append(Finding(NotCached.RESPONSE))
         if findings:
+            if turn is not None:
+                turn.end(shared=False)
             return engine.pass_on(result, *findings)
         write = spawn(self._store_value(opened.use, resource, result))
-        if aiocache_wait_for_write:
+        if turn is not None:
+            turn.is_value = True
+            write.add_done_callback(lambda _: turn.end())
+        if wait:
             await asyncio.wait({write}, timeout=opened.use.patience.left)
         return result
 
@@ -510,6 +604,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         write: bool,
     ) -> _Opened:
         resource = function.engine.resource(use.backend.store, key, incoming, self._ttl())
+        seen = use.backend.flights.ended
         if read:
             found = await self._find(use, function.engine, resource, incoming)
         else:
@@ -521,7 +616,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if records:
             with use.patience:
                 await resource.begin()
-        return _Opened(use, resource, found, records)
+        return _Opened(use, resource, found, records, seen)
 
     async def _find(
         self, use: Use, engine: Engine, resource: Resource, incoming: Incoming | None

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from starlette.requests import HTTPConnection
@@ -18,6 +19,7 @@ from stream_cached.binding import Backend
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError, StoreError
 from stream_cached.flight import COMMIT_WAIT, Flight, Source
+from stream_cached.flights import Join, Turn
 from stream_cached.guard import Guard, Terms
 from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.keys import header_values
@@ -62,6 +64,8 @@ class Run:
     shield: DisconnectShield
     guard: Guard | None
     on_stored: Callable[[], Awaitable[None]]
+    turn: Turn | None
+    """What others wait for, or join; None where nobody does."""
 
 
 class Engine:
@@ -223,6 +227,7 @@ class Engine:
         if by_itself and run.incoming is None:
             findings.append(Finding(NotCached.NO_REQUEST))
         if findings:
+            _end_turn(run, response.status_code)
             return cast(Response, self.pass_on(response, *findings))
         if by_itself:
             return await self._record_messages(response, run)
@@ -263,6 +268,7 @@ class Engine:
             cache_status = _stored(run)
         else:
             recorder = None
+            _end_turn(run, status)
             self._notices.not_cached(*findings)
             cache_status = _cache_status(fwd="bypass", detail=words(findings))
         flight = Flight(
@@ -271,20 +277,53 @@ class Engine:
             max_ahead=self._rules.max_ahead,
             commit_wait=_shorter(COMMIT_WAIT, run.backend.timeout),
             finish_timeout=self._rules.finish_timeout,
+            spool_max=self._rules.spool_max,
             background=background,
             on_unshared=run.shield.reveal,
+            on_settled=lambda: _settled(run, recorder),
         )
         run.shield.in_flight = True
-        return LiveResponse(
+        live = partial(
+            LiveResponse,
             flight,
-            flight.read(content_length(headers)),
             status=status,
-            headers=[*entry.headers, cache_status],
             media_type=entry.media_type,
             charset=entry.charset,
             merge=not self._rules.exact,
             body=at_hand,
         )
+        length = content_length(headers)
+
+        async def join(seconds: float) -> Response | None:
+            if not flight.can_be_joined:
+                return None
+            reader = flight.read(length, joins=True)
+            begins = False
+            try:
+                # Until there is a byte, it may turn out that there will be none for this one.
+                async with asyncio.timeout(seconds):
+                    begins = await reader.begun()
+            except TimeoutError:
+                begins = not flight.is_for_one
+            finally:
+                if not begins:
+                    reader.close()
+            if not begins:
+                return None
+            return live(reader, headers=[*entry.headers, _collapsed(run)], joined=True)
+
+        if recorder is not None:
+            self._answer(run, headers, join)
+        return live(flight.read(length), headers=[*entry.headers, cache_status])
+
+    def _answer(self, run: Run, headers: RawHeaders, join: Join) -> None:
+        """Let others join a run."""
+        if run.turn is None:
+            return
+        resource, names = run.resource, self._varies_on(headers, run)
+        selecting = tuple(sorted({*resource.names, *names}))
+        variant = (selecting, resource.select(selecting)) if selecting and resource.select else None
+        run.turn.answer(join, dict(resource.versions), variant or ((), ""))
 
     async def _record_body(self, response: Response, run: Run) -> Response:
         """Store a response whose body is at hand, and return it."""
@@ -293,6 +332,13 @@ class Engine:
         recorder = self._recorder(dataclasses.replace(entry, streamed=False), run, headers)
         recorder.feed(bytes(response.body))
         write = spawn(_commit(recorder))
+        body = bytes(response.body)
+
+        async def join(seconds: float) -> Response | None:
+            return stored_response(entry, [*entry.headers, _collapsed(run)], body)
+
+        self._answer(run, headers, join)
+        write.add_done_callback(lambda _: _settled(run, recorder))
         if run.wait:
             await asyncio.wait({write}, timeout=_shorter(COMMIT_WAIT, run.patience.left))
         return _with_header(response, _stored(run), headers=entry.headers)
@@ -351,6 +397,16 @@ class Engine:
             # Also while the body was made.
             return self.of_one_client(headers, None, run.guard)
 
+        reads, objection = -1, None
+
+        def objects() -> NotCached | None:
+            nonlocal reads, objection
+            # It is asked at each chunk.
+            if run.guard is not None and run.guard.reads != reads:
+                reads = run.guard.reads
+                objection = NotCached.READ if read() else None
+            return objection
+
         def failed(reason: NotCached, cause: Exception | None) -> None:
             if isinstance(cause, StoreError):
                 self._notices.store_failed(cause, "writing")
@@ -364,7 +420,7 @@ class Engine:
             entry,
             varies_on=self._varies_on(headers, run),
             limits=self._limits(run.resource.store),
-            objection=lambda: NotCached.READ if read() else None,
+            objection=objects,
             on_stored=run.on_stored,
             on_failure=failed,
         )
@@ -373,6 +429,25 @@ class Engine:
 async def _commit(recorder: Recorder) -> None:
     await recorder.commit()
     await recorder.settled()
+
+
+def _end_turn(run: Run, status: int) -> None:
+    """Let those who wait for a response that is not stored run the endpoint themselves."""
+    if run.turn is not None:
+        # Where the endpoint failed, one after the other.
+        run.turn.end(shared=status >= 500)
+
+
+def _settled(run: Run, recorder: Recorder | None) -> None:
+    if run.turn is not None:
+        failure = None if recorder is None else recorder.failure
+        lasts = failure is not None and (failure.is_private or failure.is_limit)
+        run.turn.end(shared=not lasts)
+
+
+def _collapsed(run: Run) -> tuple[bytes, bytes]:
+    detail = _detail(run.backend.is_fallback)
+    return _cache_status(fwd=run.fwd, collapsed=True, detail=detail)
 
 
 def new_id() -> bytes:

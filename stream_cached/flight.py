@@ -1,16 +1,19 @@
 """One running stream and its readers.
 
-A source is drained by a task of its own into a chain of links; each reader stands somewhere on
-that chain, and so keeps alive only what it has still to read. The recorder is fed in passing: it
-never holds anything up, and may fail without any reader noticing. How the stream ended is a value
-that every reader reaches; no reader does the pulling, so none can spoil it for another.
+A source is drained by a task of its own into a chain of links, of which memory holds the newest
+part; each reader stands somewhere on it. One that lags behind reads what is older from the store,
+or from a temporary file. The recorder is fed in passing: it never holds anything up, and may fail
+without any reader noticing. How the stream ended is a value that every reader reaches; no reader
+does the pulling, so none can spoil it for another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +21,7 @@ from typing import Protocol
 from stream_cached.exceptions import BrokenStreamError
 from stream_cached.policy import NotCached
 from stream_cached.recorder import Recorder
+from stream_cached.spool import Spool
 from stream_cached.tasks import spawn
 
 #: Seconds after which a source that never suspends gives way to its readers.
@@ -32,6 +36,13 @@ STORE_TURN = 0.005
 #: BaseHTTPMiddleware on the way takes three to five.
 _TURNS_TO_SOCKET = 12
 _TURNS_TO_READER = 48
+
+#: Seconds within which whoever began a run has to ask for its first chunk; those who wait for it
+#: are then sent away.
+START_WITHIN = 1.0
+
+#: Bytes that slow readers may have still to read in temporary files.
+SPOOL_MAX = 256 * 1024 * 1024
 
 #: Seconds that the end of a stream waits for its entry to become visible, at the most.
 COMMIT_WAIT = 1.0
@@ -94,12 +105,16 @@ class Flight:
     Args:
         source: What is drained, from the moment that the first reader asks.
         recorder: What stores the chunks, None where nothing is to be stored.
-        max_ahead: Bytes that the source may be ahead of its fastest reader.
+        max_ahead: Bytes that the source may be ahead of its fastest reader; memory holds twice as
+            much.
         finish_timeout: Seconds that a run may go on which nobody reads any more, while it is
-            stored; one that is not stored ends at once.
+            stored; one that is not stored, and any with 0, ends at once.
+        spool_max: Bytes that slow readers may have still to read where no store has it.
         commit_wait: Seconds that the end of the stream waits for its entry to become visible.
         background: What belongs to the run and is done after a complete one.
-        on_unshared: Called once the run is its own client's only: no longer stored, or over.
+        on_unshared: Called once the run is its own client's only: no longer stored, and read by
+            nobody else; or over.
+        on_settled: Called once it can't be joined any more.
     """
 
     def __init__(
@@ -109,9 +124,11 @@ class Flight:
         *,
         max_ahead: int,
         finish_timeout: float,
+        spool_max: int = SPOOL_MAX,
         commit_wait: float = COMMIT_WAIT,
         background: Callable[[], Awaitable[None]] | None = None,
         on_unshared: Callable[[], object] = lambda: None,
+        on_settled: Callable[[], object] = lambda: None,
     ) -> None:
         self.end: End | None = None
         self.background_error: Exception | None = None
@@ -121,14 +138,23 @@ class Flight:
         self.commit_wait = commit_wait
         self._finish_timeout = finish_timeout
         self._background = background
-        self._tail = _Link(b"")
+        # What memory holds lies between these two; the first one has been given up itself.
+        self._first_link = self._tail = _Link(b"")
+        self._first_number = 0
+        self._dropped = 0
         self._made = 0
         self._fastest = 0
+        self._spool = Spool(spool_max)
         self._first = True
         self._store_turn_at = 0
         self._gave_way = time.monotonic()
         self._seats: set[_Seat] = set()
         self._loop = asyncio.get_running_loop()
+        # Whoever asks first, the source runs for the request that brought it.
+        self._context = contextvars.copy_context()
+        self._is_abandoned = False
+        self._is_settled = False
+        self._start_timer: asyncio.TimerHandle | None = None
         self._cancellations = 0
         self._producer: asyncio.Task[None] | None = None
         self._conclusion: asyncio.Task[None] | None = None
@@ -138,10 +164,13 @@ class Flight:
         self._ended = asyncio.Event()
         self._over = asyncio.Event()
         self._on_unshared = on_unshared
+        self._on_settled = on_settled
         if recorder is None:
+            self._settle()
             on_unshared()
         else:
             recorder.on_progress = self._recorder_moved
+            recorder.is_needed = lambda: any(seat.link is None for seat in self._seats)
 
     def __repr__(self) -> str:
         state = self.end or ("running" if self._producer else "not started")
@@ -151,14 +180,17 @@ class Flight:
 
     def feed(self, chunk: bytes) -> bool:
         """Hand on one chunk; return whether the source now has to `pace` itself."""
+        if self._recorder is not None:
+            # First: it may turn out that this chunk is for nobody else.
+            self._recorder.feed(chunk)
         link = _Link(chunk)
         self._tail.next = link
         self._tail = link
         self._made += len(chunk) + _LINK_SIZE
-        if self._recorder is not None:
-            self._recorder.feed(chunk)
         for seat in self._seats:
             seat.wake()
+        if self._made - self._dropped > 2 * self._max_ahead:
+            self._let_go()
         if self._producer is not None:
             self._cancellations = self._producer.cancelling()
         return (
@@ -195,7 +227,7 @@ class Flight:
     async def _give_way(self) -> None:
         for _ in range(_TURNS_TO_READER):
             await asyncio.sleep(0)
-            if all(seat.waiting for seat in self._seats):
+            if all(seat.waiting or seat.link is None for seat in self._seats):
                 break
         for _ in range(_TURNS_TO_SOCKET if self._seats else 0):
             await asyncio.sleep(0)
@@ -204,6 +236,86 @@ class Flight:
         if self._seats:
             return self._made - self._fastest < self._max_ahead
         return self._recorder is None or self._recorder.has_room
+
+    # -- what memory no longer holds --------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """Drop the oldest chunks; those that a reader needs go into a file, unless stored."""
+        target = self._made - self._max_ahead - self._max_ahead // 2
+        if self._seats:
+            target = min(target, self._fastest)
+        chunks, first, number = [], self._first_link, self._first_number
+        while first.next is not None and self._dropped + len(first.next.chunk) <= target:
+            first = first.next
+            chunks.append(first.chunk)
+            self._dropped += len(first.chunk) + _LINK_SIZE
+            first.chunk = b""
+        self._first_link = first
+        self._first_number += len(chunks)
+        late = [seat for seat in self._seats if seat.number < self._first_number]
+        for seat in late:
+            seat.link = None
+        if not late or not chunks:
+            self._forget_spooled()
+        elif self._recorder is None or self._recorder.failure is not None:
+            self._put_by(number, chunks)
+
+    def _put_by(self, number: int, chunks: list[bytes]) -> None:
+        try:
+            self._forget_spooled()
+            while self._spool.is_full:
+                # The slowest are cut, and nobody else.
+                self._cut_before(self._spool.forget_first())
+            self._spool.append(number, chunks)
+        except OSError as exc:
+            self._spool.close()
+            self._cut(lambda seat: seat.link is None, f"it fell behind, and {exc!r}")
+
+    def _cut_before(self, number: int) -> None:
+        self._cut(lambda seat: seat.number < number, "it fell behind by more than spool_max")
+
+    def _forget_spooled(self) -> None:
+        """Give back what no reader needs any more, here and in the store."""
+        late = [seat.number for seat in self._seats if seat.link is None and not seat.cut]
+        if self._spool.first is not None:
+            self._spool.forget(min(late, default=None))
+        if self._recorder is not None and self._recorder.failure is not None:
+            first = self._spool.first
+            if not any(first is None or number < first for number in late):
+                self._recorder.release()
+
+    def _cut(self, which: Callable[[_Seat], bool], why: str) -> None:
+        for seat in self._seats:
+            if which(seat):
+                seat.cut, seat.link = why, None
+                seat.wake()
+
+    async def older(self, number: int) -> list[bytes]:
+        """
+        Return chunks that memory no longer holds, from a number on; at least one.
+
+        Raises:
+            BrokenStreamError: They are lost.
+        """
+        first = self._spool.first
+        try:
+            if first is not None and number >= first:
+                return self._spool.read(number)
+        except (OSError, LookupError) as exc:
+            raise BrokenStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
+        if self._recorder is None:
+            raise BrokenStreamError("what a slow reader had still to read is lost")
+        return await self._recorder.read(number)
+
+    def return_to_memory(self, seat: _Seat) -> None:
+        """Let a reader go on in memory, where that holds what it reads next."""
+        if seat.number >= self._first_number and not seat.cut:
+            link = self._first_link
+            for _ in range(seat.number - self._first_number):
+                assert link.next is not None
+                link = link.next
+            seat.link = link
+        self._forget_spooled()
 
     def spoil(self) -> None:
         """Say that the body is not to be stored, however it ends."""
@@ -217,24 +329,63 @@ class Flight:
 
     # -- the readers' side ------------------------------------------------------------------
 
-    def read(self, declared: int | None = None) -> Reader:
+    def read(self, declared: int | None = None, *, joins: bool = False) -> Reader:
         """
-        Return a reader that stands at the end of what was made so far.
+        Return a reader that stands at the beginning.
 
         Args:
             declared: Where the body's length is known, and the end with its last byte.
+            joins: Whether it joins a run that is somebody else's, and does not start it.
         """
-        seat = _Seat()
+        seat = _Seat(joins, self._first_link if not self._first_number else None)
         self._seats.add(seat)
-        return Reader(self, self._tail, seat, declared)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if joins and self._producer is None and self._start_timer is None:
+            self._start_timer = self._loop.call_later(START_WITHIN, self._abandon)
+        return Reader(self, seat, declared)
+
+    @property
+    def can_be_joined(self) -> bool:
+        """Whether another reader may come, from the beginning on: until the entry is visible."""
+        if self._recorder is None or self._recorder.failure is not None or self._is_settled:
+            return False
+        return not self._is_abandoned and (self.end is None or isinstance(self.end, Complete))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a first chunk."""
+        return self._tail is not self._first_link or self._first_number > 0
+
+    @property
+    def is_for_one(self) -> bool:
+        """Whether those who have no byte of it yet had better run the endpoint themselves."""
+        if self._is_abandoned or isinstance(self.end, Failed | Aborted):
+            return True
+        failure = None if self._recorder is None else self._recorder.failure
+        return failure is not None and not failure.is_of_store
 
     def start(self) -> None:
-        """Begin to drain the source, in the context of whoever asks first."""
+        """Begin to drain the source."""
         if self._producer is None:
             self._gave_way = time.monotonic()
-            self._producer = spawn(self._produce())
+            self._producer = spawn(self._produce(), self._context)
+            if self._start_timer is not None:
+                self._start_timer.cancel()
             if self._recorder is not None:
                 self._recorder.start()
+
+    def _abandon(self) -> None:
+        if self._producer is None:
+            self._is_abandoned = True
+            self._settle()
+            self._cut(lambda seat: seat.joins, "nobody began to read it")
+
+    def _settle(self) -> None:
+        if not self._is_settled:
+            self._is_settled = True
+            self._on_settled()
 
     def advanced(self, position: int) -> None:
         """Note how far a reader has come."""
@@ -245,13 +396,21 @@ class Flight:
     def left(self, seat: _Seat) -> None:
         """Note that a reader has gone; the last one leaves the run to the recorder."""
         self._seats.discard(seat)
-        if self._seats:
-            return
-        if self._producer is None:
+        self._check_shared()
+        self._forget_spooled()
+        if self._producer is None and self._aborting is None and not seat.joins:
+            # It is his to start; those who wait for it find somebody else.
+            self._is_abandoned = True
+            self._settle()
+            self._cut(lambda other: other.joins, "nobody began to read it")
             self._aborting = "nobody read it"
             self._producer = spawn(self._dismiss())
-        elif self.end is None and self._deadline is None:
-            if self._recorder is None or self._recorder.failure is not None:
+            return
+        if self._seats or self._producer is None:
+            return
+        if self.end is None and self._deadline is None:
+            unstored = self._recorder is None or self._recorder.failure is not None
+            if unstored or not self._finish_timeout:
                 self.abort("its client left")
             else:
                 loop = asyncio.get_running_loop()
@@ -272,6 +431,8 @@ class Flight:
             self._close(Aborted("nobody read it"))
             self._on_unshared()
             self._over.set()
+            if self._recorder is not None:
+                await self._recorder.discard()
 
     def abort(self, reason: str) -> None:
         """Give the run up; nothing is stored, and readers end broken."""
@@ -327,7 +488,9 @@ class Flight:
                 self._close(Aborted("cancelled"))
             if self._deadline is not None:
                 self._deadline.cancel()
+            self._settle()
             self._on_unshared()
+            self._forget_spooled()
             self._over.set()
 
     async def _conclude(self, end: End) -> None:
@@ -343,6 +506,7 @@ class Flight:
         try:
             await self._recorder.commit()
         finally:
+            self._settle()
             timer.cancel()
             self._close(end)
         await self._recorder.settled()
@@ -350,16 +514,30 @@ class Flight:
     def _close(self, end: End) -> None:
         if self.end is None:
             self.end = end
+            if not isinstance(end, Complete):
+                self._settle()
             self._ended.set()
             for seat in self._seats:
                 seat.wake()
 
     def _recorder_moved(self) -> None:
         if self._recorder is not None and self._recorder.failure is not None:
-            self._on_unshared()
+            self._settle()
+            if self._recorder.failure.is_private:
+                self._cut(lambda seat: seat.joins, "it turned out to be one client's own")
+            self._check_shared()
             if not self._seats and self._producer is not None:
                 self.abort("its client left, and it is not stored")
+            for seat in self._seats:
+                # Those who have nothing of it yet may go.
+                seat.wake()
         self._wake_producer()
+
+    def _check_shared(self) -> None:
+        if self._recorder is None or self._recorder.failure is None:
+            return
+        if not any(seat.joins and not seat.cut for seat in self._seats):
+            self._on_unshared()
 
     def _wake_producer(self) -> None:
         if self._room is not None and not self._room.done():
@@ -367,11 +545,18 @@ class Flight:
 
 
 class _Seat:
-    """What a flight holds of a reader: only whether it waits, so as not to keep it alive."""
+    """What a flight holds of a reader: where it stands, so as not to keep it alive."""
 
-    __slots__ = ("future",)
+    __slots__ = ("cut", "future", "joins", "link", "number")
 
-    def __init__(self) -> None:
+    def __init__(self, joins: bool, link: _Link | None) -> None:
+        self.joins = joins
+        self.link = link
+        """The last one that it has read; None where memory no longer holds the next one."""
+        self.number = 0
+        """That of the chunk that it reads next."""
+        self.cut = ""
+        """Why it gets nothing more."""
         self.future: asyncio.Future[None] | None = None
 
     @property
@@ -388,12 +573,12 @@ class _Seat:
 class Reader:
     """One reader's place in a flight; iterates over its chunks. One that is dropped has left."""
 
-    def __init__(self, flight: Flight, link: _Link, seat: _Seat, declared: int | None) -> None:
+    def __init__(self, flight: Flight, seat: _Seat, declared: int | None) -> None:
         self._flight = flight
-        self._link = link
         self._seat = seat
         self._left = declared
         self._position = 0
+        self._older: deque[bytes] = deque()
         self.closed = False
 
     def __del__(self) -> None:
@@ -413,46 +598,99 @@ class Reader:
 
     async def ended(self) -> None:
         """Wait until the flight has ended, for as long as that may wait for its entry at most."""
-        self._flight.start()
+        self._start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._flight.commit_wait):
                 await self._flight.ended()
+
+    def _start(self) -> None:
+        if not self._seat.joins:
+            self._flight.start()
+
+    async def begun(self) -> bool:
+        """
+        Wait for the first chunk, or a clean end without one.
+
+        Returns:
+            False where there will be none, or none for this reader.
+        """
+        while not self._flight.has_begun and not self._flight.is_for_one and not self._seat.cut:
+            if self._flight.end is not None:
+                return True
+            await self._woken()
+        if self._seat.cut or not self._flight.has_begun:
+            return not self._seat.cut and not self._flight.is_for_one
+        try:
+            await self._read_older()
+        except BrokenStreamError:
+            return False
+        return True
+
+    async def _read_older(self) -> None:
+        """Read on where memory no longer holds what comes next."""
+        seat = self._seat
+        if seat.link is None and not self._older:
+            chunks = await self._flight.older(seat.number)
+            self._older.extend(chunks)
+            seat.number += len(chunks)
+            self._flight.return_to_memory(seat)
+
+    async def _woken(self) -> None:
+        self._seat.future = asyncio.get_running_loop().create_future()
+        try:
+            await self._seat.future
+        finally:
+            self._seat.future = None
 
     async def take(self) -> list[bytes]:
         """
         Wait for chunks, and return all that there are; none at the clean end, or once closed.
 
         Raises:
-            BrokenStreamError: The run was given up, or its source raised an OSError.
+            BrokenStreamError: The run was given up, its source raised an OSError, or what this
+                reader had still to read is lost.
             Exception: What the source raised.
         """
         chunks: list[bytes] = []
         if await self._has_next():
-            while self._link.next is not None:
-                chunks.append(self._advance(self._link.next))
+            while self._is_there:
+                chunks.append(self._advance())
             self._flight.advanced(self._position)
         return chunks
 
+    @property
+    def _is_there(self) -> bool:
+        link = self._seat.link
+        return bool(self._older) or (link is not None and link.next is not None)
+
     async def _has_next(self) -> bool:
         """Wait for a chunk; return whether there is one."""
-        self._flight.start()
-        while self._link.next is None:
-            if self.closed:
-                return False
-            if self._flight.end is not None:
+        self._start()
+        seat = self._seat
+        while not self._is_there and not self.closed:
+            if seat.cut:
+                raise BrokenStreamError(f"the stream was cut for this reader: {seat.cut}")
+            if seat.link is None:
+                await self._read_older()
+            elif self._flight.end is not None:
                 self._end(self._flight.end)
                 return False
-            self._seat.future = asyncio.get_running_loop().create_future()
-            try:
-                await self._seat.future
-            finally:
-                self._seat.future = None
+            else:
+                await self._woken()
         return not self.closed
 
-    def _advance(self, link: _Link) -> bytes:
-        self._link = link
-        self._position += len(link.chunk) + _LINK_SIZE
-        return link.chunk
+    def _advance(self) -> bytes:
+        if self._older:
+            chunk = self._older.popleft()
+        else:
+            seat = self._seat
+            assert seat.link is not None
+            assert seat.link.next is not None
+            seat.link = seat.link.next
+            seat.number += 1
+            chunk = seat.link.chunk
+        self._position += len(chunk) + _LINK_SIZE
+        return chunk
 
     def _end(self, end: End) -> None:
         match end:
@@ -472,8 +710,7 @@ class Reader:
     async def __anext__(self) -> bytes:
         if not await self._has_next():
             raise StopAsyncIteration
-        assert self._link.next is not None
-        chunk = self._advance(self._link.next)
+        chunk = self._advance()
         self._flight.advanced(self._position)
         if self._left is not None:
             self._left -= len(chunk)

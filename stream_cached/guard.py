@@ -182,6 +182,11 @@ class Guard:
         """Notice that one header was read, whose name is lower-cased."""
         self.note({"cookie": "cookies", "host": "host"}.get(name, f"header.{name}"))
 
+    @property
+    def reads(self) -> int:
+        """How many things were read."""
+        return len(self._read)
+
     def findings(self, known: frozenset[str]) -> list[Finding]:
         """
         Say what was read that is no part of the key.

@@ -152,10 +152,31 @@ class NotCached(enum.Enum):
         "raise max_pending=, or use a quicker store",
     )
 
+    WAITED = (
+        "wait-timeout",
+        "another run of it did not begin to answer within wait_timeout=",
+        "raise wait_timeout= if the endpoint takes that long before its first byte",
+    )
+
     def __init__(self, word: str, sentence: str, mend: str) -> None:
         self.word = word
         self.sentence = sentence
         self.mend = mend
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it makes a response one client's own."""
+        return self is NotCached.READ
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether the next run would come to it, too."""
+        return self in (NotCached.BODY_SIZE, NotCached.DURATION)
+
+    @property
+    def is_of_store(self) -> bool:
+        """Whether it is the store's affair, so that a stream may be shared all the same."""
+        return self in (NotCached.STORE, NotCached.BEHIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +315,12 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 
 def cache_status(
-    *, hit: bool = False, fwd: str = "", stored: bool = False, detail: str = ""
+    *,
+    hit: bool = False,
+    fwd: str = "",
+    stored: bool = False,
+    collapsed: bool = False,
+    detail: str = "",
 ) -> str:
     """Build this cache's member of Cache-Status (RFC 9211, section 2)."""
     parts = ["stream-cached"]
@@ -304,6 +330,8 @@ def cache_status(
         parts.append(f"fwd={fwd}")
     if stored:
         parts.append("stored")
+    if collapsed:
+        parts.append("collapsed")
     if detail:
         parts.append(f'detail="{detail}"')
     return "; ".join(parts)

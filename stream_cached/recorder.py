@@ -11,21 +11,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stream_cached.entry import (
     PREFIX_SIZE,
     Entry,
     Segment,
+    UnsoundError,
+    decode_segment,
     encode_record,
     encode_segment,
     read_prefix,
 )
-from stream_cached.exceptions import StoreError
+from stream_cached.exceptions import BrokenStreamError, StoreError
 from stream_cached.keys import segment_key
 from stream_cached.policy import NotCached, content_length
 from stream_cached.resource import Resource
+from stream_cached.tasks import spawn
 
 #: What one value of a store may hold. A power of two would waste a quarter of Redis' memory
 #: (its allocator has size classes, and a value has a header).
@@ -74,7 +79,8 @@ class Recorder:
         entry: The response without its body; its generation names the segments.
         varies_on: The names in its Vary that are not part of the resource's key.
         limits: What it may use.
-        objection: Called before the commit; returns why there must be none, if there is a reason.
+        objection: Called before each chunk and before the commit; returns why there must be none,
+            if there is a reason.
         on_stored: Called once the entry is visible.
         on_failure: Called once with the reason why it will not be, and its cause.
     """
@@ -92,6 +98,7 @@ class Recorder:
     ) -> None:
         self.failure: NotCached | None = None
         self.on_progress: Callable[[], object] = lambda: None
+        self.is_needed: Callable[[], bool] = lambda: False
         self._resource = resource
         self._store = resource.store
         self._entry = entry
@@ -101,6 +108,13 @@ class Recorder:
         self._on_stored = on_stored
         self._on_failure = on_failure
         self._length = 0
+        self._fed = 0
+        # For each segment, how many chunks have begun before it.
+        self._begun: list[int] = []
+        self._begun_now = 0
+        self._is_held = False
+        self._continued: list[bool] = []
+        self._renewed = asyncio.get_running_loop().time()
         self._pieces: list[bytes] = []
         self._lengths: list[int] = []
         self._filled = 0
@@ -143,21 +157,27 @@ class Recorder:
         """Take one chunk; never waits."""
         if self.failure is not None:
             return
-        self._length += len(chunk)
-        if self._length > self._limits.max_body:
+        if reason := self._objection():
+            self.fail(reason)
+            return
+        if self._length + len(chunk) > self._limits.max_body:
             self.fail(NotCached.BODY_SIZE)
             return
         # Before the chunk, not after it: one larger than the bound is in memory anyway.
         if self._pending > self._limits.max_pending:
             self.fail(NotCached.BEHIND)
             return
+        self._length += len(chunk)
         room = self._room()
+        self._fed += 1
         if len(chunk) <= room:
             self._add(chunk)
             return
         rest = memoryview(chunk)
         if not room:
+            self._fed -= 1
             self._cut(continues=False)
+            self._fed += 1
             room = self._room()
         while len(rest) > room:
             self._add(bytes(rest[:room]))
@@ -187,6 +207,9 @@ class Recorder:
         key = segment_key(self._resource.key, self._entry.generation, index)
         value = encode_segment(segment, self._entry.generation, index)
         self._segments.append((len(payload), read_prefix(value).body_checksum))
+        self._continued.append(continues)
+        self._begun.append(self._begun_now)
+        self._begun_now = self._fed
         self._pieces, self._lengths, self._filled = [], [], 0
         self._queue.append((key, value))
         self._pending += len(value)
@@ -290,6 +313,70 @@ class Recorder:
         self.fail(NotCached.INCOMPLETE)
         await self.settled()
 
+    async def read(self, number: int) -> list[bytes]:
+        """
+        Return chunks that were fed, from a number on; at least one.
+
+        Raises:
+            BrokenStreamError: They are lost.
+        """
+        index = bisect_right(self._begun, number) - 1 if number < self._begun_now else None
+        if index is None:
+            if self.failure is not None and not self._is_held:
+                raise BrokenStreamError("what a slow reader had still to read is not stored")
+            index = len(self._segments)
+        skip = number - (self._begun[index] if index < len(self._begun) else self._begun_now)
+        partial: list[bytes] = []
+        chunks: list[bytes] = []
+        if index and self._continued[index - 1]:
+            # Its first piece belongs to a chunk that has begun before.
+            skip += 1
+        while not chunks:
+            lengths, continues, payload = await self._piece(index)
+            pieces = cut(payload, lengths)
+            pieces, skip = pieces[skip:], max(0, skip - len(pieces))
+            if partial and pieces:
+                pieces[0] = b"".join((*partial, pieces[0]))
+                partial = []
+            if continues and pieces:
+                partial = [pieces.pop()]
+            chunks = pieces
+            index += 1
+        return chunks
+
+    async def _piece(self, index: int) -> tuple[Sequence[int], bool, bytes]:
+        """Return the chunks of a segment, wherever that is by now."""
+        if index == len(self._segments):
+            return list(self._lengths), False, b"".join(self._pieces)
+        try:
+            if index >= self._written and self._queue:
+                _, value = self._queue[index - self._written]
+                segment = decode_segment(value, self._entry.generation, index)
+            else:
+                segment = await self._stored(index)
+        except (StoreError, UnsoundError, LookupError) as exc:
+            raise BrokenStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
+        return segment.chunks, segment.continues, segment.payload
+
+    async def _stored(self, index: int) -> Segment:
+        loop = asyncio.get_running_loop()
+        is_over = self._writer is None or self._writer.done()
+        if is_over and loop.time() - self._renewed >= RUN_TTL / 3:
+            # Nobody else keeps them alive any more.
+            self._renewed = loop.time()
+            ttl = RUN_TTL if self.failure is not None else self._resource.lifetimes.segments
+            await self._store.touch_many(self._keys()[index:], ttl)
+        (value,) = await self._store.get_many([self._keys()[index]])
+        if value is None:
+            raise UnsoundError(f"segment {index} is missing")
+        return decode_segment(value, self._entry.generation, index)
+
+    def release(self) -> None:
+        """Say that nobody reads any more what a failed run has written: it is deleted."""
+        if self._is_held:
+            self._is_held = False
+            self._cleanup = spawn(self._clean_up(None))
+
     def fail(self, reason: NotCached, cause: Exception | None = None) -> None:
         """Give the entry up, at once and once."""
         if self.failure is not None:
@@ -299,8 +386,17 @@ class Recorder:
         self._stop_timer()
         self._on_failure(reason, cause)
         mark = reason if reason in _LASTING else None
-        self._cleanup = asyncio.create_task(self._clean_up(mark))
+        # Where only a limit was passed, a slow reader goes on to the end.
+        self._is_held = reason is not NotCached.INCOMPLETE and self.is_needed()
+        if not self._is_held:
+            self._cleanup = spawn(self._clean_up(mark))
+        elif mark is not None:
+            self._cleanup = spawn(self._mark_unstorable(mark))
         self.on_progress()
+
+    async def _mark_unstorable(self, mark: NotCached) -> None:
+        with contextlib.suppress(StoreError):
+            await self._resource.mark_unstorable(mark)
 
     async def _clean_up(self, mark: NotCached | None) -> None:
         self._pieces, self._lengths, self._queue = [], [], []
@@ -312,9 +408,17 @@ class Recorder:
         with contextlib.suppress(StoreError):
             if self._segments:
                 await self._store.delete_many(self._keys())
-            if mark is not None:
-                await self._resource.mark_unstorable(mark)
+        if mark is not None:
+            await self._mark_unstorable(mark)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+
+def cut(payload: bytes, lengths: Sequence[int]) -> list[bytes]:
+    """Cut a payload into pieces of these lengths."""
+    edges = [0]
+    for length in lengths:
+        edges.append(edges[-1] + length)
+    return [payload[start:end] for start, end in pairwise(edges)]

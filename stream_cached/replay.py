@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from itertools import pairwise
 
 from stream_cached.entry import Entry, Segment, UnsoundError, decode_segment, read_prefix
 from stream_cached.exceptions import BrokenStreamError, StoreError
 from stream_cached.keys import segment_key
-from stream_cached.recorder import RUN_TTL, WINDOW
+from stream_cached.recorder import RUN_TTL, WINDOW, cut
 from stream_cached.resource import Resource
 
 
@@ -120,7 +119,7 @@ class Replay:
         """Cut a segment into its chunks; keep what goes on in the next one."""
         if not segment.chunks:  # of a stream that had none
             return
-        first, *others = _pieces(segment)
+        first, *others = cut(segment.payload, segment.chunks)
         self._partial.append(first)
         if segment.continues and not others:
             return
@@ -184,10 +183,3 @@ class Replay:
         # Where the store fails, whoever finds the record next finds the same damage.
         with contextlib.suppress(StoreError):
             await self._store.delete_many([self._key])
-
-
-def _pieces(segment: Segment) -> list[bytes]:
-    edges = [0]
-    for length in segment.chunks:
-        edges.append(edges[-1] + length)
-    return [segment.payload[start:end] for start, end in pairwise(edges)]

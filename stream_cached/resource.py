@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stream_cached.entry import (
@@ -145,6 +145,8 @@ class Resource:
         self._max_variants = max_variants
         self._versions: dict[str, bytes] = {}
         self._begun = 0.0
+        self.names: tuple[str, ...] = ()
+        """The headers that are known to select among its responses."""
 
     async def look_up(self) -> Found:
         """
@@ -159,6 +161,7 @@ class Resource:
             return Foreign()
         record = await self._sound(self.key, value)
         if isinstance(record, Index):
+            self.names = record.names
             if self._select is None:
                 return Miss(varied=True)
             key = variant_key(self.key, record.generation, self._select(record.names))
@@ -235,6 +238,16 @@ class Resource:
                 # It is damaged, so that nothing that was made under it is served any more.
                 await self.store.compare_and_set(self._version, found, version, ttl)
         raise StoreError("a version that was added is not there")
+
+    @property
+    def versions(self) -> Mapping[str, bytes]:
+        """Those that what is recorded now depends on."""
+        return self._versions
+
+    @property
+    def select(self) -> Callable[[Sequence[str]], str] | None:
+        """Returns the digest of the request's values for some headers."""
+        return self._select
 
     async def is_current(self) -> bool:
         """

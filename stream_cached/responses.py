@@ -24,10 +24,11 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 class LiveResponse(StreamingResponse):
     """
-    The response of a miss: its `body_iterator` is a reader of the flight.
+    The response of a miss, or of one who joined it: its `body_iterator` is a reader of the flight.
 
     `__call__` does not return before the run is over, so that what belongs to the request (a
-    session from a `yield` dependency, say) outlives the run, even when its client has gone.
+    session from a `yield` dependency, say) outlives the run, even when its client has gone. Of one
+    who joined, nothing belongs to the run, and he may leave.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LiveResponse(StreamingResponse):
         charset: str,
         merge: bool,
         body: bytes | memoryview | None = None,
+        joined: bool = False,
     ) -> None:
         _set_head(self, status, headers, media_type, charset)
         if body is not None:
@@ -50,6 +52,7 @@ class LiveResponse(StreamingResponse):
         self._flight = flight
         self._reader = reader
         self._merge = merge
+        self._joined = joined
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # An HTTPEndpoint sends with what its method was given.
@@ -65,13 +68,17 @@ class LiveResponse(StreamingResponse):
                 self.background = background
         finally:
             self._reader.close()
-            # An enclosing scope may be cancelled (BaseHTTPMiddleware); the run is bounded.
-            with anyio.CancelScope(shield=True):
-                await self._flight.over()
-        if self._flight.background_error is not None:
+            if not self._joined:
+                await self._run_is_over()
+        if not self._joined and self._flight.background_error is not None:
             raise self._flight.background_error
         if self.background is not None:
             await self.background()
+
+    async def _run_is_over(self) -> None:
+        # An enclosing scope may be cancelled (BaseHTTPMiddleware); the run is bounded.
+        with anyio.CancelScope(shield=True):
+            await self._flight.over()
 
     async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = content_length(self.raw_headers)

@@ -30,8 +30,8 @@ MAX_VARIANTS = 10_000
 #: Bytes of a secret that nobody guesses.
 MIN_SECRET = 16
 
-#: Bytes that a source may be ahead of its fastest reader.
-MAX_AHEAD = 1024 * 1024
+#: What becomes of a run whose last reader leaves.
+OnDisconnect = Literal["finish", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Rules:
     max_variants: int
     inline_max: int
     finish_timeout: float
+    wait_timeout: float
+    spool_max: int
     timeout: float | None
     retry_interval: float
     secrets: tuple[bytes, ...]
@@ -68,9 +70,13 @@ def make_rules(
     max_body: int | str,
     max_duration: float,
     max_pending: int | str,
+    max_ahead: int | str,
     max_variants: int,
     inline_max: int | str,
+    on_disconnect: OnDisconnect,
     finish_timeout: float,
+    wait_timeout: float,
+    spool_max: int | str,
     timeout: float | None,
     retry_interval: float,
     secret: str | bytes | Collection[str | bytes] | None,
@@ -89,6 +95,9 @@ def make_rules(
         ConfigurationError: Something in it can't work; the message says what to write.
     """
     require(replay in ("fast", "exact"), f'replay={replay!r}: pass "fast" or "exact"')
+    ways = get_args(OnDisconnect)
+    require(on_disconnect in ways, f'on_disconnect={on_disconnect!r}: pass "finish" or "stop"')
+    seconds = _seconds("finish_timeout", finish_timeout)
     named = _checked_vary(vary)
     _check_users(authorized, key_host, request_key)
     if not request_key:
@@ -102,10 +111,12 @@ def make_rules(
         max_body=_size("max_body", max_body, least=1),
         max_duration=_seconds("max_duration", max_duration),
         max_pending=_size("max_pending", max_pending, least=VALUE_SIZE),
-        max_ahead=MAX_AHEAD,
+        max_ahead=_size("max_ahead", max_ahead, least=1),
         max_variants=_checked_variants(max_variants),
         inline_max=min(VALUE_SIZE, _size("inline_max", inline_max, least=0)),
-        finish_timeout=_seconds("finish_timeout", finish_timeout),
+        finish_timeout=seconds if on_disconnect == "finish" else 0.0,
+        wait_timeout=_seconds("wait_timeout", wait_timeout),
+        spool_max=_size("spool_max", spool_max, least=1),
         timeout=_timeout(timeout),
         retry_interval=_seconds("retry_interval", retry_interval),
         secrets=_checked_secrets(secret),

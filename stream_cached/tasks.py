@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 
 _running: set[asyncio.Task[None]] = set()
 
 
-def spawn(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def spawn(
+    coroutine: Coroutine[Any, Any, None], context: Context | None = None
+) -> asyncio.Task[None]:
     """Run a coroutine as a task that is kept until it is done."""
-    task = asyncio.create_task(coroutine)
+    task = asyncio.create_task(coroutine, context=context)
     _running.add(task)
     task.add_done_callback(_running.discard)
     return task

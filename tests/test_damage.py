@@ -6,7 +6,12 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from stream_cached import stream_cached
 from stream_cached.entry import decode_segment, encode_segment
 from tests.conftest import Serve, Spawn
 from tests.gates import Gate, wait_until
@@ -259,12 +264,17 @@ def test_two_runs_that_overlap_never_mix(
             await go_on[run].passed()
 
     runs.before = before  # type: ignore[method-assign]
-    port = serve(runs.app(cache_url)).port
+    cached = stream_cached(ttl=60, cache=cache_url)(runs.__call__)
+
+    async def endpoint(request: Request) -> Response:
+        # Whoever insists joins nobody.
+        return await cached(request, cache_read="insists" not in request.headers)  # type: ignore[call-arg]
+
+    port = serve(Starlette(routes=[Route("/", endpoint)])).port
     with RawClient(port) as first, RawClient(port) as second:
         for client, gate in ((first, halfway[0]), (second, halfway[1])):
-            client.send(headers={"Cache-Control": "max-age=0"})
-            if len(runs.bodies) < 2:
-                wait_until(lambda: gate.is_open or runs.bodies)  # noqa: B023
+            client.send(headers={"Insists": "yes"})
+            gate.wait()
         go_on[1 - last].open()
         answers = [first, second]
         done = [answers[1 - last].read_all()]

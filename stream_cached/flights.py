@@ -1,0 +1,190 @@
+"""Who runs the endpoint for a key in this process, who waits for him, and what can be joined."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from weakref import WeakKeyDictionary
+
+from starlette.responses import Response
+
+#: Seconds for which a key is remembered whose response could not be shared: until then, nobody
+#: waits for anybody (Varnish's hit-for-miss).
+NOT_SHARED_FOR = 120.0
+
+#: Keys that are remembered at the most.
+_MOST = 10_000
+
+Select = Callable[[Sequence[str]], str]
+
+#: Returns a response of its own for one who joins, within some seconds; None where that fails.
+Join = Callable[[float], Awaitable[Response | None]]
+
+#: The turns that the running code is part of: it must not wait for itself.
+_own: ContextVar[tuple[Turn, ...]] = ContextVar("stream_cached_turns", default=())
+
+
+class Turn:
+    """
+    One run of an endpoint, from before its answer is known until its entry is visible.
+
+    Args:
+        flights: Where it stands.
+        key: The key of its resource.
+        variant: The names of the headers that are known to select the response, and the digest of
+            this request's values for them.
+    """
+
+    def __init__(self, flights: Flights, key: str, variant: tuple[tuple[str, ...], str]) -> None:
+        self.key = key
+        self.variant = variant
+        self.versions: Mapping[str, bytes] = {}
+        self.join: Join | None = None
+        self.is_value = False
+        """Whether it has brought a plain value, which only the store can hand on."""
+        self._flights = flights
+        self._answered = asyncio.Event()
+
+    def is_for(self, select: Select | None) -> bool:
+        """Whether a request is one for the same variant, as far as that is known."""
+        names, digest = self.variant
+        if not names:
+            return True
+        return select is not None and select(names) == digest
+
+    def answer(
+        self,
+        join: Join,
+        versions: Mapping[str, bytes],
+        variant: tuple[tuple[str, ...], str],
+    ) -> None:
+        """
+        Let those who wait join, and those who come later.
+
+        Args:
+            join: Returns a response for one of them.
+            versions: Those that it is made under.
+            variant: What selects it.
+        """
+        self.join, self.versions, self.variant = join, versions, variant
+        self._answered.set()
+
+    def end(self, *, shared: bool = True) -> None:
+        """
+        Let nobody join any more; one of those who wait runs next.
+
+        Args:
+            shared: False where the response can't be shared: all of them run, and nobody waits for
+                a while.
+        """
+        self._flights.leave(self, shared=shared)
+        self.join = None
+        self._answered.set()
+
+    async def answered(self, seconds: float) -> bool:
+        """Wait until it can be joined, or is over; return whether that was in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._answered.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class LoopFlights:
+    """The turns of one store, in each event loop those that run there."""
+
+    def __init__(self) -> None:
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Flights] = WeakKeyDictionary()
+
+    @property
+    def here(self) -> Flights:
+        """Those of the running loop."""
+        loop = asyncio.get_running_loop()
+        flights = self._by_loop.get(loop)
+        if flights is None:
+            flights = self._by_loop[loop] = Flights()
+        return flights
+
+
+class Flights:
+    """The turns of one store in one event loop, by key."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, list[Turn]] = {}
+        self._not_shared: dict[str, float] = {}
+        self.ended = 0
+        """How many turns have ended: whoever looked up the store meanwhile may have missed one."""
+
+    def approach(
+        self, key: str, names: Sequence[str], select: Select | None
+    ) -> tuple[Turn | None, bool]:
+        """
+        Return the turn to wait for or to join; the caller's own where there is none.
+
+        Args:
+            key: The key of the resource.
+            names: The headers that are known to select among its responses.
+            select: Returns the digest of the request's values for some headers.
+
+        Returns:
+            The turn, and whether it is the caller's own; none where nobody waits for anybody, or
+            the caller would for himself.
+        """
+        if self._is_alone(key):
+            return None, False
+        turns, own = self._turns.get(key, []), _own.get()
+        for turn in turns:
+            if turn.is_for(select):
+                return (None, False) if turn in own else (turn, False)
+        # Of one that runs already, it is known what its response varies on.
+        known = tuple(sorted({*names, *(name for turn in turns for name in turn.variant[0])}))
+        turn = Turn(self, key, (known, select(known)) if known and select else ((), ""))
+        self._turns.setdefault(key, []).append(turn)
+        return turn, True
+
+    def _is_alone(self, key: str) -> bool:
+        until = self._not_shared.get(key)
+        if until is None:
+            return False
+        if time.monotonic() < until:
+            return True
+        del self._not_shared[key]
+        return False
+
+    def leave(self, turn: Turn, *, shared: bool) -> None:
+        """Take a turn away; where its response was not shared, remember that."""
+        turns = self._turns.get(turn.key, [])
+        if turn in turns:
+            self.ended += 1
+            turns.remove(turn)
+            if not turns:
+                del self._turns[turn.key]
+        if not shared:
+            self._not_shared.pop(turn.key, None)
+            if len(self._not_shared) >= _MOST:
+                del self._not_shared[next(iter(self._not_shared))]
+            self._not_shared[turn.key] = time.monotonic() + NOT_SHARED_FOR
+
+    def share_again(self, key: str) -> None:
+        """Forget that a key's response could not be shared."""
+        self._not_shared.pop(key, None)
+
+
+@contextmanager
+def within(turn: Turn | None) -> Iterator[None]:
+    """Let what runs within, and what it begins, be part of a turn; end it where that fails."""
+    if turn is None:
+        yield
+        return
+    token = _own.set((*_own.get(), turn))
+    try:
+        yield
+    except BaseException:
+        turn.end()
+        raise
+    finally:
+        _own.reset(token)

@@ -169,10 +169,6 @@ class Flights:
                 del self._not_shared[next(iter(self._not_shared))]
             self._not_shared[turn.key] = time.monotonic() + NOT_SHARED_FOR
 
-    def share_again(self, key: str) -> None:
-        """Forget that a key's response could not be shared."""
-        self._not_shared.pop(key, None)
-
 
 @contextmanager
 def within(turn: Turn | None) -> Iterator[None]:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Spawn
-from tests.process import HOST, ROOT
+from tests.http_client import RawClient
+from tests.process import HOST, ROOT, free_port
+
+MIB = 1024 * 1024
 
 APP = """
 import os
@@ -24,7 +27,12 @@ from starlette.routing import Route
 from stream_cached import stream_cached
 
 
-@stream_cached(ttl=600, cache=os.environ["CACHE"], max_body="300MiB")
+@stream_cached(
+    ttl=600,
+    cache=os.environ["CACHE"],
+    max_body=os.environ.get("MAX_BODY", "300MiB"),
+    fallback="memory://?max_bytes=32MiB",
+)
 async def endpoint(request: Request) -> StreamingResponse:
     async def chunks() -> AsyncIterator[bytes]:
         for number in range(int(request.query_params["mib"]) * 16):
@@ -79,3 +87,38 @@ def test_200_mib_on_redis_take_less_than_32_of_the_server(
     assert hit[0] == "stream-cached; hit"
     assert miss[1:] == hit[1:]
     assert miss[1] == 200 * 1024 * 1024
+
+
+@pytest.mark.parametrize("store", ["up", "down", "too small"])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
+def test_a_client_that_reads_nothing_takes_no_memory(
+    spawn: Spawn, redis_url: str, tmp_path: Path, store: str
+) -> None:
+    (tmp_path / "large_app.py").write_text(APP, encoding="utf-8")
+    environment = {"CACHE": redis_url, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    if store == "down":
+        environment["CACHE"] = f"redis://{HOST}:{free_port()}/0"
+    if store == "too small":
+        environment["MAX_BODY"] = "16MiB"
+    server = spawn("large_app:app", environment=environment)
+    for _ in range(2):
+        assert ask(server.port, 1)[1] == MIB
+    with RawClient(server.port, timeout=60) as quick, RawClient(server.port, timeout=60) as slow:
+        for client in (quick, slow):
+            client.send(target="/?mib=64")
+            client.read_head()
+            client.read_until(100_000)
+        before = most_memory(server.pid)
+        length = len(quick.response.body)
+        while True:
+            quick.response.body = b""
+            if not (piece := quick.read_some()):
+                break
+            length += len(piece)
+        assert quick.response.complete
+        assert length == 64 * MIB
+        assert "collapsed" in slow.response.header("Cache-Status")
+        assert slow.read_rest().complete
+        assert len(slow.response.body) == 64 * MIB
+        # Memory is what stores the stream where its store is down, up to a quarter of it.
+        assert most_memory(server.pid) - before < (24 if store == "down" else 16)

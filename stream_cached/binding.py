@@ -43,6 +43,7 @@ class Backend:
         server: What is behind it and may hang; None where nothing can.
         signs: Whether what is in it is signed.
         is_fallback: Whether it stands in for another one.
+        is_shared: Whether other processes may use it, too.
         runs: Those whose answers go there.
     """
 
@@ -51,6 +52,7 @@ class Backend:
     server: AiocacheStore | None = None
     signs: bool = False
     is_fallback: bool = False
+    is_shared: bool = False
     runs: LoopFlights = field(default_factory=LoopFlights)
 
     @property
@@ -218,10 +220,11 @@ class Binding:
     def _backend_over(self, cache: Any, operations: Operations) -> Backend:
         server = _server(cache, self._seconds(cache), operations)
         public = public_view(server)
-        if not self._secrets or self.switch is None:
-            return Backend(public, server, server, runs=self._runs)
+        is_shared = self.switch is not None
+        if not self._secrets or not is_shared:
+            return Backend(public, server, server, is_shared=is_shared, runs=self._runs)
         signed = SignedStore(server, self._secrets, cache.namespace or "")
-        return Backend(public, signed, server, signs=True, runs=self._runs)
+        return Backend(public, signed, server, signs=True, is_shared=True, runs=self._runs)
 
     def _seconds(self, cache: Any) -> float | None:
         if self._timeout is not SENTINEL:

@@ -28,6 +28,7 @@ from starlette.responses import Response
 from stream_cached.arguments import Arguments
 from stream_cached.binding import RETRY_INTERVAL, Backend, Binding
 from stream_cached.cached_endpoint import CachedEndpoint
+from stream_cached.collapsing import Collapsing, Opened
 from stream_cached.config import resolve_alias, resolve_cache, resolve_fallback
 from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_heads
 from stream_cached.engine import Engine, Run
@@ -74,29 +75,6 @@ class _Function:
     engine: Engine
     notices: Notices
     invalidation: Invalidation
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """What a call found under its key, and where."""
-
-    use: Use
-    resource: Resource
-    found: Any
-    records: bool
-    seen: int
-    """How many turns had ended when it was looked up."""
-
-    def approach(self) -> tuple[Turn | None, bool]:
-        """Return the turn to wait for or to join, and whether it is one of its own."""
-        resource = self.resource
-        flights = self.use.backend.flights
-        return flights.approach(resource.key, resource.names, resource.select)
-
-    @property
-    def is_up_to_date(self) -> bool:
-        """Whether no run has ended since."""
-        return self.use.backend.flights.ended == self.seen
 
 
 @dataclass(slots=True)
@@ -438,7 +416,6 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         request, kwargs = function.endpoint.take_request(args, kwargs)
         incoming = None
         turn: Turn | None = None
-        deadline = time.monotonic() + self._rules.wait_timeout
         try:
             if switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
@@ -448,38 +425,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 self._open, function, key, incoming, cache_read, cache_write
             )
             opened = await open_it()
-            collapses = cache_read and not (incoming is not None and incoming.is_authorized)
-            while collapses and opened.records and isinstance(opened.found, Miss):
-                turn, own = opened.approach()
-                if turn is None:
-                    break
-                if own:
-                    if opened.is_up_to_date:
-                        break
-                    # The run that it has not seen may be stored by now.
-                    with within(turn):
-                        again = await open_it()
-                    if isinstance(again.found, Miss) and again.records:
-                        opened = again
-                        break
-                    turn.end()
-                    turn, opened = None, again
-                    continue
-                if not await turn.answered(deadline - time.monotonic()):
-                    raise BypassError(Finding(NotCached.WAITED))
-                versions = opened.resource.versions
-                if turn.join is not None and turn.versions == versions:
-                    joined = await turn.join(deadline - time.monotonic())
-                    if joined is not None:
-                        return joined
-                opened = await open_it()
-                if turn.join is not None and turn.versions != opened.resource.versions:
-                    # It began before an invalidation.
-                    turn.end()
-                elif turn.is_value and isinstance(opened.found, Miss):
-                    turn = None
-                    break
-                turn = None
+            if cache_read and not (incoming is not None and incoming.is_authorized):
+                collapsing = Collapsing(engine, open_it, self._rules.wait_timeout)
+                decided = await collapsing.decide(opened)
+                if decided.response is not None:
+                    return decided.response
+                opened, turn = decided.opened, decided.turn
         except BypassError as exc:
             return await self._go_past(function, incoming, args, kwargs, exc.findings)
         except StoreError as exc:
@@ -490,10 +441,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             return engine.bypass(await function.endpoint.run(args, kwargs), found.detail)
         if not isinstance(found, Miss):
             return found
-        fwd = _forwarded(found, cache_read)
+        fwd = opened.fwd if cache_read else "request"
         if not opened.records:
             return engine.unrecorded(await function.endpoint.run(args, kwargs), fwd)
-        with within(turn):
+        async with within(turn):
             return await self._run(
                 function, opened, incoming, args, kwargs, fwd, aiocache_wait_for_write, turn
             )
@@ -501,7 +452,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     async def _run(
         self,
         function: _Function,
-        opened: _Opened,
+        opened: Opened,
         incoming: Incoming | None,
         args: Any,
         kwargs: Any,
@@ -544,10 +495,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             if turn is not None:
                 turn.end(shared=False)
             return engine.pass_on(result, *findings)
-        write = spawn(self._store_value(opened.use, resource, result))
         if turn is not None:
             turn.is_value = True
-            write.add_done_callback(lambda _: turn.end())
+        write = spawn(self._store_value(opened.use, resource, result, turn))
         if wait:
             await asyncio.wait({write}, timeout=opened.use.patience.left)
         return result
@@ -585,7 +535,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         incoming: Incoming | None,
         read: bool,
         write: bool,
-    ) -> _Opened:
+    ) -> Opened:
         """Find what stands under the key, in the store or in what stands in for it."""
         use = await self._use(function)
         try:
@@ -602,7 +552,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         incoming: Incoming | None,
         read: bool,
         write: bool,
-    ) -> _Opened:
+    ) -> Opened:
         resource = function.engine.resource(use.backend.store, key, incoming, self._ttl())
         seen = use.backend.flights.ended
         if read:
@@ -616,7 +566,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if records:
             with use.patience:
                 await resource.begin()
-        return _Opened(use, resource, found, records, seen)
+        return Opened(use, resource, found, records, seen)
 
     async def _find(
         self, use: Use, engine: Engine, resource: Resource, incoming: Incoming | None
@@ -756,7 +706,18 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         distrust = function.invalidation.distrust
         return Use(backend, patience, self._bound().cache, distrust, function.notices)
 
-    async def _store_value(self, use: Use, resource: Resource, value: Any) -> None:
+    async def _store_value(
+        self, use: Use, resource: Resource, value: Any, turn: Turn | None
+    ) -> None:
+        try:
+            await self._publish_value(use, resource, value)
+        finally:
+            if turn is not None:
+                turn.end()
+        if turn is not None:
+            await turn.released()
+
+    async def _publish_value(self, use: Use, resource: Resource, value: Any) -> None:
         if use.backend.signs:
             await use.publish(resource, value)
             return
@@ -772,9 +733,3 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
 def _given(guard: Guard | None, args: Any, kwargs: Any) -> Any:
     return (args, kwargs) if guard is None else guard.given(args, kwargs)
-
-
-def _forwarded(found: Miss, read: bool) -> str:
-    if not read:
-        return "request"
-    return "vary-miss" if found.varied else "uri-miss"

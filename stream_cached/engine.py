@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from stream_cached.binding import Backend
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError, StoreError
-from stream_cached.flight import COMMIT_WAIT, Flight, Source
+from stream_cached.flight import COMMIT_WAIT, Flight, Reader, Source
 from stream_cached.flights import Join, Turn
 from stream_cached.guard import Guard, Terms
 from stream_cached.incoming import DisconnectShield, Incoming
@@ -35,13 +35,15 @@ from stream_cached.policy import (
     why_not_stored,
     words,
 )
-from stream_cached.recorder import Limits, Recorder
+from stream_cached.progress import Head, Progress
+from stream_cached.recorder import Limits, Recorder, Tell
 from stream_cached.replay import Replay
 from stream_cached.resource import ID_SIZE, Found, Hit, Lifetimes, Miss, Resource
 from stream_cached.responses import LiveResponse, RawHeaders, ReplayResponse, stored_response
 from stream_cached.rules import Rules
 from stream_cached.sources import AppSource, IteratorSource, sends_by_itself, sends_what_it_is_given
 from stream_cached.store import Store
+from stream_cached.tail import Tail
 from stream_cached.tasks import spawn
 from stream_cached.watched import plain_scope
 
@@ -259,7 +261,7 @@ class Engine:
     ) -> Response:
         """Return the response of a stream that is recorded while it is sent."""
         at_hand = getattr(response, "body", None)
-        entry = self._entry(response, status, headers)
+        entry = self._entry(response, status, headers, run)
         entry = dataclasses.replace(entry, streamed=at_hand is None)
         # Of a response that sends by itself, the head is known only now.
         findings = self._why_not_stored(status, headers, run)
@@ -281,7 +283,10 @@ class Engine:
             background=background,
             on_unshared=run.shield.reveal,
             on_settled=lambda: _settled(run, recorder),
+            released=None if run.turn is None else run.turn.released,
         )
+        if run.turn is not None and run.turn.lease is not None:
+            flight.expect_start()
         run.shield.in_flight = True
         live = partial(
             LiveResponse,
@@ -293,52 +298,89 @@ class Engine:
             body=at_hand,
         )
         length = content_length(headers)
-
-        async def join(seconds: float) -> Response | None:
-            if not flight.can_be_joined:
-                return None
-            reader = flight.read(length, joins=True)
-            begins = False
-            try:
-                # Until there is a byte, it may turn out that there will be none for this one.
-                async with asyncio.timeout(seconds):
-                    begins = await reader.begun()
-            except TimeoutError:
-                begins = not flight.is_for_one
-            finally:
-                if not begins:
-                    reader.close()
-            if not begins:
-                return None
-            return live(reader, headers=[*entry.headers, _collapsed(run)], joined=True)
-
         if recorder is not None:
-            self._answer(run, headers, join)
+            joined = partial(live, headers=[*entry.headers, _collapsed(run)], joined=True)
+            self._answer(run, headers, partial(_join, flight, length, joined))
         return live(flight.read(length), headers=[*entry.headers, cache_status])
+
+    def follow(self, tail: Tail, turn: Turn, resource: Resource, fwd: str) -> None:
+        """
+        Let those who wait for a turn join a run in another process.
+
+        Args:
+            tail: The run; its head is known.
+            turn: The turn.
+            resource: What it is a response of.
+            fwd: Why the cache did not answer (RFC 9211, section 2.2).
+        """
+        head = tail.head
+        assert head is not None
+        flight = Flight(
+            tail,
+            None,
+            max_ahead=self._rules.max_ahead,
+            finish_timeout=0,
+            spool_max=self._rules.spool_max,
+            archive=tail.read,
+            on_settled=turn.end,
+        )
+        joined = partial(
+            LiveResponse,
+            flight,
+            status=head.status,
+            headers=[*head.headers, _cache_status(fwd=fwd, collapsed=True)],
+            media_type=head.media_type,
+            charset=head.charset,
+            merge=not self._rules.exact,
+            joined=True,
+        )
+        join = partial(_join, flight, content_length(head.headers), joined)
+        turn.answer(join, dict(resource.versions), (head.names, head.variant))
+        flight.start()
 
     def _answer(self, run: Run, headers: RawHeaders, join: Join) -> None:
         """Let others join a run."""
-        if run.turn is None:
-            return
-        resource, names = run.resource, self._varies_on(headers, run)
-        selecting = tuple(sorted({*resource.names, *names}))
-        variant = (selecting, resource.select(selecting)) if selecting and resource.select else None
-        run.turn.answer(join, dict(resource.versions), variant or ((), ""))
+        if run.turn is not None:
+            run.turn.answer(join, dict(run.resource.versions), self._variant(headers, run))
+
+    def _variant(self, headers: RawHeaders, run: Run) -> tuple[tuple[str, ...], str]:
+        """Return what selects a response beyond its key, and the digest of this request's."""
+        resource = run.resource
+        names = tuple(sorted({*resource.names, *self._varies_on(headers, run)}))
+        return (names, resource.select(names)) if names and resource.select else ((), "")
+
+    def _tell(self, entry: Entry, headers: RawHeaders, run: Run) -> Tell | None:
+        """Return what tells those who follow the run in other processes."""
+        if run.turn is None or run.turn.lease is None:
+            return None
+        lease, (names, variant) = run.turn.lease, self._variant(headers, run)
+        head = Head(
+            status=entry.status,
+            headers=entry.headers,
+            media_type=entry.media_type,
+            charset=entry.charset,
+            names=names,
+            variant=variant,
+        )
+
+        async def tell(segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
+            await lease.tell(Progress(head, segments, chunks, tail))
+
+        return tell
 
     async def _record_body(self, response: Response, run: Run) -> Response:
         """Store a response whose body is at hand, and return it."""
         headers = response.raw_headers
-        entry = self._entry(response, response.status_code, headers)
+        entry = self._entry(response, response.status_code, headers, run)
         recorder = self._recorder(dataclasses.replace(entry, streamed=False), run, headers)
         recorder.feed(bytes(response.body))
-        write = spawn(_commit(recorder))
+        write = spawn(_commit(recorder, run))
         body = bytes(response.body)
 
         async def join(seconds: float) -> Response | None:
             return stored_response(entry, [*entry.headers, _collapsed(run)], body)
 
         self._answer(run, headers, join)
-        write.add_done_callback(lambda _: _settled(run, recorder))
         if run.wait:
             await asyncio.wait({write}, timeout=_shorter(COMMIT_WAIT, run.patience.left))
         return _with_header(response, _stored(run), headers=entry.headers)
@@ -367,7 +409,7 @@ class Engine:
             max_body = min(max_body, store.capacity // 4)
         return Limits(max_body, rules.max_duration, rules.max_pending, rules.inline_max)
 
-    def _entry(self, response: Response, status: int, headers: RawHeaders) -> Entry:
+    def _entry(self, response: Response, status: int, headers: RawHeaders, run: Run) -> Entry:
         """Take the head of a response; middleware will change it later, on each hit again."""
         return Entry(
             key=b"",
@@ -379,7 +421,7 @@ class Engine:
             streamed=True,
             stored_at=time.time(),
             length=0,
-            generation=new_id(),
+            generation=(run.turn and run.turn.token) or new_id(),
         )
 
     def _with_vary(self, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
@@ -423,12 +465,41 @@ class Engine:
             objection=objects,
             on_stored=run.on_stored,
             on_failure=failed,
+            tell=self._tell(entry, headers, run),
         )
 
 
-async def _commit(recorder: Recorder) -> None:
-    await recorder.commit()
-    await recorder.settled()
+async def _join(
+    flight: Flight,
+    length: int | None,
+    joined: Callable[[Reader], Response],
+    seconds: float,
+) -> Response | None:
+    """Return a response for one more reader of a flight; None where there is nothing for it."""
+    if not flight.can_be_joined:
+        return None
+    reader = flight.read(length, joins=True)
+    begins = False
+    try:
+        # Until there is a byte, it may turn out that there will be none for this one.
+        async with asyncio.timeout(seconds):
+            begins = await reader.begun()
+    except TimeoutError:
+        begins = not flight.is_for_one
+    finally:
+        if not begins:
+            reader.close()
+    return joined(reader) if begins else None
+
+
+async def _commit(recorder: Recorder, run: Run) -> None:
+    try:
+        await recorder.commit()
+        await recorder.settled()
+    finally:
+        _settled(run, recorder)
+    if run.turn is not None:
+        await run.turn.released()
 
 
 def _end_turn(run: Run, status: int) -> None:

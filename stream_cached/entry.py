@@ -54,6 +54,10 @@ class State(enum.IntEnum):
     """Part of a body; lives under a chunk key."""
     VALUE = 5
     """What is no response, as the cache's serializer wrote it."""
+    LEASE = 6
+    """Who runs the endpoint; under a key of its own."""
+    PROGRESS = 7
+    """What a run has come to; under a key of its own."""
 
 
 _STATES = {int(state): state for state in State}
@@ -161,7 +165,8 @@ def checksum(data: bytes) -> int:
     return zlib.crc32(data)
 
 
-def _pack(state: State, generation: bytes, revision: int, head: object, body: bytes) -> bytes:
+def pack(state: State, generation: bytes, revision: int, head: object, body: bytes) -> bytes:
+    """Put a head and a body behind their prefix."""
     packed = msgpack.packb(head, unicode_errors="surrogatepass")
     fields = _FIELDS.pack(
         MAGIC,
@@ -200,7 +205,14 @@ def read_prefix(data: bytes) -> Prefix:
     return Prefix(state, *others)
 
 
-def _unpack(data: bytes) -> tuple[Prefix, Any, bytes]:
+def unpack(data: bytes) -> tuple[Prefix, Any, bytes]:
+    """
+    Take apart what `pack` put together.
+
+    Raises:
+        ForeignVersionError: It is of another format version.
+        UnsoundError: It is cut or altered.
+    """
     prefix = read_prefix(data)
     edge = PREFIX_SIZE + prefix.head_length
     if len(data) != edge + prefix.body_length:
@@ -213,7 +225,7 @@ def _unpack(data: bytes) -> tuple[Prefix, Any, bytes]:
 
 def encode_segment(segment: Segment, generation: bytes, index: int) -> bytes:
     """Encode one segment of the run `generation`."""
-    return _pack(
+    return pack(
         State.SEGMENT, generation, index, (segment.chunks, segment.continues), segment.payload
     )
 
@@ -225,7 +237,7 @@ def decode_segment(data: bytes, generation: bytes, index: int) -> Segment:
     Raises:
         UnsoundError: It is cut, altered, or another one.
     """
-    prefix, head, payload = _unpack(data)
+    prefix, head, payload = unpack(data)
     if (prefix.state, prefix.generation, prefix.revision) != (State.SEGMENT, generation, index):
         raise UnsoundError("another segment")
     try:
@@ -264,7 +276,7 @@ def encode_record(record: Record) -> bytes:
             state, head, body = State.VALUE, {"text": record.text}, record.payload
     head["key"] = record.key
     head["versions"] = dict(record.versions)
-    return _pack(state, record.generation, 0, head, body)
+    return pack(state, record.generation, 0, head, body)
 
 
 def decode_record(data: bytes) -> Record:
@@ -275,7 +287,7 @@ def decode_record(data: bytes) -> Record:
         ForeignVersionError: It is of another format version.
         UnsoundError: It is cut or altered.
     """
-    prefix, head, body = _unpack(data)
+    prefix, head, body = unpack(data)
     try:
         return _record(prefix, head, body)
     except MALFORMED as exc:
@@ -290,8 +302,8 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
         case State.VALUE:
             fields = soundness.fields(head, 3)
             return Value(*_common(fields), body, typed(bool, fields["text"]), generation)
-        case State.SEGMENT:
-            raise UnsoundError("a segment where a record was expected")
+        case State.SEGMENT | State.LEASE | State.PROGRESS:
+            raise UnsoundError(f"{prefix.state.name} where a record was expected")
     if body:
         raise UnsoundError("a body where there is none")
     if prefix.state is State.INDEX:

@@ -111,10 +111,13 @@ class Flight:
             stored; one that is not stored, and any with 0, ends at once.
         spool_max: Bytes that slow readers may have still to read where no store has it.
         commit_wait: Seconds that the end of the stream waits for its entry to become visible.
+        archive: Returns chunks from a number on, at least one, where it is not the recorder that
+            keeps them: of a run in another process.
         background: What belongs to the run and is done after a complete one.
         on_unshared: Called once the run is its own client's only: no longer stored, and read by
             nobody else; or over.
         on_settled: Called once it can't be joined any more.
+        released: Waits until other processes know that it can't.
     """
 
     def __init__(
@@ -126,9 +129,11 @@ class Flight:
         finish_timeout: float,
         spool_max: int = SPOOL_MAX,
         commit_wait: float = COMMIT_WAIT,
+        archive: Callable[[int], Awaitable[list[bytes]]] | None = None,
         background: Callable[[], Awaitable[None]] | None = None,
         on_unshared: Callable[[], object] = lambda: None,
         on_settled: Callable[[], object] = lambda: None,
+        released: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.end: End | None = None
         self.background_error: Exception | None = None
@@ -165,10 +170,14 @@ class Flight:
         self._over = asyncio.Event()
         self._on_unshared = on_unshared
         self._on_settled = on_settled
+        self._released = released
+        self._archive = archive
         if recorder is None:
-            self._settle()
+            if archive is None:
+                self._settle()
             on_unshared()
         else:
+            self._archive = recorder.read
             recorder.on_progress = self._recorder_moved
             recorder.is_needed = lambda: any(seat.link is None for seat in self._seats)
 
@@ -257,8 +266,15 @@ class Flight:
             seat.link = None
         if not late or not chunks:
             self._forget_spooled()
-        elif self._recorder is None or self._recorder.failure is not None:
+        elif not self._is_kept:
             self._put_by(number, chunks)
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether what memory drops can be read elsewhere."""
+        if self._recorder is not None and self._recorder.failure is not None:
+            return False
+        return self._archive is not None
 
     def _put_by(self, number: int, chunks: list[bytes]) -> None:
         try:
@@ -303,9 +319,9 @@ class Flight:
                 return self._spool.read(number)
         except (OSError, LookupError) as exc:
             raise BrokenStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
-        if self._recorder is None:
+        if self._archive is None:
             raise BrokenStreamError("what a slow reader had still to read is lost")
-        return await self._recorder.read(number)
+        return await self._archive(number)
 
     def return_to_memory(self, seat: _Seat) -> None:
         """Let a reader go on in memory, where that holds what it reads next."""
@@ -342,14 +358,14 @@ class Flight:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if joins and self._producer is None and self._start_timer is None:
-            self._start_timer = self._loop.call_later(START_WITHIN, self._abandon)
+        if joins:
+            self.expect_start()
         return Reader(self, seat, declared)
 
     @property
     def can_be_joined(self) -> bool:
         """Whether another reader may come, from the beginning on: until the entry is visible."""
-        if self._recorder is None or self._recorder.failure is not None or self._is_settled:
+        if self._is_settled or not self._is_kept:
             return False
         return not self._is_abandoned and (self.end is None or isinstance(self.end, Complete))
 
@@ -375,6 +391,11 @@ class Flight:
                 self._start_timer.cancel()
             if self._recorder is not None:
                 self._recorder.start()
+
+    def expect_start(self) -> None:
+        """Say that others wait for it: unless it is begun in time, they are sent away."""
+        if self._producer is None and self._start_timer is None:
+            self._start_timer = self._loop.call_later(START_WITHIN, self._abandon)
 
     def _abandon(self) -> None:
         if self._producer is None:
@@ -433,6 +454,7 @@ class Flight:
             self._over.set()
             if self._recorder is not None:
                 await self._recorder.discard()
+            await self._other_processes_know()
 
     def abort(self, reason: str) -> None:
         """Give the run up; nothing is stored, and readers end broken."""
@@ -491,7 +513,14 @@ class Flight:
             self._settle()
             self._on_unshared()
             self._forget_spooled()
-            self._over.set()
+            try:
+                await self._other_processes_know()
+            finally:
+                self._over.set()
+
+    async def _other_processes_know(self) -> None:
+        if self._released is not None:
+            await self._released()
 
     async def _conclude(self, end: End) -> None:
         """Let the readers reach the end once the entry is visible, or that takes too long."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
+
+from stream_cached.lease import Lease
 
 #: Seconds for which a key is remembered whose response could not be shared: until then, nobody
 #: waits for anybody (Varnish's hit-for-miss).
@@ -43,6 +45,8 @@ class Turn:
         self.variant = variant
         self.versions: Mapping[str, bytes] = {}
         self.join: Join | None = None
+        self.lease: Lease | None = None
+        """What makes it the only one, among processes; None where it need not be."""
         self.is_value = False
         """Whether it has brought a plain value, which only the store can hand on."""
         self._flights = flights
@@ -80,9 +84,30 @@ class Turn:
             shared: False where the response can't be shared: all of them run, and nobody waits for
                 a while.
         """
+        self.retire(shared=shared)
+        if self.lease is not None:
+            self.lease.release(shared=shared)
+
+    def retire(self, *, shared: bool = True) -> None:
+        """
+        Let nobody in this process join any more, though the run may go on.
+
+        Args:
+            shared: As for `end`.
+        """
         self._flights.leave(self, shared=shared)
         self.join = None
         self._answered.set()
+
+    @property
+    def token(self) -> bytes | None:
+        """What other processes know the run by; None where they know nothing of it."""
+        return None if self.lease is None else self.lease.token
+
+    async def released(self) -> None:
+        """Wait until other processes know of its end."""
+        if self.lease is not None:
+            await self.lease.released()
 
     async def answered(self, seconds: float) -> bool:
         """Wait until it can be joined, or is over; return whether that was in time."""
@@ -170,8 +195,8 @@ class Flights:
             self._not_shared[turn.key] = time.monotonic() + NOT_SHARED_FOR
 
 
-@contextmanager
-def within(turn: Turn | None) -> Iterator[None]:
+@asynccontextmanager
+async def within(turn: Turn | None) -> AsyncIterator[None]:
     """Let what runs within, and what it begins, be part of a turn; end it where that fails."""
     if turn is None:
         yield
@@ -179,8 +204,13 @@ def within(turn: Turn | None) -> Iterator[None]:
     token = _own.set((*_own.get(), turn))
     try:
         yield
+    except Exception:
+        turn.end()
+        await turn.released()
+        raise
     except BaseException:
         turn.end()
         raise
     finally:
         _own.reset(token)
+    await turn.released()

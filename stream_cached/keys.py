@@ -380,6 +380,23 @@ def version_key(endpoint: str) -> str:
     return f"{readable(endpoint)}:version:{digest(endpoint)}"
 
 
+def lease_key(key: str, versions: Mapping[str, bytes], variant: tuple[Sequence[str], str]) -> str:
+    """
+    Return the key that says who runs an endpoint, for all processes.
+
+    Args:
+        key: The key of the resource.
+        versions: Those that the run is made under: one that was invalidated holds up nobody.
+        variant: The names of the headers that select the response, and the digest of their values.
+    """
+    return f"{key}:lease:{digest((sorted(versions.items()), variant))}"
+
+
+def progress_key(key: str, generation: bytes) -> str:
+    """Return the key that says what one run has come to."""
+    return f"{key}:{generation.hex()}:progress"
+
+
 def revocation_key(key: str) -> str:
     """Return the key that holds when one resource was last invalidated by its key."""
     return f"{key}:revoked"

@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
+from stream_cached.archive import Archive
 from stream_cached.entry import (
     PREFIX_SIZE,
     Entry,
@@ -48,8 +47,18 @@ _LENGTH_SIZE = 5
 #: What the next run would come to, too, so that it is not worth recording for a while.
 _LASTING = frozenset({NotCached.BODY_SIZE, NotCached.DURATION, NotCached.READ})
 
+#: Seconds after which others are told what a run has come to.
+TELL_AFTER = 0.05
+
+#: Bytes of chunks that they are told again and again, until these are a segment.
+_TOLD = 64 * 1024
+
 #: Chunks in one segment at most, however small they are.
 _MAX_CHUNKS = 16 * 1024
+
+
+#: Tells others how many segments are written, the lengths of the chunks that follow, and those.
+Tell = Callable[[int, tuple[int, ...], bytes], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,7 @@ class Recorder:
             if there is a reason.
         on_stored: Called once the entry is visible.
         on_failure: Called once with the reason why it will not be, and its cause.
+        tell: Tells those who follow the run in other processes; None where nobody can.
     """
 
     def __init__(
@@ -95,6 +105,7 @@ class Recorder:
         objection: Callable[[], NotCached | None],
         on_stored: Callable[[], Awaitable[None]],
         on_failure: Callable[[NotCached, Exception | None], object],
+        tell: Tell | None = None,
     ) -> None:
         self.failure: NotCached | None = None
         self.on_progress: Callable[[], object] = lambda: None
@@ -107,13 +118,12 @@ class Recorder:
         self._objection = objection
         self._on_stored = on_stored
         self._on_failure = on_failure
+        self._tell = tell
+        self._has_news = False
+        self._tell_timer: asyncio.TimerHandle | None = None
         self._length = 0
-        self._fed = 0
-        # For each segment, how many chunks have begun before it.
-        self._begun: list[int] = []
-        self._begun_now = 0
+        self._archive = Archive(self._segment)
         self._is_held = False
-        self._continued: list[bool] = []
         self._renewed = asyncio.get_running_loop().time()
         self._pieces: list[bytes] = []
         self._lengths: list[int] = []
@@ -150,6 +160,8 @@ class Recorder:
         """Begin to count `max_duration`."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._limits.max_duration, self.fail, NotCached.DURATION)
+        # Also where there is no chunk yet: who waits for the run then knows what it answers.
+        self._tell_later()
 
     # -- chunks in --------------------------------------------------------------------------
 
@@ -168,16 +180,15 @@ class Recorder:
             self.fail(NotCached.BEHIND)
             return
         self._length += len(chunk)
+        if self._tell is not None and self._tell_timer is None:
+            self._tell_later()
         room = self._room()
-        self._fed += 1
         if len(chunk) <= room:
             self._add(chunk)
             return
         rest = memoryview(chunk)
         if not room:
-            self._fed -= 1
             self._cut(continues=False)
-            self._fed += 1
             room = self._room()
         while len(rest) > room:
             self._add(bytes(rest[:room]))
@@ -207,17 +218,44 @@ class Recorder:
         key = segment_key(self._resource.key, self._entry.generation, index)
         value = encode_segment(segment, self._entry.generation, index)
         self._segments.append((len(payload), read_prefix(value).body_checksum))
-        self._continued.append(continues)
-        self._begun.append(self._begun_now)
-        self._begun_now = self._fed
+        self._archive.close(len(self._lengths), continues=continues)
         self._pieces, self._lengths, self._filled = [], [], 0
         self._queue.append((key, value))
         self._pending += len(value)
         if self._pending > self._limits.max_pending // 4:
             self._kept_up.clear()
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
         self._wakeup.set()
+
+    # -- news for other processes -----------------------------------------------------------
+
+    def _tell_later(self) -> None:
+        if self._tell is not None and self.failure is None and not self._closing:
+            loop = asyncio.get_running_loop()
+            self._tell_timer = loop.call_later(TELL_AFTER, self._tell_now)
+
+    def _tell_now(self) -> None:
+        self._tell_timer = None
+        self._has_news = True
+        self._wake_writer()
+
+    async def _tell_news(self) -> None:
+        assert self._tell is not None
+        if self._filled >= _TOLD:
+            self._cut(continues=False)
+        if self._queue:
+            await self._write_window()
+        # What waits to be written comes before what follows it.
+        is_next = self._written == len(self._segments)
+        tail = self._pieces if is_next else []
+        # The segments' own writes show whether the store still works.
+        with contextlib.suppress(StoreError):
+            lengths = tuple(self._lengths) if is_next else ()
+            await self._tell(self._written, lengths, b"".join(tail))
 
     # -- segments out -----------------------------------------------------------------------
 
@@ -230,7 +268,11 @@ class Recorder:
                 if loop.time() - renewed >= RUN_TTL / 3:
                     renewed = loop.time()
                     await self._renew()
-                if self._queue:
+                    self._has_news = self._tell is not None
+                if self._has_news and not self._closing:
+                    self._has_news = False
+                    await self._tell_news()
+                elif self._queue:
                     await self._write_window()
                 else:
                     self._wakeup.clear()
@@ -248,6 +290,8 @@ class Recorder:
         self._pending -= sum(len(value) for _, value in window)
         if self._pending <= self._limits.max_pending // 4:
             self._kept_up.set()
+        if self._tell_timer is None:
+            self._tell_later()
         self.on_progress()
 
     async def _renew(self) -> None:
@@ -276,7 +320,7 @@ class Recorder:
         except StoreError as exc:
             self.fail(NotCached.STORE, exc)
         finally:
-            self._stop_timer()
+            self._stop_timers()
 
     async def settled(self) -> None:
         """Wait until what a failed run wrote is deleted."""
@@ -285,21 +329,25 @@ class Recorder:
 
     async def _commit(self) -> None:
         entry = dataclasses.replace(self._entry, length=self._length)
+        self._closing = True
         if not self._segments:
             entry = dataclasses.replace(entry, chunks=tuple(self._lengths))
             # The record will hold versions, too; they are less than a kilobyte.
             if len(encode_record(entry)) + self._length + 1024 <= self._limits.inline_max:
+                await self._written_out()
                 await self._publish(dataclasses.replace(entry, body=b"".join(self._pieces)))
                 return
             entry = dataclasses.replace(entry, chunks=())
         if self._lengths:
             self._cut(continues=False)
-        self._closing = True
+        await self._written_out()
+        if self.failure is None:
+            await self._publish(dataclasses.replace(entry, segments=tuple(self._segments)))
+
+    async def _written_out(self) -> None:
         self._wakeup.set()
         if self._writer is not None:
             await self._writer
-        if self.failure is None:
-            await self._publish(dataclasses.replace(entry, segments=tuple(self._segments)))
 
     async def _publish(self, entry: Entry) -> None:
         reason = await self._resource.publish(entry, self._varies_on)
@@ -320,43 +368,21 @@ class Recorder:
         Raises:
             BrokenStreamError: They are lost.
         """
-        index = bisect_right(self._begun, number) - 1 if number < self._begun_now else None
-        if index is None:
+        return await self._archive.read(number)
+
+    async def _segment(self, index: int) -> Segment:
+        """Return a segment, wherever that is by now."""
+        if index == len(self._segments):
             if self.failure is not None and not self._is_held:
                 raise BrokenStreamError("what a slow reader had still to read is not stored")
-            index = len(self._segments)
-        skip = number - (self._begun[index] if index < len(self._begun) else self._begun_now)
-        partial: list[bytes] = []
-        chunks: list[bytes] = []
-        if index and self._continued[index - 1]:
-            # Its first piece belongs to a chunk that has begun before.
-            skip += 1
-        while not chunks:
-            lengths, continues, payload = await self._piece(index)
-            pieces = cut(payload, lengths)
-            pieces, skip = pieces[skip:], max(0, skip - len(pieces))
-            if partial and pieces:
-                pieces[0] = b"".join((*partial, pieces[0]))
-                partial = []
-            if continues and pieces:
-                partial = [pieces.pop()]
-            chunks = pieces
-            index += 1
-        return chunks
-
-    async def _piece(self, index: int) -> tuple[Sequence[int], bool, bytes]:
-        """Return the chunks of a segment, wherever that is by now."""
-        if index == len(self._segments):
-            return list(self._lengths), False, b"".join(self._pieces)
+            return Segment(tuple(self._lengths), False, b"".join(self._pieces))
         try:
             if index >= self._written and self._queue:
                 _, value = self._queue[index - self._written]
-                segment = decode_segment(value, self._entry.generation, index)
-            else:
-                segment = await self._stored(index)
+                return decode_segment(value, self._entry.generation, index)
+            return await self._stored(index)
         except (StoreError, UnsoundError, LookupError) as exc:
             raise BrokenStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
-        return segment.chunks, segment.continues, segment.payload
 
     async def _stored(self, index: int) -> Segment:
         loop = asyncio.get_running_loop()
@@ -383,7 +409,7 @@ class Recorder:
             return
         self.failure = reason
         self._kept_up.set()
-        self._stop_timer()
+        self._stop_timers()
         self._on_failure(reason, cause)
         mark = reason if reason in _LASTING else None
         # Where only a limit was passed, a slow reader goes on to the end.
@@ -411,14 +437,7 @@ class Recorder:
         if mark is not None:
             await self._mark_unstorable(mark)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-
-def cut(payload: bytes, lengths: Sequence[int]) -> list[bytes]:
-    """Cut a payload into pieces of these lengths."""
-    edges = [0]
-    for length in lengths:
-        edges.append(edges[-1] + length)
-    return [payload[start:end] for start, end in pairwise(edges)]
+    def _stop_timers(self) -> None:
+        for timer in (self._timer, self._tell_timer):
+            if timer is not None:
+                timer.cancel()

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections import deque
 
+from stream_cached.archive import Joiner
 from stream_cached.entry import Entry, Segment, UnsoundError, decode_segment, read_prefix
 from stream_cached.exceptions import BrokenStreamError, StoreError
 from stream_cached.keys import segment_key
-from stream_cached.recorder import RUN_TTL, WINDOW, cut
+from stream_cached.recorder import RUN_TTL, WINDOW
 from stream_cached.resource import Resource
 
 
@@ -33,7 +34,7 @@ class Replay:
         self._ahead: asyncio.Task[list[Segment]] | None = None
         self._window: deque[Segment] = deque()
         self._chunks: deque[bytes] = deque()
-        self._partial: list[bytes] = []
+        self._joiner = Joiner()
         self._renewed = asyncio.get_running_loop().time()
         if not entry.segments:
             self._window.append(Segment(entry.chunks, False, entry.body))
@@ -109,23 +110,11 @@ class Replay:
         while not self._chunks:
             segment = await self._segment()
             if segment is None:
-                if self._partial and not self.closed:
+                if self._joiner.is_within_chunk and not self.closed:
                     raise BrokenStreamError("the stored body ends within a chunk")
                 raise StopAsyncIteration
-            self._cut(segment)
+            self._chunks.extend(self._joiner.add(segment))
         return self._chunks.popleft()
-
-    def _cut(self, segment: Segment) -> None:
-        """Cut a segment into its chunks; keep what goes on in the next one."""
-        if not segment.chunks:  # of a stream that had none
-            return
-        first, *others = cut(segment.payload, segment.chunks)
-        self._partial.append(first)
-        if segment.continues and not others:
-            return
-        chunks = [b"".join(self._partial), *others]
-        self._partial = [chunks.pop()] if segment.continues else []
-        self._chunks.extend(chunks)
 
     async def _segment(self) -> Segment | None:
         if self._ahead is None:

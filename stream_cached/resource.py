@@ -145,6 +145,7 @@ class Resource:
         self._max_variants = max_variants
         self._versions: dict[str, bytes] = {}
         self._begun = 0.0
+        self._seen: dict[str, bytes | None] = {}
         self.names: tuple[str, ...] = ()
         """The headers that are known to select among its responses."""
 
@@ -155,7 +156,8 @@ class Resource:
         Raises:
             StoreError: The store failed.
         """
-        value, version, revocation = await self._current()
+        value, version, revocation = values = await self._current()
+        self._seen = dict(zip(self._keys, values, strict=True))
         self._versions = self._as_versions(version, revocation)
         if value and not is_ours(value):
             return Foreign()
@@ -166,6 +168,7 @@ class Resource:
                 return Miss(varied=True)
             key = variant_key(self.key, record.generation, self._select(record.names))
             (value,) = await self.store.get_many([key])
+            self._seen[key] = value
             return self._found(key, await self._sound(key, value)) or Miss(varied=True)
         return self._found(self.key, record) or Miss()
 
@@ -230,9 +233,10 @@ class Resource:
             version = self._new_id()
             ttl = self.lifetimes.versions
             if await self.store.add(self._version, version, ttl):
-                self._versions[self._version] = version
+                self._seen[self._version] = self._versions[self._version] = version
                 return
             (found,) = await self.store.get_many([self._version])
+            self._seen[self._version] = found
             self._versions |= self._as_versions(found, None)
             if found is not None and self._version not in self._versions:
                 # It is damaged, so that nothing that was made under it is served any more.
@@ -336,7 +340,16 @@ class Resource:
 
     async def _current(self) -> list[bytes | None]:
         """Read what stands under the key, and the versions."""
-        return await self.store.get_many([self.key, self._version, self._revocation])
+        return await self.store.get_many(self._keys)
+
+    @property
+    def _keys(self) -> list[str]:
+        return [self.key, self._version, self._revocation]
+
+    @property
+    def seen(self) -> Mapping[str, bytes | None]:
+        """What stood under the keys that the look-up has read."""
+        return self._seen
 
     def _segments(self, entry: Entry) -> list[str]:
         count = len(entry.segments)

@@ -131,14 +131,14 @@ def versions(value: object) -> dict[str, bytes]:
     return {typed(str, name): typed(bytes, version) for name, version in mapping.items()}
 
 
-def header_fields(value: object, status: int, length: int) -> Headers:
+def header_fields(value: object, status: int, length: int | None) -> Headers:
     """
-    Return the header fields of a complete response, without white space around their values.
+    Return the header fields of a response, without white space around their values.
 
     Args:
         value: What stands for them in a head.
         status: The status of the response.
-        length: Bytes of its body.
+        length: Bytes of its body, None where that is not complete.
 
     Raises:
         UnsoundError: There is one that a server refuses, that ends before its end, or that says
@@ -165,17 +165,19 @@ def header_fields(value: object, status: int, length: int) -> Headers:
     return headers
 
 
-def _check_framing(headers: list[tuple[bytes, bytes]], length: int) -> None:
+def _check_framing(headers: list[tuple[bytes, bytes]], length: int | None) -> None:
     """See that the fields that say where a body ends agree (RFC 9112, section 6.3)."""
-    if headers == [(b"content-length", b"%d" % length)]:
+    if length is not None and headers == [(b"content-length", b"%d" % length)]:
         return
     lengths = [header for name, header in headers if name == b"content-length"]
     codings = [header.lower() for name, header in headers if name == b"transfer-encoding"]
     if codings and (lengths or codings != [b"chunked"]):
         raise UnsoundError("transfer-encoding")
     for digits in lengths:
-        if len(digits) > _MAX_DIGITS or not digits.isdigit() or int(digits) != length:
+        if len(digits) > _MAX_DIGITS or not digits.isdigit():
             raise UnsoundError("content-length")
+    if len({*map(int, lengths), *(() if length is None or not lengths else (length,))}) > 1:
+        raise UnsoundError("content-length")
 
 
 def moment(value: object) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import redis
 
 from tests.process import HOST
+
+_OF_RUNS = re.compile(r":lease:[0-9a-f]{32}$|:progress$")
 
 
 class Keyspace:
@@ -20,8 +23,9 @@ class Keyspace:
             return client.execute_command(*words)
 
     def all(self) -> dict[str, bytes]:
-        keys = sorted(self.run("KEYS", "*"))
-        return {key.decode(): self.run("GET", key) for key in keys}
+        """All but what processes tell each other of a run."""
+        keys = [key.decode() for key in sorted(self.run("KEYS", "*"))]
+        return {key: self.run("GET", key) for key in keys if not _OF_RUNS.search(key)}
 
     def with_ttl(self) -> set[str]:
         return {key for key in self.all() if self.run("PTTL", key) != -1}

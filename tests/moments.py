@@ -59,6 +59,14 @@ def _version_added(command: Command) -> bool:
     return command.stores and command.of_version
 
 
+def _lease_set(command: Command) -> bool:
+    return command.stores and command.of_lease
+
+
+def _lease_read(command: Command) -> bool:
+    return command.reads and command.of_lease
+
+
 def _committed(command: Command) -> bool:
     return command.stores and command.of_record
 
@@ -70,6 +78,9 @@ MOMENTS = {
     "at the look-up of a miss": Moment(SEGMENTS, _looked_up),
     "at the look-up of a hit": Moment(INLINE, _looked_up, stored=True),
     "at the version": Moment(SEGMENTS, _version_added, used=False),
+    "at the lease": Moment(SEGMENTS, _lease_set),
+    "at the look-up with the lease": Moment(SEGMENTS, _lease_read),
+    "at the end of the lease": Moment(SEGMENTS, _lease_set, 1),
     "at the renewal of a long hit": Moment(LONG, _segments_renewed, stored=True),
     "at window 0 of a hit": Moment(LONG, _segments_read, 0, stored=True),
     "at window 1 of a hit": Moment(LONG, _segments_read, 1, stored=True),

@@ -33,6 +33,16 @@ from stream_cached.entry import (
     read_prefix,
 )
 from stream_cached.policy import NotCached
+from stream_cached.progress import (
+    Claim,
+    Head,
+    Progress,
+    Standing,
+    decode_claim,
+    decode_progress,
+    encode_claim,
+    encode_progress,
+)
 from tests.forged import GENERATION, altered, body_of, head_of, pack
 
 OTHER_GENERATION = bytes(range(1, 17))
@@ -153,7 +163,22 @@ def _segment(data: bytes) -> object:
     return decode_segment(data, GENERATION, 7)
 
 
+HEAD = Head(201, ((b"vary", b"Accept"),), "text/csv", "utf-8", ("accept",), "0f" * 16)
+PROGRESS = Progress(HEAD, 3, (3, 0, 6), b"abcdefghi")
+CLAIM = Claim(GENERATION, Standing.ALONE, 7)
+
+
+def _progress(data: bytes) -> object:
+    return decode_progress(data, GENERATION)
+
+
+def _claim(data: bytes) -> object:
+    return decode_claim(data, "key")
+
+
 SAMPLES: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
+    "progress": (encode_progress(PROGRESS, GENERATION), _progress),
+    "lease": (encode_claim(CLAIM, "key"), _claim),
     **{name: (encode_record(record), _record) for name, record in RECORDS.items()},
     "segment": (encode_segment(SEGMENT, GENERATION, 7), _segment),
 }

@@ -220,8 +220,9 @@ def test_a_store_that_is_slow_holds_up_the_end_of_a_stream_for_one_time_out(
         await lab.ask_all(*(f"/2300000/{n}" for n in range(8)))  # so that all are connected
         await lab.break_down(setting("slow", {"delay": delay}))
         answer = await lab.ask(LONG)
-        assert answer.first_at == pytest.approx(delay)
-        assert answer.ended_at <= delay + TIMEOUT + EPSILON
+        # The look-up and the lease, which memcached does not read in the same round trip.
+        assert answer.first_at == pytest.approx(delay * (2 if kind == "redis" else 3))
+        assert answer.ended_at <= delay * 3 + TIMEOUT + EPSILON
         await lab.mend()
 
     attempt(kind, scenario, outages=0)

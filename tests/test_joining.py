@@ -39,10 +39,17 @@ def ask(port: int, count: int, **options: object) -> list[RawResponse]:
 class Waiting:
     """Clients that ask while a run is held, each in a thread; `answers()` are what they got."""
 
-    def __init__(self, port: int, count: int, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        count: int,
+        headers: dict[str, str] | None = None,
+        *,
+        target: str = "/",
+    ) -> None:
         self._threads = ThreadPoolExecutor(count)
         self._futures = [
-            self._threads.submit(fetch, port, headers=headers or {}, timeout=30)
+            self._threads.submit(fetch, port, target=target, headers=headers or {}, timeout=30)
             for _ in range(count)
         ]
 
@@ -352,6 +359,32 @@ def test_variants_are_joined_by_those_who_want_them(serve: Serve, cache_url: str
     gate.open()
     for language, each in zip(wanted, waiting, strict=True):
         assert [answer.text for answer in each.answers()] == [f"{language}."] * 5
+    assert sorted(runs) == wanted
+
+
+def test_who_waits_for_an_answer_does_not_join_another_variant(
+    serve: Serve, cache_url: str
+) -> None:
+    gate = Gate()
+    runs: list[str] = []
+
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(request: Request) -> Response:
+        language = request.headers.get("accept-language", "")
+        runs.append(language)
+        if len(runs) == 1:
+            # Nobody knows yet that it varies.
+            await gate.passed()
+        chunks = iter([language.encode(), b"."])
+        return StreamingResponse(chunks, headers={"vary": "Accept-Language"})
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    wanted = ["de", "en", "fr"]
+    waiting = [Waiting(server.port, 3, {"Accept-Language": language}) for language in wanted]
+    wait_until(lambda: server.requests_running == 9)
+    gate.open()
+    for language, each in zip(wanted, waiting, strict=True):
+        assert [answer.text for answer in each.answers()] == [f"{language}."] * 3
     assert sorted(runs) == wanted
 
 

@@ -17,7 +17,7 @@ import pytest
 from aiocache.base import BaseCache
 
 from stream_cached.exceptions import StoreError, StoreUnavailableError
-from stream_cached.store import FOREIGN, Store
+from stream_cached.store import FOREIGN, Store, add_and_get_many
 from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.memcached import MemcachedStore
 from stream_cached.store.memory import MemoryCache, MemoryStore
@@ -443,6 +443,17 @@ class TestEveryStore:
         assert await held.store.add("key", b"", 60)
         assert not await held.store.add("key", b"three", 60)
         assert await held.get("key") == b""
+
+    async def test_what_is_added_and_what_others_hold_come_together(self, held: Held) -> None:
+        await held.store.set_many([("other", b"value")], 60)
+        keys = ["key", "other", "missing"]
+        done, values = await add_and_get_many(held.store, "key", b"one", 60, keys)
+        assert (done, values) == (True, [b"one", b"value", None])
+        done, values = await add_and_get_many(held.other, "key", b"two", 60, keys)
+        assert (done, values) == (False, [b"one", b"value", None])
+        remaining = held.remaining("key")
+        assert remaining is not None
+        assert 58 < remaining <= 61
 
     async def test_of_many_that_add_one_wins(self, held: Held) -> None:
         stores = [held.store, held.other] * 10

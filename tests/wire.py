@@ -12,6 +12,8 @@ from typing import Protocol
 
 _SEGMENT = re.compile(r"(.*):([0-9a-f]{32}):(\d+)")
 _VERSION = re.compile(r".*:version:[^:]*|.*:revoked")
+_LEASE = re.compile(r".*:lease:[^:]*")
+_PROGRESS = re.compile(r".*:[0-9a-f]{32}:progress")
 
 _REDIS_READS = frozenset({"GET", "MGET", "EXISTS", "PTTL", "PING"})
 _REDIS_STORES = frozenset({"SET", "SETEX", "PSETEX", "MSET", "EVAL", "EVALSHA"})
@@ -55,7 +57,15 @@ class Command:
     @property
     def of_record(self) -> bool:
         """Whether it is about a record, alone or together with its versions."""
-        return any(not _SEGMENT.fullmatch(k) and not _VERSION.fullmatch(k) for k in self.keys)
+        others = (_SEGMENT, _VERSION, _PROGRESS)
+        return not self.of_lease and any(
+            not any(other.fullmatch(key) for other in others) for key in self.keys
+        )
+
+    @property
+    def of_lease(self) -> bool:
+        """Whether it is about a lease, alone or together with what is read for it."""
+        return any(map(_LEASE.fullmatch, self.keys))
 
     @property
     def of_version(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 #: Stands for a value that is not bytes.
 FOREIGN = b"\x00"
@@ -62,6 +62,31 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Ask for a sign of life; raise `StoreError` without one."""
         ...
+
+
+@runtime_checkable
+class AddsAndGets(Protocol):
+    """A store that can do two things in one round trip."""
+
+    async def add_and_get_many(
+        self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
+    ) -> tuple[bool, list[bytes | None]]:
+        """Do what `add` does, then what `get_many` does."""
+        ...
+
+
+async def add_and_get_many(
+    store: Store, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
+) -> tuple[bool, list[bytes | None]]:
+    """
+    Set a key if it is missing, then read others; in one round trip where the store can.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    if isinstance(store, AddsAndGets):
+        return await store.add_and_get_many(key, value, ttl, keys)
+    return await store.add(key, value, ttl), await store.get_many(keys)
 
 
 def as_bytes(value: object) -> bytes | None:

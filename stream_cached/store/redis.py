@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from stream_cached.store import as_bytes
 from stream_cached.store.aiocache import AiocacheStore
 
 #: How errors begin that say nothing of the server: a key holds something else, a pool is small.
@@ -53,6 +54,16 @@ class RedisStore(AiocacheStore):
         native, px = self.native_key(key), self.native_ttl(ttl)
         set_missing = partial(self.cache.client.set, native, value, px=px, nx=True)
         return bool(await self.call("add", set_missing))
+
+    async def add_and_get_many(
+        self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
+    ) -> tuple[bool, list[bytes | None]]:
+        """Do what `add` does, then what `get_many` does, in one round trip."""
+        pipeline = self.cache.client.pipeline(transaction=False)
+        pipeline.set(self.native_key(key), value, px=self.native_ttl(ttl), nx=True)
+        pipeline.mget([self.native_key(other) for other in keys])
+        done, values = await self.call("add", pipeline.execute)
+        return bool(done), [as_bytes(found) for found in values]
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None

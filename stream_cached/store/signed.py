@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Sequence
 
 from stream_cached.entry import MAGIC, is_ours
-from stream_cached.store import FOREIGN, Store
+from stream_cached.store import FOREIGN, Store, add_and_get_many
 
 #: Stands for a record or a segment that is not signed: for whoever reads it, one that is cut.
 UNSOUND = MAGIC[:4]
@@ -46,14 +46,20 @@ class SignedStore:
         return self._store.capacity
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        values = await self._store.get_many(keys)
-        return [self._verified(key, value) for key, value in zip(keys, values, strict=True)]
+        return self._all_verified(keys, await self._store.get_many(keys))
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         await self._store.set_many([(key, self._signed(key, value)) for key, value in items], ttl)
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
         return await self._store.add(key, self._signed(key, value), ttl)
+
+    async def add_and_get_many(
+        self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
+    ) -> tuple[bool, list[bytes | None]]:
+        """Do what `add` does, then what `get_many` does, in one round trip where the store can."""
+        done, values = await add_and_get_many(self._store, key, self._signed(key, value), ttl, keys)
+        return done, self._all_verified(keys, values)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
@@ -75,6 +81,11 @@ class SignedStore:
 
     def _signed(self, key: str, value: bytes) -> bytes:
         return value + self._signature(self._signers[0], _delimited(key), value)
+
+    def _all_verified(
+        self, keys: Sequence[str], values: Sequence[bytes | None]
+    ) -> list[bytes | None]:
+        return [self._verified(key, value) for key, value in zip(keys, values, strict=True)]
 
     def _verified(self, key: str, stored: bytes | None) -> bytes | None:
         """Return a value without its signature, or what stands for one that is not signed."""

@@ -1,0 +1,217 @@
+"""Who answers what the store can't: the call itself, or a run that is on its way.
+
+In one process there are turns, among processes there are leases. Whoever has both runs the
+endpoint; all others wait for that run, join or follow it, and look again once it is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from stream_cached.engine import Engine, new_id
+from stream_cached.exceptions import StoreError, StoreUnavailableError
+from stream_cached.flights import Turn, within
+from stream_cached.keys import lease_key
+from stream_cached.lease import Lease
+from stream_cached.policy import BypassError, Finding, NotCached
+from stream_cached.progress import Standing
+from stream_cached.resource import Miss, Resource
+from stream_cached.tail import Tail
+from stream_cached.use import Use
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a call found under its key, and where."""
+
+    use: Use
+    resource: Resource
+    found: Any
+    records: bool
+    """Whether what answers it is to be stored."""
+    seen: int
+    """How many turns had ended when it was looked up."""
+
+    @property
+    def lacks_answer(self) -> bool:
+        """Whether there is nothing, and something is to be stored."""
+        return self.records and isinstance(self.found, Miss)
+
+    @property
+    def fwd(self) -> str:
+        """Why the cache did not answer (RFC 9211, section 2.2)."""
+        return "vary-miss" if self.found.varied else "uri-miss"
+
+    def approach(self) -> tuple[Turn | None, bool]:
+        """Return the turn to wait for or to join, and whether it is one of its own."""
+        resource = self.resource
+        flights = self.use.backend.flights
+        return flights.approach(resource.key, resource.names, resource.select)
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether no run has ended since."""
+        return self.use.backend.flights.ended == self.seen
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """How a call goes on: with another one's run, with what was found, or by running."""
+
+    opened: Opened
+    turn: Turn | None = None
+    """What others wait for meanwhile, where it runs."""
+    response: Response | None = None
+    """The one of a run that it has joined."""
+
+
+class Collapsing:
+    """
+    One call among those that ask for the same.
+
+    Args:
+        engine: That of the function.
+        look_up: Finds what stands under the key by now.
+        seconds: How long it may wait for others.
+    """
+
+    def __init__(
+        self, engine: Engine, look_up: Callable[[], Awaitable[Opened]], seconds: float
+    ) -> None:
+        self._engine = engine
+        self._look_up = look_up
+        self._deadline = time.monotonic() + seconds
+
+    @property
+    def _left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    async def decide(self, opened: Opened) -> Decided:
+        """
+        Wait for others, or let them wait.
+
+        Args:
+            opened: What was found at first.
+
+        Raises:
+            BypassError: It has waited long enough.
+            StoreError: The store failed.
+        """
+        while opened.lacks_answer:
+            turn, own = opened.approach()
+            if turn is None:
+                break
+            if own:
+                async with within(turn):
+                    decided = await self._take(turn, opened)
+            else:
+                decided = await self._wait_for(turn, opened)
+            if isinstance(decided, Decided):
+                return decided
+            opened = decided
+        return Decided(opened)
+
+    # -- in this process --------------------------------------------------------------------
+
+    async def _wait_for(self, turn: Turn, opened: Opened) -> Decided | Opened:
+        """Join another call's turn, or look again once it is over."""
+        if not await turn.answered(self._left):
+            raise BypassError(Finding(NotCached.WAITED))
+        # Only now it is known what its response varies on.
+        is_other = not turn.is_for(opened.resource.select)
+        if turn.join is not None and turn.versions == opened.resource.versions and not is_other:
+            joined = await turn.join(self._left)
+            if joined is not None:
+                return Decided(opened, response=joined)
+        opened = await self._look_up()
+        if turn.join is not None and turn.versions != opened.resource.versions:
+            # It began before an invalidation.
+            turn.retire()
+        elif turn.is_value and opened.lacks_answer:
+            return Decided(opened)
+        return opened
+
+    async def _take(self, turn: Turn, opened: Opened) -> Decided | Opened:
+        """Run, unless that is not necessary, or another process does."""
+        if opened.use.backend.is_shared:
+            return await self._take_lease(turn, opened)
+        # The run that it has not seen may be stored by now.
+        again = None if opened.is_up_to_date else await self._once_more(turn, opened)
+        return again or Decided(opened, turn)
+
+    # -- among processes --------------------------------------------------------------------
+
+    async def _take_lease(self, turn: Turn, opened: Opened) -> Decided | Opened:
+        try:
+            return await self._lead_or_follow(turn, opened)
+        except StoreUnavailableError:
+            # Something may stand in for it.
+            turn.end()
+            return await self._look_up()
+
+    async def _lead_or_follow(self, turn: Turn, opened: Opened) -> Decided | Opened:
+        resource = opened.resource
+        variant = _variant(resource, resource.names)
+        while True:
+            key = lease_key(resource.key, resource.versions, variant)
+            turn.lease = Lease(
+                resource.store, resource.key, key, new_id(), longest=resource.lifetimes.longest_run
+            )
+            seen = resource.seen
+            try:
+                with opened.use.patience:
+                    claim, values = await turn.lease.claim(list(seen))
+            except StoreUnavailableError:
+                raise
+            except StoreError:
+                # It takes too long, or something else stands there: without, then.
+                turn.lease = None
+                return Decided(opened, turn)
+            if claim is None:
+                is_same = values == list(seen.values())
+                again = None if is_same else await self._once_more(turn, opened)
+                return again or Decided(opened, turn)
+            turn.lease = None
+            if claim.standing is Standing.ALONE:
+                turn.end(shared=False)
+                return Decided(opened)
+            tail = Tail(resource, key, claim)
+            if not await tail.begin(self._left):
+                raise BypassError(Finding(NotCached.WAITED))
+            if tail.head is not None and tail.standing is Standing.HELD:
+                ours = _variant(resource, tail.head.names)
+                if ours == (tail.head.names, tail.head.variant):
+                    return await self._follow(tail, turn, opened)
+                # Another variant is on its way: this one has a lease of its own.
+                variant = ours
+            elif again := await self._once_more(turn, opened):
+                return again
+
+    async def _once_more(self, turn: Turn, opened: Opened) -> Opened | None:
+        """Look up what another run may have stored; None where nothing has changed."""
+        again = await self._look_up()
+        is_same = (
+            again.lacks_answer
+            and again.use.backend is opened.use.backend
+            and again.resource.versions == opened.resource.versions
+        )
+        if is_same:
+            return None
+        turn.end()
+        return again
+
+    async def _follow(self, tail: Tail, turn: Turn, opened: Opened) -> Decided | Opened:
+        self._engine.follow(tail, turn, opened.resource, opened.fwd)
+        joined = turn.join and await turn.join(self._left)
+        if joined is not None:
+            return Decided(opened, response=joined)
+        return await self._look_up()
+
+
+def _variant(resource: Resource, names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    return (names, resource.select(names)) if names and resource.select else ((), "")

@@ -1,0 +1,233 @@
+"""Who runs an endpoint, among all processes that share a store.
+
+Whoever runs holds a lease: a random token under a key of its own, with a short ttl that is renewed
+while the run goes on, so that one whose process was killed lapses by itself. Only its holder
+renews and releases it, by comparing and setting; what he has recorded so far he tells under
+another key, which has the token in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+
+from stream_cached.entry import ForeignVersionError, UnsoundError, is_ours
+from stream_cached.exceptions import StoreError
+from stream_cached.keys import progress_key
+from stream_cached.patience import Patience
+from stream_cached.progress import (
+    Claim,
+    Progress,
+    Standing,
+    decode_claim,
+    encode_claim,
+    encode_progress,
+)
+from stream_cached.store import Store, add_and_get_many
+from stream_cached.tasks import spawn
+
+#: Seconds that a lease lives unless it is renewed: a killed process holds others up for so long.
+LEASE_TTL = 5.0
+
+#: Seconds after which it is renewed, so that others see that its holder is alive.
+BEAT = 0.5
+
+#: Seconds that what a run has come to can be read, unless it is told again.
+PROGRESS_TTL = 60.0
+
+#: Seconds for which others are told that a response could not be shared.
+ALONE_FOR = 120.0
+
+#: Seconds for which a lease that was released is still there, where the store has such times.
+_GONE_AFTER = 0.001
+
+_ATTEMPTS = 5
+
+#: The tokens of this process that no store took back, and until when they may be there.
+_unreleased: dict[bytes, float] = {}
+
+
+class Lease:
+    """
+    The right to run an endpoint, while it is held.
+
+    Args:
+        store: Where it stands.
+        key: The key of the resource.
+        lease_key: Its own.
+        token: Random, of this run alone.
+        longest: Seconds after which it is no longer renewed, whatever becomes of the run.
+    """
+
+    def __init__(
+        self, store: Store, key: str, lease_key: str, token: bytes, *, longest: float
+    ) -> None:
+        self.token = token
+        self._store = store
+        self._key = lease_key
+        self._progress = progress_key(key, token)
+        self._beat = 0
+        self._value = self._encoded(Standing.HELD)
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + longest
+        self._timer: asyncio.TimerHandle | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._told = False
+        self._is_released = False
+
+    async def claim(self, keys: Sequence[str]) -> tuple[Claim | None, list[bytes | None]]:
+        """
+        Take the lease, and read what the last one who held it may have stored.
+
+        Args:
+            keys: Where that would be.
+
+        Returns:
+            None if it is taken, otherwise whose it is; and the values of the keys.
+
+        Raises:
+            StoreError: The store failed, or holds something else there.
+        """
+        try:
+            claim, values = await self._claim(keys)
+        except BaseException:
+            # It may have been taken all the same.
+            self.release()
+            raise
+        if claim is None:
+            self._renew_later()
+        return claim, values
+
+    async def _claim(self, keys: Sequence[str]) -> tuple[Claim | None, list[bytes | None]]:
+        for _ in range(_ATTEMPTS):
+            is_taken, (found, *values) = await add_and_get_many(
+                self._store, self._key, self._value, LEASE_TTL, [self._key, *keys]
+            )
+            if is_taken:
+                return None, values
+            if found is None:
+                continue
+            if not is_ours(found):
+                raise StoreError("something else stands under the key of a lease")
+            claim = read_claim(found, self._key)
+            if claim is not None and not _is_free(claim):
+                return claim, values
+            if await self._store.compare_and_set(self._key, found, self._value, LEASE_TTL):
+                return None, await self._store.get_many(keys)
+        raise StoreError("a lease that was there is not")
+
+    # -- while it is held -------------------------------------------------------------------
+
+    def _renew_later(self) -> None:
+        # It is not part of the request that runs first.
+        with Patience(None):
+            self._timer = self._loop.call_later(BEAT, self._renew_now)
+
+    def _renew_now(self) -> None:
+        self._work = spawn(self._renew())
+
+    async def _renew(self) -> None:
+        self._beat += 1
+        value = self._encoded(Standing.HELD)
+        # Where the store fails, it may lapse; another run costs no more than that.
+        with contextlib.suppress(StoreError):
+            is_held = await self._replace(value, LEASE_TTL)
+            if not is_held and await self._store.add(self._key, value, LEASE_TTL):
+                # It had lapsed, where the process was held up, and nobody else has taken it.
+                self._value = value
+        if not self._is_released and self._loop.time() < self._until:
+            self._renew_later()
+
+    async def _replace(self, value: bytes, ttl: float) -> bool:
+        """Put another value in the place of the one that is there, if that is of this lease."""
+        expected = self._value
+        if not await self._store.compare_and_set(self._key, expected, value, ttl):
+            (found,) = await self._store.get_many([self._key])
+            claim = read_claim(found, self._key)
+            if found is None or claim is None or claim.token != self.token:
+                return False
+            # A renewal that seemed to fail has taken effect.
+            if not await self._store.compare_and_set(self._key, found, value, ttl):
+                return False
+        self._value = value
+        return True
+
+    def _encoded(self, standing: Standing) -> bytes:
+        return encode_claim(Claim(self.token, standing, self._beat), self._key)
+
+    async def tell(self, progress: Progress) -> None:
+        """
+        Tell others what the run has come to.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if self._is_released:
+            return
+        self._told = True
+        value = encode_progress(progress, self.token)
+        await self._store.set_many([(self._progress, value)], PROGRESS_TTL)
+
+    # -- its end ----------------------------------------------------------------------------
+
+    def release(self, *, shared: bool = True) -> None:
+        """
+        Let somebody else run, or find what was stored.
+
+        Args:
+            shared: False where the response can't be shared: all of them run, for a while.
+        """
+        if self._is_released:
+            return
+        self._is_released = True
+        if self._timer is not None:
+            self._timer.cancel()
+        with Patience(None):
+            self._work = spawn(self._release(self._work, shared))
+
+    async def _release(self, renewal: asyncio.Task[None] | None, shared: bool) -> None:
+        if renewal is not None:
+            await asyncio.wait([renewal])
+        left = self._encoded(Standing.RELEASED if shared else Standing.ALONE)
+        try:
+            await self._replace(left, _GONE_AFTER if shared else ALONE_FOR)
+        except StoreError:
+            _remember(self.token)
+        if self._told:
+            with contextlib.suppress(StoreError):
+                await self._store.delete_many([self._progress])
+
+    async def released(self) -> None:
+        """Wait until nothing of it is left to be done."""
+        if self._is_released and self._work is not None:
+            await asyncio.wait([self._work])
+
+
+def _remember(token: bytes) -> None:
+    now = time.monotonic()
+    for other in [other for other, until in tuple(_unreleased.items()) if until < now]:
+        _unreleased.pop(other, None)
+    _unreleased[token] = now + LEASE_TTL
+
+
+def _is_free(claim: Claim) -> bool:
+    return claim.standing is Standing.RELEASED or claim.token in _unreleased
+
+
+def read_claim(value: bytes | None, lease_key: str) -> Claim | None:
+    """
+    Return what a value says of a lease; None where that is nothing.
+
+    Raises:
+        StoreError: It is one of another format version.
+    """
+    if value is None:
+        return None
+    try:
+        return decode_claim(value, lease_key)
+    except ForeignVersionError as exc:
+        raise StoreError("the lease is one of another version") from exc
+    except UnsoundError:
+        return None

@@ -1,0 +1,136 @@
+"""What processes tell each other of a run, to bytes and back: whose it is, what it has come to."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stream_cached import soundness
+from stream_cached.entry import State, key_digest, pack, unpack
+from stream_cached.soundness import MALFORMED, Headers, UnsoundError, typed
+
+
+class Standing(enum.StrEnum):
+    """What a lease says of its run."""
+
+    HELD = "held"
+    """It goes on: wait for it, or follow it."""
+    RELEASED = "released"
+    """It is over: anybody may run next."""
+    ALONE = "alone"
+    """Its response could not be shared: nobody waits for anybody for a while (hit-for-miss)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What stands under the key of a lease."""
+
+    token: bytes
+    """Of whoever holds it, and the generation of what he records."""
+    standing: Standing = Standing.HELD
+    beat: int = 0
+    """How often it was renewed: one that counts on is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A response without its body, and what selects it."""
+
+    status: int
+    headers: Headers
+    media_type: str | None
+    charset: str
+    names: tuple[str, ...]
+    """The names of the headers that select it."""
+    variant: str
+    """The digest of their values; empty where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a run has come to so far."""
+
+    head: Head
+    segments: int
+    """How many segments are written for good."""
+    chunks: tuple[int, ...] = ()
+    """The lengths of the chunks that follow them, or of the part that does."""
+    tail: bytes = b""
+    """Those chunks."""
+
+
+def encode_claim(claim: Claim, key: str) -> bytes:
+    """Encode what stands under the key of a lease."""
+    head = {"key": key_digest(key), "standing": claim.standing.value}
+    return pack(State.LEASE, claim.token, claim.beat, head, b"")
+
+
+def decode_claim(data: bytes, key: str) -> Claim:
+    """
+    Decode what stands under the key of a lease.
+
+    Raises:
+        UnsoundError: It is cut, altered, or another one's.
+    """
+    prefix, head, body = unpack(data)
+    try:
+        fields = soundness.fields(head, 2)
+        if prefix.state is not State.LEASE or body or fields["key"] != key_digest(key):
+            raise UnsoundError("another lease")
+        return Claim(prefix.generation, Standing(typed(str, fields["standing"])), prefix.revision)
+    except MALFORMED as exc:
+        raise UnsoundError("head") from exc
+
+
+def encode_progress(progress: Progress, generation: bytes) -> bytes:
+    """Encode what the run `generation` has come to."""
+    head = {
+        "status": progress.head.status,
+        "headers": progress.head.headers,
+        "media_type": progress.head.media_type,
+        "charset": progress.head.charset,
+        "names": progress.head.names,
+        "variant": progress.head.variant,
+        "segments": progress.segments,
+        "chunks": progress.chunks,
+    }
+    return pack(State.PROGRESS, generation, 0, head, progress.tail)
+
+
+def decode_progress(data: bytes, generation: bytes) -> Progress:
+    """
+    Decode what the run `generation` has come to.
+
+    Raises:
+        UnsoundError: It is cut, altered, or another run's.
+    """
+    prefix, head, tail = unpack(data)
+    if (prefix.state, prefix.generation) != (State.PROGRESS, generation):
+        raise UnsoundError("another run")
+    try:
+        fields = soundness.fields(head, 8)
+        segments = typed(int, fields["segments"])
+        if segments < 0:
+            raise UnsoundError("number of segments")
+        chunks = soundness.partition(fields["chunks"], len(tail))
+        return Progress(_head(fields), segments, chunks, tail)
+    except MALFORMED as exc:
+        raise UnsoundError("head") from exc
+
+
+def _head(fields: Mapping[str, object]) -> Head:
+    status, media_type = typed(int, fields["status"]), fields["media_type"]
+    names: tuple[str, ...] = typed(tuple, fields["names"])
+    variant = typed(str, fields["variant"])
+    if names:
+        soundness.vary_names(names)
+        soundness.digests((variant,))
+    return Head(
+        status=status,
+        headers=soundness.header_fields(fields["headers"], status, None),
+        media_type=None if media_type is None else soundness.printable(media_type),
+        charset=soundness.printable(fields["charset"]),
+        names=names,
+        variant=variant,
+    )

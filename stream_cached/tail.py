@@ -1,0 +1,205 @@
+"""Another process's run, read from the store while it is recorded: a source of a flight here."""
+
+from __future__ import annotations
+
+import asyncio
+
+from stream_cached.archive import Archive, Joiner
+from stream_cached.entry import Segment, UnsoundError, decode_segment
+from stream_cached.exceptions import BrokenStreamError, StoreError, StoreUnavailableError
+from stream_cached.flight import Flight
+from stream_cached.keys import progress_key, segment_key
+from stream_cached.lease import read_claim
+from stream_cached.progress import Claim, Head, Progress, Standing, decode_progress
+from stream_cached.recorder import WINDOW
+from stream_cached.resource import Hit, Resource
+
+#: Seconds between two looks at a run: at first, after news, and at the most.
+_FIRST_LOOK = 0.01
+_NEXT_LOOK = 0.025
+_LAST_LOOK = 0.2
+_GROWTH = 1.5
+
+#: How many looks in a row may fail.
+_MOST_FAILURES = 3
+
+
+class Tail:
+    """
+    What one run in another process has come to, as it goes on.
+
+    Args:
+        resource: What it is a response of.
+        lease_key: Where it says that it goes on.
+        claim: What it says there.
+    """
+
+    def __init__(self, resource: Resource, lease_key: str, claim: Claim) -> None:
+        self.head: Head | None = None
+        """The response without its body, once that is known."""
+        self.standing = Standing.HELD
+        self._resource = resource
+        self._store = resource.store
+        self._lease_key = lease_key
+        self._claim = claim
+        self._token = claim.token
+        self._is_alive = False
+        self._progress: Progress | None = None
+        self._archive = Archive(self._segment)
+        self._joiner = Joiner()
+        self._index = 0
+        self._given = 0
+        self._length = self._number = 0
+        self._pause = _FIRST_LOOK
+        self._failures = 0
+
+    # -- what the store says ----------------------------------------------------------------
+
+    async def begin(self, seconds: float) -> bool:
+        """
+        Wait for the head, and a sign of life; or the end.
+
+        Who comes after a run was lost, and before its lease has lapsed, is then not given what
+        there is of it.
+
+        Returns:
+            Whether the time was enough.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while self.standing is Standing.HELD and not (self.head and self._is_alive):
+                    await self._look()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _look(self) -> None:
+        """Wait a little, and see what there is."""
+        await asyncio.sleep(self._pause)
+        self._pause = min(self._pause * _GROWTH, _LAST_LOOK)
+        try:
+            keys = self._lease_key, progress_key(self._resource.key, self._token)
+            lease, progress = await self._store.get_many(keys)
+        except StoreUnavailableError:
+            raise
+        except StoreError:
+            self._failures += 1
+            if self._failures >= _MOST_FAILURES:
+                raise
+            return
+        self._failures = 0
+        self._take_standing(lease)
+        if progress is not None:
+            self._take_progress(progress)
+
+    def _take_standing(self, lease: bytes | None) -> None:
+        claim = read_claim(lease, self._lease_key)
+        if claim is None or claim.token != self._token:
+            self.standing = Standing.RELEASED
+        else:
+            self._is_alive |= claim.beat != self._claim.beat
+            self.standing = claim.standing
+
+    def _take_progress(self, value: bytes) -> None:
+        try:
+            progress = decode_progress(value, self._token)
+        except UnsoundError:
+            return
+        position = progress.segments, len(progress.chunks)
+        known = self._progress
+        if known is None or position > (known.segments, len(known.chunks)):
+            self._is_alive |= known is not None
+            self._progress = progress
+            self.head = progress.head
+            self._pause = _NEXT_LOOK
+
+    # -- the source -------------------------------------------------------------------------
+
+    async def drain(self, flight: Flight) -> None:
+        try:
+            while True:
+                await self._give_what_there_is(flight)
+                if self.standing is not Standing.HELD:
+                    break
+                await self._look()
+            if self.standing is Standing.ALONE:
+                raise BrokenStreamError("it turned out to be one client's own")
+            await self._finish(flight)
+        except (StoreError, UnsoundError) as exc:
+            raise BrokenStreamError(f"what another process runs can't be followed: {exc}") from exc
+
+    async def close(self) -> None:
+        """There is nothing to release: the run is another process's."""
+
+    async def _give_what_there_is(self, flight: Flight) -> None:
+        progress = self._progress
+        if progress is None:
+            return
+        await self._give_segments(flight, progress.segments)
+        if self._index == progress.segments and progress.chunks:
+            await self._give(flight, Segment(progress.chunks, False, progress.tail))
+
+    async def _give_segments(self, flight: Flight, end: int) -> None:
+        while self._index < end:
+            for segment in await self._read(range(self._index, min(self._index + WINDOW, end))):
+                await self._give(flight, segment)
+                self._archive.close(len(segment.chunks), continues=segment.continues)
+                self._index += 1
+                self._given = 0
+
+    async def _give(self, flight: Flight, segment: Segment) -> None:
+        """Hand on what of a segment is new."""
+        chunks = self._joiner.add(segment, self._given)
+        self._given = len(segment.chunks)
+        for chunk in chunks:
+            self._length += len(chunk)
+            self._number += 1
+            if flight.feed(chunk):
+                await flight.pace()
+
+    async def _finish(self, flight: Flight) -> None:
+        """Go on with the entry that the run has left."""
+        found = await self._resource.look_up()
+        if not isinstance(found, Hit) or found.entry.generation != self._token:
+            raise BrokenStreamError("the process that ran it is gone, or has not stored it")
+        entry = found.entry
+        await self._give_segments(flight, len(entry.segments))
+        if not entry.segments and self.head is not None:
+            self._progress = Progress(self.head, 0, entry.chunks, entry.body)
+            await self._give_what_there_is(flight)
+        if self._length != entry.length or self._joiner.is_within_chunk:
+            raise UnsoundError("length of the body")
+
+    # -- segments ---------------------------------------------------------------------------
+
+    async def read(self, number: int) -> list[bytes]:
+        """
+        Return chunks that were handed on, from a number on; at least one.
+
+        Raises:
+            BrokenStreamError: They are lost.
+        """
+        try:
+            # There may be more, which was not handed on yet.
+            return (await self._archive.read(number))[: self._number - number]
+        except (StoreError, UnsoundError) as exc:
+            raise BrokenStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
+
+    async def _segment(self, index: int) -> Segment:
+        if index == self._index and self._progress and self._progress.segments == index:
+            return Segment(self._progress.chunks, False, self._progress.tail)
+        (segment,) = await self._read(range(index, index + 1))
+        return segment
+
+    async def _read(self, indexes: range) -> list[Segment]:
+        key = self._resource.key
+        values = await self._store.get_many([segment_key(key, self._token, i) for i in indexes])
+        return [self._decode(i, value) for i, value in zip(indexes, values, strict=True)]
+
+    def _decode(self, index: int, value: bytes | None) -> Segment:
+        if value is None:
+            raise UnsoundError(f"segment {index} is missing")
+        return decode_segment(value, self._token, index)

@@ -1,0 +1,461 @@
+"""Many clients of one cold stream, in several processes or event loops that share a store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import stream_cached
+from tests.app_server import AppProcess
+from tests.conftest import Serve, Spawn
+from tests.gates import Gate, wait_until
+from tests.http_client import RawClient, RawResponse, fetch
+from tests.runs import CHUNK, HIT, MISS, HeldRuns, Runs
+from tests.test_joining import COLLAPSED, Waiting
+from tests.worker_app import CHUNKS
+
+
+@pytest.fixture(params=["redis", "memcached"])
+def shared_url(request: pytest.FixtureRequest, namespace: str) -> str:
+    """The address of an empty cache that processes share."""
+    base: str = request.getfixturevalue(f"{request.param}_url")
+    return f"{base}?namespace={namespace}&timeout=5"
+
+
+def test_clients_of_two_workers_are_one_run(serve: Serve, shared_url: str) -> None:
+    runs = HeldRuns(chunks=10, chunk=2_000)
+    # Each has an event loop of its own: they have nothing in common but the store.
+    servers = [serve(runs.app(shared_url, key_host=False)) for _ in range(2)]
+    clients = [RawClient(servers[number % 2].port, timeout=30) for number in range(100)]
+    for client in clients:
+        client.send()
+    for client in clients:
+        client.read_head()
+        # The first bytes of everybody, before the generator has ended.
+        client.read_until(runs.at * 2_000)
+    assert not runs.closed[0].is_open
+    runs.gate.open()
+    answers = [client.read_rest() for client in clients]
+    for client in clients:
+        client.close()
+
+    assert len(runs.bodies) == 1
+    assert all(runs.is_whole(answer) for answer in answers)
+    statuses = [answer.header("Cache-Status") for answer in answers]
+    assert statuses.count(MISS) == 1
+    assert statuses.count(COLLAPSED) == 99
+    assert fetch(servers[1].port).header("Cache-Status") == HIT
+
+
+@pytest.mark.parametrize("chunk", [1, 10_000, 300_000, 900_000])
+@pytest.mark.parametrize("inline_max", [0, 256 * 1024])
+def test_a_follower_reads_byte_for_byte_what_is_run(
+    serve: Serve, shared_url: str, chunk: int, inline_max: int
+) -> None:
+    runs = HeldRuns(chunks=10, chunk=chunk)
+    servers = [serve(runs.app(shared_url, key_host=False, inline_max=inline_max)) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        first.send()
+        first.read_head()
+        first.read_until(runs.at * chunk)
+        follower.send()
+        follower.read_head()
+        follower.read_until(runs.at * chunk)
+        runs.gate.open()
+        answers = [first.read_rest(), follower.read_rest()]
+    assert len(runs.bodies) == 1
+    assert all(runs.is_whole(answer) for answer in answers)
+    assert answers[1].header("Cache-Status") == COLLAPSED
+
+
+def test_a_stream_that_grows_slowly_is_few_keys(
+    serve: Serve, redis_url: str, namespace: str
+) -> None:
+    gates = [Gate() for _ in range(40)]
+
+    @stream_cached(ttl=60, key_host=False, cache=f"{redis_url}?namespace={namespace}")
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            for gate in gates:
+                await gate.passed()
+                yield b"token " * 100
+
+        return StreamingResponse(body())
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        first.send()
+        follower.send()
+        gates[0].open()
+        for client in first, follower:
+            client.read_head()
+        for number, gate in enumerate(gates):
+            gate.open()
+            follower.read_until((number + 1) * 600)
+        assert first.read_rest().body == follower.read_rest().body == b"token " * 4_000
+
+
+def test_a_leader_whose_client_leaves_goes_on_for_followers(serve: Serve, shared_url: str) -> None:
+    runs = HeldRuns()
+    servers = [serve(runs.app(shared_url, key_host=False)) for _ in range(2)]
+    with RawClient(servers[1].port) as follower:
+        first = RawClient(servers[0].port)
+        first.send()
+        first.read_head()
+        runs.reached.wait()
+        follower.send()
+        follower.read_head()
+        follower.read_until(100)
+        first.abort()
+        wait_until(lambda: servers[0].requests_running)
+        runs.gate.open()
+        assert runs.is_whole(follower.read_rest())
+    assert len(runs.bodies) == 1
+
+
+def test_followers_that_leave_leave_alone(serve: Serve, shared_url: str) -> None:
+    runs = HeldRuns()
+    servers = [serve(runs.app(shared_url, key_host=False)) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as other:
+        first.send()
+        first.read_head()
+        runs.reached.wait()
+        for _ in range(2):
+            with RawClient(servers[1].port) as follower:
+                follower.send()
+                follower.read_head()
+                follower.read_until(100)
+                follower.abort()
+            wait_until(lambda: not servers[1].requests_running)
+        other.send()
+        other.read_head()
+        runs.gate.open()
+        assert runs.is_whole(first.read_rest())
+        assert runs.is_whole(other.read_rest())
+    assert len(runs.bodies) == 1
+
+
+class BreakingRuns(HeldRuns):
+    """The first run raises when it goes on."""
+
+    async def before(self, run: int, number: int) -> None:
+        await super().before(run, number)
+        if run == 0 and number == self.at:
+            raise RuntimeError("the source broke")
+
+
+def test_followers_of_a_run_that_fails_end_broken(serve: Serve, shared_url: str) -> None:
+    runs = BreakingRuns()
+    servers = [serve(runs.app(shared_url, key_host=False)) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        first.send()
+        first.read_head()
+        runs.reached.wait()
+        follower.send()
+        follower.read_head()
+        follower.read_until(100)
+        runs.gate.open()
+        assert not first.read_rest().complete
+        assert not follower.read_rest().complete
+    # At once: nobody holds the lease.
+    assert runs.is_whole(fetch(servers[1].port))
+    assert len(runs.bodies) == 2
+
+
+def test_who_waits_for_an_endpoint_that_fails_runs_next(serve: Serve, shared_url: str) -> None:
+    runs = Runs()
+    gate = Gate()
+    calls: list[int] = []
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url)
+    async def endpoint(request: Request) -> Response:
+        calls.append(1)
+        if len(calls) == 1:
+            await gate.passed()
+            raise RuntimeError("the endpoint broke")
+        return await runs(request)
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    first = Waiting(servers[0].port, 1)
+    wait_until(lambda: calls)
+    others = Waiting(servers[1].port, 5)
+    wait_until(lambda: servers[1].requests_running == 5)
+    gate.open()
+    assert first.answers()[0].status == 500
+    assert all(runs.is_whole(answer) for answer in others.answers())
+    assert len(runs.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "headers", [{"cache-control": "private"}, {"set-cookie": "a=b"}, {"cache-control": "no-store"}]
+)
+def test_nobody_queues_for_what_is_one_clients_own(
+    serve: Serve, shared_url: str, headers: dict[str, str]
+) -> None:
+    gate = Gate()
+    calls: list[int] = []
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url)
+    async def endpoint(request: Request) -> Response:
+        number = len(calls)
+        calls.append(number)
+        if not number:
+            await gate.passed()
+        return PlainTextResponse(str(number), headers=headers)
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    first = Waiting(servers[0].port, 1)
+    wait_until(lambda: calls)
+    others = Waiting(servers[1].port, 5)
+    wait_until(lambda: servers[1].requests_running == 5)
+    gate.open()
+    answers = [*first.answers(), *others.answers()]
+    assert sorted(answer.text for answer in answers) == list("012345")
+
+
+def test_plain_values_are_made_once(shared_url: str) -> None:
+    started, gate = Gate(), Gate()
+    calls: list[int] = []
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url)
+    async def value(number: int) -> int:
+        calls.append(number)
+        started.open()
+        await gate.passed()
+        return number * 2
+
+    async def ask() -> list[int]:
+        return await asyncio.gather(*(value(21) for _ in range(5)))
+
+    async def both() -> tuple[list[int], list[int]]:
+        first = asyncio.create_task(asyncio.to_thread(asyncio.run, ask()))
+        await started.passed()
+        second = asyncio.create_task(asyncio.to_thread(asyncio.run, ask()))
+        gate.open()
+        return await asyncio.gather(first, second)
+
+    assert list(asyncio.run(both())) == [[42] * 5, [42] * 5]
+    assert calls == [21]
+
+
+def test_a_response_with_its_body_at_hand_is_made_once(serve: Serve, shared_url: str) -> None:
+    gate = Gate()
+    calls: list[int] = []
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url)
+    async def endpoint(request: Request) -> Response:
+        calls.append(1)
+        await gate.passed()
+        return JSONResponse({"calls": len(calls)})
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    waiting = [Waiting(server.port, 5) for server in servers]
+    wait_until(lambda: all(server.requests_running == 5 for server in servers))
+    gate.open()
+    answers = [answer for each in waiting for answer in each.answers()]
+    assert [answer.text for answer in answers] == ['{"calls":1}'] * 10
+
+
+def test_each_variant_has_a_lease_of_its_own(serve: Serve, shared_url: str) -> None:
+    gate = Gate()
+    runs: list[str] = []
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url)
+    async def endpoint(request: Request) -> Response:
+        language = request.headers.get("accept-language", "")
+        runs.append(language)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield language.encode()
+            await gate.passed()
+            yield b"."
+
+        return StreamingResponse(body(), headers={"vary": "Accept-Language"})
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    waiting = {
+        language: [Waiting(server.port, 3, {"Accept-Language": language}) for server in servers]
+        for language in ("de", "en")
+    }
+    wait_until(lambda: len(runs) == 2 and all(s.requests_running == 6 for s in servers))
+    gate.open()
+    for language, each in waiting.items():
+        for one in each:
+            assert [answer.text for answer in one.answers()] == [f"{language}."] * 3
+    assert sorted(runs) == ["de", "en"]
+
+
+def test_what_was_invalidated_is_not_followed(serve: Serve, shared_url: str) -> None:
+    runs = HeldRuns()
+    endpoint = stream_cached(ttl=60, key_host=False, cache=shared_url)(runs.__call__)
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first:
+        first.send()
+        first.read_head()
+        runs.reached.wait()
+        servers[1].run(endpoint.invalidate())
+        answer = fetch(servers[1].port)
+        runs.gate.open()
+        assert first.read_rest().body == runs.bodies[0]
+    assert answer.body == runs.bodies[1]
+
+
+def test_waiting_for_another_process_is_bounded(serve: Serve, shared_url: str) -> None:
+    gate = Gate()
+    calls: list[int] = []
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url, wait_timeout=0.3)
+    async def endpoint(request: Request) -> Response:
+        calls.append(1)
+        if len(calls) == 1:
+            await gate.passed()
+        return PlainTextResponse("text")
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    first = Waiting(servers[0].port, 1)
+    wait_until(lambda: calls)
+    answer = fetch(servers[1].port)
+    assert answer.header("Cache-Status") == 'stream-cached; fwd=bypass; detail="wait-timeout"'
+    gate.open()
+    assert first.answers()[0].header("Cache-Status") == MISS
+
+
+def test_nothing_is_left_but_the_entries(serve: Serve, redis_url: str, namespace: str) -> None:
+    runs = HeldRuns(chunks=10, chunk=CHUNK)
+    servers = [
+        serve(runs.app(f"{redis_url}?namespace={namespace}", key_host=False)) for _ in range(2)
+    ]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        for client in first, follower:
+            client.send()
+            client.read_head()
+        runs.reached.wait()
+        runs.gate.open()
+        assert runs.is_whole(first.read_rest())
+        assert runs.is_whole(follower.read_rest())
+    wait_until(lambda: not any(server.requests_running for server in servers))
+    with redis.Redis.from_url(redis_url) as client:
+        # Sooner than by their ttl.
+        wait_until(lambda: not left(client.keys()), timeout=2)
+
+
+def left(keys: list[bytes]) -> list[bytes]:
+    """Those of the keys that belong to runs that are over."""
+    return [key for key in keys if b":lease:" in key or key.endswith(b":progress")]
+
+
+class Workers:
+    """Processes that serve `tests.worker_app` over one store."""
+
+    def __init__(self, spawn: Spawn, directory: Path, url: str, count: int = 2) -> None:
+        self.directory = directory
+        environment = {"DIRECTORY": str(directory), "CACHE": url}
+        self.all = [spawn("tests.worker_app:app", environment) for _ in range(count)]
+
+    @property
+    def runs(self) -> list[str]:
+        return [path.name for path in self.directory.glob("run-*")]
+
+    def open(self, name: str = "gate") -> None:
+        (self.directory / name).touch()
+
+
+def is_whole(response: RawResponse) -> bool:
+    """Whether it is one run, from its first line to its last."""
+    lines = response.body.splitlines()
+    runs = {line.split()[0] for line in lines}
+    numbers = [int(line.split()[1]) for line in lines]
+    return (
+        response.complete
+        and len(runs) == 1
+        and numbers == [number for number in range(CHUNKS) for _ in range(100)]
+    )
+
+
+def begin(server: AppProcess) -> RawClient:
+    """Return a client that has the first bytes of a stream that is held."""
+    client = RawClient(server.port, timeout=20)
+    client.send(target="/?hold=gate")
+    client.read_head()
+    client.read_until(1000)
+    return client
+
+
+def test_the_process_that_runs_is_killed(spawn: Spawn, tmp_path: Path, shared_url: str) -> None:
+    workers = Workers(spawn, tmp_path, shared_url, 3)
+    leader = begin(workers.all[0])
+    followers = [begin(worker) for worker in workers.all[1:] for _ in range(5)]
+    assert len(workers.runs) == 1
+    workers.all[0].kill()
+    # Whoever has bytes of it breaks visibly, within the time that a lease lives.
+    for client in (leader, *followers):
+        assert not client.read_rest().complete
+        client.close()
+    workers.open()
+    answers = [fetch(worker.port, target="/?hold=gate") for worker in workers.all[1:]]
+    assert all(is_whole(answer) for answer in answers)
+    assert len(workers.runs) == 2
+
+
+def test_who_waits_for_a_process_that_is_killed_runs_next(
+    spawn: Spawn, tmp_path: Path, shared_url: str
+) -> None:
+    workers = Workers(spawn, tmp_path, shared_url, 3)
+    leader = begin(workers.all[0])
+    workers.all[0].kill()
+    leader.close()
+    workers.open()
+    # One of them takes the lease over, once it has lapsed.
+    waiting = [Waiting(w.port, 5, target="/?hold=gate") for w in workers.all[1:]]
+    answers = [answer for each in waiting for answer in each.answers()]
+    assert all(is_whole(answer) for answer in answers)
+    assert len(workers.runs) == 2
+
+
+def test_the_process_that_runs_is_frozen_and_goes_on(
+    spawn: Spawn, tmp_path: Path, shared_url: str
+) -> None:
+    workers = Workers(spawn, tmp_path, shared_url)
+    leader = begin(workers.all[0])
+    workers.all[0].pause()
+    try:
+        # It holds up nobody for longer than its lease lives.
+        workers.open()
+        answer = fetch(workers.all[1].port, target="/?hold=gate", timeout=20)
+        assert is_whole(answer)
+    finally:
+        workers.all[0].resume()
+    assert is_whole(leader.read_rest())
+    leader.close()
+    assert is_whole(fetch(workers.all[0].port, target="/?hold=gate"))
+    assert len(workers.runs) == 2
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_100_cold_clients_of_uvicorns_workers(
+    spawn: Spawn, tmp_path: Path, redis_url: str, workers: int
+) -> None:
+    environment = {"DIRECTORY": str(tmp_path), "CACHE": redis_url}
+    options = ("--workers", str(workers))
+    server = spawn("tests.worker_app:app", environment, options=options)
+    clients = [RawClient(server.port, timeout=30) for _ in range(100)]
+    for client in clients:
+        client.send(target="/?hold=gate")
+    for client in clients:
+        client.read_head()
+        client.read_until(1000)
+    (tmp_path / "gate").touch()
+    answers = [client.read_rest() for client in clients]
+    for client in clients:
+        client.close()
+    assert all(is_whole(answer) for answer in answers)
+    assert len({answer.body for answer in answers}) == 1
+    assert len(list(tmp_path.glob("run-*"))) == 1

@@ -159,6 +159,7 @@ class Flight:
         self._context = contextvars.copy_context()
         self._is_abandoned = False
         self._is_settled = False
+        self._is_running = False
         self._start_timer: asyncio.TimerHandle | None = None
         self._cancellations = 0
         self._producer: asyncio.Task[None] | None = None
@@ -461,7 +462,8 @@ class Flight:
         if self.end is None and self._aborting is None and self._conclusion is None:
             self._aborting = reason
             self._wake_producer()
-            if self._producer is not None:
+            # One that is cancelled before its first step would never wind up.
+            if self._producer is not None and self._is_running:
                 self._producer.cancel()
 
     async def ended(self) -> None:
@@ -476,8 +478,12 @@ class Flight:
 
     async def _produce(self) -> None:
         end: End = Aborted("cancelled")
+        self._is_running = True
         try:
-            await self._source.drain(self)
+            if self._aborting is None:
+                await self._source.drain(self)
+            else:
+                await self._source.close()
             # A source that swallows its cancellation ends cleanly, and short.
             if self._aborting is not None:
                 end = Aborted(self._aborting)

@@ -182,6 +182,8 @@ class Recorder:
         self._length += len(chunk)
         if self._tell is not None and self._tell_timer is None:
             self._tell_later()
+        if len(self._lengths) >= _MAX_CHUNKS:
+            self._cut(continues=False)
         room = self._room()
         if len(chunk) <= room:
             self._add(chunk)
@@ -205,8 +207,6 @@ class Recorder:
         self._pieces.append(piece)
         self._lengths.append(len(piece))
         self._filled += len(piece)
-        if len(self._lengths) >= _MAX_CHUNKS:
-            self._cut(continues=False)
 
     def _cut(self, *, continues: bool) -> None:
         """Close the segment at hand, and hand it to the writer."""

@@ -407,6 +407,22 @@ def test_the_body_iterator_of_a_hit_gives_the_chunks_of_the_run(
     assert seen == [chunks, chunks]
 
 
+@pytest.mark.parametrize("count", [16_382, 16_383, 16_384, 32_768])
+def test_a_segment_is_full_of_tiny_chunks_when_a_large_one_comes(
+    serve: Serve, cache_url: str, count: int
+) -> None:
+    chunks = [*(b"%d" % (number % 10) for number in range(count)), bytes(600_000), b"last"]
+    runs = Runs(lambda: StreamingResponse(stream(*chunks)))
+    cached = stream_cached(ttl=60, cache=cache_url, replay="exact")
+    messages = Messages(app_of(cached(runs.__call__)))
+    port = serve(messages).port
+
+    assert_same(fetch(port), fetch(port))
+
+    _, hit = messages.of_two_responses()
+    assert hit == [*((chunk, True) for chunk in chunks), (b"", False)]
+
+
 @each_list_of_chunks
 def test_a_fast_replay_merges_chunks_and_loses_none(
     serve: Serve, cache_url: str, chunks: list[bytes]

@@ -189,6 +189,19 @@ def test_the_last_reader_that_leaves_ends_a_run_that_is_not_stored() -> None:
     run(test)
 
 
+def test_a_reader_that_leaves_before_the_first_step_ends_the_run() -> None:
+    async def test() -> None:
+        flight = flight_over(three)
+        reader = flight.read()
+        flight.start()
+        # As a client whose disconnect is there when its response begins.
+        reader.close()
+        await flight.over()
+        assert flight.end == Aborted("its client left")
+
+    run(test)
+
+
 def test_a_run_whose_reader_is_dropped_before_it_starts_is_given_up() -> None:
     closed = asyncio.Event()
 

@@ -13,16 +13,19 @@ from typing import Any
 
 from starlette.responses import Response
 
-from stream_cached.engine import Engine, new_id
+from stream_cached.engine import Engine, Stale, new_id
 from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.flights import Turn, within
 from stream_cached.keys import lease_key
 from stream_cached.lease import Lease
 from stream_cached.policy import BypassError, Finding, NotCached
-from stream_cached.progress import Standing
+from stream_cached.progress import Claim, Standing
 from stream_cached.resource import Miss, Resource
 from stream_cached.tail import Tail
 from stream_cached.use import Use
+
+#: The names of the headers that select a response, and the digest of their values.
+Variant = tuple[tuple[str, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,20 @@ class Opened:
 
     @property
     def lacks_answer(self) -> bool:
-        """Whether there is nothing, and something is to be stored."""
-        return self.records and isinstance(self.found, Miss)
+        """Whether there is nothing that is fresh, and something is to be stored."""
+        return self.records and isinstance(self.found, Miss | Stale)
+
+    @property
+    def rests(self) -> bool:
+        """Whether what is stale is left as it is, since it could not be made anew."""
+        flights = self.use.backend.flights
+        return isinstance(self.found, Stale) and flights.is_resting(self.resource.key)
 
     @property
     def fwd(self) -> str:
         """Why the cache did not answer (RFC 9211, section 2.2)."""
+        if isinstance(self.found, Stale):
+            return "stale"
         return "vary-miss" if self.found.varied else "uri-miss"
 
     def approach(self) -> tuple[Turn | None, bool]:
@@ -102,7 +113,7 @@ class Collapsing:
             BypassError: It has waited long enough.
             StoreError: The store failed.
         """
-        while opened.lacks_answer:
+        while opened.lacks_answer and not opened.rests:
             turn, own = opened.approach()
             if turn is None:
                 break
@@ -144,6 +155,19 @@ class Collapsing:
         again = None if opened.is_up_to_date else await self._once_more(turn, opened)
         return again or Decided(opened, turn)
 
+    async def take_unless_taken(self, turn: Turn, opened: Opened) -> bool:
+        """
+        Take a turn of one's own to make anew what is stale; return whether that is necessary.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if not opened.use.backend.is_shared:
+            return opened.is_up_to_date
+        resource = opened.resource
+        claim, values = await self._claim(turn, resource, _variant(resource, resource.names))
+        return claim is None and values == list(resource.seen.values())
+
     # -- among processes --------------------------------------------------------------------
 
     async def _take_lease(self, turn: Turn, opened: Opened) -> Decided | Opened:
@@ -158,29 +182,22 @@ class Collapsing:
         resource = opened.resource
         variant = _variant(resource, resource.names)
         while True:
-            key = lease_key(resource.key, resource.versions, variant)
-            turn.lease = Lease(
-                resource.store, resource.key, key, new_id(), longest=resource.lifetimes.longest_run
-            )
-            seen = resource.seen
             try:
                 with opened.use.patience:
-                    claim, values = await turn.lease.claim(list(seen))
+                    claim, values = await self._claim(turn, resource, variant)
             except StoreUnavailableError:
                 raise
             except StoreError:
                 # It takes too long, or something else stands there: without, then.
-                turn.lease = None
                 return Decided(opened, turn)
             if claim is None:
-                is_same = values == list(seen.values())
+                is_same = values == list(resource.seen.values())
                 again = None if is_same else await self._once_more(turn, opened)
                 return again or Decided(opened, turn)
-            turn.lease = None
             if claim.standing is Standing.ALONE:
                 turn.end(shared=False)
                 return Decided(opened)
-            tail = Tail(resource, key, claim)
+            tail = Tail(resource, _lease_key(resource, variant), claim)
             if not await tail.begin(self._left):
                 raise BypassError(Finding(NotCached.WAITED))
             if tail.head is not None and tail.standing is Standing.HELD:
@@ -191,6 +208,23 @@ class Collapsing:
                 variant = ours
             elif again := await self._once_more(turn, opened):
                 return again
+
+    @staticmethod
+    async def _claim(
+        turn: Turn, resource: Resource, variant: Variant
+    ) -> tuple[Claim | None, list[bytes | None]]:
+        """Take the lease for a turn, or return whose it is; and what was looked up, by now."""
+        lease = Lease(
+            resource.store,
+            resource.key,
+            _lease_key(resource, variant),
+            new_id(),
+            longest=resource.lifetimes.longest_run,
+        )
+        claim, values = await lease.claim(list(resource.seen))
+        if claim is None:
+            turn.lease = lease
+        return claim, values
 
     async def _once_more(self, turn: Turn, opened: Opened) -> Opened | None:
         """Look up what another run may have stored; None where nothing has changed."""
@@ -213,5 +247,9 @@ class Collapsing:
         return await self._look_up()
 
 
-def _variant(resource: Resource, names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+def _lease_key(resource: Resource, variant: Variant) -> str:
+    return lease_key(resource.key, resource.versions, variant)
+
+
+def _variant(resource: Resource, names: tuple[str, ...]) -> Variant:
     return (names, resource.select(names)) if names and resource.select else ((), "")

@@ -31,7 +31,7 @@ from stream_cached.cached_endpoint import CachedEndpoint
 from stream_cached.collapsing import Collapsing, Opened
 from stream_cached.config import resolve_alias, resolve_cache, resolve_fallback
 from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_heads
-from stream_cached.engine import Engine, Run
+from stream_cached.engine import Engine, Run, Stale
 from stream_cached.exceptions import ConfigurationError, StoreError, StoreUnavailableError
 from stream_cached.fallback_cache import FallbackCache
 from stream_cached.flights import Turn, within
@@ -44,6 +44,7 @@ from stream_cached.patience import Patience
 from stream_cached.policy import DEFAULT_STATUSES, BypassError, Finding, NotCached
 from stream_cached.recorder import VALUE_SIZE
 from stream_cached.resource import Foreign, Miss, Resource, StoredValue, Unstorable
+from stream_cached.revalidation import Revalidation
 from stream_cached.rules import (
     MIN_SECRET,
     Authorized,
@@ -140,6 +141,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             it, it runs the endpoint itself, uncached.
         spool_max: Bytes that slow readers of one run may have in temporary files, where the store
             does not have them; past it, the slowest are cut.
+        stale_while_revalidate: Seconds past its ttl for which an entry is served at once, while a
+            new one is made (RFC 5861, section 3).
+        stale_if_error: Seconds past its ttl for which an entry is served where the endpoint raises,
+            or answers 500, 502, 503 or 504, before its first byte (RFC 5861, section 4).
         timeout: Seconds that one operation of the store may take, None or 0 for no bound; without
             it, what the cache says (0.5 unless somebody chose another).
         fallback: What is used instead while the store is away: a `memory://` URL, an alias of
@@ -195,6 +200,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         finish_timeout: float = 30.0,
         wait_timeout: float = 10.0,
         spool_max: int | str = "256MiB",
+        stale_while_revalidate: float = 0.0,
+        stale_if_error: float = 0.0,
         timeout: float | None = SENTINEL,
         fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
         retry_interval: float = RETRY_INTERVAL,
@@ -221,6 +228,11 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             noself=noself,
             **kwargs,
         )
+        require(
+            ttl is not None or not (stale_while_revalidate or stale_if_error),
+            "with ttl=None nothing becomes stale: pass a ttl, or leave stale_while_revalidate and "
+            "stale_if_error out",
+        )
         require(key is None or isinstance(key, str | Enum), f"key={key!r} is no str")
         if key_builder is not None:
             require_function("key_builder", key_builder)
@@ -239,6 +251,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             finish_timeout=finish_timeout,
             wait_timeout=wait_timeout,
             spool_max=spool_max,
+            stale_while_revalidate=stale_while_revalidate,
+            stale_if_error=stale_if_error,
             timeout=timeout,
             retry_interval=retry_interval,
             secret=secret,
@@ -416,6 +430,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         request, kwargs = function.endpoint.take_request(args, kwargs)
         incoming = None
         turn: Turn | None = None
+        collapsing: Collapsing | None = None
         try:
             if switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
@@ -425,8 +440,28 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 self._open, function, key, incoming, cache_read, cache_write
             )
             opened = await open_it()
+
+            async def run(opened: Opened, turn: Turn | None, is_refresh: bool) -> Any:
+                return await self._run(
+                    function,
+                    opened,
+                    incoming,
+                    args,
+                    kwargs,
+                    opened.fwd if cache_read else "request",
+                    wait=aiocache_wait_for_write or is_refresh,
+                    turn=turn,
+                    is_refresh=is_refresh,
+                )
+
+            revalidation = Revalidation(engine, self._rules, function.notices, incoming, run)
             if cache_read and not (incoming is not None and incoming.is_authorized):
                 collapsing = Collapsing(engine, open_it, self._rules.wait_timeout)
+            if isinstance(opened.found, Stale):
+                stale = await revalidation.serve(opened, opened.found, collapsing)
+                if stale is not None:
+                    return stale
+            if collapsing is not None:
                 decided = await collapsing.decide(opened)
                 if decided.response is not None:
                     return decided.response
@@ -439,15 +474,15 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         found = opened.found
         if isinstance(found, Unstorable):
             return engine.bypass(await function.endpoint.run(args, kwargs), found.detail)
-        if not isinstance(found, Miss):
+        if not isinstance(found, Miss | Stale):
             return found
-        fwd = opened.fwd if cache_read else "request"
         if not opened.records:
+            fwd = opened.fwd if cache_read else "request"
             return engine.unrecorded(await function.endpoint.run(args, kwargs), fwd)
+        if isinstance(found, Stale):
+            return await revalidation.run(opened, found, turn)
         async with within(turn):
-            return await self._run(
-                function, opened, incoming, args, kwargs, fwd, aiocache_wait_for_write, turn
-            )
+            return await run(opened, turn, False)
 
     async def _run(
         self,
@@ -457,8 +492,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         args: Any,
         kwargs: Any,
         fwd: str,
+        *,
         wait: bool,
         turn: Turn | None,
+        is_refresh: bool,
     ) -> Any:
         """Run the function, and record what it returns."""
         engine, resource = function.engine, opened.resource
@@ -485,6 +522,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                     guard=guard,
                     on_stored=functools.partial(opened.use.was_set, resource.key),
                     turn=turn,
+                    is_refresh=is_refresh,
+                    is_backed=isinstance(opened.found, Stale),
                 )
                 return await engine.record(result, recording)
         if not findings:
@@ -562,7 +601,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             with use.patience:
                 await resource.look_up()
         is_head = incoming is not None and incoming.is_head
-        records = write and isinstance(found, Miss) and not is_head
+        records = write and isinstance(found, Miss | Stale) and not is_head
         if records:
             with use.patience:
                 await resource.begin()
@@ -589,7 +628,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             found = Miss() if value is None else value
         elif isinstance(found, Miss) and self._has_own_values:
             found = await self._plain_value(use, resource, found)
-        ret = None if isinstance(found, Miss | Unstorable) else found
+        ret = None if isinstance(found, Miss | Unstorable | Stale) else found
         took = time.monotonic() - started
         await use.call_plugins("get", resource.key, took=took, ret=ret)
         return found

@@ -161,6 +161,19 @@ class _Origin:
             self.of_client.append(f"{parameter.name} of {_name(call)}")
 
 
+def needs_request(scope: Mapping[str, Any]) -> bool:
+    """Whether what a route's endpoint is given is closed with its request: by a `yield`."""
+    overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
+    dependencies = getattr(_dependant(scope), "dependencies", ())
+    seen: list[object] = []
+    return any(
+        _is_generator(call)
+        for each in dependencies
+        if each.call
+        for call in _called(each.call, overrides, seen)
+    )
+
+
 def _dependant(scope: Mapping[str, Any]) -> Any:
     """Return what FastAPI knows of a route's dependencies, its routers' and its own."""
     context = scope.get("fastapi")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -18,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from stream_cached.binding import Backend
 from stream_cached.entry import Entry
 from stream_cached.exceptions import BrokenStreamError, StoreError
-from stream_cached.flight import COMMIT_WAIT, Flight, Reader, Source
+from stream_cached.flight import COMMIT_WAIT, End, Failed, Flight, Reader, Source
 from stream_cached.flights import Join, Turn
 from stream_cached.guard import Guard, Terms
 from stream_cached.incoming import DisconnectShield, Incoming
@@ -30,7 +31,9 @@ from stream_cached.policy import (
     NotCached,
     cache_status,
     content_length,
+    is_failure,
     may_be_shared,
+    may_be_stale,
     vary_names,
     why_not_stored,
     words,
@@ -39,7 +42,14 @@ from stream_cached.progress import Head, Progress
 from stream_cached.recorder import Limits, Recorder, Tell
 from stream_cached.replay import Replay
 from stream_cached.resource import ID_SIZE, Found, Hit, Lifetimes, Miss, Resource
-from stream_cached.responses import LiveResponse, RawHeaders, ReplayResponse, stored_response
+from stream_cached.responses import (
+    LiveResponse,
+    RawHeaders,
+    ReplayResponse,
+    StaleResponse,
+    stale_response,
+    stored_response,
+)
 from stream_cached.rules import Rules
 from stream_cached.sources import AppSource, IteratorSource, sends_by_itself, sends_what_it_is_given
 from stream_cached.store import Store
@@ -68,6 +78,19 @@ class Run:
     on_stored: Callable[[], Awaitable[None]]
     turn: Turn | None
     """What others wait for, or join; None where nobody does."""
+    is_refresh: bool = False
+    """Whether nobody is sent what it answers."""
+    is_backed: bool = False
+    """Whether there is something stale, which is left as it is for a while where this fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """An entry whose ttl is over, and that is kept for a while."""
+
+    hit: Hit
+    seconds: float
+    """For how long that has been so."""
 
 
 class Engine:
@@ -150,15 +173,16 @@ class Engine:
 
     def lifetimes(self, ttl: float | None) -> Lifetimes:
         """Return how long things live under a ttl."""
-        return Lifetimes(ttl, self._rules.max_duration + self._rules.finish_timeout)
+        longest_run = self._rules.max_duration + self._rules.finish_timeout
+        return Lifetimes(ttl, longest_run, self._rules.stale)
 
     # -- a hit ------------------------------------------------------------------------------
 
     async def look_up(
         self, resource: Resource, incoming: Incoming | None, *, is_fallback: bool
-    ) -> Found | Response:
+    ) -> Found | Stale | Response:
         """
-        Find what stands under the key; a hit comes as the response to be sent.
+        Find what stands under the key; a fresh hit comes as the response to be sent.
 
         Args:
             resource: What is asked for.
@@ -171,23 +195,61 @@ class Engine:
         found = await resource.look_up()
         if not isinstance(found, Hit):
             return found
-        if incoming is not None and incoming.is_authorized:
-            age = time.time() - found.entry.stored_at
-            if not may_be_shared(found.entry.headers, age):
-                return Miss()
-        headers = [*found.entry.headers, _cache_status(hit=True, detail=_detail(is_fallback))]
+        now = time.time()
+        age, is_authorized = now - found.entry.stored_at, incoming and incoming.is_authorized
+        if is_authorized and not may_be_shared(found.entry.headers, age):
+            return Miss()
+        fresh_until = found.entry.fresh_until
+        if fresh_until is not None and fresh_until <= now:
+            # By clocks that agree, the store would no longer have one that is older.
+            late = min(now - fresh_until, self._rules.stale)
+            return Stale(found, late) if may_be_stale(found.entry.headers) else Miss()
+        cache_status = _cache_status(hit=True, detail=_detail(is_fallback))
+        headers = [*found.entry.headers, cache_status]
         replay = Replay(resource, found.key, found.entry)
         if not await replay.open():
             return Miss()
         if found.entry.streamed:
             return ReplayResponse(replay, headers=headers, exact=self._rules.exact)
-        try:
-            # However long it is.
-            with Patience(None):
-                body = await replay.whole()
-        except BrokenStreamError:
-            return Miss()
-        return stored_response(found.entry, headers, body)
+        body = await _whole(replay)
+        return Miss() if body is None else stored_response(found.entry, headers, body)
+
+    async def stale(
+        self,
+        resource: Resource,
+        stale: Stale,
+        *,
+        is_fallback: bool,
+        failed: bool = False,
+        status: int | None = None,
+    ) -> ReplayResponse | StaleResponse | None:
+        """
+        Return the response of a stale entry; None where that is not whole.
+
+        Args:
+            resource: What it is a response of.
+            stale: The entry.
+            is_fallback: As for `look_up`.
+            failed: Whether it stands in for an endpoint that has failed.
+            status: What that has answered.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if failed:
+            cache_status = _cache_status(fwd="stale", fwd_status=status, detail="stale-if-error")
+        else:
+            ttl = -math.ceil(stale.seconds)
+            cache_status = _cache_status(hit=True, ttl=ttl, detail=_detail(is_fallback))
+        entry = stale.hit.entry
+        headers = [*entry.headers, cache_status]
+        replay = Replay(resource, stale.hit.key, entry)
+        if not await replay.open():
+            return None
+        if entry.streamed:
+            return ReplayResponse(replay, headers=headers, exact=self._rules.exact)
+        body = await _whole(replay)
+        return None if body is None else stale_response(entry, headers, body)
 
     # -- a miss -----------------------------------------------------------------------------
 
@@ -278,11 +340,11 @@ class Engine:
             recorder,
             max_ahead=self._rules.max_ahead,
             commit_wait=_shorter(COMMIT_WAIT, run.backend.timeout),
-            finish_timeout=self._rules.finish_timeout,
+            finish_timeout=None if run.is_refresh else self._rules.finish_timeout,
             spool_max=self._rules.spool_max,
             background=background,
             on_unshared=run.shield.reveal,
-            on_settled=lambda: _settled(run, recorder),
+            on_settled=lambda end: _settled(run, recorder, end),
             released=None if run.turn is None else run.turn.released,
         )
         if run.turn is not None and run.turn.lease is not None:
@@ -322,7 +384,7 @@ class Engine:
             finish_timeout=0,
             spool_max=self._rules.spool_max,
             archive=tail.read,
-            on_settled=turn.end,
+            on_settled=lambda end: turn.end(),
         )
         joined = partial(
             LiveResponse,
@@ -492,26 +554,41 @@ async def _join(
     return joined(reader) if begins else None
 
 
+async def _whole(replay: Replay) -> bytes | None:
+    """Return a stored body; None where a part of it is missing."""
+    try:
+        # However long it is.
+        with Patience(None):
+            return await replay.whole()
+    except BrokenStreamError:
+        return None
+
+
 async def _commit(recorder: Recorder, run: Run) -> None:
     try:
         await recorder.commit()
         await recorder.settled()
     finally:
-        _settled(run, recorder)
+        _settled(run, recorder, None)
     if run.turn is not None:
         await run.turn.released()
 
 
 def _end_turn(run: Run, status: int) -> None:
     """Let those who wait for a response that is not stored run the endpoint themselves."""
+    if run.is_backed and is_failure(status):
+        run.backend.flights.rest(run.resource.key)
     if run.turn is not None:
         # Where the endpoint failed, one after the other.
         run.turn.end(shared=status >= 500)
 
 
-def _settled(run: Run, recorder: Recorder | None) -> None:
+def _settled(run: Run, recorder: Recorder | None, end: End | None) -> None:
+    failure = None if recorder is None else recorder.failure
+    if run.is_backed and isinstance(end, Failed):
+        # Before anybody looks again.
+        run.backend.flights.rest(run.resource.key)
     if run.turn is not None:
-        failure = None if recorder is None else recorder.failure
         lasts = failure is not None and (failure.is_private or failure.is_limit)
         run.turn.end(shared=not lasts)
 

@@ -110,6 +110,8 @@ class Entry:
     body: bytes = b""
     segments: tuple[tuple[int, int], ...] = ()
     """Length and CRC-32 of each segment's payload."""
+    fresh_until: float | None = None
+    """Seconds since the epoch, by the same clock; None where it is never stale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,7 @@ def encode_record(record: Record) -> bytes:
                 "length": record.length,
                 "chunks": record.chunks,
                 "segments": record.segments,
+                "fresh_until": record.fresh_until,
             }
         case Index():
             state, head = State.INDEX, {"names": record.names, "variants": record.variants}
@@ -316,13 +319,14 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
 
 
 def _entry(head: object, generation: bytes, body: bytes) -> Entry:
-    fields = soundness.fields(head, 11)
+    fields = soundness.fields(head, 12)
     length, segments = typed(int, fields["length"]), _segments(fields["segments"])
     if segments and (body or fields["chunks"]):
         raise UnsoundError("a body in two places")
     soundness.partition(tuple([size for size, _ in segments]), length - len(body))
     status, media_type = typed(int, fields["status"]), fields["media_type"]
     key, versions = _common(fields)
+    fresh_until = fields["fresh_until"]
     return Entry(
         key=key,
         versions=versions,
@@ -337,6 +341,7 @@ def _entry(head: object, generation: bytes, body: bytes) -> Entry:
         chunks=soundness.partition(fields["chunks"], len(body)),
         body=body,
         segments=segments,
+        fresh_until=None if fresh_until is None else soundness.moment(fresh_until),
     )
 
 

@@ -108,7 +108,7 @@ class Flight:
         max_ahead: Bytes that the source may be ahead of its fastest reader; memory holds twice as
             much.
         finish_timeout: Seconds that a run may go on which nobody reads any more, while it is
-            stored; one that is not stored, and any with 0, ends at once.
+            stored; one that is not stored, and any with 0, ends at once. None for no bound.
         spool_max: Bytes that slow readers may have still to read where no store has it.
         commit_wait: Seconds that the end of the stream waits for its entry to become visible.
         archive: Returns chunks from a number on, at least one, where it is not the recorder that
@@ -116,7 +116,7 @@ class Flight:
         background: What belongs to the run and is done after a complete one.
         on_unshared: Called once the run is its own client's only: no longer stored, and read by
             nobody else; or over.
-        on_settled: Called once it can't be joined any more.
+        on_settled: Called once it can't be joined any more, with its end if that is why.
         released: Waits until other processes know that it can't.
     """
 
@@ -126,13 +126,13 @@ class Flight:
         recorder: Recorder | None,
         *,
         max_ahead: int,
-        finish_timeout: float,
+        finish_timeout: float | None,
         spool_max: int = SPOOL_MAX,
         commit_wait: float = COMMIT_WAIT,
         archive: Callable[[int], Awaitable[list[bytes]]] | None = None,
         background: Callable[[], Awaitable[None]] | None = None,
         on_unshared: Callable[[], object] = lambda: None,
-        on_settled: Callable[[], object] = lambda: None,
+        on_settled: Callable[[End | None], object] = lambda end: None,
         released: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.end: End | None = None
@@ -407,7 +407,7 @@ class Flight:
     def _settle(self) -> None:
         if not self._is_settled:
             self._is_settled = True
-            self._on_settled()
+            self._on_settled(self.end)
 
     def advanced(self, position: int) -> None:
         """Note how far a reader has come."""
@@ -432,9 +432,9 @@ class Flight:
             return
         if self.end is None and self._deadline is None:
             unstored = self._recorder is None or self._recorder.failure is not None
-            if unstored or not self._finish_timeout:
+            if unstored or self._finish_timeout == 0:
                 self.abort("its client left")
-            else:
+            elif self._finish_timeout is not None:
                 loop = asyncio.get_running_loop()
                 self._deadline = loop.call_later(
                     self._finish_timeout, self.abort, "its client left, and finish_timeout is over"
@@ -660,6 +660,13 @@ class Reader:
         except BrokenStreamError:
             return False
         return True
+
+    async def fails_at_once(self) -> bool:
+        """Wait for the first chunk, or the end; return whether the run failed without a chunk."""
+        self._start()
+        while not self._flight.has_begun and self._flight.end is None:
+            await self._woken()
+        return not self._flight.has_begun and not isinstance(self._flight.end, Complete)
 
     async def _read_older(self) -> None:
         """Read on where memory no longer holds what comes next."""

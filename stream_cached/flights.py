@@ -17,6 +17,9 @@ from stream_cached.lease import Lease
 #: waits for anybody (Varnish's hit-for-miss).
 NOT_SHARED_FOR = 120.0
 
+#: Seconds for which what is stale is not made anew again, once that has failed.
+REST = 5.0
+
 #: Keys that are remembered at the most.
 _MOST = 10_000
 
@@ -140,7 +143,8 @@ class Flights:
 
     def __init__(self) -> None:
         self._turns: dict[str, list[Turn]] = {}
-        self._not_shared: dict[str, float] = {}
+        self._not_shared = _Remembered(NOT_SHARED_FOR)
+        self._resting = _Remembered(REST)
         self.ended = 0
         """How many turns have ended: whoever looked up the store meanwhile may have missed one."""
 
@@ -159,7 +163,7 @@ class Flights:
             The turn, and whether it is the caller's own; none where nobody waits for anybody, or
             the caller would for himself.
         """
-        if self._is_alone(key):
+        if key in self._not_shared:
             return None, False
         turns, own = self._turns.get(key, []), _own.get()
         for turn in turns:
@@ -171,15 +175,6 @@ class Flights:
         self._turns.setdefault(key, []).append(turn)
         return turn, True
 
-    def _is_alone(self, key: str) -> bool:
-        until = self._not_shared.get(key)
-        if until is None:
-            return False
-        if time.monotonic() < until:
-            return True
-        del self._not_shared[key]
-        return False
-
     def leave(self, turn: Turn, *, shared: bool) -> None:
         """Take a turn away; where its response was not shared, remember that."""
         turns = self._turns.get(turn.key, [])
@@ -189,10 +184,38 @@ class Flights:
             if not turns:
                 del self._turns[turn.key]
         if not shared:
-            self._not_shared.pop(turn.key, None)
-            if len(self._not_shared) >= _MOST:
-                del self._not_shared[next(iter(self._not_shared))]
-            self._not_shared[turn.key] = time.monotonic() + NOT_SHARED_FOR
+            self._not_shared.add(turn.key)
+
+    def rest(self, key: str) -> None:
+        """Remember that what is stale under a key could not be made anew."""
+        self._resting.add(key)
+
+    def is_resting(self, key: str) -> bool:
+        """Whether to leave what is stale under a key as it is, for a while."""
+        return key in self._resting
+
+
+class _Remembered:
+    """Keys that are remembered for some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: dict[str, float] = {}
+
+    def __contains__(self, key: str) -> bool:
+        until = self._until.get(key)
+        if until is None:
+            return False
+        if time.monotonic() < until:
+            return True
+        del self._until[key]
+        return False
+
+    def add(self, key: str) -> None:
+        self._until.pop(key, None)
+        if len(self._until) >= _MOST:
+            del self._until[next(iter(self._until))]
+        self._until[key] = time.monotonic() + self._seconds
 
 
 @asynccontextmanager

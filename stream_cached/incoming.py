@@ -188,6 +188,17 @@ class Incoming:
     def _value(self, name: bytes) -> bytes | list[bytes]:
         return self._selected[name] if name in self._selected else self._values(name)
 
+    @property
+    def can_be_detached(self) -> bool:
+        """Whether a run that outlives the request finds all that it may read of it."""
+        return self.has_body or not self.may_have_body
+
+    def detach(self) -> None:
+        """Let a run that outlives the request read what its body was, and no disconnect."""
+        if isinstance(self.request, Request):
+            kept = self.request._receive if self.has_body else None
+            self.request._receive = _Kept(kept)
+
     @contextmanager
     def shielded(self, instance: object = None) -> Iterator[DisconnectShield]:
         """
@@ -238,6 +249,25 @@ async def _peek(request: Request) -> bytes:
     if size > MAX_REQUEST_BODY:
         raise BypassError(Finding(NotCached.UPLOAD))
     return b"".join(message.get("body", b"") for message in messages)
+
+
+class _Kept:
+    """A `receive` for a run that outlives its request."""
+
+    def __init__(self, receive: Receive | None) -> None:
+        self._receive = receive
+        self._is_read = False
+
+    async def __call__(self) -> Message:
+        if not self._is_read:
+            message: Message = {"type": "http.request", "body": b"", "more_body": False}
+            if self._receive is not None:
+                message = await self._receive()
+            self._is_read = not message.get("more_body", False)
+            return message
+        # Nobody is there who could leave.
+        await asyncio.Event().wait()
+        raise AssertionError
 
 
 class DisconnectShield:

@@ -62,6 +62,15 @@ class Notices:
         """Say once what may be as it should be."""
         self._once((message, ""), logging.INFO, "%s: %s", self._endpoint, message)
 
+    def failed_to_renew(self, cause: Exception | int | None) -> None:
+        """Warn that what is stale is served, since the endpoint has failed."""
+        logger.warning(
+            "%s: it could not answer anew (%r): what is stale is served for now",
+            self._endpoint,
+            cause,
+            exc_info=cause if isinstance(cause, Exception) else None,
+        )
+
     def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
         if isinstance(cause, StoreUnavailableError):

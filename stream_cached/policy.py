@@ -283,6 +283,23 @@ def may_be_shared(headers: Iterable[tuple[bytes, bytes]], age: float) -> bool:
     return age + int(made) < int(lifetime)
 
 
+def may_be_stale(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """
+    Say whether a response may be served once it is stale (RFC 9111, section 4.2.4).
+
+    Args:
+        headers: Those of the response.
+    """
+    directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")
+    forbidding = {"must-revalidate", "proxy-revalidate", "no-cache", "s-maxage"}
+    return directives.keys().isdisjoint(forbidding)
+
+
+def is_failure(status: int) -> bool:
+    """Whether a status says that the endpoint has failed (RFC 5861, section 4)."""
+    return status in (500, 502, 503, 504)
+
+
 def why_not_stored(
     status: int, headers: Sequence[tuple[bytes, bytes]], statuses: frozenset[int]
 ) -> NotCached | None:
@@ -317,7 +334,9 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 def cache_status(
     *,
     hit: bool = False,
+    ttl: int | None = None,
     fwd: str = "",
+    fwd_status: int | None = None,
     stored: bool = False,
     collapsed: bool = False,
     detail: str = "",
@@ -326,8 +345,12 @@ def cache_status(
     parts = ["stream-cached"]
     if hit:
         parts.append("hit")
+    if ttl is not None:
+        parts.append(f"ttl={ttl}")
     if fwd:
         parts.append(f"fwd={fwd}")
+    if fwd_status is not None:
+        parts.append(f"fwd-status={fwd_status}")
     if stored:
         parts.append("stored")
     if collapsed:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -350,6 +351,9 @@ class Recorder:
             await self._writer
 
     async def _publish(self, entry: Entry) -> None:
+        lifetimes = self._resource.lifetimes
+        if lifetimes.ttl is not None and lifetimes.stale:
+            entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
         reason = await self._resource.publish(entry, self._varies_on)
         if reason is None:
             await self._on_stored()

@@ -93,20 +93,27 @@ class Lifetimes:
     Args:
         ttl: Of an entry; None for ever.
         longest_run: Bound of one run.
+        stale: How long an entry is kept once its ttl is over.
     """
 
     ttl: float | None
     longest_run: float
+    stale: float = 0.0
+
+    @property
+    def entry(self) -> float | None:
+        """Of an entry, fresh and stale."""
+        return None if self.ttl is None else self.ttl + self.stale
 
     @property
     def segments(self) -> float | None:
         """Of the segments of a committed entry, and of an index."""
-        return None if self.ttl is None else self.ttl + MARGIN
+        return None if self.entry is None else self.entry + MARGIN
 
     @property
     def versions(self) -> float | None:
         """Of a version: it outlives every record that a run may still make under it."""
-        return None if self.ttl is None else self.ttl + self.longest_run + MARGIN
+        return None if self.entry is None else self.entry + self.longest_run + MARGIN
 
 
 class Resource:
@@ -389,7 +396,7 @@ class Resource:
 
     async def _put(self, key: str, record: Entry | Marker | Value) -> None:
         bound = dataclasses.replace(record, key=key_digest(key), versions=self._versions)
-        ttl = self.lifetimes.ttl
+        ttl = self.lifetimes.entry if isinstance(bound, Entry) else self.lifetimes.ttl
         if isinstance(bound, Marker):
             ttl = UNSTORABLE_TTL if ttl is None else min(UNSTORABLE_TTL, ttl)
         await self.store.set_many([(key, encode_record(bound))], ttl)

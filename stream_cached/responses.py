@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import anyio
 from starlette.requests import ClientDisconnect
@@ -18,6 +19,8 @@ from stream_cached.incoming import DisconnectShield
 from stream_cached.policy import content_length
 from stream_cached.replay import Replay
 from stream_cached.watched import plain_scope
+
+R = TypeVar("R", bound=Response)
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -75,6 +78,27 @@ class LiveResponse(StreamingResponse):
         if self.background is not None:
             await self.background()
 
+    async def fails_at_once(self) -> bool:
+        """Wait for the first byte; return whether the run failed before there was one."""
+        return await self._reader.fails_at_once()
+
+    async def run_unsent(self) -> None:
+        """
+        Let the run go on to its end though nobody is sent anything.
+
+        Raises:
+            Exception: What was raised once the body was complete.
+        """
+        self._flight.start()
+        await self.discard()
+        if self._flight.background_error is not None:
+            raise self._flight.background_error
+
+    async def discard(self) -> None:
+        """Leave the run, and wait until it is over."""
+        self._reader.close()
+        await self._flight.over()
+
     async def _run_is_over(self) -> None:
         # An enclosing scope may be cancelled (BaseHTTPMiddleware); the run is bounded.
         with anyio.CancelScope(shield=True):
@@ -102,7 +126,30 @@ class LiveResponse(StreamingResponse):
                 await send(_body(b"", more=False))
 
 
-class ReplayResponse(StreamingResponse):
+class Held:
+    """A response whose `__call__` does not return before a run is over that its request carries."""
+
+    carries: asyncio.Task[None] | None = None
+
+    async def run_is_over(self) -> None:
+        """Wait for that run."""
+        if self.carries is not None:
+            # An enclosing scope may be cancelled; the run is bounded.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self.carries])
+
+
+class StaleResponse(Held, Response):
+    """The response of a stale hit on one that was no stream."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.run_is_over()
+
+
+class ReplayResponse(Held, StreamingResponse):
     """The response of a hit on a stream: its `body_iterator` gives the stored chunks."""
 
     def __init__(self, replay: Replay, *, headers: RawHeaders, exact: bool) -> None:
@@ -121,6 +168,7 @@ class ReplayResponse(StreamingResponse):
                 return
         finally:
             self._replay.close()
+            await self.run_is_over()
         if self.background is not None:
             await self.background()
 
@@ -158,7 +206,16 @@ class ReplayResponse(StreamingResponse):
 
 def stored_response(entry: Entry, headers: RawHeaders, body: bytes) -> Response:
     """Return the response of a hit on one that was no stream."""
-    response = Response.__new__(Response)
+    return _stored(Response, entry, headers, body)
+
+
+def stale_response(entry: Entry, headers: RawHeaders, body: bytes) -> StaleResponse:
+    """Return the response of a stale hit on one that was no stream."""
+    return _stored(StaleResponse, entry, headers, body)
+
+
+def _stored(cls: type[R], entry: Entry, headers: RawHeaders, body: bytes) -> R:
+    response = cls.__new__(cls)
     _set_head(response, entry.status, headers, entry.media_type, entry.charset)
     response.body = body
     return response

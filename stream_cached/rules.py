@@ -50,6 +50,8 @@ class Rules:
     finish_timeout: float
     wait_timeout: float
     spool_max: int
+    stale_while_revalidate: float
+    stale_if_error: float
     timeout: float | None
     retry_interval: float
     secrets: tuple[bytes, ...]
@@ -60,6 +62,11 @@ class Rules:
     key_args: Mapping[str, Callable[[Any], Any]]
     key_ignore: frozenset[str]
     unguarded: frozenset[str]
+
+    @property
+    def stale(self) -> float:
+        """Seconds that an entry is kept once its ttl is over."""
+        return max(self.stale_while_revalidate, self.stale_if_error)
 
 
 def make_rules(
@@ -77,6 +84,8 @@ def make_rules(
     finish_timeout: float,
     wait_timeout: float,
     spool_max: int | str,
+    stale_while_revalidate: float,
+    stale_if_error: float,
     timeout: float | None,
     retry_interval: float,
     secret: str | bytes | Collection[str | bytes] | None,
@@ -117,6 +126,8 @@ def make_rules(
         finish_timeout=seconds if on_disconnect == "finish" else 0.0,
         wait_timeout=_seconds("wait_timeout", wait_timeout),
         spool_max=_size("spool_max", spool_max, least=1),
+        stale_while_revalidate=_window("stale_while_revalidate", stale_while_revalidate),
+        stale_if_error=_window("stale_if_error", stale_if_error),
         timeout=_timeout(timeout),
         retry_interval=_seconds("retry_interval", retry_interval),
         secrets=_checked_secrets(secret),
@@ -167,6 +178,11 @@ def _seconds(name: str, value: Any) -> float:
         f"{name}={value!r}: pass a number of seconds above 0",
     )
     return float(value)
+
+
+def _window(name: str, value: Any) -> float:
+    """Return seconds for which something stale is served; 0 for never."""
+    return 0.0 if type(value) in (int, float) and value == 0 else _seconds(name, value)
 
 
 def _timeout(value: Any) -> Any:

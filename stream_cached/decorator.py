@@ -500,7 +500,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         """Run the function, and record what it returns."""
         engine, resource = function.engine, opened.resource
         nothing = nullcontext(DisconnectShield())
-        with incoming.shielded(next(iter(args), None)) if incoming else nothing as shield:
+        instance, patience = next(iter(args), None), self._rules.finish_timeout
+        with incoming.shielded(instance, patience) if incoming else nothing as shield:
             head = response_heads(args, kwargs)
             guard = self._guard(function, incoming)
             result = await function.endpoint.run(*_given(guard, args, kwargs))
@@ -520,7 +521,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                     wait=wait,
                     shield=shield,
                     guard=guard,
-                    on_stored=functools.partial(opened.use.was_set, resource.key),
+                    on_stored=functools.partial(self._was_stored, opened),
                     turn=turn,
                     is_refresh=is_refresh,
                     is_backed=isinstance(opened.found, Stale),
@@ -540,6 +541,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if wait:
             await asyncio.wait({write}, timeout=opened.use.patience.left)
         return result
+
+    @staticmethod
+    async def _was_stored(opened: Opened) -> None:
+        key = opened.resource.key
+        opened.use.backend.flights.share_again(key)
+        await opened.use.was_set(key)
 
     def _guard(self, function: _Function, incoming: Incoming | None) -> Guard | None:
         """Return what watches over a run, unless its key is somebody else's affair."""

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -27,6 +27,7 @@ from stream_cached.keys import header_values
 from stream_cached.notices import Notices
 from stream_cached.patience import Patience
 from stream_cached.policy import (
+    BypassError,
     Finding,
     NotCached,
     cache_status,
@@ -291,7 +292,7 @@ class Engine:
         if by_itself and run.incoming is None:
             findings.append(Finding(NotCached.NO_REQUEST))
         if findings:
-            _end_turn(run, response.status_code)
+            _end_turn(run, response.status_code, findings)
             return cast(Response, self.pass_on(response, *findings))
         if by_itself:
             return await self._record_messages(response, run)
@@ -332,7 +333,7 @@ class Engine:
             cache_status = _stored(run)
         else:
             recorder = None
-            _end_turn(run, status)
+            _end_turn(run, status, findings)
             self._notices.not_cached(*findings)
             cache_status = _cache_status(fwd="bypass", detail=words(findings))
         flight = Flight(
@@ -452,6 +453,8 @@ class Engine:
         reason = why_not_stored(status, headers, self._rules.statuses)
         if reason is not None:
             findings.insert(0, Finding(reason))
+        if run.shield.has_told:
+            findings.append(Finding(NotCached.INCOMPLETE))
         if (content_length(headers) or 0) > self._limits(run.resource.store).max_body:
             findings.append(Finding(NotCached.BODY_SIZE))
         if run.incoming is None and self._varies_on(headers, run):
@@ -537,7 +540,12 @@ async def _join(
     joined: Callable[[Reader], Response],
     seconds: float,
 ) -> Response | None:
-    """Return a response for one more reader of a flight; None where there is nothing for it."""
+    """
+    Return a response for one more reader of a flight; None where there is nothing for it.
+
+    Raises:
+        BypassError: It has no byte by then.
+    """
     if not flight.can_be_joined:
         return None
     reader = flight.read(length, joins=True)
@@ -546,8 +554,8 @@ async def _join(
         # Until there is a byte, it may turn out that there will be none for this one.
         async with asyncio.timeout(seconds):
             begins = await reader.begun()
-    except TimeoutError:
-        begins = not flight.is_for_one
+    except TimeoutError as exc:
+        raise BypassError(Finding(NotCached.WAITED)) from exc
     finally:
         if not begins:
             reader.close()
@@ -574,13 +582,14 @@ async def _commit(recorder: Recorder, run: Run) -> None:
         await run.turn.released()
 
 
-def _end_turn(run: Run, status: int) -> None:
+def _end_turn(run: Run, status: int, findings: Sequence[Finding]) -> None:
     """Let those who wait for a response that is not stored run the endpoint themselves."""
     if run.is_backed and is_failure(status):
         run.backend.flights.rest(run.resource.key)
     if run.turn is not None:
-        # Where the endpoint failed, one after the other.
-        run.turn.end(shared=status >= 500)
+        # Where the endpoint failed, or its client has left, one after the other.
+        left = all(finding.reason is NotCached.INCOMPLETE for finding in findings)
+        run.turn.end(shared=status >= 500 or left)
 
 
 def _settled(run: Run, recorder: Recorder | None, end: End | None) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,6 +94,9 @@ class _Link:
         self.chunk = chunk
         self.next: _Link | None = None
 
+
+#: Bytes that one reader is given, or reads from a file, at once: each holds so much of its own.
+_TAKE_MAX = 256 * 1024
 
 #: What a link costs beside the bytes of its chunk, so that tiny chunks are bounded, too.
 _LINK_SIZE = 96
@@ -250,7 +254,7 @@ class Flight:
     # -- what memory no longer holds --------------------------------------------------------
 
     def _let_go(self) -> None:
-        """Drop the oldest chunks; those that a reader needs go into a file, unless stored."""
+        """Drop the oldest chunks; those that a reader has still to read go into a file."""
         target = self._made - self._max_ahead - self._max_ahead // 2
         if self._seats:
             target = min(target, self._fastest)
@@ -267,7 +271,8 @@ class Flight:
             seat.link = None
         if not late or not chunks:
             self._forget_spooled()
-        elif not self._is_kept:
+        else:
+            # Also where they are stored: a store that fails later breaks off nobody.
             self._put_by(number, chunks)
 
     @property
@@ -280,20 +285,26 @@ class Flight:
     def _put_by(self, number: int, chunks: list[bytes]) -> None:
         try:
             self._forget_spooled()
-            while self._spool.is_full:
-                # The slowest are cut, and nobody else.
-                self._cut_before(self._spool.forget_first())
-            self._spool.append(number, chunks)
+            for batch in _batches(chunks):
+                self._make_room()
+                self._spool.append(number, batch)
+                number += len(batch)
         except OSError as exc:
             self._spool.close()
-            self._cut(lambda seat: seat.link is None, f"it fell behind, and {exc!r}")
+            if not self._is_kept:
+                self._cut(lambda seat: seat.link is None, f"it fell behind, and {exc!r}")
 
-    def _cut_before(self, number: int) -> None:
-        self._cut(lambda seat: seat.number < number, "it fell behind by more than spool_max")
+    def _make_room(self) -> None:
+        while self._spool.is_full:
+            first = self._spool.forget_first()
+            if not self._is_kept:
+                # The slowest are cut, and nobody else.
+                too_late = functools.partial(_is_before, first)
+                self._cut(too_late, "it fell behind by more than spool_max")
 
     def _forget_spooled(self) -> None:
         """Give back what no reader needs any more, here and in the store."""
-        late = [seat.number for seat in self._seats if seat.link is None and not seat.cut]
+        late = [seat.number for seat in self._seats if seat.link is None]
         if self._spool.first is not None:
             self._spool.forget(min(late, default=None))
         if self._recorder is not None and self._recorder.failure is not None:
@@ -302,10 +313,13 @@ class Flight:
                 self._recorder.release()
 
     def _cut(self, which: Callable[[_Seat], bool], why: str) -> None:
-        for seat in self._seats:
+        for seat in tuple(self._seats):
             if which(seat):
                 seat.cut, seat.link = why, None
                 seat.wake()
+                # It reads nothing more, however long its client takes to see that.
+                self._seats.discard(seat)
+        self._see_who_reads()
 
     async def older(self, number: int) -> list[bytes]:
         """
@@ -428,6 +442,10 @@ class Flight:
             self._aborting = "nobody read it"
             self._producer = spawn(self._dismiss())
             return
+        self._see_who_reads()
+
+    def _see_who_reads(self) -> None:
+        """Leave a run that nobody reads any more to the recorder."""
         if self._seats or self._producer is None:
             return
         if self.end is None and self._deadline is None:
@@ -571,12 +589,28 @@ class Flight:
     def _check_shared(self) -> None:
         if self._recorder is None or self._recorder.failure is None:
             return
-        if not any(seat.joins and not seat.cut for seat in self._seats):
+        if not any(seat.joins for seat in self._seats):
             self._on_unshared()
 
     def _wake_producer(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+
+
+def _batches(chunks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Divide chunks into parts, each of them some that are read together."""
+    start = size = 0
+    for index, chunk in enumerate(chunks):
+        size += len(chunk)
+        if size >= _TAKE_MAX:
+            yield chunks[start : index + 1]
+            start, size = index + 1, 0
+    if start < len(chunks):
+        yield chunks[start:]
+
+
+def _is_before(number: int, seat: _Seat) -> bool:
+    return seat.number < number
 
 
 class _Seat:
@@ -686,7 +720,7 @@ class Reader:
 
     async def take(self) -> list[bytes]:
         """
-        Wait for chunks, and return all that there are; none at the clean end, or once closed.
+        Wait for chunks, and return some; none at the clean end, or once closed.
 
         Raises:
             BrokenStreamError: The run was given up, its source raised an OSError, or what this
@@ -695,8 +729,10 @@ class Reader:
         """
         chunks: list[bytes] = []
         if await self._has_next():
-            while self._is_there:
+            size = 0
+            while self._is_there and size < _TAKE_MAX:
                 chunks.append(self._advance())
+                size += len(chunks[-1])
             self._flight.advanced(self._position)
         return chunks
 

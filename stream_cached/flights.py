@@ -186,6 +186,10 @@ class Flights:
         if not shared:
             self._not_shared.add(turn.key)
 
+    def share_again(self, key: str) -> None:
+        """Forget that what is under a key could not be shared."""
+        self._not_shared.discard(key)
+
     def rest(self, key: str) -> None:
         """Remember that what is stale under a key could not be made anew."""
         self._resting.add(key)
@@ -210,6 +214,9 @@ class _Remembered:
             return True
         del self._until[key]
         return False
+
+    def discard(self, key: str) -> None:
+        self._until.pop(key, None)
 
     def add(self, key: str) -> None:
         self._until.pop(key, None)

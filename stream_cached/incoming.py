@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -200,7 +201,7 @@ class Incoming:
             self.request._receive = _Kept(kept)
 
     @contextmanager
-    def shielded(self, instance: object = None) -> Iterator[DisconnectShield]:
+    def shielded(self, instance: object, patience: float) -> Iterator[DisconnectShield]:
         """
         Keep its client's leaving from whoever sees this request.
 
@@ -208,8 +209,9 @@ class Incoming:
 
         Args:
             instance: What the endpoint is a method of; an `HTTPEndpoint` has a `receive`.
+            patience: Seconds for which that is kept from an endpoint that has not answered yet.
         """
-        shield = DisconnectShield()
+        shield = DisconnectShield(patience)
         if isinstance(self.request, Request):
             shield.receive = self.request._receive
             self.request._receive = shield
@@ -275,12 +277,20 @@ class DisconnectShield:
     A `receive` that keeps a client's leaving to itself while the run is, or may be, recorded.
 
     `if await request.is_disconnected(): return` would otherwise end a body cleanly, and short.
+
+    Args:
+        patience: Seconds for which it does so before there is a run: an endpoint that waits for
+            something is not to wait for ever.
     """
 
     receive: Receive
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 0.0) -> None:
         self.in_flight = False
+        self.has_told = False
+        """Whether the endpoint knows that its client has left, and may have cut its body short."""
+        self._patience = patience
+        self._gone_at: float | None = None
         self._revealed = asyncio.Event()
 
     def reveal(self) -> None:
@@ -290,5 +300,20 @@ class DisconnectShield:
     async def __call__(self) -> Message:
         message = await self.receive()
         if message["type"] == "http.disconnect":
-            await self._revealed.wait()
+            await self._hide()
         return message
+
+    async def _hide(self) -> None:
+        now = asyncio.get_running_loop().time
+        if self._gone_at is None:
+            self._gone_at = now()
+        while not self._revealed.is_set():
+            if self.in_flight:
+                await self._revealed.wait()
+            elif (left := self._gone_at + self._patience - now()) <= 0:
+                self.has_told = True
+                return
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self._revealed.wait()

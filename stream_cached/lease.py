@@ -37,8 +37,8 @@ BEAT = 0.5
 #: Seconds that what a run has come to can be read, unless it is told again.
 PROGRESS_TTL = 60.0
 
-#: Seconds for which others are told that a response could not be shared.
-ALONE_FOR = 120.0
+#: Seconds for which others are told that a response could not be shared: each process remembers it.
+ALONE_FOR = 10.0
 
 #: Seconds for which a lease that was released is still there, where the store has such times.
 _GONE_AFTER = 0.001

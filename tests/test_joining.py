@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, RawResponse, fetch
 from tests.runs import CHUNK, HIT, MISS, HeldRuns, Runs
+from tests.servers import RedisServer
 
 COLLAPSED = "stream-cached; fwd=uri-miss; collapsed"
 
@@ -633,3 +635,123 @@ def test_hits_follow_a_stampede(serve: Serve, cache_url: str) -> None:
         assert runs.is_whole(answer)
     assert len(runs.bodies) == 1
     assert fetch(server.port).header("Cache-Status") == HIT
+
+
+def test_what_was_stored_since_is_waited_for_again(serve: Serve, cache_url: str) -> None:
+    runs, calls = HeldRuns(), [0]
+
+    async def sometimes(request: Request) -> Response:
+        calls[0] += 1
+        return PlainTextResponse("slow down", 429) if calls[0] == 1 else await runs(request)
+
+    endpoint = stream_cached(ttl=60, cache=cache_url)(sometimes)
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    assert fetch(server.port).status == 429
+    runs.gate.open()
+    assert fetch(server.port).header("Cache-Status") == MISS
+    server.run(endpoint.invalidate())
+    runs.gate = Gate()
+    runs.bodies.clear()
+    waiting = Waiting(server.port, 10)
+    wait_until(lambda: server.requests_running == 10)
+    runs.gate.open()
+    assert all(runs.is_whole(answer) for answer in waiting.answers())
+    assert len(runs.bodies) == 1
+
+
+def test_who_has_waited_long_enough_for_a_first_byte_runs_it(serve: Serve, cache_url: str) -> None:
+    runs = HeldRuns()
+    runs.at = 0
+    server = serve(runs.app(cache_url, wait_timeout=0.2))
+    with RawClient(server.port) as first:
+        first.send()
+        runs.reached.wait()
+        answer = fetch(server.port)
+        assert answer.header("Cache-Status") == 'stream-cached; fwd=bypass; detail="wait-timeout"'
+        assert answer.body == runs.bodies[1]
+        runs.gate.open()
+        first.read_head()
+        assert first.read_rest().body == runs.bodies[0]
+
+
+@pytest.mark.parametrize("settings", [{"on_disconnect": "stop"}, {"finish_timeout": 0.3}])
+def test_an_endpoint_that_asks_for_its_client_learns_that_it_has_left(
+    serve: Serve, cache_url: str, settings: dict[str, object]
+) -> None:
+    runs, asked = Runs(), Gate()
+
+    async def polling(request: Request) -> Response:
+        while not request.query_params and not await request.is_disconnected():
+            asked.open()
+            await asyncio.sleep(0.01)
+        return await runs(request)
+
+    endpoint = stream_cached(ttl=60, cache=cache_url, **settings)(polling)  # type: ignore[arg-type]
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    with RawClient(server.port) as client:
+        client.send()
+        asked.wait()
+        client.abort()
+    wait_until(lambda: not server.requests_running)
+    # What it answers then may be cut short.
+    assert len(runs.bodies) == 1
+    with RawClient(server.port) as client:
+        client.send()
+        wait_until(lambda: server.requests_running)
+        client.abort()
+    wait_until(lambda: len(runs.bodies) == 2)
+
+
+def test_a_reader_that_is_cut_and_does_not_notice_holds_up_nothing(
+    serve: Serve, cache_url: str
+) -> None:
+    gate, closed = Gate(), Gate()
+
+    @stream_cached(ttl=60, cache=cache_url, on_disconnect="stop")
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                for _ in range(300):
+                    yield bytes(CHUNK)
+                await gate.passed()
+                request.cookies.get("name")
+                while True:
+                    yield bytes(CHUNK)
+            finally:
+                closed.open()
+
+        return StreamingResponse(body())
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    with RawClient(server.port, receive_buffer=4096) as stalled:
+        with RawClient(server.port) as first:
+            first.send()
+            first.read_head()
+            first.read_until(CHUNK)
+            stalled.send()
+            stalled.read_head()
+            first.read_until(300 * CHUNK)
+            first.abort()
+        wait_until(lambda: server.requests_running == 2)
+        gate.open()
+        closed.wait()
+
+
+def test_a_store_that_dies_breaks_off_nobody_who_lags_behind(
+    serve: Serve, own_redis: RedisServer
+) -> None:
+    runs = HeldRuns(chunks=250, chunk=40_000)
+    runs.at = 200
+    server = serve(runs.app(own_redis.url(), max_ahead="64KiB"))
+    with RawClient(server.port, receive_buffer=32_768) as slow, RawClient(server.port) as quick:
+        slow.send()
+        slow.read_head()
+        slow.read_until(1000)
+        quick.send()
+        quick.read_head()
+        quick.read_until(200 * 40_000)
+        own_redis.kill()
+        runs.gate.open()
+        assert quick.read_rest().body == runs.bodies[0]
+        assert slow.read_rest().body == runs.bodies[0]
+    assert len(runs.bodies) == 1

@@ -13,6 +13,7 @@ from stream_cached.exceptions import (
 from stream_cached.fallback_cache import FallbackCache
 from stream_cached.plumbing import NotInKey, not_in_key
 from stream_cached.policy import BypassError, NotCached
+from stream_cached.shutdown import aclose, lifespan
 from stream_cached.store.memory import MemoryCache
 from stream_cached.store.switch import health
 
@@ -30,7 +31,9 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "StreamCachedError",
+    "aclose",
     "health",
+    "lifespan",
     "not_in_key",
     "stream_cached",
 ]

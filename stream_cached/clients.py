@@ -57,6 +57,16 @@ class Clients:
         clone.client = client
         return clone
 
+    @classmethod
+    async def close_here(cls) -> None:
+        """Close the connections of the running loop; a client that is used again opens others."""
+        loop = asyncio.get_running_loop()
+        every = {id(clients): clients for clients in tuple(cls._all.values())}
+        for clients in every.values():
+            client = clients._by_loop.get(loop)
+            if client is not None and clients._pid == os.getpid():
+                await _close(client)
+
     def _client(
         self, cache: Any, make: Callable[[], Any], loop: asyncio.AbstractEventLoop, pid: int
     ) -> Any:
@@ -85,13 +95,17 @@ def _close_with_loop(client: Any) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await (client.aclose() if hasattr(client, "aclose") else client.close())
+            await _close(client)
 
     generator = closer()
     # Its first step, which is what makes it known to the loop, awaits nothing.
     with contextlib.suppress(StopIteration):
         generator.__anext__().__await__().send(None)
     return generator
+
+
+async def _close(client: Any) -> None:
+    await (client.aclose() if hasattr(client, "aclose") else client.close())
 
 
 def _client_factory(cache: Any) -> Callable[[], Any] | None:

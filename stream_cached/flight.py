@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import functools
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,9 @@ _TAKE_MAX = 256 * 1024
 _LINK_SIZE = 96
 
 
+_flights: weakref.WeakSet[Flight] = weakref.WeakSet()
+
+
 class Flight:
     """
     One run of a source.
@@ -159,6 +163,7 @@ class Flight:
         self._gave_way = time.monotonic()
         self._seats: set[_Seat] = set()
         self._loop = asyncio.get_running_loop()
+        _flights.add(self)
         # Whoever asks first, the source runs for the request that brought it.
         self._context = contextvars.copy_context()
         self._is_abandoned = False
@@ -595,6 +600,12 @@ class Flight:
     def _wake_producer(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+
+
+def flights_here() -> list[Flight]:
+    """Return those in the running event loop."""
+    loop = asyncio.get_running_loop()
+    return [flight for flight in tuple(_flights) if flight._loop is loop]
 
 
 def _batches(chunks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

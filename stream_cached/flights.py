@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -127,11 +128,15 @@ class LoopFlights:
 
     def __init__(self) -> None:
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Flights] = WeakKeyDictionary()
+        self._pid = os.getpid()
 
     @property
     def here(self) -> Flights:
         """Those of the running loop."""
-        loop = asyncio.get_running_loop()
+        loop, pid = asyncio.get_running_loop(), os.getpid()
+        if pid != self._pid:
+            # Nothing goes on in a fork.
+            self._by_loop, self._pid = WeakKeyDictionary(), pid
         flights = self._by_loop.get(loop)
         if flights is None:
             flights = self._by_loop[loop] = Flights()

@@ -106,7 +106,7 @@ def make_rules(
     require(replay in ("fast", "exact"), f'replay={replay!r}: pass "fast" or "exact"')
     ways = get_args(OnDisconnect)
     require(on_disconnect in ways, f'on_disconnect={on_disconnect!r}: pass "finish" or "stop"')
-    seconds = _seconds("finish_timeout", finish_timeout)
+    seconds = require_seconds("finish_timeout", finish_timeout)
     named = _checked_vary(vary)
     _check_users(authorized, key_host, request_key)
     if not request_key:
@@ -118,18 +118,18 @@ def make_rules(
         methods=_checked_methods(methods),
         statuses=_checked_statuses(statuses),
         max_body=_size("max_body", max_body, least=1),
-        max_duration=_seconds("max_duration", max_duration),
+        max_duration=require_seconds("max_duration", max_duration),
         max_pending=_size("max_pending", max_pending, least=VALUE_SIZE),
         max_ahead=_size("max_ahead", max_ahead, least=1),
         max_variants=_checked_variants(max_variants),
         inline_max=min(VALUE_SIZE, _size("inline_max", inline_max, least=0)),
         finish_timeout=seconds if on_disconnect == "finish" else 0.0,
-        wait_timeout=_seconds("wait_timeout", wait_timeout),
+        wait_timeout=require_seconds("wait_timeout", wait_timeout),
         spool_max=_size("spool_max", spool_max, least=1),
         stale_while_revalidate=_window("stale_while_revalidate", stale_while_revalidate),
         stale_if_error=_window("stale_if_error", stale_if_error),
         timeout=_timeout(timeout),
-        retry_interval=_seconds("retry_interval", retry_interval),
+        retry_interval=require_seconds("retry_interval", retry_interval),
         secrets=_checked_secrets(secret),
         exact=replay == "exact",
         authorized=authorized,
@@ -171,7 +171,8 @@ def checked_ttl(ttl: Any) -> Any:
     return ttl
 
 
-def _seconds(name: str, value: Any) -> float:
+def require_seconds(name: str, value: Any) -> float:
+    """Return a value that is a number of seconds above 0, or raise a `ConfigurationError`."""
     valid = isinstance(value, int | float) and not isinstance(value, bool)
     require(
         valid and math.isfinite(value) and value > 0,
@@ -182,14 +183,14 @@ def _seconds(name: str, value: Any) -> float:
 
 def _window(name: str, value: Any) -> float:
     """Return seconds for which something stale is served; 0 for never."""
-    return 0.0 if type(value) in (int, float) and value == 0 else _seconds(name, value)
+    return 0.0 if type(value) in (int, float) and value == 0 else require_seconds(name, value)
 
 
 def _timeout(value: Any) -> Any:
     """Return a time-out that is one; as in aiocache, None and 0 are no bound."""
     if value is SENTINEL or value is None or (type(value) in (int, float) and value == 0):
         return value
-    return _seconds("timeout", value)
+    return require_seconds("timeout", value)
 
 
 def _checked_secrets(secret: Any) -> tuple[bytes, ...]:

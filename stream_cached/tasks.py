@@ -18,3 +18,9 @@ def spawn(
     _running.add(task)
     task.add_done_callback(_running.discard)
     return task
+
+
+def running_here() -> set[asyncio.Task[None]]:
+    """Return those that run in the running event loop, but for the one that asks."""
+    loop, asking = asyncio.get_running_loop(), asyncio.current_task()
+    return {task for task in _running if task.get_loop() is loop and task is not asking}

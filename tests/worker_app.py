@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from stream_cached import stream_cached
+from stream_cached import aclose, stream_cached
 
 DIRECTORY = Path(os.environ.get("DIRECTORY", "."))
 CHUNKS = 20
@@ -41,4 +42,14 @@ async def pid(request: Request) -> Response:
     return PlainTextResponse(str(os.getpid()))
 
 
-app = Starlette(routes=[Route("/", endpoint), Route("/pid", pid)])
+@asynccontextmanager
+async def closing(app: Starlette) -> AsyncIterator[None]:
+    """An application's own lifespan."""
+    yield
+    await aclose(timeout=float(os.environ["CLOSES_WITHIN"]))
+
+
+app = Starlette(
+    routes=[Route("/", endpoint), Route("/pid", pid)],
+    lifespan=closing if "CLOSES_WITHIN" in os.environ else None,
+)

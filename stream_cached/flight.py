@@ -162,6 +162,7 @@ class Flight:
         self._store_turn_at = 0
         self._gave_way = time.monotonic()
         self._seats: set[_Seat] = set()
+        self._woken: list[_Seat] = []
         self._loop = asyncio.get_running_loop()
         _flights.add(self)
         # Whoever asks first, the source runs for the request that brought it.
@@ -207,7 +208,9 @@ class Flight:
         self._tail = link
         self._made += len(chunk) + _LINK_SIZE
         for seat in self._seats:
-            seat.wake()
+            if seat.waiting:
+                seat.wake()
+                self._woken.append(seat)
         if self._made - self._dropped > 2 * self._max_ahead:
             self._let_go()
         if self._producer is not None:
@@ -246,10 +249,16 @@ class Flight:
     async def _give_way(self) -> None:
         for _ in range(_TURNS_TO_READER):
             await asyncio.sleep(0)
-            if all(seat.waiting or seat.link is None for seat in self._seats):
+            # Not for those that are held up by their clients.
+            self._woken = [seat for seat in self._woken if self._is_on_its_way(seat)]
+            if not self._woken:
                 break
+        self._woken.clear()
         for _ in range(_TURNS_TO_SOCKET if self._seats else 0):
             await asyncio.sleep(0)
+
+    def _is_on_its_way(self, seat: _Seat) -> bool:
+        return not seat.waiting and seat.link is not None and seat in self._seats
 
     def _has_room(self) -> bool:
         if self._seats:

@@ -44,6 +44,8 @@ from stream_cached.patience import Patience
 from stream_cached.policy import DEFAULT_STATUSES, BypassError, Finding, NotCached
 from stream_cached.recorder import VALUE_SIZE
 from stream_cached.resource import Foreign, Miss, Resource, StoredValue, Unstorable
+from stream_cached.responses import LiveResponse, ReplayResponse
+from stream_cached.resumption import Resumption
 from stream_cached.revalidation import Revalidation
 from stream_cached.rules import (
     MIN_SECRET,
@@ -155,6 +157,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         secret: Signs what is written to a server (HMAC-SHA256), for one that others can write to,
             too; what is not signed is a miss. Of several, the first one signs and all verify.
         replay: `"fast"` merges the chunks of a hit, `"exact"` sends them one by one.
+        resume: Whether the endpoint is deterministic: where a run that is followed, or a part of an
+            entry, is lost in mid-body, it is run again, and the body goes on if it is the same.
         authorized: What becomes of a request with Authorization. `"bypass"`: its answer is not
             stored unless the response allows it (RFC 9111, section 3.5); `"vary"`: there are
             entries for each credential; `"keyed"`: the arguments or the key name the user;
@@ -207,6 +211,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         retry_interval: float = RETRY_INTERVAL,
         secret: str | bytes | Collection[str | bytes] | None = None,
         replay: Literal["fast", "exact"] = "fast",
+        resume: bool = False,
         authorized: Authorized = "bypass",
         key_host: bool = True,
         request_key: bool = True,
@@ -257,6 +262,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             retry_interval=retry_interval,
             secret=secret,
             replay=replay,
+            resume=resume,
             authorized=authorized,
             key_host=key_host,
             request_key=request_key,
@@ -414,7 +420,14 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     # -- one call ---------------------------------------------------------------------------
 
-    async def decorator(
+    async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Answer one call of `f`: from the cache, or by running it and recording its answer."""
+        result = await self._answer(f, *args, **kwargs)
+        if self._rules.resume and isinstance(result, LiveResponse | ReplayResponse):
+            result.resumption = Resumption(functools.partial(self._answer, f, *args, **kwargs))
+        return result
+
+    async def _answer(
         self,
         f: Callable[..., Any],
         /,
@@ -424,7 +437,6 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         aiocache_wait_for_write: bool = True,
         **kwargs: Any,
     ) -> Any:
-        """Answer one call of `f`: from the cache, or by running it and recording its answer."""
         function = self._functions[id(f)]
         engine = function.engine
         request, kwargs = function.endpoint.take_request(args, kwargs)

@@ -7,6 +7,7 @@ What this library raises.
                             without it, only `invalidate` lets it through
         StoreUnavailableError   it can't be reached, did not answer in time, or refuses
       BrokenStreamError     a body can't be completed: the connection has to break
+        LostStreamError       its run, or a part of it that was stored, is lost
 """
 
 from __future__ import annotations
@@ -40,3 +41,7 @@ class StoreUnavailableError(StoreError):
 
 class BrokenStreamError(StreamCachedError):
     """A body can't be completed after its first byte went out, so it must not end cleanly."""
+
+
+class LostStreamError(BrokenStreamError):
+    """The process that ran it is gone, or a part of it that was stored: another run may go on."""

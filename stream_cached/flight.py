@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream_cached.exceptions import BrokenStreamError
+from stream_cached.exceptions import BrokenStreamError, LostStreamError
 from stream_cached.policy import NotCached
 from stream_cached.recorder import Recorder
 from stream_cached.spool import Spool
@@ -347,9 +347,9 @@ class Flight:
             if first is not None and number >= first:
                 return self._spool.read(number)
         except (OSError, LookupError) as exc:
-            raise BrokenStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
+            raise LostStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
         if self._archive is None:
-            raise BrokenStreamError("what a slow reader had still to read is lost")
+            raise LostStreamError("what a slow reader had still to read is lost")
         return await self._archive(number)
 
     def return_to_memory(self, seat: _Seat) -> None:

@@ -26,7 +26,7 @@ from stream_cached.entry import (
     encode_segment,
     read_prefix,
 )
-from stream_cached.exceptions import BrokenStreamError, StoreError
+from stream_cached.exceptions import BrokenStreamError, LostStreamError, StoreError
 from stream_cached.keys import segment_key
 from stream_cached.policy import NotCached, content_length
 from stream_cached.resource import Resource
@@ -386,7 +386,7 @@ class Recorder:
                 return decode_segment(value, self._entry.generation, index)
             return await self._stored(index)
         except (StoreError, UnsoundError, LookupError) as exc:
-            raise BrokenStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
+            raise LostStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
 
     async def _stored(self, index: int) -> Segment:
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ from collections import deque
 
 from stream_cached.archive import Joiner
 from stream_cached.entry import Entry, Segment, UnsoundError, decode_segment, read_prefix
-from stream_cached.exceptions import BrokenStreamError, StoreError
+from stream_cached.exceptions import LostStreamError, StoreError
 from stream_cached.keys import segment_key
 from stream_cached.recorder import RUN_TTL, WINDOW
 from stream_cached.resource import Resource
@@ -111,7 +111,7 @@ class Replay:
             segment = await self._segment()
             if segment is None:
                 if self._joiner.is_within_chunk and not self.closed:
-                    raise BrokenStreamError("the stored body ends within a chunk")
+                    raise LostStreamError("the stored body ends within a chunk")
                 raise StopAsyncIteration
             self._chunks.extend(self._joiner.add(segment))
         return self._chunks.popleft()
@@ -125,7 +125,7 @@ class Replay:
                 self._window.extend(await task)
             except (StoreError, UnsoundError) as exc:
                 await self._drop()
-                raise BrokenStreamError(f"the stored body can't be read on: {exc}") from exc
+                raise LostStreamError(f"the stored body can't be read on: {exc}") from exc
             self._read_ahead()
         return self._window.popleft() if self._window and not self.closed else None
 

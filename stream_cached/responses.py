@@ -10,14 +10,15 @@ from typing import TypeVar
 import anyio
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_cached.entry import Entry
-from stream_cached.exceptions import BrokenStreamError
+from stream_cached.exceptions import LostStreamError
 from stream_cached.flight import Flight, Reader
 from stream_cached.incoming import DisconnectShield
 from stream_cached.policy import content_length
 from stream_cached.replay import Replay
+from stream_cached.resumption import Resumption
 from stream_cached.watched import plain_scope
 
 R = TypeVar("R", bound=Response)
@@ -56,6 +57,7 @@ class LiveResponse(StreamingResponse):
         self._reader = reader
         self._merge = merge
         self._joined = joined
+        self.resumption: Resumption | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # An HTTPEndpoint sends with what its method was given.
@@ -64,7 +66,7 @@ class LiveResponse(StreamingResponse):
             receive = receive.receive
         try:
             if self.body_iterator is self._reader and scope["type"] == "http":
-                await self._send_body(scope, receive, send)
+                await _resuming(self.resumption, self._send_body, scope, receive, send)
             else:
                 background, self.background = self.background, None
                 await super().__call__(scope, receive, send)
@@ -158,11 +160,12 @@ class ReplayResponse(Held, StreamingResponse):
         self.body_iterator = replay
         self._replay = replay
         self._exact = exact
+        self.resumption: Resumption | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if self.body_iterator is self._replay and scope["type"] == "http":
-                await self._send_body(scope, receive, send)
+                await _resuming(self.resumption, self._send_body, scope, receive, send)
             else:
                 await super().__call__(scope, receive, send)
                 return
@@ -195,13 +198,27 @@ class ReplayResponse(Held, StreamingResponse):
         if left:
             if self._replay.closed:
                 return
-            raise BrokenStreamError(f"{left} bytes of the stored body are missing")
+            raise LostStreamError(f"{left} bytes of the stored body are missing")
         await send(_body(b"", more=False))
 
     async def _next_part(self) -> bytes | None:
         if self._exact:
             return await anext(self._replay, None)
         return await self._replay.part()
+
+
+async def _resuming(
+    resumption: Resumption | None, respond: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send a body; where that is lost, and may go on, from another run."""
+    if resumption is None:
+        await respond(scope, receive, send)
+        return
+    send = resumption.watched(send)
+    try:
+        await respond(scope, receive, send)
+    except LostStreamError as exc:
+        await resumption.go_on(exc, scope, receive, send)
 
 
 def stored_response(entry: Entry, headers: RawHeaders, body: bytes) -> Response:

@@ -56,6 +56,7 @@ class Rules:
     retry_interval: float
     secrets: tuple[bytes, ...]
     exact: bool
+    resume: bool
     authorized: Authorized
     key_host: bool
     request_key: bool
@@ -90,6 +91,7 @@ def make_rules(
     retry_interval: float,
     secret: str | bytes | Collection[str | bytes] | None,
     replay: Literal["fast", "exact"],
+    resume: bool,
     authorized: Authorized,
     key_host: bool,
     request_key: bool,
@@ -104,6 +106,7 @@ def make_rules(
         ConfigurationError: Something in it can't work; the message says what to write.
     """
     require(replay in ("fast", "exact"), f'replay={replay!r}: pass "fast" or "exact"')
+    require(isinstance(resume, bool), f"resume={resume!r}: pass True or False")
     ways = get_args(OnDisconnect)
     require(on_disconnect in ways, f'on_disconnect={on_disconnect!r}: pass "finish" or "stop"')
     seconds = require_seconds("finish_timeout", finish_timeout)
@@ -132,6 +135,7 @@ def make_rules(
         retry_interval=require_seconds("retry_interval", retry_interval),
         secrets=_checked_secrets(secret),
         exact=replay == "exact",
+        resume=resume,
         authorized=authorized,
         key_host=key_host,
         request_key=request_key,

@@ -6,7 +6,12 @@ import asyncio
 
 from stream_cached.archive import Archive, Joiner
 from stream_cached.entry import Segment, UnsoundError, decode_segment
-from stream_cached.exceptions import BrokenStreamError, StoreError, StoreUnavailableError
+from stream_cached.exceptions import (
+    BrokenStreamError,
+    LostStreamError,
+    StoreError,
+    StoreUnavailableError,
+)
 from stream_cached.flight import Flight
 from stream_cached.keys import progress_key, segment_key
 from stream_cached.lease import read_claim
@@ -129,7 +134,7 @@ class Tail:
                 raise BrokenStreamError("it turned out to be one client's own")
             await self._finish(flight)
         except (StoreError, UnsoundError) as exc:
-            raise BrokenStreamError(f"what another process runs can't be followed: {exc}") from exc
+            raise LostStreamError(f"what another process runs can't be followed: {exc}") from exc
 
     async def close(self) -> None:
         """There is nothing to release: the run is another process's."""
@@ -164,7 +169,7 @@ class Tail:
         """Go on with the entry that the run has left."""
         found = await self._resource.look_up()
         if not isinstance(found, Hit) or found.entry.generation != self._token:
-            raise BrokenStreamError("the process that ran it is gone, or has not stored it")
+            raise LostStreamError("the process that ran it is gone, or has not stored it")
         entry = found.entry
         await self._give_segments(flight, len(entry.segments))
         if not entry.segments and self.head is not None:
@@ -186,7 +191,7 @@ class Tail:
             # There may be more, which was not handed on yet.
             return (await self._archive.read(number))[: self._number - number]
         except (StoreError, UnsoundError) as exc:
-            raise BrokenStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
+            raise LostStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
 
     async def _segment(self, index: int) -> Segment:
         if index == self._index and self._progress and self._progress.segments == index:

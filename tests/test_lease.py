@@ -380,10 +380,10 @@ def is_whole(response: RawResponse) -> bool:
     )
 
 
-def begin(server: AppProcess) -> RawClient:
+def begin(server: AppProcess, target: str = "/?hold=gate") -> RawClient:
     """Return a client that has the first bytes of a stream that is held."""
     client = RawClient(server.port, timeout=20)
-    client.send(target="/?hold=gate")
+    client.send(target=target)
     client.read_head()
     client.read_until(1000)
     return client
@@ -402,6 +402,31 @@ def test_the_process_that_runs_is_killed(spawn: Spawn, tmp_path: Path, shared_ur
     workers.open()
     answers = [fetch(worker.port, target="/?hold=gate") for worker in workers.all[1:]]
     assert all(is_whole(answer) for answer in answers)
+    assert len(workers.runs) == 2
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_body_goes_on_from_another_run_where_that_is_the_same(
+    spawn: Spawn,
+    tmp_path: Path,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    same: bool,
+) -> None:
+    monkeypatch.setenv("RESUME", "1")
+    workers = Workers(spawn, tmp_path, redis_url, 3)
+    target = "/?hold=gate&same=x" if same else "/?hold=gate"
+    leader = begin(workers.all[0], target)
+    followers = [begin(worker, target) for worker in workers.all[1:] for _ in range(5)]
+    assert len(workers.runs) == 1
+    workers.all[0].kill()
+    leader.close()
+    # One of the processes runs it again, and all go on from there.
+    wait_until(lambda: len(workers.runs) == 2)
+    workers.open()
+    for client in followers:
+        assert is_whole(client.read_rest()) == same
+        client.close()
     assert len(workers.runs) == 2
 
 

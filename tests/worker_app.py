@@ -20,11 +20,21 @@ CHUNKS = 20
 HELD_AT = 10
 
 
-@stream_cached(ttl=60, key_host=False, cache=os.environ.get("CACHE", "memory://"))
+@stream_cached(
+    ttl=60,
+    key_host=False,
+    cache=os.environ.get("CACHE", "memory://"),
+    resume="RESUME" in os.environ,
+)
 async def endpoint(request: Request) -> Response:
-    """A stream that says which process made it; with `hold`, half of it waits for a file."""
+    """
+    A stream that says which process made it; with `hold`, half of it waits for a file.
+
+    With `same`, all of them make the same one.
+    """
     run = f"{os.getpid()}.{os.urandom(4).hex()}"
     (DIRECTORY / f"run-{run}").touch()
+    run = request.query_params.get("same", run)
     hold = request.query_params.get("hold")
 
     async def body() -> AsyncIterator[bytes]:

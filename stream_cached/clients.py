@@ -111,13 +111,14 @@ async def _close(client: Any) -> None:
 def _client_factory(cache: Any) -> Callable[[], Any] | None:
     """Return what makes another client like the cache's own; None where it has no connections."""
     if is_redis(cache):
-        return lambda: _redis_client(cache)
+        return lambda: redis_client(cache)
     if is_memcached(cache):
         return lambda: type(cache.client)(cache.endpoint, cache.port, pool_size=cache.pool_size)
     return None
 
 
-def _redis_client(cache: Any) -> Any:
+def redis_client(cache: Any) -> Any:
+    """Return another client like that of a Redis cache, with a pool of its own."""
     pool = cache.client.connection_pool
     options = dict(pool.connection_kwargs)
     if hasattr(pool, "queue_class"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,12 +199,16 @@ class Collapsing:
                 turn.end(shared=False)
                 return Decided(opened)
             tail = Tail(resource, _lease_key(resource, variant), claim)
-            if not await tail.begin(self._left):
-                raise BypassError(Finding(NotCached.WAITED))
-            if tail.head is not None and tail.standing is Standing.HELD:
-                ours = _variant(resource, tail.head.names)
-                if ours == (tail.head.names, tail.head.variant):
+            with ExitStack() as unless_followed:
+                unless_followed.callback(tail.leave)
+                if not await tail.begin(self._left):
+                    raise BypassError(Finding(NotCached.WAITED))
+                theirs = tail.head if tail.standing is Standing.HELD else None
+                ours = None if theirs is None else _variant(resource, theirs.names)
+                if theirs is not None and ours == (theirs.names, theirs.variant):
+                    unless_followed.pop_all()
                     return await self._follow(tail, turn, opened)
+            if ours is not None:
                 # Another variant is on its way: this one has a lease of its own.
                 variant = ours
             elif again := await self._once_more(turn, opened):

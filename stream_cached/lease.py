@@ -25,7 +25,7 @@ from stream_cached.progress import (
     encode_claim,
     encode_progress,
 )
-from stream_cached.store import Store, add_and_get_many
+from stream_cached.store import Store, add_and_get_many, set_and_wake
 from stream_cached.tasks import spawn
 
 #: Seconds that a lease lives unless it is renewed: a killed process holds others up for so long.
@@ -168,7 +168,7 @@ class Lease:
             return
         self._told = True
         value = encode_progress(progress, self.token)
-        await self._store.set_many([(self._progress, value)], PROGRESS_TTL)
+        await set_and_wake(self._store, [(self._progress, value)], PROGRESS_TTL, self._progress)
 
     # -- its end ----------------------------------------------------------------------------
 
@@ -198,6 +198,7 @@ class Lease:
         if self._told:
             with contextlib.suppress(StoreError):
                 await self._store.delete_many([self._progress])
+                await set_and_wake(self._store, [], None, self._progress)
 
     async def released(self) -> None:
         """Wait until nothing of it is left to be done."""

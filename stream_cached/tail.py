@@ -18,6 +18,7 @@ from stream_cached.lease import read_claim
 from stream_cached.progress import Claim, Head, Progress, Standing, decode_progress
 from stream_cached.recorder import WINDOW
 from stream_cached.resource import Hit, Resource
+from stream_cached.store import wakeup
 
 #: Seconds between two looks at a run: at first, after news, and at the most.
 _FIRST_LOOK = 0.01
@@ -56,6 +57,7 @@ class Tail:
         self._given = 0
         self._length = self._number = 0
         self._pause = _FIRST_LOOK
+        self._wakeup = wakeup(self._store, progress_key(resource.key, self._token))
         self._failures = 0
 
     # -- what the store says ----------------------------------------------------------------
@@ -83,7 +85,7 @@ class Tail:
 
     async def _look(self) -> None:
         """Wait a little, and see what there is."""
-        await asyncio.sleep(self._pause)
+        await self._wakeup.wait(self._pause)
         self._pause = min(self._pause * _GROWTH, _LAST_LOOK)
         try:
             keys = self._lease_key, progress_key(self._resource.key, self._token)
@@ -135,9 +137,15 @@ class Tail:
             await self._finish(flight)
         except (StoreError, UnsoundError) as exc:
             raise LostStreamError(f"what another process runs can't be followed: {exc}") from exc
+        finally:
+            self.leave()
 
     async def close(self) -> None:
-        """There is nothing to release: the run is another process's."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Wait for nothing more of it."""
+        self._wakeup.close()
 
     async def _give_what_there_is(self, flight: Flight) -> None:
         progress = self._progress

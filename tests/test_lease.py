@@ -19,6 +19,7 @@ from tests.conftest import Serve, Spawn
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, RawResponse, fetch
 from tests.runs import CHUNK, HIT, MISS, HeldRuns, Runs
+from tests.servers import RedisServer
 from tests.test_joining import COLLAPSED, Waiting
 from tests.worker_app import CHUNKS
 
@@ -101,6 +102,57 @@ def test_a_stream_that_grows_slowly_is_few_keys(
             gate.open()
             follower.read_until((number + 1) * 600)
         assert first.read_rest().body == follower.read_rest().body == b"token " * 4_000
+
+
+def test_on_redis_followers_are_woken(
+    serve: Serve, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By themselves they would not look again.
+    for name in ("_NEXT_LOOK", "_LAST_LOOK"):
+        monkeypatch.setattr(f"stream_cached.tail.{name}", 60.0)
+    ended = Gate()
+
+    @stream_cached(ttl=60, key_host=False, cache=redis_url)
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            while not ended.is_open:
+                yield b"token"
+                await asyncio.sleep(0.02)
+
+        return StreamingResponse(body())
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        first.send()
+        first.read_head()
+        follower.send()
+        follower.read_head()
+        for _ in range(5):
+            follower.read_until(len(follower.response.body) + 5)
+        ended.open()
+        assert first.read_rest().body == follower.read_rest().body
+        assert follower.response.complete
+
+
+@pytest.mark.parametrize("forbidden", ["-publish", "-subscribe"])
+def test_where_nobody_may_be_woken_followers_look_for_themselves(
+    serve: Serve, own_redis: RedisServer, forbidden: str
+) -> None:
+    own_redis.execute("ACL", "SETUSER", "default", forbidden)
+    runs = HeldRuns()
+    servers = [serve(runs.app(own_redis.url(), key_host=False)) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        first.send()
+        first.read_head()
+        runs.reached.wait()
+        follower.send()
+        follower.read_head()
+        follower.read_until(100)
+        runs.gate.open()
+        assert runs.is_whole(first.read_rest())
+        assert runs.is_whole(follower.read_rest())
+    assert len(runs.bodies) == 1
+    assert fetch(servers[1].port).header("Cache-Status") == HIT
 
 
 def test_a_leader_whose_client_leaves_goes_on_for_followers(serve: Serve, shared_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -73,6 +74,61 @@ class AddsAndGets(Protocol):
     ) -> tuple[bool, list[bytes | None]]:
         """Do what `add` does, then what `get_many` does."""
         ...
+
+
+class Wakeup(Protocol):
+    """What one waits with for a channel."""
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until something is new since the last time, but no longer than that."""
+        ...
+
+    def close(self) -> None:
+        """Wait no more."""
+        ...
+
+
+@runtime_checkable
+class Wakes(Protocol):
+    """A store that can wake others, which would otherwise have to look again and again."""
+
+    async def set_and_wake(
+        self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
+    ) -> None:
+        """Do what `set_many` does, and wake those who wait for a channel."""
+        ...
+
+    def wakeup(self, channel: str) -> Wakeup:
+        """Return something to wait with for a channel; it may be that nothing ever comes."""
+        ...
+
+
+async def set_and_wake(
+    store: Store, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
+) -> None:
+    """
+    Set keys, and wake those who wait for a channel, where the store can.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    if isinstance(store, Wakes):
+        await store.set_and_wake(items, ttl, channel)
+    else:
+        await store.set_many(items, ttl)
+
+
+def wakeup(store: Store, channel: str) -> Wakeup:
+    """Return something to wait with for a channel; where the store can't wake anybody, a timer."""
+    return store.wakeup(channel) if isinstance(store, Wakes) else _Timer()
+
+
+class _Timer:
+    async def wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def close(self) -> None:
+        return
 
 
 async def add_and_get_many(

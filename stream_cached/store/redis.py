@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from aiocache.base import BaseCache
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from stream_cached.clients import redis_client
 from stream_cached.store import as_bytes
 from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.operations import Operations
+from stream_cached.store.wakeups import RedisWakeup, Wakeups
 
 #: How errors begin that say nothing of the server: a key holds something else, a pool is small.
 _OWN_AFFAIRS = ("WRONGTYPE", "Too many connections", "No connection available")
@@ -24,6 +28,13 @@ _ERROR_WORD = re.compile(r"[A-Z]{3,}\b")
 
 class RedisStore(AiocacheStore):
     """Over aiocache's Redis backend: many keys in one round trip, ttls in milliseconds."""
+
+    def __init__(
+        self, cache: BaseCache, timeout: float | None, operations: Operations | None = None
+    ) -> None:
+        super().__init__(cache, timeout, operations)
+        self._may_publish = True
+        self._wakeups = Wakeups(partial(redis_client, cache))
 
     def is_lost(self, exc: Exception) -> bool:
         return isinstance(exc, RedisConnectionError | RedisTimeoutError) or super().is_lost(exc)
@@ -49,6 +60,31 @@ class RedisStore(AiocacheStore):
         for key, value in items:
             pipeline.set(self.native_key(key), value, px=px)
         await self.call("set", pipeline.execute)
+
+    async def set_and_wake(
+        self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
+    ) -> None:
+        """Do what `set_many` does, and publish that in a channel."""
+        if not items and not self._may_publish:
+            return
+        px = self.native_ttl(ttl)
+        pipeline = self.cache.client.pipeline(transaction=False)
+        for key, value in items:
+            pipeline.set(self.native_key(key), value, px=px)
+        if self._may_publish:
+            pipeline.publish(self.native_key(channel), b"")
+        replies = await self.call("set", partial(pipeline.execute, raise_on_error=False))
+        for reply in replies:
+            if isinstance(reply, NoPermissionError):
+                # Those who wait look again by themselves.
+                self._may_publish = False
+        for reply in replies[: len(items)]:
+            if isinstance(reply, Exception):
+                raise self.failure("set", reply) from reply
+
+    def wakeup(self, channel: str) -> RedisWakeup:
+        """Return something to wait with for a channel."""
+        return self._wakeups.subscribe(self.native_key(channel))
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
         native, px = self.native_key(key), self.native_ttl(ttl)

@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Sequence
 
 from stream_cached.entry import MAGIC, is_ours
-from stream_cached.store import FOREIGN, Store, add_and_get_many
+from stream_cached.store import FOREIGN, Store, Wakeup, add_and_get_many, set_and_wake, wakeup
 
 #: Stands for a record or a segment that is not signed: for whoever reads it, one that is cut.
 UNSOUND = MAGIC[:4]
@@ -53,6 +53,17 @@ class SignedStore:
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
         return await self._store.add(key, self._signed(key, value), ttl)
+
+    async def set_and_wake(
+        self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
+    ) -> None:
+        """Do what `set_many` does, and wake those who wait for a channel, where the store can."""
+        signed = [(key, self._signed(key, value)) for key, value in items]
+        await set_and_wake(self._store, signed, ttl, channel)
+
+    def wakeup(self, channel: str) -> Wakeup:
+        """Return something to wait with for a channel."""
+        return wakeup(self._store, channel)
 
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]

@@ -97,7 +97,8 @@ class Collapsing:
     ) -> None:
         self._engine = engine
         self._look_up = look_up
-        self._deadline = time.monotonic() + seconds
+        self._asked = time.monotonic()
+        self._deadline = self._asked + seconds
 
     @property
     def _left(self) -> float:
@@ -137,7 +138,7 @@ class Collapsing:
         # Only now it is known what its response varies on.
         is_other = not turn.is_for(opened.resource.select)
         if turn.join is not None and turn.versions == opened.resource.versions and not is_other:
-            joined = await turn.join(self._left)
+            joined = await turn.join(self._left, self._asked)
             if joined is not None:
                 return Decided(opened, response=joined)
         opened = await self._look_up()
@@ -246,7 +247,7 @@ class Collapsing:
 
     async def _follow(self, tail: Tail, turn: Turn, opened: Opened) -> Decided | Opened:
         self._engine.follow(tail, turn, opened.resource, opened.fwd)
-        joined = turn.join and await turn.join(self._left)
+        joined = turn.join and await turn.join(self._left, self._asked)
         if joined is not None:
             return Decided(opened, response=joined)
         return await self._look_up()

@@ -336,6 +336,7 @@ class Engine:
             _end_turn(run, status, findings)
             self._notices.not_cached(*findings)
             cache_status = _cache_status(fwd="bypass", detail=words(findings))
+        lease = run.turn.lease if run.turn is not None and recorder is not None else None
         flight = Flight(
             source,
             recorder,
@@ -347,8 +348,10 @@ class Engine:
             on_unshared=run.shield.reveal,
             on_settled=lambda end: _settled(run, recorder, end),
             released=None if run.turn is None else run.turn.released,
+            is_followed=None if lease is None else lease.is_followed,
         )
-        if run.turn is not None and run.turn.lease is not None:
+        if lease is not None:
+            lease.on_followed = flight.set_followed
             flight.expect_start()
         run.shield.in_flight = True
         live = partial(
@@ -363,7 +366,11 @@ class Engine:
         length = content_length(headers)
         if recorder is not None:
             joined = partial(live, headers=[*entry.headers, _collapsed(run)], joined=True)
-            self._answer(run, headers, partial(_join, flight, length, joined))
+
+            async def join(seconds: float, since: float) -> Response | None:
+                return await _join(flight, length, joined, seconds)
+
+            self._answer(run, headers, join)
         return live(flight.read(length), headers=[*entry.headers, cache_status])
 
     def follow(self, tail: Tail, turn: Turn, resource: Resource, fwd: str) -> None:
@@ -397,7 +404,14 @@ class Engine:
             merge=not self._rules.exact,
             joined=True,
         )
-        join = partial(_join, flight, content_length(head.headers), joined)
+        length = content_length(head.headers)
+
+        async def join(seconds: float, since: float) -> Response | None:
+            # One whose process was killed looks as if it went on.
+            if not await tail.shows_life(since, seconds):
+                return None
+            return await _join(flight, length, joined, seconds)
+
         turn.answer(join, dict(resource.versions), (head.names, head.variant))
         flight.start()
 
@@ -440,7 +454,7 @@ class Engine:
         write = spawn(_commit(recorder, run))
         body = bytes(response.body)
 
-        async def join(seconds: float) -> Response | None:
+        async def join(seconds: float, since: float) -> Response | None:
             return stored_response(entry, [*entry.headers, _collapsed(run)], body)
 
         self._answer(run, headers, join)

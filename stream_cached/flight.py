@@ -126,6 +126,7 @@ class Flight:
             nobody else; or over.
         on_settled: Called once it can't be joined any more, with its end if that is why.
         released: Waits until other processes know that it can't.
+        is_followed: Says whether it is read in another process, as far as is known there.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Flight:
         on_unshared: Callable[[], object] = lambda: None,
         on_settled: Callable[[End | None], object] = lambda end: None,
         released: Callable[[], Awaitable[None]] | None = None,
+        is_followed: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.end: End | None = None
         self.background_error: Exception | None = None
@@ -182,6 +184,9 @@ class Flight:
         self._on_unshared = on_unshared
         self._on_settled = on_settled
         self._released = released
+        self._is_followed = is_followed
+        self._followed = False
+        self._asking: asyncio.Task[None] | None = None
         self._archive = archive
         if recorder is None:
             if archive is None:
@@ -261,8 +266,10 @@ class Flight:
         return not seat.waiting and seat.link is not None and seat in self._seats
 
     def _has_room(self) -> bool:
-        if self._seats:
-            return self._made - self._fastest < self._max_ahead
+        if self._seats and self._made - self._fastest < self._max_ahead:
+            return True
+        if self._seats and not self._followed:
+            return False
         return self._recorder is None or self._recorder.has_room
 
     # -- what memory no longer holds --------------------------------------------------------
@@ -384,9 +391,7 @@ class Flight:
         """
         seat = _Seat(joins, self._first_link if not self._first_number else None)
         self._seats.add(seat)
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._keep()
         if joins:
             self.expect_start()
         return Reader(self, seat, declared)
@@ -460,18 +465,55 @@ class Flight:
 
     def _see_who_reads(self) -> None:
         """Leave a run that nobody reads any more to the recorder."""
-        if self._seats or self._producer is None:
+        if self._seats or self._followed or self._producer is None:
             return
         if self.end is None and self._deadline is None:
             unstored = self._recorder is None or self._recorder.failure is not None
-            if unstored or self._finish_timeout == 0:
+            if unstored:
                 self.abort("its client left")
+            elif self._finish_timeout == 0:
+                self._abort_unless_followed("its client left")
             elif self._finish_timeout is not None:
-                loop = asyncio.get_running_loop()
-                self._deadline = loop.call_later(
-                    self._finish_timeout, self.abort, "its client left, and finish_timeout is over"
+                why = "its client left, and finish_timeout is over"
+                self._deadline = self._loop.call_later(
+                    self._finish_timeout, self._abort_unless_followed, why
                 )
         self._wake_producer()
+
+    def _abort_unless_followed(self, reason: str) -> None:
+        if self._is_followed is None:
+            self.abort(reason)
+        elif self._asking is None:
+            self._asking = spawn(self._ask_followers(reason))
+
+    async def _ask_followers(self, reason: str) -> None:
+        assert self._is_followed is not None
+        followed = await self._is_followed()
+        self._asking = None
+        if followed:
+            self.set_followed(True)
+        elif not self._seats:
+            self.abort(reason)
+
+    def set_followed(self, followed: bool) -> None:
+        """
+        Take note of whether it is read in another process.
+
+        The source does not wait for the readers of this one then, but for the recorder.
+        """
+        if followed == self._followed:
+            return
+        self._followed = followed
+        if followed:
+            self._keep()
+            self._wake_producer()
+        else:
+            self._see_who_reads()
+
+    def _keep(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def left_behind(self, seat: _Seat) -> None:
         """Note that a reader was dropped without being closed, in whatever thread that shows."""
@@ -493,6 +535,8 @@ class Flight:
         """Give the run up; nothing is stored, and readers end broken."""
         if self.end is None and self._aborting is None and self._conclusion is None:
             self._aborting = reason
+            # It may take its time to close; nobody has to wait for that.
+            self._settle()
             self._wake_producer()
             # One that is cancelled before its first step would never wind up.
             if self._producer is not None and self._is_running:

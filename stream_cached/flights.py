@@ -26,8 +26,9 @@ _MOST = 10_000
 
 Select = Callable[[Sequence[str]], str]
 
-#: Returns a response of its own for one who joins, within some seconds; None where that fails.
-Join = Callable[[float], Awaitable[Response | None]]
+#: Returns a response of its own for one who joins, within some seconds, and who has asked at a time
+#: by the monotonic clock; None where that fails.
+Join = Callable[[float, float], Awaitable[Response | None]]
 
 #: The turns that the running code is part of: it must not wait for itself.
 _own: ContextVar[tuple[Turn, ...]] = ContextVar("stream_cached_turns", default=())

@@ -397,6 +397,11 @@ def progress_key(key: str, generation: bytes) -> str:
     return f"{key}:{generation.hex()}:progress"
 
 
+def followed_key(key: str, generation: bytes) -> str:
+    """Return the key that says that one run is read in other processes, too."""
+    return f"{key}:{generation.hex()}:followed"
+
+
 def revocation_key(key: str) -> str:
     """Return the key that holds when one resource was last invalidated by its key."""
     return f"{key}:revoked"

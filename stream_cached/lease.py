@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stream_cached.entry import ForeignVersionError, UnsoundError, is_ours
 from stream_cached.exceptions import StoreError
-from stream_cached.keys import progress_key
+from stream_cached.keys import followed_key, progress_key
 from stream_cached.patience import Patience
 from stream_cached.progress import (
     Claim,
@@ -43,6 +43,10 @@ ALONE_FOR = 10.0
 #: Seconds for which a lease that was released is still there, where the store has such times.
 _GONE_AFTER = 0.001
 
+#: What followers set, again and again, and for how many seconds.
+FOLLOWED = b"1"
+FOLLOWED_TTL = 3.0
+
 _ATTEMPTS = 5
 
 #: The tokens of this process that no store took back, and until when they may be there.
@@ -68,6 +72,9 @@ class Lease:
         self._store = store
         self._key = lease_key
         self._progress = progress_key(key, token)
+        self._followed = followed_key(key, token)
+        self.on_followed: Callable[[bool], object] | None = None
+        """Called now and then with whether the run is read in other processes, too."""
         self._beat = 0
         self._value = self._encoded(Standing.HELD)
         self._loop = asyncio.get_running_loop()
@@ -137,6 +144,8 @@ class Lease:
             if not is_held and await self._store.add(self._key, value, LEASE_TTL):
                 # It had lapsed, where the process was held up, and nobody else has taken it.
                 self._value = value
+            if self.on_followed is not None:
+                self.on_followed(await self._read_followed())
         if not self._is_released and self._loop.time() < self._until:
             self._renew_later()
 
@@ -156,6 +165,16 @@ class Lease:
 
     def _encoded(self, standing: Standing) -> bytes:
         return encode_claim(Claim(self.token, standing, self._beat), self._key)
+
+    async def is_followed(self) -> bool:
+        """Say whether the run is read in other processes, too."""
+        with contextlib.suppress(StoreError):
+            return await self._read_followed()
+        return False
+
+    async def _read_followed(self) -> bool:
+        (found,) = await self._store.get_many([self._followed])
+        return found == FOLLOWED
 
     async def tell(self, progress: Progress) -> None:
         """
@@ -197,7 +216,7 @@ class Lease:
             _remember(self.token)
         if self._told:
             with contextlib.suppress(StoreError):
-                await self._store.delete_many([self._progress])
+                await self._store.delete_many([self._progress, self._followed])
                 await set_and_wake(self._store, [], None, self._progress)
 
     async def released(self) -> None:

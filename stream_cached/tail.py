@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 
 from stream_cached.archive import Archive, Joiner
 from stream_cached.entry import Segment, UnsoundError, decode_segment
@@ -13,12 +15,14 @@ from stream_cached.exceptions import (
     StoreUnavailableError,
 )
 from stream_cached.flight import Flight
-from stream_cached.keys import progress_key, segment_key
-from stream_cached.lease import read_claim
+from stream_cached.keys import followed_key, progress_key, segment_key
+from stream_cached.lease import FOLLOWED, FOLLOWED_TTL, read_claim
+from stream_cached.policy import BypassError, Finding, NotCached
 from stream_cached.progress import Claim, Head, Progress, Standing, decode_progress
 from stream_cached.recorder import WINDOW
 from stream_cached.resource import Hit, Resource
 from stream_cached.store import wakeup
+from stream_cached.tasks import spawn
 
 #: Seconds between two looks at a run: at first, after news, and at the most.
 _FIRST_LOOK = 0.01
@@ -49,7 +53,9 @@ class Tail:
         self._lease_key = lease_key
         self._claim = claim
         self._token = claim.token
-        self._is_alive = False
+        self._alive_at: float | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._presence: asyncio.Task[None] | None = None
         self._progress: Progress | None = None
         self._archive = Archive(self._segment)
         self._joiner = Joiner()
@@ -75,16 +81,57 @@ class Tail:
         Raises:
             StoreError: The store failed.
         """
+        self._presence = spawn(self._stay())
         try:
             async with asyncio.timeout(seconds):
-                while self.standing is Standing.HELD and not (self.head and self._is_alive):
+                while self.standing is Standing.HELD and not (self.head and self._alive_at):
                     await self._look()
         except TimeoutError:
             return False
         return True
 
+    async def shows_life(self, since: float, seconds: float) -> bool:
+        """
+        Wait for a sign of life.
+
+        Args:
+            since: When it may have been, at the earliest, by the monotonic clock.
+            seconds: How long to wait for it.
+
+        Returns:
+            False where the run is over: it may have been stored.
+
+        Raises:
+            BypassError: That was not enough.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while self.standing is Standing.HELD and (self._alive_at or 0.0) < since:
+                    await self._look()
+        except TimeoutError as exc:
+            raise BypassError(Finding(NotCached.WAITED)) from exc
+        except StoreError:
+            # Those who read it learn of that, too.
+            return False
+        return (self._alive_at or 0.0) >= since
+
+    async def _stay(self) -> None:
+        """Let whoever runs know that somebody reads it here."""
+        mark = followed_key(self._resource.key, self._token), FOLLOWED
+        while True:
+            with contextlib.suppress(StoreError):
+                await self._store.set_many([mark], FOLLOWED_TTL)
+            await asyncio.sleep(FOLLOWED_TTL / 3)
+
     async def _look(self) -> None:
-        """Wait a little, and see what there is."""
+        """Wait a little, and see what there is; once for all who do so."""
+        if self._looking is None or self._looking.done():
+            self._looking = spawn(self._look_now())
+            # Those who wait may all have gone.
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._looking)
+
+    async def _look_now(self) -> None:
         await self._wakeup.wait(self._pause)
         self._pause = min(self._pause * _GROWTH, _LAST_LOOK)
         try:
@@ -107,8 +154,10 @@ class Tail:
         if claim is None or claim.token != self._token:
             self.standing = Standing.RELEASED
         else:
-            self._is_alive |= claim.beat != self._claim.beat
             self.standing = claim.standing
+            if claim.beat != self._claim.beat:
+                self._claim = claim
+                self._alive_at = time.monotonic()
 
     def _take_progress(self, value: bytes) -> None:
         try:
@@ -118,7 +167,8 @@ class Tail:
         position = progress.segments, len(progress.chunks)
         known = self._progress
         if known is None or position > (known.segments, len(known.chunks)):
-            self._is_alive |= known is not None
+            if known is not None:
+                self._alive_at = time.monotonic()
             self._progress = progress
             self.head = progress.head
             self._pause = _NEXT_LOOK
@@ -146,6 +196,8 @@ class Tail:
     def leave(self) -> None:
         """Wait for nothing more of it."""
         self._wakeup.close()
+        if self._presence is not None:
+            self._presence.cancel()
 
     async def _give_what_there_is(self, flight: Flight) -> None:
         progress = self._progress

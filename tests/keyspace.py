@@ -9,7 +9,7 @@ import redis
 
 from tests.process import HOST
 
-_OF_RUNS = re.compile(r":lease:[0-9a-f]{32}$|:progress$")
+_OF_RUNS = re.compile(r":lease:[0-9a-f]{32}$|:progress$|:followed$")
 
 
 class Keyspace:

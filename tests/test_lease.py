@@ -173,6 +173,116 @@ def test_a_leader_whose_client_leaves_goes_on_for_followers(serve: Serve, shared
     assert len(runs.bodies) == 1
 
 
+@pytest.mark.parametrize("settings", [{"on_disconnect": "stop"}, {"finish_timeout": 0.2}])
+def test_a_run_goes_on_while_it_is_read_in_another_process(
+    serve: Serve, shared_url: str, settings: dict[str, object]
+) -> None:
+    ended, closed = Gate(), Gate()
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url, **settings)  # type: ignore[arg-type]
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                while not ended.is_open:
+                    yield b"token"
+                    await asyncio.sleep(0.02)
+            finally:
+                closed.open()
+
+        return StreamingResponse(body())
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        first.send()
+        first.read_head()
+        follower.send()
+        follower.read_head()
+        first.abort()
+        # Longer than it would go on for nobody.
+        follower.read_until(len(follower.response.body) + 5 * 30)
+        assert not closed.is_open
+        ended.open()
+        assert follower.read_rest().complete
+    closed.wait()
+
+
+@pytest.mark.parametrize("settings", [{"on_disconnect": "stop"}, {"finish_timeout": 0.2}])
+def test_a_run_ends_once_it_is_read_nowhere(
+    serve: Serve, shared_url: str, settings: dict[str, object]
+) -> None:
+    closed = Gate()
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url, **settings)  # type: ignore[arg-type]
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"token"
+                    await asyncio.sleep(0.02)
+            finally:
+                closed.open()
+
+        return StreamingResponse(body())
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        first.send()
+        first.read_head()
+        follower.send()
+        follower.read_head()
+        first.abort()
+        follower.read_until(len(follower.response.body) + 5 * 30)
+        follower.abort()
+    closed.wait()
+
+
+def test_a_client_that_reads_nothing_holds_up_no_other_process(
+    serve: Serve, shared_url: str
+) -> None:
+    runs = Runs(chunks=200)
+    servers = [serve(runs.app(shared_url, key_host=False)) for _ in range(2)]
+    with RawClient(servers[0].port, receive_buffer=65_536) as stalled:
+        stalled.send()
+        stalled.read_head()
+        assert runs.is_whole(fetch(servers[1].port, timeout=30))
+        assert runs.is_whole(stalled.read_rest())
+    assert len(runs.bodies) == 1
+
+
+def test_a_run_that_takes_its_time_to_close_is_not_joined(serve: Serve, shared_url: str) -> None:
+    closing, gate = Gate(), Gate()
+    runs: list[int] = []
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url, on_disconnect="stop")
+    async def endpoint(request: Request) -> Response:
+        run = len(runs)
+        runs.append(run)
+
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                yield b"first"
+                if not run:
+                    await asyncio.Event().wait()
+            finally:
+                closing.open()
+                if not run:
+                    await gate.passed()
+
+        return StreamingResponse(body())
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first:
+        first.send()
+        first.read_head()
+        first.read_until(5)
+        first.abort()
+    closing.wait()
+    for server in servers:
+        assert fetch(server.port).complete
+    assert len(runs) == 2
+    gate.open()
+
+
 def test_followers_that_leave_leave_alone(serve: Serve, shared_url: str) -> None:
     runs = HeldRuns()
     servers = [serve(runs.app(shared_url, key_host=False)) for _ in range(2)]
@@ -395,13 +505,13 @@ def test_nothing_is_left_but_the_entries(serve: Serve, redis_url: str, namespace
         assert runs.is_whole(follower.read_rest())
     wait_until(lambda: not any(server.requests_running for server in servers))
     with redis.Redis.from_url(redis_url) as client:
-        # Sooner than by their ttl.
-        wait_until(lambda: not left(client.keys()), timeout=2)
+        # Sooner than a lease lapses.
+        wait_until(lambda: not left(client.keys()), timeout=4)
 
 
 def left(keys: list[bytes]) -> list[bytes]:
     """Those of the keys that belong to runs that are over."""
-    return [key for key in keys if b":lease:" in key or key.endswith(b":progress")]
+    return [key for key in keys if b":lease:" in key or key.endswith((b":progress", b":followed"))]
 
 
 class Workers:
@@ -455,6 +565,20 @@ def test_the_process_that_runs_is_killed(spawn: Spawn, tmp_path: Path, shared_ur
     answers = [fetch(worker.port, target="/?hold=gate") for worker in workers.all[1:]]
     assert all(is_whole(answer) for answer in answers)
     assert len(workers.runs) == 2
+
+
+def test_who_comes_after_a_process_was_killed_is_given_a_whole_body(
+    spawn: Spawn, tmp_path: Path, shared_url: str
+) -> None:
+    workers = Workers(spawn, tmp_path, shared_url)
+    leader, follower = begin(workers.all[0]), begin(workers.all[1])
+    workers.all[0].kill()
+    workers.open()
+    # The run that is followed there looks as if it went on.
+    assert is_whole(fetch(workers.all[1].port, target="/?hold=gate", timeout=20))
+    assert not follower.read_rest().complete
+    leader.close()
+    follower.close()
 
 
 @pytest.mark.parametrize("same", [True, False])

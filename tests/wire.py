@@ -13,7 +13,7 @@ from typing import Protocol
 _SEGMENT = re.compile(r"(.*):([0-9a-f]{32}):(\d+)")
 _VERSION = re.compile(r".*:version:[^:]*|.*:revoked")
 _LEASE = re.compile(r".*:lease:[^:]*")
-_PROGRESS = re.compile(r".*:[0-9a-f]{32}:progress")
+_PROGRESS = re.compile(r".*:[0-9a-f]{32}:(progress|followed)")
 
 _REDIS_READS = frozenset({"GET", "MGET", "EXISTS", "PTTL", "PING"})
 _REDIS_STORES = frozenset({"SET", "SETEX", "PSETEX", "MSET", "EVAL", "EVALSHA"})

@@ -16,6 +16,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from tests.app_server import HttpParser
+from tests.asgi import Exchange, get
 from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, RawResponse, fetch
@@ -635,6 +637,52 @@ def test_hits_follow_a_stampede(serve: Serve, cache_url: str) -> None:
         assert runs.is_whole(answer)
     assert len(runs.bodies) == 1
     assert fetch(server.port).header("Cache-Status") == HIT
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_clients_leave_after_each_byte(serve: Serve, cache_url: str, http: HttpParser) -> None:
+    runs = HeldRuns(chunks=24, chunk=2)
+    runs.at = 12
+    server = serve(runs.app(cache_url), http)
+    leaving = [RawClient(server.port) for _ in range(48)]
+    with RawClient(server.port) as staying:
+        for client in (*leaving, staying):
+            client.send()
+            client.read_head()
+        for count, client in enumerate(leaving[:24]):
+            client.read_until(count)
+            client.abort()
+        runs.gate.open()
+        for count, client in enumerate(leaving[24:], 24):
+            client.read_until(count)
+            client.abort()
+        assert runs.is_whole(staying.read_rest())
+    assert len(runs.bodies) == 1
+    assert fetch(server.port).header("Cache-Status") == HIT
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+def test_readers_leave_as_an_asgi_server_tells_it(cache_url: str, version: str) -> None:
+    runs = HeldRuns(chunks=6, chunk=2)
+    runs.at = 3
+
+    async def main() -> None:
+        app = runs.app(cache_url)
+        exchanges = [Exchange(app, version) for _ in range(10)]
+        tasks = [asyncio.create_task(exchange.run()) for exchange in exchanges]
+        for exchange in exchanges:
+            await exchange.received.wait()
+        for exchange in exchanges[:9]:
+            exchange.left.set()
+        runs.gate.open()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert exchanges[9].complete
+        assert exchanges[9].body == runs.bodies[0]
+        assert not any(exchange.complete for exchange in exchanges[:9])
+        assert (await get(app)).cache_status == HIT
+
+    asyncio.run(main())
+    assert len(runs.bodies) == 1
 
 
 def test_what_was_stored_since_is_waited_for_again(serve: Serve, cache_url: str) -> None:

@@ -18,15 +18,17 @@ from stream_cached.engine import Engine, Stale, new_id
 from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.flights import Turn, within
 from stream_cached.keys import lease_key
-from stream_cached.lease import Lease
+from stream_cached.lease import Lease, read_claim
 from stream_cached.policy import BypassError, Finding, NotCached
-from stream_cached.progress import Claim, Standing
+from stream_cached.progress import Claim, Head, Standing
 from stream_cached.resource import Miss, Resource
 from stream_cached.tail import Tail
 from stream_cached.use import Use
 
 #: The names of the headers that select a response, and the digest of their values.
 Variant = tuple[tuple[str, ...], str]
+
+_ANY: Variant = ((), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,16 @@ class Opened:
             return "stale"
         return "vary-miss" if self.found.varied else "uri-miss"
 
-    def approach(self) -> tuple[Turn | None, bool]:
-        """Return the turn to wait for or to join, and whether it is one of its own."""
+    def approach(self, *, shared: bool | None = None) -> tuple[Turn | None, bool]:
+        """
+        Return the turn to wait for or to join, and whether it is one of its own.
+
+        Args:
+            shared: Whether the response can be shared; None for what was seen last.
+        """
         resource = self.resource
         flights = self.use.backend.flights
-        return flights.approach(resource.key, resource.names, resource.select)
+        return flights.approach(resource.key, resource.names, resource.select, shared=shared)
 
     @property
     def is_up_to_date(self) -> bool:
@@ -167,7 +174,8 @@ class Collapsing:
         if not opened.use.backend.is_shared:
             return opened.is_up_to_date
         resource = opened.resource
-        claim, values = await self._claim(turn, resource, _variant(resource, resource.names))
+        variant = _variant(resource, resource.names)
+        claim, values, _ = await self._claim(turn, resource, variant)
         return claim is None and values == list(resource.seen.values())
 
     # -- among processes --------------------------------------------------------------------
@@ -183,43 +191,80 @@ class Collapsing:
     async def _lead_or_follow(self, turn: Turn, opened: Opened) -> Decided | Opened:
         resource = opened.resource
         variant = _variant(resource, resource.names)
+        # Whose variant is not known beforehand, runs under this one.
+        others = _lease_key(resource, _ANY)
+        seen_of_others = b""
         while True:
             try:
                 with opened.use.patience:
-                    claim, values = await self._claim(turn, resource, variant)
+                    claim, values, theirs = await self._claim(turn, resource, variant)
             except StoreUnavailableError:
                 raise
             except StoreError:
                 # It takes too long, or something else stands there: without, then.
                 return Decided(opened, turn)
-            if claim is None:
-                is_same = values == list(resource.seen.values())
-                again = None if is_same else await self._once_more(turn, opened)
-                return again or Decided(opened, turn)
-            if claim.standing is Standing.ALONE:
+            if claim is not None and claim.standing is Standing.ALONE:
                 turn.end(shared=False)
                 return Decided(opened)
-            tail = Tail(resource, _lease_key(resource, variant), claim)
-            with ExitStack() as unless_followed:
-                unless_followed.callback(tail.leave)
-                if not await tail.begin(self._left):
-                    raise BypassError(Finding(NotCached.WAITED))
-                theirs = tail.head if tail.standing is Standing.HELD else None
-                ours = None if theirs is None else _variant(resource, theirs.names)
-                if theirs is not None and ours == (theirs.names, theirs.variant):
-                    unless_followed.pop_all()
-                    return await self._follow(tail, turn, opened)
-            if ours is not None:
-                # Another variant is on its way: this one has a lease of its own.
-                variant = ours
-            elif again := await self._once_more(turn, opened):
+            if claim is not None:
+                key = _lease_key(resource, variant)
+                decided, head = await self._wait_for_process(turn, opened, key, claim)
+                if decided is not None:
+                    return decided
+                if head is not None:
+                    # Another variant is on its way: this one has a lease of its own.
+                    variant, seen_of_others = _variant(resource, head.names), claim.token
+                continue
+            if values != list(resource.seen.values()) and (
+                again := await self._once_more(turn, opened)
+            ):
                 return again
+            if theirs is not None and theirs.token != seen_of_others:
+                # It has begun when nobody knew that there are variants.
+                decided, _ = await self._wait_for_process(turn, opened, others, theirs)
+                if decided is not None:
+                    return decided
+            return Decided(opened, turn)
+
+    async def _wait_for_process(
+        self, turn: Turn, opened: Opened, key: str, claim: Claim
+    ) -> tuple[Decided | Opened | None, Head | None]:
+        """
+        Follow another process's run.
+
+        Returns:
+            How the call goes on, None where it is to run itself; then with the head of what the
+            other one answers, if that is another variant.
+        """
+        resource = opened.resource
+        tail = Tail(resource, key, claim)
+        with ExitStack() as unless_followed:
+            unless_followed.callback(tail.leave)
+            if not await tail.begin(self._left):
+                raise BypassError(Finding(NotCached.WAITED))
+            head = tail.head if tail.standing is Standing.HELD else None
+            if head is None:
+                return await self._once_more(turn, opened), None
+            if _variant(resource, head.names) != (head.names, head.variant):
+                return None, head
+            unless_followed.pop_all()
+            if turn.lease is not None:
+                # The other one goes before.
+                turn.lease.release()
+                turn.lease = None
+            return await self._follow(tail, turn, opened), None
 
     @staticmethod
     async def _claim(
         turn: Turn, resource: Resource, variant: Variant
-    ) -> tuple[Claim | None, list[bytes | None]]:
-        """Take the lease for a turn, or return whose it is; and what was looked up, by now."""
+    ) -> tuple[Claim | None, list[bytes | None], Claim | None]:
+        """
+        Take the lease for a turn.
+
+        Returns:
+            Whose it is, if it is another's; what was looked up, by now; and whose the one is that
+            is not for a certain variant, if it is held.
+        """
         lease = Lease(
             resource.store,
             resource.key,
@@ -227,10 +272,13 @@ class Collapsing:
             new_id(),
             longest=resource.lifetimes.longest_run,
         )
-        claim, values = await lease.claim(list(resource.seen))
+        keys, others = list(resource.seen), _lease_key(resource, _ANY)
+        claim, values = await lease.claim([*keys, others] if variant != _ANY else keys)
         if claim is None:
             turn.lease = lease
-        return claim, values
+        theirs = read_claim(values.pop(), others) if variant != _ANY else None
+        is_held = theirs is not None and theirs.standing is Standing.HELD
+        return claim, values, theirs if is_held else None
 
     async def _once_more(self, turn: Turn, opened: Opened) -> Opened | None:
         """Look up what another run may have stored; None where nothing has changed."""
@@ -258,4 +306,4 @@ def _lease_key(resource: Resource, variant: Variant) -> str:
 
 
 def _variant(resource: Resource, names: tuple[str, ...]) -> Variant:
-    return (names, resource.select(names)) if names and resource.select else ((), "")
+    return (names, resource.select(names)) if names and resource.select else _ANY

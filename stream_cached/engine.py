@@ -202,9 +202,9 @@ class Engine:
             return Miss()
         fresh_until = found.entry.fresh_until
         if fresh_until is not None and fresh_until <= now:
-            # By clocks that agree, the store would no longer have one that is older.
-            late = min(now - fresh_until, self._rules.stale)
-            return Stale(found, late) if may_be_stale(found.entry.headers) else Miss()
+            late = now - fresh_until
+            is_kept = late <= self._rules.stale and may_be_stale(found.entry.headers)
+            return Stale(found, late) if is_kept else Miss()
         cache_status = _cache_status(hit=True, detail=_detail(is_fallback))
         headers = [*found.entry.headers, cache_status]
         replay = Replay(resource, found.key, found.entry)

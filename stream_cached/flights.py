@@ -21,6 +21,9 @@ NOT_SHARED_FOR = 120.0
 #: Seconds for which what is stale is not made anew again, once that has failed.
 REST = 5.0
 
+#: Seconds after which to look again whether another process still makes anew what is stale.
+LEFT_FOR = 1.0
+
 #: Keys that are remembered at the most.
 _MOST = 10_000
 
@@ -151,11 +154,12 @@ class Flights:
         self._turns: dict[str, list[Turn]] = {}
         self._not_shared = _Remembered(NOT_SHARED_FOR)
         self._resting = _Remembered(REST)
+        self._left_to_others = _Remembered(LEFT_FOR)
         self.ended = 0
         """How many turns have ended: whoever looked up the store meanwhile may have missed one."""
 
     def approach(
-        self, key: str, names: Sequence[str], select: Select | None
+        self, key: str, names: Sequence[str], select: Select | None, *, shared: bool | None = None
     ) -> tuple[Turn | None, bool]:
         """
         Return the turn to wait for or to join; the caller's own where there is none.
@@ -164,12 +168,13 @@ class Flights:
             key: The key of the resource.
             names: The headers that are known to select among its responses.
             select: Returns the digest of the request's values for some headers.
+            shared: Whether the response can be shared; None for what was seen last.
 
         Returns:
             The turn, and whether it is the caller's own; none where nobody waits for anybody, or
             the caller would for himself.
         """
-        if key in self._not_shared:
+        if key in self._not_shared and not shared:
             return None, False
         turns, own = self._turns.get(key, []), _own.get()
         for turn in turns:
@@ -199,6 +204,14 @@ class Flights:
     def rest(self, key: str) -> None:
         """Remember that what is stale under a key could not be made anew."""
         self._resting.add(key)
+
+    def leave_to_others(self, key: str) -> None:
+        """Remember that what is stale under a key is made anew in another process."""
+        self._left_to_others.add(key)
+
+    def is_left_to_others(self, key: str) -> bool:
+        """Whether what is stale under a key is made anew in another process."""
+        return key in self._left_to_others
 
     def is_resting(self, key: str) -> bool:
         """Whether to leave what is stale under a key as it is, for a while."""

@@ -78,7 +78,10 @@ class Revalidation:
             )
         if response is None or collapsing is None or not opened.records or opened.rests:
             return response
-        turn, own = opened.approach()
+        if opened.use.backend.flights.is_left_to_others(opened.resource.key):
+            return response
+        # One answer that could not be shared need not be the last one.
+        turn, own = opened.approach(shared=True)
         if turn is not None and own:
             carries = self._is_carried()
             # It is not part of the request.
@@ -101,18 +104,19 @@ class Revalidation:
     async def _make_anew(
         self, opened: Opened, stale: Stale, collapsing: Collapsing, turn: Turn
     ) -> None:
+        flights, key = opened.use.backend.flights, opened.resource.key
         try:
             async with asyncio.timeout(self._rules.max_duration), within(turn):
-                if await collapsing.take_unless_taken(turn, opened):
-                    await _to_its_end(await self._run(opened, turn, True))
-                else:
+                if not await collapsing.take_unless_taken(turn, opened):
+                    flights.leave_to_others(key)
                     turn.end()
+                    return
+                await _to_its_end(await self._run(opened, turn, True))
         # Whatever it is, nobody waits for it.
         except Exception as exc:
             self._notices.failed_to_renew(exc)
-        finally:
-            if not await self._is_new(opened, stale):
-                opened.use.backend.flights.rest(opened.resource.key)
+        if not await self._is_new(opened, stale):
+            flights.rest(key)
 
     async def _is_new(self, opened: Opened, stale: Stale) -> bool:
         try:
@@ -139,6 +143,9 @@ class Revalidation:
             async with within(turn):
                 return await self._run(opened, turn, False)
         if opened.rests and (response := await self._instead(opened, stale, None)):
+            if turn is not None:
+                turn.end()
+                await turn.released()
             return response
         result: Any = None
         failure: Exception | None = None

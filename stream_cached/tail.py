@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 from stream_cached.archive import Archive, Joiner
-from stream_cached.entry import Segment, UnsoundError, decode_segment
+from stream_cached.entry import Entry, Segment, UnsoundError, decode_segment
 from stream_cached.exceptions import (
     BrokenStreamError,
     LostStreamError,
@@ -17,9 +18,10 @@ from stream_cached.exceptions import (
 from stream_cached.flight import Flight
 from stream_cached.keys import followed_key, progress_key, segment_key
 from stream_cached.lease import FOLLOWED, FOLLOWED_TTL, read_claim
+from stream_cached.patience import Patience
 from stream_cached.policy import BypassError, Finding, NotCached
 from stream_cached.progress import Claim, Head, Progress, Standing, decode_progress
-from stream_cached.recorder import WINDOW
+from stream_cached.recorder import RUN_TTL, WINDOW
 from stream_cached.resource import Hit, Resource
 from stream_cached.store import wakeup
 from stream_cached.tasks import spawn
@@ -32,6 +34,9 @@ _GROWTH = 1.5
 
 #: How many looks in a row may fail.
 _MOST_FAILURES = 3
+
+#: Seconds after which what is still to be read of an entry is kept from expiring.
+_KEEP_EVERY = RUN_TTL / 3
 
 
 class Tail:
@@ -53,18 +58,23 @@ class Tail:
         self._lease_key = lease_key
         self._claim = claim
         self._token = claim.token
-        self._alive_at: float | None = None
-        self._looking: asyncio.Task[None] | None = None
-        self._presence: asyncio.Task[None] | None = None
         self._progress: Progress | None = None
+        self._entry: Entry | None = None
+        # One task watches, however slow those are who read here.
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_over = False
+        self._failure: StoreError | None = None
+        self._news = asyncio.Event()
+        self._alive_at: float | None = None
+        self._marked_at = 0.0
+        self._kept_at = 0.0
+        self._pause = _FIRST_LOOK
+        self._wakeup = wakeup(self._store, progress_key(resource.key, self._token))
         self._archive = Archive(self._segment)
         self._joiner = Joiner()
         self._index = 0
         self._given = 0
         self._length = self._number = 0
-        self._pause = _FIRST_LOOK
-        self._wakeup = wakeup(self._store, progress_key(resource.key, self._token))
-        self._failures = 0
 
     # -- what the store says ----------------------------------------------------------------
 
@@ -81,14 +91,13 @@ class Tail:
         Raises:
             StoreError: The store failed.
         """
-        self._presence = spawn(self._stay())
-        try:
-            async with asyncio.timeout(seconds):
-                while self.standing is Standing.HELD and not (self.head and self._alive_at):
-                    await self._look()
-        except TimeoutError:
-            return False
-        return True
+        # It is not part of the request that comes first.
+        with Patience(None):
+            self._watcher = spawn(self._watch())
+        is_known = await self._until(lambda: bool(self.head and self._alive_at), seconds)
+        if self._failure is not None:
+            raise self._failure
+        return is_known
 
     async def shows_life(self, since: float, seconds: float) -> bool:
         """
@@ -104,50 +113,72 @@ class Tail:
         Raises:
             BypassError: That was not enough.
         """
+        if not await self._until(lambda: (self._alive_at or 0.0) >= since, seconds):
+            raise BypassError(Finding(NotCached.WAITED))
+        return not self._is_over
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is so, or the run is over; return whether that was in time."""
         try:
             async with asyncio.timeout(seconds):
-                while self.standing is Standing.HELD and (self._alive_at or 0.0) < since:
-                    await self._look()
-        except TimeoutError as exc:
-            raise BypassError(Finding(NotCached.WAITED)) from exc
-        except StoreError:
-            # Those who read it learn of that, too.
+                while not (self._is_over or condition()):
+                    await self._news.wait()
+        except TimeoutError:
             return False
-        return (self._alive_at or 0.0) >= since
+        return True
 
-    async def _stay(self) -> None:
+    def leave(self) -> None:
+        """Wait for nothing more of it."""
+        self._wakeup.close()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _watch(self) -> None:
+        try:
+            while self.standing is Standing.HELD:
+                await self._mark()
+                await self._look()
+                self._tell()
+            if self.standing is Standing.RELEASED:
+                # At once: it may expire, or be replaced, before slow readers come to it.
+                self._entry = await self._what_it_left()
+        except StoreError as exc:
+            self._failure = exc
+        finally:
+            self._is_over = True
+            self._tell()
+        await self._keep()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def _mark(self) -> None:
         """Let whoever runs know that somebody reads it here."""
-        mark = followed_key(self._resource.key, self._token), FOLLOWED
-        while True:
+        now = time.monotonic()
+        if now - self._marked_at >= FOLLOWED_TTL / 3:
+            self._marked_at = now
+            mark = followed_key(self._resource.key, self._token), FOLLOWED
             with contextlib.suppress(StoreError):
                 await self._store.set_many([mark], FOLLOWED_TTL)
-            await asyncio.sleep(FOLLOWED_TTL / 3)
 
     async def _look(self) -> None:
-        """Wait a little, and see what there is; once for all who do so."""
-        if self._looking is None or self._looking.done():
-            self._looking = spawn(self._look_now())
-            # Those who wait may all have gone.
-            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._looking)
-
-    async def _look_now(self) -> None:
+        """Wait a little, and see what there is."""
         await self._wakeup.wait(self._pause)
         self._pause = min(self._pause * _GROWTH, _LAST_LOOK)
-        try:
-            keys = self._lease_key, progress_key(self._resource.key, self._token)
-            lease, progress = await self._store.get_many(keys)
-        except StoreUnavailableError:
-            raise
-        except StoreError:
-            self._failures += 1
-            if self._failures >= _MOST_FAILURES:
+        keys = self._lease_key, progress_key(self._resource.key, self._token)
+        for attempt in range(_MOST_FAILURES):
+            try:
+                lease, progress = await self._store.get_many(keys)
+                break
+            except StoreUnavailableError:
                 raise
-            return
-        self._failures = 0
-        self._take_standing(lease)
+            except StoreError:
+                if attempt == _MOST_FAILURES - 1:
+                    raise
         if progress is not None:
             self._take_progress(progress)
+        self._take_standing(lease)
 
     def _take_standing(self, lease: bytes | None) -> None:
         claim = read_claim(lease, self._lease_key)
@@ -173,17 +204,40 @@ class Tail:
             self.head = progress.head
             self._pause = _NEXT_LOOK
 
+    async def _what_it_left(self) -> Entry | None:
+        found = await self._resource.look_up()
+        is_its_own = isinstance(found, Hit) and found.entry.generation == self._token
+        return found.entry if isinstance(found, Hit) and is_its_own else None
+
+    async def _keep(self) -> None:
+        """Keep alive what is still to be handed on."""
+        while self._entry is not None:
+            await self._keep_from(self._index)
+            await asyncio.sleep(_KEEP_EVERY)
+
+    async def _keep_from(self, index: int) -> None:
+        now = time.monotonic()
+        if self._entry is not None and now - self._kept_at >= _KEEP_EVERY:
+            self._kept_at = now
+            keys = self._keys(range(index, len(self._entry.segments)))
+            with contextlib.suppress(StoreError):
+                await self._store.touch_many(keys, self._resource.lifetimes.segments)
+
     # -- the source -------------------------------------------------------------------------
 
     async def drain(self, flight: Flight) -> None:
         try:
             while True:
+                news = self._news
                 await self._give_what_there_is(flight)
-                if self.standing is not Standing.HELD:
+                if self._is_over and news is self._news:
                     break
-                await self._look()
+                if not self._is_over:
+                    await news.wait()
             if self.standing is Standing.ALONE:
                 raise BrokenStreamError("it turned out to be one client's own")
+            if self._failure is not None:
+                raise self._failure
             await self._finish(flight)
         except (StoreError, UnsoundError) as exc:
             raise LostStreamError(f"what another process runs can't be followed: {exc}") from exc
@@ -192,12 +246,6 @@ class Tail:
 
     async def close(self) -> None:
         self.leave()
-
-    def leave(self) -> None:
-        """Wait for nothing more of it."""
-        self._wakeup.close()
-        if self._presence is not None:
-            self._presence.cancel()
 
     async def _give_what_there_is(self, flight: Flight) -> None:
         progress = self._progress
@@ -227,10 +275,9 @@ class Tail:
 
     async def _finish(self, flight: Flight) -> None:
         """Go on with the entry that the run has left."""
-        found = await self._resource.look_up()
-        if not isinstance(found, Hit) or found.entry.generation != self._token:
+        entry = self._entry
+        if entry is None:
             raise LostStreamError("the process that ran it is gone, or has not stored it")
-        entry = found.entry
         await self._give_segments(flight, len(entry.segments))
         if not entry.segments and self.head is not None:
             self._progress = Progress(self.head, 0, entry.chunks, entry.body)
@@ -256,13 +303,16 @@ class Tail:
     async def _segment(self, index: int) -> Segment:
         if index == self._index and self._progress and self._progress.segments == index:
             return Segment(self._progress.chunks, False, self._progress.tail)
+        await self._keep_from(index)
         (segment,) = await self._read(range(index, index + 1))
         return segment
 
     async def _read(self, indexes: range) -> list[Segment]:
-        key = self._resource.key
-        values = await self._store.get_many([segment_key(key, self._token, i) for i in indexes])
+        values = await self._store.get_many(self._keys(indexes))
         return [self._decode(i, value) for i, value in zip(indexes, values, strict=True)]
+
+    def _keys(self, indexes: range) -> list[str]:
+        return [segment_key(self._resource.key, self._token, index) for index in indexes]
 
     def _decode(self, index: int, value: bytes | None) -> Segment:
         if value is None:

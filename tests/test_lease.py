@@ -14,11 +14,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.tail import Tail
 from tests.app_server import AppProcess
 from tests.conftest import Serve, Spawn
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, RawResponse, fetch
-from tests.runs import CHUNK, HIT, MISS, HeldRuns, Runs
+from tests.keyspace import Keyspace
+from tests.runs import CHUNK, HIT, MISS, HeldRuns, Runs, segments
 from tests.servers import RedisServer
 from tests.test_joining import COLLAPSED, Waiting
 from tests.worker_app import CHUNKS
@@ -247,6 +249,80 @@ def test_a_client_that_reads_nothing_holds_up_no_other_process(
         assert runs.is_whole(fetch(servers[1].port, timeout=30))
         assert runs.is_whole(stalled.read_rest())
     assert len(runs.bodies) == 1
+
+
+@pytest.mark.parametrize("what", ["expires", "is invalidated"])
+def test_a_slow_follower_reads_on_what_is_no_longer_served(
+    serve: Serve,
+    redis_server: RedisServer,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    known = Gate()
+    keep_from = Tail._keep_from
+
+    async def keeping(tail: Tail, index: int) -> None:
+        known.open()
+        await keep_from(tail, index)
+
+    monkeypatch.setattr(Tail, "_keep_from", keeping)
+    runs = HeldRuns(chunks=200)
+    endpoint = stream_cached(ttl=60, key_host=False, cache=redis_url)(runs.__call__)
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with (
+        RawClient(servers[0].port) as first,
+        RawClient(servers[1].port, receive_buffer=65_536) as slow,
+    ):
+        for client in first, slow:
+            client.send()
+            client.read_head()
+            client.read_until(1000)
+        runs.gate.open()
+        assert runs.is_whole(first.read_rest())
+        known.wait()
+        if what == "expires":
+            keys = Keyspace(redis_server.port)
+            for key in set(keys.all()) - segments(keys.all()):
+                keys.set(key, None)
+        else:
+            servers[0].run(endpoint.invalidate())
+        assert runs.is_whole(slow.read_rest())
+    assert len(runs.bodies) == 1
+
+
+def test_a_variant_that_began_before_it_was_one_is_not_run_again(
+    serve: Serve, shared_url: str
+) -> None:
+    gate = Gate()
+    runs: list[str] = []
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url)
+    async def endpoint(request: Request) -> Response:
+        language = request.headers.get("accept-language", "")
+        runs.append(language)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield language.encode()
+            if language == "de":
+                await gate.passed()
+            yield b"."
+
+        return StreamingResponse(body(), headers={"vary": "Accept-Language"})
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(3)]
+    german = {"Accept-Language": "de"}
+    with RawClient(servers[0].port) as first, RawClient(servers[2].port) as other:
+        first.send(headers=german)
+        first.read_head()
+        # From now on, it is known that it varies.
+        assert fetch(servers[1].port, headers={"Accept-Language": "en"}).text == "en."
+        other.send(headers=german)
+        other.read_head()
+        other.read_until(2)
+        gate.open()
+        assert first.read_rest().text == other.read_rest().text == "de."
+    assert sorted(runs) == ["de", "en"]
 
 
 def test_a_run_that_takes_its_time_to_close_is_not_joined(serve: Serve, shared_url: str) -> None:

@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import ConfigurationError, stream_cached
+from stream_cached.lease import Lease
 from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawResponse, fetch
@@ -134,6 +135,42 @@ def test_workers_that_share_a_store_make_it_anew_once(
     assert len(runs.bodies) == 2
 
 
+@pytest.mark.parametrize(
+    "window", [{"stale_while_revalidate": 5}, {"stale_if_error": 5}, {}], ids=str
+)
+def test_nothing_is_stale_for_longer_than_is_said_now(
+    serve: Serve, redis_url: str, clock: Clock, window: dict[str, float]
+) -> None:
+    runs = Runs()
+    before = serve(runs.app(redis_url, ttl=TTL, key_host=False, stale_while_revalidate=86_400))
+    after = serve(runs.app(redis_url, ttl=TTL, key_host=False, **window))
+    fetch(before.port)
+    clock.passed = TTL + 3600
+    assert fetch(after.port).body == runs.bodies[1]
+
+
+def test_who_leaves_it_to_another_process_does_not_take_that_for_a_failure(
+    serve: Serve, redis_url: str, clock: Clock
+) -> None:
+    runs = Held()
+    app = runs.app(
+        redis_url, ttl=TTL, key_host=False, stale_while_revalidate=1, stale_if_error=1000
+    )
+    servers = [serve(app) for _ in range(2)]
+    fetch(servers[0].port)
+    clock.passed = TTL + 0.5
+    assert status(fetch(servers[0].port)) == STALE
+    runs.reached.wait()
+    assert status(fetch(servers[1].port)) == STALE
+    clock.passed = TTL + 3
+    waiting = Waiting(servers[1].port, 1)
+    wait_until(lambda: servers[1].requests_running)
+    runs.gate.open()
+    (answer,) = waiting.answers()
+    assert "stale-if-error" not in (status(answer) or "")
+    assert answer.body == runs.bodies[1]
+
+
 @pytest.mark.parametrize("on_disconnect", ["finish", "stop"])
 def test_nobody_need_read_what_is_made_anew(
     serve: Serve, cache_url: str, clock: Clock, on_disconnect: str
@@ -233,6 +270,49 @@ def test_all_who_wait_for_an_endpoint_that_fails_are_given_what_is_stale(
     gate.open()
     assert all(answer.body == runs.bodies[0] for answer in waiting.answers())
     assert len(calls) == 2
+
+
+def test_what_begins_to_rest_while_a_call_claims_it_holds_up_nobody(
+    serve: Serve, redis_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, fail, claiming, claim = Gate(), Gate(), Gate(), Gate()
+    calls: list[str] = []
+
+    @stream_cached(ttl=TTL, cache=redis_url, stale_if_error=1000, wait_timeout=2)
+    async def endpoint(request: Request) -> Response:
+        language = request.headers.get("accept-language", "")
+        calls.append(language)
+        if len(calls) == 3:
+            failing.open()
+            await fail.passed()
+            raise RuntimeError("the endpoint broke")
+        return PlainTextResponse(language, headers={"vary": "Accept-Language"})
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    german, english = {"Accept-Language": "de"}, {"Accept-Language": "en"}
+    for headers in german, english:
+        fetch(server.port, headers=headers)
+    clock.passed = TTL + 0.5
+    first = Waiting(server.port, 1, german)
+    failing.wait()
+    take = Lease._claim
+
+    async def slowly(lease: Lease, keys: list[str]) -> object:
+        taken = await take(lease, keys)
+        claiming.open()
+        await claim.passed()
+        return taken
+
+    monkeypatch.setattr(Lease, "_claim", slowly)
+    second = Waiting(server.port, 1, english)
+    claiming.wait()
+    fail.open()
+    first.answers()
+    claim.open()
+    second.answers()
+    clock.passed += 10
+    answer = fetch(server.port, headers=english)
+    assert (answer.text, status(answer)) == ("en", RENEWED)
 
 
 @pytest.mark.parametrize(("way", "code"), [("raises 404", 404), ("answers 404", 404)])

@@ -162,4 +162,4 @@ def address_of(cache: Any) -> tuple[str, tuple[object, ...]]:
     if is_memcached(cache):
         name = f"memcached://{cache.endpoint}:{cache.port}"
         return name, (name,)
-    return f"{type(cache).__module__}.{type(cache).__qualname__}", (id(Clients.of(cache)),)
+    return f"{type(cache).__module__}.{type(cache).__qualname__}", (Clients.of(cache),)

@@ -287,6 +287,8 @@ class Collapsing:
             again.lacks_answer
             and again.use.backend is opened.use.backend
             and again.resource.versions == opened.resource.versions
+            # By now it may be known what the response varies on.
+            and again.resource.names == opened.resource.names
         )
         if is_same:
             return None

@@ -114,6 +114,7 @@ class AppSource:
         self._may_go_on: asyncio.Future[Flight] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self._complete = asyncio.Event()
+        self._handled_around: BaseException | None = None
 
     async def begin(self) -> None:
         """
@@ -137,6 +138,8 @@ class AppSource:
             raise BrokenStreamError("the app sent no response")
 
     async def _run(self) -> None:
+        # An event loop may run in an `except` block.
+        self._handled_around = sys.exc_info()[1]
         await self._app(self._scope, self._receive, self._send)
 
     async def close(self) -> None:
@@ -179,7 +182,7 @@ class AppSource:
         if self._task is not None and self._task.cancelling():
             # It swallows its cancellation, and may end its body cleanly, and short.
             return
-        if sys.exc_info()[0] is not None:
+        if sys.exc_info()[1] not in (None, self._handled_around):
             # It ends its body while an exception passes: for its client that is the end, as it
             # would be without a cache, but nothing to be kept.
             flight.spoil()

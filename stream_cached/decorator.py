@@ -452,6 +452,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 self._open, function, key, incoming, cache_read, cache_write
             )
             opened = await open_it()
+            if not isinstance(opened.found, Miss | Stale | Unstorable):
+                return opened.found
 
             async def run(opened: Opened, turn: Turn | None, is_refresh: bool) -> Any:
                 return await self._run(

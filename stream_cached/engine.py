@@ -413,6 +413,7 @@ class Engine:
             return await _join(flight, length, joined, seconds)
 
         turn.answer(join, dict(resource.versions), (head.names, head.variant))
+        tail.on_over = turn.end
         flight.start()
 
     def _answer(self, run: Run, headers: RawHeaders, join: Join) -> None:

@@ -634,6 +634,8 @@ class Flight:
     def _recorder_moved(self) -> None:
         if self._recorder is not None and self._recorder.failure is not None:
             self._settle()
+            # What is not stored can't be followed.
+            self._followed = False
             if self._recorder.failure.is_private:
                 self._cut(lambda seat: seat.joins, "it turned out to be one client's own")
             self._check_shared()

@@ -49,8 +49,8 @@ FOLLOWED_TTL = 3.0
 
 _ATTEMPTS = 5
 
-#: The tokens of this process that no store took back, and until when they may be there.
-_unreleased: dict[bytes, float] = {}
+#: The tokens of leases that nobody holds any more, and until when they may be there.
+_forsaken: dict[bytes, float] = {}
 
 
 class Lease:
@@ -213,7 +213,7 @@ class Lease:
         try:
             await self._replace(left, _GONE_AFTER if shared else ALONE_FOR)
         except StoreError:
-            _remember(self.token)
+            forsake(self.token)
         if self._told:
             with contextlib.suppress(StoreError):
                 await self._store.delete_many([self._progress, self._followed])
@@ -225,15 +225,16 @@ class Lease:
             await asyncio.wait([self._work])
 
 
-def _remember(token: bytes) -> None:
+def forsake(token: bytes) -> None:
+    """Let a lease be taken by this process though it is still there: nobody holds it any more."""
     now = time.monotonic()
-    for other in [other for other, until in tuple(_unreleased.items()) if until < now]:
-        _unreleased.pop(other, None)
-    _unreleased[token] = now + LEASE_TTL
+    for other in [other for other, until in tuple(_forsaken.items()) if until < now]:
+        _forsaken.pop(other, None)
+    _forsaken[token] = now + LEASE_TTL
 
 
 def _is_free(claim: Claim) -> bool:
-    return claim.standing is Standing.RELEASED or claim.token in _unreleased
+    return claim.standing is Standing.RELEASED or claim.token in _forsaken
 
 
 def read_claim(value: bytes | None, lease_key: str) -> Claim | None:

@@ -17,7 +17,7 @@ from stream_cached.exceptions import (
 )
 from stream_cached.flight import Flight
 from stream_cached.keys import followed_key, progress_key, segment_key
-from stream_cached.lease import FOLLOWED, FOLLOWED_TTL, read_claim
+from stream_cached.lease import BEAT, FOLLOWED, FOLLOWED_TTL, LEASE_TTL, forsake, read_claim
 from stream_cached.patience import Patience
 from stream_cached.policy import BypassError, Finding, NotCached
 from stream_cached.progress import Claim, Head, Progress, Standing, decode_progress
@@ -53,6 +53,8 @@ class Tail:
         self.head: Head | None = None
         """The response without its body, once that is known."""
         self.standing = Standing.HELD
+        self.on_over: Callable[[], object] = lambda: None
+        """Called once the run is over, however far those are who read it here."""
         self._resource = resource
         self._store = resource.store
         self._lease_key = lease_key
@@ -66,6 +68,7 @@ class Tail:
         self._failure: StoreError | None = None
         self._news = asyncio.Event()
         self._alive_at: float | None = None
+        self._beat_at = time.monotonic()
         self._marked_at = 0.0
         self._kept_at = 0.0
         self._pause = _FIRST_LOOK
@@ -147,6 +150,7 @@ class Tail:
         finally:
             self._is_over = True
             self._tell()
+            self.on_over()
         await self._keep()
 
     def _tell(self) -> None:
@@ -181,14 +185,18 @@ class Tail:
         self._take_standing(lease)
 
     def _take_standing(self, lease: bytes | None) -> None:
-        claim = read_claim(lease, self._lease_key)
+        claim, now = read_claim(lease, self._lease_key), time.monotonic()
         if claim is None or claim.token != self._token:
             self.standing = Standing.RELEASED
-        else:
-            self.standing = claim.standing
-            if claim.beat != self._claim.beat:
-                self._claim = claim
-                self._alive_at = time.monotonic()
+            return
+        self.standing = claim.standing
+        if claim.beat != self._claim.beat:
+            self._claim = claim
+            self._beat_at = self._alive_at = now
+        elif now - self._beat_at > LEASE_TTL + BEAT and self.standing is Standing.HELD:
+            # It should have lapsed by now: its key was kept from expiring.
+            self.standing = Standing.RELEASED
+            forsake(self._token)
 
     def _take_progress(self, value: bytes) -> None:
         try:

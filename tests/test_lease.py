@@ -287,8 +287,9 @@ def test_a_slow_follower_reads_on_what_is_no_longer_served(
                 keys.set(key, None)
         else:
             servers[0].run(endpoint.invalidate())
-        assert runs.is_whole(slow.read_rest())
-    assert len(runs.bodies) == 1
+        # Whoever comes now does not join him.
+        assert fetch(servers[1].port).body == runs.bodies[1]
+        assert slow.read_rest().body == runs.bodies[0]
 
 
 def test_a_variant_that_began_before_it_was_one_is_not_run_again(
@@ -680,6 +681,21 @@ def test_a_body_goes_on_from_another_run_where_that_is_the_same(
         assert is_whole(client.read_rest()) == same
         client.close()
     assert len(workers.runs) == 2
+
+
+def test_a_lease_of_nobody_that_does_not_expire_is_taken_over(
+    spawn: Spawn, tmp_path: Path, redis_url: str
+) -> None:
+    workers = Workers(spawn, tmp_path, redis_url)
+    begin(workers.all[0]).close()
+    with redis.Redis.from_url(redis_url) as client:
+        (key,) = client.keys("*:lease:*")
+        workers.all[0].kill()
+        assert client.persist(key)
+        workers.open()
+        assert is_whole(fetch(workers.all[1].port, target="/?hold=gate", timeout=20))
+        wait_until(lambda: not client.keys("*:lease:*"))
+    assert fetch(workers.all[1].port, target="/?hold=gate").header("Cache-Status") == HIT
 
 
 def test_who_waits_for_a_process_that_is_killed_runs_next(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from benchmarks import keys, outage, round_trips, streams
+from benchmarks import flight, keys, outage, round_trips, stampede, streams
 from tests.servers import ServerMissingError, find_redis
 
 PARTS: dict[str, Callable[[float], None]] = {
@@ -24,6 +24,8 @@ PARTS: dict[str, Callable[[float], None]] = {
     "round-trips": lambda share: round_trips.main(),
     "outage": outage.main,
     "keys": lambda share: keys.main(),
+    "flight": flight.main,
+    "stampede": stampede.main,
 }
 
 PACKAGES = (

@@ -16,7 +16,7 @@ from typing import Any, Self
 from tests.process import HOST
 
 _LARGEST = 12 * 1024 * 1024
-_LAST_CHUNK = b"\r\n0\r\n\r\n"
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 @dataclass
@@ -67,6 +67,14 @@ class Answer:
         return b"".join(pieces)
 
 
+def length_in(head: bytes) -> int | None:
+    """Return the Content-Length; None for a body in chunks."""
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line[15:])
+    return None
+
+
 class Client:
     """One connection, kept alive; a context manager."""
 
@@ -95,11 +103,11 @@ class Client:
                 if head < 4:
                     head = -1
                     continue
-                length = self._length(head)
+                length = length_in(bytes(self._data[:head]))
             if not first and self._filled > head:
                 first = time.perf_counter() - start
             if length is None:
-                complete = self._data.endswith(_LAST_CHUNK, 0, self._filled)
+                complete = self._data.endswith(LAST_CHUNK, 0, self._filled)
             else:
                 complete = self._filled >= head + length
         took = time.perf_counter() - start
@@ -118,13 +126,6 @@ class Client:
             self._filled += received
             return received
         return 0
-
-    def _length(self, head: int) -> int | None:
-        """Return the Content-Length; None for a body in chunks."""
-        for line in bytes(self._data[:head]).lower().split(b"\r\n"):
-            if line.startswith(b"content-length:"):
-                return int(line[15:])
-        return None
 
     def close(self) -> None:
         """Close the connection."""

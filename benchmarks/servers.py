@@ -16,9 +16,11 @@ def redis_server() -> RedisServer:
         sys.exit(str(exc))
 
 
-def app_server(redis: RedisServer, app: str = "benchmarks.app:app") -> AppProcess:
+def app_server(
+    redis: RedisServer, app: str = "benchmarks.app:app", *, workers: int = 1
+) -> AppProcess:
     """Return an application over a Redis, not started yet, behind uvicorn as it is deployed."""
     environment = {"BENCHMARK_REDIS": redis.url()}
     # A connection is idle while another server is asked, sometimes for seconds.
-    options = ("--timeout-keep-alive", "600")
+    options = ("--timeout-keep-alive", "600", "--workers", str(workers))
     return AppProcess(app, environment, "httptools", loop="uvloop", options=options)

@@ -1,0 +1,214 @@
+"""
+What the flight costs per chunk where nobody joins, beside a tee in line.
+
+A tee is the cheapest way to keep what is streamed: a generator that appends each chunk to a list
+and yields it. A flight drains the endpoint's generator in a task of its own, which costs switches
+between tasks: at each chunk where the endpoint awaits between its chunks, seldom where it does not.
+Both once more while the chunks are recorded over the store of `memory://`; whoever iterates then
+waits until the entry is visible.
+
+In process and without a server, in uvloop. The flight is read as a response reads it, several
+chunks at once. The ways take turns, round by round; of each the median is shown, in microseconds
+per chunk, over the bare iteration of the same generator. That every byte came, and that what was
+recorded is stored, is checked in each round, outside of its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import uvloop
+
+from benchmarks.bodies import Body
+from stream_cached.engine import new_id
+from stream_cached.entry import Entry
+from stream_cached.flight import Flight
+from stream_cached.recorder import VALUE_SIZE, Limits, Recorder
+from stream_cached.resource import Hit, Lifetimes, Resource
+from stream_cached.sources import IteratorSource
+from stream_cached.store.memory import MemoryCache, MemoryStore
+
+ROUNDS = 100
+
+BODY = Body(100, 10_000)
+
+#: As the decorator has them unless told.
+MAX_AHEAD = 1024 * 1024
+LIMITS = Limits(
+    max_body=64 * 1024 * 1024,
+    max_duration=600,
+    max_pending=8 * 1024 * 1024,
+    inline_max=VALUE_SIZE,
+)
+
+Chunks = Callable[[], AsyncIterator[bytes]]
+
+#: Iterates over chunks in some way, and returns how many bytes came.
+Way = Callable[[Chunks], Awaitable[int]]
+
+
+async def awaiting() -> AsyncIterator[bytes]:
+    """An endpoint's generator that lets others run between its chunks."""
+    for chunk in BODY.chunks:
+        await asyncio.sleep(0)
+        yield chunk
+
+
+async def unsuspended() -> AsyncIterator[bytes]:
+    """One that never does."""
+    for chunk in BODY.chunks:
+        yield chunk
+
+
+KINDS: dict[str, Chunks] = {"awaits": awaiting, "does not": unsuspended}
+
+
+def _resource() -> Resource:
+    return Resource(
+        MemoryStore(MemoryCache()),
+        "key",
+        version="version",
+        lifetimes=Lifetimes(ttl=60, longest_run=LIMITS.max_duration),
+        select=None,
+        new_id=new_id,
+        max_variants=1,
+    )
+
+
+async def _recorder(resource: Resource) -> Recorder:
+    entry = Entry(
+        key=b"",
+        versions={},
+        status=200,
+        headers=(),
+        media_type=None,
+        charset="utf-8",
+        streamed=True,
+        stored_at=time.time(),
+        length=0,
+        generation=new_id(),
+    )
+
+    async def stored() -> None:
+        pass
+
+    def failed(*why: object) -> None:
+        sys.exit(f"not recorded: {why}")
+
+    await resource.look_up()
+    await resource.begin()
+    return Recorder(
+        resource,
+        entry,
+        varies_on=frozenset(),
+        limits=LIMITS,
+        objection=lambda: None,
+        on_stored=stored,
+        on_failure=failed,
+    )
+
+
+async def _tee(
+    chunks: AsyncIterator[bytes], kept: list[bytes], recorder: Recorder | None
+) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        if recorder is None:
+            kept.append(chunk)
+        else:
+            recorder.feed(chunk)
+        yield chunk
+    if recorder is not None:
+        await recorder.commit()
+
+
+async def _iterate(chunks: AsyncIterator[bytes]) -> int:
+    length = 0
+    async for chunk in chunks:
+        length += len(chunk)
+    return length
+
+
+async def bare(chunks: Chunks, recorder: Recorder | None) -> int:
+    """Only iterate."""
+    return await _iterate(chunks())
+
+
+async def tee(chunks: Chunks, recorder: Recorder | None) -> int:
+    """Keep each chunk, or record it, and hand it on."""
+    return await _iterate(_tee(chunks(), [], recorder))
+
+
+async def flight(chunks: Chunks, recorder: Recorder | None) -> int:
+    """Read a flight as `LiveResponse` does."""
+    run = Flight(
+        IteratorSource(chunks(), "utf-8"), recorder, max_ahead=MAX_AHEAD, finish_timeout=30
+    )
+    reader = run.read()
+    length = 0
+    while taken := await reader.take():
+        length += len(b"".join(taken))
+    reader.close()
+    await run.over()
+    return length
+
+
+#: Each way to iterate, and whether it records.
+WAYS = {
+    "bare": (bare, False),
+    "tee": (tee, False),
+    "flight": (flight, False),
+    "tee, recorded": (tee, True),
+    "flight, recorded": (flight, True),
+}
+
+
+async def _microseconds(way: str, chunks: Chunks) -> float:
+    """Return what a chunk took in one way; end everything if it did not all come."""
+    iterate, records = WAYS[way]
+    resource = _resource()
+    recorder = await _recorder(resource) if records else None
+    start = time.perf_counter()
+    length = await iterate(chunks, recorder)
+    took = time.perf_counter() - start
+    found = await resource.look_up()
+    if length != len(BODY.whole) or isinstance(found, Hit) is not records:
+        sys.exit(f"{way}: {length:,} bytes, and then {found}")
+    return took / BODY.count * 1e6
+
+
+async def median_microseconds(chunks: Chunks, rounds: int) -> dict[str, float]:
+    """Return what a chunk takes in each way; the ways take turns."""
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(-1, rounds):
+        for way, taken in times.items():
+            microseconds = await _microseconds(way, chunks)
+            if number >= 0:
+                taken.append(microseconds)
+    return {way: statistics.median(taken) for way, taken in times.items()}
+
+
+def main(share: float = 1.0) -> None:
+    """
+    Measure, and print a table.
+
+    Args:
+        share: Of the rounds.
+    """
+    rounds = max(3, round(ROUNDS * share))
+    print(f"\nflight: {BODY}, nobody joins, {rounds} rounds")
+    print("  us a chunk over the bare iteration, where the endpoint")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        taken = {
+            kind: runner.run(median_microseconds(chunks, rounds)) for kind, chunks in KINDS.items()
+        }
+    print(f"  {'':20}" + "".join(f"{kind:>12}" for kind in KINDS))
+    for way in WAYS:
+        if way == "bare":
+            cells = [f"({taken[kind][way]:.2f})" for kind in KINDS]
+        else:
+            cells = [f"{taken[kind][way] - taken[kind]['bare']:.2f}" for kind in KINDS]
+        print(f"  {way:20}" + "".join(f"{cell:>12}" for cell in cells))

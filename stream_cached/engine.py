@@ -564,6 +564,8 @@ async def _join(
     if not flight.can_be_joined:
         return None
     reader = flight.read(length, joins=True)
+    if reader.is_at_hand:
+        return joined(reader)
     begins = False
     try:
         # Until there is a byte, it may turn out that there will be none for this one.

@@ -164,6 +164,8 @@ class Flight:
         self._store_turn_at = 0
         self._gave_way = time.monotonic()
         self._seats: set[_Seat] = set()
+        # Of those, the ones that have read everything: looked at once a wake-up, not at each chunk.
+        self._waiting: set[_Seat] = set()
         self._woken: list[_Seat] = []
         self._loop = asyncio.get_running_loop()
         _flights.add(self)
@@ -212,10 +214,11 @@ class Flight:
         self._tail.next = link
         self._tail = link
         self._made += len(chunk) + _LINK_SIZE
-        for seat in self._seats:
-            if seat.waiting:
+        if self._waiting:
+            for seat in self._waiting:
                 seat.wake()
-                self._woken.append(seat)
+            self._woken.extend(self._waiting)
+            self._waiting.clear()
         if self._made - self._dropped > 2 * self._max_ahead:
             self._let_go()
         if self._producer is not None:
@@ -441,6 +444,17 @@ class Flight:
         if not self._is_settled:
             self._is_settled = True
             self._on_settled(self.end)
+
+    def waits(self, seat: _Seat) -> asyncio.Future[None]:
+        """Return what is done once there is something new for a reader; then it has `waited`."""
+        seat.future = future = self._loop.create_future()
+        self._waiting.add(seat)
+        return future
+
+    def waited(self, seat: _Seat) -> None:
+        """Note that a reader waits no more."""
+        seat.future = None
+        self._waiting.discard(seat)
 
     def advanced(self, position: int) -> None:
         """Note how far a reader has come."""
@@ -742,6 +756,11 @@ class Reader:
         if not self._seat.joins:
             self._flight.start()
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether there is a first chunk for this reader in memory."""
+        return self._is_there and not self._flight.is_for_one
+
     async def begun(self) -> bool:
         """
         Wait for the first chunk, or a clean end without one.
@@ -778,11 +797,10 @@ class Reader:
             self._flight.return_to_memory(seat)
 
     async def _woken(self) -> None:
-        self._seat.future = asyncio.get_running_loop().create_future()
         try:
-            await self._seat.future
+            await self._flight.waits(self._seat)
         finally:
-            self._seat.future = None
+            self._flight.waited(self._seat)
 
     async def take(self) -> list[bytes]:
         """
@@ -794,11 +812,20 @@ class Reader:
             Exception: What the source raised.
         """
         chunks: list[bytes] = []
-        if await self._has_next():
+        if (self._is_there and not self.closed) or await self._has_next():
             size = 0
-            while self._is_there and size < _TAKE_MAX:
-                chunks.append(self._advance())
+            while self._older and size < _TAKE_MAX:
+                chunks.append(self._older.popleft())
                 size += len(chunks[-1])
+            seat, from_older = self._seat, len(chunks)
+            link = seat.link
+            # There may be a thousand of them for each of a hundred readers.
+            while link is not None and link.next is not None and size < _TAKE_MAX:
+                seat.link = link = link.next
+                chunks.append(link.chunk)
+                size += len(link.chunk)
+            seat.number += len(chunks) - from_older
+            self._position += size + _LINK_SIZE * len(chunks)
             self._flight.advanced(self._position)
         return chunks
 

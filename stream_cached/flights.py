@@ -119,6 +119,8 @@ class Turn:
 
     async def answered(self, seconds: float) -> bool:
         """Wait until it can be joined, or is over; return whether that was in time."""
+        if self._answered.is_set():
+            return True
         try:
             async with asyncio.timeout(seconds):
                 await self._answered.wait()

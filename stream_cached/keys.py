@@ -38,7 +38,7 @@ TOO_DEEP = "nested too deeply"
 _AWKWARD = re.compile(r"[^\x21-\x7e]")
 _UNREADABLE = re.compile(r"[^A-Za-z0-9._/-]+")
 _SHORTENED = re.compile(r".*#[0-9a-f]{32}")
-_SEGMENT_KEY = re.compile(r"(.*:[0-9a-f]{32}):\d+", re.DOTALL)
+_GENERATION = re.compile(r"[0-9a-f]{32}")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _ADDRESSES = (
     ipaddress.IPv4Address,
@@ -366,8 +366,12 @@ def segment_key(key: str, generation: bytes, index: int) -> str:
 
 def segment_group(key: str) -> str | None:
     """Return what the chunk keys of one run have in common, or None for any other key."""
-    match = _SEGMENT_KEY.fullmatch(key)
-    return match[1] if match else None
+    # It is asked at each access to the memory.
+    group, _, index = key.rpartition(":")
+    if not index.isdecimal():
+        return None
+    _, colon, generation = group.rpartition(":")
+    return group if colon and _GENERATION.fullmatch(generation) else None
 
 
 def variant_key(key: str, generation: bytes, variant: str) -> str:

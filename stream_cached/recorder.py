@@ -48,7 +48,8 @@ _LENGTH_SIZE = 5
 #: What the next run would come to, too, so that it is not worth recording for a while.
 _LASTING = frozenset({NotCached.BODY_SIZE, NotCached.DURATION, NotCached.READ})
 
-#: Seconds after which others are told what a run has come to.
+#: Seconds after which others are told what a run has come to, for the first time and then.
+TELL_FIRST_AFTER = 0.01
 TELL_AFTER = 0.05
 
 #: Bytes of chunks that they are told again and again, until these are a segment.
@@ -162,7 +163,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._limits.max_duration, self.fail, NotCached.DURATION)
         # Also where there is no chunk yet: who waits for the run then knows what it answers.
-        self._tell_later()
+        self._tell_later(TELL_FIRST_AFTER)
 
     # -- chunks in --------------------------------------------------------------------------
 
@@ -234,10 +235,10 @@ class Recorder:
 
     # -- news for other processes -----------------------------------------------------------
 
-    def _tell_later(self) -> None:
+    def _tell_later(self, seconds: float = TELL_AFTER) -> None:
         if self._tell is not None and self.failure is None and not self._closing:
             loop = asyncio.get_running_loop()
-            self._tell_timer = loop.call_later(TELL_AFTER, self._tell_now)
+            self._tell_timer = loop.call_later(seconds, self._tell_now)
 
     def _tell_now(self) -> None:
         self._tell_timer = None

@@ -65,6 +65,7 @@ class Tail:
         # One task watches, however slow those are who read here.
         self._watcher: asyncio.Task[None] | None = None
         self._is_over = False
+        self._has_looked = False
         self._failure: StoreError | None = None
         self._news = asyncio.Event()
         self._alive_at: float | None = None
@@ -142,6 +143,7 @@ class Tail:
                 await self._mark()
                 await self._look()
                 self._tell()
+                await self._wait()
             if self.standing is Standing.RELEASED:
                 # At once: it may expire, or be replaced, before slow readers come to it.
                 self._entry = await self._what_it_left()
@@ -167,9 +169,7 @@ class Tail:
                 await self._store.set_many([mark], FOLLOWED_TTL)
 
     async def _look(self) -> None:
-        """Wait a little, and see what there is."""
-        await self._wakeup.wait(self._pause)
-        self._pause = min(self._pause * _GROWTH, _LAST_LOOK)
+        """See what there is."""
         keys = self._lease_key, progress_key(self._resource.key, self._token)
         for attempt in range(_MOST_FAILURES):
             try:
@@ -182,7 +182,14 @@ class Tail:
                     raise
         if progress is not None:
             self._take_progress(progress)
+        self._has_looked = True
         self._take_standing(lease)
+
+    async def _wait(self) -> None:
+        """Wait a little, unless the run is over."""
+        if self.standing is Standing.HELD:
+            await self._wakeup.wait(self._pause)
+            self._pause = min(self._pause * _GROWTH, _LAST_LOOK)
 
     def _take_standing(self, lease: bytes | None) -> None:
         claim, now = read_claim(lease, self._lease_key), time.monotonic()
@@ -206,7 +213,8 @@ class Tail:
         position = progress.segments, len(progress.chunks)
         known = self._progress
         if known is None or position > (known.segments, len(known.chunks)):
-            if known is not None:
+            if self._has_looked:
+                # It has gone on, or begun, since the look before this one.
                 self._alive_at = time.monotonic()
             self._progress = progress
             self.head = progress.head

@@ -52,7 +52,7 @@ class Opened:
     def rests(self) -> bool:
         """Whether what is stale is left as it is, since it could not be made anew."""
         flights = self.use.backend.flights
-        return isinstance(self.found, Stale) and flights.is_resting(self.resource.key)
+        return isinstance(self.found, Stale) and flights.is_resting(self.resource.place)
 
     @property
     def fwd(self) -> str:

@@ -456,13 +456,16 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 return opened.found
 
             async def run(opened: Opened, turn: Turn | None, is_refresh: bool) -> Any:
+                fwd = opened.fwd if cache_read else "request"
+                if not opened.records:
+                    return engine.unrecorded(await function.endpoint.run(args, kwargs), fwd)
                 return await self._run(
                     function,
                     opened,
                     incoming,
                     args,
                     kwargs,
-                    opened.fwd if cache_read else "request",
+                    fwd,
                     wait=aiocache_wait_for_write or is_refresh,
                     turn=turn,
                     is_refresh=is_refresh,
@@ -490,9 +493,6 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             return engine.bypass(await function.endpoint.run(args, kwargs), found.detail)
         if not isinstance(found, Miss | Stale):
             return found
-        if not opened.records:
-            fwd = opened.fwd if cache_read else "request"
-            return engine.unrecorded(await function.endpoint.run(args, kwargs), fwd)
         if isinstance(found, Stale):
             return await revalidation.run(opened, found, turn)
         async with within(turn):

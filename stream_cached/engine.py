@@ -24,6 +24,7 @@ from stream_cached.flights import Join, Turn
 from stream_cached.guard import Guard, Terms
 from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.keys import header_values
+from stream_cached.lease import Lease
 from stream_cached.notices import Notices
 from stream_cached.patience import Patience
 from stream_cached.policy import (
@@ -40,7 +41,7 @@ from stream_cached.policy import (
     words,
 )
 from stream_cached.progress import Head, Progress
-from stream_cached.recorder import Limits, Recorder, Tell
+from stream_cached.recorder import Limits, Recorder
 from stream_cached.replay import Replay
 from stream_cached.resource import ID_SIZE, Found, Hit, Lifetimes, Miss, Resource
 from stream_cached.responses import (
@@ -427,8 +428,8 @@ class Engine:
         names = tuple(sorted({*resource.names, *self._varies_on(headers, run)}))
         return (names, resource.select(names)) if names and resource.select else ((), "")
 
-    def _tell(self, entry: Entry, headers: RawHeaders, run: Run) -> Tell | None:
-        """Return what tells those who follow the run in other processes."""
+    def _news(self, entry: Entry, headers: RawHeaders, run: Run) -> _News | None:
+        """Return what is for those who follow the run in other processes."""
         if run.turn is None or run.turn.lease is None:
             return None
         lease, (names, variant) = run.turn.lease, self._variant(headers, run)
@@ -440,11 +441,7 @@ class Engine:
             names=names,
             variant=variant,
         )
-
-        async def tell(segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
-            await lease.tell(Progress(head, segments, chunks, tail))
-
-        return tell
+        return _News(lease, head)
 
     async def _record_body(self, response: Response, run: Run) -> Response:
         """Store a response whose body is at hand, and return it."""
@@ -545,8 +542,22 @@ class Engine:
             objection=objects,
             on_stored=run.on_stored,
             on_failure=failed,
-            tell=self._tell(entry, headers, run),
+            news=self._news(entry, headers, run),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What the holder of a lease tells others."""
+
+    lease: Lease
+    head: Head
+
+    async def tell(self, segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
+        await self.lease.tell(Progress(self.head, segments, chunks, tail))
+
+    def complete(self, segments: int, chunks: tuple[int, ...], tail: bytes, length: int) -> None:
+        self.lease.last_word = Progress(self.head, segments, chunks, tail, length)
 
 
 async def _join(
@@ -590,6 +601,7 @@ async def _whole(replay: Replay) -> bytes | None:
 
 
 async def _commit(recorder: Recorder, run: Run) -> None:
+    recorder.on_visible = lambda: _settled(run, recorder, None)
     try:
         await recorder.commit()
         await recorder.settled()
@@ -602,7 +614,7 @@ async def _commit(recorder: Recorder, run: Run) -> None:
 def _end_turn(run: Run, status: int, findings: Sequence[Finding]) -> None:
     """Let those who wait for a response that is not stored run the endpoint themselves."""
     if run.is_backed and is_failure(status):
-        run.backend.flights.rest(run.resource.key)
+        run.backend.flights.rest(run.resource.place)
     if run.turn is not None:
         # Where the endpoint failed, or its client has left, one after the other.
         left = all(finding.reason is NotCached.INCOMPLETE for finding in findings)
@@ -613,7 +625,7 @@ def _settled(run: Run, recorder: Recorder | None, end: End | None) -> None:
     failure = None if recorder is None else recorder.failure
     if run.is_backed and isinstance(end, Failed):
         # Before anybody looks again.
-        run.backend.flights.rest(run.resource.key)
+        run.backend.flights.rest(run.resource.place)
     if run.turn is not None:
         lasts = failure is not None and (failure.is_private or failure.is_limit)
         run.turn.end(shared=not lasts)

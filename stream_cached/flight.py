@@ -197,6 +197,7 @@ class Flight:
         else:
             self._archive = recorder.read
             recorder.on_progress = self._recorder_moved
+            recorder.on_visible = self._settle
             recorder.is_needed = lambda: any(seat.link is None for seat in self._seats)
 
     def __repr__(self) -> str:

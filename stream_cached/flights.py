@@ -203,21 +203,21 @@ class Flights:
         """Forget that what is under a key could not be shared."""
         self._not_shared.discard(key)
 
-    def rest(self, key: str) -> None:
-        """Remember that what is stale under a key could not be made anew."""
-        self._resting.add(key)
+    def rest(self, place: str) -> None:
+        """Remember that what is stale in a place could not be made anew."""
+        self._resting.add(place)
 
-    def leave_to_others(self, key: str) -> None:
-        """Remember that what is stale under a key is made anew in another process."""
-        self._left_to_others.add(key)
+    def leave_to_others(self, place: str) -> None:
+        """Remember that what is stale in a place is made anew in another process."""
+        self._left_to_others.add(place)
 
-    def is_left_to_others(self, key: str) -> bool:
-        """Whether what is stale under a key is made anew in another process."""
-        return key in self._left_to_others
+    def is_left_to_others(self, place: str) -> bool:
+        """Whether what is stale in a place is made anew in another process."""
+        return place in self._left_to_others
 
-    def is_resting(self, key: str) -> bool:
-        """Whether to leave what is stale under a key as it is, for a while."""
-        return key in self._resting
+    def is_resting(self, place: str) -> bool:
+        """Whether to leave what is stale in a place as it is, for a while."""
+        return place in self._resting
 
 
 class _Remembered:

@@ -37,6 +37,9 @@ BEAT = 0.5
 #: Seconds that what a run has come to can be read, unless it is told again.
 PROGRESS_TTL = 60.0
 
+#: Seconds that those who follow a run have to learn how it ended.
+LAST_WORD_TTL = 3.0
+
 #: Seconds for which others are told that a response could not be shared: each process remembers it.
 ALONE_FOR = 10.0
 
@@ -82,6 +85,9 @@ class Lease:
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
         self._told = False
+        self._telling = asyncio.Lock()
+        self.last_word: Progress | None = None
+        """What a complete run has come to: for those who follow it, where there are any."""
         self._is_released = False
 
     async def claim(self, keys: Sequence[str]) -> tuple[Claim | None, list[bytes | None]]:
@@ -183,11 +189,14 @@ class Lease:
         Raises:
             StoreError: The store failed.
         """
-        if self._is_released:
-            return
-        self._told = True
+        async with self._telling:
+            if not self._is_released:
+                self._told = True
+                await self._tell(progress, PROGRESS_TTL)
+
+    async def _tell(self, progress: Progress, ttl: float) -> None:
         value = encode_progress(progress, self.token)
-        await set_and_wake(self._store, [(self._progress, value)], PROGRESS_TTL, self._progress)
+        await set_and_wake(self._store, [(self._progress, value)], ttl, self._progress)
 
     # -- its end ----------------------------------------------------------------------------
 
@@ -209,15 +218,23 @@ class Lease:
     async def _release(self, renewal: asyncio.Task[None] | None, shared: bool) -> None:
         if renewal is not None:
             await asyncio.wait([renewal])
+        is_followed = self._told and await self.is_followed()
+        if is_followed and self.last_word is not None:
+            # Theirs need not be the entry that they would find.
+            with contextlib.suppress(StoreError):
+                await self._tell(self.last_word, LAST_WORD_TTL)
         left = self._encoded(Standing.RELEASED if shared else Standing.ALONE)
         try:
             await self._replace(left, _GONE_AFTER if shared else ALONE_FOR)
         except StoreError:
             forsake(self.token)
-        if self._told:
-            with contextlib.suppress(StoreError):
-                await self._store.delete_many([self._progress, self._followed])
-                await set_and_wake(self._store, [], None, self._progress)
+        if not self._told:
+            return
+        with contextlib.suppress(StoreError):
+            async with self._telling:
+                kept = [] if is_followed and self.last_word is not None else [self._progress]
+                await self._store.delete_many([*kept, self._followed])
+            await set_and_wake(self._store, [], None, self._progress)
 
     async def released(self) -> None:
         """Wait until nothing of it is left to be done."""

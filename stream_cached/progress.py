@@ -58,6 +58,8 @@ class Progress:
     """The lengths of the chunks that follow them, or of the part that does."""
     tail: bytes = b""
     """Those chunks."""
+    length: int | None = None
+    """Bytes of the whole body, once there is nothing more to come."""
 
 
 def encode_claim(claim: Claim, key: str) -> bytes:
@@ -94,6 +96,7 @@ def encode_progress(progress: Progress, generation: bytes) -> bytes:
         "variant": progress.head.variant,
         "segments": progress.segments,
         "chunks": progress.chunks,
+        "length": progress.length,
     }
     return pack(State.PROGRESS, generation, 0, head, progress.tail)
 
@@ -109,12 +112,14 @@ def decode_progress(data: bytes, generation: bytes) -> Progress:
     if (prefix.state, prefix.generation) != (State.PROGRESS, generation):
         raise UnsoundError("another run")
     try:
-        fields = soundness.fields(head, 8)
+        fields = soundness.fields(head, 9)
         segments = typed(int, fields["segments"])
         if segments < 0:
             raise UnsoundError("number of segments")
         chunks = soundness.partition(fields["chunks"], len(tail))
-        return Progress(_head(fields), segments, chunks, tail)
+        length = fields["length"]
+        length = None if length is None else typed(int, length)
+        return Progress(_head(fields), segments, chunks, tail, length)
     except MALFORMED as exc:
         raise UnsoundError("head") from exc
 

@@ -14,6 +14,7 @@ import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from stream_cached.archive import Archive
 from stream_cached.entry import (
@@ -59,8 +60,16 @@ _TOLD = 64 * 1024
 _MAX_CHUNKS = 16 * 1024
 
 
-#: Tells others how many segments are written, the lengths of the chunks that follow, and those.
-Tell = Callable[[int, tuple[int, ...], bytes], Awaitable[None]]
+class News(Protocol):
+    """Where others learn what a run has come to."""
+
+    async def tell(self, segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
+        """Say how many segments are written, the lengths of the chunks that follow, and those."""
+        ...
+
+    def complete(self, segments: int, chunks: tuple[int, ...], tail: bytes, length: int) -> None:
+        """Have the same said once it is over, with the length of the whole body."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,7 @@ class Recorder:
             if there is a reason.
         on_stored: Called once the entry is visible.
         on_failure: Called once with the reason why it will not be, and its cause.
-        tell: Tells those who follow the run in other processes; None where nobody can.
+        news: For those who follow the run in other processes; None where nobody can.
     """
 
     def __init__(
@@ -107,11 +116,12 @@ class Recorder:
         objection: Callable[[], NotCached | None],
         on_stored: Callable[[], Awaitable[None]],
         on_failure: Callable[[NotCached, Exception | None], object],
-        tell: Tell | None = None,
+        news: News | None = None,
     ) -> None:
         self.failure: NotCached | None = None
         self.on_progress: Callable[[], object] = lambda: None
         self.is_needed: Callable[[], bool] = lambda: False
+        self.on_visible: Callable[[], object] = lambda: None
         self._resource = resource
         self._store = resource.store
         self._entry = entry
@@ -120,7 +130,7 @@ class Recorder:
         self._objection = objection
         self._on_stored = on_stored
         self._on_failure = on_failure
-        self._tell = tell
+        self._news = news
         self._has_news = False
         self._tell_timer: asyncio.TimerHandle | None = None
         self._length = 0
@@ -182,7 +192,7 @@ class Recorder:
             self.fail(NotCached.BEHIND)
             return
         self._length += len(chunk)
-        if self._tell is not None and self._tell_timer is None:
+        if self._news is not None and self._tell_timer is None:
             self._tell_later()
         if len(self._lengths) >= _MAX_CHUNKS:
             self._cut(continues=False)
@@ -236,7 +246,7 @@ class Recorder:
     # -- news for other processes -----------------------------------------------------------
 
     def _tell_later(self, seconds: float = TELL_AFTER) -> None:
-        if self._tell is not None and self.failure is None and not self._closing:
+        if self._news is not None and self.failure is None and not self._closing:
             loop = asyncio.get_running_loop()
             self._tell_timer = loop.call_later(seconds, self._tell_now)
 
@@ -246,7 +256,7 @@ class Recorder:
         self._wake_writer()
 
     async def _tell_news(self) -> None:
-        assert self._tell is not None
+        assert self._news is not None
         if self._filled >= _TOLD:
             self._cut(continues=False)
         if self._queue:
@@ -257,7 +267,7 @@ class Recorder:
         # The segments' own writes show whether the store still works.
         with contextlib.suppress(StoreError):
             lengths = tuple(self._lengths) if is_next else ()
-            await self._tell(self._written, lengths, b"".join(tail))
+            await self._news.tell(self._written, lengths, b"".join(tail))
 
     # -- segments out -----------------------------------------------------------------------
 
@@ -270,7 +280,7 @@ class Recorder:
                 if loop.time() - renewed >= RUN_TTL / 3:
                     renewed = loop.time()
                     await self._renew()
-                    self._has_news = self._tell is not None
+                    self._has_news = self._news is not None
                 if self._has_news and not self._closing:
                     self._has_news = False
                     await self._tell_news()
@@ -357,6 +367,10 @@ class Recorder:
             entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
         reason = await self._resource.publish(entry, self._varies_on)
         if reason is None:
+            if self._news is not None:
+                self._news.complete(len(entry.segments), entry.chunks, entry.body, entry.length)
+            # Plugins may take their time.
+            self.on_visible()
             await self._on_stored()
         else:
             self.fail(reason)

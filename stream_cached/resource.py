@@ -260,6 +260,13 @@ class Resource:
         """Returns the digest of the request's values for some headers."""
         return self._select
 
+    @property
+    def place(self) -> str:
+        """What tells this variant from the resource's others, as far as that is known."""
+        if not self.names or self._select is None:
+            return self.key
+        return f"{self.key}:{self._select(self.names)}"
+
     async def is_current(self) -> bool:
         """
         Say whether nothing was invalidated since the look-up.

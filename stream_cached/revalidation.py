@@ -78,7 +78,7 @@ class Revalidation:
             )
         if response is None or collapsing is None or not opened.records or opened.rests:
             return response
-        if opened.use.backend.flights.is_left_to_others(opened.resource.key):
+        if opened.use.backend.flights.is_left_to_others(opened.resource.place):
             return response
         # One answer that could not be shared need not be the last one.
         turn, own = opened.approach(shared=True)
@@ -104,11 +104,11 @@ class Revalidation:
     async def _make_anew(
         self, opened: Opened, stale: Stale, collapsing: Collapsing, turn: Turn
     ) -> None:
-        flights, key = opened.use.backend.flights, opened.resource.key
+        flights, place = opened.use.backend.flights, opened.resource.place
         try:
             async with asyncio.timeout(self._rules.max_duration), within(turn):
                 if not await collapsing.take_unless_taken(turn, opened):
-                    flights.leave_to_others(key)
+                    flights.leave_to_others(place)
                     turn.end()
                     return
                 await _to_its_end(await self._run(opened, turn, True))
@@ -116,7 +116,7 @@ class Revalidation:
         except Exception as exc:
             self._notices.failed_to_renew(exc)
         if not await self._is_new(opened, stale):
-            flights.rest(key)
+            flights.rest(place)
 
     async def _is_new(self, opened: Opened, stale: Stale) -> bool:
         try:
@@ -177,7 +177,7 @@ class Revalidation:
         except Exception as exc:
             if not isinstance(exc, HTTPException) or is_failure(exc.status_code):
                 # Before those who wait look again.
-                opened.use.backend.flights.rest(opened.resource.key)
+                opened.use.backend.flights.rest(opened.resource.place)
             raise
 
     async def _has_failed(self, result: Any) -> bool:

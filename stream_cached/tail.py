@@ -144,7 +144,7 @@ class Tail:
                 await self._look()
                 self._tell()
                 await self._wait()
-            if self.standing is Standing.RELEASED:
+            if self.standing is Standing.RELEASED and not self._is_complete:
                 # At once: it may expire, or be replaced, before slow readers come to it.
                 self._entry = await self._what_it_left()
         except StoreError as exc:
@@ -212,13 +212,26 @@ class Tail:
             return
         position = progress.segments, len(progress.chunks)
         known = self._progress
-        if known is None or position > (known.segments, len(known.chunks)):
+        is_last = progress.length is not None
+        if is_last or known is None or position > (known.segments, len(known.chunks)):
             if self._has_looked:
                 # It has gone on, or begun, since the look before this one.
                 self._alive_at = time.monotonic()
             self._progress = progress
             self.head = progress.head
             self._pause = _NEXT_LOOK
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether there is nothing more to come than what is known."""
+        return self._progress is not None and self._progress.length is not None
+
+    @property
+    def _end(self) -> int | None:
+        """The number of segments; None where that is not known."""
+        if self._entry is not None:
+            return len(self._entry.segments)
+        return self._progress.segments if self._progress and self._is_complete else None
 
     async def _what_it_left(self) -> Entry | None:
         found = await self._resource.look_up()
@@ -227,15 +240,15 @@ class Tail:
 
     async def _keep(self) -> None:
         """Keep alive what is still to be handed on."""
-        while self._entry is not None:
+        while self._end is not None:
             await self._keep_from(self._index)
             await asyncio.sleep(_KEEP_EVERY)
 
     async def _keep_from(self, index: int) -> None:
         now = time.monotonic()
-        if self._entry is not None and now - self._kept_at >= _KEEP_EVERY:
+        if self._end is not None and now - self._kept_at >= _KEEP_EVERY:
             self._kept_at = now
-            keys = self._keys(range(index, len(self._entry.segments)))
+            keys = self._keys(range(index, self._end))
             with contextlib.suppress(StoreError):
                 await self._store.touch_many(keys, self._resource.lifetimes.segments)
 
@@ -290,15 +303,16 @@ class Tail:
                 await flight.pace()
 
     async def _finish(self, flight: Flight) -> None:
-        """Go on with the entry that the run has left."""
+        """Go on with what the run has left."""
         entry = self._entry
-        if entry is None:
-            raise LostStreamError("the process that ran it is gone, or has not stored it")
-        await self._give_segments(flight, len(entry.segments))
-        if not entry.segments and self.head is not None:
-            self._progress = Progress(self.head, 0, entry.chunks, entry.body)
+        if entry is not None and self.head is not None:
+            self._progress = Progress(
+                self.head, len(entry.segments), entry.chunks, entry.body, entry.length
+            )
             await self._give_what_there_is(flight)
-        if self._length != entry.length or self._joiner.is_within_chunk:
+        if self._progress is None or not self._is_complete:
+            raise LostStreamError("the process that ran it is gone, or has not stored it")
+        if self._length != self._progress.length or self._joiner.is_within_chunk:
             raise UnsoundError("length of the body")
 
     # -- segments ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from aiocache.plugins import BasePlugin
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -324,6 +325,66 @@ def test_a_variant_that_began_before_it_was_one_is_not_run_again(
         gate.open()
         assert first.read_rest().text == other.read_rest().text == "de."
     assert sorted(runs) == ["de", "en"]
+
+
+def test_a_run_is_followed_to_its_end_though_it_is_stored_for_others(
+    serve: Serve, shared_url: str
+) -> None:
+    gate = Gate()
+
+    @stream_cached(ttl=60, key_host=False, cache=shared_url)
+    async def endpoint(request: Request) -> Response:
+        language = request.headers["accept-language"]
+
+        async def body() -> AsyncIterator[bytes]:
+            yield language.encode()
+            if language == "de":
+                await gate.passed()
+            yield b"."
+
+        vary = "Accept-Language" if language == "de" else "Accept-Language, X-Plan"
+        return StreamingResponse(body(), headers={"vary": vary})
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        for plan, client in enumerate((first, follower)):
+            client.send(headers={"Accept-Language": "de", "X-Plan": str(plan)})
+            client.read_head()
+            client.read_until(2)
+        # The entry of the first one is now one for his plan.
+        fetch(servers[0].port, headers={"Accept-Language": "en"})
+        gate.open()
+        assert first.read_rest().text == follower.read_rest().text == "de."
+        assert follower.response.complete
+
+
+class Hanging(BasePlugin):  # type: ignore[misc]
+    """A plugin that does not come back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.gate = Gate(), Gate()
+
+    async def post_set(self, *args: object, **kwargs: object) -> None:
+        self.reached.open()
+        await self.gate.passed()
+
+
+def test_a_plugin_that_hangs_holds_up_no_follower(serve: Serve, shared_url: str) -> None:
+    runs, plugin = HeldRuns(), Hanging()
+    app = runs.app(shared_url, key_host=False, plugins=[plugin])
+    servers = [serve(app) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        for client in first, follower:
+            client.send()
+            client.read_head()
+            client.read_until(100)
+        runs.gate.open()
+        plugin.reached.wait()
+        assert runs.is_whole(follower.read_rest())
+        assert runs.is_whole(first.read_rest())
+        assert not plugin.gate.is_open
+        plugin.gate.open()
 
 
 def test_a_run_that_takes_its_time_to_close_is_not_joined(serve: Serve, shared_url: str) -> None:

@@ -248,6 +248,46 @@ def test_where_the_endpoint_fails_what_is_stale_is_served(
     assert status(fetch(server.port)) == HIT
 
 
+def test_a_head_request_is_answered_from_what_is_stale_too(
+    serve: Serve, cache_url: str, clock: Clock
+) -> None:
+    runs = Failing()
+    runs.way = "raises"
+    server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=1000))
+    fetch(server.port)
+    clock.passed = TTL + 0.5
+    for method in ("HEAD", "GET", "HEAD"):
+        answer = fetch(server.port, method=method)
+        assert answer.status == 200
+        assert "stale-if-error" in (status(answer) or "")
+
+
+@pytest.mark.parametrize("window", ["stale_if_error", "stale_while_revalidate"])
+def test_a_variant_that_fails_does_not_keep_others_from_being_made_anew(
+    serve: Serve, cache_url: str, clock: Clock, window: str
+) -> None:
+    calls: list[str] = []
+
+    async def endpoint(request: Request) -> Response:
+        language = request.headers["accept-language"]
+        calls.append(language)
+        if language == "fr" and calls.count("fr") > 1:
+            raise RuntimeError("the endpoint broke")
+        return PlainTextResponse(language, headers={"vary": "Accept-Language"})
+
+    settings = {window: 1000.0}
+    cached = stream_cached(ttl=TTL, cache=cache_url, **settings)(endpoint)  # type: ignore[arg-type]
+    server = serve(Starlette(routes=[Route("/", cached)]))
+    french, english = {"Accept-Language": "fr"}, {"Accept-Language": "en"}
+    for headers in french, english:
+        fetch(server.port, headers=headers)
+    clock.passed = TTL + 0.5
+    fetch(server.port, headers=french)
+    wait_until(lambda: calls.count("fr") == 2)
+    fetch(server.port, headers=english)
+    wait_until(lambda: calls.count("en") == 2)
+
+
 def test_all_who_wait_for_an_endpoint_that_fails_are_given_what_is_stale(
     serve: Serve, cache_url: str, clock: Clock
 ) -> None:
@@ -312,7 +352,7 @@ def test_what_begins_to_rest_while_a_call_claims_it_holds_up_nobody(
     second.answers()
     clock.passed += 10
     answer = fetch(server.port, headers=english)
-    assert (answer.text, status(answer)) == ("en", RENEWED)
+    assert (answer.text, status(answer)) == ("en", HIT)
 
 
 @pytest.mark.parametrize(("way", "code"), [("raises 404", 404), ("answers 404", 404)])

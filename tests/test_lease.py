@@ -34,6 +34,24 @@ def shared_url(request: pytest.FixtureRequest, namespace: str) -> str:
     return f"{base}?namespace={namespace}&timeout=5"
 
 
+def tokens(url: str, ended: Gate, closed: Gate, **settings: object) -> Starlette:
+    """An app that yields tokens until a gate is open; another one is opened when that is over."""
+
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                while not ended.is_open:
+                    yield b"token"
+                    await asyncio.sleep(0.02)
+            finally:
+                closed.open()
+
+        return StreamingResponse(body())
+
+    settings = {"ttl": 60, "key_host": False, "cache": url, **settings}
+    return Starlette(routes=[Route("/", stream_cached(**settings)(endpoint))])  # type: ignore[arg-type]
+
+
 def test_clients_of_two_workers_are_one_run(serve: Serve, shared_url: str) -> None:
     runs = HeldRuns(chunks=10, chunk=2_000)
     # Each has an event loop of its own: they have nothing in common but the store.
@@ -114,17 +132,8 @@ def test_on_redis_followers_are_woken(
     for name in ("_NEXT_LOOK", "_LAST_LOOK"):
         monkeypatch.setattr(f"stream_cached.tail.{name}", 60.0)
     ended = Gate()
-
-    @stream_cached(ttl=60, key_host=False, cache=redis_url)
-    async def endpoint(request: Request) -> Response:
-        async def body() -> AsyncIterator[bytes]:
-            while not ended.is_open:
-                yield b"token"
-                await asyncio.sleep(0.02)
-
-        return StreamingResponse(body())
-
-    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    app = tokens(redis_url, ended, Gate())
+    servers = [serve(app) for _ in range(2)]
     with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
         first.send()
         first.read_head()
@@ -181,20 +190,8 @@ def test_a_run_goes_on_while_it_is_read_in_another_process(
     serve: Serve, shared_url: str, settings: dict[str, object]
 ) -> None:
     ended, closed = Gate(), Gate()
-
-    @stream_cached(ttl=60, key_host=False, cache=shared_url, **settings)  # type: ignore[arg-type]
-    async def endpoint(request: Request) -> Response:
-        async def body() -> AsyncIterator[bytes]:
-            try:
-                while not ended.is_open:
-                    yield b"token"
-                    await asyncio.sleep(0.02)
-            finally:
-                closed.open()
-
-        return StreamingResponse(body())
-
-    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    app = tokens(shared_url, ended, closed, **settings)
+    servers = [serve(app) for _ in range(2)]
     with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
         first.send()
         first.read_head()
@@ -214,20 +211,8 @@ def test_a_run_ends_once_it_is_read_nowhere(
     serve: Serve, shared_url: str, settings: dict[str, object]
 ) -> None:
     closed = Gate()
-
-    @stream_cached(ttl=60, key_host=False, cache=shared_url, **settings)  # type: ignore[arg-type]
-    async def endpoint(request: Request) -> Response:
-        async def body() -> AsyncIterator[bytes]:
-            try:
-                while True:
-                    yield b"token"
-                    await asyncio.sleep(0.02)
-            finally:
-                closed.open()
-
-        return StreamingResponse(body())
-
-    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    app = tokens(shared_url, Gate(), closed, **settings)
+    servers = [serve(app) for _ in range(2)]
     with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
         first.send()
         first.read_head()

@@ -125,6 +125,9 @@ class Lease:
             if not is_ours(found):
                 raise StoreError("something else stands under the key of a lease")
             claim = read_claim(found, self._key)
+            if claim is not None and claim.token == self.token:
+                # The client has asked twice, since a connection broke.
+                return None, values
             if claim is not None and not _is_free(claim):
                 return claim, values
             if await self._store.compare_and_set(self._key, found, self._value, LEASE_TTL):

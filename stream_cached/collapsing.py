@@ -149,10 +149,12 @@ class Collapsing:
             if joined is not None:
                 return Decided(opened, response=joined)
         opened = await self._look_up()
-        if turn.join is not None and turn.versions != opened.resource.versions:
+        if turn.versions != opened.resource.versions:
             # It began before an invalidation.
-            turn.retire()
+            if turn.join is not None:
+                turn.retire()
         elif turn.is_value and opened.lacks_answer:
+            # It is not stored, and the next one would not be either.
             return Decided(opened)
         return opened
 

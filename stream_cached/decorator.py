@@ -550,7 +550,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 turn.end(shared=False)
             return engine.pass_on(result, *findings)
         if turn is not None:
-            turn.is_value = True
+            turn.bring_value(resource.versions)
         write = spawn(self._store_value(opened.use, resource, result, turn))
         if wait:
             await asyncio.wait({write}, timeout=opened.use.patience.left)

@@ -281,7 +281,8 @@ class Flight:
     def _let_go(self) -> None:
         """Drop the oldest chunks; those that a reader has still to read go into a file."""
         target = self._made - self._max_ahead - self._max_ahead // 2
-        if self._seats:
+        if self._seats and not self._followed:
+            # Otherwise it may be far ahead of all who read here.
             target = min(target, self._fastest)
         chunks, first, number = [], self._first_link, self._first_number
         while first.next is not None and self._dropped + len(first.next.chunk) <= target:

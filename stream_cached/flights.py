@@ -84,6 +84,10 @@ class Turn:
         self.join, self.versions, self.variant = join, versions, variant
         self._answered.set()
 
+    def bring_value(self, versions: Mapping[str, bytes]) -> None:
+        """Say that it brings a plain value, which is stored under these versions."""
+        self.is_value, self.versions = True, versions
+
     def end(self, *, shared: bool = True) -> None:
         """
         Let nobody join any more; one of those who wait runs next.

@@ -213,6 +213,8 @@ class Lease:
         if self._is_released:
             return
         self._is_released = True
+        # Timers that are cancelled keep their contexts, and these the turn, until they are due.
+        self.on_followed = None
         if self._timer is not None:
             self._timer.cancel()
         with Patience(None):
@@ -231,12 +233,14 @@ class Lease:
             await self._replace(left, _GONE_AFTER if shared else ALONE_FOR)
         except StoreError:
             forsake(self.token)
+        is_kept = is_followed and self.last_word is not None
+        self.last_word = None
         if not self._told:
             return
         with contextlib.suppress(StoreError):
             async with self._telling:
-                kept = [] if is_followed and self.last_word is not None else [self._progress]
-                await self._store.delete_many([*kept, self._followed])
+                gone = [self._followed] if is_kept else [self._followed, self._progress]
+                await self._store.delete_many(gone)
             await set_and_wake(self._store, [], None, self._progress)
 
     async def released(self) -> None:

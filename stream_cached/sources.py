@@ -144,9 +144,14 @@ class AppSource:
 
     async def close(self) -> None:
         """End an app that nobody reads."""
-        if self._task is not None and not self._task.done():
+        if self._task is None:
+            return
+        if not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            # Whoever drains it is told what it has raised; if nobody does, nobody is.
+            self._task.exception()
 
     async def drain(self, flight: Flight) -> None:
         assert self._task is not None

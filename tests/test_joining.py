@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -283,13 +284,9 @@ def test_a_run_that_turns_private_is_its_own_clients_only(
     serve: Serve, cache_url: str, begun: bool
 ) -> None:
     gate, reached = Gate(), Gate()
-    runs = 0
 
     @stream_cached(ttl=60, cache=cache_url)
     async def endpoint(request: Request) -> Response:
-        nonlocal runs
-        runs += 1
-
         async def body() -> AsyncIterator[bytes]:
             if begun:
                 yield b"for all "
@@ -300,31 +297,27 @@ def test_a_run_that_turns_private_is_its_own_clients_only(
         return StreamingResponse(body())
 
     server = serve(Starlette(routes=[Route("/", endpoint)]))
-    with RawClient(server.port) as first:
+    with ExitStack() as stack:
+        first, *others = [stack.enter_context(RawClient(server.port)) for _ in range(6)]
         first.send(headers={"Cookie": "name=first"})
         reached.wait()
-        others = Waiting(server.port, 5, {"Cookie": "name=other"})
-        wait_until(lambda: server.requests_running == 6)
+        for other in others:
+            other.send(headers={"Cookie": "name=other"})
         if begun:
-            joined = RawClient(server.port)
-            joined.send()
-            joined.read_head()
-            joined.read_until(len(b"for all "))
+            for other in others:
+                other.read_head()
+                other.read_until(len(b"for all "))
+        else:
+            wait_until(lambda: server.requests_running == 6)
         gate.open()
         mine = first.read_all()
-    answers = others.answers()
+        answers = [other.read_rest() if begun else other.read_all() for other in others]
     assert mine.body.endswith(b"first")
     assert mine.complete
     for answer in answers:
         assert b"first" not in answer.body
-        if begun:
-            assert not answer.complete
-        else:
-            assert answer.complete
-            assert answer.body == b"other"
-    if begun:
-        assert not joined.read_rest().complete
-        joined.close()
+        assert answer.complete is not begun
+        assert begun or answer.body == b"other"
 
 
 def test_requests_with_authorization_wait_for_nobody(serve: Serve, cache_url: str) -> None:

@@ -18,7 +18,7 @@ from stream_cached.exceptions import StoreUnavailableError
 from stream_cached.flights import Flights, LoopFlights
 from stream_cached.patience import Patience
 from stream_cached.store import Store
-from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.aiocache import AiocacheStore, OwnStore
 from stream_cached.store.memory import MemoryCache, MemoryStore
 from stream_cached.store.operations import Operations
 from stream_cached.store.public import public_view
@@ -236,6 +236,8 @@ class Binding:
 
 
 def _server(cache: Any, timeout: float | None, operations: Operations) -> AiocacheStore:
+    if isinstance(cache, OwnStore):
+        return cache.store(timeout, operations)
     # Their modules import clients that may not be installed.
     if is_redis(cache):
         from stream_cached.store.redis import RedisStore

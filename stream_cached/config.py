@@ -20,7 +20,8 @@ from stream_cached.store.operations import WAIT_FOR_CONNECTION
 #: Seconds that one operation of a store may take, unless the cache or its URL says otherwise.
 DEFAULT_TIMEOUT = 0.5
 
-_POOL_SIZE = 64
+#: Connections to a Redis, made when needed.
+POOL_SIZE = 64
 
 #: Connections to a memcached, which takes one segment after the other on each; made when needed.
 _MEMCACHED_POOL_SIZE = 16
@@ -95,9 +96,9 @@ def resolve_cache(
             "into the URL's query"
         )
     if isinstance(cache, str):
-        return _with(_from_url(cache), overrides)
+        return with_settings(_from_url(cache), overrides)
     if isinstance(cache, BaseCache):
-        return _with(cache, overrides)
+        return with_settings(cache, overrides)
     if cache is None:
         raise ConfigurationError(
             "cache=None: aiocache's Cache.REDIS and Cache.MEMCACHED are None where their client is "
@@ -139,7 +140,7 @@ def _mark(cache: Any, options: Mapping[str, Any]) -> Any:
     return cache
 
 
-def _with(cache: Any, overrides: Mapping[str, Any]) -> Any:
+def with_settings(cache: Any, overrides: Mapping[str, Any]) -> Any:
     """Return a view of the cache with other settings, over the same client or memory."""
     if not overrides:
         return cache
@@ -338,7 +339,7 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
         return BlockingConnectionPool(timeout=wait, **settings)
 
     return cache_class(
-        **{"pool_max_size": _POOL_SIZE, **options},
+        **{"pool_max_size": POOL_SIZE, **options},
         connection_pool_class=make_pool,
         connection_pool_kwargs=connection,
     )

@@ -88,6 +88,18 @@ class _Call:
     incoming: Incoming | None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one call asks for: the key, and what it stands for."""
+
+    engine: Engine
+    key: str
+    incoming: Incoming | None
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
 _call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
 
 
@@ -299,7 +311,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
         headers = arguments.headers(endpoint.headers)
         engine = Engine(
-            version=version_key(endpoint.name),
+            version=self._version(endpoint),
             headers=headers,
             rules=rules,
             notices=notices,
@@ -326,7 +338,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             return await self.decorator(f, *args, **kwargs)
 
         async def invalidate(*, key: str | None = None) -> bool:
-            return switched_off() or await invalidation(key)
+            return self._is_switched_off() or await invalidation(key)
 
         async def cache_key(*args: Any, **kwargs: Any) -> str:
             return await self._cache_key(f, args, kwargs)
@@ -444,13 +456,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         turn: Turn | None = None
         collapsing: Collapsing | None = None
         try:
-            if switched_off():
+            if self._is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
             incoming = engine.incoming(request, keyed=self._keys_by_request())
             key = await self._key(f, function, incoming, args, kwargs)
-            open_it = functools.partial(
-                self._open, function, key, incoming, cache_read, cache_write
-            )
+            asked = Asked(engine, key, incoming, f, args, kwargs)
+            open_it = functools.partial(self._open, function, asked, cache_read, cache_write)
             opened = await open_it()
             if not isinstance(opened.found, Miss | Stale | Unstorable):
                 return opened.found
@@ -462,9 +473,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 return await self._run(
                     function,
                     opened,
-                    incoming,
-                    args,
-                    kwargs,
+                    asked,
                     fwd,
                     wait=aiocache_wait_for_write or is_refresh,
                     turn=turn,
@@ -502,9 +511,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         self,
         function: _Function,
         opened: Opened,
-        incoming: Incoming | None,
-        args: Any,
-        kwargs: Any,
+        asked: Asked,
         fwd: str,
         *,
         wait: bool,
@@ -513,6 +520,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     ) -> Any:
         """Run the function, and record what it returns."""
         engine, resource = function.engine, opened.resource
+        incoming, args, kwargs = asked.incoming, asked.args, asked.kwargs
         nothing = nullcontext(DisconnectShield())
         instance, patience = next(iter(args), None), self._rules.finish_timeout
         with incoming.shielded(instance, patience) if incoming else nothing as shield:
@@ -520,7 +528,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             guard = self._guard(function, incoming)
             result = await function.endpoint.run(*_given(guard, args, kwargs))
             findings = []
-            if self.skip_cache_func(result):
+            if not self._is_wanted(asked, resource, result):
                 findings = [Finding(NotCached.SKIPPED)]
             elif isinstance(result, Iterator | AsyncIterator):
                 findings = [Finding(NotCached.ITERATOR)]
@@ -588,35 +596,20 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         more = function.engine.of_one_client(headers, incoming, guard) if by_argument else []
         return function.engine.pass_on(result, *findings, *more)
 
-    async def _open(
-        self,
-        function: _Function,
-        key: str,
-        incoming: Incoming | None,
-        read: bool,
-        write: bool,
-    ) -> Opened:
+    async def _open(self, function: _Function, asked: Asked, read: bool, write: bool) -> Opened:
         """Find what stands under the key, in the store or in what stands in for it."""
         use = await self._use(function)
         try:
-            return await self._open_in(use, function, key, incoming, read, write)
+            return await self._open_in(use, asked, read, write)
         except StoreUnavailableError:
             use = self._used(function, self._bound().stand_in(), use.patience)
-            return await self._open_in(use, function, key, incoming, read, write)
+            return await self._open_in(use, asked, read, write)
 
-    async def _open_in(
-        self,
-        use: Use,
-        function: _Function,
-        key: str,
-        incoming: Incoming | None,
-        read: bool,
-        write: bool,
-    ) -> Opened:
-        resource = function.engine.resource(use.backend.store, key, incoming, self._ttl())
+    async def _open_in(self, use: Use, asked: Asked, read: bool, write: bool) -> Opened:
+        resource, incoming = self._resource(asked, use.backend), asked.incoming
         seen = use.backend.flights.ended
         if read:
-            found = await self._find(use, function.engine, resource, incoming)
+            found = await self._find(use, asked.engine, resource, incoming)
         else:
             found = Miss()
             with use.patience:
@@ -658,6 +651,24 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         with using(use):
             value = await self.get_from_cache(resource.key)
         return otherwise if value is None else value
+
+    # -- what a subclass may see to ---------------------------------------------------------
+
+    def _is_switched_off(self) -> bool:
+        """Whether nothing is to be cached now."""
+        return switched_off()
+
+    def _version(self, endpoint: Endpoint) -> str:
+        """Return the key of an endpoint's version."""
+        return version_key(endpoint.name)
+
+    def _resource(self, asked: Asked, backend: Backend) -> Resource:
+        """Return a call's view of what it asks for."""
+        return asked.engine.resource(backend.store, asked.key, asked.incoming, self._ttl())
+
+    def _is_wanted(self, asked: Asked, resource: Resource, result: Any) -> bool:
+        """Whether a result is to be stored; how long it lives may be settled now."""
+        return not self.skip_cache_func(result)
 
     # -- the key ----------------------------------------------------------------------------
 

@@ -160,13 +160,18 @@ class Engine:
         return Guard(incoming.request, self._terms, with_body=incoming.has_body)
 
     def resource(
-        self, store: Store, key: str, incoming: Incoming | None, ttl: float | None
+        self,
+        store: Store,
+        key: str,
+        incoming: Incoming | None,
+        ttl: float | None,
+        tags: Sequence[str] = (),
     ) -> Resource:
         """Return a request's view of the resource at a key."""
         return Resource(
             store,
             key,
-            version=self.version,
+            needs=(self.version, *tags),
             lifetimes=self.lifetimes(ttl),
             select=None if incoming is None else incoming.select,
             new_id=new_id,

@@ -374,6 +374,11 @@ def segment_group(key: str) -> str | None:
     return group if colon and _GENERATION.fullmatch(generation) else None
 
 
+def is_segment_key(key: str) -> bool:
+    """Whether it is the chunk key of a segment, in whatever namespace."""
+    return segment_group(key) is not None
+
+
 def variant_key(key: str, generation: bytes, variant: str) -> str:
     """Return the key of one variant, as selected by the index of `generation`."""
     return f"{key}:v:{generation.hex()}:{variant}"
@@ -382,6 +387,11 @@ def variant_key(key: str, generation: bytes, variant: str) -> str:
 def version_key(endpoint: str) -> str:
     """Return the key of an endpoint's version, which all of its entries depend on."""
     return f"{readable(endpoint)}:version:{digest(endpoint)}"
+
+
+def tag_key(prefix: str, tag: str) -> str:
+    """Return the key of a tag's version, which all that bears the tag depends on."""
+    return f"{prefix}tag:{digest(tag)}"
 
 
 def lease_key(key: str, versions: Mapping[str, bytes], variant: tuple[Sequence[str], str]) -> str:

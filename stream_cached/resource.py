@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stream_cached.entry import (
@@ -94,11 +94,13 @@ class Lifetimes:
         ttl: Of an entry; None for ever.
         longest_run: Bound of one run.
         stale: How long an entry is kept once its ttl is over.
+        differ: Whether the ttls of what depends on one version differ; it lives for ever, then.
     """
 
     ttl: float | None
     longest_run: float
     stale: float = 0.0
+    differ: bool = False
 
     @property
     def entry(self) -> float | None:
@@ -113,7 +115,9 @@ class Lifetimes:
     @property
     def versions(self) -> float | None:
         """Of a version: it outlives every record that a run may still make under it."""
-        return None if self.entry is None else self.entry + self.longest_run + MARGIN
+        if self.differ or self.entry is None:
+            return None
+        return self.entry + self.longest_run + MARGIN
 
 
 class Resource:
@@ -123,7 +127,7 @@ class Resource:
     Args:
         store: Where it is.
         key: Its key.
-        version: The key of its endpoint's version.
+        needs: The keys of the versions that it depends on: its endpoint's, its tags'.
         lifetimes: How long what is written lives.
         select: Returns the digest of the request's values for the named headers; None where there
             is no request to take them from.
@@ -136,7 +140,7 @@ class Resource:
         store: Store,
         key: str,
         *,
-        version: str,
+        needs: Sequence[str],
         lifetimes: Lifetimes,
         select: Callable[[Sequence[str]], str] | None,
         new_id: Callable[[], bytes],
@@ -145,7 +149,7 @@ class Resource:
         self.store = store
         self.key = key
         self.lifetimes = lifetimes
-        self._version = version
+        self._needs = tuple(needs)
         self._revocation = revocation_key(key)
         self._select = select
         self._new_id = new_id
@@ -153,6 +157,8 @@ class Resource:
         self._versions: dict[str, bytes] = {}
         self._begun = 0.0
         self._seen: dict[str, bytes | None] = {}
+        self.enlist: Callable[[Sequence[str]], Awaitable[None]] | None = None
+        """Called with all keys of what is made before anything depends on them."""
         self.names: tuple[str, ...] = ()
         """The headers that are known to select among its responses."""
 
@@ -163,9 +169,9 @@ class Resource:
         Raises:
             StoreError: The store failed.
         """
-        value, version, revocation = values = await self._current()
+        value, *versions = values = await self._current()
         self._seen = dict(zip(self._keys, values, strict=True))
-        self._versions = self._as_versions(version, revocation)
+        self._versions = self._as_versions(versions)
         if value and not is_ours(value):
             return Foreign()
         record = await self._sound(self.key, value)
@@ -211,16 +217,17 @@ class Resource:
 
     def _is_current(self, record: Record) -> bool:
         # A missing version is a miss: an evicted one must not bring old entries back to life.
-        version = self._versions.get(self._version)
-        if version is None or record.versions.get(self._version) != version:
-            return False
+        for key in self._needs:
+            version = self._versions.get(key)
+            if version is None or record.versions.get(key) != version:
+                return False
         revoked = self._versions.get(self._revocation)
         return revoked is None or record.versions.get(self._revocation) == revoked
 
-    def _as_versions(self, version: bytes | None, revocation: bytes | None) -> dict[str, bytes]:
-        versions = {}
-        if version and len(version) == ID_SIZE:
-            versions[self._version] = version
+    def _as_versions(self, values: Sequence[bytes | None]) -> dict[str, bytes]:
+        *found, revocation = values
+        pairs = zip(self._needs, found, strict=True)
+        versions = {key: value for key, value in pairs if value and len(value) == ID_SIZE}
         if revocation is not None:
             # Also a damaged one: what was revoked must not come back to life.
             versions[self._revocation] = _as_id(revocation)
@@ -234,20 +241,25 @@ class Resource:
             StoreError: The store failed.
         """
         self._begun = asyncio.get_running_loop().time()
+        for key in self._needs:
+            if key not in self._versions:
+                self._seen[key] = self._versions[key] = await self._added(key)
+        if self.enlist is not None:
+            await self.enlist(self._needs)
+
+    async def _added(self, key: str) -> bytes:
+        """Return the version under a key, a new one where there is none."""
+        ttl = self.lifetimes.versions
         for _ in range(_ATTEMPTS):
-            if self._version in self._versions:
-                return
             version = self._new_id()
-            ttl = self.lifetimes.versions
-            if await self.store.add(self._version, version, ttl):
-                self._seen[self._version] = self._versions[self._version] = version
-                return
-            (found,) = await self.store.get_many([self._version])
-            self._seen[self._version] = found
-            self._versions |= self._as_versions(found, None)
-            if found is not None and self._version not in self._versions:
+            if await self.store.add(key, version, ttl):
+                return version
+            (found,) = await self.store.get_many([key])
+            if found is not None and len(found) == ID_SIZE:
+                return found
+            if found is not None:
                 # It is damaged, so that nothing that was made under it is served any more.
-                await self.store.compare_and_set(self._version, found, version, ttl)
+                await self.store.compare_and_set(key, found, version, ttl)
         raise StoreError("a version that was added is not there")
 
     @property
@@ -274,8 +286,8 @@ class Resource:
         Raises:
             StoreError: The store failed.
         """
-        _, version, revocation = await self._current()
-        return self._as_versions(version, revocation) == self._versions
+        _, *versions = await self._current()
+        return self._as_versions(versions) == self._versions
 
     async def publish(self, entry: Entry, varies_on: frozenset[str]) -> NotCached | None:
         """
@@ -296,13 +308,15 @@ class Resource:
         values, segments, _ = await asyncio.gather(
             self._current(),
             self.store.touch_many(self._segments(entry), self.lifetimes.segments),
-            self.store.touch_many([self._version], self.lifetimes.versions),
+            self.store.touch_many(self._needs, self.lifetimes.versions),
         )
+        if self.enlist is not None:
+            await self.enlist([self.key, *self._needs, *self._segments(entry)])
         if segments != len(entry.segments):
             raise StoreError("segments are missing that were written")
         for _ in range(_ATTEMPTS):
-            value, version, revocation = values
-            if self._as_versions(version, revocation) != self._versions:
+            value, *versions = values
+            if self._as_versions(versions) != self._versions:
                 return NotCached.OVERTAKEN
             replaced = await self._decode(self.key, value)
             current = replaced if replaced and self._is_current(replaced) else None
@@ -337,11 +351,11 @@ class Resource:
         """
         if self._is_late():
             return NotCached.OVERTAKEN
-        (value, version, revocation), _ = await asyncio.gather(
+        (value, *versions), _ = await asyncio.gather(
             self._current(),
-            self.store.touch_many([self._version], self.lifetimes.versions),
+            self.store.touch_many(self._needs, self.lifetimes.versions),
         )
-        if self._as_versions(version, revocation) != self._versions:
+        if self._as_versions(versions) != self._versions:
             return NotCached.OVERTAKEN
         replaced = await self._decode(self.key, value)
         await self._put(self.key, Value(key=b"", versions={}, payload=payload, text=text))
@@ -358,7 +372,7 @@ class Resource:
 
     @property
     def _keys(self) -> list[str]:
-        return [self.key, self._version, self._revocation]
+        return [self.key, *self._needs, self._revocation]
 
     @property
     def seen(self) -> Mapping[str, bytes | None]:

@@ -236,7 +236,7 @@ def resource(store: MemoryStore, ttl: float | None = 60) -> Resource:
     return Resource(
         store,
         KEY,
-        version=VERSION,
+        needs=[VERSION],
         lifetimes=Lifetimes(ttl, 60),
         select=_select,
         new_id=lambda: os.urandom(16),

@@ -1,4 +1,4 @@
-"""The README: its code runs, and its table of reasons is the one of the code."""
+"""The README and the docs: their code runs, and the table of reasons is the one of the code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tests.process import ROOT
 from tests.runs import FALLBACK_HIT, FALLBACK_MISS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+DOCS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = re.findall(r"```python\n(.*?)```", "\n".join([README, *DOCS]), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)

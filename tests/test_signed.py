@@ -264,7 +264,7 @@ def resource(store: Store, key: str = KEY, ttl: float | None = 60) -> Resource:
     return Resource(
         store,
         key,
-        version=VERSION,
+        needs=[VERSION],
         lifetimes=Lifetimes(ttl, 60),
         select=lambda names: digest([[name, "value"] for name in names]),
         new_id=lambda: os.urandom(16),

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from aiocache.base import BaseCache
 
@@ -166,6 +166,15 @@ class AiocacheStore:
 
     async def reconnect(self) -> None:
         """Close the idle connections: those to a server that was restarted are dead."""
+
+
+@runtime_checkable
+class OwnStore(Protocol):
+    """A cache that comes with a store of its own."""
+
+    def store(self, timeout: float | None, operations: Operations) -> AiocacheStore:
+        """Return the store over this cache."""
+        ...
 
 
 def switched_off() -> bool:

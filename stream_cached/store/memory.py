@@ -33,7 +33,9 @@ _SWEEP_INTERVAL = 10.0
 
 
 @dataclass(slots=True)
-class _Item:
+class Item:
+    """A value, when it expires, and what it counts against the bound."""
+
     value: Any
     deadline: float | None
     size: int
@@ -55,7 +57,7 @@ class BoundedMemory:
         self.used = 0
         self._clock = clock
         self._next_sweep = clock()
-        self._items: dict[str, _Item] = {}
+        self._items: dict[str, Item] = {}
         self._groups: OrderedDict[str, dict[str, None]] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -133,7 +135,7 @@ class BoundedMemory:
     def _deadline(self, ttl: float | None) -> float | None:
         return self._clock() + ttl if ttl else None
 
-    def _live(self, key: str) -> _Item | None:
+    def _live(self, key: str) -> Item | None:
         item = self._items.get(key)
         if item is None:
             return None
@@ -154,7 +156,7 @@ class BoundedMemory:
         if self.used + size > self.max_bytes and not self._make_room(size, name):
             return False
         self.used += size
-        self._items[key] = _Item(value, deadline, size)
+        self._items[key] = Item(value, deadline, size)
         self._groups.setdefault(name, {})[key] = None
         return True
 

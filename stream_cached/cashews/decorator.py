@@ -1,0 +1,286 @@
+"""The front door for cashews: its words, and the engine underneath."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, cast
+
+from aiocache.plugins import BasePlugin
+from cashews import Cache, Command, context_cache_detect
+from cashews._typing import TTL, CacheCondition, Tags
+from cashews.backends.interface import Backend as CashewsBackend
+from cashews.cache_condition import get_cache_condition
+from cashews.exceptions import WrongKeyError
+from cashews.key import get_cache_key, get_cache_key_template
+from cashews.ttl import ttl_to_seconds
+from cashews.validation import _INVALIDATE_FURTHER
+from cashews.wrapper.transaction import _transaction
+
+from stream_cached import decorator
+from stream_cached.binding import Backend, Binding
+from stream_cached.cashews.views import backend_of, view_of
+from stream_cached.decorator import Asked
+from stream_cached.exceptions import ConfigurationError
+from stream_cached.keys import tag_key
+from stream_cached.resource import Resource
+from stream_cached.rules import checked_ttl, require
+from stream_cached.use import current_use
+
+#: What stands for a value that cashews does not have.
+_MISSING = object()
+
+#: For how long, and with which tags, the running call stores a plain value.
+_settled: ContextVar[tuple[float | None, list[str]]] = ContextVar("stream_cached_settled")
+
+#: What cashews' own decorators take, and this one sees to by itself.
+_NEEDLESS = ("lock", "protected", "upper", "time_condition")
+
+
+class stream_cached(decorator.stream_cached):  # noqa: N801
+    """
+    Cache the response of an endpoint in a cashews cache while it is streamed to its first client.
+
+    It has cashews' words for when, where and for how long, and the rest of those of
+    `stream_cached.stream_cached`; so has what it decorates. What is not a response is stored as
+    `cache.set` does.
+
+    Args:
+        cache: Where it is stored; it may be set up later.
+        ttl: How long an entry lives: seconds, a `timedelta`, a text as `"1h30m"`, None for ever, or
+            a function of the arguments, and of `result=` if it takes that.
+        key: A template of the key, such as `"report:{user.id}:{fmt}"`. Without it, the key is
+            built from the request and the arguments.
+        tags: Templates of the tags by which `cache.delete_tags` invalidates, also what is being
+            made meanwhile.
+        condition: Called with the result, the arguments, the keyword arguments and `key=`; false
+            for what is not stored. What cashews' decorators take.
+        prefix: Put before each key, with a colon.
+        rules: The keyword arguments of `stream_cached.stream_cached` that are not about the cache.
+
+    Raises:
+        ConfigurationError: Something in this can't work.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        ttl: TTL,
+        key: str | None = None,
+        *,
+        tags: Tags = (),
+        condition: CacheCondition = None,
+        prefix: str = "",
+        **rules: Any,
+    ) -> None:
+        require(
+            isinstance(cache, Cache),
+            f"cache={cache!r} is no cache of cashews: pass the one that is set up, as in "
+            "@stream_cached(cache, ttl=60)",
+        )
+        for name in _NEEDLESS:
+            require(
+                name not in rules,
+                f"{name}= is for plain values: many requests for one stream run once anyway; "
+                "leave it out",
+            )
+        require(
+            not isinstance(tags, str), f"tags={tags!r} is one text: pass a list of them, [{tags!r}]"
+        )
+        self._makes_ttl = callable(ttl) and not isinstance(ttl, type)
+        super().__init__(ttl=None if self._makes_ttl else _seconds(ttl), cache="memory://", **rules)
+        self._cashews = cache
+        self._ttl_of = ttl
+        self._key_template = key
+        self._tag_templates = tuple(tags)
+        self._condition = get_cache_condition(condition)
+        self._prefix = prefix
+        self._templates: dict[int, str] = {}
+        self._route = ""
+        self._backend: CashewsBackend | None = None
+
+    def __call__(self, f: Callable[..., Any]) -> Any:
+        if self._key_template is None:
+            # Those of its keys begin with its name.
+            self._route = getattr(f, "__module__", "")
+        else:
+            try:
+                template = get_cache_key_template(f, key=self._key_template)
+                for tag in self._tag_templates:
+                    get_cache_key_template(f, key=tag)
+            except WrongKeyError as exc:
+                raise ConfigurationError(
+                    f"key={self._key_template!r}, tags={self._tag_templates!r}: {exc}; name "
+                    "parameters of the function"
+                ) from exc
+            self._templates[id(f)] = template
+            self._route = template.partition("{")[0]
+            for tag in self._tag_templates:
+                self._cashews.register_tag(tag, self._full(template))
+        return super().__call__(f)
+
+    # -- the cache --------------------------------------------------------------------------
+
+    def _bind_early(self, notices: Any) -> None:
+        """It may be set up later, and anew."""
+
+    def _bound(self) -> Binding:
+        backend = backend_of(self._cashews, self._full(self._route))
+        if self._binding is None or backend is not self._backend:
+            self._backend = backend
+            return self._bind(view_of(self._cashews, backend, self._prefix, [_Watcher(self)]))
+        return self._binding
+
+    def _is_switched_off(self) -> bool:
+        return self._is_disabled(Command.GET) and self._is_disabled(Command.SET)
+
+    def _is_disabled(self, command: Command) -> bool:
+        return bool(backend_of(self._cashews, self._full(self._route)).is_disable(command))
+
+    def _full(self, key: str) -> str:
+        """Return a key as cashews knows it."""
+        return f"{self._prefix}:{key}" if self._prefix else key
+
+    # -- one call ---------------------------------------------------------------------------
+
+    async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Answer one call of `f`: from the cache, or by running it and recording its answer."""
+        if _INVALIDATE_FURTHER.get() and not self._is_disabled(Command.GET):
+            kwargs["cache_read"] = False
+        if self._is_disabled(Command.GET):
+            kwargs["cache_read"] = False
+        if self._is_disabled(Command.SET):
+            kwargs["cache_write"] = False
+        return await super().decorator(f, *args, **kwargs)
+
+    def _resource(self, asked: Asked, backend: Backend) -> Resource:
+        names = self._tags(asked)
+        versions = [tag_key(self._route, name) for name in names]
+        resource = asked.engine.resource(
+            backend.store, asked.key, asked.incoming, self._ttl(), versions
+        )
+        if self._makes_ttl:
+            resource.lifetimes = dataclasses.replace(resource.lifetimes, differ=True)
+        if names and not backend.is_fallback:
+            shared = {asked.engine.version, *versions}
+            resource.enlist = partial(self._enlist, resource, shared, names)
+        return resource
+
+    async def _enlist(
+        self, resource: Resource, shared: set[str], tags: Sequence[str], keys: Sequence[str]
+    ) -> None:
+        """Let `cache.delete_tags` delete these keys, except those of other tags."""
+        own = [self._full(key) for key in keys if key not in shared]
+        with _outside_transaction():
+            for tag in tags:
+                name = f"{self._cashews._tags_key_prefix}{tag}"
+                version = self._full(tag_key(self._route, tag))
+                expire = resource.lifetimes.versions
+                await self._cashews.set_add(name, version, *own, expire=expire)
+
+    def _is_wanted(self, asked: Asked, resource: Resource, result: Any) -> bool:
+        ttl = resource.lifetimes.ttl
+        if self._makes_ttl:
+            ttl = ttl_to_seconds(
+                self._ttl_of, *asked.args, **asked.kwargs, result=result, with_callable=True
+            )
+            resource.lifetimes = dataclasses.replace(resource.lifetimes, ttl=ttl)
+        _settled.set((ttl, self._tags(asked)))
+        stores = self._condition(result, asked.args, asked.kwargs, key=self._full(asked.key))
+        # Other answers are for exceptions.
+        is_wanted = isinstance(stores, bool) and stores and (ttl is None or ttl > 0)
+        return is_wanted and super()._is_wanted(asked, resource, result)
+
+    def _tags(self, asked: Asked) -> list[str]:
+        function, args, kwargs = asked.function, asked.args, asked.kwargs
+        return [get_cache_key(function, tag, args, kwargs) for tag in self._tag_templates]
+
+    # -- the key ----------------------------------------------------------------------------
+
+    def _keys_by_request(self) -> bool:
+        return self._key_template is None
+
+    def get_cache_key(
+        self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        """Return the key of a call, as cashews does where there is a template."""
+        template = self._templates.get(id(f))
+        if template is None:
+            return super().get_cache_key(f, args, kwargs)
+        return get_cache_key(f, template, args, kwargs)
+
+    # -- plain values -----------------------------------------------------------------------
+
+    @property
+    def _has_own_values(self) -> bool:
+        return False
+
+    async def get_from_cache(self, key: str) -> Any:
+        """Return a plain value by `cache.get`; None where there is none."""
+        use = current_use()
+        if use is not None and use.backend.is_fallback:
+            return await super().get_from_cache(key)
+        with _outside_transaction():
+            value = await self._cashews.get(self._full(key), default=_MISSING)
+        return None if value is _MISSING else value
+
+    async def set_in_cache(self, key: str, value: Any) -> None:
+        """Store a plain value by `cache.set`."""
+        use = current_use()
+        if use is not None and use.backend.is_fallback:
+            await super().set_in_cache(key, value)
+            return
+        with _outside_transaction():
+            ttl, tags = _settled.get()
+            await self._cashews.set(self._full(key), value, expire=ttl, tags=tags)
+
+
+class _Watcher(BasePlugin):  # type: ignore[misc]
+    """Tells cashews' detectors and callbacks what happens to entries."""
+
+    def __init__(self, decorator: stream_cached) -> None:
+        self._decorator = decorator
+
+    async def post_get(
+        self, cache: Any, key: str, took: float = 0.0, ret: Any = None, **kwargs: Any
+    ) -> None:
+        if ret is None:
+            return
+        cached = self._decorator
+        full, template = cached._full(key), cached._full(cached._key_template or key)
+        context_cache_detect._set(  # type: ignore[attr-defined]
+            full, ttl=cached._ttl(), name="stream_cached", template=template, value=ret
+        )
+        await self._call(Command.GET, full, ret)
+
+    async def post_set(self, cache: Any, key: str, *args: Any, **kwargs: Any) -> None:
+        await self._call(Command.SET, self._decorator._full(key), True)
+
+    async def _call(self, command: Command, key: str, result: object) -> None:
+        cashews, backend = self._decorator._cashews, self._decorator._backend
+        assert backend is not None
+        for callback in tuple(cashews.callbacks._callbacks.values()):
+            await callback(command, key=key, result=result, backend=backend)
+
+
+@contextmanager
+def _outside_transaction() -> Iterator[None]:
+    """Do at once what is done, whatever transaction of the application is open."""
+    token = _transaction.set(None)
+    try:
+        yield
+    finally:
+        _transaction.reset(token)
+
+
+def _seconds(ttl: TTL) -> float | None:
+    try:
+        seconds = ttl_to_seconds(ttl)
+    except ValueError as exc:
+        raise ConfigurationError(
+            f'ttl={ttl!r}: pass seconds, a timedelta, or a text such as "1h30m"'
+        ) from exc
+    return cast("float | None", checked_ttl(seconds))

@@ -1,0 +1,56 @@
+"""An aiocache view of cashews' Redis backends, with connections of its own to the same server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import aiocache
+from aiocache.base import BaseCache
+from aiocache.serializers import NullSerializer
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from stream_cached.config import DEFAULT_TIMEOUT, POOL_SIZE
+from stream_cached.exceptions import ConfigurationError
+from stream_cached.store.operations import WAIT_FOR_CONNECTION
+
+#: Options of cashews' own client that are about its pool, or that we choose by ourselves.
+_NOT_OURS = frozenset(
+    {"client_name", "health_check_interval", "max_connections", "retry_on_timeout", "timeout"}
+)
+
+
+def redis_view(backend: Any, key_builder: Callable[..., str]) -> BaseCache:
+    """
+    Return a view of a Redis backend.
+
+    cashews' own client may suppress errors, and has ten connections, which streams would take
+    from others.
+
+    Raises:
+        ConfigurationError: It is a cluster.
+    """
+    if backend.is_cluster:
+        raise ConfigurationError(
+            "cluster=True: streams are not stored in a cluster; set up a single Redis for the "
+            "prefix of these keys"
+        )
+    options = {name: value for name, value in backend._kwargs.items() if name not in _NOT_OURS}
+    options |= {
+        # As for a Redis that is given by its URL.
+        "retry": Retry(NoBackoff(), 1),
+        "socket_timeout": None,
+        "max_connections": POOL_SIZE,
+        "timeout": DEFAULT_TIMEOUT * WAIT_FOR_CONNECTION,
+        "decode_responses": False,
+    }
+    view = aiocache.RedisCache(
+        serializer=NullSerializer(), key_builder=key_builder, timeout=DEFAULT_TIMEOUT
+    )
+    view.client = Redis(
+        connection_pool=BlockingConnectionPool.from_url(backend._address, **options)
+    )
+    view.client.auto_close_connection_pool = True
+    return view

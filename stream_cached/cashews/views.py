@@ -1,0 +1,113 @@
+"""What the engine uses of a cashews cache: aiocache's view of one of its backends."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from cashews import Cache, Command, validation
+from cashews.backends.interface import Backend
+from cashews.backends.memory import Memory
+from cashews.wrapper import disable_control
+from cashews.wrapper.auto_init import create_auto_init
+from cashews.wrapper.wrapper import Wrapper
+
+from stream_cached.config import with_settings
+from stream_cached.exceptions import ConfigurationError, StoreError
+
+_AUTO_INIT = create_auto_init().__qualname__  # type: ignore[attr-defined]
+
+#: Those that have connections: one for each backend.
+_views: weakref.WeakKeyDictionary[Backend, Any] = weakref.WeakKeyDictionary()
+
+
+def backend_of(cache: Cache, key: str) -> Backend:
+    """
+    Return the backend that keys of this kind go to, past any transaction.
+
+    Raises:
+        NotConfiguredError: There is none.
+    """
+    return Wrapper._get_backend(cache, key)
+
+
+def view_of(cache: Cache, backend: Backend, prefix: str, plugins: Sequence[Any]) -> Any:
+    """
+    Return an aiocache cache over a backend; its keys are those that cashews gives it.
+
+    Args:
+        cache: The backend is one of its.
+        backend: What was set up.
+        prefix: Put before each key, with a colon.
+        plugins: Of the view.
+
+    Raises:
+        ConfigurationError: There is no view of backends of its kind.
+    """
+    key_builder = partial(_native_key, cache, weakref.ref(backend))
+    settings: dict[str, Any] = {"namespace": prefix, "plugins": plugins}
+    if isinstance(backend, Memory):
+        from stream_cached.store.cashews import CashewsMemory
+
+        return CashewsMemory(backend, key_builder=key_builder, **settings)
+    kind = f"{type(backend).__module__}.{type(backend).__qualname__}"
+    if kind.startswith("cashews.backends.redis."):
+        # Its client may not be installed; nor may that of the next one.
+        from stream_cached.cashews.redis import redis_view
+
+        if backend not in _views:
+            _views[backend] = redis_view(backend, key_builder)
+        return with_settings(_views[backend], settings)
+    if kind.startswith("cashews.backends.diskcache."):
+        from stream_cached.store.cashews import CashewsDisk
+
+        disk: Any = backend
+        return CashewsDisk(disk, key_builder=key_builder, **settings)
+    raise ConfigurationError(
+        f"a backend of the type {kind} can't hold streams: set up mem://, redis:// or disk:// for "
+        "the prefix of these keys"
+    )
+
+
+def _native_key(
+    cache: Cache, reference: weakref.ref[Backend], key: str, namespace: str | None = None
+) -> str:
+    """Return a key as it is in the backend: what middlewares and the backend make of it."""
+    backend = reference()
+    assert backend is not None
+    call: Any = _Native()
+    for middleware in (*cache._default_middlewares, *cache._middlewares.get(backend._id, ())):
+        if not _is_cashews_own(cache, middleware):
+            call = partial(middleware, call, Command.EXISTS, backend)
+    if namespace:
+        key = f"{namespace}:{key}"
+    native = key if isinstance(call, _Native) else _result_of(call(key=key))
+    prefix = getattr(backend, "_prefix", "")
+    return f"{prefix}{native}"
+
+
+class _Native:
+    """Stands at the end of the middlewares, and gives back the key that arrives there."""
+
+    async def __call__(self, key: str) -> str:
+        return key
+
+
+def _is_cashews_own(cache: Cache, middleware: Any) -> bool:
+    """Whether a middleware leaves keys as they are."""
+    own = (validation._invalidate_middleware, disable_control._is_disable_middleware)
+    is_auto_init = getattr(middleware, "__qualname__", "") == _AUTO_INIT
+    return middleware in own or middleware is cache.callbacks or is_auto_init
+
+
+def _result_of(coroutine: Coroutine[Any, Any, Any]) -> str:
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        if isinstance(done.value, str):
+            return done.value
+        raise StoreError("a middleware of the cache does not pass on every key") from None
+    coroutine.close()
+    raise StoreError("a middleware of the cache waits for something before it passes on a key")

@@ -59,6 +59,10 @@ class User:
     id: str
 
 
+def who(x_user: Annotated[str, Header()] = "nobody") -> User:
+    return User(x_user)
+
+
 class Reports:
     """An app with an endpoint that streams."""
 
@@ -71,12 +75,9 @@ class Reports:
             middleware=[Middleware(BaseHTTPMiddleware, dispatch=around)] if around else []
         )
 
-        def user(x_user: Annotated[str, Header()] = "nobody") -> User:
-            return User(x_user)
-
         @self.app.get("/report")
         @cached
-        async def report(user: Annotated[User, Depends(user)], fmt: str = "csv") -> Response:
+        async def report(user: Annotated[User, Depends(who)], fmt: str = "csv") -> Response:
             return StreamingResponse(self.rows(), media_type="text/csv", headers={"X-Made": "yes"})
 
         self.report = report

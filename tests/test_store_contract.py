@@ -10,15 +10,19 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import aiocache
 import pytest
 from aiocache.base import BaseCache
+from cashews.backends.diskcache import DiskCache
+from cashews.backends.memory import Memory
 
 from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.store import FOREIGN, Store, add_and_get_many
 from stream_cached.store.aiocache import AiocacheStore
+from stream_cached.store.cashews import CashewsDisk, CashewsDiskStore, CashewsMemory
 from stream_cached.store.memcached import MemcachedStore
 from stream_cached.store.memory import MemoryCache, MemoryStore
 from stream_cached.store.redis import RedisStore
@@ -181,6 +185,53 @@ def simple(namespace: str | None) -> Held:
     )
 
 
+def cashews_memory(namespace: str | None) -> Held:
+    clock = Clock()
+    backend = Memory()
+    caches = [CashewsMemory(backend, clock=clock, namespace=namespace) for _ in range(2)]
+
+    def remaining(key: str) -> float | None:
+        deadline, _ = backend.store[caches[0].build_key(key, namespace)]
+        return None if deadline is None else deadline - clock()
+
+    def set_foreign(key: str) -> None:
+        backend.store[caches[0].build_key(key, namespace)] = None, {"an": "object"}
+
+    return Held(
+        MemoryStore(caches[0]),
+        AiocacheStore(caches[1], 1),
+        remaining,
+        lambda seconds: _advance(clock, seconds),
+        set_foreign,
+    )
+
+
+@contextlib.contextmanager
+def cashews_disk(directory: Path, shards: int, namespace: str | None) -> Iterator[Held]:
+    backends = [DiskCache(directory=directory, shards=shards) for _ in range(2)]
+    caches = [CashewsDisk(backend, namespace=namespace) for backend in backends]
+
+    def remaining(key: str) -> float | None:
+        shard, name = caches[0]._place(caches[0].build_key(key, namespace))
+        _, deadline = shard.get(name, expire_time=True)
+        return None if deadline is None else float(deadline) - time.time()
+
+    def set_foreign(key: str) -> None:
+        assert backends[0]._cache.set(caches[0].build_key(key, namespace), {"an": "object"})
+
+    try:
+        yield Held(
+            CashewsDiskStore(caches[0], 10),
+            AiocacheStore(caches[1], 10),
+            remaining,
+            asyncio.sleep,
+            set_foreign,
+        )
+    finally:
+        for backend in backends:
+            backend._cache.close()
+
+
 def signed(held: Held) -> Held:
     """A signed store; its other client has begun to sign with the next secret."""
     secrets = [b"first secret" * 2, b"second secret" * 2]
@@ -257,19 +308,35 @@ def prefix(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture(
-    params=["memory", "simple", "custom", "redis", "memcached", "signed memory", "signed redis"]
+    params=[
+        "memory",
+        "simple",
+        "custom",
+        "cashews memory",
+        "cashews disk",
+        "cashews disk, one shard",
+        "redis",
+        "memcached",
+        "signed memory",
+        "signed redis",
+    ]
 )
 async def held(
-    request: pytest.FixtureRequest, prefix: str | None, anyio_backend: str
+    request: pytest.FixtureRequest, prefix: str | None, anyio_backend: str, tmp_path: Path
 ) -> AsyncIterator[Held]:
     makers: dict[str, Callable[[str | None], Held]] = {
         "memory": memory,
         "simple": simple,
         "custom": custom,
+        "cashews memory": cashews_memory,
         "signed memory": signed_memory,
     }
     if request.param in makers:
         yield makers[request.param](prefix)
+        return
+    if request.param.startswith("cashews disk"):
+        with cashews_disk(tmp_path, 1 if "one" in request.param else 8, prefix) as held:
+            yield held
         return
     name = request.param.removeprefix("signed ")
     request.getfixturevalue(f"{name}_url")  # running and empty
@@ -515,7 +582,7 @@ class TestEveryStore:
         assert held.store.capacity is None or held.store.capacity > 0
 
 
-@pytest.mark.parametrize("kind", [memory, simple, custom, signed_memory])
+@pytest.mark.parametrize("kind", [memory, simple, custom, cashews_memory, signed_memory])
 async def test_a_value_that_is_not_bytes_is_given_as_foreign(
     kind: Callable[[str | None], Held],
 ) -> None:
@@ -529,7 +596,7 @@ async def test_a_value_that_is_not_bytes_is_given_as_foreign(
     assert await held.get("key") == FOREIGN
 
 
-@pytest.mark.parametrize("kind", [memory, simple, custom])
+@pytest.mark.parametrize("kind", [memory, simple, custom, cashews_memory])
 async def test_namespaces_do_not_see_each_other(kind: Callable[[str | None], Held]) -> None:
     one = kind("one:")
     view: Any = one.store

@@ -162,6 +162,11 @@ class ReplayResponse(Held, StreamingResponse):
         self._exact = exact
         self.resumption: Resumption | None = None
 
+    @property
+    def generation(self) -> bytes:
+        """The id of the run that it is a replay of."""
+        return self._replay.entry.generation
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if self.body_iterator is self._replay and scope["type"] == "http":

@@ -12,11 +12,17 @@ from typing import Annotated, Any, TypeVar
 import cashews
 import pytest
 from cashews import Cache, Command
+from cashews.contrib.fastapi import (
+    CacheDeleteMiddleware,
+    CacheEtagMiddleware,
+    CacheRequestControlMiddleware,
+    cache_control_ttl,
+)
 from fastapi import Depends, FastAPI, Header
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from stream_cached import ConfigurationError
 from stream_cached.cashews import stream_cached
@@ -305,7 +311,7 @@ def test_detect_and_callbacks_are_told(serve: Serve, setup: Setup) -> None:
     assert detected[0] == []
     ((key, found),) = detected[1]
     assert (key, found["ttl"], found["template"]) == ("report:csv", 60, "report:{fmt}")
-    assert calls == [(Command.SET, "report:csv"), (Command.GET, "report:csv")]
+    assert calls == [(Command.GET, "report:csv")]
 
 
 def test_a_transaction_of_the_application_is_left_alone(serve: Serve, setup: Setup) -> None:
@@ -349,6 +355,83 @@ def test_a_cache_may_be_set_up_later_and_anew(serve: Serve, setup: Setup) -> Non
     assert [reports.get().body for _ in range(2)] == [reports.body(1)] * 2
     cache.setup("mem://")
     assert [reports.get().body for _ in range(2)] == [reports.body(2)] * 2
+
+
+# -- cashews' middlewares -------------------------------------------------------------------------
+
+
+def contrib_app(cache: Cache, middleware: Any, **options: Any) -> FastAPI:
+    app = FastAPI(middleware=[Middleware(middleware, **options)])
+    runs = itertools.count(1)
+
+    @app.get("/stream/{name}")
+    @stream_cached(cache, ttl=cache_control_ttl("1m"), key="stream:{name}", tags=["all"])
+    async def stream(name: str) -> Response:
+        async def rows() -> AsyncIterator[bytes]:
+            yield b"%s %d" % (name.encode(), next(runs))
+
+        return StreamingResponse(rows())
+
+    @app.get("/json/{name}")
+    @stream_cached(cache, ttl="1m", key="json:{name}")
+    async def json(name: str) -> Response:
+        return JSONResponse([name, next(runs)])
+
+    return app
+
+
+@pytest.mark.parametrize("kind", ["stream", "json"])
+def test_each_body_has_an_etag_of_its_own(serve: Serve, setup: Setup, kind: str) -> None:
+    cache = setup()
+    server = serve(contrib_app(cache, CacheEtagMiddleware, cache_instance=cache))
+
+    def get(name: str, etag: str = "") -> Any:
+        headers = {"if-none-match": etag} if etag else {}
+        return fetch(server.port, target=f"/{kind}/{name}", headers=headers)
+
+    first = {name: get(name).body for name in "ab"}
+    hits = {name: get(name) for name in "ab"}
+    assert {name: hit.body for name, hit in hits.items()} == first
+    a, b = (hits[name].header("etag") for name in "ab")
+    assert a
+    assert b
+    assert a != b
+    assert get("a", a).status == 304
+    # One that nobody has ever given.
+    assert get("a", '"0123456789abcdef"').body == first["a"]
+    server.run(cache.delete(f"{kind}:a"))
+    get("a")
+    assert get("a").header("etag") != a
+
+
+def test_what_is_asked_for_anew_is_made_anew(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+    server = serve(contrib_app(cache, CacheRequestControlMiddleware, cache_instance=cache))
+
+    def get(control: str = "") -> Any:
+        headers = {"cache-control": control} if control else {}
+        return fetch(server.port, target="/stream/a", headers=headers)
+
+    assert (get().body, get().body) == (b"a 1", b"a 1")
+    assert get().header("cache-control").startswith("private, max-age=")
+    assert (get("no-cache").body, get().body) == (b"a 2", b"a 2")
+    assert (get("no-store").body, get().body) == (b"a 3", b"a 2")
+    assert (get("max-age=0").body, get().body) == (b"a 4", b"a 2")
+    server.run(cache.delete("stream:a"))
+    assert get("max-age=5").body == b"a 5"
+    assert int(get().header("cache-control").rpartition("=")[2]) <= 5
+
+
+def test_a_client_may_clear_an_entry(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+    server = serve(contrib_app(cache, CacheDeleteMiddleware))
+
+    def get(**headers: str) -> bytes:
+        return bytes(fetch(server.port, target="/stream/a", headers=headers).body)
+
+    assert (get(), get()) == (b"a 1", b"a 1")
+    assert get(**{"clear-site-data": "cache"}) == b"a 2"
+    assert get() == b"a 2"
 
 
 # -- plain values ---------------------------------------------------------------------------------

@@ -23,12 +23,14 @@ from cashews.wrapper.transaction import _transaction
 from stream_cached import decorator
 from stream_cached.binding import Backend, Binding
 from stream_cached.cashews.views import backend_of, view_of
+from stream_cached.collapsing import Opened
 from stream_cached.decorator import Asked
 from stream_cached.exceptions import ConfigurationError
 from stream_cached.keys import tag_key
 from stream_cached.resource import Resource
+from stream_cached.responses import ReplayResponse
 from stream_cached.rules import checked_ttl, require
-from stream_cached.use import current_use
+from stream_cached.use import Use, current_use
 
 #: What stands for a value that cashews does not have.
 _MISSING = object()
@@ -148,13 +150,17 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
-        if _INVALIDATE_FURTHER.get() and not self._is_disabled(Command.GET):
-            kwargs["cache_read"] = False
-        if self._is_disabled(Command.GET):
+        if _INVALIDATE_FURTHER.get() or self._is_disabled(Command.GET):
             kwargs["cache_read"] = False
         if self._is_disabled(Command.SET):
             kwargs["cache_write"] = False
         return await super().decorator(f, *args, **kwargs)
+
+    async def _open_in(self, use: Use, asked: Asked, read: bool, write: bool) -> Opened:
+        if _INVALIDATE_FURTHER.get():
+            with use.patience:
+                await use.backend.store.delete_many([asked.key])
+        return await super()._open_in(use, asked, read, write)
 
     def _resource(self, asked: Asked, backend: Backend) -> Resource:
         names = self._tags(asked)
@@ -239,7 +245,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
 
 
 class _Watcher(BasePlugin):  # type: ignore[misc]
-    """Tells cashews' detectors and callbacks what happens to entries."""
+    """Tells cashews' detectors and callbacks of hits."""
 
     def __init__(self, decorator: stream_cached) -> None:
         self._decorator = decorator
@@ -247,23 +253,20 @@ class _Watcher(BasePlugin):  # type: ignore[misc]
     async def post_get(
         self, cache: Any, key: str, took: float = 0.0, ret: Any = None, **kwargs: Any
     ) -> None:
+        """Called after a look-up."""
         if ret is None:
             return
         cached = self._decorator
         full, template = cached._full(key), cached._full(cached._key_template or key)
+        # `CacheEtagMiddleware` makes an ETag of it: a stream has no body at hand.
+        value = ret.generation if isinstance(ret, ReplayResponse) else ret
         context_cache_detect._set(  # type: ignore[attr-defined]
-            full, ttl=cached._ttl(), name="stream_cached", template=template, value=ret
+            full, ttl=cached._ttl(), name="stream_cached", template=template, value=value
         )
-        await self._call(Command.GET, full, ret)
-
-    async def post_set(self, cache: Any, key: str, *args: Any, **kwargs: Any) -> None:
-        await self._call(Command.SET, self._decorator._full(key), True)
-
-    async def _call(self, command: Command, key: str, result: object) -> None:
-        cashews, backend = self._decorator._cashews, self._decorator._backend
+        cashews, backend = cached._cashews, cached._backend
         assert backend is not None
         for callback in tuple(cashews.callbacks._callbacks.values()):
-            await callback(command, key=key, result=result, backend=backend)
+            await callback(Command.GET, key=full, result=ret, backend=backend)
 
 
 @contextmanager

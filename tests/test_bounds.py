@@ -122,3 +122,56 @@ def test_a_client_that_reads_nothing_takes_no_memory(
         assert len(slow.response.body) == 64 * MIB
         # Memory is what stores the stream where its store is down, up to a quarter of it.
         assert most_memory(server.pid) - before < (24 if store == "down" else 16)
+
+
+DISK_APP = """
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+from cashews import Cache
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from stream_cached.cashews import stream_cached
+
+cache = Cache()
+cache.setup(os.environ["CACHE"], size_limit=8 << 30)
+
+
+@stream_cached(cache, ttl=600, max_body="2GiB")
+async def endpoint(request: Request) -> StreamingResponse:
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(int(request.query_params["mib"]) * 16):
+            if number % 16 == 0:
+                # No more than a network takes.
+                await asyncio.sleep(0.01)
+            yield number.to_bytes(4, "big") * 16_384
+
+    return StreamingResponse(chunks())
+
+
+app = Starlette(routes=[Route("/", endpoint)])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
+@pytest.mark.parametrize("mib", [100, pytest.param(1024, marks=pytest.mark.slow)])
+def test_a_gigabyte_goes_through_a_disk_of_cashews(spawn: Spawn, tmp_path: Path, mib: int) -> None:
+    (tmp_path / "disk_app.py").write_text(DISK_APP, encoding="utf-8")
+    environment = {
+        "CACHE": f"disk://?directory={tmp_path}/cache",
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+    }
+    server = spawn("disk_app:app", environment=environment)
+    for _ in range(2):
+        assert ask(server.port, 1)[1] == MIB
+    before = most_memory(server.pid)
+
+    miss, hit = ask(server.port, mib), ask(server.port, mib)
+
+    assert miss == ("stream-cached; fwd=uri-miss; stored", mib * MIB, miss[2]), server.output()
+    assert hit == ("stream-cached; hit", *miss[1:]), server.output()
+    assert most_memory(server.pid) - before < 48

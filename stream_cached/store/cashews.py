@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 import time
 import weakref
@@ -214,6 +215,9 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
     def write(self, key: Any, value: Any, ttl: float | None) -> bool:
         """Set the key; return whether it was set."""
         shard, name = self._place(key)
+        if isinstance(value, bytes) and len(value) >= shard.disk.min_file_size:
+            # Bytes are written to their file line by line; a file is copied.
+            return bool(shard.set(name, io.BytesIO(value), ttl or None, read=True))
         return bool(shard.set(name, value, ttl or None))
 
     def add_missing(self, key: Any, value: Any, ttl: float | None) -> bool:

@@ -262,10 +262,16 @@ def test_invalidate_further_runs_anew(serve: Serve, setup: Setup) -> None:
         with cashews.invalidate_further():
             return await call_next(request)
 
-    reports = Reports(serve, stream_cached(setup(), ttl=60, key="report"), clears)
+    stores = True
+    cached = stream_cached(setup(), ttl=60, key="report", condition=lambda *a, **k: stores)
+    reports = Reports(serve, cached, clears)
     assert reports.get().body == reports.body(1)
     assert reports.get("/report?clear=1").body == reports.body(2)
     assert reports.get().body == reports.body(2)
+    stores = False
+    assert reports.get("/report?clear=1").body == reports.body(3)
+    # What was there is gone, also where nothing takes its place.
+    assert reports.get().body == reports.body(4)
 
 
 # -- what cashews switches and tells --------------------------------------------------------------
@@ -323,11 +329,20 @@ def test_a_transaction_of_the_application_is_left_alone(serve: Serve, setup: Set
             await transaction.rollback()
         return response
 
-    reports = Reports(
-        serve, stream_cached(cache, ttl=60, key="report", tags=["reports"]), rolls_back
-    )
+    cached = stream_cached(cache, ttl=60, key="report", tags=["reports"])
+    reports = Reports(serve, cached, rolls_back)
+    runs = itertools.count(1)
+
+    @reports.app.get("/value")
+    @stream_cached(cache, ttl=60, key="value")
+    async def value() -> Any:
+        return next(runs)
+
+    assert [reports.get("/value").body for _ in range(2)] == [b"1", b"1"]
     assert reports.get().body == reports.body(1)
     assert reports.get().header("cache-status") == HIT
+    reports.act(lambda: cache.delete_tags("reports"))
+    assert reports.get().body == reports.body(2)
 
 
 def test_a_prefix_has_a_backend_of_its_own(serve: Serve, setup: Setup) -> None:

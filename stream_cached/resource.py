@@ -85,6 +85,11 @@ class StoredValue:
 Found = Hit | Miss | Unstorable | Foreign | StoredValue
 
 
+#: Seconds that a version lives at least where the ttls of what depends on it differ: one of a short
+#: life must not end that of the others.
+LONGEST_DIFFERENT = 30 * 24 * 60 * 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
     """
@@ -94,7 +99,7 @@ class Lifetimes:
         ttl: Of an entry; None for ever.
         longest_run: Bound of one run.
         stale: How long an entry is kept once its ttl is over.
-        differ: Whether the ttls of what depends on one version differ; it lives for ever, then.
+        differ: Whether the ttls of what depends on one version differ.
     """
 
     ttl: float | None
@@ -115,9 +120,10 @@ class Lifetimes:
     @property
     def versions(self) -> float | None:
         """Of a version: it outlives every record that a run may still make under it."""
-        if self.differ or self.entry is None:
-            return None
-        return self.entry + self.longest_run + MARGIN
+        if self.differ:
+            # What lives for longer is missed after that.
+            return max(self.entry or 0.0, LONGEST_DIFFERENT) + self.longest_run + MARGIN
+        return None if self.entry is None else self.entry + self.longest_run + MARGIN
 
 
 class Resource:

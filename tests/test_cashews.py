@@ -30,6 +30,7 @@ from tests.app_server import AppServer
 from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, fetch
+from tests.servers import RedisServer
 
 HIT = "stream-cached; hit"
 MISS = "stream-cached; fwd=uri-miss; stored"
@@ -228,6 +229,36 @@ def test_tags_delete_what_is_being_made(serve: Serve, setup: Setup) -> None:
         gate.open()
         assert client.read_rest().body == reports.body(1)
     assert reports.get().body == reports.body(2)
+
+
+def test_tags_may_be_elsewhere(serve: Serve, setup: Setup, own_redis: RedisServer) -> None:
+    cache = setup()
+    cache.setup_tags_backend(own_redis.url())
+    cached = stream_cached(cache, ttl=60, key="report:{fmt}", tags=["reports"])
+    reports = Reports(serve, cached)
+    reports.get()
+    reports.act(lambda: cache.delete_tags("reports"))
+    assert [reports.get().body for _ in range(2)] == [reports.body(2)] * 2
+    own_redis.stop()
+    # What could not be invalidated is not stored there.
+    assert reports.get("/report?fmt=json").body == reports.body(3)
+    keys = reports.act(lambda: cache.exists("report:json"))
+    assert not keys
+
+
+def test_a_set_of_tags_lives_as_long_as_all_of_its_entries(
+    serve: Serve, redis_url: str, redis_server: RedisServer
+) -> None:
+    cache = Cache()
+    cache.setup(redis_url)
+    seconds = {"csv": 600, "json": 1}
+    cached = stream_cached(
+        cache, ttl=lambda fmt, user: seconds[fmt], key="report:{fmt}", tags=["reports"]
+    )
+    reports = Reports(serve, cached)
+    for fmt in seconds:
+        reports.get(f"/report?fmt={fmt}")
+    assert int(redis_server.execute("PTTL", "_tag:reports") or 0) > 600_000
 
 
 @pytest.mark.filterwarnings("ignore:`rewrite` deprecated:DeprecationWarning")
@@ -526,7 +557,7 @@ def test_a_full_memory_gives_no_short_body(serve: Serve) -> None:
     assert len(memory_of(cache)) <= 5
 
 
-def test_a_redis_that_is_away_is_stood_in_for(serve: Serve, own_redis: Any) -> None:
+def test_a_redis_that_is_away_is_stood_in_for(serve: Serve, own_redis: RedisServer) -> None:
     cache = Cache()
     cache.setup(own_redis.url(), suppress=False)
     reports = Reports(serve, stream_cached(cache, ttl=60, key="report", retry_interval=0.05))

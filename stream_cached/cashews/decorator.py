@@ -22,6 +22,7 @@ from cashews.wrapper.transaction import _transaction
 
 from stream_cached import decorator
 from stream_cached.binding import Backend, Binding
+from stream_cached.cashews import tags as tags_of
 from stream_cached.cashews.views import backend_of, view_of
 from stream_cached.collapsing import Opened
 from stream_cached.decorator import Asked
@@ -99,6 +100,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         self._key_template = key
         self._tag_templates = tuple(tags)
         self._condition = get_cache_condition(condition)
+        self._tags_of_cache = tags_of.Tags(cache)
         self._prefix = prefix
         self._templates: dict[int, str] = {}
         self._route = ""
@@ -180,12 +182,9 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
     ) -> None:
         """Let `cache.delete_tags` delete these keys, except those of other tags."""
         own = [self._full(key) for key in keys if key not in shared]
-        with _outside_transaction():
-            for tag in tags:
-                name = f"{self._cashews._tags_key_prefix}{tag}"
-                version = self._full(tag_key(self._route, tag))
-                expire = resource.lifetimes.versions
-                await self._cashews.set_add(name, version, *own, expire=expire)
+        for tag in tags:
+            version = self._full(tag_key(self._route, tag))
+            await self._tags_of_cache.add(tag, [version, *own], resource.lifetimes.versions)
 
     def _is_wanted(self, asked: Asked, resource: Resource, result: Any) -> bool:
         ttl = resource.lifetimes.ttl

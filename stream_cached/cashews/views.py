@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,22 +77,27 @@ def _native_key(
     """Return a key as it is in the backend: what middlewares and the backend make of it."""
     backend = reference()
     assert backend is not None
-    call: Any = _Native()
-    for middleware in (*cache._default_middlewares, *cache._middlewares.get(backend._id, ())):
-        if not _is_cashews_own(cache, middleware):
-            call = partial(middleware, call, Command.EXISTS, backend)
     if namespace:
         key = f"{namespace}:{key}"
-    native = key if isinstance(call, _Native) else _result_of(call(key=key))
+    call = through_middlewares(cache, backend, Command.EXISTS, _given_key)
+    native = key if call is _given_key else _result_of(call(key=key))
     prefix = getattr(backend, "_prefix", "")
     return f"{prefix}{native}"
 
 
-class _Native:
+async def _given_key(key: str) -> str:
     """Stands at the end of the middlewares, and gives back the key that arrives there."""
+    return key
 
-    async def __call__(self, key: str) -> str:
-        return key
+
+def through_middlewares(
+    cache: Cache, backend: Backend, command: Command, call: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return a call that goes through the application's middlewares to another one."""
+    for middleware in (*cache._default_middlewares, *cache._middlewares.get(backend._id, ())):
+        if not _is_cashews_own(cache, middleware):
+            call = partial(middleware, call, command, backend)
+    return call
 
 
 def _is_cashews_own(cache: Cache, middleware: Any) -> bool:

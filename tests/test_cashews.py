@@ -246,6 +246,19 @@ def test_tags_may_be_elsewhere(serve: Serve, setup: Setup, own_redis: RedisServe
     assert not keys
 
 
+def test_a_tag_lives_as_long_as_all_that_bear_it(
+    serve: Serve, redis_url: str, redis_server: RedisServer
+) -> None:
+    cache = Cache()
+    cache.setup(redis_url)
+    for ttl in (100_000, 1):
+        key = "report:{fmt}"
+        Reports(serve, stream_cached(cache, ttl=ttl, key=key, tags=["reports"])).get()
+    key = redis_server.execute("EVAL", "return redis.call('keys', 'report:tag:*')[1]", "0")
+    assert key is not None
+    assert int(redis_server.execute("PTTL", key) or 0) > 100_000_000
+
+
 def test_a_set_of_tags_lives_as_long_as_all_of_its_entries(
     serve: Serve, redis_url: str, redis_server: RedisServer
 ) -> None:

@@ -170,7 +170,8 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         resource = asked.engine.resource(
             backend.store, asked.key, asked.incoming, self._ttl(), versions
         )
-        if self._makes_ttl:
+        if self._makes_ttl or (names and self.ttl is not None):
+            # Others may bear a tag, too.
             resource.lifetimes = dataclasses.replace(resource.lifetimes, differ=True)
         if names and not backend.is_fallback:
             shared = {asked.engine.version, *versions}

@@ -251,9 +251,9 @@ def test_a_tag_lives_as_long_as_all_that_bear_it(
 ) -> None:
     cache = Cache()
     cache.setup(redis_url)
-    for ttl in (100_000, 1):
-        key = "report:{fmt}"
-        Reports(serve, stream_cached(cache, ttl=ttl, key=key, tags=["reports"])).get()
+    for fmt, ttl in ("csv", 100_000), ("json", 1):
+        cached = stream_cached(cache, ttl=ttl, key="report:{fmt}", tags=["reports"])
+        Reports(serve, cached).get(f"/report?fmt={fmt}")
     key = redis_server.execute("EVAL", "return redis.call('keys', 'report:tag:*')[1]", "0")
     assert key is not None
     assert int(redis_server.execute("PTTL", key) or 0) > 100_000_000

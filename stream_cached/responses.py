@@ -74,7 +74,7 @@ class LiveResponse(StreamingResponse):
         finally:
             self._reader.close()
             if not self._joined:
-                await self._run_is_over()
+                await self.run_is_over()
         if not self._joined and self._flight.background_error is not None:
             raise self._flight.background_error
         if self.background is not None:
@@ -101,7 +101,8 @@ class LiveResponse(StreamingResponse):
         self._reader.close()
         await self._flight.over()
 
-    async def _run_is_over(self) -> None:
+    async def run_is_over(self) -> None:
+        """Wait until the run is over, and what it has made is stored."""
         # An enclosing scope may be cancelled (BaseHTTPMiddleware); the run is bounded.
         with anyio.CancelScope(shield=True):
             await self._flight.over()

@@ -47,7 +47,20 @@ def view_of(cache: Cache, backend: Backend, prefix: str, plugins: Sequence[Any])
         ConfigurationError: There is no view of backends of its kind.
     """
     key_builder = partial(_native_key, cache, weakref.ref(backend))
-    settings: dict[str, Any] = {"namespace": prefix, "plugins": plugins}
+    return _view(backend, key_builder, {"namespace": prefix, "plugins": plugins})
+
+
+def raw_view_of(backend: Backend) -> Any:
+    """
+    Return an aiocache cache over a backend; its keys are those that the backend itself has.
+
+    Raises:
+        ConfigurationError: There is no view of backends of its kind.
+    """
+    return _view(backend, _same_key, {})
+
+
+def _view(backend: Backend, key_builder: Callable[..., str], settings: dict[str, Any]) -> Any:
     if isinstance(backend, Memory):
         from stream_cached.store.cashews import CashewsMemory
 
@@ -59,7 +72,8 @@ def view_of(cache: Cache, backend: Backend, prefix: str, plugins: Sequence[Any])
 
         if backend not in _views:
             _views[backend] = redis_view(backend, key_builder)
-        return with_settings(_views[backend], settings)
+        # Others may have made it, for keys of another kind.
+        return with_settings(_views[backend], {**settings, "build_key": key_builder})
     if kind.startswith("cashews.backends.diskcache."):
         from stream_cached.store.cashews import CashewsDisk
 
@@ -69,6 +83,10 @@ def view_of(cache: Cache, backend: Backend, prefix: str, plugins: Sequence[Any])
         f"a backend of the type {kind} can't hold streams: set up mem://, redis:// or disk:// for "
         "the prefix of these keys"
     )
+
+
+def _same_key(key: str, namespace: str | None = None) -> str:
+    return key
 
 
 def _native_key(

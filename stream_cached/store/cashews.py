@@ -70,8 +70,12 @@ class _Beside(BoundedMemory):
         if is_segment_key(key):
             return self._segments.touch(key, ttl)
         with self._lock:
-            item = self._live(key)
-            return item is not None and self._put(key, item.value, self._deadline(ttl))
+            if self._live(key) is None:
+                return False
+            _, value = self._records[key]
+            # Also what cashews has put there, as it is.
+            self._records[key] = self._deadline(ttl), value
+            return True
 
     def delete(self, key: str) -> bool:
         if is_segment_key(key):

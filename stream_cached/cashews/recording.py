@@ -1,0 +1,401 @@
+"""Streams that cashews hands out: each is one object, which several callers may be given."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Protocol, TypeGuard, cast
+from weakref import WeakValueDictionary
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from stream_cached.cashews.shelf import RULES, Place
+from stream_cached.engine import Engine, Run
+from stream_cached.exceptions import BrokenStreamError, StoreError
+from stream_cached.flights import Turn
+from stream_cached.incoming import DisconnectShield, Incoming
+from stream_cached.patience import Patience
+from stream_cached.policy import BypassError
+from stream_cached.responses import LiveResponse, RawHeaders
+from stream_cached.sources import sends_by_itself
+from stream_cached.tasks import spawn
+
+#: Where a scope says that its request must not learn that its client has left.
+SHIELD = "stream_cached.shield"
+
+#: Seconds that others wait until a stream that was just made is sent to whoever was given it.
+_SENT_WITHIN = 0.5
+
+#: The part of its life after which the pointer to a run that goes on is renewed.
+_KEEP_EVERY = 0.3
+
+#: The scope of a run that nobody is sent.
+_NOBODYS: dict[str, Any] = {
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+    "http_version": "1.1",
+    "method": "GET",
+    "scheme": "http",
+    "path": "/",
+    "raw_path": b"/",
+    "query_string": b"",
+    "headers": [],
+    "client": None,
+    "server": None,
+}
+
+#: Recordings, by the generation of each place that they are for.
+_running: WeakValueDictionary[bytes, Recording] = WeakValueDictionary()
+
+
+def is_stream(value: object) -> TypeGuard[Response]:
+    """Whether a value is a response whose body is not at hand."""
+    if not isinstance(value, Response):
+        return False
+    return isinstance(value, StreamingResponse) or sends_by_itself(value)
+
+
+class Sending(Protocol):
+    """What sends a stream for each of those who were given it."""
+
+    async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it to one of them."""
+        ...
+
+
+class Shared:
+    """What is mixed into the class of a stream: any number of callers may send it."""
+
+    stream_cached_sending: Sending
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_cached_sending.send(self, scope, receive, send)
+
+
+@lru_cache(maxsize=1000)
+def _shared_type(cls: Any) -> type[Response]:
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls.__name__, (Shared, cls), names)
+
+
+def is_for_one(response: Response) -> bool:
+    """Whether only one caller can send a stream."""
+    if isinstance(response, Shared):
+        return isinstance(response.stream_cached_sending, Once)
+    return not isinstance(response, FileResponse)
+
+
+def type_of(response: Response) -> type[Response]:
+    """Return the class of a response, as it was made."""
+    cls = type(response)
+    return cast(type[Response], cls.__mro__[2]) if isinstance(response, Shared) else cls
+
+
+def share(response: Response, sending: Sending) -> None:
+    """
+    Let any number of callers send a stream.
+
+    Raises:
+        TypeError: Its class does not allow that.
+    """
+    response.__class__ = _shared_type(cast(Any, type_of(response)))
+    response.stream_cached_sending = sending  # type: ignore[attr-defined]
+
+
+class Head:
+    """The status and headers of a stream at some time, which whoever is given it may change."""
+
+    def __init__(self, response: Response) -> None:
+        self.status = response.status_code
+        self.headers = list(response.raw_headers)
+
+    def carry_over(self, changed: Response, response: Response) -> None:
+        """Change a response as another one was changed since."""
+        if changed.status_code != self.status:
+            response.status_code = changed.status_code
+        before, after = self.headers, changed.raw_headers
+        if before == after:
+            return
+        headers = list(response.raw_headers)
+        for header in before:
+            if header not in after and header in headers:
+                headers.remove(header)
+        headers.extend(header for header in after if header not in before)
+        _set_headers(response, headers)
+
+
+def _set_headers(response: Response, headers: RawHeaders) -> None:
+    response.__dict__.pop("_headers", None)
+    response.raw_headers = list(headers)
+
+
+class Body:
+    """The iterator of a stream that records itself: whoever iterates over it takes its body."""
+
+    def __init__(self, iterator: Any, taken: Callable[[], object]) -> None:
+        self.iterator = iterator
+        self.is_taken = False
+        self._taken = taken
+
+    def __aiter__(self) -> Any:
+        if self.is_taken:
+            raise BrokenStreamError("another caller has read the body of this stream")
+        self.is_taken = True
+        self._taken()
+        return self.iterator.__aiter__()
+
+    async def aclose(self) -> None:
+        """Close it, as an asynchronous generator is closed."""
+        if hasattr(self.iterator, "aclose"):
+            await self.iterator.aclose()
+
+
+class _Shield(DisconnectShield):
+    """Says of a run's request that its client has not left, as long as the run is recorded."""
+
+    hides = True
+
+    def reveal(self) -> None:
+        self.hides = False
+        super().reveal()
+
+
+class Recording:
+    """
+    A stream that is recorded when it is sent for the first time; others join that run.
+
+    Args:
+        response: The stream.
+        engine: That of its endpoint.
+    """
+
+    def __init__(self, response: Response, engine: Engine) -> None:
+        self._type = type_of(response)
+        self._engine = engine
+        self._head = Head(response)
+        self._loop = asyncio.get_running_loop()
+        self._places: list[tuple[Place, Callable[[], Awaitable[None]]]] = []
+        self._turn: Turn | None = None
+        self._is_sent = False
+        self._body: Body | None = None
+        iterator = getattr(response, "body_iterator", None)
+        if iterator is not None:
+            self._body = Body(iterator, self._was_taken)
+            response.body_iterator = self._body  # type: ignore[attr-defined]
+
+    def add(self, place: Place, on_stored: Callable[[], Awaitable[None]]) -> None:
+        """Record it in one more place."""
+        self._places.append((place, on_stored))
+        key = place.resource(place.shelf.backend).key
+        self._turn = Turn(place.shelf.backend.flights, key, ((), ""))
+        _running[place.generation] = self
+
+    def _was_taken(self) -> None:
+        """Take note that somebody reads the body by himself: it is not recorded."""
+        self._is_sent = True
+        if self._turn is not None:
+            self._turn.end()
+
+    async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it to one of those who were given it."""
+        changed = cast(Response, response)
+        sent: Response | None
+        if scope["type"] != "http":
+            sent = self._plain(changed)
+        elif not self._is_sent:
+            sent = await self._first(changed, scope)
+        else:
+            sent = await self._joined(RULES.max_duration)
+            if sent is None and issubclass(self._type, FileResponse):
+                # It is no less there for having been sent.
+                sent = self._plain(changed)
+            elif sent is not None:
+                self._head.carry_over(changed, sent)
+        if sent is None:
+            raise BrokenStreamError("another caller was sent this stream, and it is not stored")
+        await sent(scope, receive, send)
+
+    async def run_unsent(self, response: Response) -> None:
+        """Record it though nobody is sent anything."""
+        if not self._is_sent:
+            live = await self._first(response, dict(_NOBODYS))
+            if isinstance(live, LiveResponse):
+                await live.run_unsent()
+
+    async def joined(self) -> Response | None:
+        """Return a response for one who asks while it may run; None where it does not."""
+        if asyncio.get_running_loop() is not self._loop:
+            return None
+        return await self._joined(RULES.wait_timeout if self._is_sent else _SENT_WITHIN)
+
+    async def _first(self, changed: Response, scope: Scope) -> Response:
+        self._is_sent = True
+        iterator = getattr(changed, "body_iterator", None)
+        assert self._turn is not None
+        if iterator is not self._body or (self._body is not None and self._body.is_taken):
+            # Somebody has put another body in front of it, which is not what was to be stored.
+            self._turn.end()
+            return self._plain(changed)
+        try:
+            result = await self._record(self._original(changed), scope)
+        except BaseException:
+            self._turn.end()
+            raise
+        self._head.carry_over(changed, result)
+        return result
+
+    async def _record(self, response: Response, scope: Scope) -> Response:
+        shield = _Shield()
+        scope[SHIELD] = shield
+        # A HEAD request is one for the same body.
+        incoming = Incoming(Request({**scope, "method": "GET"}), {})
+        for place, on_stored in self._places:
+            backend = place.shelf.backend
+            resource = place.resource(backend)
+            await resource.begin()
+            run = Run(
+                resource=resource,
+                backend=backend,
+                patience=Patience(None),
+                incoming=incoming,
+                keyed=False,
+                fwd="uri-miss",
+                wait=False,
+                shield=shield,
+                guard=None,
+                on_stored=on_stored,
+                turn=self._turn if place is self._places[-1][0] else None,
+            )
+            response = await self._engine.record(response, run)
+            if isinstance(response, LiveResponse) and place.expire is not None:
+                spawn(_keep_pointer(place, place.expire, response))
+        return response
+
+    def _original(self, changed: Response) -> Response:
+        """Return the stream as it was to be stored."""
+        original = self._plain(changed)
+        original.status_code = self._head.status
+        _set_headers(original, self._head.headers)
+        if self._body is not None:
+            original.body_iterator = self._body.iterator  # type: ignore[attr-defined]
+        return original
+
+    def _plain(self, changed: Response) -> Response:
+        """Return the stream as it is now, but for one who sends it alone."""
+        plain = copy.copy(changed)
+        plain.__class__ = self._type
+        _set_headers(plain, changed.raw_headers)
+        return plain
+
+    async def _joined(self, seconds: float) -> Response | None:
+        turn, since = self._turn, time.monotonic()
+        if turn is None or not await turn.answered(seconds):
+            return None
+        if turn.join is not None:
+            try:
+                response = await turn.join(max(seconds, RULES.wait_timeout), since)
+            except BypassError:
+                return None
+            if response is not None:
+                return response
+        for place, _ in reversed(self._places):
+            response = await place.response(self._engine)
+            if response is not None:
+                return response
+        return None
+
+
+async def _keep_pointer(place: Place, expire: float, live: LiveResponse) -> None:
+    """Keep the pointer to a run from expiring before it is over; nobody would find its entry."""
+    over = spawn(live.run_is_over())
+    is_over = False
+    while not is_over:
+        done, _ = await asyncio.wait({over}, timeout=expire * _KEEP_EVERY)
+        is_over = bool(done)
+        with suppress(StoreError):
+            if not await place.keep_pointer():
+                # It was deleted: what is made now is not asked for any more.
+                break
+
+
+class Found:
+    """
+    A stream that was found: whoever sends it after another one is found it anew.
+
+    Args:
+        response: What was found.
+        find: Finds it again; returns None where it is gone.
+    """
+
+    def __init__(self, response: Response, find: Callable[[], Awaitable[Response | None]]) -> None:
+        self._type = type(response)
+        self._head = Head(response)
+        self._find = find
+        self._is_sent = False
+
+    async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it to one of those who were given it."""
+        changed = cast(Response, response)
+        if not self._is_sent:
+            self._is_sent = True
+            await self._type.__call__(changed, scope, receive, send)
+            return
+        again = await self._find()
+        if again is None:
+            raise BrokenStreamError("another caller was sent this stream, and it is gone")
+        self._head.carry_over(changed, again)
+        await again(scope, receive, send)
+
+
+class Once:
+    """
+    A stream that is not stored: whoever sends it after another one finds it broken, and not empty.
+
+    Args:
+        response: The stream.
+    """
+
+    def __init__(self, response: Response) -> None:
+        self._type = type_of(response)
+        self._is_sent = False
+
+    async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it to the first of those who were given it."""
+        if self._is_sent:
+            raise BrokenStreamError("another caller was sent this stream, and it is not stored")
+        self._is_sent = True
+        await self._type.__call__(cast(Response, response), scope, receive, send)
+
+
+async def find(places: Sequence[Place], engine: Engine) -> Response | None:
+    """
+    Return a response out of the first of several places that has one.
+
+    Where none has, it is that of one that will have one; None where no run is on its way here.
+
+    Args:
+        places: Those that a pointer names.
+        engine: That of the endpoint.
+    """
+    for place in places if len(places) == 1 else await those_with_entries(places):
+        response = await place.response(engine)
+        if response is not None:
+            return response
+    for place in places:
+        recording = _running.get(place.generation)
+        response = None if recording is None else await recording.joined()
+        if response is not None:
+            return response
+    return None
+
+
+async def those_with_entries(places: Sequence[Place]) -> list[Place]:
+    """Return the places that have an entry."""
+    there = await asyncio.gather(*[place.is_there() for place in places])
+    return [place for place, has_entry in zip(places, there, strict=True) if has_entry]

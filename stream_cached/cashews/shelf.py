@@ -1,0 +1,211 @@
+"""The entries of streams in one backend of cashews, as they stand beside its own values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any
+
+from cashews.backends.interface import Backend as CashewsBackend
+from cashews.compresors import Compressor
+from cashews.serialize import HashSigner
+from starlette.responses import Response
+
+from stream_cached.binding import RETRY_INTERVAL, Backend, Binding
+from stream_cached.cashews.views import raw_view_of
+from stream_cached.engine import Engine, new_id
+from stream_cached.exceptions import StoreError
+from stream_cached.keys import segment_key
+from stream_cached.notices import Notices
+from stream_cached.patience import Patience
+from stream_cached.policy import DEFAULT_STATUSES
+from stream_cached.recorder import VALUE_SIZE
+from stream_cached.resource import Hit, Lifetimes, Resource
+from stream_cached.rules import Rules, make_rules
+from stream_cached.store.compressed import CompressedStore
+
+_NONE: Collection[str] = ()
+
+#: What the decorator does by default.
+RULES: Rules = make_rules(
+    vary=_NONE,
+    methods=("GET",),
+    statuses=DEFAULT_STATUSES,
+    max_body="64MiB",
+    max_duration=600.0,
+    max_pending="8MiB",
+    max_ahead="1MiB",
+    max_variants=64,
+    inline_max=VALUE_SIZE,
+    on_disconnect="finish",
+    finish_timeout=30.0,
+    wait_timeout=10.0,
+    spool_max="256MiB",
+    stale_while_revalidate=0.0,
+    stale_if_error=0.0,
+    timeout=None,
+    retry_interval=RETRY_INTERVAL,
+    secret=None,
+    replay="fast",
+    resume=False,
+    authorized="bypass",
+    key_host=True,
+    request_key=True,
+    key_args={},
+    key_ignore=(),
+    unguarded=(),
+)
+
+_ATTRIBUTE = "_stream_cached_shelf"
+
+
+@lru_cache(maxsize=1000)
+def engine_of(name: str) -> Engine:
+    """Return the engine of an endpoint, which says what it does not store by this name."""
+    return Engine(
+        version="", headers=(frozenset(), frozenset()), rules=RULES, notices=notices_of(name)
+    )
+
+
+@lru_cache(maxsize=1000)
+def notices_of(name: str) -> Notices:
+    """Return where to say what is not stored."""
+    return Notices(name)
+
+
+class Shelf:
+    """
+    The entries in one backend.
+
+    Args:
+        backend: What was set up, past all middlewares: keys are those that it is given itself.
+
+    Raises:
+        ConfigurationError: It can't hold streams.
+    """
+
+    def __init__(self, backend: CashewsBackend) -> None:
+        serializer: Any = backend.serializer
+        signer, compressor = serializer._signer, serializer._compressor
+        secrets = [signer._secret] if isinstance(signer, HashSigner) else []
+        self._binding = Binding(raw_view_of(backend), secrets=secrets)
+        self._compressor = None if type(compressor) is Compressor else compressor
+
+    @classmethod
+    def of(cls, backend: CashewsBackend) -> Shelf:
+        """Return that of a backend; see `Shelf`."""
+        shelf = getattr(backend, _ATTRIBUTE, None)
+        if not isinstance(shelf, Shelf):
+            shelf = cls(backend)
+            setattr(backend, _ATTRIBUTE, shelf)
+        return shelf
+
+    @property
+    def backend(self) -> Backend:
+        """What the engine uses."""
+        return self._with_compressor(self._binding.primary)
+
+    async def present(self) -> Backend:
+        """
+        Return the same for a look-up.
+
+        Raises:
+            StoreUnavailableError: It is away.
+        """
+        return self._with_compressor(await self._binding.backend(Patience(self._binding.timeout)))
+
+    def _with_compressor(self, backend: Backend) -> Backend:
+        if self._compressor is None:
+            return backend
+        compress, decompress = self._compressor.compress, self._compressor.decompress
+        return dataclasses.replace(
+            backend, store=CompressedStore(backend.store, compress, decompress)
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """
+    Where one run is recorded: an entry of its own, which nothing but its pointer leads to.
+
+    Args:
+        shelf: The entries that it stands among.
+        key: That of the pointer.
+        generation: Which run it is.
+        expire: Seconds that the entry lives, None for ever.
+    """
+
+    shelf: Shelf
+    key: str
+    generation: bytes
+    expire: float | None
+
+    @classmethod
+    def new(cls, shelf: Shelf, key: str, expire: float | None) -> Place:
+        """Return one for a run that begins."""
+        # cashews takes 0 for no bound, too.
+        return cls(shelf, key, new_id(), expire or None)
+
+    def resource(self, backend: Backend) -> Resource:
+        """Return the view of it."""
+        return Resource(
+            backend.store,
+            f"{self.key}:{self.generation.hex()}",
+            needs=(),
+            lifetimes=Lifetimes(self.expire, RULES.max_duration + RULES.finish_timeout),
+            select=None,
+            new_id=new_id,
+            max_variants=1,
+        )
+
+    async def is_there(self) -> bool:
+        """Whether there is an entry."""
+        try:
+            return isinstance(await self._look_up(), Hit)
+        except StoreError:
+            return False
+
+    async def response(self, engine: Engine) -> Response | None:
+        """Return a response of its own for one who asks; None where there is no whole entry."""
+        try:
+            backend = await self.shelf.present()
+            found = await engine.look_up(self.resource(backend), None, is_fallback=False)
+        except StoreError:
+            return None
+        return found if isinstance(found, Response) else None
+
+    async def keep_pointer(self) -> bool:
+        """
+        Let the pointer live for as long as the entry will, from now on; return whether it is there.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        # Not compressed, nor signed: it is only touched.
+        store = (await self.shelf.present()).store
+        return await store.touch_many([self.key], self.expire) > 0
+
+    async def retire(self) -> None:
+        """
+        Let an entry that another one replaces expire, where it would otherwise never do so.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if self.expire is not None:
+            return
+        found = await self._look_up()
+        if isinstance(found, Hit):
+            backend = await self.shelf.present()
+            resource = self.resource(backend)
+            # Not at once: somebody may be reading it.
+            segments = [
+                segment_key(resource.key, found.entry.generation, index)
+                for index in range(len(found.entry.segments))
+            ]
+            keys = [resource.key, *segments]
+            await backend.store.touch_many(keys, resource.lifetimes.longest_run)
+
+    async def _look_up(self) -> object:
+        return await self.resource(await self.shelf.present()).look_up()

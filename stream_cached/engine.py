@@ -367,6 +367,7 @@ class Engine:
             media_type=entry.media_type,
             charset=entry.charset,
             merge=not self._rules.exact,
+            generation=entry.generation,
             body=at_hand,
         )
         length = content_length(headers)
@@ -408,6 +409,7 @@ class Engine:
             media_type=head.media_type,
             charset=head.charset,
             merge=not self._rules.exact,
+            generation=None,
             joined=True,
         )
         length = content_length(head.headers)

@@ -45,6 +45,7 @@ class LiveResponse(StreamingResponse):
         media_type: str | None,
         charset: str,
         merge: bool,
+        generation: bytes | None,
         body: bytes | memoryview | None = None,
         joined: bool = False,
     ) -> None:
@@ -57,6 +58,8 @@ class LiveResponse(StreamingResponse):
         self._reader = reader
         self._merge = merge
         self._joined = joined
+        self.generation = generation
+        """The id of the run; None where it is another process's."""
         self.resumption: Resumption | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

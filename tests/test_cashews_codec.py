@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,10 +14,16 @@ import pytest
 import redis
 from cashews import Cache, Command, decorators
 from cashews.backends.memory import Memory
+from cashews.contrib.fastapi import (
+    CacheDeleteMiddleware,
+    CacheEtagMiddleware,
+    CacheRequestControlMiddleware,
+)
 from cashews.decorators.cache import hit as hit_module
 from cashews.serialize import Serializer
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
@@ -92,6 +98,7 @@ class Pages:
         cached: Callable[[Any], Any],
         respond: Callable[[int], Response],
         around: Callable[[Any], Any] = lambda f: f,
+        layers: Sequence[Middleware] = (),
         **config: Any,
     ) -> None:
         self.runs = 0
@@ -106,7 +113,9 @@ class Pages:
             response: Response = await self.cached(request.query_params.get("name", ""))
             return response
 
-        self.server: AppServer = serve(Starlette(routes=[Route("/", endpoint)]), **config)
+        self.server: AppServer = serve(
+            Starlette(routes=[Route("/", endpoint)], middleware=layers), **config
+        )
         self.port = self.server.port
 
     def get(self, target: str = "/", **headers: str) -> RawResponse:
@@ -950,6 +959,54 @@ def test_what_must_not_be_stored_is_not(
     assert [pages.get().body for _ in range(3)] == [b"1", b"2", b"3"]
     assert caplog.text.count("a response is not cached") == 1
     assert "tests.test_cashews_codec." in caplog.text
+
+
+# -- cashews' middlewares -------------------------------------------------------------------------
+
+
+def numbered(run: int) -> Response:
+    return StreamingResponse(chunks(b"run %d" % run))
+
+
+def test_each_body_has_an_etag_of_its_own(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+    layers = [Middleware(CacheEtagMiddleware, cache_instance=cache)]
+    pages = Pages(serve, cache(ttl=60, key="page:{name}"), numbered, layers=layers)
+    first = {name: pages.get(f"/?name={name}").body for name in "ab"}
+    hits = {name: pages.get(f"/?name={name}") for name in "ab"}
+    assert {name: hit.body for name, hit in hits.items()} == first
+    a, b = (hits[name].header("etag") for name in "ab")
+    assert a
+    assert b
+    assert a != b
+    assert pages.get("/?name=a", **{"if-none-match": a}).status == 304
+    assert pages.get("/?name=a", **{"if-none-match": '"of-nobody"'}).body == first["a"]
+    pages.act(lambda: cache.delete("page:a"))
+    assert pages.get("/?name=a").body == b"run 3"
+    assert pages.get("/?name=a").header("etag") != a
+
+
+def test_what_is_asked_for_anew_is_made_anew(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+    layers = [Middleware(CacheRequestControlMiddleware, cache_instance=cache)]
+    pages = Pages(serve, cache(ttl=60, key="page"), numbered, layers=layers)
+
+    def get(control: str) -> bytes:
+        return pages.get(**({"cache-control": control} if control else {})).body
+
+    assert (get(""), get("")) == (b"run 1", b"run 1")
+    assert "private, max-age=" in (pages.get().header("cache-control") or "")
+    assert (get("no-cache"), get("")) == (b"run 2", b"run 2")
+    assert (get("no-store"), get("")) == (b"run 3", b"run 2")
+
+
+def test_a_client_may_clear_an_entry(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+    layers = [Middleware(CacheDeleteMiddleware)]
+    pages = Pages(serve, cache(ttl=60, key="page"), numbered, layers=layers)
+    assert [pages.get().body for _ in range(2)] == [b"run 1"] * 2
+    assert pages.get(**{"clear-site-data": "cache"}).body == b"run 2"
+    assert pages.get().body == b"run 2"
 
 
 # -- installing -----------------------------------------------------------------------------------

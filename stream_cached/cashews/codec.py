@@ -15,6 +15,7 @@ from typing import Any, cast
 from cashews import decorators
 from cashews.backends.interface import Backend
 from cashews.backends.memory import Memory
+from cashews.contrib import fastapi as contrib
 from cashews.decorators.cache import hit
 from cashews.exceptions import DecompressionError, SignIsMissingError, UnSecureDataError
 from cashews.serialize import DecodeError, Serializer
@@ -106,6 +107,7 @@ def install() -> None:
     _replace(decorators, "thunder_protection", _protecting)
     _replace(hit, "_get_and_save", _saving)
     _replace(Request, "is_disconnected", _shielding)
+    _replace(contrib, "_get_etag", _tagging)
     names = Serializer._type_mapping
     theirs = names.pop(_THEIR_NAME, None)
     names[_NAME] = (cast(Any, _no_encoder), _decode)
@@ -224,6 +226,17 @@ def _shielding(original: Callable[[Request], Awaitable[bool]]) -> Any:
         return False if shield is not None and shield.hides else await original(self)
 
     return is_disconnected
+
+
+def _tagging(original: Callable[[Any], str]) -> Callable[[Any], str]:
+    def _get_etag(cached_data: Any) -> str:
+        if not is_stream(cached_data):
+            return original(cached_data)
+        # There is no body at hand: that of one run is not that of another.
+        generation = getattr(cached_data, "generation", None)
+        return original(new_id() if generation is None else generation)
+
+    return _get_etag
 
 
 # -- to bytes -----------------------------------------------------------------------------------

@@ -134,6 +134,14 @@ def test_a_key_is_a_template(serve: Serve, setup: Setup) -> None:
     assert reports.get("/report?fmt=json&other=1", **ann).body == reports.body(3)
 
 
+def test_headers_select_among_what_is_under_a_key(serve: Serve, setup: Setup) -> None:
+    cached = stream_cached(setup(), ttl=60, key="report", vary=("Accept",), tags=["reports"])
+    reports = Reports(serve, cached)
+    kinds = [{"accept": kind} for kind in ("text/csv", "text/html") * 2]
+    bodies = [reports.get(**kind).body for kind in kinds]
+    assert bodies == [reports.body(run) for run in (1, 2, 1, 2)]
+
+
 def test_the_entry_is_under_the_key_of_the_template(serve: Serve, setup: Setup) -> None:
     cache = setup()
     reports = Reports(serve, stream_cached(cache, ttl=60, key="report:{user.id}", prefix="web"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import os
 import subprocess
 import sys
@@ -16,13 +17,16 @@ from typing import Any
 import aiocache
 import pytest
 from aiocache.base import BaseCache
+from cashews import Cache
 from cashews.backends.diskcache import DiskCache
 from cashews.backends.memory import Memory
 
+from stream_cached.cashews.views import view_of
 from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.store import FOREIGN, Store, add_and_get_many
 from stream_cached.store.aiocache import AiocacheStore
 from stream_cached.store.cashews import CashewsDisk, CashewsDiskStore, CashewsMemory
+from stream_cached.store.compressed import CompressedStore
 from stream_cached.store.memcached import MemcachedStore
 from stream_cached.store.memory import MemoryCache, MemoryStore
 from stream_cached.store.redis import RedisStore
@@ -246,6 +250,14 @@ def signed_memory(namespace: str | None) -> Held:
     return signed(memory(namespace))
 
 
+def compressed_memory(namespace: str | None) -> Held:
+    held = memory(namespace)
+    store, other = (
+        CompressedStore(each, gzip.compress, gzip.decompress) for each in (held.store, held.other)
+    )
+    return replace(held, store=store, other=other)
+
+
 async def _advance(clock: Clock, seconds: float) -> None:
     clock.now += seconds
 
@@ -258,14 +270,20 @@ def redis_cache(port: int, namespace: str | None = None) -> Any:
     return aiocache.RedisCache(endpoint=HOST, port=port, namespace=namespace)
 
 
+def cashews_redis(port: int, namespace: str | None = None) -> Any:
+    cache = Cache()
+    backend = cache.setup(f"redis://{HOST}:{port}")
+    return view_of(cache, backend, namespace or "", ())
+
+
 def memcached_cache(port: int, namespace: str | None = None) -> Any:
     return aiocache.MemcachedCache(endpoint=HOST, port=port, namespace=namespace)
 
 
 @contextlib.asynccontextmanager
-async def redis(server: RedisServer, namespace: str | None) -> AsyncIterator[Held]:
-    caches = [redis_cache(server.port, namespace) for _ in range(2)]
-    store, other = (RedisStore(cache, 2) for cache in caches)
+async def redis(server: RedisServer, namespace: str | None, first: str) -> AsyncIterator[Held]:
+    caches = [redis_cache(server.port, namespace), cashews_redis(server.port, namespace)]
+    store, other = (RedisStore(cache, 2) for cache in caches[:: -1 if first == "cashews" else 1])
 
     def remaining(key: str) -> float | None:
         milliseconds = int(server.execute("PTTL", store.native_key(key)) or 0)
@@ -315,6 +333,8 @@ def prefix(request: pytest.FixtureRequest) -> str | None:
         "cashews memory",
         "cashews disk",
         "cashews disk, one shard",
+        "cashews redis",
+        "compressed memory",
         "redis",
         "memcached",
         "signed memory",
@@ -330,6 +350,7 @@ async def held(
         "custom": custom,
         "cashews memory": cashews_memory,
         "signed memory": signed_memory,
+        "compressed memory": compressed_memory,
     }
     if request.param in makers:
         yield makers[request.param](prefix)
@@ -338,12 +359,15 @@ async def held(
         with cashews_disk(tmp_path, 1 if "one" in request.param else 8, prefix) as held:
             yield held
         return
-    name = request.param.removeprefix("signed ")
+    name = request.param.removeprefix("signed ").removeprefix("cashews ")
     request.getfixturevalue(f"{name}_url")  # running and empty
     server = request.getfixturevalue(f"{name}_server")
-    opened = redis(server, prefix) if name == "redis" else memcached(server, prefix)
+    if name == "redis":
+        opened = redis(server, prefix, request.param.split()[0])
+    else:
+        opened = memcached(server, prefix)
     async with opened as held:
-        yield held if name == request.param else signed(held)
+        yield signed(held) if request.param.startswith("signed ") else held
 
 
 class TestEveryStore:

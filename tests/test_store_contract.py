@@ -281,7 +281,9 @@ def memcached_cache(port: int, namespace: str | None = None) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def redis(server: RedisServer, namespace: str | None, first: str) -> AsyncIterator[Held]:
+async def redis(
+    server: RedisServer, namespace: str | None, first: str = "redis"
+) -> AsyncIterator[Held]:
     caches = [redis_cache(server.port, namespace), cashews_redis(server.port, namespace)]
     store, other = (RedisStore(cache, 2) for cache in caches[:: -1 if first == "cashews" else 1])
 

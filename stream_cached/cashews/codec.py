@@ -324,8 +324,8 @@ def _record(response: Response, place: Place, previous: list[Place]) -> None:
 
 async def _places_before(shelf: Shelf, backend: Backend, key: str) -> list[Place]:
     """Return the places of what stands under a key now, which is good until there is a new one."""
-    raw, serializer = await backend.get_raw(key), cast(Any, backend.serializer)
-    if not isinstance(raw, bytes):
+    raw, serializer = await shelf.value(key), cast(Any, backend.serializer)
+    if raw is None:
         return []
     try:
         value = serializer._signer.check_sign(key, raw)

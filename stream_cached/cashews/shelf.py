@@ -115,6 +115,15 @@ class Shelf:
         """
         return self._with_compressor(await self._binding.backend(Patience(self._binding.timeout)))
 
+    async def value(self, key: str) -> bytes | None:
+        """Return what stands under a key of cashews, as it is; None where that can't be said."""
+        try:
+            backend = await self._binding.backend(Patience(self._binding.timeout))
+            (value,) = await (backend.server or backend.store).get_many([key])
+        except StoreError:
+            return None
+        return value
+
     def _with_compressor(self, backend: Backend) -> Backend:
         if self._compressor is None:
             return backend

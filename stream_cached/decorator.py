@@ -38,7 +38,7 @@ from stream_cached.flights import Turn, within
 from stream_cached.guard import TRACES, Guard
 from stream_cached.incoming import DisconnectShield, Incoming
 from stream_cached.invalidation import Invalidation
-from stream_cached.keys import version_key
+from stream_cached.keys import is_internal, version_key
 from stream_cached.notices import Notices
 from stream_cached.patience import Patience
 from stream_cached.policy import DEFAULT_STATUSES, BypassError, Finding, NotCached
@@ -338,7 +338,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             return await self.decorator(f, *args, **kwargs)
 
         async def invalidate(*, key: str | None = None) -> bool:
-            return self._is_switched_off() or await invalidation(key)
+            return self._invalidates_nothing() or await invalidation(key)
 
         async def cache_key(*args: Any, **kwargs: Any) -> str:
             return await self._cache_key(f, args, kwargs)
@@ -658,6 +658,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         """Whether nothing is to be cached now."""
         return switched_off()
 
+    def _invalidates_nothing(self) -> bool:
+        """Whether nothing is to be invalidated now."""
+        return switched_off()
+
     def _version(self, endpoint: Endpoint) -> str:
         """Return the key of an endpoint's version."""
         return version_key(endpoint.name)
@@ -700,6 +704,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 f"the key of {function.endpoint.name} is of type {type(key).__name__}: let "
                 "key_builder return a str"
             )
+        if not self._keys_by_request() and is_internal(key):
+            raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
         return key
 
     async def _cache_key(

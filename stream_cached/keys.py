@@ -39,6 +39,11 @@ _AWKWARD = re.compile(r"[^\x21-\x7e]")
 _UNREADABLE = re.compile(r"[^A-Za-z0-9._/-]+")
 _SHORTENED = re.compile(r".*#[0-9a-f]{32}")
 _GENERATION = re.compile(r"[0-9a-f]{32}")
+_INTERNAL = re.compile(
+    r".*(?::revoked|:(?:version|lease):[0-9a-f]{32}|stream_cached:tag:[0-9a-f]{32}"
+    r"|:v:[0-9a-f]{32}:[0-9a-f]{32}|:[0-9a-f]{32}:(?:\d+|progress|followed))",
+    re.DOTALL,
+)
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _ADDRESSES = (
     ipaddress.IPv4Address,
@@ -391,7 +396,12 @@ def version_key(endpoint: str) -> str:
 
 def tag_key(prefix: str, tag: str) -> str:
     """Return the key of a tag's version, which all that bears the tag depends on."""
-    return f"{prefix}tag:{digest(tag)}"
+    return f"{prefix}stream_cached:tag:{digest(tag)}"
+
+
+def is_internal(key: str) -> bool:
+    """Whether a key that somebody made could be one that another key needs."""
+    return _INTERNAL.fullmatch(key) is not None
 
 
 def lease_key(key: str, versions: Mapping[str, bytes], variant: tuple[Sequence[str], str]) -> str:

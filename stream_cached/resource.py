@@ -87,7 +87,7 @@ Found = Hit | Miss | Unstorable | Foreign | StoredValue
 
 #: Seconds that a version lives at least where the ttls of what depends on it differ: one of a short
 #: life must not end that of the others.
-LONGEST_DIFFERENT = 30 * 24 * 60 * 60.0
+LONGEST_DIFFERENT = 24 * 60 * 60.0
 
 
 @dataclass(frozen=True, slots=True)

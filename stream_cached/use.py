@@ -45,7 +45,7 @@ class Use:
             self.notices.store_failed(exc, "reading")
         # As in aiocache: whatever the cache or the serializer raises is a miss.
         except Exception as exc:
-            self._unreadable(exc)
+            self.unreadable(exc)
         return None
 
     async def set(self, key: str, value: Any, ttl: float | None) -> None:
@@ -59,7 +59,7 @@ class Use:
             self.notices.store_failed(exc, "writing")
         # As in aiocache: the caller gets its value all the same.
         except Exception as exc:
-            self._unwritable(exc)
+            self.unwritable(exc)
 
     def may_be_older(self, key: str, ttl: float | None) -> bool:
         """Whether a plain value may be one that was invalidated, or that others have written."""
@@ -76,7 +76,7 @@ class Use:
             return self.configured.serializer.loads(stored.payload if text is None else text)
         # As above.
         except Exception as exc:
-            self._unreadable(exc)
+            self.unreadable(exc)
             return None
 
     async def publish(self, resource: Resource, value: Any) -> None:
@@ -93,12 +93,14 @@ class Use:
             self.notices.store_failed(exc, "writing")
         # As above.
         except Exception as exc:
-            self._unwritable(exc)
+            self.unwritable(exc)
 
-    def _unreadable(self, exc: Exception) -> None:
+    def unreadable(self, exc: Exception) -> None:
+        """Say that a plain value could not be read."""
         self.notices.warn(f"a plain value could not be read: {type(exc).__name__}")
 
-    def _unwritable(self, exc: Exception) -> None:
+    def unwritable(self, exc: Exception) -> None:
+        """Say that a plain value could not be stored."""
         self.notices.warn(f"a plain value could not be stored: {type(exc).__name__}")
 
     # -- plugins ----------------------------------------------------------------------------

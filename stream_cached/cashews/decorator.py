@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,10 +28,11 @@ from stream_cached.cashews.views import backend_of, view_of
 from stream_cached.collapsing import Opened
 from stream_cached.decorator import Asked
 from stream_cached.exceptions import ConfigurationError
-from stream_cached.keys import tag_key
+from stream_cached.keys import is_segment_key, tag_key
 from stream_cached.resource import Resource
 from stream_cached.responses import ReplayResponse
 from stream_cached.rules import checked_ttl, require
+from stream_cached.store.cashews import Raw
 from stream_cached.use import Use, current_use
 
 #: What stands for a value that cashews does not have.
@@ -97,6 +99,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         super().__init__(ttl=None if self._makes_ttl else _seconds(ttl), cache="memory://", **rules)
         self._cashews = cache
         self._ttl_of = ttl
+        self._ttl_takes_result = self._makes_ttl and _takes_result(ttl)
         self._key_template = key
         self._tag_templates = tuple(tags)
         self._condition = get_cache_condition(condition)
@@ -124,6 +127,8 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
             self._route = template.partition("{")[0]
             for tag in self._tag_templates:
                 self._cashews.register_tag(tag, self._full(template))
+        if self._tag_templates:
+            tags_of.delete_versions(self._cashews, self._full(self._route))
         return super().__call__(f)
 
     # -- the cache --------------------------------------------------------------------------
@@ -135,11 +140,29 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         backend = backend_of(self._cashews, self._full(self._route))
         if self._binding is None or backend is not self._backend:
             self._backend = backend
+            self._tell_of_routes()
             return self._bind(view_of(self._cashews, backend, self._prefix, [_Watcher(self)]))
         return self._binding
 
+    def _tell_of_routes(self) -> None:
+        """Say that keys which begin alike are not all where cashews looks for them."""
+        route = self._full(self._route)
+        others = [
+            prefix
+            for prefix in self._cashews._backends
+            if prefix.startswith(route) and prefix not in (route, self._cashews._tags_key_prefix)
+        ]
+        if self._templates and others:
+            self._any_function.notices.warn(
+                f"its keys begin with {route!r}, and there are other backends for {others}: all of "
+                "its entries are in one; let the key begin with the prefix of one backend"
+            )
+
     def _is_switched_off(self) -> bool:
         return self._is_disabled(Command.GET) and self._is_disabled(Command.SET)
+
+    def _invalidates_nothing(self) -> bool:
+        return self._is_disabled(Command.DELETE)
 
     def _is_disabled(self, command: Command) -> bool:
         return bool(backend_of(self._cashews, self._full(self._route)).is_disable(command))
@@ -182,17 +205,26 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         self, resource: Resource, shared: set[str], tags: Sequence[str], keys: Sequence[str]
     ) -> None:
         """Let `cache.delete_tags` delete these keys, except those of other tags."""
-        own = [self._full(key) for key in keys if key not in shared]
+        # Segments of which nothing tells any more expire: a set would only grow by them.
+        expires = resource.lifetimes.ttl is not None
+        own = [
+            self._full(key)
+            for key in keys
+            if key not in shared and not (expires and is_segment_key(key))
+        ]
         for tag in tags:
-            version = self._full(tag_key(self._route, tag))
-            await self._tags_of_cache.add(tag, [version, *own], resource.lifetimes.versions)
+            members = [self._full(tag_key(self._route, tag)), *own]
+            await self._tag(tag, members, resource.lifetimes.versions)
+
+    async def _tag(self, tag: str, keys: Sequence[str], seconds: float | None) -> None:
+        await self._tags_of_cache.add(tag, keys, seconds, self._backend)
 
     def _is_wanted(self, asked: Asked, resource: Resource, result: Any) -> bool:
         ttl = resource.lifetimes.ttl
         if self._makes_ttl:
-            ttl = ttl_to_seconds(
-                self._ttl_of, *asked.args, **asked.kwargs, result=result, with_callable=True
-            )
+            named = {"result": result} if self._ttl_takes_result else {}
+            make: Any = self._ttl_of
+            ttl = ttl_to_seconds(make(*asked.args, **{**named, **asked.kwargs}))
             resource.lifetimes = dataclasses.replace(resource.lifetimes, ttl=ttl)
         _settled.set((ttl, self._tags(asked)))
         stores = self._condition(result, asked.args, asked.kwargs, key=self._full(asked.key))
@@ -226,22 +258,34 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
 
     async def get_from_cache(self, key: str) -> Any:
         """Return a plain value by `cache.get`; None where there is none."""
-        use = current_use()
-        if use is not None and use.backend.is_fallback:
-            return await super().get_from_cache(key)
-        with _outside_transaction():
-            value = await self._cashews.get(self._full(key), default=_MISSING)
-        return None if value is _MISSING else value
+        use = current_use() or await self._use(self._any_function)
+        if use.backend.is_fallback:
+            return await use.get(key)
+        try:
+            with _outside_transaction():
+                value = await self._cashews.get(self._full(key), default=_MISSING)
+        # Whatever a backend, a pickler or a middleware raises is a miss.
+        except Exception as exc:
+            use.unreadable(exc)
+            return None
+        return None if value is _MISSING or isinstance(value, Raw) else value
 
     async def set_in_cache(self, key: str, value: Any) -> None:
         """Store a plain value by `cache.set`."""
-        use = current_use()
-        if use is not None and use.backend.is_fallback:
-            await super().set_in_cache(key, value)
+        use = current_use() or await self._use(self._any_function)
+        if use.backend.is_fallback:
+            await use.set(key, value, self._ttl())
             return
-        with _outside_transaction():
-            ttl, tags = _settled.get()
-            await self._cashews.set(self._full(key), value, expire=ttl, tags=tags)
+        ttl, tags = _settled.get()
+        full = self._full(key)
+        try:
+            for tag in tags:
+                await self._tag(tag, [full], ttl)
+            with _outside_transaction():
+                await self._cashews.set(full, value, expire=ttl)
+        # The caller gets its value all the same.
+        except Exception as exc:
+            use.unwritable(exc)
 
 
 class _Watcher(BasePlugin):  # type: ignore[misc]
@@ -277,6 +321,12 @@ def _outside_transaction() -> Iterator[None]:
         yield
     finally:
         _transaction.reset(token)
+
+
+def _takes_result(ttl: Any) -> bool:
+    parameters = inspect.signature(ttl).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return "result" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _seconds(ttl: TTL) -> float | None:

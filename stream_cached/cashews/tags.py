@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ from cashews.backends.interface import Backend
 
 from stream_cached.binding import Binding
 from stream_cached.cashews.views import backend_of, through_middlewares, view_of
+from stream_cached.exceptions import StoreError, StoreUnavailableError
+from stream_cached.keys import tag_key
 
 #: Adds members to a set, which then lives for as long as was asked for by whoever asked for most.
 _ADD = """
@@ -28,6 +31,35 @@ end
 _MOST = 1000
 
 
+#: By cache, what the keys of its tags' versions begin with.
+_routes: weakref.WeakKeyDictionary[Cache, set[str]] = weakref.WeakKeyDictionary()
+
+
+def delete_versions(cache: Cache, route: str) -> None:
+    """
+    Let `cache.delete_tags` delete the versions of tags, whatever its sets still know.
+
+    A set expires when a value of a short life is put into it, and is evicted as any other key.
+
+    Args:
+        cache: The cache.
+        route: What the keys of the versions begin with.
+    """
+    if cache not in _routes:
+        _routes[cache] = set()
+        original: Any = cache.delete_tags
+        own: Any = cache
+
+        async def delete_tags(*tags: str) -> None:
+            await original(*tags)
+            keys = [tag_key(known, tag) for known in sorted(_routes[cache]) for tag in tags]
+            if keys:
+                await cache.delete_many(*keys)
+
+        own.delete_tags = delete_tags
+    _routes[cache].add(route)
+
+
 class Tags:
     """
     The tags of a cache, wherever they are.
@@ -41,7 +73,9 @@ class Tags:
         self._backend: Backend | None = None
         self._binding: Binding | None = None
 
-    async def add(self, tag: str, keys: Sequence[str], seconds: float | None) -> None:
+    async def add(
+        self, tag: str, keys: Sequence[str], seconds: float | None, beside: Backend | None
+    ) -> None:
         """
         Let `cache.delete_tags` delete these keys.
 
@@ -49,12 +83,24 @@ class Tags:
             tag: The tag.
             keys: As cashews knows them.
             seconds: How long they live at most; None for ever.
+            beside: Where they are.
 
         Raises:
             StoreError: The store of the tags failed.
         """
         name = f"{self._cache._tags_key_prefix}{tag}"
         backend = backend_of(self._cache, name)
+        try:
+            await self._add(name, backend, keys, seconds)
+        except StoreUnavailableError as exc:
+            if backend is beside:
+                raise
+            # What stands in for the store of the entries stands in for that one only.
+            raise StoreError(f"the store of the tags: {exc}") from exc
+
+    async def _add(
+        self, name: str, backend: Backend, keys: Sequence[str], seconds: float | None
+    ) -> None:
         if self._binding is None or backend is not self._backend:
             self._backend, self._binding = backend, Binding(view_of(self._cache, backend, "", ()))
         server = self._binding.primary.server

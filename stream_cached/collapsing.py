@@ -89,6 +89,11 @@ class Decided:
     """The one of a run that it has joined."""
 
 
+#: How often a call looks again for what another one may have stored before it runs in any case: in
+#: a store that loses what was just written, everything is new at each look.
+_MOST_TURNS = 4
+
+
 class Collapsing:
     """
     One call among those that ask for the same.
@@ -122,11 +127,15 @@ class Collapsing:
             BypassError: It has waited long enough.
             StoreError: The store failed.
         """
+        turns = 0
         while opened.lacks_answer and not opened.rests:
             turn, own = opened.approach()
             if turn is None:
                 break
             if own:
+                turns += 1
+                if turns > _MOST_TURNS:
+                    return Decided(opened, turn)
                 async with within(turn):
                     decided = await self._take(turn, opened)
             else:

@@ -418,7 +418,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             fallback=functools.partial(resolve_fallback, self._fallback),
             retry_interval=self._rules.retry_interval,
             timeout=self._rules.timeout,
-            secrets=self._rules.secrets,
+            secrets=self._secrets(),
         )
         return self._binding
 
@@ -634,7 +634,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             # A plain value can't say that it may answer another user's request.
             return found if isinstance(found, Unstorable) else Miss()
         if isinstance(found, Foreign):
-            if use.may_be_older(resource.key, self._ttl()):
+            # An unsigned one may be anybody's.
+            if self._signs_values(use) or use.may_be_older(resource.key, self._ttl()):
                 return Miss()
             return await self._plain_value(use, resource, Miss())
         if isinstance(found, StoredValue):
@@ -657,6 +658,14 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     def _is_switched_off(self) -> bool:
         """Whether nothing is to be cached now."""
         return switched_off()
+
+    def _secrets(self) -> Sequence[bytes]:
+        """Return what signs entries in the store."""
+        return self._rules.secrets
+
+    def _signs_values(self, use: Use) -> bool:
+        """Whether plain values are stored in signed records, and not by the cache itself."""
+        return use.backend.signs
 
     def _invalidates_nothing(self) -> bool:
         """Whether nothing is to be invalidated now."""
@@ -795,7 +804,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             await turn.released()
 
     async def _publish_value(self, use: Use, resource: Resource, value: Any) -> None:
-        if use.backend.signs:
+        if self._signs_values(use):
             await use.publish(resource, value)
             return
         try:

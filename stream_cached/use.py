@@ -62,10 +62,10 @@ class Use:
             self.unwritable(exc)
 
     def may_be_older(self, key: str, ttl: float | None) -> bool:
-        """Whether a plain value may be one that was invalidated, or that others have written."""
+        """Whether a plain value may be one that was invalidated."""
         if self.backend.is_fallback:
             return False
-        return self.backend.signs or self.distrust.refuses(key, ttl)
+        return self.distrust.refuses(key, ttl)
 
     # -- in signed records ------------------------------------------------------------------
 

@@ -589,6 +589,43 @@ def test_plain_values_are_cashews_own(serve: Serve, setup: Setup) -> None:
     assert fetch(port, target="/value?name=a").body == b'{"name":"a","run":2}'
 
 
+@pytest.mark.parametrize("whose", ["cashews'", "ours"])
+def test_what_is_not_signed_is_a_miss(
+    serve: Serve, redis_url: str, redis_server: RedisServer, whose: str
+) -> None:
+    cache, app, runs = Cache(), FastAPI(), itertools.count(1)
+    secret = "a secret of thirty-two characters"
+    options: dict[str, Any] = {"secret": secret} if whose == "cashews'" else {}
+    rules: dict[str, Any] = {"secret": secret} if whose == "ours" else {}
+    cache.setup(redis_url, **options)
+
+    @app.get("/stream")
+    @stream_cached(cache, ttl=60, key="stream", **rules)
+    async def stream() -> Response:
+        run = next(runs)
+
+        async def rows() -> AsyncIterator[bytes]:
+            yield b"run %d" % run
+
+        return StreamingResponse(rows())
+
+    @app.get("/value")
+    @stream_cached(cache, ttl=60, key="value", **rules)
+    async def value() -> Any:
+        return {"run": next(runs)}
+
+    port = serve(app).port
+    for name in ("stream", "value"):
+        first = fetch(port, target=f"/{name}").body
+        assert fetch(port, target=f"/{name}").body == first
+        forged = (redis_server.execute("GET", name) or b"").replace(b"run", b"rum")
+        redis_server.execute("SET", name, forged)
+        second = fetch(port, target=f"/{name}").body
+        assert second != first
+        assert b"rum" not in second
+        assert fetch(port, target=f"/{name}").body == second
+
+
 # -- many, and none -------------------------------------------------------------------------------
 
 
@@ -637,6 +674,19 @@ def test_a_full_memory_gives_no_short_body(serve: Serve) -> None:
         for _ in range(2):
             assert fetch(port, target=f"/{name}").body == name[:1].encode() * size
     assert len(memory_of(cache)) <= 5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_memory_that_holds_next_to_nothing_is_no_cache(serve: Serve, size: int) -> None:
+    cache = Cache()
+    cache.setup("mem://", size=size)
+    reports = Reports(serve, stream_cached(cache, ttl=60, key="report", tags=["reports"]))
+    clients = [RawClient(reports.port) for _ in range(5)]
+    for client in clients:
+        client.send(target="/report")
+    assert all(client.read_all().complete for client in clients)
+    for client in clients:
+        client.close()
 
 
 def test_a_redis_that_is_away_is_stood_in_for(serve: Serve, own_redis: RedisServer) -> None:

@@ -24,7 +24,7 @@ from cashews.wrapper.transaction import _transaction
 from stream_cached import decorator
 from stream_cached.binding import Backend, Binding
 from stream_cached.cashews import tags as tags_of
-from stream_cached.cashews.views import backend_of, view_of
+from stream_cached.cashews.views import backend_of, secrets_of, view_of
 from stream_cached.collapsing import Opened
 from stream_cached.decorator import Asked
 from stream_cached.exceptions import ConfigurationError
@@ -160,6 +160,15 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
 
     def _is_switched_off(self) -> bool:
         return self._is_disabled(Command.GET) and self._is_disabled(Command.SET)
+
+    def _secrets(self) -> Sequence[bytes]:
+        if self._rules.secrets or self._backend is None:
+            return self._rules.secrets
+        return secrets_of(self._backend)
+
+    def _signs_values(self, use: Use) -> bool:
+        # With a secret of its own, cashews does.
+        return use.backend.signs and bool(self._rules.secrets)
 
     def _invalidates_nothing(self) -> bool:
         return self._is_disabled(Command.DELETE)

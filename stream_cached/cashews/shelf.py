@@ -9,11 +9,10 @@ from typing import Any
 
 from cashews.backends.interface import Backend as CashewsBackend
 from cashews.compresors import Compressor
-from cashews.serialize import HashSigner
 from starlette.responses import Response
 
 from stream_cached.binding import RETRY_INTERVAL, Backend, Binding
-from stream_cached.cashews.views import raw_view_of
+from stream_cached.cashews.views import raw_view_of, secrets_of
 from stream_cached.engine import Engine, new_id
 from stream_cached.exceptions import StoreError
 from stream_cached.keys import segment_key
@@ -87,9 +86,8 @@ class Shelf:
 
     def __init__(self, backend: CashewsBackend) -> None:
         serializer: Any = backend.serializer
-        signer, compressor = serializer._signer, serializer._compressor
-        secrets = [signer._secret] if isinstance(signer, HashSigner) else []
-        self._binding = Binding(raw_view_of(backend), secrets=secrets)
+        compressor = serializer._compressor
+        self._binding = Binding(raw_view_of(backend), secrets=secrets_of(backend))
         self._compressor = None if type(compressor) is Compressor else compressor
 
     @classmethod

@@ -7,9 +7,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from aiocache.serializers import BaseSerializer
 from cashews import Cache, Command, validation
 from cashews.backends.interface import Backend
 from cashews.backends.memory import Memory
+from cashews.serialize import HashSigner
 from cashews.wrapper import disable_control
 from cashews.wrapper.auto_init import create_auto_init
 from cashews.wrapper.wrapper import Wrapper
@@ -47,7 +49,10 @@ def view_of(cache: Cache, backend: Backend, prefix: str, plugins: Sequence[Any])
         ConfigurationError: There is no view of backends of its kind.
     """
     key_builder = partial(_native_key, cache, weakref.ref(backend))
-    return _view(backend, key_builder, {"namespace": prefix, "plugins": plugins})
+    settings: dict[str, Any] = {"namespace": prefix, "plugins": plugins}
+    if not isinstance(backend, Memory):
+        settings["serializer"] = _Pickled(backend)
+    return _view(backend, key_builder, settings)
 
 
 def raw_view_of(backend: Backend) -> Any:
@@ -87,6 +92,23 @@ def _view(backend: Backend, key_builder: Callable[..., str], settings: dict[str,
 
 def _same_key(key: str, namespace: str | None = None) -> str:
     return key
+
+
+def secrets_of(backend: Backend) -> list[bytes]:
+    """Return what cashews signs values in a backend with; nothing where it does not."""
+    signer: Any = None if backend.serializer is None else backend.serializer._signer
+    return [signer._secret] if isinstance(signer, HashSigner) else []
+
+
+class _Pickled(BaseSerializer):  # type: ignore[misc]
+    """Makes bytes of plain values as cashews does, for those that are signed here."""
+
+    DEFAULT_ENCODING = None
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__()
+        pickler: Any = None if backend.serializer is None else backend.serializer._pickler
+        self.dumps, self.loads = pickler.dumps, pickler.loads
 
 
 def _native_key(

@@ -18,7 +18,7 @@ from cashews.contrib.fastapi import (
     CacheRequestControlMiddleware,
     cache_control_ttl,
 )
-from fastapi import Depends, FastAPI, Header
+from fastapi import Body, Depends, FastAPI, Header
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
@@ -175,6 +175,15 @@ def test_a_ttl_is_made_of_the_arguments_and_the_result(serve: Serve, setup: Setu
     assert [reports.get().body for _ in range(2)] == [reports.body(1)] * 2
     bodies = [reports.get("/report?fmt=json").body for _ in range(2)]
     assert bodies == [reports.body(2), reports.body(3)]
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("inf"), float("nan"), "soon"])
+def test_a_ttl_that_is_none_is_told(
+    serve: Serve, setup: Setup, ttl: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports = Reports(serve, stream_cached(setup(), ttl=lambda *a, **k: ttl, key="report"))
+    assert [reports.get().body for _ in range(2)] == [reports.body(1), reports.body(2)]
+    assert "it is not stored: ttl=" in caplog.text
 
 
 def test_a_condition_says_what_is_stored(serve: Serve, setup: Setup) -> None:
@@ -385,6 +394,63 @@ def test_invalidate_further_runs_anew(serve: Serve, setup: Setup) -> None:
     assert reports.get("/report?clear=1").body == reports.body(3)
     # What was there is gone, also where nothing takes its place.
     assert reports.get().body == reports.body(4)
+
+
+def test_what_was_begun_before_does_not_come_after_what_is_made_anew(
+    serve: Serve, setup: Setup
+) -> None:
+    async def clears(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        if "clear" not in request.query_params:
+            return await call_next(request)
+        with cashews.invalidate_further():
+            return await call_next(request)
+
+    reports = Reports(serve, stream_cached(setup(), ttl=60, key="report"), clears)
+    begun, gate, rows = Gate(), Gate(), reports.rows
+
+    async def held_rows() -> AsyncIterator[bytes]:
+        async for row in rows():
+            yield row
+            if not begun.is_open:
+                begun.open()
+                await gate.passed()
+
+    reports.rows = held_rows  # type: ignore[method-assign]
+    with RawClient(reports.port) as client:
+        client.send(target="/report")
+        begun.wait()
+        assert reports.get("/report?clear=1").body == reports.body(2)
+        gate.open()
+        assert client.read_all().body == reports.body(1)
+    assert reports.get().body == reports.body(2)
+
+
+def test_a_text_that_is_none_is_no_outage(serve: Serve, setup: Setup) -> None:
+    app = FastAPI()
+
+    @app.post("/ask")
+    @stream_cached(
+        setup(), ttl=60, key="ask:{q}", tags=["q:{q}"], methods=["POST"], key_ignore=["q"]
+    )
+    async def ask(q: Annotated[str, Body(embed=True)]) -> Response:
+        async def rows() -> AsyncIterator[bytes]:
+            yield b"answer"
+
+        return StreamingResponse(rows())
+
+    port = serve(app).port
+
+    def asked(text: str) -> Any:
+        return fetch(
+            port,
+            target="/ask",
+            method="POST",
+            headers={"content-type": "application/json"},
+            body=text.encode(),
+        )
+
+    assert asked('{"q": "\\ud800"}').body == b"answer"
+    assert "fallback" not in asked('{"q": "a"}').header("cache-status")
 
 
 # -- what cashews switches and tells --------------------------------------------------------------

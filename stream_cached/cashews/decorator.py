@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -125,8 +126,14 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
                 ) from exc
             self._templates[id(f)] = template
             self._route = template.partition("{")[0]
-            for tag in self._tag_templates:
-                self._cashews.register_tag(tag, self._full(template))
+            try:
+                for tag in self._tag_templates:
+                    self._cashews.register_tag(tag, self._full(template))
+            except re.error as exc:
+                raise ConfigurationError(
+                    f"key={self._key_template!r}: cashews makes no pattern of it, which tags need: "
+                    "name parameters and their attributes, without brackets"
+                ) from exc
         if self._tag_templates:
             tags_of.delete_versions(self._cashews, self._full(self._route))
         return super().__call__(f)
@@ -171,7 +178,8 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         return use.backend.signs and bool(self._rules.secrets)
 
     def _invalidates_nothing(self) -> bool:
-        return self._is_disabled(Command.DELETE)
+        # Others may use it though it is disabled here.
+        return False
 
     def _is_disabled(self, command: Command) -> bool:
         return bool(backend_of(self._cashews, self._full(self._route)).is_disable(command))
@@ -193,7 +201,8 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
     async def _open_in(self, use: Use, asked: Asked, read: bool, write: bool) -> Opened:
         if _INVALIDATE_FURTHER.get():
             with use.patience:
-                await use.backend.store.delete_many([asked.key])
+                # Also what is being made now is not asked for any more.
+                await self._resource(asked, use.backend).revoke()
         return await super()._open_in(use, asked, read, write)
 
     def _resource(self, asked: Asked, backend: Backend) -> Resource:
@@ -233,12 +242,17 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         if self._makes_ttl:
             named = {"result": result} if self._ttl_takes_result else {}
             make: Any = self._ttl_of
-            ttl = ttl_to_seconds(make(*asked.args, **{**named, **asked.kwargs}))
+            made = make(*asked.args, **{**named, **asked.kwargs})
+            try:
+                ttl = _seconds(made)
+            except ConfigurationError as exc:
+                self._functions[id(asked.function)].notices.warn(f"it is not stored: {exc}")
+                return False
             resource.lifetimes = dataclasses.replace(resource.lifetimes, ttl=ttl)
         _settled.set((ttl, self._tags(asked)))
         stores = self._condition(result, asked.args, asked.kwargs, key=self._full(asked.key))
         # Other answers are for exceptions.
-        is_wanted = isinstance(stores, bool) and stores and (ttl is None or ttl > 0)
+        is_wanted = isinstance(stores, bool) and stores
         return is_wanted and super()._is_wanted(asked, resource, result)
 
     def _tags(self, asked: Asked) -> list[str]:

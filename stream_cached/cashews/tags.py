@@ -51,10 +51,13 @@ def delete_versions(cache: Cache, route: str) -> None:
         own: Any = cache
 
         async def delete_tags(*tags: str) -> None:
-            await original(*tags)
-            keys = [tag_key(known, tag) for known in sorted(_routes[cache]) for tag in tags]
-            if keys:
-                await cache.delete_many(*keys)
+            try:
+                await original(*tags)
+            finally:
+                # Also where the store of the tags is away.
+                keys = [tag_key(known, tag) for known in sorted(_routes[cache]) for tag in tags]
+                if keys:
+                    await cache.delete_many(*keys)
 
         own.delete_tags = delete_tags
     _routes[cache].add(route)

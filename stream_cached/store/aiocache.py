@@ -97,7 +97,7 @@ class AiocacheStore:
     def failure(self, name: str, exc: Exception) -> StoreError:
         """Take note of what the backend has raised; return what to raise instead."""
         cause = f"{name}: {type(exc).__name__}"
-        if self.is_no_outage(exc):
+        if self.is_no_outage(exc) or isinstance(exc, UnicodeError):
             return StoreError(cause)
         return self.operations.failure(cause, answered=not self.is_lost(exc))
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import uvicorn
 
@@ -62,6 +62,9 @@ class AppServer:
 
     `grace` is how long (whole seconds) requests that still run at the end are waited for.
     """
+
+    closers: ClassVar[list[Callable[[], Coroutine[Any, Any, object]]]] = []
+    """What closes that which the app has used; called once, in its loop."""
 
     def __init__(
         self,
@@ -125,7 +128,12 @@ class AppServer:
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=self._loop_factory) as runner:
-                runner.run(self._server.serve(sockets=[self._socket]))
+                try:
+                    runner.run(self._server.serve(sockets=[self._socket]))
+                finally:
+                    while self.closers:
+                        with contextlib.suppress(Exception):
+                            runner.run(self.closers.pop()())
         except (Exception, SystemExit) as error:  # uvicorn exits where the lifespan fails
             self._error = error
         finally:

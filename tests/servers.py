@@ -163,7 +163,7 @@ class RedisServer(ServerProcess):
 
 
 class MemcachedServer(ServerProcess):
-    """A memcached of 64 MB; `options` are further ones of the command line."""
+    """A memcached of 512 MB; `options` are further ones of the command line."""
 
     end_by = signal.SIGKILL  # it has nothing to save
 
@@ -175,7 +175,7 @@ class MemcachedServer(ServerProcess):
     def command(self) -> list[str]:
         user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to run as root
         return [
-            *(self.program, "-l", HOST, "-p", str(self.port), "-U", "0", "-m", "64"),
+            *(self.program, "-l", HOST, "-p", str(self.port), "-U", "0", "-m", "512"),
             *(*user, *self.options),
         ]
 

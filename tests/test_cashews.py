@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import cashews
 import pytest
-from cashews import Cache, Command
+from cashews import Command
 from cashews.contrib.fastapi import (
     CacheDeleteMiddleware,
     CacheEtagMiddleware,
@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from stream_cached import ConfigurationError
 from stream_cached.cashews import stream_cached
 from tests.app_server import AppServer
+from tests.closed_cache import Cache
 from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, fetch

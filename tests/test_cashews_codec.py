@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 import redis
-from cashews import Cache, Command, decorators
+from cashews import Command, decorators
 from cashews.backends.memory import Memory
 from cashews.contrib.fastapi import (
     CacheDeleteMiddleware,
@@ -42,6 +42,7 @@ from stream_cached.entry import Entry, decode_record, encode_record
 from stream_cached.exceptions import BrokenStreamError
 from stream_cached.keys import segment_key
 from tests.app_server import AppServer
+from tests.closed_cache import Cache
 from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, RawResponse, fetch, fetch_many

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol, TypeGuard, cast
-from weakref import WeakValueDictionary
+from weakref import WeakMethod, WeakValueDictionary
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -138,7 +138,7 @@ def _set_headers(response: Response, headers: RawHeaders) -> None:
 class Body:
     """The iterator of a stream that records itself: whoever iterates over it takes its body."""
 
-    def __init__(self, iterator: Any, taken: Callable[[], object]) -> None:
+    def __init__(self, iterator: Any, taken: WeakMethod[Callable[[], object]]) -> None:
         self.iterator = iterator
         self.is_taken = False
         self._taken = taken
@@ -147,7 +147,9 @@ class Body:
         if self.is_taken:
             raise BrokenStreamError("another caller has read the body of this stream")
         self.is_taken = True
-        self._taken()
+        taken = self._taken()
+        if taken is not None:
+            taken()
         return self.iterator.__aiter__()
 
     async def aclose(self) -> None:
@@ -180,13 +182,15 @@ class Recording:
         self._engine = engine
         self._head = Head(response)
         self._loop = asyncio.get_running_loop()
+        self._made = time.monotonic()
         self._places: list[tuple[Place, Callable[[], Awaitable[None]]]] = []
         self._turn: Turn | None = None
         self._is_sent = False
         self._body: Body | None = None
         iterator = getattr(response, "body_iterator", None)
         if iterator is not None:
-            self._body = Body(iterator, self._was_taken)
+            # Nothing but the response keeps a recording that is never sent.
+            self._body = Body(iterator, WeakMethod(self._was_taken))
             response.body_iterator = self._body  # type: ignore[attr-defined]
 
     def add(self, place: Place, on_stored: Callable[[], Awaitable[None]]) -> None:
@@ -232,7 +236,11 @@ class Recording:
         """Return a response for one who asks while it may run; None where it does not."""
         if asyncio.get_running_loop() is not self._loop:
             return None
-        return await self._joined(RULES.wait_timeout if self._is_sent else _SENT_WITHIN)
+        if self._is_sent:
+            return await self._joined(RULES.wait_timeout)
+        # Once for all: what was never sent holds up nobody who comes later.
+        left = self._made + _SENT_WITHIN - time.monotonic()
+        return await self._joined(left) if left > 0 else None
 
     async def _first(self, changed: Response, scope: Scope) -> Response:
         self._is_sent = True

@@ -265,15 +265,18 @@ def test_files(serve: Serve, setup: Setup, tmp_path: Path) -> None:
     assert hit.header("cache-status") == HIT
 
 
-def test_head_is_answered_without_a_body(serve: Serve, setup: Setup, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["rows", "file"])
+def test_head_is_answered_without_a_body(
+    serve: Serve, setup: Setup, tmp_path: Path, kind: str
+) -> None:
     (tmp_path / "file").write_bytes(body_of(1))
-    for respond in rows, lambda run: FileResponse(tmp_path / "file"):
-        pages = Pages(serve, setup()(ttl=60, key=f"{respond}"), respond)
-        assert [fetch(pages.port, method="HEAD").body for _ in range(2)] == [b"", b""]
-        # Its client has gone before the body is stored.
-        wait_until(lambda: pages.get().header("cache-status") == HIT)
-        assert fetch(pages.port, method="HEAD").header("cache-status") == HIT
-        assert pages.get().complete
+    respond = rows if kind == "rows" else lambda run: FileResponse(tmp_path / "file")
+    pages = Pages(serve, setup()(ttl=60, key="page"), respond)
+    assert [fetch(pages.port, method="HEAD").body for _ in range(2)] == [b"", b""]
+    # Its client has gone before the body is stored.
+    wait_until(lambda: pages.get().header("cache-status") == HIT)
+    assert fetch(pages.port, method="HEAD").header("cache-status") == HIT
+    assert pages.get().complete
 
 
 # -- many at once ---------------------------------------------------------------------------------

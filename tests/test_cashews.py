@@ -454,6 +454,21 @@ def test_a_text_that_is_none_is_no_outage(serve: Serve, setup: Setup) -> None:
     assert "fallback" not in asked('{"q": "a"}').header("cache-status")
 
 
+def test_our_own_records_are_nothing_for_cashews(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+    cached = stream_cached(cache, ttl=60, key="report:{user.id}", tags=["user:{user.id}"])
+    reports = Reports(serve, cached)
+    for number in range(100):
+        reports.get(**{"x-user": f"{number}"})
+
+    async def values() -> list[Any]:
+        return [value async for _, value in cache.get_match("report:*")]
+
+    if type(cache._backends[""]).__name__ == "Memory":
+        return
+    assert not any(reports.act(values))
+
+
 # -- what cashews switches and tells --------------------------------------------------------------
 
 

@@ -301,17 +301,11 @@ def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
 def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     cache_class = _installed("RedisCache", parts.scheme)
     from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
 
     options = _typed(query, _REDIS)
     timeout = options.setdefault("timeout", DEFAULT_TIMEOUT)
     connection = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
-    # Once and at once: what was pooled before the server was restarted is connected anew.
-    connection["retry"] = Retry(NoBackoff(), 1)
-    # The time-out of an operation is for all of it; the client's own does not allow for an event
-    # loop that was held up.
-    connection["socket_timeout"] = None
+    connection |= redis_pool_options(timeout)
     if parts.username or "username" in options:
         connection["username"] = options.pop("username", None) or unquote(parts.username or "")
     if parts.password:
@@ -335,14 +329,28 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     def make_pool(**settings: Any) -> Any:
         if parts.scheme == "unix":
             del settings["host"], settings["port"]
-        wait = timeout * WAIT_FOR_CONNECTION if timeout else None
-        return BlockingConnectionPool(timeout=wait, **settings)
+        return BlockingConnectionPool(**settings)
 
     return cache_class(
         **{"pool_max_size": POOL_SIZE, **options},
         connection_pool_class=make_pool,
         connection_pool_kwargs=connection,
     )
+
+
+def redis_pool_options(timeout: float | None) -> dict[str, Any]:
+    """Return the options of a `BlockingConnectionPool` whose operations have this time-out."""
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return {
+        # Once and at once: what was pooled before the server was restarted is connected anew.
+        "retry": Retry(NoBackoff(), 1),
+        # The time-out of an operation is for all of it; the client's own does not allow for an
+        # event loop that was held up.
+        "socket_timeout": None,
+        "timeout": timeout * WAIT_FOR_CONNECTION if timeout else None,
+    }
 
 
 def _installed(name: str, scheme: str) -> Any:

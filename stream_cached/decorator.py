@@ -311,7 +311,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
         headers = arguments.headers(endpoint.headers)
         engine = Engine(
-            version=self._version(endpoint),
+            version=version_key(endpoint.name),
             headers=headers,
             rules=rules,
             notices=notices,
@@ -670,10 +670,6 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     def _invalidates_nothing(self) -> bool:
         """Whether nothing is to be invalidated now."""
         return switched_off()
-
-    def _version(self, endpoint: Endpoint) -> str:
-        """Return the key of an endpoint's version."""
-        return version_key(endpoint.name)
 
     def _resource(self, asked: Asked, backend: Backend) -> Resource:
         """Return a call's view of what it asks for."""

@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from stream_cached import ConfigurationError
 from stream_cached.cashews import stream_cached
 from tests.app_server import AppServer
-from tests.closed_cache import Cache
+from tests.closed_cache import Cache, Setup, setup_of
 from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, fetch
@@ -36,7 +36,6 @@ from tests.servers import RedisServer
 HIT = "stream-cached; hit"
 MISS = "stream-cached; fwd=uri-miss; stored"
 
-Setup = Callable[..., Cache]
 T = TypeVar("T")
 Around = Callable[[Request, RequestResponseEndpoint], Awaitable[Response]]
 
@@ -44,22 +43,7 @@ Around = Callable[[Request, RequestResponseEndpoint], Awaitable[Response]]
 @pytest.fixture(params=["mem", "redis", "redis that raises", "redis with client_side", "disk"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
     """Returns a cache that is set up, with more options perhaps."""
-    options: dict[str, Any] = {}
-    kind = request.param
-    if kind == "mem":
-        url = "mem://"
-    elif kind == "disk":
-        url, options = f"disk://?directory={tmp_path}", {"shards": 1}
-    else:
-        url = request.getfixturevalue("redis_url")
-        options = {"suppress": kind != "redis that raises", "client_side": "client" in kind}
-
-    def set_up(**more: Any) -> Cache:
-        cache = Cache()
-        cache.setup(url, **options, **more)
-        return cache
-
-    return set_up
+    return setup_of(request.param, request, tmp_path)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from stream_cached.entry import Entry, decode_record, encode_record
 from stream_cached.exceptions import BrokenStreamError
 from stream_cached.keys import segment_key
 from tests.app_server import AppServer
-from tests.closed_cache import Cache
+from tests.closed_cache import Cache, Setup, setup_of
 from tests.conftest import Serve
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, RawResponse, fetch, fetch_many
@@ -52,7 +52,6 @@ from tests.servers import RedisServer
 HIT = "stream-cached; hit"
 MISS = "stream-cached; fwd=uri-miss; stored"
 
-Setup = Callable[..., Cache]
 T = TypeVar("T")
 
 
@@ -66,22 +65,7 @@ def installed() -> Iterator[None]:
 @pytest.fixture(params=["mem", "redis", "redis that raises", "disk"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
     """Returns a cache that is set up, with more options perhaps."""
-    options: dict[str, Any] = {}
-    kind = request.param
-    if kind == "mem":
-        url = "mem://"
-    elif kind == "disk":
-        url, options = f"disk://?directory={tmp_path}", {"shards": 1}
-    else:
-        url = request.getfixturevalue("redis_url")
-        options = {"suppress": kind != "redis that raises"}
-
-    def set_up(**more: Any) -> Cache:
-        cache = Cache()
-        cache.setup(url, **options, **more)
-        return cache
-
-    return set_up
+    return setup_of(request.param, request, tmp_path)
 
 
 @pytest.fixture

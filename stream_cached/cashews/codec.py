@@ -258,15 +258,13 @@ async def _encode(
         await local.delete(key.removeprefix(prefix))
         raise ConfigurationError("client_side=True can't store streams: " + _INSTEAD.format(""))
     finding = _why_not_stored(response)
+    if finding is not None:
+        notices_of(_function_of(key)).not_cached(Finding(finding))
     if not is_stream(response):
-        if finding is not None:
-            notices_of(_function_of(key)).not_cached(Finding(finding))
-            return _NOTHING
-        return _as_record(response, key)
+        return _as_record(response, key) if finding is None else _NOTHING
     shelf = Shelf.of(backend)
     previous = await _places_before(shelf, backend, key)
     if finding is not None:
-        notices_of(_function_of(key)).not_cached(Finding(finding))
         if is_for_one(response) and not isinstance(response, Shared):
             share(response, Once(response))
         return _as_pointer(previous)

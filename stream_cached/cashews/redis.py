@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import aiocache
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from stream_cached.config import DEFAULT_TIMEOUT, POOL_SIZE
+from stream_cached.config import DEFAULT_TIMEOUT, POOL_SIZE, redis_pool_options
 from stream_cached.exceptions import ConfigurationError
-from stream_cached.store.operations import WAIT_FOR_CONNECTION
 
 #: Options of cashews' own client that are about its pool, or that we choose by ourselves.
 _NOT_OURS = frozenset(
@@ -22,7 +18,7 @@ _NOT_OURS = frozenset(
 )
 
 
-def redis_view(backend: Any, key_builder: Callable[..., str]) -> BaseCache:
+def redis_view(backend: Any) -> BaseCache:
     """
     Return a view of a Redis backend.
 
@@ -38,17 +34,9 @@ def redis_view(backend: Any, key_builder: Callable[..., str]) -> BaseCache:
             "prefix of these keys"
         )
     options = {name: value for name, value in backend._kwargs.items() if name not in _NOT_OURS}
-    options |= {
-        # As for a Redis that is given by its URL.
-        "retry": Retry(NoBackoff(), 1),
-        "socket_timeout": None,
-        "max_connections": POOL_SIZE,
-        "timeout": DEFAULT_TIMEOUT * WAIT_FOR_CONNECTION,
-        "decode_responses": False,
-    }
-    view = aiocache.RedisCache(
-        serializer=NullSerializer(), key_builder=key_builder, timeout=DEFAULT_TIMEOUT
-    )
+    options |= {"max_connections": POOL_SIZE, "decode_responses": False}
+    options |= redis_pool_options(DEFAULT_TIMEOUT)
+    view = aiocache.RedisCache(serializer=NullSerializer(), timeout=DEFAULT_TIMEOUT)
     view.client = Redis(
         connection_pool=BlockingConnectionPool.from_url(backend._address, **options)
     )

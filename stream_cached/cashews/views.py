@@ -76,8 +76,7 @@ def _view(backend: Backend, key_builder: Callable[..., str], settings: dict[str,
         from stream_cached.cashews.redis import redis_view
 
         if backend not in _views:
-            _views[backend] = redis_view(backend, _same_key)
-        # Others may have made it, for keys of another kind.
+            _views[backend] = redis_view(backend)
         return with_settings(_views[backend], {**settings, "build_key": key_builder})
     if kind.startswith("cashews.backends.diskcache."):
         from stream_cached.store.cashews import CashewsDisk

@@ -61,7 +61,7 @@ class AiocacheStore:
 
     def is_no_outage(self, exc: Exception) -> bool:
         """Whether a failure is about one key, value or client, and says nothing of the server."""
-        return False
+        return isinstance(exc, UnicodeError)
 
     async def call(
         self,
@@ -97,7 +97,7 @@ class AiocacheStore:
     def failure(self, name: str, exc: Exception) -> StoreError:
         """Take note of what the backend has raised; return what to raise instead."""
         cause = f"{name}: {type(exc).__name__}"
-        if self.is_no_outage(exc) or isinstance(exc, UnicodeError):
+        if self.is_no_outage(exc):
             return StoreError(cause)
         return self.operations.failure(cause, answered=not self.is_lost(exc))
 

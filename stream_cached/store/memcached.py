@@ -70,7 +70,8 @@ class MemcachedStore(AiocacheStore):
     def is_no_outage(self, exc: Exception) -> bool:
         text = str(exc) if isinstance(exc, ClientException) else ""
         is_mistake = any(words in text for words in _MISTAKES)
-        return is_mistake or isinstance(exc, ValidationException)
+        is_refused = isinstance(exc, ValidationException)
+        return is_mistake or is_refused or super().is_no_outage(exc)
 
     async def call(
         self,

@@ -40,7 +40,7 @@ class RedisStore(AiocacheStore):
         return isinstance(exc, RedisConnectionError | RedisTimeoutError) or super().is_lost(exc)
 
     def is_no_outage(self, exc: Exception) -> bool:
-        if isinstance(exc, DataError | NoPermissionError):
+        if isinstance(exc, DataError | NoPermissionError) or super().is_no_outage(exc):
             return True
         text = str(exc)
         # Of errors without a word of their own (ERR) the clients leave the word out.

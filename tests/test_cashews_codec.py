@@ -38,7 +38,8 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from stream_cached.cashews import codec, install, recording, stream_cached, uninstall
-from stream_cached.cashews.shelf import RULES, Shelf
+from stream_cached.cashews.shelf import RULES, Place, Shelf
+from stream_cached.engine import Engine
 from stream_cached.entry import Entry, decode_record, encode_record
 from stream_cached.exceptions import BrokenStreamError
 from stream_cached.keys import segment_key
@@ -284,6 +285,32 @@ class Held:
     @staticmethod
     def body(run: int) -> bytes:
         return b"run %d, first half\nrun %d, second half\n" % (run, run)
+
+
+def test_a_run_that_ends_while_it_is_looked_for_is_found(
+    serve: Serve, setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, original, looks = Held(), Place.response, 0
+    pages = Pages(serve, setup()(ttl=60), held.respond)
+
+    async def response(self: Place, engine: Engine) -> Response | None:
+        nonlocal looks
+        found = await original(self, engine)
+        looks += 1
+        if looks == 1:
+            held.go_on.open()
+            # Only who looks is left.
+            await asyncio.to_thread(wait_until, lambda: pages.server.requests_running == 1)
+        return found
+
+    monkeypatch.setattr(Place, "response", response)
+    with RawClient(pages.port) as first, ThreadPoolExecutor(1) as pool:
+        first.send()
+        held.begun.wait()
+        other = pool.submit(pages.get)
+        assert first.read_all().body == Held.body(1)
+        assert other.result().body == Held.body(1)
+    assert pages.runs == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"lock": True}, {"protected": False}], ids=str)

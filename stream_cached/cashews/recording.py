@@ -391,12 +391,13 @@ async def find(places: Sequence[Place], engine: Engine) -> Response | None:
         places: Those that a pointer names.
         engine: That of the endpoint.
     """
+    # First, and kept: a run that ends during the look at its entry is then still known.
+    running = [_running.get(place.generation) for place in places]
     for place in places if len(places) == 1 else await those_with_entries(places):
         response = await place.response(engine)
         if response is not None:
             return response
-    for place in places:
-        recording = _running.get(place.generation)
+    for recording in running:
         response = None if recording is None else await recording.joined()
         if response is not None:
             return response

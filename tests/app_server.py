@@ -16,6 +16,7 @@ import uvicorn
 from tests.process import HOST, ServerProcess
 
 T = TypeVar("T")
+Closer = Callable[[], Coroutine[Any, Any, object]]
 HttpParser = Literal["h11", "httptools"]
 EventLoop = Literal["asyncio", "uvloop"]
 
@@ -63,8 +64,8 @@ class AppServer:
     `grace` is how long (whole seconds) requests that still run at the end are waited for.
     """
 
-    closers: ClassVar[list[Callable[[], Coroutine[Any, Any, object]]]] = []
-    """What closes that which the app has used; called once, in its loop."""
+    closers: ClassVar[dict[asyncio.AbstractEventLoop, list[Closer]]] = {}
+    """For the loop of each that runs: what closes that which the app has used."""
 
     def __init__(
         self,
@@ -123,17 +124,19 @@ class AppServer:
             self._thread.join(timeout)
             if self._thread.is_alive():
                 raise RuntimeError("uvicorn does not stop")
+            if self._error is not None:
+                raise RuntimeError("uvicorn did not stop well") from self._error
         self._socket.close()
 
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+                self.closers[runner.get_loop()] = []
                 try:
                     runner.run(self._server.serve(sockets=[self._socket]))
                 finally:
-                    while self.closers:
-                        with contextlib.suppress(Exception):
-                            runner.run(self.closers.pop()())
+                    for close in self.closers.pop(runner.get_loop()):
+                        runner.run(close())
         except (Exception, SystemExit) as error:  # uvicorn exits where the lifespan fails
             self._error = error
         finally:

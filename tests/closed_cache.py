@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cashews
 import pytest
+from cashews.backends.interface import Backend
 
 from tests.app_server import AppServer
 
 
 class Cache(cashews.Cache):
-    """One that is closed when the next app has stopped."""
+    """One that is closed when the app has stopped that has used it first."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        AppServer.closers.append(self.close)
+    def _add_backend(self, backend: Backend, *args: Any, **kwargs: Any) -> None:
+        super()._add_backend(backend, *args, **kwargs)
+        init = backend.init
+
+        async def init_and_close_later() -> None:
+            await init()  # type: ignore[no-untyped-call]
+            AppServer.closers.get(asyncio.get_running_loop(), []).append(backend.close)
+
+        backend.init = init_and_close_later  # type: ignore[method-assign]
 
 
 Setup = Callable[..., Cache]

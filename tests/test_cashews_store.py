@@ -260,13 +260,16 @@ async def test_a_large_value_is_never_missing_while_it_is_replaced(disk: DiskCac
     await store.set_many([("key", values[0])], 60)
 
     async def replace() -> None:
-        for number in range(200):
+        for number in range(300):
             await store.set_many([("key", values[number % 2])], 60)
 
-    replacing = asyncio.ensure_future(replace())
-    while not replacing.done():
-        assert await get(store, "key") in values
-    await replacing
+    async def read() -> None:
+        while not replacing.done():
+            assert await get(store, "key") in values
+
+    # More writers than one: a reader that opens a file once more then finds that one gone too.
+    replacing = asyncio.gather(*(replace() for _ in range(3)))
+    await asyncio.gather(*(read() for _ in range(3)), replacing)
 
 
 async def test_a_disk_that_is_busy_is_waited_for_and_then_a_store_error(disk: DiskCache) -> None:

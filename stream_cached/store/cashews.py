@@ -34,9 +34,6 @@ DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 #: Seconds until what is in the way of a call on the disk is tried again.
 _PAUSE = 0.001
 
-#: How often a value is looked for whose file is gone though its row is there.
-_LOOKS = 3
-
 
 # -- memory -------------------------------------------------------------------------------------
 
@@ -208,12 +205,11 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
     def read(self, key: Any) -> Any:
         """Return the value, None for a missing or expired key."""
         shard, name = self._place(key)
-        for look in range(_LOOKS):
-            time.sleep(_PAUSE * look)
-            value = shard.get(name)
-            # When a value is replaced, the file of the old one goes while others open it.
-            if value is not None or name not in shard:
-                break
+        value = shard.get(name)
+        if value is None and name in shard:
+            # Replaced meanwhile, and the file of the old value is gone: now nobody can replace it.
+            with shard.transact():
+                value = shard.get(name)
         return value
 
     def write(self, key: Any, value: Any, ttl: float | None) -> bool:

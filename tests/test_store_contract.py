@@ -308,6 +308,9 @@ async def memcached(server: MemcachedServer, namespace: str | None) -> AsyncIter
         reply = server.execute(f"mg {store.native_key(key).decode()} t")
         assert reply.startswith(b"HD t"), reply
         seconds = int(reply[4:])
+        if seconds > 30 * DAY:
+            # It was given the moment: where the time was set meanwhile, its own clock was not.
+            seconds -= int(time.time()) - server.clock()
         return None if seconds == -1 else seconds
 
     try:

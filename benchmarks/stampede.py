@@ -11,9 +11,10 @@ Alternately, round by round, one client alone and then all of them ask, each tim
 is cold; so do the ways to answer take turns. Of each the medians are shown: until the end of one
 client alone, until the last of all has its end and what ratio to one alone that is, until the first
 byte of a client (the median one of each round) and what share of the time of one alone, and until
-that of the slowest one. With two workers, over one Redis, the clients are divided among processes
-as the kernel has it; hits are those who came to know of the run in the other process when that was
-over already.
+that of the slowest one. The first line is the same body, uncached, which is there at once: what the
+server itself takes for a hundred. With two workers, over one Redis, the clients are divided among
+processes as the kernel has it; hits are those who came to know of the run in the other process when
+that was over already.
 
 Every body is compared, byte for byte, and every Cache-Status; a header that the endpoint makes anew
 in each run says how many runs there were. Anything else than whole bodies of one run ends the
@@ -224,7 +225,7 @@ class Way:
 
     def __init__(self, label: str, path: str, connections: list[Connection]) -> None:
         self.label = label
-        self.is_cached = path != "uncached"
+        self.is_cached = not path.startswith("uncached")
         self.figures = Figures()
         self._path = path
         self._connections = connections
@@ -254,6 +255,7 @@ async def _measure(ports: dict[int, int], rounds: int) -> list[Way]:
     """Return all ways, measured; the ports are those of servers with so many workers."""
     connections = {workers: await _connections(port, workers) for workers, port in ports.items()}
     ways = [
+        Way("at once", "uncached-at-once", connections[1]),
         Way("uncached", "uncached", connections[1]),
         Way("memory", "memory", connections[1]),
         Way("Redis", "redis", connections[1]),

@@ -40,9 +40,20 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(_chunks(), media_type=MEDIA_TYPE, headers={"Run": run})
 
 
+async def at_once(request: Request) -> Response:
+    """Answer with the same body, without making it: what the server itself takes."""
+    run = f"{os.getpid()}.{os.urandom(4).hex()}"
+    return StreamingResponse(_whole(), media_type=MEDIA_TYPE, headers={"Run": run})
+
+
+async def _whole() -> AsyncIterator[bytes]:
+    yield BODY.whole
+
+
 app = Starlette(
     routes=[
         Route("/uncached", stream),
+        Route("/uncached-at-once", at_once),
         Route("/memory", stream_cached(ttl=TTL, cache="memory://")(stream)),
         Route("/redis", stream_cached(ttl=TTL, cache=f"{REDIS}?namespace=stampede")(stream)),
     ]

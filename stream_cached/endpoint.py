@@ -81,7 +81,8 @@ class Endpoint:
             if type(value := kwargs.get(name)) is Request:
                 return value, kwargs
         for value in (*args, *kwargs.values()):
-            if isinstance(value, HTTPConnection):
+            # It is a Mapping, an abstract class: to ask for its instances takes a while.
+            if type(value) is Request or isinstance(value, HTTPConnection):
                 return value, kwargs
         if args and isinstance(args[0], HTTPEndpoint):
             return HTTPConnection(args[0].scope), kwargs

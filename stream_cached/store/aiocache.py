@@ -18,6 +18,7 @@ from aiocache.base import BaseCache
 from stream_cached.exceptions import StoreError
 from stream_cached.store import as_bytes
 from stream_cached.store.operations import Operations
+from stream_cached.store.reads import SharedReads
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class AiocacheStore:
         self.cache: Any = cache
         self.timeout = timeout
         self.operations = operations or Operations()
+        self._reads = SharedReads(self._read)
 
     def native_key(self, key: str) -> Any:
         """Return the key as the backend wants it, in the cache's namespace."""
@@ -102,17 +104,16 @@ class AiocacheStore:
         return self.operations.failure(cause, answered=not self.is_lost(exc))
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        natives = [self.native_key(key) for key in keys]
+        natives = tuple(self.native_key(key) for key in keys)
         if not natives:
             return []
-        if len(natives) == 1:
-            values = [await self.call("get", partial(self.cache._get, natives[0], encoding=None))]
-        else:
-            values = await self.call("get", partial(self._multi_get, natives))
+        values = await self.call("get", partial(self._reads, natives))
         return [as_bytes(value) for value in values]
 
-    async def _multi_get(self, natives: Sequence[Any]) -> list[Any]:
-        return list(await self.cache._multi_get(natives, encoding=None))
+    async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
+        if len(natives) == 1:
+            return (await self.cache._get(natives[0], encoding=None),)
+        return tuple(await self.cache._multi_get(natives, encoding=None))
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         async def set_each() -> None:

@@ -104,10 +104,10 @@ class MemcachedStore(AiocacheStore):
 
         return await self.call(name, run_all)
 
-    async def _multi_get(self, natives: Sequence[Any]) -> list[Any]:
+    async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
         # aiomcache refuses a key that is there twice.
-        unique = list(dict.fromkeys(natives))
-        found = dict(zip(unique, await super()._multi_get(unique), strict=True))
+        unique = tuple(dict.fromkeys(natives))
+        found = dict(zip(unique, await super()._read(unique), strict=True))
         return [found[native] for native in natives]
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:

@@ -71,7 +71,7 @@ def _resource() -> Resource:
     return Resource(
         MemoryStore(MemoryCache()),
         "key",
-        version="version",
+        needs=("version",),
         lifetimes=Lifetimes(ttl=60, longest_run=LIMITS.max_duration),
         select=None,
         new_id=new_id,

@@ -104,7 +104,7 @@ async def test_one_for_whom_another_reads_may_leave() -> None:
     await server.let_go()
     third.cancel()
     await server.let_go()
-    assert await asyncio.gather(first, second, fourth) == [0, 0, 0]
+    assert [await task for task in (first, second, fourth)] == [0, 0, 0]
     assert not server.reads._waiting
 
 

@@ -1,0 +1,36 @@
+"""`python -m benchmarks --quick`: each part runs, and nothing that it was answered was wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.process import ROOT
+
+pytest.importorskip("uvloop")
+
+
+@pytest.mark.usefixtures("redis_server")
+@pytest.mark.parametrize(
+    "part",
+    [
+        "keys",
+        "flight",
+        "outage",
+        pytest.param("stampede", marks=pytest.mark.slow),
+        pytest.param("round-trips", marks=pytest.mark.slow),
+        pytest.param("streams", marks=pytest.mark.slow),
+    ],
+)
+def test_it_runs(part: str) -> None:
+    done = subprocess.run(
+        (sys.executable, "-m", "benchmarks", part, "--quick"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("s in all")

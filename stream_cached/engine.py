@@ -566,6 +566,9 @@ class _News:
     def complete(self, segments: int, chunks: tuple[int, ...], tail: bytes, length: int) -> None:
         self.lease.last_word = Progress(self.head, segments, chunks, tail, length)
 
+    async def is_followed(self) -> bool:
+        return await self.lease.is_followed()
+
 
 async def _join(
     flight: Flight,

@@ -71,6 +71,10 @@ class News(Protocol):
         """Have the same said once it is over, with the length of the whole body."""
         ...
 
+    async def is_followed(self) -> bool:
+        """Say whether anybody reads it there."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -135,7 +139,7 @@ class Recorder:
         self._tell_timer: asyncio.TimerHandle | None = None
         self._length = 0
         self._archive = Archive(self._segment)
-        self._is_held = False
+        self._is_held = self._is_left = False
         self._renewed = asyncio.get_running_loop().time()
         self._pieces: list[bytes] = []
         self._lengths: list[int] = []
@@ -366,9 +370,14 @@ class Recorder:
         if lifetimes.ttl is not None and lifetimes.stale:
             entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
         reason = await self._resource.publish(entry, self._varies_on)
+        is_body = reason in (None, NotCached.OVERTAKEN)
+        if self._news is not None and is_body:
+            self._news.complete(len(entry.segments), entry.chunks, entry.body, entry.length)
+            # Those who have begun to read it in other processes may go on to its end; what nobody
+            # keeps then expires.
+            if reason is not None and lifetimes.segments is not None:
+                self._is_left = await self._news.is_followed()
         if reason is None:
-            if self._news is not None:
-                self._news.complete(len(entry.segments), entry.chunks, entry.body, entry.length)
             # Plugins may take their time.
             self.on_visible()
             await self._on_stored()
@@ -451,7 +460,7 @@ class Recorder:
             await asyncio.wait([self._writer])
         # Where the store fails, the segments die by the ttl of a run.
         with contextlib.suppress(StoreError):
-            if self._segments:
+            if self._segments and not self._is_left:
                 await self._store.delete_many(self._keys())
         if mark is not None:
             await self._mark_unstorable(mark)

@@ -278,6 +278,28 @@ def test_a_slow_follower_reads_on_what_is_no_longer_served(
         assert slow.read_rest().body == runs.bodies[0]
 
 
+@pytest.mark.parametrize("chunks", [10, 200])
+def test_what_is_invalidated_in_mid_stream_is_followed_to_its_end(
+    serve: Serve, shared_url: str, chunks: int
+) -> None:
+    runs = HeldRuns(chunks=chunks)
+    endpoint = stream_cached(ttl=60, key_host=False, cache=shared_url)(runs.__call__)
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with (
+        RawClient(servers[0].port) as first,
+        RawClient(servers[1].port, receive_buffer=65_536) as follower,
+    ):
+        for client in first, follower:
+            client.send()
+            client.read_head()
+            client.read_until(1000)
+        assert servers[0].run(endpoint.invalidate())
+        runs.gate.open()
+        assert first.read_rest().body == runs.bodies[0]
+        assert follower.read_rest().body == runs.bodies[0]
+        assert fetch(servers[1].port).body == runs.bodies[1]
+
+
 def test_a_variant_that_began_before_it_was_one_is_not_run_again(
     serve: Serve, shared_url: str
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_cached.store import reads
 from stream_cached.store.reads import SharedReads
 from stream_cached.store.redis import RedisStore
 from tests.servers import RedisServer
@@ -30,6 +31,7 @@ class Server:
         self.value = 0
         self.under_way: list[asyncio.Future[None]] = []
         self.count = 0
+        self.begins = asyncio.Event()
         self.reads = SharedReads(self.read)
 
     async def read(self, key: str) -> int:
@@ -38,6 +40,7 @@ class Server:
         self.count += 1
         gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.under_way.append(gate)
+        self.begins.set()
         await gate
         return value
 
@@ -119,6 +122,21 @@ async def test_one_who_leaves_as_it_becomes_his_turn_leaves_it_to_others() -> No
     assert second.cancelled()
     await server.let_go()
     assert await third == 0
+    assert not server.reads._waiting
+
+
+async def test_a_read_that_hangs_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "_LONGEST", 0.001)
+    server = Server()
+    first, second = [await server.ask() for _ in range(2)]
+    hangs = server.under_way.pop(0)
+    server.begins.clear()
+    await server.begins.wait()
+    await server.let_go()
+    assert await second == 0
+    assert not first.done()
+    hangs.set_result(None)
+    assert await first == 0
     assert not server.reads._waiting
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -25,6 +26,7 @@ from cashews.serialize import Serializer
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
@@ -719,6 +721,28 @@ def test_what_is_deleted_while_it_is_made_is_not_found(serve: Serve, setup: Setu
     assert pages.get().body == b"run 2"
 
 
+def test_another_value_under_the_key_lives_no_longer(serve: Serve, setup: Setup) -> None:
+    cache, held = setup(), Held()
+
+    def ttl(*args: Any, result: Any = None, **kwargs: Any) -> float:
+        return 3600 if isinstance(result, StreamingResponse) else 50
+
+    pages = Pages(
+        serve,
+        cache(ttl=ttl, key="page"),
+        lambda run: held.respond(run) if run == 1 else JSONResponse(run),
+    )
+    with RawClient(pages.port) as client:
+        client.send()
+        held.begun.wait()
+        pages.act(lambda: cache.delete("page"))
+        assert pages.get().body == b"2"
+        held.go_on.open()
+        client.read_all()
+    wait_until(lambda: pages.server.requests_running == 0)
+    assert pages.act(lambda: cache.get_expire("page")) <= 50
+
+
 def test_an_entry_without_a_ttl(serve: Serve, setup: Setup) -> None:
     cache = setup()
     pages = Pages(serve, cache(ttl=None, key="page"), rows)
@@ -1018,6 +1042,18 @@ def test_each_body_has_an_etag_of_its_own(serve: Serve, setup: Setup) -> None:
     assert pages.get("/?name=a").header("etag") != a
 
 
+def test_what_is_asked_for_anew_has_an_etag_of_its_own(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+    layers = [
+        Middleware(CacheRequestControlMiddleware, cache_instance=cache),
+        Middleware(CacheEtagMiddleware, cache_instance=cache),
+    ]
+    pages = Pages(serve, cache(ttl=60, key="page:{name}"), numbered, layers=layers)
+    anew = {"cache-control": "no-cache"}
+    tags = [pages.get(f"/?name={name}", **anew).header("etag") for name in "aab"]
+    assert len({tag for tag in tags if tag}) == 3
+
+
 def test_what_is_asked_for_anew_is_made_anew(serve: Serve, setup: Setup) -> None:
     cache = setup()
     layers = [Middleware(CacheRequestControlMiddleware, cache_instance=cache)]
@@ -1167,6 +1203,113 @@ def test_a_wrapper_may_add_headers(serve: Serve, setup: Setup) -> None:
         answer = pages.get()
         assert (answer.status, answer.body) == (201, body_of(1))
         assert [v.partition(";")[0] for v in answer.header_values("set-cookie")] == [f"n={number}"]
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [
+        lambda run: JSONResponse({"run": run}),
+        lambda run: StreamingResponse(chunks(b'{"run":', b"%d}" % run)),
+    ],
+    ids=["a body at hand", "a stream"],
+)
+def test_what_one_caller_changes_does_not_show_on_another_s(
+    serve: Serve, setup: Setup, respond: Callable[[int], Response]
+) -> None:
+    runs, gate = itertools.count(1), Gate()
+
+    async def page() -> Response:
+        await gate.passed()
+        return respond(next(runs))
+
+    cached = setup()(ttl=60, key="page")(page)
+
+    async def endpoint(request: Request) -> Response:
+        response: Response = await cached()
+        response.set_cookie("user", request.query_params["user"])
+        return response
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    with ThreadPoolExecutor(10) as pool:
+        answers = [pool.submit(fetch, server.port, f"/?user={user}") for user in range(10)]
+        wait_until(lambda: server.requests_running == 10)
+        gate.open()
+        for user, answer in enumerate(answers):
+            cookies = answer.result().header_values("set-cookie")
+            assert [cookie.partition(";")[0] for cookie in cookies] == [f"user={user}"]
+            assert answer.result().text.replace(" ", "") == '{"run":1}'
+
+
+def test_a_response_is_compressed_for_those_who_take_it(serve: Serve, setup: Setup) -> None:
+    gate = Gate()
+    text = "x" * 4000
+
+    async def page() -> Response:
+        await gate.passed()
+        return PlainTextResponse(text)
+
+    cached = setup()(ttl=60, key="page")(page)
+
+    async def endpoint(request: Request) -> Response:
+        response: Response = await cached()
+        return response
+
+    server = serve(
+        Starlette(routes=[Route("/", endpoint)], middleware=[Middleware(GZipMiddleware)])
+    )
+    with ThreadPoolExecutor(4) as pool:
+        takes = ["gzip", "identity", "gzip", "identity"]
+        answers = [
+            pool.submit(fetch, server.port, "/", {"accept-encoding": encoding})
+            for encoding in takes
+        ]
+        wait_until(lambda: server.requests_running == 4)
+        gate.open()
+        for encoding, answer in zip(takes, answers, strict=True):
+            body = answer.result().body
+            assert (gzip.decompress(body) if encoding == "gzip" else body) == text.encode()
+
+
+@pytest.mark.parametrize("outer", ["failover", "unprotected", "keys"])
+def test_many_who_store_what_another_decorator_stores(
+    serve: Serve, setup: Setup, outer: str
+) -> None:
+    cache, gate = setup(), Gate()
+    runs = itertools.count(1)
+
+    async def held() -> AsyncIterator[bytes]:
+        yield b"run %d" % next(runs)
+        await gate.passed()
+        yield b"."
+
+    @cache(ttl=60, key="inner")
+    async def inner() -> Response:
+        return StreamingResponse(held())
+
+    outers = {
+        "failover": lambda: cache.failover(ttl=60, key="outer"),
+        "unprotected": lambda: cache(ttl=60, key="outer", protected=False),
+        "keys": lambda: cache(ttl=60, key="outer:{user}"),
+    }
+
+    @outers[outer]()  # type: ignore[no-untyped-call]
+    async def page(user: str) -> Response:
+        response: Response = await inner()
+        return response
+
+    async def endpoint(request: Request) -> Response:
+        response: Response = await page(user=request.query_params["user"])
+        return response
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    with ThreadPoolExecutor(10) as pool:
+        early = [pool.submit(fetch, server.port, f"/?user={user}") for user in range(5)]
+        wait_until(lambda: server.requests_running == 5)
+        late = [pool.submit(fetch, server.port, f"/?user={user}") for user in range(5, 10)]
+        wait_until(lambda: server.requests_running == 10)
+        gate.open()
+        assert [answer.result().body for answer in [*early, *late]] == [b"run 1."] * 10
+    assert [fetch(server.port, f"/?user={user}").body for user in range(10)] == [b"run 1."] * 10
 
 
 def test_one_decorator_over_another(serve: Serve, setup: Setup) -> None:

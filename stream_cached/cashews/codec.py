@@ -17,7 +17,7 @@ from cashews.backends.interface import Backend
 from cashews.backends.memory import Memory
 from cashews.contrib import fastapi as contrib
 from cashews.decorators.cache import hit
-from cashews.exceptions import DecompressionError, SignIsMissingError, UnSecureDataError
+from cashews.exceptions import UnSecureDataError
 from cashews.serialize import DecodeError, Serializer
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,6 +30,7 @@ from stream_cached.cashews.recording import (
     Shared,
     is_for_one,
     is_stream,
+    own,
     share,
     type_of,
 )
@@ -190,12 +191,19 @@ def _protecting(original: Callable[..., Any]) -> Any:
             @wraps(func)
             async def call(*args: Any, **kwargs: Any) -> Any:
                 result = await protected(*args, **kwargs)
-                if not is_stream(result) or not is_for_one(result):
+                if not isinstance(result, Response):
                     return result
-                if "_stream_cached_is_taken" in result.__dict__:
-                    return await func(*args, **kwargs)
-                result.__dict__["_stream_cached_is_taken"] = True
-                return result
+                sending = getattr(result, "stream_cached_sending", None)
+                if isinstance(sending, Found):
+                    # Each of them may be stored once more, and has a body to read.
+                    found = await sending.take(result)
+                    return await func(*args, **kwargs) if found is None else found
+                if is_stream(result) and is_for_one(result):
+                    if "_stream_cached_is_taken" in result.__dict__:
+                        return await func(*args, **kwargs)
+                    result.__dict__["_stream_cached_is_taken"] = True
+                # Others are given the same: what happens to this one is not to show on theirs.
+                return own(result)
 
             return call
 
@@ -230,9 +238,10 @@ def _shielding(original: Callable[[Request], Awaitable[bool]]) -> Any:
 
 def _tagging(original: Callable[[Any], str]) -> Callable[[Any], str]:
     def _get_etag(cached_data: Any) -> str:
-        if not is_stream(cached_data):
+        if cached_data is not None and not is_stream(cached_data):
             return original(cached_data)
-        # There is no body at hand: that of one run is not that of another.
+        # There is no body at hand: that of one run is not that of another. Nor is there where
+        # reading is switched off for the request, and so nothing was found.
         generation = getattr(cached_data, "generation", None)
         return original(new_id() if generation is None else generation)
 
@@ -263,7 +272,7 @@ async def _encode(
     if not is_stream(response):
         return _as_record(response, key) if finding is None else _NOTHING
     shelf = Shelf.of(backend)
-    previous = await _places_before(shelf, backend, key)
+    previous = await _places_before(shelf, key)
     if finding is not None:
         if is_for_one(response) and not isinstance(response, Shared):
             share(response, Once(response))
@@ -320,17 +329,9 @@ def _record(response: Response, place: Place, previous: list[Place]) -> None:
     sending.add(place, retire)
 
 
-async def _places_before(shelf: Shelf, backend: Backend, key: str) -> list[Place]:
+async def _places_before(shelf: Shelf, key: str) -> list[Place]:
     """Return the places of what stands under a key now, which is good until there is a new one."""
-    raw, serializer = await shelf.value(key), cast(Any, backend.serializer)
-    if raw is None:
-        return []
-    try:
-        value = serializer._signer.check_sign(key, raw)
-    except (SignIsMissingError, UnSecureDataError):
-        return []
-    with suppress(DecompressionError):
-        value = serializer._compressor.decompress(value)
+    _, value = await shelf.value(key)
     places = _places(value.removeprefix(_PREFIX), shelf, key)
     # One that is stored makes older ones needless; of the others, it is not known how they ended.
     stored = (await recording.those_with_entries(places))[:1]
@@ -361,9 +362,7 @@ async def _decode(value: bytes, backend: Backend, key: str) -> Response:
     response = await find()
     if response is None:
         raise DecodeError
-    if is_stream(response):
-        share(response, Found(response, find))
-    return response
+    return Found.shared(response, find)
 
 
 def _from_record(value: bytes, key: str) -> Response:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Protocol, TypeGuard, cast
+from typing import Any, Protocol, TypeGuard, TypeVar, cast
 from weakref import WeakMethod, WeakValueDictionary
 
 from starlette.requests import Request
@@ -25,6 +25,8 @@ from stream_cached.policy import BypassError
 from stream_cached.responses import LiveResponse, RawHeaders
 from stream_cached.sources import sends_by_itself
 from stream_cached.tasks import spawn
+
+R = TypeVar("R", bound=Response)
 
 #: Where a scope says that its request must not learn that its client has left.
 SHIELD = "stream_cached.shield"
@@ -130,6 +132,13 @@ class Head:
         _set_headers(response, headers)
 
 
+def own(response: R) -> R:
+    """Return a response of its own for one of several callers; they share no more than the body."""
+    copied = copy.copy(response)
+    _set_headers(copied, response.raw_headers)
+    return copied
+
+
 def _set_headers(response: Response, headers: RawHeaders) -> None:
     response.__dict__.pop("_headers", None)
     response.raw_headers = list(headers)
@@ -194,11 +203,15 @@ class Recording:
             response.body_iterator = self._body  # type: ignore[attr-defined]
 
     def add(self, place: Place, on_stored: Callable[[], Awaitable[None]]) -> None:
-        """Record it in one more place."""
-        self._places.append((place, on_stored))
-        key = place.resource(place.shelf.backend).key
-        self._turn = Turn(place.shelf.backend.flights, key, ((), ""))
+        """Record it in one more place; once it is sent, it can only be joined by that."""
         _running[place.generation] = self
+        if self._is_sent:
+            return
+        self._places.append((place, on_stored))
+        if self._turn is None:
+            # One for all places: it is what those who join wait for.
+            key = place.resource(place.shelf.backend).key
+            self._turn = Turn(place.shelf.backend.flights, key, ((), ""))
 
     def _was_taken(self) -> None:
         """Take note that somebody reads the body by himself: it is not recorded."""
@@ -296,9 +309,8 @@ class Recording:
 
     def _plain(self, changed: Response) -> Response:
         """Return the stream as it is now, but for one who sends it alone."""
-        plain = copy.copy(changed)
+        plain = own(changed)
         plain.__class__ = self._type
-        _set_headers(plain, changed.raw_headers)
         return plain
 
     async def _joined(self, seconds: float) -> Response | None:
@@ -345,7 +357,22 @@ class Found:
         self._type = type(response)
         self._head = Head(response)
         self._find = find
-        self._is_sent = False
+        self._is_taken = self._is_sent = False
+
+    @classmethod
+    def shared(cls, response: Response, find: Callable[[], Awaitable[Response | None]]) -> Response:
+        """Return a response that was found, for any number of callers if it is a stream."""
+        if is_stream(response):
+            share(response, cls(response, find))
+        return response
+
+    async def take(self, response: Response) -> Response | None:
+        """Return the response to the first who asks; to others one of their own, if it is there."""
+        if not self._is_taken:
+            self._is_taken = True
+            return response
+        again = await self._find()
+        return None if again is None else self.shared(again, self._find)
 
     async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it to one of those who were given it."""

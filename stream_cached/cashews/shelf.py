@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from cashews.backends.interface import Backend as CashewsBackend
 from cashews.compresors import Compressor
+from cashews.exceptions import DecompressionError, SignIsMissingError, UnSecureDataError
 from starlette.responses import Response
 
 from stream_cached.binding import RETRY_INTERVAL, Backend, Binding
@@ -58,6 +60,8 @@ RULES: Rules = make_rules(
 
 _ATTRIBUTE = "_stream_cached_shelf"
 
+_ATTEMPTS = 5
+
 
 @lru_cache(maxsize=1000)
 def engine_of(name: str) -> Engine:
@@ -88,6 +92,7 @@ class Shelf:
         serializer: Any = backend.serializer
         compressor = serializer._compressor
         self._binding = Binding(raw_view_of(backend), secrets=secrets_of(backend))
+        self._serializer = serializer
         self._compressor = None if type(compressor) is Compressor else compressor
 
     @classmethod
@@ -111,16 +116,45 @@ class Shelf:
         Raises:
             StoreUnavailableError: It is away.
         """
-        return self._with_compressor(await self._binding.backend(Patience(self._binding.timeout)))
+        return self._with_compressor(await self._present())
 
-    async def value(self, key: str) -> bytes | None:
-        """Return what stands under a key of cashews, as it is; None where that can't be said."""
+    async def value(self, key: str) -> tuple[bytes | None, bytes]:
+        """
+        Return what stands under a key of cashews, as it is, and what cashews has made that of.
+
+        Nothing where that can't be said.
+        """
         try:
-            backend = await self._binding.backend(Patience(self._binding.timeout))
-            (value,) = await (backend.server or backend.store).get_many([key])
+            backend = await self._present()
+            # As it is: neither signed nor compressed by us.
+            (raw,) = await (backend.server or backend.store).get_many([key])
         except StoreError:
-            return None
-        return value
+            return None, b""
+        if raw is None:
+            return None, b""
+        try:
+            value: bytes = self._serializer._signer.check_sign(key, raw)
+        except (SignIsMissingError, UnSecureDataError):
+            return raw, b""
+        with suppress(DecompressionError):
+            value = self._serializer._compressor.decompress(value)
+        return raw, value
+
+    async def keep(self, key: str, raw: bytes, ttl: float | None) -> bool:
+        """
+        Give a key of cashews another ttl if it still holds what was read; return whether it does.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        backend = await self._present()
+        if backend.server is None:
+            # In memory nothing happens between the two, and cashews can't read what we set.
+            return await backend.store.touch_many([key], ttl) > 0
+        return await backend.server.compare_and_set(key, raw, raw, ttl)
+
+    async def _present(self) -> Backend:
+        return await self._binding.backend(Patience(self._binding.timeout))
 
     def _with_compressor(self, backend: Backend) -> Backend:
         if self._compressor is None:
@@ -189,9 +223,14 @@ class Place:
         Raises:
             StoreError: The store failed.
         """
-        # Not compressed, nor signed: it is only touched.
-        store = (await self.shelf.present()).store
-        return await store.touch_many([self.key], self.expire) > 0
+        for _ in range(_ATTEMPTS):
+            raw, pointer = await self.shelf.value(self.key)
+            if raw is None or self.generation not in pointer:
+                # Another value stands there by now.
+                return False
+            if await self.shelf.keep(self.key, raw, self.expire):
+                return True
+        return True
 
     async def retire(self) -> None:
         """

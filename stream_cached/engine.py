@@ -563,8 +563,8 @@ class _News:
     async def tell(self, segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
         await self.lease.tell(Progress(self.head, segments, chunks, tail))
 
-    def complete(self, segments: int, chunks: tuple[int, ...], tail: bytes, length: int) -> None:
-        self.lease.last_word = Progress(self.head, segments, chunks, tail, length)
+    def complete(self, entry: Entry, *, stored: bool) -> None:
+        self.lease.last_word = Progress.of(entry, self.head, stored=stored)
 
     async def is_followed(self) -> bool:
         return await self.lease.is_followed()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from stream_cached.entry import ForeignVersionError, UnsoundError, is_ours
-from stream_cached.exceptions import StoreError
+from stream_cached.exceptions import StoreError, StoreUnavailableError
 from stream_cached.keys import followed_key, progress_key
 from stream_cached.patience import Patience
 from stream_cached.progress import (
@@ -147,14 +147,20 @@ class Lease:
     async def _renew(self) -> None:
         self._beat += 1
         value = self._encoded(Standing.HELD)
-        # Where the store fails, it may lapse; another run costs no more than that.
-        with contextlib.suppress(StoreError):
+        try:
             is_held = await self._replace(value, LEASE_TTL)
             if not is_held and await self._store.add(self._key, value, LEASE_TTL):
                 # It had lapsed, where the process was held up, and nobody else has taken it.
                 self._value = value
             if self.on_followed is not None:
                 self.on_followed(await self._read_followed())
+        except StoreUnavailableError:
+            # Nobody can follow it there.
+            if self.on_followed is not None:
+                self.on_followed(False)
+        except StoreError:
+            # It may lapse; another run costs no more than that.
+            pass
         if not self._is_released and self._loop.time() < self._until:
             self._renew_later()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stream_cached import soundness
-from stream_cached.entry import State, key_digest, pack, unpack
+from stream_cached.entry import Entry, State, key_digest, pack, unpack
 from stream_cached.soundness import MALFORMED, Headers, UnsoundError, typed
 
 
@@ -60,6 +60,13 @@ class Progress:
     """Those chunks."""
     length: int | None = None
     """Bytes of the whole body, once there is nothing more to come."""
+    stored: bool = True
+    """Whether that is one that is served, and not for those who follow it only."""
+
+    @classmethod
+    def of(cls, entry: Entry, head: Head, *, stored: bool = True) -> Progress:
+        """Return that of a run which is over."""
+        return cls(head, len(entry.segments), entry.chunks, entry.body, entry.length, stored)
 
 
 def encode_claim(claim: Claim, key: str) -> bytes:
@@ -97,6 +104,7 @@ def encode_progress(progress: Progress, generation: bytes) -> bytes:
         "segments": progress.segments,
         "chunks": progress.chunks,
         "length": progress.length,
+        "stored": progress.stored,
     }
     return pack(State.PROGRESS, generation, 0, head, progress.tail)
 
@@ -112,14 +120,15 @@ def decode_progress(data: bytes, generation: bytes) -> Progress:
     if (prefix.state, prefix.generation) != (State.PROGRESS, generation):
         raise UnsoundError("another run")
     try:
-        fields = soundness.fields(head, 9)
+        fields = soundness.fields(head, 10)
         segments = typed(int, fields["segments"])
         if segments < 0:
             raise UnsoundError("number of segments")
         chunks = soundness.partition(fields["chunks"], len(tail))
         length = fields["length"]
         length = None if length is None else typed(int, length)
-        return Progress(_head(fields), segments, chunks, tail, length)
+        stored = typed(bool, fields["stored"])
+        return Progress(_head(fields), segments, chunks, tail, length, stored)
     except MALFORMED as exc:
         raise UnsoundError("head") from exc
 

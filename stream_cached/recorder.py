@@ -67,8 +67,8 @@ class News(Protocol):
         """Say how many segments are written, the lengths of the chunks that follow, and those."""
         ...
 
-    def complete(self, segments: int, chunks: tuple[int, ...], tail: bytes, length: int) -> None:
-        """Have the same said once it is over, with the length of the whole body."""
+    def complete(self, entry: Entry, *, stored: bool) -> None:
+        """Have the whole body said once it is over, and whether it is one that is served."""
         ...
 
     async def is_followed(self) -> bool:
@@ -370,13 +370,10 @@ class Recorder:
         if lifetimes.ttl is not None and lifetimes.stale:
             entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
         reason = await self._resource.publish(entry, self._varies_on)
-        is_body = reason in (None, NotCached.OVERTAKEN)
-        if self._news is not None and is_body:
-            self._news.complete(len(entry.segments), entry.chunks, entry.body, entry.length)
-            # Those who have begun to read it in other processes may go on to its end; what nobody
-            # keeps then expires.
-            if reason is not None and lifetimes.segments is not None:
-                self._is_left = await self._news.is_followed()
+        if self._news is not None and reason in (None, NotCached.OVERTAKEN):
+            self._news.complete(entry, stored=reason is None)
+            # Those who have begun to read it in other processes may go on to its end.
+            self._is_left = reason is not None and await self._news.is_followed()
         if reason is None:
             # Plugins may take their time.
             self.on_visible()
@@ -460,7 +457,10 @@ class Recorder:
             await asyncio.wait([self._writer])
         # Where the store fails, the segments die by the ttl of a run.
         with contextlib.suppress(StoreError):
-            if self._segments and not self._is_left:
+            if self._segments and self._is_left:
+                # It expires unless they keep it.
+                await self._store.touch_many(self._keys(), RUN_TTL)
+            elif self._segments:
                 await self._store.delete_many(self._keys())
         if mark is not None:
             await self._mark_unstorable(mark)

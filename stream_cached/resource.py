@@ -42,6 +42,10 @@ ID_SIZE = 16
 
 _ATTEMPTS = 5
 
+#: How often to try to put a variant into an index: each time another one was, so many may end at
+#: once.
+_SWAPS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -320,26 +324,36 @@ class Resource:
             await self.enlist([self.key, *self._needs, *self._segments(entry)])
         if segments != len(entry.segments):
             raise StoreError("segments are missing that were written")
-        for _ in range(_ATTEMPTS):
+        written = ""
+        for _ in range(_SWAPS):
             value, *versions = values
             if self._as_versions(versions) != self._versions:
-                return NotCached.OVERTAKEN
+                break
             replaced = await self._decode(self.key, value)
             current = replaced if replaced and self._is_current(replaced) else None
-            if varies_on or isinstance(current, Index):
-                if self._select is None:
-                    return NotCached.NO_REQUEST
-                index = self._grown(current if isinstance(current, Index) else None, varies_on)
-                if await self._publish_variant(entry, index, value):
-                    if not isinstance(replaced, Index) or replaced.generation != index.generation:
-                        await self._retire(replaced)
-                    return None
-            else:
+            if not varies_on and not isinstance(current, Index):
                 await self._put(self.key, entry)
                 await self._retire(replaced)
+                await self._delete_unless("", written)
+                return None
+            if self._select is None:
+                return NotCached.NO_REQUEST
+            index = self._grown(current if isinstance(current, Index) else None, varies_on)
+            before = written
+            written = variant_key(self.key, index.generation, self._select(index.names))
+            await self._delete_unless(written, before)
+            if await self._publish_variant(entry, index, value):
+                if not isinstance(replaced, Index) or replaced.generation != index.generation:
+                    await self._retire(replaced)
                 return None
             values = await self._current()
+        await self._delete_unless("", written)
         return NotCached.OVERTAKEN
+
+    async def _delete_unless(self, key: str, written: str) -> None:
+        """Delete what no index leads to, unless it is written anew."""
+        if written not in ("", key):
+            await self.store.delete_many([written])
 
     async def publish_value(self, payload: bytes, *, text: bool) -> NotCached | None:
         """

@@ -249,8 +249,10 @@ class Tail:
         if self._end is not None and now - self._kept_at >= _KEEP_EVERY:
             self._kept_at = now
             keys = self._keys(range(index, self._end))
+            is_stored = self._entry is not None or (self._progress and self._progress.stored)
+            ttl = self._resource.lifetimes.segments if is_stored else RUN_TTL
             with contextlib.suppress(StoreError):
-                await self._store.touch_many(keys, self._resource.lifetimes.segments)
+                await self._store.touch_many(keys, ttl)
 
     # -- the source -------------------------------------------------------------------------
 
@@ -264,7 +266,7 @@ class Tail:
                 if not self._is_over:
                     await news.wait()
             if self.standing is Standing.ALONE:
-                raise BrokenStreamError("it turned out to be one client's own")
+                raise BrokenStreamError("it is shared with nobody any more")
             if self._failure is not None:
                 raise self._failure
             await self._finish(flight)
@@ -306,9 +308,7 @@ class Tail:
         """Go on with what the run has left."""
         entry = self._entry
         if entry is not None and self.head is not None:
-            self._progress = Progress(
-                self.head, len(entry.segments), entry.chunks, entry.body, entry.length
-            )
+            self._progress = Progress.of(entry, self.head)
             await self._give_what_there_is(flight)
         if self._progress is None or not self._is_complete:
             raise LostStreamError("the process that ran it is gone, or has not stored it")

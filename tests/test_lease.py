@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.flight import Flight, flights_here
 from stream_cached.tail import Tail
 from tests.app_server import AppProcess
 from tests.conftest import Serve, Spawn
@@ -298,6 +301,97 @@ def test_what_is_invalidated_in_mid_stream_is_followed_to_its_end(
         assert first.read_rest().body == runs.bodies[0]
         assert follower.read_rest().body == runs.bodies[0]
         assert fetch(servers[1].port).body == runs.bodies[1]
+
+
+@pytest.mark.parametrize("ttl", [86_400, None])
+def test_what_nobody_is_served_any_more_does_not_stay(
+    serve: Serve, redis_server: RedisServer, redis_url: str, ttl: float | None
+) -> None:
+    runs = HeldRuns()
+    endpoint = stream_cached(ttl=ttl, key_host=False, cache=redis_url)(runs.__call__)
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        for client in first, follower:
+            client.send()
+            client.read_head()
+            client.read_until(1000)
+        servers[0].run(endpoint.invalidate())
+        runs.gate.open()
+        assert first.read_rest().body == follower.read_rest().body == runs.bodies[0]
+    for server in servers:
+        wait_until(lambda server=server: server.requests_running == 0)  # type: ignore[misc]
+    keys = Keyspace(redis_server.port)
+    left = segments(keys.all())
+    assert left
+    assert all(0 < keys.run("TTL", key) <= 60 for key in left)
+
+
+@pytest.mark.parametrize("how", ["stop", "pause"])
+def test_a_run_that_was_followed_stops_though_its_store_is_away(
+    serve: Serve, own_redis: RedisServer, how: str
+) -> None:
+    closed = Gate()
+
+    @stream_cached(ttl=60, key_host=False, cache=own_redis.url(), on_disconnect="stop")
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"token"
+                    await asyncio.sleep(0.01)
+            finally:
+                closed.open()
+
+        return StreamingResponse(body())
+
+    servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
+    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
+        for client in first, follower:
+            client.send()
+            client.read_head()
+            client.read_until(20)
+        (flight,) = servers[0].run(_flights())
+        wait_until(lambda: flight._followed)
+        first.close()
+        getattr(own_redis, how)()
+        follower.close()
+        # The twenty seconds until what is written is renewed are too many.
+        closed.wait(10)
+
+
+async def _flights() -> list[Flight]:
+    return [flight for flight in flights_here() if flight.end is None]
+
+
+def test_variants_that_end_at_once_leave_nothing_that_no_index_leads_to(
+    serve: Serve, redis_server: RedisServer, redis_url: str
+) -> None:
+    gate, begun = Gate(), []
+
+    @stream_cached(ttl=None, cache=redis_url)
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"a"
+            begun.append(request)
+            await gate.passed()
+            yield request.headers["x-variant"].encode() * 100_000
+
+        return StreamingResponse(body(), headers={"vary": "X-Variant"})
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    variants = [str(number) for number in range(10)]
+    with ThreadPoolExecutor(len(variants)) as pool:
+        ask = functools.partial(fetch, server.port, "/")
+        answers = [pool.submit(ask, {"x-variant": variant}) for variant in variants]
+        wait_until(lambda: len(begun) == len(variants))
+        gate.open()
+        assert [answer.result().text[:2] for answer in answers] == [f"a{v}" for v in variants]
+    wait_until(lambda: server.requests_running == 0)
+    keys = Keyspace(redis_server.port)
+    records = [key for key in keys.all() if ":v:" in key and keys.run("TTL", key) == -1]
+    assert len(records) == len(variants)
+    hits = [fetch(server.port, "/", {"x-variant": v}).header("cache-status") for v in variants]
+    assert hits == [HIT] * len(variants)
 
 
 def test_a_variant_that_began_before_it_was_one_is_not_run_again(

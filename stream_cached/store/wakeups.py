@@ -60,17 +60,21 @@ class Wakeups:
     async def _pass_on(self, pubsub: Any) -> None:
         known: set[bytes] = set()
         async with pubsub:
-            while self._waiting:
-                wanted = set(self._waiting)
-                if wanted - known:
-                    await pubsub.subscribe(*(wanted - known))
-                if known - wanted:
-                    await pubsub.unsubscribe(*(known - wanted))
-                known = wanted
-                message = await pubsub.get_message(timeout=_TURN)
-                if message is not None:
-                    for wakeup in self._waiting.get(message["channel"], ()):
-                        wakeup.wake()
+            try:
+                while self._waiting:
+                    wanted = set(self._waiting)
+                    if wanted - known:
+                        await pubsub.subscribe(*(wanted - known))
+                    if known - wanted:
+                        await pubsub.unsubscribe(*(known - wanted))
+                    known = wanted
+                    message = await pubsub.get_message(timeout=_TURN)
+                    if message is not None:
+                        for wakeup in self._waiting.get(message["channel"], ()):
+                            wakeup.wake()
+            finally:
+                # While it closes, it does not see who comes.
+                self._listener = None
 
 
 class RedisWakeup:

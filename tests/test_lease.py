@@ -19,7 +19,7 @@ from starlette.routing import Route
 from stream_cached import stream_cached
 from stream_cached.flight import Flight, flights_here
 from stream_cached.tail import Tail
-from tests.app_server import AppProcess
+from tests.app_server import AppProcess, AppServer
 from tests.conftest import Serve, Spawn
 from tests.gates import Gate, wait_until
 from tests.http_client import RawClient, RawResponse, fetch
@@ -260,13 +260,9 @@ def test_a_slow_follower_reads_on_what_is_no_longer_served(
     endpoint = stream_cached(ttl=60, key_host=False, cache=redis_url)(runs.__call__)
     servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
     with (
-        RawClient(servers[0].port) as first,
-        RawClient(servers[1].port, receive_buffer=65_536) as slow,
+        begin(servers[0], "/", timeout=10) as first,
+        begin(servers[1], "/", timeout=10, receive_buffer=65_536) as slow,
     ):
-        for client in first, slow:
-            client.send()
-            client.read_head()
-            client.read_until(1000)
         runs.gate.open()
         assert runs.is_whole(first.read_rest())
         known.wait()
@@ -289,13 +285,9 @@ def test_what_is_invalidated_in_mid_stream_is_followed_to_its_end(
     endpoint = stream_cached(ttl=60, key_host=False, cache=shared_url)(runs.__call__)
     servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
     with (
-        RawClient(servers[0].port) as first,
-        RawClient(servers[1].port, receive_buffer=65_536) as follower,
+        begin(servers[0], "/", timeout=10) as first,
+        begin(servers[1], "/", timeout=10, receive_buffer=65_536) as follower,
     ):
-        for client in first, follower:
-            client.send()
-            client.read_head()
-            client.read_until(1000)
         assert servers[0].run(endpoint.invalidate())
         runs.gate.open()
         assert first.read_rest().body == runs.bodies[0]
@@ -310,11 +302,10 @@ def test_what_nobody_is_served_any_more_does_not_stay(
     runs = HeldRuns()
     endpoint = stream_cached(ttl=ttl, key_host=False, cache=redis_url)(runs.__call__)
     servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
-    with RawClient(servers[0].port) as first, RawClient(servers[1].port) as follower:
-        for client in first, follower:
-            client.send()
-            client.read_head()
-            client.read_until(1000)
+    with (
+        begin(servers[0], "/", timeout=10) as first,
+        begin(servers[1], "/", timeout=10) as follower,
+    ):
         servers[0].run(endpoint.invalidate())
         runs.gate.open()
         assert first.read_rest().body == follower.read_rest().body == runs.bodies[0]
@@ -781,9 +772,15 @@ def is_whole(response: RawResponse) -> bool:
     )
 
 
-def begin(server: AppProcess, target: str = "/?hold=gate") -> RawClient:
+def begin(
+    server: AppProcess | AppServer,
+    target: str = "/?hold=gate",
+    *,
+    timeout: float = 20,
+    receive_buffer: int | None = None,
+) -> RawClient:
     """Return a client that has the first bytes of a stream that is held."""
-    client = RawClient(server.port, timeout=20)
+    client = RawClient(server.port, timeout=timeout, receive_buffer=receive_buffer)
     client.send(target=target)
     client.read_head()
     client.read_until(1000)

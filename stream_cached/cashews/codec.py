@@ -31,6 +31,7 @@ from stream_cached.cashews.recording import (
     is_for_one,
     is_stream,
     own,
+    sending_of,
     share,
     type_of,
 )
@@ -193,7 +194,7 @@ def _protecting(original: Callable[..., Any]) -> Any:
                 result = await protected(*args, **kwargs)
                 if not isinstance(result, Response):
                     return result
-                sending = getattr(result, "stream_cached_sending", None)
+                sending = sending_of(result)
                 if isinstance(sending, Found):
                     # Each of them may be stored once more, and has a body to read.
                     found = await sending.take(result)
@@ -218,7 +219,7 @@ def _saving(original: Callable[..., Awaitable[Any]]) -> Any:
         task = asyncio.current_task()
         coroutine: Any = None if task is None else task.get_coro()
         is_refresh = getattr(coroutine, "cr_code", None) is _get_and_save.__code__
-        sending = getattr(result, "stream_cached_sending", None)
+        sending = sending_of(result)
         if is_refresh and isinstance(sending, Recording):
             # A task of its own makes it anew, and nobody is sent it.
             await sending.run_unsent(result)
@@ -322,7 +323,7 @@ def _record(response: Response, place: Place, previous: list[Place]) -> None:
             with suppress(StoreError):
                 await old.retire()
 
-    sending = getattr(response, "stream_cached_sending", None)
+    sending = sending_of(response)
     if not isinstance(sending, Recording):
         sending = Recording(response, engine_of(_function_of(place.key)))
         share(response, sending)

@@ -86,6 +86,11 @@ def _shared_type(cls: Any) -> type[Response]:
     return type(cls.__name__, (Shared, cls), names)
 
 
+def sending_of(value: object) -> Sending | None:
+    """Return what sends a stream that any number of callers may send; None for anything else."""
+    return value.stream_cached_sending if isinstance(value, Shared) else None
+
+
 def is_for_one(response: Response) -> bool:
     """Whether only one caller can send a stream."""
     if isinstance(response, Shared):

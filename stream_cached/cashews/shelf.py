@@ -116,7 +116,7 @@ class Shelf:
         Raises:
             StoreUnavailableError: It is away.
         """
-        return self._with_compressor(await self._present())
+        return self._with_compressor(await self._bare())
 
     async def value(self, key: str) -> tuple[bytes | None, bytes]:
         """
@@ -125,7 +125,7 @@ class Shelf:
         Nothing where that can't be said.
         """
         try:
-            backend = await self._present()
+            backend = await self._bare()
             # As it is: neither signed nor compressed by us.
             (raw,) = await (backend.server or backend.store).get_many([key])
         except StoreError:
@@ -147,13 +147,14 @@ class Shelf:
         Raises:
             StoreError: The store failed.
         """
-        backend = await self._present()
+        backend = await self._bare()
         if backend.server is None:
             # In memory nothing happens between the two, and cashews can't read what we set.
             return await backend.store.touch_many([key], ttl) > 0
         return await backend.server.compare_and_set(key, raw, raw, ttl)
 
-    async def _present(self) -> Backend:
+    async def _bare(self) -> Backend:
+        """Return the same as `present`, without compression."""
         return await self._binding.backend(Patience(self._binding.timeout))
 
     def _with_compressor(self, backend: Backend) -> Backend:

@@ -227,9 +227,7 @@ class Lab:
     @property
     def health(self) -> Health:
         """What the library says of the store."""
-        known = [known for known in health() if f":{self.proxy.port}" in known.store]
-        # An earlier one may have had the same port, and not be collected yet.
-        found = min(known, key=lambda known: known.seconds)
+        [found] = [known for known in health() if f":{self.proxy.port}" in known.store]
         return found
 
     @property

@@ -26,8 +26,6 @@ _PIECE = 1 << 18
 #: Seconds between two pieces of a reply that is throttled.
 _TICK = 0.05
 
-_ports: set[int] = set()
-
 #: What the proxy says instead of the server; None where the command is passed on.
 Answer = Callable[[Command], bytes | None]
 Hook = Callable[[Command], Awaitable[None]]
@@ -77,7 +75,7 @@ class FaultProxy:
     def __init__(self, wire: Wire, target_port: int) -> None:
         self.wire = wire
         self.target_port = target_port
-        self.port = _new_port()
+        self.port = free_port()
         self._flows = asyncio.Event()
         self.heal()
         self.hook: Hook = _no_hook
@@ -258,14 +256,6 @@ class FaultProxy:
                 # What is written goes out first: it is in the socket, unless that is full.
                 tear_down(link.to_client)
                 raise ConnectionAbortedError("cut")
-
-
-def _new_port() -> int:
-    """Return a free port that no proxy had before: what is known of a server goes by its port."""
-    while (port := free_port()) in _ports:
-        pass
-    _ports.add(port)
-    return port
 
 
 class InThread:

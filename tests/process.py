@@ -26,12 +26,15 @@ HOST = "127.0.0.1"
 
 _WATCHDOG = 'read _; kill -9 "$1"; rm -rf "$2"'
 
+_given: set[int] = set()
+
 
 def free_port() -> int:
     """A port that is free now, from below the range that outgoing connections use.
 
     A server that is stopped and started again finds it still free, and nobody who polls
-    it meanwhile can end up connected to himself.
+    it meanwhile can end up connected to himself. No port is given twice: what this process knows
+    of a server, such as that it is away, goes by its address.
     """
     for _ in range(200):
         port = random.randint(20000, 32000)
@@ -39,7 +42,9 @@ def free_port() -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((HOST, port))
-                return port
+                if port not in _given:
+                    _given.add(port)
+                    return port
     raise RuntimeError("no free port between 20000 and 32000")
 
 

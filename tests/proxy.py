@@ -10,7 +10,7 @@ import threading
 from typing import Self
 from urllib.parse import urlencode
 
-from tests.process import HOST
+from tests.process import HOST, free_port
 
 _PIECE = 1 << 16
 
@@ -40,8 +40,8 @@ class DelayProxy:
         self._budget: int | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._socket = socket.create_server((HOST, 0))
-        self.port: int = self._socket.getsockname()[1]
+        self.port = free_port()
+        self._socket = socket.create_server((HOST, self.port))
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end = asyncio.Event()

@@ -103,6 +103,11 @@ class AppServer:
         """How many calls of the app have not returned yet."""
         return len(self._server.server_state.tasks)
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected, as far as it knows."""
+        return len(self._server.server_state.connections)
+
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = 10) -> T:
         """Run `coroutine` in the server's loop and wait for its result."""
         assert self._server.loop is not None, "not started"

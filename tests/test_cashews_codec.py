@@ -25,6 +25,7 @@ from cashews.decorators.cache import hit as hit_module
 from cashews.serialize import Serializer
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -276,13 +277,13 @@ class Held:
         self.begun, self.go_on, self.gates = Gate(), Gate(), [Gate() for _ in range(40)]
 
     def respond(self, run: int) -> Response:
-        async def body() -> AsyncIterator[bytes]:
-            yield b"run %d, first half\n" % run
-            self.begun.open()
-            await self.go_on.passed()
-            yield b"run %d, second half\n" % run
+        return StreamingResponse(self.stream(run))
 
-        return StreamingResponse(body())
+    async def stream(self, run: int) -> AsyncIterator[bytes]:
+        yield b"run %d, first half\n" % run
+        self.begun.open()
+        await self.go_on.passed()
+        yield b"run %d, second half\n" % run
 
     @staticmethod
     def body(run: int) -> bytes:
@@ -805,6 +806,32 @@ def test_hits_make_it_anew(serve: Serve, setup: Setup, background: bool) -> None
     assert pages.get().complete
 
 
+def test_what_is_made_anew_is_not_cut_short_since_a_client_has_left(
+    serve: Serve, setup: Setup
+) -> None:
+    runs = itertools.count(1)
+
+    @setup().hit(ttl=60, cache_hits=100, update_after=1, key="page")
+    async def page(request: Request) -> Response:
+        run = next(runs)
+        is_gone = await request.is_disconnected()
+
+        async def body() -> AsyncIterator[bytes]:
+            for part in body_of(run).splitlines(keepends=True):
+                if is_gone or await request.is_disconnected():
+                    return
+                yield part
+
+        return StreamingResponse(body())
+
+    server = serve(Starlette(routes=[Route("/", page)]))
+    # By the time that one is made anew, who asked for it has been answered.
+    made = [body_of(run) for run in range(1, 100)]
+    latest = 0
+    while latest < 5:
+        latest = max(latest, made.index(fetch(server.port).body))
+
+
 def test_failover(serve: Serve, setup: Setup) -> None:
     fails: list[str] = []
 
@@ -1141,9 +1168,8 @@ def test_a_body_that_is_read_by_hand_is_whole(serve: Serve, setup: Setup) -> Non
         return call
 
     pages = Pages(serve, setup()(ttl=60), rows, read)
-    for _ in range(3):
-        answer = pages.get()
-        assert answer.body == body_of(pages.runs)
+    assert [pages.get().body for _ in range(3)] == [body_of(1)] * 3
+    assert pages.runs == 1
 
 
 def test_a_body_is_not_read_by_hand_twice(serve: Serve, setup: Setup) -> None:
@@ -1166,24 +1192,263 @@ def test_a_body_is_not_read_by_hand_twice(serve: Serve, setup: Setup) -> None:
     assert seen == [body_of(1), b"broken"]
 
 
-def test_a_body_that_is_wrapped_is_wrapped_once(serve: Serve, setup: Setup) -> None:
-    def wrapped(f: Any) -> Any:
+def loud(f: Any) -> Any:
+    """Put what changes the body in front of it."""
+
+    async def call(*args: Any) -> Response:
+        response = await f(*args)
+        inner = response.body_iterator
+
+        async def upper() -> AsyncIterator[bytes]:
+            async for part in inner:
+                yield part.upper()
+
+        response.body_iterator = upper()
+        return response  # type: ignore[no-any-return]
+
+    return call
+
+
+def peeking(f: Any) -> Any:
+    """Look at the first chunk before anything is sent."""
+
+    async def call(*args: Any) -> Response:
+        response = await f(*args)
+        inner = aiter(response.body_iterator)
+        first = await anext(inner)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield first.upper()
+            async for part in inner:
+                yield part.upper()
+
+        response.body_iterator = body()
+        return response  # type: ignore[no-any-return]
+
+    return call
+
+
+@pytest.mark.parametrize("wrapper", [loud, peeking])
+def test_a_body_that_is_wrapped_is_stored_as_it_was(
+    serve: Serve, setup: Setup, wrapper: Any
+) -> None:
+    pages = Pages(serve, setup()(ttl=60), rows, wrapper)
+    assert [pages.get().body for _ in range(3)] == [body_of(1).upper()] * 3
+    assert pages.runs == 1
+
+
+@pytest.mark.parametrize("wrapper", [loud, peeking])
+@pytest.mark.parametrize("protected", [True, False])
+def test_each_of_those_who_join_may_wrap_the_body(
+    serve: Serve, setup: Setup, wrapper: Any, protected: bool
+) -> None:
+    gate, held = Gate(), Held()
+
+    @wrapper  # type: ignore[untyped-decorator]
+    @setup()(ttl=60, key="page", protected=protected)
+    async def page(request: Request) -> Response:
+        await gate.passed()
+        return held.respond(1)
+
+    server = serve(Starlette(routes=[Route("/", page)]))
+    with ThreadPoolExecutor(15) as pool:
+        answers = [pool.submit(fetch, server.port) for _ in range(10 if protected else 1)]
+        wait_until(lambda: server.requests_running == len(answers))
+        gate.open()
+        held.begun.wait()
+        answers += [pool.submit(fetch, server.port) for _ in range(5)]
+        wait_until(lambda: server.requests_running == len(answers))
+        held.go_on.open()
+        for answer in answers:
+            assert answer.result().body == Held.body(1).upper()
+            assert answer.result().complete
+
+
+def reading(f: Any) -> Any:
+    """Read the body before anything is sent."""
+
+    async def call(*args: Any) -> Response:
+        response = await f(*args)
+        return Response(b"".join([part.upper() async for part in response.body_iterator]))
+
+    return call
+
+
+def test_a_client_that_leaves_leaves_nothing_short_that_another_task_makes(
+    serve: Serve, setup: Setup
+) -> None:
+    held = Held()
+
+    @setup()(ttl=60, key="page")
+    async def page(request: Request) -> Response:
+        parts: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        async def make() -> None:
+            async for part in held.stream(1):
+                if await request.is_disconnected():
+                    break
+                parts.put_nowait(part)
+            parts.put_nowait(None)
+
+        task = asyncio.create_task(make())
+
+        async def body() -> AsyncIterator[bytes]:
+            while (part := await parts.get()) is not None:
+                yield part
+            await task
+
+        return StreamingResponse(body())
+
+    server = serve(Starlette(routes=[Route("/", page)]))
+    with RawClient(server.port) as client:
+        client.send()
+        client.read_head()
+        held.begun.wait()
+        client.abort()
+    wait_until(lambda: not server.connections)
+    held.go_on.open()
+    wait_until(lambda: server.requests_running == 0)
+    assert fetch(server.port).body == Held.body(1)
+
+
+@pytest.mark.parametrize("wrapper", [loud, reading])
+def test_a_client_that_leaves_a_wrapped_body_leaves_nothing_short(
+    serve: Serve, setup: Setup, wrapper: Any
+) -> None:
+    held = Held()
+
+    @wrapper  # type: ignore[untyped-decorator]
+    @setup()(ttl=60, key="page")
+    async def page(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            async for part in held.stream(1):
+                if await request.is_disconnected():
+                    return
+                yield part
+
+        return StreamingResponse(body())
+
+    server = serve(Starlette(routes=[Route("/", page)]))
+    with RawClient(server.port) as client:
+        client.send()
+        held.begun.wait()
+        client.abort()
+    wait_until(lambda: not server.connections)
+    held.go_on.open()
+    wait_until(lambda: server.requests_running == 0)
+    assert fetch(server.port).body == Held.body(1).upper()
+
+
+@pytest.mark.parametrize("changes", ["the body", "headers"])
+def test_what_is_changed_between_two_layers_is_stored_by_the_outer_one(
+    serve: Serve, setup: Setup, changes: str
+) -> None:
+    cache = setup()
+
+    def tagged(f: Any) -> Any:
+        async def call(name: str) -> Response:
+            response: Response = await f(name)
+            response.headers["x-tag"] = "outer"
+            return response
+
+        return call
+
+    between = {"the body": loud, "headers": tagged}[changes]
+
+    def around(f: Any) -> Any:
+        changed = between(f)
+
+        @cache(ttl=60, key="outer")
+        async def page(name: str) -> Response:
+            response: Response = await changed(name)
+            return response
+
+        return page
+
+    pages = Pages(serve, cache(ttl=60, key="inner"), rows, around)
+    body, tag = (body_of(1), "outer") if changes == "headers" else (body_of(1).upper(), None)
+
+    def get() -> tuple[bytes, str | None]:
+        answer = pages.get()
+        return answer.body, answer.header("x-tag")
+
+    assert [get() for _ in range(3)] == [(body, tag)] * 3
+    found = pages.act(lambda: cache.get("inner"))
+    assert found is not None
+    assert "x-tag" not in found.headers
+    pages.act(lambda: cache.delete("outer"))
+    assert get() == (body, tag)
+    assert pages.runs == 1
+
+
+def test_those_who_wait_are_not_given_one_wrapped_body(serve: Serve, setup: Setup) -> None:
+    cache, gate, runs = setup(), Gate(), itertools.count(1)
+
+    @cache(ttl=60, key="outer", condition=lambda *_, **__: False)
+    @loud
+    @cache(ttl=60, key="inner")
+    async def page(request: Request) -> Response:
+        await gate.passed()
+        return rows(next(runs))
+
+    server = serve(Starlette(routes=[Route("/", page)]))
+    with ThreadPoolExecutor(5) as pool:
+        answers = [pool.submit(fetch, server.port) for _ in range(5)]
+        wait_until(lambda: server.requests_running == 5)
+        gate.open()
+        assert [answer.result().body for answer in answers] == [body_of(1).upper()] * 5
+
+
+def test_events_that_are_wrapped_are_not_stored(serve: Serve, setup: Setup) -> None:
+    def shouted(f: Any) -> Any:
         async def call(name: str) -> Response:
             response = await f(name)
             inner = response.body_iterator
 
-            async def loud() -> AsyncIterator[bytes]:
-                async for part in inner:
-                    yield part.upper()
+            async def events() -> AsyncIterator[Any]:
+                async for event in inner:
+                    yield {"data": event["data"].upper()}
 
-            response.body_iterator = loud()
+            response.body_iterator = events()
             return response  # type: ignore[no-any-return]
 
         return call
 
-    pages = Pages(serve, setup()(ttl=60), rows, wrapped)
-    for _ in range(3):
-        assert pages.get().body == body_of(pages.runs).upper()
+    def respond(run: int) -> Response:
+        return EventSourceResponse(chunks({"data": f"run {run}"}))
+
+    pages = Pages(serve, setup()(ttl=60), respond, shouted)
+    for run in range(1, 4):
+        assert pages.get().body == b"data: RUN %d\r\n\r\n" % run
+
+
+def test_each_of_those_who_join_may_have_a_background_task(serve: Serve, setup: Setup) -> None:
+    gate, held = Gate(), Held()
+    done: list[str] = []
+
+    @setup()(ttl=60, key="page")
+    async def page() -> Response:
+        await gate.passed()
+        return held.respond(1)
+
+    async def endpoint(request: Request) -> Response:
+        response: Response = await page()
+        response.background = BackgroundTask(done.append, request.query_params["who"])
+        return response
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(fetch, server.port, f"/?who={n}") for n in range(2)]
+        wait_until(lambda: server.requests_running == 2)
+        gate.open()
+        held.begun.wait()
+        answers += [pool.submit(fetch, server.port, f"/?who={n}") for n in range(2, 4)]
+        wait_until(lambda: server.requests_running == 4)
+        held.go_on.open()
+        assert {answer.result().body for answer in answers} == {Held.body(1)}
+    fetch(server.port, "/?who=hit")
+    wait_until(lambda: len(done) == 5)
+    assert sorted(done) == ["0", "1", "2", "3", "hit"]
 
 
 def test_a_wrapper_may_add_headers(serve: Serve, setup: Setup) -> None:

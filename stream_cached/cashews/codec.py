@@ -215,14 +215,17 @@ def _protecting(original: Callable[..., Any]) -> Any:
 
 def _saving(original: Callable[..., Awaitable[Any]]) -> Any:
     async def _get_and_save(*args: Any, **kwargs: Any) -> Any:
-        result = await original(*args, **kwargs)
         task = asyncio.current_task()
         coroutine: Any = None if task is None else task.get_coro()
-        is_refresh = getattr(coroutine, "cr_code", None) is _get_and_save.__code__
-        sending = sending_of(result)
-        if is_refresh and isinstance(sending, Recording):
-            # A task of its own makes it anew, and nobody is sent it.
-            await sending.run_unsent(result)
+        if getattr(coroutine, "cr_code", None) is not _get_and_save.__code__:
+            return await original(*args, **kwargs)
+        # A task of its own makes it anew: nobody is sent it, and whose request it is made for may
+        # long have left.
+        with recording.shielded():
+            result = await original(*args, **kwargs)
+            sending = sending_of(result)
+            if isinstance(sending, Recording):
+                await sending.run_unsent()
         return result
 
     return _get_and_save
@@ -231,8 +234,7 @@ def _saving(original: Callable[..., Awaitable[Any]]) -> Any:
 def _shielding(original: Callable[[Request], Awaitable[bool]]) -> Any:
     async def is_disconnected(self: Request) -> bool:
         # A body that ends since its client has left would be stored, and be short.
-        shield = self.scope.get(recording.SHIELD)
-        return False if shield is not None and shield.hides else await original(self)
+        return False if recording.is_shielded(self) else await original(self)
 
     return is_disconnected
 
@@ -324,9 +326,12 @@ def _record(response: Response, place: Place, previous: list[Place]) -> None:
                 await old.retire()
 
     sending = sending_of(response)
-    if not isinstance(sending, Recording):
+    if (
+        not isinstance(response, Shared)
+        or not isinstance(sending, Recording)
+        or not sending.is_of(response)
+    ):
         sending = Recording(response, engine_of(_function_of(place.key)))
-        share(response, sending)
     sending.add(place, retire)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
-from weakref import WeakMethod, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -29,7 +30,10 @@ from stream_cached.tasks import spawn
 R = TypeVar("R", bound=Response)
 
 #: Where a scope says that its request must not learn that its client has left.
-SHIELD = "stream_cached.shield"
+_SHIELD = "stream_cached.shield"
+
+#: The same for whatever request is asked in a run, whose scope need not be known.
+_shield: ContextVar[_Shield | None] = ContextVar("stream_cached_shield", default=None)
 
 #: Seconds that others wait until a stream that was just made is sent to whoever was given it.
 _SENT_WITHIN = 0.5
@@ -75,6 +79,7 @@ class Shared:
     """What is mixed into the class of a stream: any number of callers may send it."""
 
     stream_cached_sending: Sending
+    stream_cached_body: Body | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.stream_cached_sending.send(self, scope, receive, send)
@@ -94,8 +99,14 @@ def sending_of(value: object) -> Sending | None:
 def is_for_one(response: Response) -> bool:
     """Whether only one caller can send a stream."""
     if isinstance(response, Shared):
-        return isinstance(response.stream_cached_sending, Once)
+        return isinstance(response.stream_cached_sending, Once) or _is_wrapped(response)
     return not isinstance(response, FileResponse)
+
+
+def _is_wrapped(response: Shared) -> bool:
+    """Whether somebody has put another body in front of the one that was made."""
+    body = response.stream_cached_body
+    return body is not None and getattr(response, "body_iterator", None) is not body
 
 
 def type_of(response: Response) -> type[Response]:
@@ -116,16 +127,23 @@ def share(response: Response, sending: Sending) -> None:
 
 
 class Head:
-    """The status and headers of a stream at some time, which whoever is given it may change."""
+    """What whoever is given a stream may change of it, but for its body, as it was at some time."""
 
     def __init__(self, response: Response) -> None:
         self.status = response.status_code
         self.headers = list(response.raw_headers)
+        self.background = response.background
+
+    def is_of(self, response: Response) -> bool:
+        """Whether the head of a response is still the same."""
+        return (response.status_code, response.raw_headers) == (self.status, self.headers)
 
     def carry_over(self, changed: Response, response: Response) -> None:
         """Change a response as another one was changed since."""
         if changed.status_code != self.status:
             response.status_code = changed.status_code
+        if changed.background is not self.background:
+            response.background = changed.background
         before, after = self.headers, changed.raw_headers
         if before == after:
             return
@@ -141,6 +159,8 @@ def own(response: R) -> R:
     """Return a response of its own for one of several callers; they share no more than the body."""
     copied = copy.copy(response)
     _set_headers(copied, response.raw_headers)
+    if isinstance(copied, Shared) and copied.stream_cached_body and not _is_wrapped(copied):
+        copied.stream_cached_body.recording.give_body(copied)
     return copied
 
 
@@ -149,27 +169,56 @@ def _set_headers(response: Response, headers: RawHeaders) -> None:
     response.raw_headers = list(headers)
 
 
+def _gone() -> BrokenStreamError:
+    return BrokenStreamError("another caller was sent this stream, and it is not stored")
+
+
+def _read() -> BrokenStreamError:
+    return BrokenStreamError("the body of this stream has been read")
+
+
 class Body:
-    """The iterator of a stream that records itself: whoever iterates over it takes its body."""
+    """
+    The body of a stream that is recorded, for one of those who were given it.
 
-    def __init__(self, iterator: Any, taken: WeakMethod[Callable[[], object]]) -> None:
-        self.iterator = iterator
+    Args:
+        recording: The stream.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.response: Response | None = None
+        """What it is the body of; None until that is sent, or the body is read by hand."""
         self.is_taken = False
-        self._taken = taken
+        """Whether somebody reads it by hand."""
+        self.is_sent = False
+        """Whether it is sent through what somebody has put in front of it."""
+        self._source: Any = None
+        self._chunks: AsyncGenerator[Any] | None = None
 
-    def __aiter__(self) -> Any:
+    def read_from(self, response: Response) -> None:
+        """Be the body of this response from now on."""
+        self.response = response
+        self._source = cast(StreamingResponse, response).body_iterator
+
+    def __aiter__(self) -> AsyncIterator[Any]:
         if self.is_taken:
-            raise BrokenStreamError("another caller has read the body of this stream")
+            raise _read()
         self.is_taken = True
-        taken = self._taken()
-        if taken is not None:
-            taken()
-        return self.iterator.__aiter__()
+        self._chunks = self._read()
+        return self._chunks
+
+    async def _read(self) -> AsyncGenerator[Any]:
+        if self.response is None:
+            self.read_from(await self.recording.taken_by_hand())
+        async for chunk in self._source:
+            yield chunk
 
     async def aclose(self) -> None:
         """Close it, as an asynchronous generator is closed."""
-        if hasattr(self.iterator, "aclose"):
-            await self.iterator.aclose()
+        self.is_taken = True
+        if self._chunks is not None:
+            await self._chunks.aclose()
 
 
 class _Shield(DisconnectShield):
@@ -180,6 +229,22 @@ class _Shield(DisconnectShield):
     def reveal(self) -> None:
         self.hides = False
         super().reveal()
+
+
+def is_shielded(request: Request) -> bool:
+    """Whether a request must not learn that its client has left: its body would end there."""
+    shields = request.scope.get(_SHIELD), _shield.get()
+    return any(shield is not None and shield.hides for shield in shields)
+
+
+@contextmanager
+def shielded(shield: _Shield | None = None) -> Iterator[None]:
+    """Let no request that is asked in here, or in what is begun here, learn of its client."""
+    token = _shield.set(shield or _Shield())
+    try:
+        yield
+    finally:
+        _shield.reset(token)
 
 
 class Recording:
@@ -200,12 +265,22 @@ class Recording:
         self._places: list[tuple[Place, Callable[[], Awaitable[None]]]] = []
         self._turn: Turn | None = None
         self._is_sent = False
-        self._body: Body | None = None
-        iterator = getattr(response, "body_iterator", None)
-        if iterator is not None:
-            # Nothing but the response keeps a recording that is never sent.
-            self._body = Body(iterator, WeakMethod(self._was_taken))
-            response.body_iterator = self._body  # type: ignore[attr-defined]
+        # Nothing but those who were given it keeps a recording that is never sent.
+        self._original = self._plain(response)
+        #: Whether what it yields need not be what is sent.
+        self._sends_by_itself = sends_by_itself(self._original)
+        share(response, self)
+        self.give_body(response)
+
+    def give_body(self, response: Response) -> None:
+        """Let a caller's response have a body of its own."""
+        if hasattr(self._original, "body_iterator"):
+            body = Body(self)
+            response.body_iterator = response.stream_cached_body = body  # type: ignore[attr-defined]
+
+    def is_of(self, response: Shared) -> bool:
+        """Whether a response still is what is recorded."""
+        return not _is_wrapped(response) and self._head.is_of(cast(Response, response))
 
     def add(self, place: Place, on_stored: Callable[[], Awaitable[None]]) -> None:
         """Record it in one more place; once it is sent, it can only be joined by that."""
@@ -218,35 +293,41 @@ class Recording:
             key = place.resource(place.shelf.backend).key
             self._turn = Turn(place.shelf.backend.flights, key, ((), ""))
 
-    def _was_taken(self) -> None:
-        """Take note that somebody reads the body by himself: it is not recorded."""
+    async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it to one of those who were given it."""
+        changed, body = cast(Response, response), response.stream_cached_body
+        if scope["type"] != "http" or (_is_wrapped(response) and self._sends_by_itself):
+            # Its body is read by hand.
+            sent = self._plain(changed)
+        else:
+            if body is None or not (body.is_taken or _is_wrapped(response)):
+                sent = await self._begun(scope, changed)
+            else:
+                sent = await self._through(changed, body, scope)
+            self._head.carry_over(changed, sent)
+        await sent(scope, receive, send)
+
+    async def taken_by_hand(self) -> Response:
+        """
+        Return the response whose body is read by one who does not send the stream as it is.
+
+        Raises:
+            BrokenStreamError: Another one has taken it, and it is not stored.
+        """
+        if not self._sends_by_itself:
+            return await self._begun(dict(_NOBODYS))
+        if self._is_sent:
+            raise _gone()
+        # What it yields is not what would be stored.
         self._is_sent = True
         if self._turn is not None:
             self._turn.end()
+        return self._original
 
-    async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it to one of those who were given it."""
-        changed = cast(Response, response)
-        sent: Response | None
-        if scope["type"] != "http":
-            sent = self._plain(changed)
-        elif not self._is_sent:
-            sent = await self._first(changed, scope)
-        else:
-            sent = await self._joined(RULES.max_duration)
-            if sent is None and issubclass(self._type, FileResponse):
-                # It is no less there for having been sent.
-                sent = self._plain(changed)
-            elif sent is not None:
-                self._head.carry_over(changed, sent)
-        if sent is None:
-            raise BrokenStreamError("another caller was sent this stream, and it is not stored")
-        await sent(scope, receive, send)
-
-    async def run_unsent(self, response: Response) -> None:
+    async def run_unsent(self) -> None:
         """Record it though nobody is sent anything."""
         if not self._is_sent:
-            live = await self._first(response, dict(_NOBODYS))
+            live = await self._first(dict(_NOBODYS))
             if isinstance(live, LiveResponse):
                 await live.run_unsent()
 
@@ -260,25 +341,41 @@ class Recording:
         left = self._made + _SENT_WITHIN - time.monotonic()
         return await self._joined(left) if left > 0 else None
 
-    async def _first(self, changed: Response, scope: Scope) -> Response:
-        self._is_sent = True
-        iterator = getattr(changed, "body_iterator", None)
-        assert self._turn is not None
-        if iterator is not self._body or (self._body is not None and self._body.is_taken):
-            # Somebody has put another body in front of it, which is not what was to be stored.
-            self._turn.end()
+    async def _begun(self, scope: Scope, changed: Response | None = None) -> Response:
+        if not self._is_sent:
+            return await self._first(scope)
+        response = await self._joined(RULES.max_duration)
+        if response is None and changed is not None and issubclass(self._type, FileResponse):
+            # It is no less there for having been sent.
             return self._plain(changed)
+        if response is None:
+            raise _gone()
+        return response
+
+    async def _through(self, changed: Response, body: Body, scope: Scope) -> Response:
+        """Return the response whose body goes through what somebody has put in front of it."""
+        wrapper = cast(StreamingResponse, changed).body_iterator
+        if wrapper is body or body.is_sent:
+            raise _read()
+        body.is_sent = True
+        if body.response is None:
+            body.read_from(await self._begun(scope))
+        sent = cast(StreamingResponse, body.response)
+        sent.body_iterator = wrapper
+        return sent
+
+    async def _first(self, scope: Scope) -> Response:
+        self._is_sent = True
+        assert self._turn is not None
         try:
-            result = await self._record(self._original(changed), scope)
+            return await self._record(self._original, scope)
         except BaseException:
             self._turn.end()
             raise
-        self._head.carry_over(changed, result)
-        return result
 
     async def _record(self, response: Response, scope: Scope) -> Response:
         shield = _Shield()
-        scope[SHIELD] = shield
+        scope[_SHIELD] = shield
         # A HEAD request is one for the same body.
         incoming = Incoming(Request({**scope, "method": "GET"}), {})
         for place, on_stored in self._places:
@@ -298,19 +395,11 @@ class Recording:
                 on_stored=on_stored,
                 turn=self._turn if place is self._places[-1][0] else None,
             )
-            response = await self._engine.record(response, run)
+            with shielded(shield):
+                response = await self._engine.record(response, run)
             if isinstance(response, LiveResponse) and place.expire is not None:
                 spawn(_keep_pointer(place, place.expire, response))
         return response
-
-    def _original(self, changed: Response) -> Response:
-        """Return the stream as it was to be stored."""
-        original = self._plain(changed)
-        original.status_code = self._head.status
-        _set_headers(original, self._head.headers)
-        if self._body is not None:
-            original.body_iterator = self._body.iterator  # type: ignore[attr-defined]
-        return original
 
     def _plain(self, changed: Response) -> Response:
         """Return the stream as it is now, but for one who sends it alone."""
@@ -408,7 +497,7 @@ class Once:
     async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it to the first of those who were given it."""
         if self._is_sent:
-            raise BrokenStreamError("another caller was sent this stream, and it is not stored")
+            raise _gone()
         self._is_sent = True
         await self._type.__call__(cast(Response, response), scope, receive, send)
 

@@ -24,11 +24,7 @@ from stream_cached.progress import Claim, Head, Standing
 from stream_cached.resource import Miss, Resource
 from stream_cached.tail import Tail
 from stream_cached.use import Use
-
-#: The names of the headers that select a response, and the digest of their values.
-Variant = tuple[tuple[str, ...], str]
-
-_ANY: Variant = ((), "")
+from stream_cached.variants import ANY, Variant, variant_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +36,8 @@ class Opened:
     found: Any
     records: bool
     """Whether what answers it is to be stored."""
+    only_joins: bool
+    """Whether it is not, though that of others is: a HEAD need not be answered as a GET is."""
     seen: int
     """How many turns had ended when it was looked up."""
 
@@ -60,6 +58,12 @@ class Opened:
         if isinstance(self.found, Stale):
             return "stale"
         return "vary-miss" if self.found.varied else "uri-miss"
+
+    @property
+    def under_way(self) -> Turn | None:
+        """The turn that it may wait for, or join, without one of its own."""
+        resource = self.resource
+        return self.use.backend.flights.under_way(resource.key, resource.select)
 
     def approach(self, *, shared: bool | None = None) -> tuple[Turn | None, bool]:
         """
@@ -127,6 +131,8 @@ class Collapsing:
             BypassError: It has waited long enough.
             StoreError: The store failed.
         """
+        if opened.only_joins and isinstance(opened.found, Miss):
+            return await self._join(opened)
         turns = 0
         while opened.lacks_answer and not opened.rests:
             turn, own = opened.approach()
@@ -146,6 +152,20 @@ class Collapsing:
         return Decided(opened)
 
     # -- in this process --------------------------------------------------------------------
+
+    async def _join(self, opened: Opened) -> Decided:
+        """Join a run that is on its way, for a call that others would not join."""
+        for _ in range(_MOST_TURNS):
+            turn = opened.under_way
+            if turn is None:
+                break
+            decided = await self._wait_for(turn, opened)
+            if isinstance(decided, Decided):
+                return decided
+            opened = decided
+            if not isinstance(opened.found, Miss):
+                break
+        return Decided(opened)
 
     async def _wait_for(self, turn: Turn, opened: Opened) -> Decided | Opened:
         """Join another call's turn, or look again once it is over."""
@@ -185,7 +205,7 @@ class Collapsing:
         if not opened.use.backend.is_shared:
             return opened.is_up_to_date
         resource = opened.resource
-        variant = _variant(resource, resource.names)
+        variant = variant_of(resource.names, resource.select)
         claim, values, _ = await self._claim(turn, resource, variant)
         return claim is None and values == list(resource.seen.values())
 
@@ -201,9 +221,9 @@ class Collapsing:
 
     async def _lead_or_follow(self, turn: Turn, opened: Opened) -> Decided | Opened:
         resource = opened.resource
-        variant = _variant(resource, resource.names)
+        variant = variant_of(resource.names, resource.select)
         # Whose variant is not known beforehand, runs under this one.
-        others = _lease_key(resource, _ANY)
+        others = _lease_key(resource, ANY)
         seen_of_others = b""
         while True:
             try:
@@ -215,6 +235,7 @@ class Collapsing:
                 # It takes too long, or something else stands there: without, then.
                 return Decided(opened, turn)
             if claim is not None and claim.standing is Standing.ALONE:
+                turn.variant = claim.variant
                 turn.end(shared=False)
                 return Decided(opened)
             if claim is not None:
@@ -224,7 +245,7 @@ class Collapsing:
                     return decided
                 if head is not None:
                     # Another variant is on its way: this one has a lease of its own.
-                    variant, seen_of_others = _variant(resource, head.names), claim.token
+                    variant, seen_of_others = variant_of(head.names, resource.select), claim.token
                 continue
             if values != list(resource.seen.values()) and (
                 again := await self._once_more(turn, opened)
@@ -256,7 +277,7 @@ class Collapsing:
             head = tail.head if tail.standing is Standing.HELD else None
             if head is None:
                 return await self._once_more(turn, opened), None
-            if _variant(resource, head.names) != (head.names, head.variant):
+            if variant_of(head.names, resource.select) != (head.names, head.variant):
                 return None, head
             unless_followed.pop_all()
             if turn.lease is not None:
@@ -283,11 +304,13 @@ class Collapsing:
             new_id(),
             longest=resource.lifetimes.longest_run,
         )
-        keys, others = list(resource.seen), _lease_key(resource, _ANY)
-        claim, values = await lease.claim([*keys, others] if variant != _ANY else keys)
+        keys, others = list(resource.seen), _lease_key(resource, ANY)
+        claim, values = await lease.claim(
+            [*keys, others] if variant != ANY else keys, resource.select
+        )
         if claim is None:
             turn.lease = lease
-        theirs = read_claim(values.pop(), others) if variant != _ANY else None
+        theirs = read_claim(values.pop(), others) if variant != ANY else None
         is_held = theirs is not None and theirs.standing is Standing.HELD
         return claim, values, theirs if is_held else None
 
@@ -316,7 +339,3 @@ class Collapsing:
 
 def _lease_key(resource: Resource, variant: Variant) -> str:
     return lease_key(resource.key, resource.versions, variant)
-
-
-def _variant(resource: Resource, names: tuple[str, ...]) -> Variant:
-    return (names, resource.select(names)) if names and resource.select else _ANY

@@ -567,7 +567,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     @staticmethod
     async def _was_stored(opened: Opened) -> None:
         key = opened.resource.key
-        opened.use.backend.flights.share_again(key)
+        opened.use.backend.flights.share_again(key, opened.resource.select)
         await opened.use.was_set(key)
 
     def _guard(self, function: _Function, incoming: Incoming | None) -> Guard | None:
@@ -615,11 +615,11 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             with use.patience:
                 await resource.look_up()
         is_head = incoming is not None and incoming.is_head
-        records = write and isinstance(found, Miss | Stale) and not is_head
-        if records:
+        lacks = write and isinstance(found, Miss | Stale)
+        if lacks and not is_head:
             with use.patience:
                 await resource.begin()
-        return Opened(use, resource, found, records, seen)
+        return Opened(use, resource, found, lacks and not is_head, lacks and is_head, seen)
 
     async def _find(
         self, use: Use, engine: Engine, resource: Resource, incoming: Incoming | None

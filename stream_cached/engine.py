@@ -57,6 +57,7 @@ from stream_cached.sources import AppSource, IteratorSource, sends_by_itself, se
 from stream_cached.store import Store
 from stream_cached.tail import Tail
 from stream_cached.tasks import spawn
+from stream_cached.variants import ANY, Variant, variant_of
 from stream_cached.watched import plain_scope
 
 
@@ -298,7 +299,7 @@ class Engine:
         if by_itself and run.incoming is None:
             findings.append(Finding(NotCached.NO_REQUEST))
         if findings:
-            _end_turn(run, response.status_code, findings)
+            self._end_turn(run, response.status_code, response.raw_headers, findings)
             return cast(Response, self.pass_on(response, *findings))
         if by_itself:
             return await self._record_messages(response, run)
@@ -339,7 +340,7 @@ class Engine:
             cache_status = _stored(run)
         else:
             recorder = None
-            _end_turn(run, status, findings)
+            self._end_turn(run, status, headers, findings)
             self._notices.not_cached(*findings)
             cache_status = _cache_status(fwd="bypass", detail=words(findings))
         lease = run.turn.lease if run.turn is not None and recorder is not None else None
@@ -424,16 +425,30 @@ class Engine:
         tail.on_over = turn.end
         flight.start()
 
+    def _end_turn(
+        self, run: Run, status: int, headers: RawHeaders, findings: Sequence[Finding]
+    ) -> None:
+        """Let those who wait for a response that is not stored run the endpoint themselves."""
+        if run.is_backed and is_failure(status):
+            run.backend.flights.rest(run.resource.place)
+        if run.turn is not None:
+            variant = self._variant(headers, run)
+            # Other variants may be shared.
+            run.turn.variant = ANY if "*" in variant[0] else variant
+            # Where the endpoint failed, or its client has left, one after the other.
+            left = all(finding.reason is NotCached.INCOMPLETE for finding in findings)
+            run.turn.end(shared=status >= 500 or left)
+
     def _answer(self, run: Run, headers: RawHeaders, join: Join) -> None:
         """Let others join a run."""
         if run.turn is not None:
             run.turn.answer(join, dict(run.resource.versions), self._variant(headers, run))
 
-    def _variant(self, headers: RawHeaders, run: Run) -> tuple[tuple[str, ...], str]:
+    def _variant(self, headers: RawHeaders, run: Run) -> Variant:
         """Return what selects a response beyond its key, and the digest of this request's."""
         resource = run.resource
-        names = tuple(sorted({*resource.names, *self._varies_on(headers, run)}))
-        return (names, resource.select(names)) if names and resource.select else ((), "")
+        names = {*resource.names, *self._varies_on(headers, run)}
+        return variant_of(tuple(names), resource.select)
 
     def _news(self, entry: Entry, headers: RawHeaders, run: Run) -> _News | None:
         """Return what is for those who follow the run in other processes."""
@@ -619,16 +634,6 @@ async def _commit(recorder: Recorder, run: Run) -> None:
         _settled(run, recorder, None)
     if run.turn is not None:
         await run.turn.released()
-
-
-def _end_turn(run: Run, status: int, findings: Sequence[Finding]) -> None:
-    """Let those who wait for a response that is not stored run the endpoint themselves."""
-    if run.is_backed and is_failure(status):
-        run.backend.flights.rest(run.resource.place)
-    if run.turn is not None:
-        # Where the endpoint failed, or its client has left, one after the other.
-        left = all(finding.reason is NotCached.INCOMPLETE for finding in findings)
-        run.turn.end(shared=status >= 500 or left)
 
 
 def _settled(run: Run, recorder: Recorder | None, end: End | None) -> None:

@@ -748,13 +748,21 @@ class Reader:
         self.close()
 
     async def ended(self) -> None:
-        """Wait until the flight has ended, for as long as that may wait for its entry at most."""
-        self._start()
+        """
+        Wait until the flight has ended, for as long as that may wait for its entry at most.
+
+        Raises:
+            Exception: As for `take`: the source may fail after its last chunk, too.
+        """
+        self.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._flight.commit_wait):
                 await self._flight.ended()
+        if self._flight.end is not None and not self.closed:
+            self._end(self._flight.end)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the run, unless that is another one's to do."""
         if not self._seat.joins:
             self._flight.start()
 
@@ -784,7 +792,7 @@ class Reader:
 
     async def fails_at_once(self) -> bool:
         """Wait for the first chunk, or the end; return whether the run failed without a chunk."""
-        self._start()
+        self.start()
         while not self._flight.has_begun and self._flight.end is None:
             await self._woken()
         return not self._flight.has_begun and not isinstance(self._flight.end, Complete)
@@ -838,7 +846,7 @@ class Reader:
 
     async def _has_next(self) -> bool:
         """Wait for a chunk; return whether there is one."""
-        self._start()
+        self.start()
         seat = self._seat
         while not self._is_there and not self.closed:
             if seat.cut:

@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from weakref import WeakKeyDictionary
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from stream_cached.lease import Lease
+from stream_cached.variants import Select, Variant, is_for, variant_of
 
-#: Seconds for which a key is remembered whose response could not be shared: until then, nobody
+#: Seconds for which a variant is remembered whose response could not be shared: until then, nobody
 #: waits for anybody (Varnish's hit-for-miss).
 NOT_SHARED_FOR = 120.0
 
@@ -24,10 +26,9 @@ REST = 5.0
 #: Seconds after which to look again whether another process still makes anew what is stale.
 LEFT_FOR = 1.0
 
-#: Keys that are remembered at the most.
+#: Keys that are remembered at the most, and variants of each.
 _MOST = 10_000
-
-Select = Callable[[Sequence[str]], str]
+_MOST_VARIANTS = 64
 
 #: Returns a response of its own for one who joins, within some seconds, and who has asked at a time
 #: by the monotonic clock; None where that fails.
@@ -44,11 +45,10 @@ class Turn:
     Args:
         flights: Where it stands.
         key: The key of its resource.
-        variant: The names of the headers that are known to select the response, and the digest of
-            this request's values for them.
+        variant: The one that this request is for, as far as that is known.
     """
 
-    def __init__(self, flights: Flights, key: str, variant: tuple[tuple[str, ...], str]) -> None:
+    def __init__(self, flights: Flights, key: str, variant: Variant) -> None:
         self.key = key
         self.variant = variant
         self.versions: Mapping[str, bytes] = {}
@@ -62,17 +62,9 @@ class Turn:
 
     def is_for(self, select: Select | None) -> bool:
         """Whether a request is one for the same variant, as far as that is known."""
-        names, digest = self.variant
-        if not names:
-            return True
-        return select is not None and select(names) == digest
+        return is_for(self.variant, select)
 
-    def answer(
-        self,
-        join: Join,
-        versions: Mapping[str, bytes],
-        variant: tuple[tuple[str, ...], str],
-    ) -> None:
+    def answer(self, join: Join, versions: Mapping[str, bytes], variant: Variant) -> None:
         """
         Let those who wait join, and those who come later.
 
@@ -93,12 +85,12 @@ class Turn:
         Let nobody join any more; one of those who wait runs next.
 
         Args:
-            shared: False where the response can't be shared: all of them run, and nobody waits for
-                a while.
+            shared: False where the response can't be shared: all who want this variant run, and
+                nobody waits for a while.
         """
         self.retire(shared=shared)
         if self.lease is not None:
-            self.lease.release(shared=shared)
+            self.lease.release(alone=None if shared else self.variant)
 
     def retire(self, *, shared: bool = True) -> None:
         """
@@ -158,7 +150,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._turns: dict[str, list[Turn]] = {}
-        self._not_shared = _Remembered(NOT_SHARED_FOR)
+        self._not_shared = _NotShared()
         self._resting = _Remembered(REST)
         self._left_to_others = _Remembered(LEFT_FOR)
         self.ended = 0
@@ -173,24 +165,34 @@ class Flights:
         Args:
             key: The key of the resource.
             names: The headers that are known to select among its responses.
-            select: Returns the digest of the request's values for some headers.
+            select: What tells the request's variant.
             shared: Whether the response can be shared; None for what was seen last.
 
         Returns:
             The turn, and whether it is the caller's own; none where nobody waits for anybody, or
             the caller would for himself.
         """
-        if key in self._not_shared and not shared:
+        if not shared and self._not_shared.has(key, select):
             return None, False
         turns, own = self._turns.get(key, []), _own.get()
         for turn in turns:
             if turn.is_for(select):
                 return (None, False) if turn in own else (turn, False)
-        # Of one that runs already, it is known what its response varies on.
-        known = tuple(sorted({*names, *(name for turn in turns for name in turn.variant[0])}))
-        turn = Turn(self, key, (known, select(known)) if known and select else ((), ""))
+        # Of one that runs already, or has, it is known what its response varies on.
+        others = [*(turn.variant for turn in turns), *self._not_shared.variants(key)]
+        known = {*names, *(name for variant in others for name in variant[0])}
+        turn = Turn(self, key, variant_of(tuple(known), select))
         self._turns.setdefault(key, []).append(turn)
         return turn, True
+
+    def under_way(self, key: str, select: Select | None) -> Turn | None:
+        """Return the turn that a request may wait for, or join, which is not to run itself."""
+        if self._not_shared.has(key, select):
+            return None
+        for turn in self._turns.get(key, []):
+            if turn.is_for(select) and turn not in _own.get():
+                return turn
+        return None
 
     def leave(self, turn: Turn, *, shared: bool) -> None:
         """Take a turn away; where its response was not shared, remember that."""
@@ -201,11 +203,11 @@ class Flights:
             if not turns:
                 del self._turns[turn.key]
         if not shared:
-            self._not_shared.add(turn.key)
+            self._not_shared.add(turn.key, turn.variant)
 
-    def share_again(self, key: str) -> None:
-        """Forget that what is under a key could not be shared."""
-        self._not_shared.discard(key)
+    def share_again(self, key: str, select: Select | None) -> None:
+        """Forget that what a request is for could not be shared."""
+        self._not_shared.discard(key, select)
 
     def rest(self, place: str) -> None:
         """Remember that what is stale in a place could not be made anew."""
@@ -240,14 +242,50 @@ class _Remembered:
         del self._until[key]
         return False
 
-    def discard(self, key: str) -> None:
-        self._until.pop(key, None)
-
     def add(self, key: str) -> None:
         self._until.pop(key, None)
         if len(self._until) >= _MOST:
             del self._until[next(iter(self._until))]
         self._until[key] = time.monotonic() + self._seconds
+
+
+class _NotShared:
+    """Variants that are remembered since their response could not be shared."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, dict[Variant, float]] = {}
+
+    def add(self, key: str, variant: Variant) -> None:
+        until = self._until.pop(key, {})
+        until.pop(variant, None)
+        if len(self._until) >= _MOST:
+            del self._until[next(iter(self._until))]
+        if len(until) >= _MOST_VARIANTS:
+            del until[next(iter(until))]
+        until[variant] = time.monotonic() + NOT_SHARED_FOR
+        self._until[key] = until
+
+    def variants(self, key: str) -> list[Variant]:
+        """Return those of a key that are not to be forgotten yet."""
+        until = self._until.get(key)
+        if until is None:
+            return []
+        now = time.monotonic()
+        for variant in [variant for variant, end in until.items() if end <= now]:
+            del until[variant]
+        if not until:
+            del self._until[key]
+        return list(until)
+
+    def has(self, key: str, select: Select | None) -> bool:
+        """Whether a request is for one of them."""
+        return any(is_for(variant, select) for variant in self.variants(key))
+
+    def discard(self, key: str, select: Select | None) -> None:
+        """Forget the one that a request is for."""
+        for variant in self.variants(key):
+            if is_for(variant, select):
+                del self._until[key][variant]
 
 
 @asynccontextmanager
@@ -259,6 +297,11 @@ async def within(turn: Turn | None) -> AsyncIterator[None]:
     token = _own.set((*_own.get(), turn))
     try:
         yield
+    except HTTPException as exc:
+        # An answer like one that is returned: no other will do for those who wait.
+        turn.end(shared=exc.status_code >= 500)
+        await turn.released()
+        raise
     except Exception:
         turn.end()
         await turn.released()

@@ -27,6 +27,7 @@ from stream_cached.progress import (
 )
 from stream_cached.store import Store, add_and_get_many, set_and_wake
 from stream_cached.tasks import spawn
+from stream_cached.variants import ANY, Select, Variant, is_for
 
 #: Seconds that a lease lives unless it is renewed: a killed process holds others up for so long.
 LEASE_TTL = 5.0
@@ -90,12 +91,15 @@ class Lease:
         """What a complete run has come to: for those who follow it, where there are any."""
         self._is_released = False
 
-    async def claim(self, keys: Sequence[str]) -> tuple[Claim | None, list[bytes | None]]:
+    async def claim(
+        self, keys: Sequence[str], select: Select | None = None
+    ) -> tuple[Claim | None, list[bytes | None]]:
         """
         Take the lease, and read what the last one who held it may have stored.
 
         Args:
             keys: Where that would be.
+            select: What tells the request's variant; None for any.
 
         Returns:
             None if it is taken, otherwise whose it is; and the values of the keys.
@@ -104,7 +108,7 @@ class Lease:
             StoreError: The store failed, or holds something else there.
         """
         try:
-            claim, values = await self._claim(keys)
+            claim, values = await self._claim(keys, select)
         except BaseException:
             # It may have been taken all the same.
             self.release()
@@ -113,7 +117,9 @@ class Lease:
             self._renew_later()
         return claim, values
 
-    async def _claim(self, keys: Sequence[str]) -> tuple[Claim | None, list[bytes | None]]:
+    async def _claim(
+        self, keys: Sequence[str], select: Select | None
+    ) -> tuple[Claim | None, list[bytes | None]]:
         for _ in range(_ATTEMPTS):
             is_taken, (found, *values) = await add_and_get_many(
                 self._store, self._key, self._value, LEASE_TTL, [self._key, *keys]
@@ -128,7 +134,7 @@ class Lease:
             if claim is not None and claim.token == self.token:
                 # The client has asked twice, since a connection broke.
                 return None, values
-            if claim is not None and not _is_free(claim):
+            if claim is not None and not _is_free(claim, select):
                 return claim, values
             if await self._store.compare_and_set(self._key, found, self._value, LEASE_TTL):
                 return None, await self._store.get_many(keys)
@@ -178,8 +184,8 @@ class Lease:
         self._value = value
         return True
 
-    def _encoded(self, standing: Standing) -> bytes:
-        return encode_claim(Claim(self.token, standing, self._beat), self._key)
+    def _encoded(self, standing: Standing, variant: Variant = ANY) -> bytes:
+        return encode_claim(Claim(self.token, standing, self._beat, variant), self._key)
 
     async def is_followed(self) -> bool:
         """Say whether the run is read in other processes, too."""
@@ -209,12 +215,12 @@ class Lease:
 
     # -- its end ----------------------------------------------------------------------------
 
-    def release(self, *, shared: bool = True) -> None:
+    def release(self, *, alone: Variant | None = None) -> None:
         """
         Let somebody else run, or find what was stored.
 
         Args:
-            shared: False where the response can't be shared: all of them run, for a while.
+            alone: The variant whose response can't be shared: all who want it run, for a while.
         """
         if self._is_released:
             return
@@ -224,9 +230,9 @@ class Lease:
         if self._timer is not None:
             self._timer.cancel()
         with Patience(None):
-            self._work = spawn(self._release(self._work, shared))
+            self._work = spawn(self._release(self._work, alone))
 
-    async def _release(self, renewal: asyncio.Task[None] | None, shared: bool) -> None:
+    async def _release(self, renewal: asyncio.Task[None] | None, alone: Variant | None) -> None:
         if renewal is not None:
             await asyncio.wait([renewal])
         is_followed = self._told and await self.is_followed()
@@ -234,9 +240,11 @@ class Lease:
             # Theirs need not be the entry that they would find.
             with contextlib.suppress(StoreError):
                 await self._tell(self.last_word, LAST_WORD_TTL)
-        left = self._encoded(Standing.RELEASED if shared else Standing.ALONE)
         try:
-            await self._replace(left, _GONE_AFTER if shared else ALONE_FOR)
+            if alone is None:
+                await self._replace(self._encoded(Standing.RELEASED), _GONE_AFTER)
+            else:
+                await self._replace(self._encoded(Standing.ALONE, alone), ALONE_FOR)
         except StoreError:
             forsake(self.token)
         is_kept = is_followed and self.last_word is not None
@@ -263,7 +271,10 @@ def forsake(token: bytes) -> None:
     _forsaken[token] = now + LEASE_TTL
 
 
-def _is_free(claim: Claim) -> bool:
+def _is_free(claim: Claim, select: Select | None) -> bool:
+    if claim.standing is Standing.ALONE and not is_for(claim.variant, select):
+        # That of another variant.
+        return True
     return claim.standing is Standing.RELEASED or claim.token in _forsaken
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stream_cached import soundness
 from stream_cached.entry import Entry, State, key_digest, pack, unpack
 from stream_cached.soundness import MALFORMED, Headers, UnsoundError, typed
+from stream_cached.variants import ANY, Variant
 
 
 class Standing(enum.StrEnum):
@@ -31,6 +32,8 @@ class Claim:
     standing: Standing = Standing.HELD
     beat: int = 0
     """How often it was renewed: one that counts on is alive."""
+    variant: Variant = ANY
+    """What could not be shared, where it stands alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,13 @@ class Progress:
 
 def encode_claim(claim: Claim, key: str) -> bytes:
     """Encode what stands under the key of a lease."""
-    head = {"key": key_digest(key), "standing": claim.standing.value}
+    names, variant = claim.variant
+    head = {
+        "key": key_digest(key),
+        "standing": claim.standing.value,
+        "names": names,
+        "variant": variant,
+    }
     return pack(State.LEASE, claim.token, claim.beat, head, b"")
 
 
@@ -84,10 +93,12 @@ def decode_claim(data: bytes, key: str) -> Claim:
     """
     prefix, head, body = unpack(data)
     try:
-        fields = soundness.fields(head, 2)
+        fields = soundness.fields(head, 4)
         if prefix.state is not State.LEASE or body or fields["key"] != key_digest(key):
             raise UnsoundError("another lease")
-        return Claim(prefix.generation, Standing(typed(str, fields["standing"])), prefix.revision)
+        variant = _variant(fields)
+        standing = Standing(typed(str, fields["standing"]))
+        return Claim(prefix.generation, standing, prefix.revision, variant)
     except MALFORMED as exc:
         raise UnsoundError("head") from exc
 
@@ -133,13 +144,18 @@ def decode_progress(data: bytes, generation: bytes) -> Progress:
         raise UnsoundError("head") from exc
 
 
-def _head(fields: Mapping[str, object]) -> Head:
-    status, media_type = typed(int, fields["status"]), fields["media_type"]
+def _variant(fields: Mapping[str, object]) -> Variant:
     names: tuple[str, ...] = typed(tuple, fields["names"])
     variant = typed(str, fields["variant"])
     if names:
         soundness.vary_names(names)
         soundness.digests((variant,))
+    return names, variant
+
+
+def _head(fields: Mapping[str, object]) -> Head:
+    status, media_type = typed(int, fields["status"]), fields["media_type"]
+    names, variant = _variant(fields)
     return Head(
         status=status,
         headers=soundness.header_fields(fields["headers"], status, None),

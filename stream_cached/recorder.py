@@ -447,7 +447,7 @@ class Recorder:
 
     async def _mark_unstorable(self, mark: NotCached) -> None:
         with contextlib.suppress(StoreError):
-            await self._resource.mark_unstorable(mark)
+            await self._resource.mark_unstorable(mark, self._varies_on)
 
     async def _clean_up(self, mark: NotCached | None) -> None:
         self._pieces, self._lengths, self._queue = [], [], []

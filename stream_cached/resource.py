@@ -424,16 +424,18 @@ class Resource:
         dropped = [other for other in others if other not in kept]
         await self._retire_variants(index, (*dropped, variant))
         await self._put(variant_key(self.key, index.generation, variant), entry)
-        packed = encode_record(dataclasses.replace(index, variants=(*kept, variant)))
-        ttl = self.lifetimes.segments
-        if expected is None:
-            done = await self.store.add(self.key, packed, ttl)
-        else:
-            done = await self.store.compare_and_set(self.key, expected, packed, ttl)
+        done = await self._swap(expected, dataclasses.replace(index, variants=(*kept, variant)))
         if done and dropped:
             keys = [variant_key(self.key, index.generation, other) for other in dropped]
             await self.store.delete_many(keys)
         return done
+
+    async def _swap(self, expected: bytes | None, index: Index) -> bool:
+        """Put an index in the place of what stood under the key, if it still does."""
+        packed, ttl = encode_record(index), self.lifetimes.segments
+        if expected is None:
+            return await self.store.add(self.key, packed, ttl)
+        return await self.store.compare_and_set(self.key, expected, packed, ttl)
 
     async def _put(self, key: str, record: Entry | Marker | Value) -> None:
         bound = dataclasses.replace(record, key=key_digest(key), versions=self._versions)
@@ -460,9 +462,13 @@ class Resource:
             await self._retire(await self._decode(key, value))
         await self.store.touch_many(keys, self.lifetimes.longest_run)
 
-    async def mark_unstorable(self, reason: NotCached) -> None:
+    async def mark_unstorable(self, reason: NotCached, varies_on: frozenset[str]) -> None:
         """
         Remember for a while that this response can't be stored (hit-for-miss).
+
+        Args:
+            reason: Why it can't.
+            varies_on: As for `publish`; other variants are not marked.
 
         Raises:
             StoreError: The store failed.
@@ -474,8 +480,16 @@ class Resource:
         if isinstance(current, Entry | Value):
             # Another run was stored meanwhile.
             return
-        if isinstance(current, Index) and self._select is not None:
-            key = variant_key(self.key, current.generation, self._select(current.names))
+        if varies_on or isinstance(current, Index):
+            index = self._grown(current if isinstance(current, Index) else None, varies_on)
+            if self._select is None:
+                return
+            if index is not current and (
+                isinstance(current, Index) or not await self._swap(value, index)
+            ):
+                # Other variants are worth more.
+                return
+            key = variant_key(self.key, index.generation, self._select(index.names))
         await self._put(key, Marker(key=b"", versions={}, detail=reason.word))
 
     async def revoke(self) -> None:

@@ -113,11 +113,16 @@ class LiveResponse(StreamingResponse):
     async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = content_length(self.raw_headers)
         sent = 0
+        # Whoever leaves while the head is sent leaves a run that others wait for.
+        self._reader.start()
         async with _watch_client(scope, receive, self._reader.close):
             if declared == 0 or self.status_code == 204:
                 # For its client the head is the end, which waits for the commit.
                 await self._reader.ended()
             await send(_start(self.status_code, self.raw_headers))
+            if self._joined and scope["method"] == "HEAD":
+                await send(_body(b"", more=False))
+                return
             while chunks := await self._reader.take():
                 for part in [b"".join(chunks)] if self._merge else chunks:
                     sent += len(part)

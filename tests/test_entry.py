@@ -165,7 +165,7 @@ def _segment(data: bytes) -> object:
 
 HEAD = Head(201, ((b"vary", b"Accept"),), "text/csv", "utf-8", ("accept",), "0f" * 16)
 PROGRESS = Progress(HEAD, 3, (3, 0, 6), b"abcdefghi")
-CLAIM = Claim(GENERATION, Standing.ALONE, 7)
+CLAIM = Claim(GENERATION, Standing.ALONE, 7, (("accept",), "0f" * 16))
 
 
 def _progress(data: bytes) -> object:

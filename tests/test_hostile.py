@@ -609,7 +609,7 @@ def test_a_value_is_not_replaced_by_a_marker_of_another_run() -> None:
         await view.look_up()
         await view.begin()
         await view.publish_value(b"{}", text=True)
-        await view.mark_unstorable(NotCached.BODY_SIZE)
+        await view.mark_unstorable(NotCached.BODY_SIZE, frozenset())
         assert await resource(store).look_up() == StoredValue(b"{}", True)
 
     run(test())

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -277,6 +278,182 @@ def test_what_can_not_be_shared_queues_nobody_up(
     # And for a while, nobody waits.
     hold, gate = Gate(), Gate()
     assert fetch(server.port).body == b"11"
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_who_waits_for_one_who_is_refused_is_not_queued_up(
+    serve: Serve, cache_url: str, status: int
+) -> None:
+    gate, hold, reached = Gate(), Gate(), Gate()
+    runs = 0
+
+    @stream_cached(ttl=60, cache=cache_url, wait_timeout=25)
+    async def endpoint(request: Request) -> Response:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            reached.open()
+            await gate.passed()
+        else:
+            await hold.passed()
+        raise HTTPException(status)
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    waiting = Waiting(server.port, 10)
+    reached.wait()
+    wait_until(lambda: server.requests_running == 10)
+    gate.open()
+    # All others at once.
+    wait_until(lambda: runs == 10)
+    hold.open()
+    assert [answer.status for answer in waiting.answers()] == [status] * 10
+
+
+@pytest.mark.parametrize("length", [None, 12])
+def test_a_run_that_fails_after_its_last_byte_is_broken_for_all(
+    serve: Serve, cache_url: str, length: int | None
+) -> None:
+    gate, reached = Gate(), Gate()
+    headers = {} if length is None else {"content-length": f"{length}"}
+
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"whole,"
+            reached.open()
+            await gate.passed()
+            yield b" it is"
+            raise LookupError
+
+        return StreamingResponse(body(), headers=headers)
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    waiting = Waiting(server.port, 5)
+    reached.wait()
+    wait_until(lambda: server.requests_running == 5)
+    gate.open()
+    assert [answer.complete for answer in waiting.answers()] == [False] * 5
+
+
+def test_who_leaves_while_the_head_is_sent_leaves_alone(serve: Serve, cache_url: str) -> None:
+    runs = HeldRuns()
+    runs.at = 0
+    is_first, held, asked = [True], Gate(), Gate()
+    cached = runs.app(cache_url)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        first = scope["type"] == "http" and is_first.pop() if is_first else False
+
+        async def slow(message: Any) -> None:
+            if first and message["type"] == "http.response.start":
+                asked.open()
+                await held.passed()
+            await send(message)
+
+        await cached(scope, receive, slow)
+
+    server = serve(app)
+    with RawClient(server.port) as client:
+        client.send()
+        asked.wait()
+        waiting = Waiting(server.port, 5)
+        wait_until(lambda: server.requests_running == 6)
+        client.abort()
+    wait_until(lambda: server.connections == 5)
+    held.open()
+    runs.gate.open()
+    assert all(runs.is_whole(answer) for answer in waiting.answers())
+    assert len(runs.bodies) == 1
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("why", ["status", "private", "max_body"])
+def test_a_variant_that_can_not_be_shared_leaves_the_others_alone(
+    serve: Serve, cache_url: str, known: bool, why: str
+) -> None:
+    gate, reached = Gate(), Gate()
+    runs: list[str] = []
+
+    @stream_cached(ttl=60, cache=cache_url, max_body=1000)
+    async def endpoint(request: Request) -> Response:
+        language = request.headers["accept-language"]
+        runs.append(language)
+        headers = {"vary": "accept-language"}
+        if language == "en":
+            reached.open()
+            await gate.passed()
+        if language == "xx" and why == "status":
+            return PlainTextResponse("no", 406, headers)
+        if language == "xx" and why == "private":
+            headers["cache-control"] = "private"
+        size = 5000 if language == "xx" and why == "max_body" else 2
+
+        async def body() -> AsyncIterator[bytes]:
+            for _ in range(10):
+                yield language.encode() * (size // 20 + 1)
+
+        return StreamingResponse(body(), headers=headers)
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+
+    def get(language: str) -> RawResponse:
+        return fetch(server.port, headers={"accept-language": language})
+
+    if known:
+        get("de")
+    get("xx")
+    wait_until(lambda: server.requests_running == 0)
+    # What is remembered is this variant.
+    get("xx")
+    assert (runs.count("xx"), get("xx").header("cache-status")) != (1, HIT)
+    waiting = Waiting(server.port, 10, {"accept-language": "en"})
+    reached.wait()
+    wait_until(lambda: server.requests_running == 10)
+    gate.open()
+    assert {answer.body for answer in waiting.answers()} == {b"en" * 10}
+    assert runs.count("en") == 1
+    assert get("en").header("cache-status") == HIT
+
+
+def test_a_head_joins_a_run_that_is_on_its_way(serve: Serve, cache_url: str) -> None:
+    runs = HeldRuns(headers={"x-a": "b"})
+    server = serve(runs.app(cache_url))
+    with RawClient(server.port) as first:
+        first.send()
+        first.read_head()
+        runs.reached.wait()
+        heads = [fetch(server.port, method="HEAD") for _ in range(3)]
+        # They have not waited for its end.
+        for head in heads:
+            assert (head.status, head.body, head.header("x-a")) == (200, b"", "b")
+            assert head.header("cache-status") == COLLAPSED
+        runs.gate.open()
+        assert runs.is_whole(first.read_rest())
+    assert len(runs.bodies) == 1
+
+
+def test_a_head_waits_for_a_run_whose_answer_is_not_known(serve: Serve, cache_url: str) -> None:
+    gate, reached = Gate(), Gate()
+    runs = 0
+
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(request: Request) -> Response:
+        nonlocal runs
+        runs += 1
+        reached.open()
+        await gate.passed()
+        return StreamingResponse(iter([b"whole"]))
+
+    server = serve(Starlette(routes=[Route("/", endpoint, methods=["GET", "HEAD"])]))
+    waiting = Waiting(server.port, 1)
+    reached.wait()
+    with ThreadPoolExecutor(3) as threads:
+        heads = [threads.submit(fetch, server.port, method="HEAD") for _ in range(3)]
+        wait_until(lambda: server.requests_running == 4)
+        gate.open()
+        assert {head.result().status for head in heads} == {200}
+    assert waiting.answers()[0].body == b"whole"
+    assert runs == 1
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -14,6 +14,7 @@ from stream_cached.keys import lease_key
 from stream_cached.lease import Lease
 from stream_cached.progress import Claim, Standing, encode_claim
 from stream_cached.store import Store
+from stream_cached.variants import ANY
 
 KEY = "key"
 LEASE = lease_key(KEY, {}, ((), ""))
@@ -108,10 +109,28 @@ def test_a_response_that_can_not_be_shared_says_so(shared_url: str) -> None:
     async def test(store: Store) -> None:
         first = lease(store, b"a")
         await first.claim([])
-        first.release(shared=False)
+        first.release(alone=ANY)
         await first.released()
         claim, _ = await lease(store, b"b").claim([])
         assert claim is not None
         assert claim.standing is Standing.ALONE
+
+    with_store(shared_url, test)
+
+
+def test_a_variant_that_can_not_be_shared_leaves_the_lease_to_others(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        first = lease(store, b"a")
+        await first.claim([])
+        first.release(alone=(("accept",), "0" * 32))
+        await first.released()
+        claim, _ = await lease(store, b"b").claim([], lambda names: "0" * 32)
+        assert claim is not None
+        assert (claim.standing, claim.variant) == (Standing.ALONE, (("accept",), "0" * 32))
+        other = lease(store, b"c")
+        claim, _ = await other.claim([], lambda names: "1" * 32)
+        assert claim is None
+        other.release()
+        await other.released()
 
     with_store(shared_url, test)

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
@@ -337,8 +337,8 @@ def test_what_begins_to_rest_while_a_call_claims_it_holds_up_nobody(
     failing.wait()
     take = Lease._claim
 
-    async def slowly(lease: Lease, keys: list[str]) -> object:
-        taken = await take(lease, keys)
+    async def slowly(lease: Lease, *args: Any) -> object:
+        taken = await take(lease, *args)
         claiming.open()
         await claim.passed()
         return taken

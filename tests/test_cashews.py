@@ -474,6 +474,22 @@ def test_what_is_disabled_is_left_alone(serve: Serve, setup: Setup) -> None:
     assert reports.get().body == reports.body(5)
 
 
+def test_a_function_may_disable_storing_what_it_returns(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+
+    def disabling(f: Any) -> Any:
+        @stream_cached(cache, ttl=60, key="report")
+        async def report(request: Request) -> Response:
+            cache.disable(Command.SET)
+            response: Response = await f(request)
+            return response
+
+        return report
+
+    reports = Reports(serve, disabling)
+    assert [reports.get().body for _ in range(2)] == [reports.body(1), reports.body(2)]
+
+
 def test_detect_and_callbacks_are_told(serve: Serve, setup: Setup) -> None:
     cache = setup()
     detected: list[Any] = []

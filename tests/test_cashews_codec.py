@@ -116,6 +116,16 @@ class Pages:
         return self.server.run(action())
 
 
+def wait_for_refreshes(server: AppServer) -> None:
+    """Wait until nothing is made anew, or kept from expiring, behind the requests."""
+
+    async def running() -> bool:
+        names = [str(task.get_coro()) for task in asyncio.all_tasks()]
+        return any("_get_and_save" in name or "_keep_pointer" in name for name in names)
+
+    wait_until(lambda: not server.run(running()))
+
+
 async def chunks(*parts: Any) -> AsyncIterator[Any]:
     for part in parts:
         yield part
@@ -804,6 +814,7 @@ def test_hits_make_it_anew(serve: Serve, setup: Setup, background: bool) -> None
     assert pages.get().body == body_of(1)
     wait_until(lambda: pages.get().body != body_of(1))
     assert pages.get().complete
+    wait_for_refreshes(pages.server)
 
 
 def test_what_is_made_anew_is_not_cut_short_since_a_client_has_left(
@@ -830,6 +841,7 @@ def test_what_is_made_anew_is_not_cut_short_since_a_client_has_left(
     latest = 0
     while latest < 5:
         latest = max(latest, made.index(fetch(server.port).body))
+    wait_for_refreshes(server)
 
 
 def test_failover(serve: Serve, setup: Setup) -> None:
@@ -1157,6 +1169,64 @@ def test_our_own_entries_are_misses_without_us(serve: Serve, setup: Setup) -> No
 
 
 # -- those who do something with the object -------------------------------------------------------
+
+
+@pytest.mark.parametrize("respond", [rows, lambda run: JSONResponse(run)], ids=["rows", "json"])
+def test_what_is_given_another_ttl_is_no_one_s_object(
+    serve: Serve, setup: Setup, respond: Callable[[int], Response]
+) -> None:
+    def stamped(f: Any) -> Any:
+        async def call(name: str) -> Response:
+            response: Response = await f(name)
+            response.headers.append("x-stamp", "here")
+            return response
+
+        return call
+
+    cache = setup()
+    pages = Pages(serve, cache(ttl=60, key="page", protected=False), respond, stamped)
+    first = pages.get().body
+    pages.act(lambda: cache.expire("page", 50))
+    for _ in range(3):
+        answer = pages.get()
+        assert (answer.body, answer.header_values("x-stamp")) == (first, ["here"])
+    assert pages.runs == 1
+
+
+@pytest.mark.parametrize("decorator", ["failover", "__call__"])
+@pytest.mark.parametrize("compress_type", ["gzip", "zlib"])
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_pointer_that_is_cut_is_a_miss(
+    serve: Serve,
+    redis_server: RedisServer,
+    redis_url: str,
+    decorator: str,
+    compress_type: str,
+    keep: float,
+) -> None:
+    cache = Cache()
+    cache.setup(redis_url, compress_type=compress_type)
+    pages = Pages(serve, getattr(cache, decorator)(ttl=60, key="page"), rows)
+    pages.get()
+    server = redis.Redis(port=redis_server.port)
+    (name,) = server.scan_iter(match="*page")
+    value: Any = server.get(name)
+    server.set(name, value[: int(len(value) * keep)], ex=60)
+    server.close()
+    for run in (2, 3 if decorator == "failover" else 2):
+        answer = pages.get()
+        assert (answer.status, answer.body) == (200, body_of(run))
+
+
+def test_a_class_may_ask_something_of_those_that_are_derived_from_it(
+    serve: Serve, setup: Setup
+) -> None:
+    class Report(StreamingResponse):
+        def __init_subclass__(cls, *, kind: str) -> None:
+            super().__init_subclass__()
+
+    pages = Pages(serve, setup()(ttl=60), lambda run: Report(chunks(body_of(run))))
+    assert [pages.get().body for _ in range(2)] == [body_of(1)] * 2
 
 
 def test_a_body_that_is_read_by_hand_is_whole(serve: Serve, setup: Setup) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import struct
 import sys
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache, partial, wraps
@@ -105,7 +106,8 @@ def install() -> None:
         return
     _replace(Serializer, "_custom_encode", _encoding)
     _replace(Serializer, "_decode", _not_unpickling)
-    _replace(Serializer, "decode", _missing_what_is_not_signed)
+    _replace(Serializer, "decode", _missing_what_is_unsound)
+    _replace(Memory, "expire", _keeping_bytes)
     _replace(decorators, "thunder_protection", _protecting)
     _replace(hit, "_get_and_save", _saving)
     _replace(Request, "is_disconnected", _shielding)
@@ -166,10 +168,13 @@ def _not_unpickling(original: Callable[[Serializer, bytes], Any]) -> Any:
     return _decode
 
 
-def _missing_what_is_not_signed(original: Callable[..., Awaitable[Any]]) -> Any:
+def _missing_what_is_unsound(original: Callable[..., Awaitable[Any]]) -> Any:
     async def decode(self: Serializer, backend: Backend, key: str, value: Any, default: Any) -> Any:
         try:
             return await original(self, backend, key, value, default)
+        except (EOFError, zlib.error):
+            # What is compressed is cut, or altered.
+            return default
         except UnSecureDataError:
             # Of another secret. Over a value of its own, cashews raises.
             unsigned = value.partition(b"_")[2]
@@ -180,6 +185,18 @@ def _missing_what_is_not_signed(original: Callable[..., Awaitable[Any]]) -> Any:
             raise
 
     return decode
+
+
+def _keeping_bytes(original: Callable[[Memory, str, float], Awaitable[None]]) -> Any:
+    async def expire(self: Memory, key: str, timeout: float) -> None:
+        _, value = self.store.get(key, (None, None))
+        if not isinstance(value, bytes) or not await self._key_exist(key):
+            await original(self, key, timeout)
+            return
+        # It would put there what it has made of it: one object for all.
+        self._set(key, value, timeout)
+
+    return expire
 
 
 def _protecting(original: Callable[..., Any]) -> Any:

@@ -253,6 +253,8 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         stores = self._condition(result, asked.args, asked.kwargs, key=self._full(asked.key))
         # Other answers are for exceptions.
         is_wanted = isinstance(stores, bool) and stores
+        # By now the function itself may have switched it off.
+        is_wanted = is_wanted and not self._is_disabled(Command.SET)
         return is_wanted and super()._is_wanted(asked, resource, result)
 
     def _tags(self, asked: Asked) -> list[str]:

@@ -81,6 +81,9 @@ class Shared:
     stream_cached_sending: Sending
     stream_cached_body: Body | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Do without what a class asks of those that are derived from it: this one is the same."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.stream_cached_sending.send(self, scope, receive, send)
 

@@ -24,7 +24,7 @@ help:
 	@echo 'make demo      shows what the library does, on this machine'
 	@echo 'make test      runs the tests'
 	@echo 'make test-all  also the slow ones, with each Python and the oldest dependencies'
-	@echo 'make lint      ruff and mypy'
+	@echo 'make lint      ruff, mypy and the layers of the imports'
 	@echo 'make bench     measures'
 	@echo 'make clean     removes all that the others have made'
 
@@ -38,6 +38,7 @@ lint: .venv/.dev-$(TAG)
 	@.venv/bin/python -m ruff check --quiet .
 	@.venv/bin/python -m ruff format --quiet --check .
 	@.venv/bin/python -m mypy --strict
+	@.venv/bin/lint-imports --no-logo
 
 bench: .venv/.bench-$(TAG)
 	@.venv/bin/python -m benchmarks $(ARGS)
@@ -98,5 +99,5 @@ all-%: .venvs/%/.made-$(TAG)
 	@touch '$@'
 
 clean:
-	@rm -rf .venv .venvs .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf .venv .venvs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

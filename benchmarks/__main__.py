@@ -17,7 +17,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from benchmarks import flight, keys, outage, round_trips, stampede, streams
-from tests.servers import ServerMissingError, find_redis
+from tests.support.servers import ServerMissingError, find_redis
 
 PARTS: dict[str, Callable[[float], None]] = {
     "streams": streams.main,

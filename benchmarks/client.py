@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from tests.process import HOST
+from tests.support.process import HOST
 
 _LARGEST = 12 * 1024 * 1024
 LAST_CHUNK = b"\r\n0\r\n\r\n"

@@ -24,13 +24,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import uvloop
 
 from benchmarks.bodies import Body
-from stream_cached.engine import new_id
-from stream_cached.entry import Entry
-from stream_cached.flight import Flight
-from stream_cached.recorder import VALUE_SIZE, Limits, Recorder
-from stream_cached.resource import Hit, Lifetimes, Resource
-from stream_cached.sources import IteratorSource
-from stream_cached.store.memory import MemoryCache, MemoryStore
+from stream_cached.engine.record import new_id
+from stream_cached.entries.recorder import VALUE_SIZE, Limits, Recorder
+from stream_cached.entries.resource import Hit, Lifetimes, Resource
+from stream_cached.format.records import Entry
+from stream_cached.stores.memory import MemoryCache, MemoryStore
+from stream_cached.streams.sources import IteratorSource
+from stream_cached.streams.stream import Flight
 
 ROUNDS = 100
 

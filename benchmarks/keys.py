@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stream_cached import stream_cached
-from stream_cached.guard import Guard, Terms
+from stream_cached.request.guard import Guard, Terms
 
 ROUNDS = 200
 CALLS = 100

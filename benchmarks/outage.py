@@ -31,8 +31,8 @@ from benchmarks.bodies import BODIES, MEDIA_TYPE
 from benchmarks.client import Answer, Client
 from benchmarks.servers import app_server, redis_server
 from benchmarks.streams import HIT, flaw_of
-from tests.gates import wait_until
-from tests.servers import RedisServer
+from tests.support.gates import wait_until
+from tests.support.servers import RedisServer
 
 REPEATS = 3
 REQUESTS = 200

@@ -28,7 +28,7 @@ from benchmarks.bodies import BODIES, MEDIA_TYPE
 from benchmarks.client import Client
 from benchmarks.servers import app_server, redis_server
 from benchmarks.streams import flaw_of
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 REQUESTS = 5
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from tests.app_server import AppProcess
-from tests.servers import RedisServer, ServerMissingError
+from tests.support.app_server import AppProcess
+from tests.support.servers import RedisServer, ServerMissingError
 
 
 def redis_server() -> RedisServer:

@@ -40,7 +40,7 @@ from benchmarks.client import LAST_CHUNK, Answer, length_in
 from benchmarks.servers import app_server, redis_server
 from benchmarks.stampede_app import BODY, DURATION
 from benchmarks.streams import HIT, MISS, flaw_of
-from tests.process import HOST
+from tests.support.process import HOST
 
 ROUNDS = 20
 WARM_UPS = 2

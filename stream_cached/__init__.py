@@ -1,9 +1,11 @@
 """The streaming-aware caching decorator for Starlette and FastAPI, on aiocache."""
 
-from stream_cached.availability import Health, State
-from stream_cached.cached_endpoint import CachedEndpoint
+from stream_cached.backends.breaker import health
+from stream_cached.backends.breaker_state import Health, State
 from stream_cached.decorator import stream_cached
-from stream_cached.exceptions import (
+from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.endpoint.infrastructure import NotInKey, not_in_key
+from stream_cached.errors import (
     BrokenStreamError,
     ConfigurationError,
     StoreError,
@@ -11,11 +13,9 @@ from stream_cached.exceptions import (
     StreamCachedError,
 )
 from stream_cached.fallback_cache import FallbackCache
-from stream_cached.plumbing import NotInKey, not_in_key
-from stream_cached.policy import BypassError, NotCached
-from stream_cached.shutdown import aclose, lifespan
-from stream_cached.store.memory import MemoryCache
-from stream_cached.store.switch import health
+from stream_cached.http.reasons import BypassError, NotCached
+from stream_cached.lifespan import aclose, lifespan
+from stream_cached.stores.memory import MemoryCache
 
 __all__ = [
     "BrokenStreamError",

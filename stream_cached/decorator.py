@@ -25,29 +25,26 @@ from aiocache import cached
 from aiocache.base import SENTINEL
 from starlette.responses import Response
 
-from stream_cached.arguments import Arguments
-from stream_cached.binding import RETRY_INTERVAL, Backend, Binding
-from stream_cached.cached_endpoint import CachedEndpoint
-from stream_cached.collapsing import Collapsing, Opened
-from stream_cached.config import resolve_alias, resolve_cache, resolve_fallback
-from stream_cached.endpoint import HIDDEN, Endpoint, closure_digest, response_heads
-from stream_cached.engine import Engine, Run, Stale
-from stream_cached.exceptions import ConfigurationError, StoreError, StoreUnavailableError
+from stream_cached.backends.binding import RETRY_INTERVAL, Backend, Binding
+from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve_fallback
+from stream_cached.connections.deadline import Deadline
+from stream_cached.endpoint.arguments import Arguments
+from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest, response_heads
+from stream_cached.engine.collapse import Collapsing, Opened
+from stream_cached.engine.invalidate import Invalidation
+from stream_cached.engine.record import Engine, Run, Stale
+from stream_cached.engine.stale import Revalidation
+from stream_cached.engine.values import Use, current_use, using
+from stream_cached.entries.recorder import VALUE_SIZE
+from stream_cached.entries.resource import Foreign, Miss, Resource, StoredValue, Unstorable
+from stream_cached.errors import ConfigurationError, StoreError, StoreUnavailableError
+from stream_cached.events import Reporter
 from stream_cached.fallback_cache import FallbackCache
-from stream_cached.flights import Turn, within
-from stream_cached.guard import TRACES, Guard
-from stream_cached.incoming import DisconnectShield, Incoming
-from stream_cached.invalidation import Invalidation
-from stream_cached.keys import is_internal, version_key
-from stream_cached.notices import Notices
-from stream_cached.patience import Patience
-from stream_cached.policy import DEFAULT_STATUSES, BypassError, Finding, NotCached
-from stream_cached.recorder import VALUE_SIZE
-from stream_cached.resource import Foreign, Miss, Resource, StoredValue, Unstorable
-from stream_cached.responses import LiveResponse, ReplayResponse
-from stream_cached.resumption import Resumption
-from stream_cached.revalidation import Revalidation
-from stream_cached.rules import (
+from stream_cached.http.policy import DEFAULT_STATUSES
+from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.keys.names import is_internal, version_key
+from stream_cached.options import (
     MIN_SECRET,
     Authorized,
     OnDisconnect,
@@ -57,10 +54,14 @@ from stream_cached.rules import (
     require,
     require_function,
 )
-from stream_cached.store.aiocache import switched_off
-from stream_cached.store.memory import MemoryCache
+from stream_cached.request.guard import TRACES, Guard
+from stream_cached.request.incoming import DisconnectShield, Incoming
+from stream_cached.responses.live import LiveResponse, ReplayResponse
+from stream_cached.responses.resumption import Resumption
+from stream_cached.runs.registry import Turn, within
+from stream_cached.stores.aiocache import switched_off
+from stream_cached.stores.memory import MemoryCache
 from stream_cached.tasks import spawn
-from stream_cached.use import Use, current_use, using
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,7 +77,7 @@ class _Function:
     endpoint: Endpoint
     arguments: Arguments
     engine: Engine
-    notices: Notices
+    reporter: Reporter
     invalidation: Invalidation
 
 
@@ -298,7 +299,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         rules = self._rules
         endpoint = Endpoint(f, takes_request=rules.request_key)
         self._check(endpoint)
-        notices = Notices(
+        reporter = Reporter(
             f"{endpoint.name} ({endpoint.place})" if endpoint.place else endpoint.name
         )
         arguments = Arguments(
@@ -314,19 +315,19 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             version=version_key(endpoint.name),
             headers=headers,
             rules=rules,
-            notices=notices,
+            reporter=reporter,
         )
         invalidation = Invalidation(engine, self.key, self._bound, self._ttl)
-        self._functions[id(f)] = _Function(endpoint, arguments, engine, notices, invalidation)
-        self._bind_early(notices)
-        self._tell_of_twins(f, endpoint, notices)
+        self._functions[id(f)] = _Function(endpoint, arguments, engine, reporter, invalidation)
+        self._bind_early(reporter)
+        self._tell_of_twins(f, endpoint, reporter)
         if any(len(secret) < MIN_SECRET for secret in rules.secrets):
-            notices.warn(
+            reporter.warn(
                 f"secret= has one of fewer than {MIN_SECRET} bytes, which can be guessed: pass 32 "
                 "random bytes"
             )
         for header in sorted(TRACES & {name.lower() for name in headers[1]}):
-            notices.warn(
+            reporter.warn(
                 f"{header} is another one for each request, and part of the key, so that there "
                 "will be no hits: take its parameter out of the key by key_ignore= or NotInKey"
             )
@@ -369,21 +370,21 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
 
     def _tell_of_twins(
-        self, function: Callable[..., Any], endpoint: Endpoint, notices: Notices
+        self, function: Callable[..., Any], endpoint: Endpoint, reporter: Reporter
     ) -> None:
         closure = closure_digest(function)
         made_over = _closures.setdefault((endpoint.name, self.alias or id(self.cache)), {closure})
         if closure not in made_over and len(made_over) == 1:
             made_over.add(closure)
             # A factory that is called again for each test is no mistake.
-            notices.inform(
+            reporter.inform(
                 "it is decorated once more, over other values, by a factory perhaps: the two share "
                 "entries where host, path, query and arguments agree; pass namespace= to part them"
             )
 
     # -- the cache --------------------------------------------------------------------------
 
-    def _bind_early(self, notices: Notices) -> None:
+    def _bind_early(self, reporter: Reporter) -> None:
         """Resolve the cache at decoration, where it is known already."""
         if self._binding is not None:
             return
@@ -401,7 +402,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         settings = ("serializer", "namespace", "plugins")
         ignored = [name for name in settings if getattr(self, f"_{name}") is not None]
         for name in (*ignored, *self._kwargs):
-            notices.warn(f"alias={self.alias!r} has settings of its own; {name}= is ignored")
+            reporter.warn(f"alias={self.alias!r} has settings of its own; {name}= is ignored")
         try:
             self._bind(resolve_alias(self.alias))
         except ConfigurationError:
@@ -480,7 +481,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                     is_refresh=is_refresh,
                 )
 
-            revalidation = Revalidation(engine, self._rules, function.notices, incoming, run)
+            revalidation = Revalidation(engine, self._rules, function.reporter, incoming, run)
             if cache_read and not (incoming is not None and incoming.is_authorized):
                 collapsing = Collapsing(engine, open_it, self._rules.wait_timeout)
             if isinstance(opened.found, Stale):
@@ -495,7 +496,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         except BypassError as exc:
             return await self._go_past(function, incoming, args, kwargs, exc.findings)
         except StoreError as exc:
-            function.notices.store_failed(exc, "reading")
+            function.reporter.store_failed(exc, "reading")
             return await self._go_past(function, None, args, kwargs, [Finding(NotCached.STORE)])
         found = opened.found
         if isinstance(found, Unstorable):
@@ -522,8 +523,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         engine, resource = function.engine, opened.resource
         incoming, args, kwargs = asked.incoming, asked.args, asked.kwargs
         nothing = nullcontext(DisconnectShield())
-        instance, patience = next(iter(args), None), self._rules.finish_timeout
-        with incoming.shielded(instance, patience) if incoming else nothing as shield:
+        instance, deadline = next(iter(args), None), self._rules.finish_timeout
+        with incoming.shielded(instance, deadline) if incoming else nothing as shield:
             head = response_heads(args, kwargs)
             guard = self._guard(function, incoming)
             result = await function.endpoint.run(*_given(guard, args, kwargs))
@@ -536,7 +537,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 recording = Run(
                     resource=resource,
                     backend=opened.use.backend,
-                    patience=opened.use.patience,
+                    deadline=opened.use.deadline,
                     incoming=incoming,
                     keyed=incoming is not None and self._keys_by_request(),
                     fwd=fwd,
@@ -561,7 +562,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             turn.bring_value(resource.versions)
         write = spawn(self._store_value(opened.use, resource, result, turn))
         if wait:
-            await asyncio.wait({write}, timeout=opened.use.patience.left)
+            await asyncio.wait({write}, timeout=opened.use.deadline.left)
         return result
 
     @staticmethod
@@ -602,7 +603,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         try:
             return await self._open_in(use, asked, read, write)
         except StoreUnavailableError:
-            use = self._used(function, self._bound().stand_in(), use.patience)
+            use = self._used(function, self._bound().stand_in(), use.deadline)
             return await self._open_in(use, asked, read, write)
 
     async def _open_in(self, use: Use, asked: Asked, read: bool, write: bool) -> Opened:
@@ -612,12 +613,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             found = await self._find(use, asked.engine, resource, incoming)
         else:
             found = Miss()
-            with use.patience:
+            with use.deadline:
                 await resource.look_up()
         is_head = incoming is not None and incoming.is_head
         lacks = write and isinstance(found, Miss | Stale)
         if lacks and not is_head:
-            with use.patience:
+            with use.deadline:
                 await resource.begin()
         return Opened(use, resource, found, lacks and not is_head, lacks and is_head, seen)
 
@@ -627,9 +628,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         """Return what is handed out, or why there is nothing."""
         started = time.monotonic()
         found: Any
-        with use.patience:
+        with use.deadline:
             found = await engine.look_up(resource, incoming, is_fallback=use.backend.is_fallback)
-        use.notices.store_works("reading")
+        use.reporter.store_works("reading")
         if incoming is not None and incoming.is_authorized and not isinstance(found, Response):
             # A plain value can't say that it may answer another user's request.
             return found if isinstance(found, Unstorable) else Miss()
@@ -781,12 +782,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     async def _use(self, function: _Function) -> Use:
         """Return what a call uses: the cache, or what stands in for it."""
         binding = self._bound()
-        patience = Patience(binding.timeout)
-        return self._used(function, await binding.backend(patience), patience)
+        deadline = Deadline(binding.timeout)
+        return self._used(function, await binding.backend(deadline), deadline)
 
-    def _used(self, function: _Function, backend: Backend, patience: Patience) -> Use:
-        distrust = function.invalidation.distrust
-        return Use(backend, patience, self._bound().cache, distrust, function.notices)
+    def _used(self, function: _Function, backend: Backend, deadline: Deadline) -> Use:
+        invalidated_before = function.invalidation.invalidated_before
+        return Use(backend, deadline, self._bound().cache, invalidated_before, function.reporter)
 
     async def _store_value(
         self, use: Use, resource: Resource, value: Any, turn: Turn | None
@@ -806,7 +807,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         try:
             is_current = await resource.is_current()
         except StoreError as exc:
-            use.notices.store_failed(exc, "writing")
+            use.reporter.store_failed(exc, "writing")
             return
         if is_current:
             with using(use):

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 from aiocache.base import SENTINEL, BaseCache
 
-from stream_cached.binding import RETRY_INTERVAL, Backend, Binding
-from stream_cached.clients import Clients
-from stream_cached.config import resolve_alias, resolve_cache, resolve_fallback
-from stream_cached.debts import Creditor, Distrust, Key
-from stream_cached.exceptions import ConfigurationError, StoreUnavailableError
-from stream_cached.patience import Patience
-from stream_cached.store.memory import MemoryCache
-from stream_cached.store.public import ANSWERS
+from stream_cached.backends.binding import RETRY_INTERVAL, Backend, Binding
+from stream_cached.backends.pending import InvalidatedBefore, Invalidator, Key
+from stream_cached.backends.public import ANSWERS
+from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve_fallback
+from stream_cached.connections.clients import Clients
+from stream_cached.connections.deadline import Deadline
+from stream_cached.errors import ConfigurationError, StoreUnavailableError
+from stream_cached.stores.memory import MemoryCache
 
 
 class FallbackCache(BaseCache):  # type: ignore[misc]
@@ -85,7 +85,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         self.operation_timeout = timeout
         self._binding = self.binding()
         self._ttls = 0.0
-        self._distrust = Distrust(time.monotonic)
+        self._distrust = InvalidatedBefore(time.monotonic)
         self._deleted = _Keys(self._binding, self._distrust)
         self._overwritten = _Keys(self._binding, self._distrust)
         self._cleared = _Cleared(self._binding, self._distrust)
@@ -118,7 +118,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         Returns:
             What it returned, and whether it was the primary's.
         """
-        backend = await self._binding.backend(Patience(self._binding.timeout))
+        backend = await self._binding.backend(Deadline(self._binding.timeout))
         if not backend.is_fallback:
             try:
                 return await self._on_primary(backend, name, key, *args, **kwargs), True
@@ -139,21 +139,21 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
 
     def _refuses(self, key: Key, on_primary: bool) -> bool:
         """Whether what the primary has may be older than what was done while it was away."""
-        switch = self._binding.switch
-        if not on_primary or switch is None:
+        breaker = self._binding.breaker
+        if not on_primary or breaker is None:
             return False
-        overwritten = switch.chores.owes(self._overwritten, key)
+        overwritten = breaker.chores.holds(self._overwritten, key)
         return overwritten or self._distrust.refuses(key, self._longest_ttl)
 
     def _was_set(self, key: Key, on_primary: bool) -> None:
-        switch = self._binding.switch
-        if switch is None:
+        breaker = self._binding.breaker
+        if breaker is None:
             return
         if on_primary:
-            switch.chores.forgive(self._overwritten, key)
+            breaker.chores.discard(self._overwritten, key)
             self._distrust.was_set(key)
         else:
-            switch.chores.owe(self._overwritten, key)
+            breaker.chores.add(self._overwritten, key)
 
     def _lives(self, ttl: float | None) -> None:
         """Note how long something lives that is set."""
@@ -163,13 +163,13 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
     def _longest_ttl(self) -> float | None:
         return self._ttls if 0 < self._ttls < math.inf else None
 
-    async def _invalidate(self, creditor: Creditor, name: str, key: Any) -> Any:
+    async def _invalidate(self, invalidator: Invalidator, name: str, key: Any) -> Any:
         """Call a method that deletes; what the primary does not do now, it has to do later."""
-        switch = self._binding.switch
-        if switch is None:
+        breaker = self._binding.breaker
+        if breaker is None:
             return (await self._call(name, key))[0]
-        with contextlib.suppress(StoreUnavailableError), switch.owing(creditor, key):
-            backend = await self._binding.backend(Patience(self._binding.timeout))
+        with contextlib.suppress(StoreUnavailableError), breaker.keeping(invalidator, key):
+            backend = await self._binding.backend(Deadline(self._binding.timeout))
             if backend.is_fallback:
                 raise StoreUnavailableError("the store is away")
             return await self._on_primary(backend, name, key)
@@ -246,7 +246,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         return await self._invalidate(self._cleared, "_clear", namespace)
 
     async def _raw(self, command: str, *args: Any, _conn: Any = None, **kwargs: Any) -> Any:
-        backend = await self._binding.backend(Patience(self._binding.timeout))
+        backend = await self._binding.backend(Deadline(self._binding.timeout))
         if backend.is_fallback:
             raise StoreUnavailableError(f"{command}: the store is away")
         return await self._on_primary(backend, "_raw", command, *args, **kwargs)
@@ -267,9 +267,9 @@ class _Keys:
         distrust: What is refused where there were too many of them.
     """
 
-    def __init__(self, binding: Binding, distrust: Distrust) -> None:
+    def __init__(self, binding: Binding, invalidated_before: InvalidatedBefore) -> None:
         self._binding = binding
-        self._distrust = distrust
+        self._distrust = invalidated_before
 
     async def carry_out(self, key: Key | None, *, away: bool) -> None:
         if key is not None:

@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
-from tests.app_server import AppProcess, AppServer, EventLoop, HttpParser
-from tests.servers import MemcachedServer, RedisServer, ServerMissingError
+from tests.support.app_server import AppProcess, AppServer, EventLoop, HttpParser
+from tests.support.servers import MemcachedServer, RedisServer, ServerMissingError
 
 S = TypeVar("S", RedisServer, MemcachedServer)
 

@@ -27,7 +27,7 @@ import redis
 from stream_cached.demo import data, on_redis, report
 from stream_cached.demo.cli import main
 from stream_cached.demo.client import Answer, ask
-from tests.process import HOST, ROOT, free_port
+from tests.support.process import HOST, ROOT, free_port
 
 DEMO = (sys.executable, "-m", "stream_cached.demo")
 PATHS = ["/export.csv", "/records.ndjson", "/tokens"]

@@ -26,12 +26,12 @@ from stream_cached import (
     health,
     stream_cached,
 )
-from stream_cached.debts import MAX_KEYS
-from tests.asgi import get
+from stream_cached.backends.pending import MAX_KEYS
 from tests.conftest import _server
-from tests.gates import wait_until
-from tests.runs import FALLBACK_HIT, HIT
-from tests.servers import MemcachedServer, RedisServer
+from tests.support.asgi import get
+from tests.support.gates import wait_until
+from tests.support.runs import FALLBACK_HIT, HIT
+from tests.support.servers import MemcachedServer, RedisServer
 
 Server = RedisServer | MemcachedServer
 
@@ -371,7 +371,7 @@ def test_over_memory_it_is_that_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "mend"),
+    ("settings", "fix"),
     [
         ({"primary": "nothing"}, "alias 'nothing' is not configured"),
         ({"primary": 5}, "is no cache"),
@@ -381,7 +381,7 @@ def test_over_memory_it_is_that_memory() -> None:
         ({"primary": FallbackCache(primary="memory://")}, "use that one itself"),
     ],
 )
-def test_what_can_not_work_is_refused(settings: dict[str, Any], mend: str) -> None:
-    with pytest.raises(ConfigurationError, match=mend) as refused:
+def test_what_can_not_work_is_refused(settings: dict[str, Any], fix: str) -> None:
+    with pytest.raises(ConfigurationError, match=fix) as refused:
         FallbackCache(**settings)
     assert "pass@" not in str(refused.value)

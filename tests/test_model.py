@@ -33,11 +33,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from stream_cached import engine, flight, flights, lease, recorder, rules, stream_cached, tasks
-from stream_cached.store import operations, switch
-from stream_cached.store.memory import MemoryCache
-from tests.asgi import Exchange
-from tests.step_loop import StepLoop, in_order_of_making, process
+from stream_cached import options, stream_cached, tasks
+from stream_cached.backends import breaker
+from stream_cached.connections import time_limit
+from stream_cached.engine import record
+from stream_cached.entries import recorder
+from stream_cached.runs import lease, registry
+from stream_cached.stores.memory import MemoryCache
+from stream_cached.streams import stream
+from tests.support.asgi import Exchange
+from tests.support.step_loop import StepLoop, in_order_of_making, process
 
 T = TypeVar("T")
 
@@ -410,7 +415,7 @@ class World:
         self.runs: list[Run] = []
         self.clients: list[Client] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.registries: list[flights.Flights] = []
+        self.registries: list[registry.Flights] = []
         self.oldest = [0, 0]
         self.oldest_apart = [0, 0]
         self.alone_until = 0.0
@@ -425,18 +430,18 @@ class World:
     def _patch(self) -> None:
         world, ids = self, itertools.count(1)
 
-        class Flights(flights.Flights):
+        class Flights(registry.Flights):
             def __init__(self) -> None:
                 super().__init__()
                 world.registries.append(self)
 
-        class Flight(flight.Flight):
+        class Flight(stream.Flight):
             _largest = 0
 
             def feed(self, chunk: bytes) -> bool:
                 result = super().feed(chunk)
                 self._largest = max(self._largest, len(chunk))
-                bound = 2 * (self._max_ahead + self._largest + flight._LINK_SIZE)
+                bound = 2 * (self._max_ahead + self._largest + stream._LINK_SIZE)
                 if self._made - self._dropped > bound:
                     world.faults.append(f"memory holds {self._made - self._dropped} of {bound}")
                 return result
@@ -444,17 +449,17 @@ class World:
         numbered_ids = SimpleNamespace(token_bytes=lambda size: next(ids).to_bytes(size, "big"))
         for target, name, new in [
             (time, "monotonic", self.loop.time),
-            (engine, "secrets", numbered_ids),
-            (engine, "Flight", Flight),
-            (flights, "Flights", Flights),
-            (flight, "_Seat", in_order_of_making(flight._Seat)),
-            (operations, "_Pending", in_order_of_making(operations._Pending)),
-            (lease, "_forsaken", ByProcess()),
+            (record, "secrets", numbered_ids),
+            (record, "Flight", Flight),
+            (registry, "Flights", Flights),
+            (stream, "_Seat", in_order_of_making(stream._Seat)),
+            (time_limit, "_Pending", in_order_of_making(time_limit._Pending)),
+            (lease, "_abandoned", ByProcess()),
             (tasks, "_running", set()),
-            (switch, "_switches", WeakValueDictionary()),
+            (breaker, "_breakers", WeakValueDictionary()),
             (recorder, "VALUE_SIZE", VALUE_SIZE),
             (recorder, "_TOLD", VALUE_SIZE // 2),
-            (rules, "VALUE_SIZE", VALUE_SIZE),
+            (options, "VALUE_SIZE", VALUE_SIZE),
         ]:
             self._patches.enter_context(mock.patch.object(target, name, new))
 
@@ -538,7 +543,7 @@ class World:
 
     def _is_available(self, where: int) -> bool:
         binding = self.cached[where]._binding
-        return binding is None or bool(binding.switch.is_available) or binding.switch.outages == 0
+        return binding is None or bool(binding.breaker.is_available) or binding.breaker.outages == 0
 
     def _answer(self, run: Run, way: str) -> Any:
         run.answered = self.loop.time()

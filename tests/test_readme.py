@@ -12,9 +12,9 @@ import pytest
 
 from stream_cached import NotCached, stream_cached
 from tests.conftest import Spawn
-from tests.http_client import fetch
-from tests.process import ROOT
-from tests.runs import FALLBACK_HIT, FALLBACK_MISS
+from tests.support.http_client import fetch
+from tests.support.process import ROOT
+from tests.support.runs import FALLBACK_HIT, FALLBACK_MISS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
@@ -46,7 +46,7 @@ def test_the_first_snippet_answers_without_a_redis_with_one_warning(
 
 def test_the_table_of_reasons_is_the_one_of_the_code() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| ([a-z].+) \| (.+) \|$", README, flags=re.MULTILINE)
-    assert rows == [(reason.word, reason.sentence, reason.mend) for reason in NotCached]
+    assert rows == [(reason.word, reason.sentence, reason.fix) for reason in NotCached]
 
 
 def test_every_parameter_that_the_readme_names_exists() -> None:

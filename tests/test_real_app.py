@@ -14,12 +14,12 @@ from typing import Literal
 
 import pytest
 
-from tests.app_server import AppServer
 from tests.conftest import Serve
-from tests.gates import Gate, wait_until
-from tests.http_client import RawClient, RawResponse, fetch
-from tests.logs import warnings
-from tests.runs import HIT, MISS
+from tests.support.app_server import AppServer
+from tests.support.gates import Gate, wait_until
+from tests.support.http_client import RawClient, RawResponse, fetch
+from tests.support.logs import warnings
+from tests.support.runs import HIT, MISS
 
 # FastAPI closed the sessions of `yield` dependencies before the response, before 0.118.
 pytest.importorskip("fastapi", minversion="0.118")
@@ -39,7 +39,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: E4
 )
 from opentelemetry.trace import SpanKind  # noqa: E402
 
-from tests.real_app import (  # noqa: E402
+from tests.support.real_app import (  # noqa: E402
     ANONYMOUS,
     PUBLIC,
     USERS,
@@ -150,7 +150,7 @@ PAGES = [
         "none",
         "argument, authorization",
         (
-            "(user is of type tests.real_app.User, and depends on the security scheme",
+            "(user is of type tests.support.real_app.User, and depends on the security scheme",
             "the request carries Authorization",
             'pass key_args={"user": lambda user: user.id}',
             'pass authorized="keyed"',
@@ -194,7 +194,7 @@ PAGES = [
         "none",
         "argument",
         (
-            "service is of type tests.real_app.ReportService",
+            "service is of type tests.support.real_app.ReportService",
             "service: Annotated[ReportService, Depends(get_service), NotInKey]",
             'key_ignore=("service",)',
             "not_in_key(ReportService)",

@@ -23,18 +23,18 @@ from cashews.validation import _INVALIDATE_FURTHER
 from cashews.wrapper.transaction import _transaction
 
 from stream_cached import decorator
-from stream_cached.binding import Backend, Binding
+from stream_cached.backends.binding import Backend, Binding
 from stream_cached.cashews import tags as tags_of
+from stream_cached.cashews.stores import Raw
 from stream_cached.cashews.views import backend_of, secrets_of, view_of
-from stream_cached.collapsing import Opened
 from stream_cached.decorator import Asked
-from stream_cached.exceptions import ConfigurationError
-from stream_cached.keys import is_segment_key, tag_key
-from stream_cached.resource import Resource
-from stream_cached.responses import ReplayResponse
-from stream_cached.rules import checked_ttl, require
-from stream_cached.store.cashews import Raw
-from stream_cached.use import Use, current_use
+from stream_cached.engine.collapse import Opened
+from stream_cached.engine.values import Use, current_use
+from stream_cached.entries.resource import Resource
+from stream_cached.errors import ConfigurationError
+from stream_cached.keys.names import is_segment_key, tag_key
+from stream_cached.options import checked_ttl, require
+from stream_cached.responses.live import ReplayResponse
 
 #: What stands for a value that cashews does not have.
 _MISSING = object()
@@ -140,7 +140,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
 
     # -- the cache --------------------------------------------------------------------------
 
-    def _bind_early(self, notices: Any) -> None:
+    def _bind_early(self, reporter: Any) -> None:
         """It may be set up later, and anew."""
 
     def _bound(self) -> Binding:
@@ -160,7 +160,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
             if prefix.startswith(route) and prefix not in (route, self._cashews._tags_key_prefix)
         ]
         if self._templates and others:
-            self._any_function.notices.warn(
+            self._any_function.reporter.warn(
                 f"its keys begin with {route!r}, and there are other backends for {others}: all of "
                 "its entries are in one; let the key begin with the prefix of one backend"
             )
@@ -200,7 +200,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
 
     async def _open_in(self, use: Use, asked: Asked, read: bool, write: bool) -> Opened:
         if _INVALIDATE_FURTHER.get():
-            with use.patience:
+            with use.deadline:
                 # Also what is being made now is not asked for any more.
                 await self._resource(asked, use.backend).revoke()
         return await super()._open_in(use, asked, read, write)
@@ -246,7 +246,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
             try:
                 ttl = _seconds(made)
             except ConfigurationError as exc:
-                self._functions[id(asked.function)].notices.warn(f"it is not stored: {exc}")
+                self._functions[id(asked.function)].reporter.warn(f"it is not stored: {exc}")
                 return False
             resource.lifetimes = dataclasses.replace(resource.lifetimes, ttl=ttl)
         _settled.set((ttl, self._tags(asked)))

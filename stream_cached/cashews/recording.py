@@ -16,15 +16,15 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from stream_cached.cashews.shelf import RULES, Place
-from stream_cached.engine import Engine, Run
-from stream_cached.exceptions import BrokenStreamError, StoreError
-from stream_cached.flights import Turn
-from stream_cached.incoming import DisconnectShield, Incoming
-from stream_cached.patience import Patience
-from stream_cached.policy import BypassError
-from stream_cached.responses import LiveResponse, RawHeaders
-from stream_cached.sources import sends_by_itself
+from stream_cached.cashews.entries import RULES, EntryRef
+from stream_cached.connections.deadline import Deadline
+from stream_cached.engine.record import Engine, Run
+from stream_cached.errors import BrokenStreamError, StoreError
+from stream_cached.http.reasons import BypassError
+from stream_cached.request.incoming import DisconnectShield, Incoming
+from stream_cached.responses.live import LiveResponse, RawHeaders
+from stream_cached.runs.registry import Turn
+from stream_cached.streams.sources import sends_by_itself
 from stream_cached.tasks import spawn
 
 R = TypeVar("R", bound=Response)
@@ -265,7 +265,7 @@ class Recording:
         self._head = Head(response)
         self._loop = asyncio.get_running_loop()
         self._made = time.monotonic()
-        self._places: list[tuple[Place, Callable[[], Awaitable[None]]]] = []
+        self._places: list[tuple[EntryRef, Callable[[], Awaitable[None]]]] = []
         self._turn: Turn | None = None
         self._is_sent = False
         # Nothing but those who were given it keeps a recording that is never sent.
@@ -285,7 +285,7 @@ class Recording:
         """Whether a response still is what is recorded."""
         return not _is_wrapped(response) and self._head.is_of(cast(Response, response))
 
-    def add(self, place: Place, on_stored: Callable[[], Awaitable[None]]) -> None:
+    def add(self, place: EntryRef, on_stored: Callable[[], Awaitable[None]]) -> None:
         """Record it in one more place; once it is sent, it can only be joined by that."""
         _running[place.generation] = self
         if self._is_sent:
@@ -388,7 +388,7 @@ class Recording:
             run = Run(
                 resource=resource,
                 backend=backend,
-                patience=Patience(None),
+                deadline=Deadline(None),
                 incoming=incoming,
                 keyed=False,
                 fwd="uri-miss",
@@ -428,7 +428,7 @@ class Recording:
         return None
 
 
-async def _keep_pointer(place: Place, expire: float, live: LiveResponse) -> None:
+async def _keep_pointer(place: EntryRef, expire: float, live: LiveResponse) -> None:
     """Keep the pointer to a run from expiring before it is over; nobody would find its entry."""
     over = spawn(live.run_is_over())
     is_over = False
@@ -505,7 +505,7 @@ class Once:
         await self._type.__call__(cast(Response, response), scope, receive, send)
 
 
-async def find(places: Sequence[Place], engine: Engine) -> Response | None:
+async def find(places: Sequence[EntryRef], engine: Engine) -> Response | None:
     """
     Return a response out of the first of several places that has one.
 
@@ -528,7 +528,7 @@ async def find(places: Sequence[Place], engine: Engine) -> Response | None:
     return None
 
 
-async def those_with_entries(places: Sequence[Place]) -> list[Place]:
+async def those_with_entries(places: Sequence[EntryRef]) -> list[EntryRef]:
     """Return the places that have an entry."""
     there = await asyncio.gather(*[place.is_there() for place in places])
     return [place for place, has_entry in zip(places, there, strict=True) if has_entry]

@@ -9,8 +9,8 @@ from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from stream_cached.config import DEFAULT_TIMEOUT, POOL_SIZE, redis_pool_options
-from stream_cached.exceptions import ConfigurationError
+from stream_cached.backends.urls import DEFAULT_TIMEOUT, POOL_SIZE, redis_pool_options
+from stream_cached.errors import ConfigurationError
 
 #: Options of cashews' own client that are about its pool, or that we choose by ourselves.
 _NOT_OURS = frozenset(

@@ -11,10 +11,10 @@ from typing import Any
 from cashews import Cache, Command
 from cashews.backends.interface import Backend
 
-from stream_cached.binding import Binding
+from stream_cached.backends.binding import Binding
 from stream_cached.cashews.views import backend_of, through_middlewares, view_of
-from stream_cached.exceptions import StoreError, StoreUnavailableError
-from stream_cached.keys import tag_key
+from stream_cached.errors import StoreError, StoreUnavailableError
+from stream_cached.keys.names import tag_key
 
 #: Adds members to a set, which then lives for as long as was asked for by whoever asked for most.
 _ADD = """

@@ -16,8 +16,8 @@ from cashews.wrapper import disable_control
 from cashews.wrapper.auto_init import create_auto_init
 from cashews.wrapper.wrapper import Wrapper
 
-from stream_cached.config import with_settings
-from stream_cached.exceptions import ConfigurationError, StoreError
+from stream_cached.backends.resolve import with_settings
+from stream_cached.errors import ConfigurationError, StoreError
 
 _AUTO_INIT = create_auto_init().__qualname__  # type: ignore[attr-defined]
 
@@ -67,7 +67,7 @@ def raw_view_of(backend: Backend) -> Any:
 
 def _view(backend: Backend, key_builder: Callable[..., str], settings: dict[str, Any]) -> Any:
     if isinstance(backend, Memory):
-        from stream_cached.store.cashews import CashewsMemory
+        from stream_cached.cashews.stores import CashewsMemory
 
         return CashewsMemory(backend, key_builder=key_builder, **settings)
     kind = f"{type(backend).__module__}.{type(backend).__qualname__}"
@@ -79,7 +79,7 @@ def _view(backend: Backend, key_builder: Callable[..., str], settings: dict[str,
             _views[backend] = redis_view(backend)
         return with_settings(_views[backend], {**settings, "build_key": key_builder})
     if kind.startswith("cashews.backends.diskcache."):
-        from stream_cached.store.cashews import CashewsDisk
+        from stream_cached.cashews.stores import CashewsDisk
 
         disk: Any = backend
         return CashewsDisk(disk, key_builder=key_builder, **settings)

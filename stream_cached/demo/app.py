@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 
 from stream_cached import stream_cached
 from stream_cached.demo import data, on_redis
-from stream_cached.store.memory import MemoryCache
+from stream_cached.stores.memory import MemoryCache
 
 TTL = 60
 SECONDS_PER_TOKEN = 0.02

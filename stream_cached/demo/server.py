@@ -17,7 +17,7 @@ import uvicorn
 
 from stream_cached.demo import data
 from stream_cached.demo.app import create_app
-from stream_cached.exceptions import ConfigurationError
+from stream_cached.errors import ConfigurationError
 
 HOST = "127.0.0.1"
 

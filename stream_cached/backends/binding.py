@@ -1,0 +1,250 @@
+"""What a decorator uses of its cache in the running loop: the cache itself, or what stands in."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiocache
+from aiocache.base import SENTINEL, BaseCache
+
+from stream_cached.backends.breaker import CircuitBreaker
+from stream_cached.backends.public import public_view
+from stream_cached.backends.urls import DEFAULT_TIMEOUT, ExplicitTimeout
+from stream_cached.connections.clients import Clients, address_of, is_memcached, is_redis
+from stream_cached.connections.deadline import Deadline
+from stream_cached.connections.time_limit import TimeLimit
+from stream_cached.errors import StoreUnavailableError
+from stream_cached.runs.registry import Flights, LoopFlights
+from stream_cached.stores.aiocache import AiocacheStore, OwnStore
+from stream_cached.stores.memory import MemoryCache, MemoryStore
+from stream_cached.stores.protocol import Store
+from stream_cached.stores.signed import SignedStore
+
+#: What aiocache gives a cache for which nobody chose a time-out.
+_AIOCACHE_TIMEOUT = 5.0
+
+#: Seconds until the second ping of an outage.
+RETRY_INTERVAL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """
+    A cache that is used in the running loop: a request stays with the one that it began with.
+
+    Args:
+        cache: Its public interface, for plain values.
+        store: What the engine speaks to.
+        server: What is behind it and may hang; None where nothing can.
+        signs: Whether what is in it is signed.
+        is_fallback: Whether it stands in for another one.
+        is_shared: Whether other processes may use it, too.
+        runs: Those whose answers go there.
+    """
+
+    cache: Any
+    store: Store
+    server: AiocacheStore | None = None
+    signs: bool = False
+    is_fallback: bool = False
+    is_shared: bool = False
+    runs: LoopFlights = field(default_factory=LoopFlights)
+
+    @property
+    def flights(self) -> Flights:
+        """The runs in this loop whose answers go there."""
+        return self.runs.here
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one operation may take; None without a bound, or where none can hang."""
+        return None if self.server is None else self.server.timeout
+
+    def public_ttl(self, ttl: float | None) -> Any:
+        """Return a ttl as the cache's public `set` takes it; memcached refuses fractions."""
+        return self.server.native_ttl(ttl) if self.server and is_memcached(self.cache) else ttl
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A cache in one loop of one process."""
+
+    loop: asyncio.AbstractEventLoop
+    pid: int
+    backend: Backend
+    probe: Backend
+    """The same, also while its server is away: for pings, and for invalidations that were kept."""
+
+
+class Binding:
+    """
+    A cache as it was configured, and what the engine uses of it in the running loop.
+
+    Args:
+        cache: The user's cache; plugins see this one.
+        fallback: Returns what stands in for it while its server is away, None where requests then
+            go past the cache; called at the first use, when aliases are configured.
+        retry_interval: Seconds until the second ping of an outage.
+        timeout: Seconds that one operation may take, None or 0 for no bound; without it, what the
+            cache says.
+        secrets: Sign what is in the store of a server; the first one signs, all of them verify.
+    """
+
+    def __init__(
+        self,
+        cache: BaseCache,
+        *,
+        fallback: Callable[[], MemoryCache | None] = lambda: None,
+        retry_interval: float = RETRY_INTERVAL,
+        timeout: float | None = SENTINEL,
+        secrets: Sequence[bytes] = (),
+    ) -> None:
+        self.cache: Any = cache
+        self._clients = Clients.of(cache)
+        self._timeout = timeout
+        self._secrets = secrets
+        self._find_fallback = fallback
+        self._fallback: MemoryCache | None = None
+        self._stand_in: tuple[int, Backend] | None = None
+        self._bound_now: _Bound | None = None
+        self._runs = LoopFlights()
+        self.breaker: CircuitBreaker | None = None
+        if not isinstance(cache, MemoryCache | aiocache.SimpleMemoryCache.__mro__[1]):
+            self.breaker = CircuitBreaker.of(*address_of(cache), retry_interval)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one operation may take; None for no bound, or where none can hang."""
+        return self._bound().backend.timeout
+
+    @property
+    def primary(self) -> Backend:
+        """The cache that was configured, whether its server is there or not."""
+        return self._bound().backend
+
+    async def backend(self, deadline: Deadline) -> Backend:
+        """
+        Return what a request uses: the cache, or what stands in for it while its server is away.
+
+        Args:
+            patience: How long the first ping may take.
+
+        Raises:
+            StoreUnavailableError: The server is away, and nothing stands in for it.
+        """
+        return self.primary if await self.is_used(deadline) else self.stand_in()
+
+    async def is_used(self, deadline: Deadline) -> bool:
+        """
+        Say whether the cache that was configured is used.
+
+        Args:
+            patience: How long the first ping may take.
+        """
+        server = self._bound().probe.server
+        if self.breaker is None or server is None:
+            return True
+        if self.breaker.is_available:
+            return True
+        with deadline:
+            return await self.breaker.is_used(server, deadline.left)
+
+    def stand_in(self) -> Backend:
+        """
+        Return what stands in for the cache, for a request that is answered without it.
+
+        Raises:
+            StoreUnavailableError: Nothing does.
+        """
+        if self.breaker is not None:
+            self.breaker.count_request()
+        backend = self.fallback
+        if backend is None:
+            raise StoreUnavailableError("the store is away")
+        return backend
+
+    @property
+    def fallback(self) -> Backend | None:
+        """What stands in for the cache during the last outage; None where nothing does."""
+        if self.breaker is None or self._fallback is None:
+            return None
+        # What an earlier outage left may have been invalidated since: each has keys of its own.
+        outage = self.breaker.outages
+        if self._stand_in is None or self._stand_in[0] != outage:
+            # Two servers may have the same keys.
+            prefix = f"{self.breaker.number}.{outage}"
+            self._stand_in = outage, self._made_stand_in(self._fallback, prefix)
+        return self._stand_in[1]
+
+    @property
+    def probe(self) -> Backend:
+        """The cache that was configured, reached also while its server is away."""
+        return self._bound().probe
+
+    def _made_stand_in(self, memory: MemoryCache, prefix: str) -> Backend:
+        view = copy.copy(memory)
+        view.namespace = f"{prefix}:{self.cache.namespace or ''}:"
+        view.serializer, view.plugins, view.ttl = (
+            self.cache.serializer,
+            self.cache.plugins,
+            self.cache.ttl,
+        )
+        return Backend(view, MemoryStore(view), is_fallback=True)
+
+    # -- in the running loop ----------------------------------------------------------------
+
+    def _bound(self) -> _Bound:
+        loop, pid = asyncio.get_running_loop(), os.getpid()
+        bound = self._bound_now
+        if bound is None or bound.loop is not loop or bound.pid != pid:
+            bound = self._bound_now = self._bind(loop, pid)
+        return bound
+
+    def _bind(self, loop: asyncio.AbstractEventLoop, pid: int) -> _Bound:
+        self._fallback = self._find_fallback()
+        cache = self._clients.in_loop(self.cache, loop, pid)
+        if isinstance(cache, MemoryCache):
+            backend = Backend(cache, MemoryStore(cache), runs=self._runs)
+            return _Bound(loop, pid, backend, backend)
+        probe = self._backend_over(cache, TimeLimit())
+        if self.breaker is None or probe.server is None:
+            return _Bound(loop, pid, probe, probe)
+        time_limit = self.breaker.time_limit(probe.server)
+        return _Bound(loop, pid, self._backend_over(cache, time_limit), probe)
+
+    def _backend_over(self, cache: Any, time_limit: TimeLimit) -> Backend:
+        server = _server(cache, self._seconds(cache), time_limit)
+        public = public_view(server)
+        is_shared = self.breaker is not None
+        if not self._secrets or not is_shared:
+            return Backend(public, server, server, is_shared=is_shared, runs=self._runs)
+        signed = SignedStore(server, self._secrets, cache.namespace or "")
+        return Backend(public, signed, server, signs=True, is_shared=True, runs=self._runs)
+
+    def _seconds(self, cache: Any) -> float | None:
+        if self._timeout is not SENTINEL:
+            return self._timeout or None
+        timeout = cache.timeout or None
+        if timeout == _AIOCACHE_TIMEOUT and not isinstance(timeout, ExplicitTimeout):
+            return DEFAULT_TIMEOUT
+        return timeout
+
+
+def _server(cache: Any, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore:
+    if isinstance(cache, OwnStore):
+        return cache.store(timeout, time_limit)
+    # Their modules import clients that may not be installed.
+    if is_redis(cache):
+        from stream_cached.stores.redis import RedisStore
+
+        return RedisStore(cache, timeout, time_limit)
+    if is_memcached(cache):
+        from stream_cached.stores.memcached import MemcachedStore
+
+        return MemcachedStore(cache, timeout, time_limit)
+    return AiocacheStore(cache, timeout, time_limit)

@@ -1,0 +1,246 @@
+"""From a cache URL to a cache."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from stream_cached.connections.clients import backend_class
+from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION
+from stream_cached.errors import ConfigurationError
+from stream_cached.stores.memory import MemoryCache
+
+#: Seconds that one operation of a store may take, unless the cache or its URL says otherwise.
+DEFAULT_TIMEOUT = 0.5
+
+#: Connections to a Redis, made when needed.
+POOL_SIZE = 64
+
+#: Connections to a memcached, which takes one segment after the other on each; made when needed.
+_MEMCACHED_POOL_SIZE = 16
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+_EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "memcached": "memcached"}
+
+
+class ExplicitTimeout(float):
+    """A time-out that somebody chose, also where it is the one that aiocache gives."""
+
+
+def _mark(cache: Any, options: Mapping[str, Any]) -> Any:
+    """Remember that a cache's time-out was among its options."""
+    if "timeout" in options and cache.timeout is not None:
+        cache.timeout = ExplicitTimeout(cache.timeout)
+    return cache
+
+
+_by_url: dict[str, Any] = {}
+
+
+def _from_url(url: str) -> Any:
+    """Return the cache of a URL: one per process, whatever decorators name it."""
+    if url not in _by_url:
+        _by_url[url] = _make(url)
+    return _by_url[url]
+
+
+def _make(url: str) -> Any:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    # What the exception quotes may be a part of the password.
+    except ValueError:
+        raise ConfigurationError(
+            f"cache URL {_without_secrets(url)!r} can't be read: write "
+            "scheme://user:password@host:port, with / ? # and @ in them percent-encoded"
+        ) from None
+    makers = {
+        "memory": _make_memory,
+        "redis": _make_redis,
+        "rediss": _make_redis,
+        "unix": _make_redis,
+        "memcached": _make_memcached,
+    }
+    if parts.scheme not in makers:
+        raise ConfigurationError(
+            f"cache URL {_without_secrets(url)!r} has an unknown scheme: use "
+            "memory://, redis://, rediss://, unix:// or memcached://"
+        )
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    try:
+        return _mark(makers[parts.scheme](parts, query), query)
+    except (ValueError, KeyError) as exc:
+        reason = exc.args[0] if exc.args else exc
+        raise ConfigurationError(f"cache URL {_without_secrets(url)!r}: {reason}") from None
+
+
+def _without_secrets(url: str) -> str:
+    # Up to the last @: one that is not encoded may be a part of the password.
+    return re.sub(r"//.*@", "//***@", re.sub(r"(password=)[^&]*", r"\1***", url))
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{text!r} is no number of seconds")
+    return value
+
+
+def _lifetime(text: str) -> float:
+    value = _number(text)
+    if not value:
+        raise ValueError("leave it out for entries that never expire")
+    return value
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("write a whole number, 0 or more")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ValueError("write a positive whole number")
+    return int(text)
+
+
+def _truth(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "": True}
+    known |= {"0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in known:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return known[text.lower()]
+
+
+def parse_size(text: str) -> int:
+    """
+    Return a number of bytes: `1048576`, `64MiB`, `1GB`.
+
+    Raises:
+        ValueError: It is no size.
+    """
+    match = re.fullmatch(r"(\d+)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in _UNITS or not int(match[1]):
+        raise ValueError(f"{text!r} is no size in bytes; write 64MiB, say")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+_Options = Mapping[str, Callable[[str], Any]]
+
+_COMMON: _Options = {"namespace": str, "timeout": _number, "ttl": _lifetime}
+_MEMORY: _Options = {**_COMMON, "max_bytes": parse_size}
+_MEMCACHED: _Options = {**_COMMON, "pool_size": _count}
+_REDIS: _Options = {
+    **_COMMON,
+    "db": _index,
+    "username": str,
+    "password": str,
+    "pool_max_size": _count,
+    "create_connection_timeout": _number,
+    "ssl": _truth,
+    "ssl_ca_certs": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_cert_reqs": str,
+    "ssl_check_hostname": _truth,
+}
+
+
+def _typed(query: Mapping[str, str], known: _Options) -> dict[str, Any]:
+    for name in query:
+        if name not in known:
+            raise ValueError(f"unknown option {name!r}, there are: {', '.join(sorted(known))}")
+    typed = {}
+    for name, text in query.items():
+        try:
+            typed[name] = known[name](text)
+        except ValueError as exc:
+            raise ValueError(f"{name}={text}: {exc}") from None
+    return typed
+
+
+def _make_memory(parts: SplitResult, query: Mapping[str, str]) -> Any:
+    if parts.netloc or parts.path.strip("/"):
+        raise ValueError("memory:// has no host and no path; its options go into the query")
+    return MemoryCache(**_typed(query, _MEMORY))
+
+
+def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
+    cache_class = _installed("MemcachedCache", parts.scheme)
+    if "@" in parts.netloc or parts.path.strip("/"):
+        raise ValueError("memcached has no user and no password here, and no database")
+    return cache_class(
+        endpoint=parts.hostname or "127.0.0.1",
+        port=parts.port or 11211,
+        **{
+            "timeout": DEFAULT_TIMEOUT,
+            "pool_size": _MEMCACHED_POOL_SIZE,
+            **_typed(query, _MEMCACHED),
+        },
+    )
+
+
+def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
+    cache_class = _installed("RedisCache", parts.scheme)
+    from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
+
+    options = _typed(query, _REDIS)
+    timeout = options.setdefault("timeout", DEFAULT_TIMEOUT)
+    connection = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
+    connection |= redis_pool_options(timeout)
+    if parts.username or "username" in options:
+        connection["username"] = options.pop("username", None) or unquote(parts.username or "")
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    options["ssl"] = parts.scheme == "rediss" or options.get("ssl", False)
+    if not options["ssl"] and any(name.startswith("ssl_") for name in connection):
+        raise ValueError("its TLS options do nothing without TLS: write rediss:// for redis://")
+    if parts.scheme == "unix":
+        if options["ssl"]:
+            raise ValueError("there is no TLS over a socket in the file system")
+        if not parts.path:
+            raise ValueError("write the path of its socket, unix:///run/redis.sock")
+        connection |= {"connection_class": UnixDomainSocketConnection, "path": parts.path}
+    else:
+        path = parts.path.strip("/")
+        if path and not path.isdigit():
+            raise ValueError("its path is no number of a database")
+        options |= {"endpoint": parts.hostname or "127.0.0.1", "port": parts.port or 6379}
+        options |= {"db": int(path)} if path else {}
+
+    def make_pool(**settings: Any) -> Any:
+        if parts.scheme == "unix":
+            del settings["host"], settings["port"]
+        return BlockingConnectionPool(**settings)
+
+    return cache_class(
+        **{"pool_max_size": POOL_SIZE, **options},
+        connection_pool_class=make_pool,
+        connection_pool_kwargs=connection,
+    )
+
+
+def redis_pool_options(timeout: float | None) -> dict[str, Any]:
+    """Return the options of a `BlockingConnectionPool` whose operations have this time-out."""
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return {
+        # Once and at once: what was pooled before the server was restarted is connected anew.
+        "retry": Retry(NoBackoff(), 1),
+        # The time-out of an operation is for all of it; the client's own does not allow for an
+        # event loop that was held up.
+        "socket_timeout": None,
+        "timeout": timeout * WAIT_FOR_CONNECTION if timeout else None,
+    }
+
+
+def _installed(name: str, scheme: str) -> Any:
+    cache_class = backend_class(name)
+    if cache_class is None:
+        raise ValueError(f"its client is missing: pip install 'stream-cached[{_EXTRAS[scheme]}]'")
+    return cache_class

@@ -1,0 +1,258 @@
+"""The entries of streams in one backend of cashews, as they stand beside its own values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from cashews.backends.interface import Backend as CashewsBackend
+from cashews.compresors import Compressor
+from starlette.responses import Response
+
+from stream_cached.backends.binding import RETRY_INTERVAL, Backend, Binding
+from stream_cached.cashews.views import raw_view_of, secrets_of
+from stream_cached.connections.deadline import Deadline
+from stream_cached.engine.record import Engine, new_id
+from stream_cached.entries.recorder import VALUE_SIZE
+from stream_cached.entries.resource import Hit, Lifetimes, Resource
+from stream_cached.errors import StoreError
+from stream_cached.events import Reporter
+from stream_cached.http.policy import DEFAULT_STATUSES
+from stream_cached.keys.names import segment_key
+from stream_cached.options import Rules, make_rules
+from stream_cached.stores.compressed import CompressedStore
+
+_NONE: Collection[str] = ()
+
+#: What the decorator does by default.
+RULES: Rules = make_rules(
+    vary=_NONE,
+    methods=("GET",),
+    statuses=DEFAULT_STATUSES,
+    max_body="64MiB",
+    max_duration=600.0,
+    max_pending="8MiB",
+    max_ahead="1MiB",
+    max_variants=64,
+    inline_max=VALUE_SIZE,
+    on_disconnect="finish",
+    finish_timeout=30.0,
+    wait_timeout=10.0,
+    spool_max="256MiB",
+    stale_while_revalidate=0.0,
+    stale_if_error=0.0,
+    timeout=None,
+    retry_interval=RETRY_INTERVAL,
+    secret=None,
+    replay="fast",
+    resume=False,
+    authorized="bypass",
+    key_host=True,
+    request_key=True,
+    key_args={},
+    key_ignore=(),
+    unguarded=(),
+)
+
+_ATTRIBUTE = "_stream_cached_shelf"
+
+_ATTEMPTS = 5
+
+
+@lru_cache(maxsize=1000)
+def engine_of(name: str) -> Engine:
+    """Return the engine of an endpoint, which says what it does not store by this name."""
+    return Engine(
+        version="", headers=(frozenset(), frozenset()), rules=RULES, reporter=reporter_of(name)
+    )
+
+
+@lru_cache(maxsize=1000)
+def reporter_of(name: str) -> Reporter:
+    """Return where to say what is not stored."""
+    return Reporter(name)
+
+
+class CashewsEntries:
+    """
+    The entries in one backend.
+
+    Args:
+        backend: What was set up, past all middlewares: keys are those that it is given itself.
+
+    Raises:
+        ConfigurationError: It can't hold streams.
+    """
+
+    def __init__(self, backend: CashewsBackend) -> None:
+        serializer: Any = backend.serializer
+        compressor = serializer._compressor
+        self._binding = Binding(raw_view_of(backend), secrets=secrets_of(backend))
+        self._serializer = serializer
+        self._compressor = None if type(compressor) is Compressor else compressor
+
+    @classmethod
+    def of(cls, backend: CashewsBackend) -> CashewsEntries:
+        """Return that of a backend; see `Shelf`."""
+        shelf = getattr(backend, _ATTRIBUTE, None)
+        if not isinstance(shelf, CashewsEntries):
+            shelf = cls(backend)
+            setattr(backend, _ATTRIBUTE, shelf)
+        return shelf
+
+    @property
+    def backend(self) -> Backend:
+        """What the engine uses."""
+        return self._with_compressor(self._binding.primary)
+
+    async def present(self) -> Backend:
+        """
+        Return the same for a look-up.
+
+        Raises:
+            StoreUnavailableError: It is away.
+        """
+        return self._with_compressor(await self._bare())
+
+    async def value(self, key: str) -> tuple[bytes | None, bytes]:
+        """
+        Return what stands under a key of cashews, as it is, and what cashews has made that of.
+
+        Nothing where that can't be said.
+        """
+        try:
+            backend = await self._bare()
+            # As it is: neither signed nor compressed by us.
+            (raw,) = await (backend.server or backend.store).get_many([key])
+        except StoreError:
+            return None, b""
+        if raw is None:
+            return None, b""
+        try:
+            value: bytes = self._serializer._signer.check_sign(key, raw)
+        # Damaged, or of another secret: cashews does not expect all that is raised then.
+        except Exception:
+            return raw, b""
+        with suppress(Exception):
+            value = self._serializer._compressor.decompress(value)
+        return raw, value
+
+    async def keep(self, key: str, raw: bytes, ttl: float | None) -> bool:
+        """
+        Give a key of cashews another ttl if it still holds what was read; return whether it does.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        backend = await self._bare()
+        if backend.server is None:
+            # In memory nothing happens between the two, and cashews can't read what we set.
+            return await backend.store.touch_many([key], ttl) > 0
+        return await backend.server.compare_and_set(key, raw, raw, ttl)
+
+    async def _bare(self) -> Backend:
+        """Return the same as `present`, without compression."""
+        return await self._binding.backend(Deadline(self._binding.timeout))
+
+    def _with_compressor(self, backend: Backend) -> Backend:
+        if self._compressor is None:
+            return backend
+        compress, decompress = self._compressor.compress, self._compressor.decompress
+        return dataclasses.replace(
+            backend, store=CompressedStore(backend.store, compress, decompress)
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EntryRef:
+    """
+    Where one run is recorded: an entry of its own, which nothing but its pointer leads to.
+
+    Args:
+        shelf: The entries that it stands among.
+        key: That of the pointer.
+        generation: Which run it is.
+        expire: Seconds that the entry lives, None for ever.
+    """
+
+    shelf: CashewsEntries
+    key: str
+    generation: bytes
+    expire: float | None
+
+    @classmethod
+    def new(cls, shelf: CashewsEntries, key: str, expire: float | None) -> EntryRef:
+        """Return one for a run that begins."""
+        # cashews takes 0 for no bound, too.
+        return cls(shelf, key, new_id(), expire or None)
+
+    def resource(self, backend: Backend) -> Resource:
+        """Return the view of it."""
+        return Resource(
+            backend.store,
+            f"{self.key}:{self.generation.hex()}",
+            needs=(),
+            lifetimes=Lifetimes(self.expire, RULES.max_duration + RULES.finish_timeout),
+            select=None,
+            new_id=new_id,
+            max_variants=1,
+        )
+
+    async def is_there(self) -> bool:
+        """Whether there is an entry."""
+        try:
+            return isinstance(await self._look_up(), Hit)
+        except StoreError:
+            return False
+
+    async def response(self, engine: Engine) -> Response | None:
+        """Return a response of its own for one who asks; None where there is no whole entry."""
+        try:
+            backend = await self.shelf.present()
+            found = await engine.look_up(self.resource(backend), None, is_fallback=False)
+        except StoreError:
+            return None
+        return found if isinstance(found, Response) else None
+
+    async def keep_pointer(self) -> bool:
+        """
+        Let the pointer live for as long as the entry will, from now on; return whether it is there.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        for _ in range(_ATTEMPTS):
+            raw, pointer = await self.shelf.value(self.key)
+            if raw is None or self.generation not in pointer:
+                # Another value stands there by now.
+                return False
+            if await self.shelf.keep(self.key, raw, self.expire):
+                return True
+        return True
+
+    async def retire(self) -> None:
+        """
+        Let an entry that another one replaces expire, where it would otherwise never do so.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if self.expire is not None:
+            return
+        found = await self._look_up()
+        if isinstance(found, Hit):
+            backend = await self.shelf.present()
+            resource = self.resource(backend)
+            # Not at once: somebody may be reading it.
+            segments = [
+                segment_key(resource.key, found.entry.generation, index)
+                for index in range(len(found.entry.segments))
+            ]
+            keys = [resource.key, *segments]
+            await backend.store.touch_many(keys, resource.lifetimes.longest_run)
+
+    async def _look_up(self) -> object:
+        return await self.resource(await self.shelf.present()).look_up()

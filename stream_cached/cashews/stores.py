@@ -1,0 +1,334 @@
+"""Stores in what cashews has set up: aiocache caches over its memory and its disk cache."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from aiocache.base import BaseCache
+from aiocache.serializers import NullSerializer
+
+from stream_cached.connections.time_limit import TimeLimit
+from stream_cached.errors import StoreError
+from stream_cached.keys.names import is_segment_key
+from stream_cached.stores.aiocache import AiocacheStore
+from stream_cached.stores.memory import BoundedMemory, Item, MemoryCache
+from stream_cached.stores.protocol import as_bytes
+
+if TYPE_CHECKING:
+    from cashews.backends.diskcache import DiskCache
+    from cashews.backends.memory import Memory
+
+T = TypeVar("T")
+
+#: How much the segments in one memory may take.
+DEFAULT_MAX_BYTES = 64 * 1024 * 1024
+
+#: Seconds until what is in the way of a call on the disk is tried again.
+_PAUSE = 0.001
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+
+class Raw(NamedTuple):
+    """Holds bytes in cashews' memory: over bare ones its background task runs its serializer."""
+
+    value: bytes
+
+
+_segments: weakref.WeakKeyDictionary[Memory, BoundedMemory] = weakref.WeakKeyDictionary()
+_segments_lock = threading.Lock()
+
+
+class _Beside(BoundedMemory):
+    """A backend's own memory, and beside it the segments: it counts keys, and a body has many."""
+
+    def __init__(self, backend: Memory, max_bytes: int, clock: Callable[[], float]) -> None:
+        with _segments_lock:
+            self._segments = _segments.setdefault(backend, BoundedMemory(max_bytes, clock))
+        super().__init__(self._segments.max_bytes, clock)
+        self._backend = backend
+        self._lock = self._segments._lock
+
+    @property
+    def _records(self) -> OrderedDict[str, tuple[float | None, Any]]:
+        # `clear` of the backend puts another in its place.
+        return self._backend.store
+
+    def touch(self, key: str, ttl: float | None) -> bool:
+        if is_segment_key(key):
+            return self._segments.touch(key, ttl)
+        with self._lock:
+            if self._live(key) is None:
+                return False
+            _, value = self._records[key]
+            # Also what cashews has put there, as it is.
+            self._records[key] = self._deadline(ttl), value
+            return True
+
+    def delete(self, key: str) -> bool:
+        if is_segment_key(key):
+            return self._segments.delete(key)
+        with self._lock:
+            return self._records.pop(key, None) is not None
+
+    def clear(self, prefix: str) -> None:
+        with self._lock:
+            self._segments.clear(prefix)
+            for key in [key for key in self._records if key.startswith(prefix)]:
+                self.delete(key)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each segment in bytes by key, the most recently used last."""
+        return self._segments.sizes()
+
+    def _live(self, key: str) -> Item | None:
+        if is_segment_key(key):
+            return self._segments._live(key)
+        records = self._records
+        if key not in records:
+            return None
+        deadline, value = records[key]
+        if deadline is not None and deadline <= self._clock():
+            del records[key]
+            return None
+        records.move_to_end(key)
+        return Item(value.value if isinstance(value, Raw) else value, deadline, 0)
+
+    def _put(self, key: str, value: Any, deadline: float | None) -> bool:
+        if is_segment_key(key):
+            return self._segments._put(key, value, deadline)
+        records = self._records
+        records[key] = deadline, Raw(value) if isinstance(value, bytes) else value
+        records.move_to_end(key)
+        if len(records) > self._backend.size:
+            records.popitem(last=False)
+        return True
+
+
+class CashewsMemory(MemoryCache):
+    """
+    An aiocache cache over a memory of cashews (`mem://`), whose keys and bound it shares.
+
+    The segments of bodies are kept beside it, bounded in bytes: all views of one memory share them.
+
+    Args:
+        backend: The memory of cashews.
+        serializer: By default, values are kept as they are.
+        max_bytes: The bound of the segments; that of the first view counts.
+        clock: Seconds since the epoch; for tests.
+        kwargs: Those of `aiocache.base.BaseCache`.
+    """
+
+    def __init__(
+        self,
+        backend: Memory,
+        serializer: Any = None,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        clock: Callable[[], float] = time.time,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(serializer, max_bytes=max_bytes, clock=clock, **kwargs)
+        self.memory = _Beside(backend, max_bytes, clock)
+
+
+# -- disk ---------------------------------------------------------------------------------------
+
+
+class CashewsDisk(BaseCache):  # type: ignore[misc]
+    """
+    An aiocache cache over a disk cache of cashews (`disk://`), in threads.
+
+    Args:
+        backend: The disk cache of cashews.
+        serializer: By default, values are kept as they are.
+        kwargs: Those of `aiocache.base.BaseCache`.
+    """
+
+    NAME = "disk"
+
+    def __init__(self, backend: DiskCache, serializer: Any = None, **kwargs: Any) -> None:
+        super().__init__(serializer=serializer or NullSerializer(), **kwargs)
+        self.backend = backend
+
+    def store(self, timeout: float | None, time_limit: TimeLimit) -> CashewsDiskStore:
+        """Return the store over this cache."""
+        return CashewsDiskStore(self, timeout, time_limit)
+
+    @property
+    def shards(self) -> Sequence[Any]:
+        """The caches of diskcache that the keys are spread over."""
+        # A FanoutCache says of a disk that is busy or broken that the key is missing.
+        cache: Any = self.backend._cache
+        return getattr(cache, "_shards", (cache,))
+
+    async def in_thread(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """Make the calls in one thread; one that has not begun when nobody waits is not made."""
+        from diskcache import Timeout
+
+        left = False
+
+        def attempt(call: Callable[[], T]) -> T:
+            while True:
+                try:
+                    return call()
+                except Timeout:
+                    if left:
+                        raise
+                time.sleep(_PAUSE)
+
+        def make() -> list[T]:
+            return [attempt(call) for call in calls if not left]
+
+        try:
+            return await asyncio.to_thread(make) if calls else []
+        finally:
+            left = True
+
+    # -- in a thread
+
+    def _place(self, key: Any) -> tuple[Any, Any]:
+        # Text as cashews' own: it matches its patterns with every key, and SQLite takes no other.
+        name = key.encode("utf-8", "backslashreplace").decode() if isinstance(key, str) else key
+        shards = self.shards
+        return shards[shards[0].disk.hash(name) % len(shards)], name
+
+    def read(self, key: Any) -> Any:
+        """Return the value, None for a missing or expired key."""
+        shard, name = self._place(key)
+        value = shard.get(name)
+        if value is None and name in shard:
+            # Replaced meanwhile, and the file of the old value is gone: now nobody can replace it.
+            with shard.transact():
+                value = shard.get(name)
+        return value
+
+    def write(self, key: Any, value: Any, ttl: float | None) -> bool:
+        """Set the key; return whether it was set."""
+        shard, name = self._place(key)
+        if isinstance(value, bytes) and len(value) >= shard.disk.min_file_size:
+            # Bytes are written to their file line by line; a file is copied.
+            return bool(shard.set(name, io.BytesIO(value), ttl or None, read=True))
+        return bool(shard.set(name, value, ttl or None))
+
+    def add_missing(self, key: Any, value: Any, ttl: float | None) -> bool:
+        """Set the key if it is missing; return whether it was."""
+        shard, name = self._place(key)
+        return bool(shard.add(name, value, ttl or None))
+
+    def swap(self, key: Any, expected: Any, value: Any, ttl: float | None) -> bool:
+        """Set the key if it holds what is expected; return whether it did."""
+        shard, name = self._place(key)
+        with shard.transact():
+            return shard.get(name) == expected and bool(shard.set(name, value, ttl or None))
+
+    def touch(self, key: Any, ttl: float | None) -> bool:
+        """Give the key a new ttl; return whether it exists."""
+        shard, name = self._place(key)
+        return bool(shard.touch(name, ttl or None))
+
+    def remove(self, key: Any) -> bool:
+        """Delete the key; return whether it was there."""
+        shard, name = self._place(key)
+        return bool(shard.delete(name))
+
+    def _holds(self, key: Any) -> bool:
+        shard, name = self._place(key)
+        return name in shard
+
+    def _empty(self, prefix: str) -> None:
+        for shard in self.shards:
+            for name in shard.iterkeys():
+                if isinstance(name, str) and name.startswith(prefix):
+                    shard.delete(name)
+
+    # -- as aiocache calls them
+
+    async def _one(self, call: Callable[[], T]) -> T:
+        (result,) = await self.in_thread([call])
+        return result
+
+    async def _get(self, key: Any, encoding: str | None = None, _conn: Any = None) -> Any:
+        return await self._one(partial(self.read, key))
+
+    async def _multi_get(
+        self, keys: Sequence[Any], encoding: str | None = None, _conn: Any = None
+    ) -> list[Any]:
+        return await self.in_thread([partial(self.read, key) for key in keys])
+
+    async def _set(
+        self,
+        key: Any,
+        value: Any,
+        ttl: float | None = None,
+        _cas_token: Any = None,
+        _conn: Any = None,
+    ) -> bool:
+        if _cas_token is not None:
+            return await self._one(partial(self.swap, key, _cas_token, value, ttl))
+        return await self._one(partial(self.write, key, value, ttl))
+
+    async def _multi_set(
+        self, pairs: Sequence[tuple[Any, Any]], ttl: float | None = None, _conn: Any = None
+    ) -> bool:
+        return all(await self.in_thread([partial(self.write, *pair, ttl) for pair in pairs]))
+
+    async def _add(self, key: Any, value: Any, ttl: float | None = None, _conn: Any = None) -> bool:
+        if not await self._one(partial(self.add_missing, key, value, ttl)):
+            raise ValueError(f"Key {key} already exists, use .set to update the value")
+        return True
+
+    async def _exists(self, key: Any, _conn: Any = None) -> bool:
+        return await self._one(partial(self._holds, key))
+
+    async def _expire(self, key: Any, ttl: float, _conn: Any = None) -> bool:
+        return await self._one(partial(self.touch, key, ttl))
+
+    async def _delete(self, key: Any, _conn: Any = None) -> int:
+        return await self._one(partial(self.remove, key))
+
+    async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
+        await self._one(partial(self._empty, namespace or ""))
+        return True
+
+
+class CashewsDiskStore(AiocacheStore):
+    """Over `CashewsDisk`: many keys in one thread."""
+
+    def __init__(
+        self, cache: CashewsDisk, timeout: float | None, time_limit: TimeLimit | None = None
+    ) -> None:
+        super().__init__(cache, timeout, time_limit)
+        bounded = all(shard.eviction_policy != "none" for shard in cache.shards)
+        self.capacity = int(sum(s.size_limit for s in cache.shards)) if bounded else None
+
+    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+        pairs = [(self.native_key(key), value) for key, value in items]
+        if not await self.call("set", partial(self.cache._multi_set, pairs, ttl)):
+            raise StoreError("set: refused")
+
+    async def add_and_get_many(
+        self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
+    ) -> tuple[bool, list[bytes | None]]:
+        """Do what `add` does, then what `get_many` does, in one thread."""
+        add = partial(self.cache.add_missing, self.native_key(key), value, ttl)
+        reads = [partial(self.cache.read, self.native_key(other)) for other in keys]
+        done, *values = await self.call("add", partial(self.cache.in_thread, [add, *reads]))
+        return done, [as_bytes(found) for found in values]
+
+    async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
+        calls = [partial(self.cache.touch, self.native_key(key), ttl) for key in keys]
+        return sum(await self.call("touch", partial(self.cache.in_thread, calls)))
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        calls = [partial(self.cache.remove, self.native_key(key)) for key in keys]
+        await self.call("delete", partial(self.cache.in_thread, calls))

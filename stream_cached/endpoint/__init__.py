@@ -1,0 +1,1 @@
+"""What was decorated: its kind, signature, arguments and dependencies."""

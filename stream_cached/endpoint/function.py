@@ -1,0 +1,169 @@
+"""What was decorated: its kind, its signature, its request."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from stream_cached.endpoint.signatures import (
+    annotation_of,
+    header_names,
+    may_be,
+    signature_of,
+    without_partials,
+)
+from stream_cached.errors import ConfigurationError
+from stream_cached.keys.canonical import NoCanonicalFormError, canonical
+from stream_cached.keys.digest import digest
+
+HIDDEN = "_stream_cached_request"
+
+
+class Endpoint:
+    """
+    A decorated function.
+
+    Args:
+        function: A coroutine function, or a plain one, which is run in the thread pool.
+        takes_request: Whether its calls are told apart by their requests; it is then given a
+            hidden parameter for one, where it declares none.
+
+    Raises:
+        ConfigurationError: It is none that can be decorated; the message guesses the mistake.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, takes_request: bool = True) -> None:
+        _refuse(function)
+        self.function = function
+        self.name = _name(function)
+        self.place = _place(function)
+        self._is_async = _is_async(function)
+        self.declared = signature_of(function)
+        parameters = self.declared.parameters.values()
+        self.parameters = frozenset(self.declared.parameters)
+        self._requests = [p.name for p in parameters if may_be(annotation_of(p), HTTPConnection)]
+        self._takes_request = takes_request
+        self.hides_request = takes_request and not self._requests
+        self.signature = _with_hidden(self.declared) if self.hides_request else self.declared
+        self.headers = {p.name: names for p in parameters if (names := header_names(p))}
+        """The names of the request headers that a parameter is taken from, by its name."""
+
+    @property
+    def declares_request(self) -> bool:
+        """Whether it has a parameter for its request."""
+        return bool(self._requests)
+
+    async def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call the function."""
+        if self._is_async:
+            return await self.function(*args, **kwargs)
+        result = await run_in_threadpool(self.function, *args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    def take_request(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[HTTPConnection | None, dict[str, Any]]:
+        """Return the call's request, and the keyword arguments without a hidden one."""
+        if not self._takes_request:
+            return None, kwargs
+        if self.hides_request and HIDDEN in kwargs:
+            kwargs = dict(kwargs)
+            return kwargs.pop(HIDDEN), kwargs
+        for name in self._requests:
+            # As FastAPI calls.
+            if type(value := kwargs.get(name)) is Request:
+                return value, kwargs
+        for value in (*args, *kwargs.values()):
+            # It is a Mapping, an abstract class: to ask for its instances takes a while.
+            if type(value) is Request or isinstance(value, HTTPConnection):
+                return value, kwargs
+        if args and isinstance(args[0], HTTPEndpoint):
+            return HTTPConnection(args[0].scope), kwargs
+        return None, kwargs
+
+
+def closure_digest(function: Callable[..., Any]) -> str:
+    """
+    Return what stands for the values that a function was made over, as far as that is known.
+
+    It is for comparing the functions of one process, and never part of a key.
+    """
+    forms: list[Any] = []
+    for cell in getattr(inspect.unwrap(function), "__closure__", None) or ():
+        # An empty cell, or a value of no known form, tells nothing.
+        with contextlib.suppress(ValueError, NoCanonicalFormError):
+            forms.append(canonical(cell.cell_contents))
+    if inspect.ismethod(function):
+        forms.append(id(function.__self__))
+    elif not inspect.isfunction(function):
+        forms.append(id(function))
+    return digest(list(map(str, forms)))
+
+
+def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return status and headers of each Response that a function is given to write on."""
+    return [
+        (value.status_code, list(value.raw_headers))
+        for value in (*args, *kwargs.values())
+        if isinstance(value, Response)
+    ]
+
+
+def _refuse(function: object) -> None:
+    hint = None
+    if isinstance(function, BaseRoute):
+        hint = "put the decorator below the route decorator, directly over the function"
+    elif inspect.isclass(function):
+        hint = "decorate its methods (get, post), not the class"
+    elif not callable(function):
+        hint = "write @stream_cached(ttl=60), with parentheses, directly over a function"
+    elif _is_generator(function):
+        hint = "let it return a StreamingResponse over the generator"
+    if hint:
+        what = getattr(function, "__qualname__", repr(function))
+        raise ConfigurationError(f"stream_cached can't decorate {what}: {hint}")
+
+
+def _is_generator(function: object) -> bool:
+    call = _call_of(function)
+    return any(inspect.isgeneratorfunction(c) or inspect.isasyncgenfunction(c) for c in call)
+
+
+def _is_async(function: object) -> bool:
+    return any(map(inspect.iscoroutinefunction, _call_of(function)))
+
+
+def _call_of(function: object) -> tuple[object, object]:
+    """Return the function, and what calling it runs where it is an instance with `__call__`."""
+    return function, inspect.getattr_static(type(function), "__call__", None)
+
+
+def _name(function: Any) -> str:
+    function = without_partials(function)
+    qualname = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{function.__module__}.{qualname}"
+
+
+def _place(function: Any) -> str:
+    """Return where a function is written: file and line; "" where that is not known."""
+    function = without_partials(function)
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+
+
+def _with_hidden(signature: inspect.Signature) -> inspect.Signature:
+    parameters = list(signature.parameters.values())
+    hidden = inspect.Parameter(HIDDEN, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+    before = len(parameters)
+    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        before -= 1
+    parameters.insert(before, hidden)
+    return signature.replace(parameters=parameters)

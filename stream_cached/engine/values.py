@@ -1,0 +1,142 @@
+"""What one call uses of its cache beside the engine: its plain values, and its plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from stream_cached.backends.binding import Backend
+from stream_cached.backends.pending import InvalidatedBefore
+from stream_cached.connections.deadline import Deadline
+from stream_cached.entries.resource import Resource, StoredValue
+from stream_cached.errors import StoreError
+from stream_cached.events import Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """
+    What one call uses of its cache.
+
+    Args:
+        backend: The cache, or what stands in for it.
+        patience: How long it may still hold up the call.
+        configured: The cache as it was configured: plugins see this one.
+        distrust: The values in it that may have been invalidated while it was away.
+        notices: Where it is said what goes wrong.
+    """
+
+    backend: Backend
+    deadline: Deadline
+    configured: Any
+    invalidated_before: InvalidatedBefore
+    reporter: Reporter
+
+    async def get(self, key: str) -> Any:
+        """Return a plain value by the cache's public `get`; None where there is none."""
+        cache = self.backend.cache
+        try:
+            with self.deadline:
+                return await cache.get(key)
+        except StoreError as exc:
+            self.reporter.store_failed(exc, "reading")
+        # As in aiocache: whatever the cache or the serializer raises is a miss.
+        except Exception as exc:
+            self.unreadable(exc)
+        return None
+
+    async def set(self, key: str, value: Any, ttl: float | None) -> None:
+        """Store a plain value by the cache's public `set`."""
+        backend = self.backend
+        try:
+            await backend.cache.set(key, value, ttl=backend.public_ttl(ttl))
+            if not backend.is_fallback:
+                self.invalidated_before.was_set(key)
+        except StoreError as exc:
+            self.reporter.store_failed(exc, "writing")
+        # As in aiocache: the caller gets its value all the same.
+        except Exception as exc:
+            self.unwritable(exc)
+
+    def may_be_older(self, key: str, ttl: float | None) -> bool:
+        """Whether a plain value may be one that was invalidated."""
+        if self.backend.is_fallback:
+            return False
+        return self.invalidated_before.refuses(key, ttl)
+
+    # -- in signed records ------------------------------------------------------------------
+
+    def loaded(self, stored: StoredValue) -> Any:
+        """Return what a signed record holds; None where the serializer refuses it."""
+        try:
+            text = stored.payload.decode("utf-8", "surrogatepass") if stored.text else None
+            return self.configured.serializer.loads(stored.payload if text is None else text)
+        # As above.
+        except Exception as exc:
+            self.unreadable(exc)
+            return None
+
+    async def publish(self, resource: Resource, value: Any) -> None:
+        """Store a plain value in a signed record."""
+        try:
+            dumped = self.configured.serializer.dumps(value)
+            is_text = isinstance(dumped, str)
+            payload = dumped.encode("utf-8", "surrogatepass") if is_text else dumped
+            if not isinstance(payload, bytes):
+                raise TypeError("what a serializer leaves as an object can't be signed")
+            if await resource.publish_value(payload, text=is_text) is None:
+                await self.was_set(resource.key)
+        except StoreError as exc:
+            self.reporter.store_failed(exc, "writing")
+        # As above.
+        except Exception as exc:
+            self.unwritable(exc)
+
+    def unreadable(self, exc: Exception) -> None:
+        """Say that a plain value could not be read."""
+        self.reporter.warn(f"a plain value could not be read: {type(exc).__name__}")
+
+    def unwritable(self, exc: Exception) -> None:
+        """Say that a plain value could not be stored."""
+        self.reporter.warn(f"a plain value could not be stored: {type(exc).__name__}")
+
+    # -- plugins ----------------------------------------------------------------------------
+
+    async def was_set(self, key: str) -> None:
+        """Tell the log and the plugins that something was stored, past the cache's `set`."""
+        self.reporter.store_works("writing")
+        await self.call_plugins("set", key, b"", took=0.0, ret=True)
+
+    async def call_plugins(self, command: str, *args: Any, took: float, ret: Any) -> None:
+        """Call the plugins' hooks, which the direct calls of the store go past."""
+        cache = self.configured
+        try:
+            for plugin in cache.plugins or ():
+                await getattr(plugin, f"pre_{command}")(cache, *args)
+            for plugin in cache.plugins or ():
+                await getattr(plugin, f"post_{command}")(cache, *args, took=took, ret=ret)
+        # The user's code: it watches the cache, and must not fail it.
+        except Exception as exc:
+            self.reporter.warn(f"a plugin raised {type(exc).__name__}")
+
+
+#: What the call uses in which a plain value is read or written.
+_current: ContextVar[Use | None] = ContextVar("stream_cached_use", default=None)
+
+
+def current_use() -> Use | None:
+    """Return what the running call uses; None outside of one."""
+    return _current.get()
+
+
+@contextmanager
+def using(use: Use) -> Iterator[None]:
+    """Let plain values be read from and written to what this call uses."""
+    token = _current.set(use)
+    try:
+        yield
+    finally:
+        _current.reset(token)

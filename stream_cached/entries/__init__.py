@@ -1,0 +1,1 @@
+"""Bytes at rest: what a store holds for one resource."""

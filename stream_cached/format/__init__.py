@@ -1,0 +1,1 @@
+"""Records and segments to bytes and back. No I/O, no clock."""

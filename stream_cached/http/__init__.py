@@ -1,0 +1,1 @@
+"""The rules of HTTP: reasons, policy, headers, Cache-Status. No I/O, no clock."""

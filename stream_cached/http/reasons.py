@@ -1,0 +1,212 @@
+"""Why a response is not cached: the table of reasons, and how they are reported."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stream_cached.errors import StreamCachedError
+
+
+class NotCached(enum.Enum):
+    """Why a response was not stored: a word for Cache-Status, a sentence, and the fix."""
+
+    METHOD = (
+        "method",
+        "its method is not among those that are cached",
+        'pass methods=("GET", "POST") if it only asks, and changes nothing: its body is then part '
+        "of the key",
+    )
+    UPLOAD = (
+        "upload",
+        "it uploads a file or a large body",
+        "leave such an endpoint without the decorator",
+    )
+    AUTHORIZATION = (
+        "authorization",
+        "the request carries Authorization, and the answer may be one user's own",
+        'pass authorized="keyed" if the arguments or the key name the user, authorized="vary" to '
+        'keep entries for each credential, or authorized="share" if all users may be given the '
+        "same; or let the response say Cache-Control: public",
+    )
+    ARGUMENT = (
+        "argument",
+        "an argument can't be part of the key, so that nothing tells two calls apart",
+        "pass key_args= with functions that return what of them the answer depends on; where they "
+        "are only tools, and any other one would give the same answer, mark them NotInKey or pass "
+        "key_ignore=; or pass key_builder=",
+    )
+    READ = (
+        "request-read",
+        "the endpoint read something from its request that is not part of the key, and may be one "
+        "client's own",
+        "let a dependency read it, so that the endpoint has it as an argument, or pass "
+        "unguarded= if it does not show in the answer",
+    )
+    NORMALISER = (
+        "vary",
+        "a function of vary= did not return a str",
+        "let it return a str for any value, also for the empty one of an absent header",
+    )
+    STATUS = (
+        "status",
+        "its status is not among those that are stored",
+        "pass statuses= if it may be stored",
+    )
+    SET_COOKIE = (
+        "set-cookie",
+        "the response sets a cookie, which is one client's own",
+        "set the cookie in a middleware, or in another endpoint",
+    )
+    CACHE_CONTROL = (
+        "cache-control",
+        "the response's Cache-Control says private or no-store",
+        "let the endpoint send another Cache-Control if the response may be shared",
+    )
+    VARY_ANY = (
+        "vary-any",
+        "the response varies on *, that is on more than its request",
+        "name the headers in Vary",
+    )
+    NO_REQUEST = (
+        "no-request",
+        "no request reached the decorator, and the response can't be stored without one",
+        "call the endpoint with its Request",
+    )
+    RESPONSE = (
+        "response",
+        "the function set a status or headers on the Response that it was given",
+        "return a Response with them",
+    )
+    ITERATOR = (
+        "iterator",
+        "the function returned an iterator, which can be read only once",
+        "return a StreamingResponse over it",
+    )
+    SKIPPED = (
+        "skip-cache-func",
+        "skip_cache_func says so",
+        "nothing is wrong",
+    )
+    SWITCHED_OFF = (
+        "switched-off",
+        "the call or the environment (AIOCACHE_DISABLE) switched the cache off",
+        "nothing is wrong",
+    )
+    BODY_SIZE = (
+        "max-body",
+        "the body is larger than max_body=, or than a quarter of the store",
+        "raise max_body= (and the max_bytes= of a memory store)",
+    )
+    DURATION = (
+        "max-duration",
+        "the stream took longer than max_duration=",
+        "raise max_duration=",
+    )
+    CONTENT_LENGTH = (
+        "content-length",
+        "the body is not as long as its own Content-Length says",
+        "fix the endpoint: its clients get a broken response",
+    )
+    STORE = (
+        "store",
+        "the store failed or did not answer in time",
+        "look at the store; the endpoint goes on answering without it",
+    )
+    INCOMPLETE = (
+        "incomplete",
+        "the stream raised, or was given up before its end",
+        "look at what it raised",
+    )
+    OVERTAKEN = (
+        "overtaken",
+        "it was invalidated while it ran",
+        "nothing is wrong",
+    )
+    BEHIND = (
+        "behind",
+        "the store could not keep up with the stream",
+        "raise max_pending=, or use a quicker store",
+    )
+
+    WAITED = (
+        "wait-timeout",
+        "another run of it did not begin to answer within wait_timeout=",
+        "raise wait_timeout= if the endpoint takes that long before its first byte",
+    )
+
+    def __init__(self, word: str, sentence: str, fix: str) -> None:
+        self.word = word
+        self.sentence = sentence
+        self.fix = fix
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it makes a response one client's own."""
+        return self is NotCached.READ
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether the next run would come to it, too."""
+        return self in (NotCached.BODY_SIZE, NotCached.DURATION)
+
+    @property
+    def is_of_store(self) -> bool:
+        """Whether it is the store's affair, so that a stream may be shared all the same."""
+        return self in (NotCached.STORE, NotCached.BEHIND)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason why a response is not cached."""
+
+    reason: NotCached
+    subject: str = ""
+    """What it was found in; never a value."""
+    fix: str = ""
+    """What to write, where more can be said than the reason's own."""
+
+    def __str__(self) -> str:
+        subject = f" ({self.subject})" if self.subject else ""
+        return f"{self.reason.sentence}{subject}"
+
+
+class BypassError(StreamCachedError):
+    """
+    A call is not for the cache.
+
+    Args:
+        findings: Why.
+    """
+
+    def __init__(self, *findings: Finding) -> None:
+        super().__init__(explained(findings))
+        self.findings = findings
+
+    @property
+    def reasons(self) -> tuple[NotCached, ...]:
+        """Why, in the words of the log and of Cache-Status."""
+        return tuple(finding.reason for finding in self.findings)
+
+
+def explained(findings: Iterable[Finding]) -> str:
+    """Say why a response is not cached, and what to write instead."""
+    findings = list(findings)
+    why = "; and ".join(map(str, findings))
+    fixes = list(dict.fromkeys(finding.fix or finding.reason.fix for finding in findings))
+    if len(fixes) == 1:
+        return f"{why}. Fix: {fixes[0]}."
+    lines = "".join(f"\n  Fix {number}: {fix}." for number, fix in enumerate(fixes, 1))
+    return f"{why}. Each of these fixes is needed:{lines}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return an enumeration for a sentence."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def words(findings: Iterable[Finding]) -> str:
+    """Return the words of some reasons, for Cache-Status."""
+    return ", ".join(dict.fromkeys(finding.reason.word for finding in findings))

@@ -1,0 +1,1 @@
+"""Values to their canonical form, and to keys. No I/O, no clock."""

@@ -1,0 +1,63 @@
+"""The end of an application: what still runs is completed or given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from stream_cached import tasks
+from stream_cached.connections.clients import Clients
+from stream_cached.options import require_seconds
+from stream_cached.streams.stream import flights_here
+
+#: Seconds that what was given up has to leave nothing behind: a store may hang.
+_CLEAN_UP = 2.0
+
+
+@asynccontextmanager
+async def lifespan(app: Any) -> AsyncIterator[None]:
+    """
+    Call `aclose` when an application ends: `Starlette(lifespan=lifespan)`, or within one's own.
+
+    Args:
+        app: The application; any, as one that ends closes what runs in its event loop.
+    """
+    try:
+        yield
+    finally:
+        await aclose()
+
+
+async def aclose(timeout: float = 10.0) -> None:
+    """
+    Let all runs in the running event loop come to their end, and close its connections to stores.
+
+    Runs are those whose client has left, and those that make anew what is stale. Whatever is not
+    complete in time is aborted, and nothing of it is stored; its lease is released, so that another
+    process need not wait. Where this is not called, both happen as the loop ends, as far as that
+    lets it. The cache can be used again afterwards.
+
+    Args:
+        timeout: Seconds that runs have to complete.
+
+    Raises:
+        ConfigurationError: The timeout is no number of seconds above 0.
+    """
+    await _all_done(require_seconds("timeout", timeout))
+    for flight in flights_here():
+        flight.abort("the application ends")
+    await _all_done(_CLEAN_UP)
+    for task in tasks.running_here():
+        task.cancel()
+    await _all_done(_CLEAN_UP)
+    await Clients.close_here()
+
+
+async def _all_done(seconds: float) -> None:
+    """Wait for everything that runs, and what that begins, for so long at the most."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while (running := tasks.running_here()) and (left := deadline - loop.time()) > 0:
+        await asyncio.wait(running, timeout=left)

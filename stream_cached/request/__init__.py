@@ -1,0 +1,1 @@
+"""Who asks, and what the endpoint read of the request."""

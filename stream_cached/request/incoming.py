@@ -1,0 +1,321 @@
+"""One request, as the cache sees it: whether it is for it, and what its key is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.types import Message, Receive
+
+from stream_cached.http.headers import header_values
+from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.keys.digest import digest
+from stream_cached.keys.request import request_key
+from stream_cached.request.observed import plain_scope, watch_of
+
+#: Bytes of a request's body up to which its digest becomes part of the key.
+MAX_REQUEST_BODY = 1024 * 1024
+
+Normalisers = Mapping[bytes, Callable[[str], str] | None]
+
+_NONE: list[bytes] = []
+
+
+class Incoming:
+    """
+    A request that reached the decorator.
+
+    Args:
+        request: The request.
+        vary: The headers of `vary`, lower-cased, with what normalises their values.
+
+    Raises:
+        BypassError: A header can't be normalised.
+    """
+
+    def __init__(self, request: HTTPConnection, vary: Normalisers) -> None:
+        self.request = request
+        self.is_authorized = False
+        """Whether it carries Authorization, so that its answer may be its user's own."""
+        self.scope = plain_scope(request.scope)
+        self._body: str | None = None
+        self.is_head = self.scope["type"] == "http" and self.scope["method"] == "HEAD"
+        """Whether it is a HEAD request, for which GET's entries are used."""
+        # Hardly any request has two lines of one header.
+        self._lines: dict[bytes, bytes] = dict(self.scope["headers"])
+        self._has_lists = len(self._lines) < len(self.scope["headers"])
+        if not b"".join(self._lines).islower():
+            # They are lower-cased (ASGI), unless a middleware does not know.
+            self._has_lists = True
+        self._selected = {
+            name: self._values(name) if normalise is None else self._normalised(name, normalise)
+            for name, normalise in vary.items()
+        }
+        # Another cached endpoint may call this one: its answer comes to depend on what this key is
+        # made of.
+        self._watch = watch_of(request)
+        self._tell(name.decode("latin-1") for name in self._selected)
+
+    def _tell(self, names: Iterable[str]) -> None:
+        if self._watch is not None:
+            for name in names:
+                self._watch.note_header(name)
+
+    def _values(self, name: bytes) -> list[bytes]:
+        if self._has_lists:
+            return header_values(self.scope["headers"], name)
+        line = self._lines.get(name)
+        return _NONE if line is None else [line]
+
+    def _normalised(self, header: bytes, normalise: Callable[[str], str]) -> bytes:
+        values, name = self._values(header), header.decode("latin-1")
+        try:
+            value = normalise(b", ".join(values).decode("latin-1"))
+        # The user's function: a failing one must not fail the request.
+        except Exception as exc:
+            raise BypassError(
+                Finding(NotCached.NORMALISER, f"{name}: {type(exc).__name__}")
+            ) from exc
+        if not isinstance(value, str):
+            raise BypassError(Finding(NotCached.NORMALISER, f"{name}: {type(value).__name__}"))
+        return value.encode("utf-8", "surrogatepass")
+
+    def check(self, methods: frozenset[str], keyed: Set[str]) -> None:
+        """
+        See whether the request is for the cache.
+
+        Args:
+            methods: Those that are.
+            keyed: The headers that tell its user from another, or need not.
+
+        Raises:
+            BypassError: It is not.
+        """
+        method = "GET" if self.is_head else self.scope.get("method", "WEBSOCKET")
+        if method not in methods:
+            fix = "leave the decorator off" if method == "WEBSOCKET" else ""
+            raise BypassError(Finding(NotCached.METHOD, method, fix))
+        self.is_authorized = "authorization" not in keyed and bool(self._values(b"authorization"))
+        kinds = self._values(b"content-type")
+        if kinds and b"".join(kinds).lower().startswith(b"multipart/form-data"):
+            raise BypassError(Finding(NotCached.UPLOAD))
+
+    @property
+    def may_have_body(self) -> bool:
+        """Whether there may be a body; in HTTP/2 it need not be announced."""
+        if self.scope["method"] not in ("GET", "HEAD"):
+            return True
+        length = self._values(b"content-length")
+        if (length and length != [b"0"]) or self._values(b"transfer-encoding"):
+            return True
+        return not length and not self.scope.get("http_version", "1.1").startswith("1.")
+
+    async def read_body(self) -> None:
+        """
+        Make the request's body part of its key.
+
+        Raises:
+            BypassError: It is an upload, or was read by somebody who did not keep it.
+        """
+        request = self.request
+        if not isinstance(request, Request):
+            raise BypassError(Finding(NotCached.UPLOAD))
+        form = getattr(request, "_form", None)
+        if form is not None:
+            # A framework has parsed it; the body itself is gone.
+            items = form.multi_items()
+            if any(isinstance(value, UploadFile) for _, value in items):
+                raise BypassError(Finding(NotCached.UPLOAD))
+            self._body = digest([[name, value] for name, value in items])
+            return
+        if hasattr(request, "_body"):
+            body = request._body
+        elif getattr(request, "_stream_consumed", False):
+            raise BypassError(Finding(NotCached.UPLOAD))
+        else:
+            body = await _peek(request)
+        if not body and self.scope["method"] in ("GET", "HEAD"):
+            return
+        read_as = [self._values(b"content-type"), self._values(b"content-encoding")]
+        self._body = digest([read_as, hashlib.blake2b(body, digest_size=16).digest()])
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request's body is part of its key."""
+        return self._body is not None
+
+    def key(self, endpoint: str, arguments: Mapping[str, Any], *, host: bool) -> str:
+        """
+        Build the key of a call of an endpoint.
+
+        Args:
+            endpoint: Module and qualified name.
+            arguments: In canonical form, by name.
+            host: Whether the host is part of it.
+        """
+        scope = self.scope
+        return request_key(
+            endpoint,
+            method="GET" if self.is_head else scope["method"],
+            scheme=scope.get("scheme", "http"),
+            host=self._host() if host else self._of_host(),
+            # A middleware that rewrites one of them need not know of the others.
+            path=(scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
+            query=scope.get("query_string", b""),
+            body=self._body,
+            arguments=arguments,
+            headers=self._selected,
+        )
+
+    def _host(self) -> Sequence[bytes]:
+        self._tell(["host"])
+        return self._values(b"host") or [repr(self.scope.get("server")).encode()]
+
+    def _of_host(self) -> Sequence[bytes]:
+        """Return what a route may have taken from the host."""
+        parameters = sorted(self.scope.get("path_params", {}).items())
+        return [f"{name}={value!r}".encode("utf-8", "surrogatepass") for name, value in parameters]
+
+    def select(self, names: Sequence[str]) -> str:
+        """Return the digest of the request's values for the named headers."""
+        self._tell(names)
+        return digest([[name, self._value(name.encode("latin-1"))] for name in names])
+
+    def _value(self, name: bytes) -> bytes | list[bytes]:
+        return self._selected[name] if name in self._selected else self._values(name)
+
+    @property
+    def can_be_detached(self) -> bool:
+        """Whether a run that outlives the request finds all that it may read of it."""
+        return self.has_body or not self.may_have_body
+
+    def detach(self) -> None:
+        """Let a run that outlives the request read what its body was, and no disconnect."""
+        if isinstance(self.request, Request):
+            kept = self.request._receive if self.has_body else None
+            self.request._receive = _Kept(kept)
+
+    @contextmanager
+    def shielded(self, instance: object, deadline: float) -> Iterator[DisconnectShield]:
+        """
+        Keep its client's leaving from whoever sees this request.
+
+        Where the block ends without a flight that took the shield over, it is lifted.
+
+        Args:
+            instance: What the endpoint is a method of; an `HTTPEndpoint` has a `receive`.
+            patience: Seconds for which that is kept from an endpoint that has not answered yet.
+        """
+        shield = DisconnectShield(deadline)
+        if isinstance(self.request, Request):
+            shield.receive = self.request._receive
+            self.request._receive = shield
+            if isinstance(instance, HTTPEndpoint):
+                instance.receive = shield
+        try:
+            yield shield
+        finally:
+            if not shield.in_flight:
+                shield.reveal()
+                if isinstance(instance, HTTPEndpoint):
+                    # It sends its answer with it; a guard may have put another one there.
+                    instance.scope = self.scope
+
+
+async def _peek(request: Request) -> bytes:
+    """
+    Read the request's body, and leave it to be read once more.
+
+    Raises:
+        BypassError: It is too large for that; it can still be read as a whole.
+    """
+    messages: list[Message] = []
+    receive, size, more = request._receive, 0, True
+    while more and size <= MAX_REQUEST_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        messages.append(message)
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+
+    async def replay() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    request._receive = replay
+    if size > MAX_REQUEST_BODY:
+        raise BypassError(Finding(NotCached.UPLOAD))
+    return b"".join(message.get("body", b"") for message in messages)
+
+
+class _Kept:
+    """A `receive` for a run that outlives its request."""
+
+    def __init__(self, receive: Receive | None) -> None:
+        self._receive = receive
+        self._is_read = False
+
+    async def __call__(self) -> Message:
+        if not self._is_read:
+            message: Message = {"type": "http.request", "body": b"", "more_body": False}
+            if self._receive is not None:
+                message = await self._receive()
+            self._is_read = not message.get("more_body", False)
+            return message
+        # Nobody is there who could leave.
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+class DisconnectShield:
+    """
+    A `receive` that keeps a client's leaving to itself while the run is, or may be, recorded.
+
+    `if await request.is_disconnected(): return` would otherwise end a body cleanly, and short.
+
+    Args:
+        patience: Seconds for which it does so before there is a run: an endpoint that waits for
+            something is not to wait for ever.
+    """
+
+    receive: Receive
+
+    def __init__(self, deadline: float = 0.0) -> None:
+        self.in_flight = False
+        self.has_told = False
+        """Whether the endpoint knows that its client has left, and may have cut its body short."""
+        self._patience = deadline
+        self._gone_at: float | None = None
+        self._revealed = asyncio.Event()
+
+    def reveal(self) -> None:
+        """Let the endpoint see again what its client does."""
+        self._revealed.set()
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            await self._hide()
+        return message
+
+    async def _hide(self) -> None:
+        now = asyncio.get_running_loop().time
+        if self._gone_at is None:
+            self._gone_at = now()
+        while not self._revealed.is_set():
+            if self.in_flight:
+                await self._revealed.wait()
+            elif (left := self._gone_at + self._patience - now()) <= 0:
+                self.has_told = True
+                return
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self._revealed.wait()

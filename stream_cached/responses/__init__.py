@@ -1,0 +1,1 @@
+"""What an endpoint returned, and what is sent."""

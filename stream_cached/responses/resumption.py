@@ -1,0 +1,122 @@
+"""A body that goes on from another run, where the one that it is read from is lost.
+
+Whoever asks for that asserts that the endpoint is deterministic. It is not believed: status,
+headers and everything that was sent so far have to be the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from stream_cached.errors import BrokenStreamError, LostStreamError
+
+#: How many runs a response may need beyond the first.
+_ATTEMPTS = 3
+
+#: What may differ between two responses that are the same.
+_OF_THE_TRANSFER = frozenset(
+    {b"age", b"cache-status", b"content-length", b"date", b"transfer-encoding"}
+)
+
+
+class Resumption:
+    """
+    What a response has sent so far, and how it goes on.
+
+    Args:
+        again: Answers the call once more.
+    """
+
+    def __init__(self, again: Callable[[], Awaitable[Any]]) -> None:
+        self._again = again
+        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self._length = 0
+        self._digest = hashlib.blake2b()
+
+    def watched(self, send: Send) -> Send:
+        """Return a `send` that takes note of what is sent."""
+
+        async def watching(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.start":
+                self._head = _head_of(message)
+            elif message["type"] == "http.response.body":
+                self._length += len(message.get("body", b""))
+                self._digest.update(message.get("body", b""))
+
+        return watching
+
+    async def go_on(
+        self, cause: LostStreamError, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """
+        Answer the call once more, and send what is missing.
+
+        Args:
+            cause: How the body was lost.
+            scope: As for any ASGI application.
+            receive: As for any ASGI application.
+            send: What `watched` returned.
+
+        Raises:
+            BrokenStreamError: That is another body, or is lost, too.
+        """
+        for _ in range(_ATTEMPTS):
+            response = await self._again()
+            if not isinstance(response, Response):
+                break
+            try:
+                await response(scope, receive, _Rest(send, self._head, self._length, self._digest))
+            except LostStreamError as exc:
+                cause = exc
+            else:
+                return
+        raise cause
+
+
+class _Rest:
+    """A `send` that lets through what comes after what was sent already."""
+
+    def __init__(
+        self,
+        send: Send,
+        head: tuple[int, list[tuple[bytes, bytes]]] | None,
+        length: int,
+        digest: hashlib.blake2b,
+    ) -> None:
+        self._send = send
+        self._head = head
+        self._left = length
+        self._expected = digest.copy().digest()
+        self._digest = hashlib.blake2b()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and self._left:
+            message = self._without_what_was_sent(message)
+        elif message["type"] == "http.response.start" and self._head is not None:
+            if _head_of(message) != self._head:
+                raise BrokenStreamError("the endpoint has answered with another head")
+            return
+        await self._send(message)
+
+    def _without_what_was_sent(self, message: Message) -> Message:
+        body = message.get("body", b"")
+        sent, rest = body[: self._left], body[self._left :]
+        self._digest.update(sent)
+        self._left -= len(sent)
+        more = message.get("more_body", False)
+        if (not self._left and self._digest.digest() != self._expected) or (
+            self._left and not more
+        ):
+            raise BrokenStreamError("the endpoint has answered with another body")
+        return {**message, "body": rest}
+
+
+def _head_of(message: Message) -> tuple[int, list[tuple[bytes, bytes]]]:
+    headers = [(name.lower(), value) for name, value in message.get("headers", ())]
+    return message["status"], [each for each in headers if each[0] not in _OF_THE_TRANSFER]

@@ -1,0 +1,183 @@
+"""The store over any aiocache `BaseCache`: by its direct, binary-safe calls.
+
+The public `get` and `set` decode what they read and run everything through the serializer, in
+which bytes die; the methods behind them take and give bytes. They are called under one time-out
+of our own, with the cache's `build_key` and namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from aiocache.base import BaseCache
+
+from stream_cached.connections.shared_reads import SharedReads
+from stream_cached.connections.time_limit import TimeLimit
+from stream_cached.errors import StoreError
+from stream_cached.stores.protocol import as_bytes
+
+T = TypeVar("T")
+
+
+class AiocacheStore:
+    """
+    The engine's view of an aiocache cache.
+
+    Args:
+        cache: The cache, used by the event loop that runs now.
+        timeout: Seconds that one operation may take, None for no bound.
+        operations: Those that are under way on the same server.
+    """
+
+    capacity: int | None = None
+
+    def __init__(
+        self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
+    ) -> None:
+        self.cache: Any = cache
+        self.timeout = timeout
+        self.time_limit = time_limit or TimeLimit()
+        self._reads = SharedReads(self._read)
+
+    def native_key(self, key: str) -> Any:
+        """Return the key as the backend wants it, in the cache's namespace."""
+        try:
+            return self.cache.build_key(key, namespace=self.cache.namespace)
+        except UnicodeEncodeError:
+            raise
+        # The user's `key_builder`.
+        except Exception as exc:
+            raise StoreError(f"key: {type(exc).__name__}") from exc
+
+    def native_ttl(self, ttl: float | None) -> Any:
+        """Return the ttl as the backend's `_set` wants it."""
+        return ttl
+
+    def is_lost(self, exc: Exception) -> bool:
+        """Whether a failure says that the server can't be reached."""
+        return isinstance(exc, OSError | EOFError)
+
+    def is_no_outage(self, exc: Exception) -> bool:
+        """Whether a failure is about one key, value or client, and says nothing of the server."""
+        return isinstance(exc, UnicodeError)
+
+    async def call(
+        self,
+        name: str,
+        begin: Callable[[], Awaitable[T]],
+        passes: tuple[type[Exception], ...] = (),
+    ) -> T:
+        """
+        Await a call of the backend, under the time-out of one operation.
+
+        Args:
+            name: What to call it in errors.
+            begin: Begins it.
+            passes: What it may raise that is an answer, and no failure.
+
+        Raises:
+            StoreError: It failed.
+        """
+
+        async def translated() -> T:
+            try:
+                return await begin()
+            except StoreError:
+                raise
+            except passes:
+                raise
+            # At the border to a store: whatever a backend raises means that it failed.
+            except Exception as exc:
+                raise self.failure(name, exc) from exc
+
+        return await self.time_limit.run(name, translated, self.timeout)
+
+    def failure(self, name: str, exc: Exception) -> StoreError:
+        """Take note of what the backend has raised; return what to raise instead."""
+        cause = f"{name}: {type(exc).__name__}"
+        if self.is_no_outage(exc):
+            return StoreError(cause)
+        return self.time_limit.failure(cause, answered=not self.is_lost(exc))
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        natives = tuple(self.native_key(key) for key in keys)
+        if not natives:
+            return []
+        values = await self.call("get", partial(self._reads, natives))
+        return [as_bytes(value) for value in values]
+
+    async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
+        if len(natives) == 1:
+            return (await self.cache._get(natives[0], encoding=None),)
+        return tuple(await self.cache._multi_get(natives, encoding=None))
+
+    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+        async def set_each() -> None:
+            for key, value in items:
+                await self._set(self.native_key(key), value, ttl)
+
+        await self.call("set", set_each)
+
+    async def _set(self, native: Any, value: bytes, ttl: float | None) -> None:
+        done = await self.cache._set(native, value, ttl=self.native_ttl(ttl))
+        # A user's backend may say nothing; aiocache does not look.
+        if done is not None and not done:
+            raise StoreError("set: refused")
+
+    async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
+        async def add() -> bool:
+            try:
+                await self.cache._add(self.native_key(key), value, ttl=self.native_ttl(ttl))
+            except ValueError:
+                return False
+            return True
+
+        return await self.call("add", add)
+
+    async def compare_and_set(
+        self, key: str, expected: bytes, value: bytes, ttl: float | None
+    ) -> bool:
+        native, seconds = self.native_key(key), self.native_ttl(ttl)
+        swap = partial(self.cache._set, native, value, ttl=seconds, _cas_token=expected)
+        return bool(await self.call("compare and set", swap))
+
+    async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
+        async def touch_each() -> int:
+            seconds = 0 if ttl is None else self.native_ttl(ttl)
+            return sum([bool(await self.cache._expire(self.native_key(k), seconds)) for k in keys])
+
+        return await self.call("touch", touch_each)
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        async def delete_each() -> None:
+            for key in keys:
+                await self.cache._delete(self.native_key(key))
+
+        await self.call("delete", delete_each)
+
+    async def ping(self) -> None:
+        exists = partial(self.cache._exists, self.native_key("ping"))
+        # Not every cache of a user's own can say.
+        with contextlib.suppress(NotImplementedError):
+            await self.call("ping", exists, (NotImplementedError,))
+
+    async def reconnect(self) -> None:
+        """Close the idle connections: those to a server that was restarted are dead."""
+
+
+@runtime_checkable
+class OwnStore(Protocol):
+    """A cache that comes with a store of its own."""
+
+    def store(self, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore:
+        """Return the store over this cache."""
+        ...
+
+
+def switched_off() -> bool:
+    """Whether aiocache's own switch (`AIOCACHE_DISABLE=1`) is set."""
+    return os.getenv("AIOCACHE_DISABLE") == "1"

@@ -1,0 +1,137 @@
+"""The store over aiocache's Redis backend."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from aiocache.base import BaseCache
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import DataError, NoPermissionError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from stream_cached.connections.clients import redis_client
+from stream_cached.connections.time_limit import TimeLimit
+from stream_cached.connections.wakeups import RedisWakeup, Wakeups
+from stream_cached.stores.aiocache import AiocacheStore
+from stream_cached.stores.protocol import as_bytes
+
+#: How errors begin that say nothing of the server: a key holds something else, a pool is small.
+_OWN_AFFAIRS = ("WRONGTYPE", "Too many connections", "No connection available")
+
+_ERROR_WORD = re.compile(r"[A-Z]{3,}\b")
+
+
+class RedisStore(AiocacheStore):
+    """Over aiocache's Redis backend: many keys in one round trip, ttls in milliseconds."""
+
+    def __init__(
+        self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
+    ) -> None:
+        super().__init__(cache, timeout, time_limit)
+        self._may_publish = True
+        self._wakeups = Wakeups(partial(redis_client, cache))
+
+    def is_lost(self, exc: Exception) -> bool:
+        return isinstance(exc, RedisConnectionError | RedisTimeoutError) or super().is_lost(exc)
+
+    def is_no_outage(self, exc: Exception) -> bool:
+        if isinstance(exc, DataError | NoPermissionError) or super().is_no_outage(exc):
+            return True
+        text = str(exc)
+        # Of errors without a word of their own (ERR) the clients leave the word out.
+        is_mistake = type(exc) is ResponseError and not _ERROR_WORD.match(text)
+        return is_mistake or text.startswith(_OWN_AFFAIRS)
+
+    def native_key(self, key: str) -> Any:
+        native = super().native_key(key)
+        return native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
+
+    def native_ttl(self, ttl: float | None) -> int | None:
+        return None if ttl is None else max(1, math.ceil(ttl * 1000))
+
+    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+        px = self.native_ttl(ttl)
+        pipeline = self.cache.client.pipeline(transaction=False)
+        for key, value in items:
+            pipeline.set(self.native_key(key), value, px=px)
+        await self.call("set", pipeline.execute)
+
+    async def set_and_wake(
+        self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
+    ) -> None:
+        """Do what `set_many` does, and publish that in a channel."""
+        if not items and not self._may_publish:
+            return
+        px = self.native_ttl(ttl)
+        pipeline = self.cache.client.pipeline(transaction=False)
+        for key, value in items:
+            pipeline.set(self.native_key(key), value, px=px)
+        if self._may_publish:
+            pipeline.publish(self.native_key(channel), b"")
+        replies = await self.call("set", partial(pipeline.execute, raise_on_error=False))
+        for reply in replies:
+            if isinstance(reply, NoPermissionError):
+                # Those who wait look again by themselves.
+                self._may_publish = False
+        for reply in replies[: len(items)]:
+            if isinstance(reply, Exception):
+                raise self.failure("set", reply) from reply
+
+    def wakeup(self, channel: str) -> RedisWakeup:
+        """Return something to wait with for a channel."""
+        return self._wakeups.subscribe(self.native_key(channel))
+
+    async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
+        native, px = self.native_key(key), self.native_ttl(ttl)
+        set_missing = partial(self.cache.client.set, native, value, px=px, nx=True)
+        return bool(await self.call("add", set_missing))
+
+    async def add_and_get_many(
+        self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
+    ) -> tuple[bool, list[bytes | None]]:
+        """Do what `add` does, then what `get_many` does, in one round trip."""
+        pipeline = self.cache.client.pipeline(transaction=False)
+        pipeline.set(self.native_key(key), value, px=self.native_ttl(ttl), nx=True)
+        pipeline.mget([self.native_key(other) for other in keys])
+        done, values = await self.call("add", pipeline.execute)
+        return bool(done), [as_bytes(found) for found in values]
+
+    async def compare_and_set(
+        self, key: str, expected: bytes, value: bytes, ttl: float | None
+    ) -> bool:
+        expiry = () if ttl is None else ("PX", self.native_ttl(ttl))
+        script = (self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry)
+        swap = partial(self.cache.client.eval, *script)
+        return bool(await self.call("compare and set", swap))
+
+    async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
+        px = self.native_ttl(ttl)
+        pipeline = self.cache.client.pipeline(transaction=False)
+        for key in keys:
+            if px is None:
+                # PERSIST answers 0 for a key that has no ttl, too.
+                pipeline.persist(self.native_key(key))
+                pipeline.exists(self.native_key(key))
+            else:
+                pipeline.pexpire(self.native_key(key), px)
+        found = await self.call("touch", pipeline.execute)
+        return sum(map(bool, found[1::2] if px is None else found))
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        if keys:
+            natives = map(self.native_key, keys)
+            await self.call("delete", partial(self.cache.client.delete, *natives))
+
+    async def ping(self) -> None:
+        # A server that forbids PING is there.
+        with contextlib.suppress(NoPermissionError):
+            await self.call("ping", self.cache.client.ping, (NoPermissionError,))
+
+    async def reconnect(self) -> None:
+        pool = self.cache.client.connection_pool
+        await self.call("reconnect", partial(pool.disconnect, inuse_connections=False))

@@ -1,0 +1,1 @@
+"""Bytes in motion: one running stream and its readers."""

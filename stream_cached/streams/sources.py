@@ -1,0 +1,205 @@
+"""What feeds a flight: the iterator of a response, or the ASGI messages that an app sends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterable, Callable
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Message, Scope
+
+from stream_cached.errors import BrokenStreamError
+from stream_cached.streams.stream import Flight
+from stream_cached.tasks import spawn
+
+#: What would make an app send part of its body, or something else than its body.
+_CONDITIONS = frozenset(
+    {
+        b"range",
+        b"if-range",
+        b"if-match",
+        b"if-none-match",
+        b"if-modified-since",
+        b"if-unmodified-since",
+    }
+)
+
+
+def sends_by_itself(response: Response) -> bool:
+    """Whether a response sends in a way of its own, so that only its messages tell its body."""
+    cls = type(response)
+    if isinstance(response, StreamingResponse):
+        names = ("__call__", "stream_response")
+        return any(getattr(cls, name) is not getattr(StreamingResponse, name) for name in names)
+    return cls.__call__ is not Response.__call__ or not hasattr(response, "body")
+
+
+def sends_what_it_is_given(response: Response) -> bool:
+    """Whether a response's way of sending is one that looks at nothing but its conditions."""
+    return all(
+        cls.__module__.partition(".")[0] in ("starlette", "fastapi", "sse_starlette")
+        for cls in type(response).__mro__
+        if vars(cls).keys() & {"__call__", "stream_response"}
+    )
+
+
+def as_bytes(chunk: object, charset: str) -> bytes:
+    """Return what a chunk is on the wire; a memoryview is copied, its buffer may be used again."""
+    if isinstance(chunk, bytes):
+        return chunk
+    if isinstance(chunk, str):
+        return chunk.encode(charset)
+    if isinstance(chunk, memoryview | bytearray):
+        return bytes(chunk)
+    # As Starlette fails, which encodes whatever is not bytes.
+    raise TypeError(f"a stream yields str, bytes or memoryview, not {type(chunk).__name__}")
+
+
+class IteratorSource:
+    """
+    The `body_iterator` of a StreamingResponse.
+
+    Args:
+        iterator: What it yields is handed on chunk by chunk.
+        charset: Encodes a chunk that is a str.
+    """
+
+    def __init__(self, iterator: AsyncIterable[Any], charset: str) -> None:
+        self._iterator = iterator
+        self._charset = charset
+
+    async def drain(self, flight: Flight) -> None:
+        try:
+            async for chunk in self._iterator:
+                if flight.feed(as_bytes(chunk, self._charset)):
+                    await flight.pace()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        # Starlette never closes the iterator; its clean-up would be left to the garbage collector.
+        if hasattr(self._iterator, "aclose"):
+            await self._iterator.aclose()
+
+
+class AppSource:
+    """
+    An ASGI app, recorded at the level of the messages that it sends.
+
+    It is started by `begin`, which returns once the app has sent its head; the first part of its
+    body waits for the flight to start.
+
+    Args:
+        app: The app; a response is one.
+        scope: The request's scope. What asks for less than the whole body is kept from the app.
+        body: The request's body, where it is known.
+        watched: Makes of a scope one that notices what is read of it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        scope: Scope,
+        body: bytes = b"",
+        watched: Callable[[Scope], Scope] = lambda scope: scope,
+    ) -> None:
+        self.status = 200
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._app = app
+        self._scope = watched(_unconditional(scope))
+        self._body: bytes | None = body
+        self._head = asyncio.Event()
+        self._may_go_on: asyncio.Future[Flight] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[None] | None = None
+        self._complete = asyncio.Event()
+        self._handled_around: BaseException | None = None
+
+    async def begin(self) -> None:
+        """
+        Run the app until it has sent its head.
+
+        Raises:
+            BrokenStreamError: It returned without one.
+            Exception: What it raised before.
+        """
+        self._task = spawn(self._run())
+        head = asyncio.create_task(self._head.wait())
+        try:
+            await asyncio.wait({self._task, head}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            await self.close()
+            raise
+        finally:
+            head.cancel()
+        if not self._head.is_set():
+            await self._task
+            raise BrokenStreamError("the app sent no response")
+
+    async def _run(self) -> None:
+        # An event loop may run in an `except` block.
+        self._handled_around = sys.exc_info()[1]
+        await self._app(self._scope, self._receive, self._send)
+
+    async def close(self) -> None:
+        """End an app that nobody reads."""
+        if self._task is None:
+            return
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            # Whoever drains it is told what it has raised; if nobody does, nobody is.
+            self._task.exception()
+
+    async def drain(self, flight: Flight) -> None:
+        assert self._task is not None
+        self._may_go_on.set_result(flight)
+        try:
+            await self._task
+        finally:
+            await self.close()
+        if not self._complete.is_set():
+            raise BrokenStreamError("the app returned before the end of its body")
+
+    async def _receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        # Its client may leave, the run goes on: only the end of the body is a disconnect.
+        await self._complete.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
+            self._head.set()
+        elif message["type"] == "http.response.body":
+            flight = await asyncio.shield(self._may_go_on)
+            if flight.feed(bytes(message.get("body", b""))):
+                await flight.pace()
+            if not message.get("more_body", False):
+                self._end_body(flight)
+
+    def _end_body(self, flight: Flight) -> None:
+        if self._task is not None and self._task.cancelling():
+            # It swallows its cancellation, and may end its body cleanly, and short.
+            return
+        if sys.exc_info()[1] not in (None, self._handled_around):
+            # It ends its body while an exception passes: for its client that is the end, as it
+            # would be without a cache, but nothing to be kept.
+            flight.mark_incomplete()
+        self._complete.set()
+        flight.finish_body()
+
+
+def _unconditional(scope: Scope) -> Scope:
+    extensions = {
+        name: value
+        for name, value in scope.get("extensions", {}).items()
+        if not name.startswith("http.response.")
+    }
+    headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _CONDITIONS]
+    return {**scope, "headers": headers, "extensions": extensions}

@@ -1,0 +1,177 @@
+"""A body that is larger than the bound on memory goes through, is stored and is replayed."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Spawn
+from tests.support.http_client import RawClient
+from tests.support.process import HOST, ROOT, free_port
+
+MIB = 1024 * 1024
+
+APP = """
+import os
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import stream_cached
+
+
+@stream_cached(
+    ttl=600,
+    cache=os.environ["CACHE"],
+    max_body=os.environ.get("MAX_BODY", "300MiB"),
+    fallback="memory://?max_bytes=32MiB",
+)
+async def endpoint(request: Request) -> StreamingResponse:
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(int(request.query_params["mib"]) * 16):
+            yield number.to_bytes(4, "big") * 16_384
+
+    return StreamingResponse(chunks())
+
+
+app = Starlette(routes=[Route("/", endpoint)])
+"""
+
+
+def most_memory(pid: int) -> float:
+    """The most that a process has held so far, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def ask(port: int, mib: int) -> tuple[str | None, int, str]:
+    connection = http.client.HTTPConnection(HOST, port, timeout=60)
+    connection.request("GET", f"/?mib={mib}")
+    response = connection.getresponse()
+    digest, length = hashlib.sha256(), 0
+    while piece := response.read1(1 << 18):
+        digest.update(piece)
+        length += len(piece)
+    connection.close()
+    return response.headers["Cache-Status"], length, digest.hexdigest()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
+def test_200_mib_on_redis_take_less_than_32_of_the_server(
+    spawn: Spawn, redis_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "large_app.py").write_text(APP, encoding="utf-8")
+    server = spawn(
+        "large_app:app", environment={"CACHE": redis_url, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    )
+    for _ in range(2):
+        assert ask(server.port, 1)[1] == 1024 * 1024
+    before = most_memory(server.pid)
+
+    miss = hit = ask(server.port, 200)
+    for _ in range(4):
+        # A store that is slower than the stream costs the entry, on a busy machine now and then.
+        if hit[0] != "stream-cached; hit":
+            hit = ask(server.port, 200)
+
+    assert most_memory(server.pid) - before < 32
+    assert miss[0] == "stream-cached; fwd=uri-miss; stored"
+    assert hit[0] == "stream-cached; hit"
+    assert miss[1:] == hit[1:]
+    assert miss[1] == 200 * 1024 * 1024
+
+
+@pytest.mark.parametrize("store", ["up", "down", "too small"])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
+def test_a_client_that_reads_nothing_takes_no_memory(
+    spawn: Spawn, redis_url: str, tmp_path: Path, store: str
+) -> None:
+    (tmp_path / "large_app.py").write_text(APP, encoding="utf-8")
+    environment = {"CACHE": redis_url, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    if store == "down":
+        environment["CACHE"] = f"redis://{HOST}:{free_port()}/0"
+    if store == "too small":
+        environment["MAX_BODY"] = "16MiB"
+    server = spawn("large_app:app", environment=environment)
+    for _ in range(2):
+        assert ask(server.port, 1)[1] == MIB
+    with RawClient(server.port, timeout=60) as quick, RawClient(server.port, timeout=60) as slow:
+        for client in (quick, slow):
+            client.send(target="/?mib=64")
+            client.read_head()
+            client.read_until(100_000)
+        before = most_memory(server.pid)
+        length = len(quick.response.body)
+        while True:
+            quick.response.body = b""
+            if not (piece := quick.read_some()):
+                break
+            length += len(piece)
+        assert quick.response.complete
+        assert length == 64 * MIB
+        assert "collapsed" in (slow.response.header("Cache-Status") or "")
+        assert slow.read_rest().complete
+        assert len(slow.response.body) == 64 * MIB
+        # Memory is what stores the stream where its store is down, up to a quarter of it.
+        assert most_memory(server.pid) - before < (24 if store == "down" else 16)
+
+
+DISK_APP = """
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+from cashews import Cache
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from stream_cached.cashews import stream_cached
+
+cache = Cache()
+cache.setup(os.environ["CACHE"], size_limit=8 << 30)
+
+
+@stream_cached(cache, ttl=600, max_body="2GiB")
+async def endpoint(request: Request) -> StreamingResponse:
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(int(request.query_params["mib"]) * 16):
+            if number % 16 == 0:
+                # No more than a network takes.
+                await asyncio.sleep(0.01)
+            yield number.to_bytes(4, "big") * 16_384
+
+    return StreamingResponse(chunks())
+
+
+app = Starlette(routes=[Route("/", endpoint)])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
+@pytest.mark.parametrize("mib", [100, pytest.param(1024, marks=pytest.mark.slow)])
+def test_a_gigabyte_goes_through_a_disk_of_cashews(spawn: Spawn, tmp_path: Path, mib: int) -> None:
+    (tmp_path / "disk_app.py").write_text(DISK_APP, encoding="utf-8")
+    environment = {
+        "CACHE": f"disk://?directory={tmp_path}/cache",
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+    }
+    server = spawn("disk_app:app", environment=environment)
+    for _ in range(2):
+        assert ask(server.port, 1)[1] == MIB
+    before = most_memory(server.pid)
+
+    miss, hit = ask(server.port, mib), ask(server.port, mib)
+
+    assert miss == ("stream-cached; fwd=uri-miss; stored", mib * MIB, miss[2]), server.output()
+    assert hit == ("stream-cached; hit", *miss[1:]), server.output()
+    assert most_memory(server.pid) - before < 48

@@ -1,0 +1,474 @@
+"""Entries whose ttl is over: served while a new one is made, or where the endpoint fails."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import ConfigurationError, stream_cached
+from stream_cached.runs.lease import Lease
+from tests.conftest import Serve
+from tests.engine.test_collapse import Waiting
+from tests.support.gates import Gate, wait_until
+from tests.support.http_client import RawResponse, fetch
+from tests.support.runs import HIT, MISS, HeldRuns, Runs
+
+TTL = 60
+STALE = "stream-cached; hit; ttl=-1"
+RENEWED = "stream-cached; fwd=stale; stored"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.passed
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that the test moves; stores have their own."""
+    clock = Clock()
+    for module in ("engine", "recorder", "flights"):
+        namespace = SimpleNamespace(time=clock.time, monotonic=clock.monotonic)
+        monkeypatch.setattr(f"stream_cached.{module}.time", namespace)
+    return clock
+
+
+class Held(HeldRuns):
+    """The second run waits."""
+
+    async def before(self, run: int, number: int) -> None:
+        await super().before(run - 1, number)
+
+
+class Failing(Runs):
+    """An endpoint that fails from its second call on, in some way."""
+
+    way = ""
+    calls = 0
+
+    async def __call__(self, request: Request) -> Response:
+        self.calls += 1
+        if self.calls > 1:
+            if self.way == "raises":
+                raise RuntimeError("the endpoint broke")
+            if self.way.startswith("raises "):
+                raise HTTPException(int(self.way.split()[1]))
+            if self.way.startswith("answers "):
+                return PlainTextResponse("no", int(self.way.split()[1]))
+            if self.way == "yields nothing":
+                return StreamingResponse(_broken())
+        return await super().__call__(request)
+
+
+async def _broken() -> AsyncIterator[bytes]:
+    for number in itertools.count():
+        if not number:
+            raise RuntimeError("the source broke")
+        yield b""
+
+
+def status(response: RawResponse) -> str | None:
+    return response.header("Cache-Status")
+
+
+def test_what_is_stale_is_served_at_once_while_one_run_makes_it_anew(
+    serve: Serve, cache_url: str, clock: Clock
+) -> None:
+    runs = Held()
+    server = serve(runs.app(cache_url, ttl=TTL, stale_while_revalidate=30))
+    assert status(fetch(server.port)) == MISS
+    clock.passed = TTL + 0.5
+
+    stale = [fetch(server.port) for _ in range(10)]
+    assert [status(answer) for answer in stale] == [STALE] * 10
+    assert all(answer.complete and answer.body == runs.bodies[0] for answer in stale)
+    runs.reached.wait()
+    # Nobody waits for the run.
+    wait_until(lambda: not server.requests_running)
+    assert len(runs.bodies) == 2
+    runs.gate.open()
+    wait_until(lambda: status(fetch(server.port)) == HIT)
+    assert fetch(server.port).body == runs.bodies[1]
+    assert len(runs.bodies) == 2
+
+
+def test_past_the_window_it_is_a_miss(serve: Serve, cache_url: str, clock: Clock) -> None:
+    runs = Runs()
+    server = serve(runs.app(cache_url, ttl=TTL, stale_while_revalidate=5, stale_if_error=30))
+    fetch(server.port)
+    clock.passed = TTL + 6
+    answer = fetch(server.port)
+    assert (status(answer), answer.body) == (RENEWED, runs.bodies[1])
+    assert status(fetch(server.port)) == HIT
+
+
+def test_workers_that_share_a_store_make_it_anew_once(
+    serve: Serve, redis_url: str, clock: Clock
+) -> None:
+    runs = Held()
+    app = runs.app(redis_url, ttl=TTL, stale_while_revalidate=30, key_host=False)
+    servers = [serve(app) for _ in range(2)]
+    fetch(servers[0].port)
+    clock.passed = TTL + 0.5
+    for server in servers * 5:
+        assert status(fetch(server.port)) == STALE
+    runs.reached.wait()
+    runs.gate.open()
+    wait_until(lambda: all(status(fetch(server.port)) == HIT for server in servers))
+    assert len(runs.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "window", [{"stale_while_revalidate": 5}, {"stale_if_error": 5}, {}], ids=str
+)
+def test_nothing_is_stale_for_longer_than_is_said_now(
+    serve: Serve, redis_url: str, clock: Clock, window: dict[str, float]
+) -> None:
+    runs = Runs()
+    before = serve(runs.app(redis_url, ttl=TTL, key_host=False, stale_while_revalidate=86_400))
+    after = serve(runs.app(redis_url, ttl=TTL, key_host=False, **window))
+    fetch(before.port)
+    clock.passed = TTL + 3600
+    assert fetch(after.port).body == runs.bodies[1]
+
+
+def test_who_leaves_it_to_another_process_does_not_take_that_for_a_failure(
+    serve: Serve, redis_url: str, clock: Clock
+) -> None:
+    runs = Held()
+    app = runs.app(
+        redis_url, ttl=TTL, key_host=False, stale_while_revalidate=1, stale_if_error=1000
+    )
+    servers = [serve(app) for _ in range(2)]
+    fetch(servers[0].port)
+    clock.passed = TTL + 0.5
+    assert status(fetch(servers[0].port)) == STALE
+    runs.reached.wait()
+    assert status(fetch(servers[1].port)) == STALE
+    clock.passed = TTL + 3
+    waiting = Waiting(servers[1].port, 1)
+    wait_until(lambda: servers[1].requests_running)
+    runs.gate.open()
+    (answer,) = waiting.answers()
+    assert "stale-if-error" not in (status(answer) or "")
+    assert answer.body == runs.bodies[1]
+
+
+@pytest.mark.parametrize("on_disconnect", ["finish", "stop"])
+def test_nobody_need_read_what_is_made_anew(
+    serve: Serve, cache_url: str, clock: Clock, on_disconnect: str
+) -> None:
+    runs = Runs(chunks=50)
+    app = runs.app(
+        cache_url, ttl=TTL, stale_while_revalidate=30, on_disconnect=on_disconnect, max_body="64MiB"
+    )
+    server = serve(app)
+    fetch(server.port)
+    clock.passed = TTL + 0.5
+    assert fetch(server.port).body == runs.bodies[0]
+    wait_until(lambda: status(fetch(server.port)) == HIT)
+    assert fetch(server.port).body == runs.bodies[1]
+
+
+WAYS = ["raises", "raises 503", "answers 500", "answers 504", "yields nothing"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_renewal_that_fails_leaves_what_is_stale_and_is_tried_again_later(
+    serve: Serve, cache_url: str, clock: Clock, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    runs = Failing()
+    runs.way = way
+    server = serve(runs.app(cache_url, ttl=TTL, stale_while_revalidate=1000))
+    fetch(server.port)
+    clock.passed = TTL + 0.5
+    assert status(fetch(server.port)) == STALE
+    wait_until(lambda: runs.calls == 2)
+    for _ in range(5):
+        answer = fetch(server.port)
+        assert answer.complete
+        assert answer.body == runs.bodies[0]
+    assert runs.calls == 2
+    clock.passed += 10
+    fetch(server.port)
+    wait_until(lambda: runs.calls == 3)
+    runs.way = ""
+    clock.passed += 10
+    fetch(server.port)
+    wait_until(lambda: status(fetch(server.port)) == HIT)
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("raises", ""),
+        ("raises 503", "; fwd-status=503"),
+        ("answers 500", "; fwd-status=500"),
+        ("yields nothing", ""),
+    ],
+)
+def test_where_the_endpoint_fails_what_is_stale_is_served(
+    serve: Serve, cache_url: str, clock: Clock, way: str, said: str
+) -> None:
+    runs = Failing()
+    runs.way = way
+    server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=1000))
+    fetch(server.port)
+    clock.passed = TTL + 0.5
+    answers = [fetch(server.port)]
+    # For a while, it is not asked again.
+    answers += [fetch(server.port) for _ in range(3)]
+    assert runs.calls == 2
+    for answer in answers:
+        assert answer.complete
+        assert answer.body == runs.bodies[0]
+    detail = '; detail="stale-if-error"'
+    assert status(answers[0]) == f"stream-cached; fwd=stale{said}{detail}"
+    assert status(answers[1]) == f"stream-cached; fwd=stale{detail}"
+    runs.way = ""
+    clock.passed += 10
+    assert status(fetch(server.port)) == RENEWED
+    assert status(fetch(server.port)) == HIT
+
+
+def test_a_head_request_is_answered_from_what_is_stale_too(
+    serve: Serve, cache_url: str, clock: Clock
+) -> None:
+    runs = Failing()
+    runs.way = "raises"
+    server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=1000))
+    fetch(server.port)
+    clock.passed = TTL + 0.5
+    for method in ("HEAD", "GET", "HEAD"):
+        answer = fetch(server.port, method=method)
+        assert answer.status == 200
+        assert "stale-if-error" in (status(answer) or "")
+
+
+@pytest.mark.parametrize("window", ["stale_if_error", "stale_while_revalidate"])
+def test_a_variant_that_fails_does_not_keep_others_from_being_made_anew(
+    serve: Serve, cache_url: str, clock: Clock, window: str
+) -> None:
+    calls: list[str] = []
+
+    async def endpoint(request: Request) -> Response:
+        language = request.headers["accept-language"]
+        calls.append(language)
+        if language == "fr" and calls.count("fr") > 1:
+            raise RuntimeError("the endpoint broke")
+        return PlainTextResponse(language, headers={"vary": "Accept-Language"})
+
+    settings = {window: 1000.0}
+    cached = stream_cached(ttl=TTL, cache=cache_url, **settings)(endpoint)  # type: ignore[arg-type]
+    server = serve(Starlette(routes=[Route("/", cached)]))
+    french, english = {"Accept-Language": "fr"}, {"Accept-Language": "en"}
+    for headers in french, english:
+        fetch(server.port, headers=headers)
+    clock.passed = TTL + 0.5
+    fetch(server.port, headers=french)
+    wait_until(lambda: calls.count("fr") == 2)
+    fetch(server.port, headers=english)
+    wait_until(lambda: calls.count("en") == 2)
+
+
+def test_all_who_wait_for_an_endpoint_that_fails_are_given_what_is_stale(
+    serve: Serve, cache_url: str, clock: Clock
+) -> None:
+    runs, gate = Runs(), Gate()
+    calls: list[int] = []
+
+    async def endpoint(request: Request) -> Response:
+        calls.append(1)
+        if len(calls) > 1:
+            await gate.passed()
+            raise RuntimeError("the endpoint broke")
+        return await runs(request)
+
+    cached = stream_cached(ttl=TTL, cache=cache_url, stale_if_error=30)(endpoint)
+    server = serve(Starlette(routes=[Route("/", cached)]))
+    fetch(server.port)
+    clock.passed = TTL + 0.5
+    waiting = Waiting(server.port, 10)
+    wait_until(lambda: server.requests_running == 10)
+    gate.open()
+    assert all(answer.body == runs.bodies[0] for answer in waiting.answers())
+    assert len(calls) == 2
+
+
+def test_what_begins_to_rest_while_a_call_claims_it_holds_up_nobody(
+    serve: Serve, redis_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, fail, claiming, claim = Gate(), Gate(), Gate(), Gate()
+    calls: list[str] = []
+
+    @stream_cached(ttl=TTL, cache=redis_url, stale_if_error=1000, wait_timeout=2)
+    async def endpoint(request: Request) -> Response:
+        language = request.headers.get("accept-language", "")
+        calls.append(language)
+        if len(calls) == 3:
+            failing.open()
+            await fail.passed()
+            raise RuntimeError("the endpoint broke")
+        return PlainTextResponse(language, headers={"vary": "Accept-Language"})
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    german, english = {"Accept-Language": "de"}, {"Accept-Language": "en"}
+    for headers in german, english:
+        fetch(server.port, headers=headers)
+    clock.passed = TTL + 0.5
+    first = Waiting(server.port, 1, german)
+    failing.wait()
+    take = Lease._claim
+
+    async def slowly(lease: Lease, *args: Any) -> object:
+        taken = await take(lease, *args)
+        claiming.open()
+        await claim.passed()
+        return taken
+
+    monkeypatch.setattr(Lease, "_claim", slowly)
+    second = Waiting(server.port, 1, english)
+    claiming.wait()
+    fail.open()
+    first.answers()
+    claim.open()
+    second.answers()
+    clock.passed += 10
+    answer = fetch(server.port, headers=english)
+    assert (answer.text, status(answer)) == ("en", HIT)
+
+
+@pytest.mark.parametrize(("way", "code"), [("raises 404", 404), ("answers 404", 404)])
+def test_another_answer_is_no_failure(
+    serve: Serve, cache_url: str, clock: Clock, way: str, code: int
+) -> None:
+    runs = Failing()
+    runs.way = way
+    server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=30))
+    fetch(server.port)
+    clock.passed = TTL + 0.5
+    assert fetch(server.port).status == code
+
+
+class BreaksLater(Runs):
+    async def before(self, run: int, number: int) -> None:
+        if run and number == 3:
+            raise RuntimeError("the source broke")
+
+
+def test_a_failure_after_the_first_byte_breaks_the_stream(
+    serve: Serve, cache_url: str, clock: Clock
+) -> None:
+    runs = BreaksLater()
+    server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=30))
+    fetch(server.port)
+    clock.passed = TTL + 0.5
+    assert not fetch(server.port).complete
+
+
+@pytest.mark.parametrize("directive", ["must-revalidate", "proxy-revalidate", "s-maxage=60"])
+def test_what_must_be_revalidated_is_never_served_stale(
+    serve: Serve, cache_url: str, clock: Clock, directive: str
+) -> None:
+    runs = Runs(headers={"Cache-Control": f"public, {directive}"})
+    server = serve(runs.app(cache_url, ttl=TTL, stale_while_revalidate=30, stale_if_error=30))
+    fetch(server.port)
+    assert status(fetch(server.port)) == HIT
+    clock.passed = TTL + 0.5
+    assert status(fetch(server.port)) == MISS
+
+
+async def _session() -> AsyncIterator[dict[str, bool]]:
+    state = {"open": True}
+    try:
+        yield state
+    finally:
+        state["open"] = False
+
+
+def test_a_run_that_needs_its_requests_session_is_carried_by_it(
+    serve: Serve, cache_url: str, clock: Clock
+) -> None:
+    gate = Gate()
+    states: list[str] = []
+    runs: list[int] = []
+    app = FastAPI()
+
+    @app.get("/")
+    @stream_cached(ttl=TTL, cache=cache_url, stale_while_revalidate=30, key_ignore=["state"])
+    async def endpoint(state: Annotated[dict[str, bool], Depends(_session)]) -> StreamingResponse:
+        run = len(runs)
+        runs.append(run)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"run "
+            if run:
+                await gate.passed()
+            states.append("open" if state["open"] else "closed")
+            yield str(run).encode()
+
+        return StreamingResponse(body())
+
+    server = serve(app)
+    assert fetch(server.port).text == "run 0"
+    clock.passed = TTL + 0.5
+    assert fetch(server.port).text == "run 0"
+    wait_until(lambda: len(runs) == 2)
+    assert server.requests_running == 1
+    gate.open()
+    wait_until(lambda: not server.requests_running)
+    assert states == ["open", "open"]
+    assert fetch(server.port).text == "run 1"
+
+
+def test_a_run_may_read_the_requests_body_though_its_client_has_gone(
+    serve: Serve, cache_url: str, clock: Clock
+) -> None:
+    gate = Gate()
+    seen: list[tuple[bytes, bool]] = []
+
+    @stream_cached(ttl=TTL, cache=cache_url, stale_while_revalidate=30, methods=["POST"])
+    async def endpoint(request: Request) -> Response:
+        if seen:
+            await gate.passed()
+        seen.append((await request.body(), await request.is_disconnected()))
+        return PlainTextResponse(str(len(seen)))
+
+    server = serve(Starlette(routes=[Route("/", endpoint, methods=["POST"])]))
+
+    def ask() -> RawResponse:
+        return fetch(server.port, method="POST", body=b"body")
+
+    assert ask().text == "1"
+    clock.passed = TTL + 0.5
+    assert ask().text == "1"
+    wait_until(lambda: not server.requests_running)
+    gate.open()
+    wait_until(lambda: ask().text == "2")
+    assert seen == [(b"body", False)] * 2
+
+
+@pytest.mark.parametrize("name", ["stale_while_revalidate", "stale_if_error"])
+def test_windows_are_checked(name: str) -> None:
+    for wrong in (-1, float("nan"), "10", True):
+        with pytest.raises(ConfigurationError, match=name):
+            stream_cached(ttl=60, **{name: wrong})  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="ttl=None"):
+        stream_cached(ttl=None, **{name: 10})  # type: ignore[arg-type]

@@ -1,0 +1,226 @@
+"""Headers that select among responses: declared, taken by parameters, or learned from Vary."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Cookie, FastAPI, Header
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import stream_cached
+from tests.conftest import Serve
+from tests.support.http_client import RawResponse, fetch
+
+MISS = "stream-cached; fwd=uri-miss; stored"
+VARY_MISS = "stream-cached; fwd=vary-miss; stored"
+HIT = "stream-cached; hit"
+
+
+class Endpoint:
+    """Streams the number of its run; `vary` is the response's own Vary."""
+
+    def __init__(self, vary: str | None = None) -> None:
+        self.vary = vary
+        self.runs = 0
+
+    async def __call__(self, request: Request) -> Response:
+        self.runs += 1
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"run %d" % self.runs
+
+        return StreamingResponse(body(), headers={"Vary": self.vary} if self.vary else {})
+
+    def port(self, serve: Serve, cache: str, **settings: Any) -> int:
+        cached = stream_cached(**{"ttl": 60, "cache": cache, **settings})(self.__call__)
+        return serve(Starlette(routes=[Route("/", cached)])).port
+
+
+def states(*responses: RawResponse) -> list[str | None]:
+    return [response.header("Cache-Status") for response in responses]
+
+
+def accept(port: int, *values: str) -> list[RawResponse]:
+    return [fetch(port, headers={"Accept": value} if value else {}) for value in values]
+
+
+def test_a_declared_header_selects_and_is_added_to_vary(serve: Serve, cache_url: str) -> None:
+    port = Endpoint().port(serve, cache_url, vary=("Accept", "X-B"))
+    answers = accept(port, "a", "b", "", "a", "b", "")
+    assert states(*answers) == [MISS] * 3 + [HIT] * 3
+    assert len({answer.body for answer in answers}) == 3
+    assert {answer.header("Vary") for answer in answers} == {"Accept, X-B"}
+
+
+def test_a_declared_header_is_added_to_the_vary_that_there_is(serve: Serve, cache_url: str) -> None:
+    port = Endpoint("Accept-Encoding, accept").port(serve, cache_url, vary=("Accept", "X-B"))
+    answers = accept(port, "a", "a")
+    assert {answer.header("Vary") for answer in answers} == {"Accept-Encoding, accept, X-B"}
+    assert states(*answers) == [MISS, HIT]
+
+
+@pytest.mark.parametrize("key", [None, "fixed"])
+def test_a_normaliser_makes_few_variants_of_many_spellings(
+    serve: Serve, cache_url: str, key: str | None
+) -> None:
+    def language(value: str) -> str:
+        return "" if not value else "de" if value.lower().startswith("de") else "en"
+
+    endpoint = Endpoint()
+    port = endpoint.port(serve, cache_url, vary={"Accept-Language": language}, key=key)
+    spellings = ["de", "DE-at", "de;q=0.9, en", "en", "fr", "xx", "de-CH"]
+    bodies = [fetch(port, headers={"Accept-Language": value}).body for value in spellings]
+    assert len(set(bodies)) == endpoint.runs == 2
+    assert bodies[0] == bodies[1] == bodies[2] == bodies[6] != bodies[3]
+
+
+@pytest.mark.parametrize("key", [None, "fixed"])
+def test_a_normaliser_may_map_everything_to_nothing(
+    serve: Serve, cache_url: str, key: str | None
+) -> None:
+    endpoint = Endpoint()
+    port = endpoint.port(serve, cache_url, vary={"Accept": lambda value: ""}, key=key)
+    accept(port, "a", "b", "")
+    assert endpoint.runs == 1
+
+
+@pytest.mark.parametrize("normalise", [lambda value: None, lambda value: 1 / 0, int])
+def test_a_normaliser_that_fails_costs_the_cache_only(
+    serve: Serve, normalise: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = Endpoint()
+    port = endpoint.port(serve, "memory://?max_bytes=40MB", vary={"Accept": normalise})
+    answers = accept(port, "a", "a")
+    assert states(*answers) == ['stream-cached; fwd=bypass; detail="vary"'] * 2
+    assert endpoint.runs == 2
+    warnings = [record for record in caplog.records if record.name == "stream_cached"]
+    assert len(warnings) == 1
+
+
+def test_values_of_different_headers_do_not_run_together(serve: Serve, cache_url: str) -> None:
+    endpoint = Endpoint()
+    port = endpoint.port(serve, cache_url, vary=("X-A", "X-B"))
+    values = [("1", "2"), ("12", ""), ("", "12"), ("1, 2", ""), ("2", "1")]
+    for a, b in values * 2:
+        fetch(port, headers={"X-A": a, "X-B": b})
+    fetch(port, headers=[("X-A", "1"), ("X-A", "2"), ("X-B", "")])
+    assert endpoint.runs == len(values) + 1
+
+
+def test_header_and_cookie_parameters_select_and_are_added_to_vary(
+    serve: Serve, cache_url: str
+) -> None:
+    app, runs = FastAPI(), itertools.count()
+
+    @app.get("/")
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(
+        x_tenant: Annotated[str, Header()] = "none", theme: str = Cookie(default="light")
+    ) -> Response:
+        return Response(f"{next(runs)} {x_tenant} {theme}")
+
+    port = serve(app).port
+    sets = [{}, {"X-Tenant": "a"}, {"X-Tenant": "b"}, {"X-Tenant": "b", "Cookie": "theme=dark"}]
+    misses = [fetch(port, headers=headers) for headers in sets]
+    hits = [fetch(port, headers=headers) for headers in sets]
+    assert states(*misses, *hits) == [MISS] * 4 + [HIT] * 4
+    assert [answer.body for answer in misses] == [answer.body for answer in hits]
+    assert {answer.header("Vary") for answer in (*misses, *hits)} == {"Cookie, x-tenant"}
+    # Another cookie is none of the endpoint's business.
+    assert states(fetch(port, headers={"X-Tenant": "a", "Cookie": "other=1"})) == [HIT]
+
+
+def test_what_vary_names_is_learned(serve: Serve, cache_url: str) -> None:
+    port = Endpoint("Accept").port(serve, cache_url)
+    answers = accept(port, "a", "b", "a", "b", "")
+    assert states(*answers) == [MISS, VARY_MISS, HIT, HIT, VARY_MISS]
+    assert len({answer.body for answer in answers}) == 3
+
+
+def test_a_vary_that_grows_is_learned_too(serve: Serve, cache_url: str) -> None:
+    endpoint = Endpoint("Accept")
+    port = endpoint.port(serve, cache_url)
+    accept(port, "a", "b")
+    endpoint.vary = "X-B"
+    fetch(port, headers={"Accept": "c", "X-B": "1"})
+    sets = [{"Accept": a, "X-B": b} for a in "ac" for b in "12"]
+    first = [fetch(port, headers=headers).body for headers in sets]
+    assert [fetch(port, headers=headers).body for headers in sets] == first
+    assert len(set(first)) == 4
+
+
+def test_no_more_than_max_variants_are_kept(serve: Serve, cache_url: str) -> None:
+    port = Endpoint("Accept").port(serve, cache_url, max_variants=2)
+    accept(port, "a", "b", "c")
+    assert states(*accept(port, "b", "c")) == [HIT, HIT]
+    assert states(*accept(port, "a")) == [VARY_MISS]
+    assert states(*accept(port, "c", "a", "b")) == [HIT, HIT, VARY_MISS]
+
+
+class OneKey(stream_cached):
+    """Has one key for everything."""
+
+    def get_cache_key(
+        self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        return "one"
+
+
+own_keys = pytest.mark.parametrize(
+    "keyed",
+    [
+        functools.partial(stream_cached, key="one"),
+        functools.partial(stream_cached, key_builder=lambda f, *args, **kwargs: "one"),
+        OneKey,
+    ],
+    ids=["key", "key_builder", "get_cache_key"],
+)
+
+
+@own_keys
+def test_a_vary_that_names_a_parameters_header_selects_under_a_key_of_ones_own(
+    serve: Serve, cache_url: str, keyed: Callable[..., stream_cached]
+) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @keyed(ttl=60, cache=cache_url)
+    async def endpoint(accept_language: Annotated[str, Header()]) -> Response:
+        return Response(f"in {accept_language}", headers={"Vary": "Accept-Language"})
+
+    port = serve(app).port
+    languages = ["de", "en"] * 2
+    answers = [fetch(port, headers={"Accept-Language": value}) for value in languages]
+    assert [answer.text for answer in answers] == [f"in {value}" for value in languages]
+    assert states(*answers) == [MISS, VARY_MISS, HIT, HIT]
+    assert {answer.header("Vary") for answer in answers} == {"Accept-Language"}
+
+
+@own_keys
+def test_header_and_cookie_parameters_select_under_a_key_of_ones_own(
+    serve: Serve, cache_url: str, keyed: Callable[..., stream_cached]
+) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @keyed(ttl=60, cache=cache_url)
+    async def endpoint(
+        x_tenant: Annotated[str, Header()] = "none", theme: str = Cookie(default="light")
+    ) -> Response:
+        return Response(f"{x_tenant} {theme}")
+
+    port = serve(app).port
+    sets = [{}, {"X-Tenant": "a"}, {"X-Tenant": "b"}, {"X-Tenant": "b", "Cookie": "theme=dark"}]
+    misses = [fetch(port, headers=headers) for headers in sets]
+    hits = [fetch(port, headers=headers) for headers in sets]
+    assert states(*misses, *hits) == [MISS] + [VARY_MISS] * 3 + [HIT] * 4
+    texts = ["none light", "a light", "b light", "b dark"]
+    assert [answer.text for answer in misses] == [answer.text for answer in hits] == texts
+    assert {answer.header("Vary") for answer in (*misses, *hits)} == {"Cookie, x-tenant"}

@@ -1,0 +1,97 @@
+"""A body that goes on from another run, where a part of what was stored is lost."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import ConfigurationError, stream_cached
+from tests.conftest import Serve
+from tests.support.http_client import RawClient, RawResponse, fetch
+from tests.support.keyspace import Keyspace
+from tests.support.runs import HIT, segments
+from tests.support.servers import RedisServer
+
+BODY = bytes(range(256)) * 40_000
+
+
+class Reruns:
+    """An endpoint that answers the same at each run, unless it is told to change."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.body = BODY
+        self.headers = {"x-of": "all"}
+        self.status = 200
+
+    async def __call__(self, request: Request) -> Response:
+        self.count += 1
+        body = self.body
+
+        async def chunks() -> object:
+            for start in range(0, len(body), 50_000):
+                yield body[start : start + 50_000]
+
+        return StreamingResponse(chunks(), self.status, self.headers)  # type: ignore[arg-type]
+
+
+def lose_a_segment_under_a_hit(
+    serve: Serve, redis_server: RedisServer, url: str, runs: Reruns, change: dict[str, object]
+) -> RawResponse:
+    """Return what a client is given whose entry loses its end, and the next run is changed."""
+    cached = stream_cached(ttl=60, cache=url, resume=True, statuses=[200, 203])(runs.__call__)
+    port = serve(Starlette(routes=[Route("/", cached)])).port
+    fetch(port)
+    keys = Keyspace(redis_server.port)
+    with RawClient(port, receive_buffer=4096) as client:
+        client.send()
+        client.read_head()
+        client.read_until(1000)
+        for key in sorted(segments(keys.all()), key=lambda key: int(key.rpartition(":")[2]))[20:]:
+            keys.set(key, None)
+        for name, value in change.items():
+            setattr(runs, name, value)
+        return client.read_rest()
+
+
+def test_a_hit_goes_on_from_another_run(
+    serve: Serve, redis_server: RedisServer, redis_url: str
+) -> None:
+    runs = Reruns()
+    answer = lose_a_segment_under_a_hit(serve, redis_server, redis_url, runs, {})
+    assert answer.header("Cache-Status") == HIT
+    assert answer.complete
+    assert answer.body == BODY
+    assert runs.count == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"body": BODY[::-1]},
+        {"body": BODY[:-1]},
+        {"body": BODY + b"more"},
+        {"body": b"short"},
+        {"body": b""},
+        {"headers": {"x-of": "one"}},
+        {"status": 203},
+    ],
+)
+def test_it_breaks_where_the_next_run_is_another_one(
+    serve: Serve,
+    redis_server: RedisServer,
+    redis_url: str,
+    change: dict[str, object],
+) -> None:
+    runs = Reruns()
+    answer = lose_a_segment_under_a_hit(serve, redis_server, redis_url, runs, change)
+    assert not answer.complete
+    assert runs.count == 2
+
+
+def test_it_is_asked_for() -> None:
+    with pytest.raises(ConfigurationError, match="resume='yes'"):
+        stream_cached(ttl=60, resume="yes")  # type: ignore[arg-type]

@@ -1,0 +1,136 @@
+"""A lease by itself, over real stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from stream_cached.backends.binding import Binding
+from stream_cached.backends.resolve import resolve_cache
+from stream_cached.errors import StoreError
+from stream_cached.format.progress import LeaseRecord, LeaseState, encode_claim
+from stream_cached.keys.names import lease_key
+from stream_cached.keys.variants import ANY
+from stream_cached.runs.lease import Lease
+from stream_cached.stores.protocol import Store
+
+KEY = "key"
+LEASE = lease_key(KEY, {}, ((), ""))
+
+
+@pytest.fixture(params=["redis", "memcached"])
+def shared_url(request: pytest.FixtureRequest, namespace: str) -> str:
+    base: str = request.getfixturevalue(f"{request.param}_url")
+    return f"{base}?namespace={namespace}&timeout=5"
+
+
+def with_store(url: str, test: Callable[[Store], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test(Binding(resolve_cache(url, options={})).primary.store)
+
+    asyncio.run(main())
+
+
+def lease(store: Store, token: bytes) -> Lease:
+    return Lease(store, KEY, LEASE, token * 16, longest=60)
+
+
+def test_one_of_many_takes_it(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        leases = [lease(store, b"%d" % number) for number in range(10)]
+        claims = [claim for claim, _ in await asyncio.gather(*(each.claim([]) for each in leases))]
+        (winner,) = (each for each, claim in zip(leases, claims, strict=True) if claim is None)
+        assert {claim.token for claim in claims if claim} == {winner.token}
+        # It is its holder's to release.
+        for other in leases:
+            if other is not winner:
+                other.release()
+                await other.released()
+        claim, _ = await lease(store, b"x").claim([])
+        assert claim == LeaseRecord(winner.token)
+        winner.release()
+        await winner.released()
+        assert await lease(store, b"y").claim([]) == (None, [])
+
+    with_store(shared_url, test)
+
+
+def test_what_the_last_holder_has_stored_is_seen_with_it(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        await store.set_many([("record", b"stored")], 60)
+        assert await lease(store, b"a").claim(["record", "other"]) == (None, [b"stored", None])
+
+    with_store(shared_url, test)
+
+
+def test_who_asks_twice_has_it(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        mine = lease(store, b"a")
+        assert await mine.claim([]) == (None, [])
+        # As a client does whose connection broke before the answer.
+        assert await mine.claim([]) == (None, [])
+
+    with_store(shared_url, test)
+
+
+def test_what_is_damaged_or_released_can_be_taken(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        held = encode_claim(LeaseRecord(b"a" * 16), LEASE)
+        for value in (
+            held[:-1],
+            held[:30] + bytes([held[30] ^ 1]) + held[31:],
+            encode_claim(LeaseRecord(b"a" * 16), "another key"),
+            encode_claim(LeaseRecord(b"a" * 16, LeaseState.RELEASED), LEASE),
+        ):
+            await store.set_many([(LEASE, value)], 60)
+            mine = lease(store, b"b")
+            assert await mine.claim([]) == (None, [])
+            mine.release()
+            await mine.released()
+
+    with_store(shared_url, test)
+
+
+def test_what_is_no_lease_is_left_alone(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        await store.set_many([(LEASE, b"somebody else's")], 60)
+        mine = lease(store, b"a")
+        with pytest.raises(StoreError, match="something else"):
+            await mine.claim([])
+        await mine.released()
+        assert await store.get_many([LEASE]) == [b"somebody else's"]
+
+    with_store(shared_url, test)
+
+
+def test_a_response_that_can_not_be_shared_says_so(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        first = lease(store, b"a")
+        await first.claim([])
+        first.release(alone=ANY)
+        await first.released()
+        claim, _ = await lease(store, b"b").claim([])
+        assert claim is not None
+        assert claim.state is LeaseState.ALONE
+
+    with_store(shared_url, test)
+
+
+def test_a_variant_that_can_not_be_shared_leaves_the_lease_to_others(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        first = lease(store, b"a")
+        await first.claim([])
+        first.release(alone=(("accept",), "0" * 32))
+        await first.released()
+        claim, _ = await lease(store, b"b").claim([], lambda names: "0" * 32)
+        assert claim is not None
+        assert (claim.state, claim.variant) == (LeaseState.ALONE, (("accept",), "0" * 32))
+        other = lease(store, b"c")
+        claim, _ = await other.claim([], lambda names: "1" * 32)
+        assert claim is None
+        other.release()
+        await other.released()
+
+    with_store(shared_url, test)

@@ -27,6 +27,7 @@ from starlette.responses import Response
 
 from stream_cached.backends.binding import RETRY_INTERVAL, Backend, Binding
 from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve_fallback
+from stream_cached.checks import require, require_function, require_ttl
 from stream_cached.connections.deadline import Deadline
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.cached import CachedEndpoint
@@ -49,10 +50,7 @@ from stream_cached.options import (
     Authorized,
     OnDisconnect,
     check_arguments,
-    checked_ttl,
     make_rules,
-    require,
-    require_function,
 )
 from stream_cached.request.guard import TRACES, Guard
 from stream_cached.request.incoming import DisconnectShield, Incoming
@@ -234,7 +232,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            ttl=checked_ttl(ttl),
+            ttl=ttl if ttl is SENTINEL else require_ttl(ttl),
             key=key,
             namespace=namespace,
             key_builder=key_builder,

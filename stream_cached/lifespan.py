@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from stream_cached import tasks
+from stream_cached.checks import require_seconds
 from stream_cached.connections.clients import Clients
-from stream_cached.options import require_seconds
 from stream_cached.streams.stream import flights_here
 
 #: Seconds that what was given up has to leave nothing behind: a store may hang.

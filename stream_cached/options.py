@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from aiocache.base import SENTINEL
 
-from stream_cached.backends.urls import parse_size
+from stream_cached.checks import (
+    is_0,
+    require,
+    require_bool,
+    require_function,
+    require_names,
+    require_seconds,
+    require_seconds_or_0,
+    require_size,
+)
 from stream_cached.endpoint.infrastructure import NotInKey
 from stream_cached.entries.recorder import VALUE_SIZE
-from stream_cached.errors import ConfigurationError
 from stream_cached.http.policy import NEVER_STORED
 from stream_cached.request.guard import KINDS, READABLE, read_name
 
@@ -106,7 +113,7 @@ def make_rules(
         ConfigurationError: Something in it can't work; the message says what to write.
     """
     require(replay in ("fast", "exact"), f'replay={replay!r}: pass "fast" or "exact"')
-    require(isinstance(resume, bool), f"resume={resume!r}: pass True or False")
+    require_bool("resume", resume)
     ways = get_args(OnDisconnect)
     require(on_disconnect in ways, f'on_disconnect={on_disconnect!r}: pass "finish" or "stop"')
     seconds = require_seconds("finish_timeout", finish_timeout)
@@ -120,17 +127,19 @@ def make_rules(
         vary=named,
         methods=_checked_methods(methods),
         statuses=_checked_statuses(statuses),
-        max_body=_size("max_body", max_body, least=1),
+        max_body=require_size("max_body", max_body, least=1),
         max_duration=require_seconds("max_duration", max_duration),
-        max_pending=_size("max_pending", max_pending, least=VALUE_SIZE),
-        max_ahead=_size("max_ahead", max_ahead, least=1),
+        max_pending=require_size("max_pending", max_pending, least=VALUE_SIZE),
+        max_ahead=require_size("max_ahead", max_ahead, least=1),
         max_variants=_checked_variants(max_variants),
-        inline_max=min(VALUE_SIZE, _size("inline_max", inline_max, least=0)),
+        inline_max=min(VALUE_SIZE, require_size("inline_max", inline_max, least=0)),
         finish_timeout=seconds if on_disconnect == "finish" else 0.0,
         wait_timeout=require_seconds("wait_timeout", wait_timeout),
-        spool_max=_size("spool_max", spool_max, least=1),
-        stale_while_revalidate=_window("stale_while_revalidate", stale_while_revalidate),
-        stale_if_error=_window("stale_if_error", stale_if_error),
+        spool_max=require_size("spool_max", spool_max, least=1),
+        stale_while_revalidate=require_seconds_or_0(
+            "stale_while_revalidate", stale_while_revalidate
+        ),
+        stale_if_error=require_seconds_or_0("stale_if_error", stale_if_error),
         timeout=_timeout(timeout),
         retry_interval=require_seconds("retry_interval", retry_interval),
         secrets=_checked_secrets(secret),
@@ -140,59 +149,14 @@ def make_rules(
         key_host=key_host,
         request_key=request_key,
         key_args=_checked_key_args(key_args),
-        key_ignore=_checked_names("key_ignore", key_ignore),
+        key_ignore=require_names("key_ignore", key_ignore),
         unguarded=frozenset(map(read_name, _checked_reads(unguarded))),
     )
 
 
-def require(condition: object, message: str) -> None:
-    """Raise a `ConfigurationError` unless the condition holds."""
-    if not condition:
-        raise ConfigurationError(message)
-
-
-def require_function(name: str, value: object) -> None:
-    """Raise a `ConfigurationError` unless the value can be called, and returns at once."""
-    require(callable(value), f"{name}={value!r} can't be called: pass a function")
-    call = inspect.getattr_static(type(value), "__call__", None)
-    require(
-        not inspect.iscoroutinefunction(value) and not inspect.iscoroutinefunction(call),
-        f"{name}={value!r} is a coroutine function: pass one that returns at once",
-    )
-
-
-def checked_ttl(ttl: Any) -> Any:
-    """Return a ttl that is one: a number of seconds above 0, None, or aiocache's for none given."""
-    if ttl is SENTINEL or ttl is None:
-        return ttl
-    if callable(ttl):
-        raise ConfigurationError("write @stream_cached(ttl=60), with parentheses")
-    valid = isinstance(ttl, int | float) and not isinstance(ttl, bool)
-    require(
-        valid and math.isfinite(ttl) and ttl > 0,
-        f"ttl={ttl!r}: pass a number of seconds above 0, or None for entries that never expire",
-    )
-    return ttl
-
-
-def require_seconds(name: str, value: Any) -> float:
-    """Return a value that is a number of seconds above 0, or raise a `ConfigurationError`."""
-    valid = isinstance(value, int | float) and not isinstance(value, bool)
-    require(
-        valid and math.isfinite(value) and value > 0,
-        f"{name}={value!r}: pass a number of seconds above 0",
-    )
-    return float(value)
-
-
-def _window(name: str, value: Any) -> float:
-    """Return seconds for which something stale is served; 0 for never."""
-    return 0.0 if type(value) in (int, float) and value == 0 else require_seconds(name, value)
-
-
 def _timeout(value: Any) -> Any:
     """Return a time-out that is one; as in aiocache, None and 0 are no bound."""
-    if value is SENTINEL or value is None or (type(value) in (int, float) and value == 0):
+    if value is SENTINEL or value is None or is_0(value):
         return value
     return require_seconds("timeout", value)
 
@@ -211,20 +175,8 @@ def _checked_secrets(secret: Any) -> tuple[bytes, ...]:
     return tuple(each.encode() if isinstance(each, str) else each for each in secrets)
 
 
-def _size(name: str, value: Any, *, least: int) -> int:
-    try:
-        size = parse_size(value) if isinstance(value, str) else value
-    except ValueError as exc:
-        raise ConfigurationError(f"{name}={value!r}: {exc}") from None
-    require(
-        isinstance(size, int) and not isinstance(size, bool) and size >= least,
-        f"{name}={value!r}: pass a whole number, {least} or more",
-    )
-    return cast(int, size)
-
-
 def _checked_variants(max_variants: Any) -> int:
-    number = _size("max_variants", max_variants, least=1)
+    number = require_size("max_variants", max_variants, least=1)
     require(
         number <= MAX_VARIANTS,
         f"max_variants={number}: pass {MAX_VARIANTS:,} at the most, or a function in vary= that "
@@ -253,7 +205,7 @@ def _check_users(authorized: object, key_host: object, request_key: object) -> N
         f"authorized={authorized!r}: pass one of {', '.join(map(repr, choices))}",
     )
     for name, value in (("key_host", key_host), ("request_key", request_key)):
-        require(isinstance(value, bool), f"{name}={value!r}: pass True or False")
+        require_bool(name, value)
 
 
 def _check_without_request(vary: bool, authorized: str, key_host: bool, unguarded: bool) -> None:
@@ -295,18 +247,8 @@ def _takes_one(function: Callable[[Any], Any]) -> bool:
     return True
 
 
-def _checked_names(name: str, names: Any) -> frozenset[str]:
-    require(not isinstance(names, str), f"{name}={names!r}: pass a tuple, {name}=({names!r},)")
-    names = list(names)
-    require(
-        all(isinstance(each, str) and each for each in names),
-        f"{name}={names!r}: pass names of arguments",
-    )
-    return frozenset(names)
-
-
 def _checked_reads(unguarded: Any) -> frozenset[str]:
-    names = _checked_names("unguarded", unguarded)
+    names = require_names("unguarded", unguarded)
     for name in names:
         kind, dot, rest = name.partition(".")
         is_item = dot and (kind in KINDS or kind == "header")

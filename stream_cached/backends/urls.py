@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from stream_cached.checks import parse_size
 from stream_cached.connections.clients import backend_class
 from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION
 from stream_cached.errors import ConfigurationError
@@ -21,8 +22,6 @@ POOL_SIZE = 64
 
 #: Connections to a memcached, which takes one segment after the other on each; made when needed.
 _MEMCACHED_POOL_SIZE = 16
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "memcached": "memcached"}
 
 
@@ -114,19 +113,6 @@ def _truth(text: str) -> bool:
     if text.lower() not in known:
         raise ValueError(f"{text!r} is neither true nor false")
     return known[text.lower()]
-
-
-def parse_size(text: str) -> int:
-    """
-    Return a number of bytes: `1048576`, `64MiB`, `1GB`.
-
-    Raises:
-        ValueError: It is no size.
-    """
-    match = re.fullmatch(r"(\d+)\s*([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in _UNITS or not int(match[1]):
-        raise ValueError(f"{text!r} is no size in bytes; write 64MiB, say")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 _Options = Mapping[str, Callable[[str], Any]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from aiocache.plugins import BasePlugin
 from cashews import Cache, Command, context_cache_detect
@@ -27,13 +27,13 @@ from stream_cached.backends.binding import Backend, Binding
 from stream_cached.cashews import tags as tags_of
 from stream_cached.cashews.stores import Raw
 from stream_cached.cashews.views import backend_of, secrets_of, view_of
+from stream_cached.checks import require, require_ttl
 from stream_cached.decorator import Asked
 from stream_cached.engine.collapse import Opened
 from stream_cached.engine.values import Use, current_use
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import ConfigurationError
 from stream_cached.keys.names import is_segment_key, tag_key
-from stream_cached.options import checked_ttl, require
 from stream_cached.responses.live import ReplayResponse
 
 #: What stands for a value that cashews does not have.
@@ -361,4 +361,4 @@ def _seconds(ttl: TTL) -> float | None:
         raise ConfigurationError(
             f'ttl={ttl!r}: pass seconds, a timedelta, or a text such as "1h30m"'
         ) from exc
-    return cast("float | None", checked_ttl(seconds))
+    return require_ttl(seconds)

@@ -24,7 +24,7 @@ from starlette.routing import Route, Router
 
 from stream_cached import ConfigurationError, MemoryCache, stream_cached
 from stream_cached.backends.resolve import resolve_cache
-from stream_cached.backends.urls import parse_size
+from stream_cached.checks import parse_size
 from tests.support.asgi import get
 from tests.support.process import ROOT
 from tests.support.servers import RedisServer

@@ -1,0 +1,103 @@
+"""Checks of what a user passes: each raises a `ConfigurationError` that says what to write."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from typing import Any, cast
+
+from stream_cached.errors import ConfigurationError
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def require(condition: object, message: str) -> None:
+    """Raise a `ConfigurationError` unless the condition holds."""
+    if not condition:
+        raise ConfigurationError(message)
+
+
+def require_bool(name: str, value: Any) -> bool:
+    """Return a value that is True or False."""
+    require(isinstance(value, bool), f"{name}={value!r}: pass True or False")
+    return cast(bool, value)
+
+
+def require_function(name: str, value: object) -> None:
+    """Raise a `ConfigurationError` unless the value is a function that returns at once."""
+    require(callable(value), f"{name}={value!r} can't be called: pass a function")
+    call = inspect.getattr_static(type(value), "__call__", None)
+    require(
+        not inspect.iscoroutinefunction(value) and not inspect.iscoroutinefunction(call),
+        f"{name}={value!r} is a coroutine function: pass one that returns at once",
+    )
+
+
+def require_names(name: str, value: Any) -> frozenset[str]:
+    """Return names of arguments."""
+    require(not isinstance(value, str), f"{name}={value!r}: pass a tuple, {name}=({value!r},)")
+    names = list(value)
+    require(
+        all(isinstance(each, str) and each for each in names),
+        f"{name}={names!r}: pass names of arguments",
+    )
+    return frozenset(names)
+
+
+def require_seconds(name: str, value: Any) -> float:
+    """Return a number of seconds above 0."""
+    require(_is_above_0(value), f"{name}={value!r}: pass a number of seconds above 0")
+    return float(value)
+
+
+def require_seconds_or_0(name: str, value: Any) -> float:
+    """Return a number of seconds, 0 or more."""
+    return 0.0 if is_0(value) else require_seconds(name, value)
+
+
+def require_size(name: str, value: Any, *, least: int) -> int:
+    """Return a whole number of `least` or more; it may be a text with a unit of bytes."""
+    try:
+        size = parse_size(value) if isinstance(value, str) else value
+    except ValueError as exc:
+        raise ConfigurationError(f"{name}={value!r}: {exc}") from None
+    require(
+        isinstance(size, int) and not isinstance(size, bool) and size >= least,
+        f"{name}={value!r}: pass a whole number, {least} or more",
+    )
+    return cast(int, size)
+
+
+def require_ttl(value: Any) -> float | None:
+    """Return a ttl: a number of seconds above 0, or None."""
+    require(not callable(value), "write @stream_cached(ttl=60), with parentheses")
+    require(
+        value is None or _is_above_0(value),
+        f"ttl={value!r}: pass a number of seconds above 0, or None for entries that never expire",
+    )
+    return cast("float | None", value)
+
+
+def parse_size(text: str) -> int:
+    """
+    Return a number of bytes: `1048576`, `64MiB`, `1GB`.
+
+    Raises:
+        ValueError: The text is no size.
+    """
+    match = re.fullmatch(r"(\d+)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in _UNITS or not int(match[1]):
+        raise ValueError(f"{text!r} is no size in bytes; write 64MiB, say")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def is_0(value: object) -> bool:
+    """Whether a value is the number 0, and not False."""
+    return type(value) in (int, float) and value == 0
+
+
+def _is_above_0(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0

@@ -25,9 +25,10 @@ import uvloop
 
 from benchmarks.bodies import Body
 from stream_cached.engine.record import new_id
-from stream_cached.entries.recorder import VALUE_SIZE, Limits, Recorder
+from stream_cached.entries.recorder import Recorder
 from stream_cached.entries.resource import Hit, Lifetimes, Resource
 from stream_cached.format.records import Entry
+from stream_cached.limits import Limits
 from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.streams.sources import IteratorSource
 from stream_cached.streams.stream import Flight
@@ -36,14 +37,8 @@ ROUNDS = 100
 
 BODY = Body(100, 10_000)
 
-#: As the decorator has them unless told.
-MAX_AHEAD = 1024 * 1024
-LIMITS = Limits(
-    max_body=64 * 1024 * 1024,
-    max_duration=600,
-    max_pending=8 * 1024 * 1024,
-    inline_max=VALUE_SIZE,
-)
+#: The defaults of the decorator.
+LIMITS = Limits()
 
 Chunks = Callable[[], AsyncIterator[bytes]]
 
@@ -145,7 +140,7 @@ async def tee(chunks: Chunks, recorder: Recorder | None) -> int:
 async def flight(chunks: Chunks, recorder: Recorder | None) -> int:
     """Read a flight as `LiveResponse` does."""
     run = Flight(
-        IteratorSource(chunks(), "utf-8"), recorder, max_ahead=MAX_AHEAD, finish_timeout=30
+        IteratorSource(chunks(), "utf-8"), recorder, max_ahead=LIMITS.max_ahead, finish_timeout=30
     )
     reader = run.read()
     length = 0

@@ -15,6 +15,7 @@ from stream_cached.errors import (
 from stream_cached.fallback_cache import FallbackCache
 from stream_cached.http.reasons import BypassError, NotCached
 from stream_cached.lifespan import aclose, lifespan
+from stream_cached.limits import Limits
 from stream_cached.stores.memory import MemoryCache
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigurationError",
     "FallbackCache",
     "Health",
+    "Limits",
     "MemoryCache",
     "NotCached",
     "NotInKey",

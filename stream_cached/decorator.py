@@ -11,21 +11,19 @@ from collections.abc import (
     Callable,
     Collection,
     Iterator,
-    Mapping,
     Sequence,
 )
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from aiocache import cached
 from aiocache.base import SENTINEL
 from starlette.responses import Response
 
-from stream_cached.backends.binding import RETRY_INTERVAL, Backend, Binding
+from stream_cached.backends.binding import Backend, Binding
 from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve_fallback
 from stream_cached.checks import require, require_function, require_ttl
 from stream_cached.connections.deadline import Deadline
@@ -37,7 +35,6 @@ from stream_cached.engine.invalidate import Invalidation
 from stream_cached.engine.record import Engine, Run, Stale
 from stream_cached.engine.stale import Revalidation
 from stream_cached.engine.values import Use, current_use, using
-from stream_cached.entries.recorder import VALUE_SIZE
 from stream_cached.entries.resource import Foreign, Miss, Resource, StoredValue, Unstorable
 from stream_cached.errors import ConfigurationError, StoreError, StoreUnavailableError
 from stream_cached.events import Reporter
@@ -45,12 +42,18 @@ from stream_cached.fallback_cache import FallbackCache
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_internal, version_key
+from stream_cached.limits import Limits, take_limits
 from stream_cached.options import (
     MIN_SECRET,
+    NO_KEY_ARGS,
+    NOT_GIVEN,
     Authorized,
+    KeyArgs,
     OnDisconnect,
+    Options,
+    ReplayMode,
+    Vary,
     check_arguments,
-    make_rules,
 )
 from stream_cached.request.guard import TRACES, Guard
 from stream_cached.request.incoming import DisconnectShield, Incoming
@@ -102,8 +105,6 @@ class Asked:
 _call: ContextVar[_Call | None] = ContextVar("stream_cached_call", default=None)
 
 
-_NOTHING: Mapping[str, Callable[[Any], Any]] = MappingProxyType({})
-
 #: By the name of a decorated function and its cache, what it was made over: what came first, and
 #: one that differs.
 _closures: dict[tuple[str, str | int], set[str]] = {}
@@ -113,80 +114,69 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     """
     Cache the response of a Starlette or FastAPI endpoint while it is streamed to its first client.
 
-    Put it directly over the function, below the route decorator. Whatever `aiocache.cached` takes
-    is taken here, too, and means the same; so do the switches of a single call, `cache_read`,
-    `cache_write` and `aiocache_wait_for_write`. What is not a response is cached as aiocache does.
+    Put the decorator directly over the function, below the route decorator. All parameters of
+    `aiocache.cached` are taken and mean the same. So do the switches of a single call:
+    `cache_read`, `cache_write` and `aiocache_wait_for_write`. A result that is no response is
+    cached as aiocache does.
 
     Args:
-        ttl: Seconds that an entry lives once it is complete; None for ever. Without it, what the
-            cache says.
-        key: The key of everything that the function returns. Without `key` and `key_builder`, it
-            is built from the request and the arguments; of a call that brings no request, it is
-            aiocache's.
-        namespace: Put before each key, instead of the cache's own.
+        ttl: Seconds that an entry is fresh once it is complete; None for ever. Without it, the ttl
+            of the cache counts.
+        key: One key for everything that the function returns. Without `key` and `key_builder`, the
+            key is built from the request and the arguments; for a call without a request, it is
+            the key of aiocache.
+        namespace: Text before each key, instead of the cache's own namespace.
         key_builder: Called with the function and its arguments; returns the key.
-        skip_cache_func: Called with what the function returned; true for what is not stored.
-        cache: A URL (`memory://?max_bytes=64MiB`, `redis://…`, `rediss://…`, `unix://…`,
-            `memcached://…`), a class (`Cache.REDIS`, with its arguments in `kwargs`) or an
-            instance. Equal URLs share one client per process and event loop.
-        serializer: Of plain values, instead of the cache's own.
-        plugins: Of the cache, instead of its own.
-        alias: One of `caches.set_config`, instead of `cache`.
-        noself: Leave the first argument (of a method) out of keys.
-        vary: Request headers that select among responses (RFC 9110, section 12.5.5); or a mapping
-            from them to functions that normalise their value, None to leave it as it is.
-        methods: The methods whose responses are stored; HEAD is answered from GET's.
-        statuses: The statuses that are stored.
-        max_body: Bytes of a body (also `"64MiB"`) beyond which it is not stored; never more than
-            a quarter of a bounded store.
-        max_duration: Seconds of a run beyond which it is not stored.
-        max_pending: Bytes that may wait to be written to the store, beyond which a run is not
+        skip_cache_func: Called with what the function returned; if it returns true, that is not
             stored.
-        max_ahead: Bytes that the endpoint may be ahead of the fastest of its readers; memory holds
-            twice as much of a stream, and slower readers read on from the store.
-        max_variants: Responses that are kept under one key where they vary.
-        inline_max: Bytes of a record up to which it holds its body; 0 puts every body under chunk
-            keys.
-        on_disconnect: What becomes of a run whose last reader leaves: `"finish"` completes and
+        cache: The store: a URL (`memory://?max_bytes=64MiB`, `redis://…`, `rediss://…`,
+            `unix://…`, `memcached://…`), a class (`Cache.REDIS`, with its arguments in `kwargs`)
+            or an instance. Equal URLs share one client per process and event loop.
+        serializer: The serializer of plain values, instead of the cache's own.
+        plugins: The plugins of the cache, instead of its own.
+        alias: An alias of `caches.set_config`, instead of `cache`.
+        noself: Whether the first argument (of a method) is left out of keys.
+        vary: Request headers that select among responses (RFC 9110, section 12.5.5). A mapping
+            gives for each header a function that normalises its value, or None.
+        methods: The methods whose responses are stored. HEAD is answered from the entry of GET.
+        statuses: The statuses that are stored.
+        limits: Sizes and time-outs, see `Limits`. Each field is also taken as a keyword argument
+            of the decorator, which overrides it: `max_body="1GiB"`.
+        on_disconnect: What happens to a run whose last reader leaves: `"finish"` completes and
             stores it, `"stop"` closes it at once.
-        finish_timeout: Seconds that a run goes on to be stored once its last reader has left.
-        wait_timeout: Seconds that a request waits for another one's run to begin to answer; past
-            it, it runs the endpoint itself, uncached.
-        spool_max: Bytes that slow readers of one run may have in temporary files, where the store
-            does not have them; past it, the slowest are cut.
-        stale_while_revalidate: Seconds past its ttl for which an entry is served at once, while a
-            new one is made (RFC 5861, section 3).
+        stale_while_revalidate: Seconds past its ttl for which an entry is served at once while a
+            run makes the new one (RFC 5861, section 3).
         stale_if_error: Seconds past its ttl for which an entry is served where the endpoint raises,
             or answers 500, 502, 503 or 504, before its first byte (RFC 5861, section 4).
-        timeout: Seconds that one operation of the store may take, None or 0 for no bound; without
-            it, what the cache says (0.5 unless somebody chose another).
-        fallback: What is used instead while the store is away: a `memory://` URL, an alias of
-            `caches.set_config`, or a `MemoryCache`. Equal URLs share one memory per process. False
-            lets requests go past the cache. A `FallbackCache` has its own.
-        retry_interval: Seconds from the first ping of a store that is away to the second; they
-            double from ping to ping, up to 30.
-        secret: Signs what is written to a server (HMAC-SHA256), for one that others can write to,
-            too; what is not signed is a miss. Of several, the first one signs and all verify.
-        replay: `"fast"` merges the chunks of a hit, `"exact"` sends them one by one.
-        resume: Whether the endpoint is deterministic: where a run that is followed, or a part of an
-            entry, is lost in mid-body, it is run again, and the body goes on if it is the same.
-        authorized: What becomes of a request with Authorization. `"bypass"`: its answer is not
-            stored unless the response allows it (RFC 9111, section 3.5); `"vary"`: there are
-            entries for each credential; `"keyed"`: the arguments or the key name the user;
-            `"share"`: all users are given the same.
+        timeout: Seconds that one operation of the store may take; None or 0 for no bound. Without
+            it, the time-out of the cache counts: 0.5 unless another was chosen.
+        fallback: The memory that is used while the store is away: a `memory://` URL, an alias of
+            `caches.set_config`, or a `MemoryCache`. Equal URLs share one memory per process. With
+            False, requests bypass the cache. A `FallbackCache` has its own.
+        secret: A secret, or several, that sign what is written to a server (HMAC-SHA256), for a
+            server that others can write to. The first one signs, all verify. An entry without a
+            valid signature is a miss.
+        replay: How a hit is sent: `"fast"` merges chunks, `"exact"` sends each chunk by itself.
+        resume: Whether the endpoint is deterministic. If it is, a body whose run or segment is lost
+            continues from another run, provided that the bytes sent so far are the same.
+        authorized: What happens to a request with Authorization. `"bypass"`: its response is not
+            stored unless it says that it may be (RFC 9111, section 3.5). `"vary"`: each credential
+            has its own entry. `"keyed"`: the arguments or the key name the user. `"share"`: all
+            users get the same response.
         key_host: Whether the host is part of the key.
-        request_key: Whether the request is. Without it the key is that of a call that brings
-            none; it is for helpers that FastAPI calls as dependencies.
-        key_args: Functions, by the name of an argument, that return what stands for it in the key.
+        request_key: Whether the request is part of the key. Without it, the key is that of a call
+            without a request; this is for helpers that FastAPI calls as dependencies.
+        key_args: Functions by the name of an argument; each returns what stands for that argument
+            in the key.
         key_ignore: Names of arguments that are left out of the key.
-        unguarded: What the endpoint may read of its request though it is no part of the key,
-            because it does not show in the answer: names of headers, `"client"`, `"cookies"`,
+        unguarded: What the endpoint may read of its request although it is not part of the key,
+            because it does not show in the response: names of headers, `"client"`, `"cookies"`,
             `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
             `"request.NAME"`.
-        kwargs: Those of a `cache` that is a class.
+        kwargs: Fields of `Limits`; all others are arguments of a `cache` that is a class.
 
     Raises:
-        ConfigurationError: Something in this can't work.
+        ConfigurationError: A parameter has no valid value; the message says what to write.
     """
 
     def __init__(
@@ -202,35 +192,28 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         alias: str | None = None,
         noself: bool = False,
         *,
-        vary: Collection[str] | Mapping[str, Callable[[str], str] | None] = (),
+        vary: Collection[str] | Vary = (),
         methods: Collection[str] = ("GET",),
         statuses: Collection[int] = DEFAULT_STATUSES,
-        max_body: int | str = "64MiB",
-        max_duration: float = 600.0,
-        max_pending: int | str = "8MiB",
-        max_ahead: int | str = "1MiB",
-        max_variants: int = 64,
-        inline_max: int | str = VALUE_SIZE,
+        limits: Limits = Limits(),
         on_disconnect: OnDisconnect = "finish",
-        finish_timeout: float = 30.0,
-        wait_timeout: float = 10.0,
-        spool_max: int | str = "256MiB",
         stale_while_revalidate: float = 0.0,
         stale_if_error: float = 0.0,
-        timeout: float | None = SENTINEL,
+        timeout: float | None = NOT_GIVEN,
         fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
-        retry_interval: float = RETRY_INTERVAL,
         secret: str | bytes | Collection[str | bytes] | None = None,
-        replay: Literal["fast", "exact"] = "fast",
+        replay: ReplayMode = "fast",
         resume: bool = False,
         authorized: Authorized = "bypass",
         key_host: bool = True,
         request_key: bool = True,
-        key_args: Mapping[str, Callable[[Any], Any]] = _NOTHING,
+        key_args: KeyArgs = NO_KEY_ARGS,
         key_ignore: Collection[str] = (),
         unguarded: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
+        limits = take_limits(limits, kwargs)
+        self._options = Options.among(locals())
         super().__init__(
             ttl=ttl if ttl is SENTINEL else require_ttl(ttl),
             key=key,
@@ -244,58 +227,34 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             noself=noself,
             **kwargs,
         )
-        require(
-            ttl is not None or not (stale_while_revalidate or stale_if_error),
-            "with ttl=None nothing becomes stale: pass a ttl, or leave stale_while_revalidate and "
-            "stale_if_error out",
-        )
-        require(key is None or isinstance(key, str | Enum), f"key={key!r} is no str")
-        if key_builder is not None:
-            require_function("key_builder", key_builder)
-        require_function("skip_cache_func", skip_cache_func)
-        self._rules = make_rules(
-            vary=vary,
-            methods=methods,
-            statuses=statuses,
-            max_body=max_body,
-            max_duration=max_duration,
-            max_pending=max_pending,
-            max_ahead=max_ahead,
-            max_variants=max_variants,
-            inline_max=inline_max,
-            on_disconnect=on_disconnect,
-            finish_timeout=finish_timeout,
-            wait_timeout=wait_timeout,
-            spool_max=spool_max,
-            stale_while_revalidate=stale_while_revalidate,
-            stale_if_error=stale_if_error,
-            timeout=timeout,
-            retry_interval=retry_interval,
-            secret=secret,
-            replay=replay,
-            resume=resume,
-            authorized=authorized,
-            key_host=key_host,
-            request_key=request_key,
-            key_args=key_args,
-            key_ignore=key_ignore,
-            unguarded=unguarded,
-        )
         self._fallback = fallback
-        if not isinstance(fallback, str) or "://" in fallback:
-            # An alias may be configured later.
-            resolve_fallback(fallback)
+        self._check_parameters()
         # By identity: a callable instance need not be hashable.
         self._functions: dict[int, _Function] = {}
         self._binding: Binding | None = None
+
+    def _check_parameters(self) -> None:
+        """Check the parameters that are no `Options`."""
+        require(
+            self.ttl is not None or not self._options.stale,
+            "with ttl=None nothing becomes stale: pass a ttl, or leave stale_while_revalidate and "
+            "stale_if_error out",
+        )
+        require(self.key is None or isinstance(self.key, str | Enum), f"key={self.key!r} is no str")
+        if self.key_builder is not None:
+            require_function("key_builder", self.key_builder)
+        require_function("skip_cache_func", self.skip_cache_func)
+        if not isinstance(self._fallback, str) or "://" in self._fallback:
+            # An alias may be configured later.
+            resolve_fallback(self._fallback)
 
     @overload
     def __call__(self, f: Callable[P, Awaitable[R]]) -> CachedEndpoint[P, R]: ...
     @overload
     def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
     def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
-        rules = self._rules
-        endpoint = Endpoint(f, takes_request=rules.request_key)
+        options = self._options
+        endpoint = Endpoint(f, takes_request=options.request_key)
         self._check(endpoint)
         reporter = Reporter(
             f"{endpoint.name} ({endpoint.place})" if endpoint.place else endpoint.name
@@ -304,22 +263,22 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             f,
             endpoint.declared,
             noself=self.noself,
-            by_request=rules.request_key,
-            key_args=rules.key_args,
-            key_ignore=rules.key_ignore,
+            by_request=options.request_key,
+            key_args=options.key_args,
+            key_ignore=options.key_ignore,
         )
         headers = arguments.headers(endpoint.headers)
         engine = Engine(
             version=version_key(endpoint.name),
             headers=headers,
-            rules=rules,
+            options=options,
             reporter=reporter,
         )
         invalidation = Invalidation(engine, self.key, self._bound, self._ttl)
         self._functions[id(f)] = _Function(endpoint, arguments, engine, reporter, invalidation)
         self._bind_early(reporter)
         self._tell_of_twins(f, endpoint, reporter)
-        if any(len(secret) < MIN_SECRET for secret in rules.secrets):
+        if any(len(secret) < MIN_SECRET for secret in options.secrets):
             reporter.warn(
                 f"secret= has one of fewer than {MIN_SECRET} bytes, which can be guessed: pass 32 "
                 "random bytes"
@@ -350,16 +309,16 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         return cast(CachedEndpoint[P, Any], decorated)
 
     def _check(self, endpoint: Endpoint) -> None:
-        """See that the rules fit the function."""
+        """Check that the options fit the function."""
         taken = _SWITCHES & endpoint.parameters
         require(
             not taken,
             f"{endpoint.name} has a parameter {', '.join(taken)}, which switches the cache of a "
             "single call: give it another name",
         )
-        check_arguments(self._rules, endpoint.declared.parameters, endpoint.name)
+        check_arguments(self._options, endpoint.declared.parameters, endpoint.name)
         require(
-            self._rules.request_key
+            self._options.request_key
             or self.key
             or self.key_builder
             or not endpoint.declares_request,
@@ -409,14 +368,17 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     def _bind(self, cache: Any) -> Binding:
         self.cache = cache
+        timeout = self._options.timeout
+        if timeout is NOT_GIVEN:
+            timeout = SENTINEL
         if isinstance(cache, FallbackCache):
-            self._binding = cache.binding(self._rules.timeout, self._rules.secrets)
+            self._binding = cache.binding(timeout, self._options.secrets)
             return self._binding
         self._binding = Binding(
             cache,
             fallback=functools.partial(resolve_fallback, self._fallback),
-            retry_interval=self._rules.retry_interval,
-            timeout=self._rules.timeout,
+            retry_interval=self._options.limits.retry_interval,
+            timeout=timeout,
             secrets=self._secrets(),
         )
         return self._binding
@@ -434,7 +396,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
         result = await self._answer(f, *args, **kwargs)
-        if self._rules.resume and isinstance(result, LiveResponse | ReplayResponse):
+        if self._options.resume and isinstance(result, LiveResponse | ReplayResponse):
             result.resumption = Resumption(functools.partial(self._answer, f, *args, **kwargs))
         return result
 
@@ -479,9 +441,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                     is_refresh=is_refresh,
                 )
 
-            revalidation = Revalidation(engine, self._rules, function.reporter, incoming, run)
+            revalidation = Revalidation(engine, self._options, function.reporter, incoming, run)
             if cache_read and not (incoming is not None and incoming.is_authorized):
-                collapsing = Collapsing(engine, open_it, self._rules.wait_timeout)
+                collapsing = Collapsing(engine, open_it, self._options.limits.wait_timeout)
             if isinstance(opened.found, Stale):
                 stale = await revalidation.serve(opened, opened.found, collapsing)
                 if stale is not None:
@@ -521,7 +483,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         engine, resource = function.engine, opened.resource
         incoming, args, kwargs = asked.incoming, asked.args, asked.kwargs
         nothing = nullcontext(DisconnectShield())
-        instance, deadline = next(iter(args), None), self._rules.finish_timeout
+        instance, deadline = next(iter(args), None), self._options.effective_finish_timeout
         with incoming.shielded(instance, deadline) if incoming else nothing as shield:
             head = response_heads(args, kwargs)
             guard = self._guard(function, incoming)
@@ -660,7 +622,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     def _secrets(self) -> Sequence[bytes]:
         """Return what signs entries in the store."""
-        return self._rules.secrets
+        return self._options.secrets
 
     def _signs_values(self, use: Use) -> bool:
         """Whether plain values are stored in signed records, and not by the cache itself."""
@@ -748,7 +710,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
         forms = function.arguments.forms(args, kwargs, incoming.scope)
-        return incoming.key(function.endpoint.name, forms, host=self._rules.key_host)
+        return incoming.key(function.endpoint.name, forms, host=self._options.key_host)
 
     def _key_from_args(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from aiocache.base import SENTINEL, BaseCache
 
-from stream_cached.backends.binding import RETRY_INTERVAL, Backend, Binding
+from stream_cached.backends.binding import Backend, Binding
 from stream_cached.backends.pending import InvalidatedBefore, Invalidator, Key
 from stream_cached.backends.public import ANSWERS
 from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve_fallback
 from stream_cached.connections.clients import Clients
 from stream_cached.connections.deadline import Deadline
 from stream_cached.errors import ConfigurationError, StoreUnavailableError
+from stream_cached.limits import RETRY_INTERVAL
 from stream_cached.stores.memory import MemoryCache
 
 

@@ -1,14 +1,14 @@
-"""What the decorator was told, checked at the earliest moment: at decoration."""
+"""The options of the decorator: each with its type, its default and its check, declared once."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from types import MappingProxyType
 from typing import Any, Literal, get_args
-
-from aiocache.base import SENTINEL
 
 from stream_cached.checks import (
     is_0,
@@ -18,287 +18,71 @@ from stream_cached.checks import (
     require_names,
     require_seconds,
     require_seconds_or_0,
-    require_size,
 )
 from stream_cached.endpoint.infrastructure import NotInKey
-from stream_cached.entries.recorder import VALUE_SIZE
-from stream_cached.http.policy import NEVER_STORED
+from stream_cached.http.policy import DEFAULT_STATUSES, NEVER_STORED
+from stream_cached.limits import Limits, require_limits
 from stream_cached.request.guard import KINDS, READABLE, read_name
 
-#: A token of RFC 9110, section 5.6.2, but for the asterisk, which means something else in Vary.
+#: A header name (RFC 9110, section 5.6.2), but for the asterisk, which has a meaning in Vary.
 _HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+")
 
-#: What becomes of a request with Authorization.
+#: The values of `authorized`: what happens to a request with Authorization.
 Authorized = Literal["bypass", "vary", "keyed", "share"]
 
-#: Variants of one resource: all of them stand in one record.
-MAX_VARIANTS = 10_000
-
-#: Bytes of a secret that nobody guesses.
-MIN_SECRET = 16
-
-#: What becomes of a run whose last reader leaves.
+#: The values of `on_disconnect`: what happens to a run whose last reader leaves.
 OnDisconnect = Literal["finish", "stop"]
 
+#: The values of `replay`: how a hit is sent.
+ReplayMode = Literal["fast", "exact"]
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the decorator was told."""
+#: Functions by the name of a header; None leaves the value as it is.
+Vary = Mapping[str, Callable[[str], str] | None]
 
-    vary: Mapping[str, Callable[[str], str] | None]
-    methods: frozenset[str]
-    statuses: frozenset[int]
-    max_body: int
-    max_duration: float
-    max_pending: int
-    max_ahead: int
-    max_variants: int
-    inline_max: int
-    finish_timeout: float
-    wait_timeout: float
-    spool_max: int
-    stale_while_revalidate: float
-    stale_if_error: float
-    timeout: float | None
-    retry_interval: float
-    secrets: tuple[bytes, ...]
-    exact: bool
-    resume: bool
-    authorized: Authorized
-    key_host: bool
-    request_key: bool
-    key_args: Mapping[str, Callable[[Any], Any]]
-    key_ignore: frozenset[str]
-    unguarded: frozenset[str]
+#: Functions by the name of an argument.
+KeyArgs = Mapping[str, Callable[[Any], Any]]
 
-    @property
-    def stale(self) -> float:
-        """Seconds that an entry is kept once its ttl is over."""
-        return max(self.stale_while_revalidate, self.stale_if_error)
+#: Bytes of a secret that can't be guessed.
+MIN_SECRET = 16
 
 
-def make_rules(
-    *,
-    vary: Collection[str] | Mapping[str, Callable[[str], str] | None],
-    methods: Collection[str],
-    statuses: Collection[int],
-    max_body: int | str,
-    max_duration: float,
-    max_pending: int | str,
-    max_ahead: int | str,
-    max_variants: int,
-    inline_max: int | str,
-    on_disconnect: OnDisconnect,
-    finish_timeout: float,
-    wait_timeout: float,
-    spool_max: int | str,
-    stale_while_revalidate: float,
-    stale_if_error: float,
-    timeout: float | None,
-    retry_interval: float,
-    secret: str | bytes | Collection[str | bytes] | None,
-    replay: Literal["fast", "exact"],
-    resume: bool,
-    authorized: Authorized,
-    key_host: bool,
-    request_key: bool,
-    key_args: Mapping[str, Callable[[Any], Any]],
-    key_ignore: Collection[str],
-    unguarded: Collection[str],
-) -> Rules:
-    """
-    Check what the decorator was told.
-
-    Raises:
-        ConfigurationError: Something in it can't work; the message says what to write.
-    """
-    require(replay in ("fast", "exact"), f'replay={replay!r}: pass "fast" or "exact"')
-    require_bool("resume", resume)
-    ways = get_args(OnDisconnect)
-    require(on_disconnect in ways, f'on_disconnect={on_disconnect!r}: pass "finish" or "stop"')
-    seconds = require_seconds("finish_timeout", finish_timeout)
-    named = _checked_vary(vary)
-    _check_users(authorized, key_host, request_key)
-    if not request_key:
-        _check_without_request(bool(named), authorized, key_host, bool(unguarded))
-    if authorized == "vary" and "authorization" not in map(str.lower, named):
-        named["Authorization"] = None
-    return Rules(
-        vary=named,
-        methods=_checked_methods(methods),
-        statuses=_checked_statuses(statuses),
-        max_body=require_size("max_body", max_body, least=1),
-        max_duration=require_seconds("max_duration", max_duration),
-        max_pending=require_size("max_pending", max_pending, least=VALUE_SIZE),
-        max_ahead=require_size("max_ahead", max_ahead, least=1),
-        max_variants=_checked_variants(max_variants),
-        inline_max=min(VALUE_SIZE, require_size("inline_max", inline_max, least=0)),
-        finish_timeout=seconds if on_disconnect == "finish" else 0.0,
-        wait_timeout=require_seconds("wait_timeout", wait_timeout),
-        spool_max=require_size("spool_max", spool_max, least=1),
-        stale_while_revalidate=require_seconds_or_0(
-            "stale_while_revalidate", stale_while_revalidate
-        ),
-        stale_if_error=require_seconds_or_0("stale_if_error", stale_if_error),
-        timeout=_timeout(timeout),
-        retry_interval=require_seconds("retry_interval", retry_interval),
-        secrets=_checked_secrets(secret),
-        exact=replay == "exact",
-        resume=resume,
-        authorized=authorized,
-        key_host=key_host,
-        request_key=request_key,
-        key_args=_checked_key_args(key_args),
-        key_ignore=require_names("key_ignore", key_ignore),
-        unguarded=frozenset(map(read_name, _checked_reads(unguarded))),
-    )
+class _NotGiven(Enum):
+    NOT_GIVEN = "not given"
 
 
-def _timeout(value: Any) -> Any:
-    """Return a time-out that is one; as in aiocache, None and 0 are no bound."""
-    if value is SENTINEL or value is None or is_0(value):
-        return value
-    return require_seconds("timeout", value)
+#: The `timeout` that leaves the time-out to the cache.
+NOT_GIVEN: Any = _NotGiven.NOT_GIVEN
+
+#: The default of `key_args`.
+NO_KEY_ARGS: KeyArgs = MappingProxyType({})
+
+# -- the checks of single options -----------------------------------------------------------------
 
 
-def _checked_secrets(secret: Any) -> tuple[bytes, ...]:
-    """Return the secrets as bytes; no message shows one."""
-    if secret is None:
-        return ()
-    several = isinstance(secret, Collection) and not isinstance(secret, str | bytes)
-    secrets = tuple(secret) if several else (secret,)
-    require(
-        secrets and all(isinstance(each, str | bytes) and each for each in secrets),
-        "secret= has to be a str or bytes, or several of them, and none of them empty: pass 32 "
-        "random bytes, the same to every process",
-    )
-    return tuple(each.encode() if isinstance(each, str) else each for each in secrets)
-
-
-def _checked_variants(max_variants: Any) -> int:
-    number = require_size("max_variants", max_variants, least=1)
-    require(
-        number <= MAX_VARIANTS,
-        f"max_variants={number}: pass {MAX_VARIANTS:,} at the most, or a function in vary= that "
-        "makes few values of many",
-    )
-    return number
-
-
-def _checked_vary(vary: Any) -> dict[str, Callable[[str], str] | None]:
+def _check_vary(name: str, vary: Any) -> Vary:
     require(not isinstance(vary, str), f"vary={vary!r}: pass a tuple of names, vary=({vary!r},)")
-    named = dict(vary) if isinstance(vary, Mapping) else dict.fromkeys(vary)
-    for name, normalise in named.items():
+    functions = dict(vary) if isinstance(vary, Mapping) else dict.fromkeys(vary)
+    for header, function in functions.items():
         require(
-            isinstance(name, str) and _HEADER_NAME.fullmatch(name),
-            f"vary={name!r} is no name of a header",
+            isinstance(header, str) and _HEADER_NAME.fullmatch(header),
+            f"vary={header!r} is no name of a header",
         )
-        if normalise is not None:
-            require_function(f"vary[{name!r}]", normalise)
-    return named
+        if function is not None:
+            require_function(f"vary[{header!r}]", function)
+    return functions
 
 
-def _check_users(authorized: object, key_host: object, request_key: object) -> None:
-    choices = get_args(Authorized)
-    require(
-        authorized in choices,
-        f"authorized={authorized!r}: pass one of {', '.join(map(repr, choices))}",
-    )
-    for name, value in (("key_host", key_host), ("request_key", request_key)):
-        require_bool(name, value)
-
-
-def _check_without_request(vary: bool, authorized: str, key_host: bool, unguarded: bool) -> None:
-    given = {
-        "vary": vary,
-        "authorized": authorized != "bypass",
-        "key_host": not key_host,
-        "unguarded": unguarded,
-    }
-    for name, is_given in given.items():
-        require(
-            not is_given,
-            f"{name}= is about the request, which request_key=False leaves out of account: pass "
-            "one of the two",
-        )
-
-
-def _checked_key_args(key_args: Any) -> Mapping[str, Callable[[Any], Any]]:
-    require(
-        isinstance(key_args, Mapping),
-        f'key_args={key_args!r}: pass functions by name, {{"user": lambda user: user.id}}',
-    )
-    for name, function in key_args.items():
-        require_function(f"key_args[{name!r}]", function)
-        require(
-            _takes_one(function),
-            f"key_args[{name!r}]={function!r}: pass a function of one argument",
-        )
-    return dict(key_args)
-
-
-def _takes_one(function: Callable[[Any], Any]) -> bool:
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        return False
-    except ValueError:
-        pass  # It does not say.
-    return True
-
-
-def _checked_reads(unguarded: Any) -> frozenset[str]:
-    names = require_names("unguarded", unguarded)
-    for name in names:
-        kind, dot, rest = name.partition(".")
-        is_item = dot and (kind in KINDS or kind == "header")
-        # Not as it is written in code: request.state.user is "state.user".
-        one = kind == "scope" or "." not in rest
-        valid = one if is_item else _HEADER_NAME.fullmatch(name) and not dot
-        require(
-            valid and (rest if is_item else name not in KINDS[:2]),
-            f"unguarded={name!r}: pass the name of a header, or one of {', '.join(READABLE)}, "
-            '"state.NAME", "scope.NAME" or "request.NAME"',
-        )
-    return names
-
-
-def check_arguments(rules: Rules, parameters: Mapping[str, inspect.Parameter], name: str) -> None:
-    """
-    See that the arguments that are named are those of the function.
-
-    Raises:
-        ConfigurationError: One is not.
-    """
-    for parameter in parameters.values():
-        require(
-            parameter.default is not NotInKey,
-            f"{name} has NotInKey as the default of {parameter.name}: declare "
-            f"{parameter.name}: Annotated[..., NotInKey]",
-        )
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    for setting, names in (("key_args", rules.key_args.keys()), ("key_ignore", rules.key_ignore)):
-        unknown = sorted(names - parameters.keys())
-        require(
-            not unknown,
-            f"{setting}= names {', '.join(unknown)}, but {name} takes {', '.join(parameters)}",
-        )
-    both = sorted(rules.key_args.keys() & rules.key_ignore)
-    require(not both, f"{', '.join(both)} stands in key_args= and in key_ignore=: pass one of them")
-
-
-def _checked_methods(methods: Any) -> frozenset[str]:
+def _check_methods(name: str, methods: Any) -> frozenset[str]:
     require(not isinstance(methods, str), f'methods={methods!r}: pass a tuple, ("GET", "POST")')
     names = frozenset(methods)
     require(
-        names and all(isinstance(name, str) for name in names),
+        names and all(isinstance(each, str) for each in names),
         f'methods={methods!r}: pass names of methods, ("GET", "POST")',
     )
-    return frozenset(name.upper() for name in names)
+    return frozenset(each.upper() for each in names)
 
 
-def _checked_statuses(statuses: Any) -> frozenset[int]:
+def _check_statuses(name: str, statuses: Any) -> frozenset[int]:
     codes = frozenset(statuses)
     require(
         codes and all(isinstance(code, int) and 200 <= code <= 599 for code in codes),
@@ -309,3 +93,193 @@ def _checked_statuses(statuses: Any) -> frozenset[int]:
         "statuses= has 206 or 304, which are parts of another response and can't be stored",
     )
     return codes
+
+
+def _check_on_disconnect(name: str, value: Any) -> Any:
+    choices = get_args(OnDisconnect)
+    require(value in choices, f'on_disconnect={value!r}: pass "finish" or "stop"')
+    return value
+
+
+def _check_timeout(name: str, value: Any) -> Any:
+    """Return seconds. As in aiocache, None and 0 set no bound."""
+    if value is NOT_GIVEN or value is None or is_0(value):
+        return value
+    return require_seconds(name, value)
+
+
+def _check_secret(name: str, secret: Any) -> tuple[bytes, ...] | None:
+    """Return the secrets as bytes; no message shows one."""
+    if secret is None:
+        return None
+    is_collection = isinstance(secret, Collection) and not isinstance(secret, str | bytes)
+    secrets = tuple(secret) if is_collection else (secret,)
+    require(
+        secrets and all(isinstance(each, str | bytes) and each for each in secrets),
+        "secret= has to be a str or bytes, or several of them, and none of them empty: pass 32 "
+        "random bytes, the same to every process",
+    )
+    return tuple(each.encode() if isinstance(each, str) else each for each in secrets)
+
+
+def _check_replay(name: str, value: Any) -> Any:
+    require(value in get_args(ReplayMode), f'replay={value!r}: pass "fast" or "exact"')
+    return value
+
+
+def _check_authorized(name: str, value: Any) -> Any:
+    choices = get_args(Authorized)
+    require(value in choices, f"authorized={value!r}: pass one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def _check_key_args(name: str, key_args: Any) -> KeyArgs:
+    require(
+        isinstance(key_args, Mapping),
+        f'key_args={key_args!r}: pass functions by name, {{"user": lambda user: user.id}}',
+    )
+    for argument, function in key_args.items():
+        require_function(f"key_args[{argument!r}]", function)
+        require(
+            _takes_one(function),
+            f"key_args[{argument!r}]={function!r}: pass a function of one argument",
+        )
+    return dict(key_args)
+
+
+def _takes_one(function: Callable[[Any], Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # A function in C may have no signature.
+    return True
+
+
+def _check_unguarded(name: str, unguarded: Any) -> frozenset[str]:
+    names = require_names(name, unguarded)
+    for each in names:
+        kind, dot, rest = each.partition(".")
+        is_item = dot and (kind in KINDS or kind == "header")
+        # An attribute is written "state.user", not "request.state.user".
+        is_single = kind == "scope" or "." not in rest
+        is_valid = is_single if is_item else _HEADER_NAME.fullmatch(each) and not dot
+        require(
+            is_valid and (rest if is_item else each not in KINDS[:2]),
+            f"unguarded={each!r}: pass the name of a header, or one of {', '.join(READABLE)}, "
+            '"state.NAME", "scope.NAME" or "request.NAME"',
+        )
+    return frozenset(map(read_name, names))
+
+
+# -- the options ----------------------------------------------------------------------------------
+
+
+def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
+    """Return a field. Its check takes name and value, and returns the value in its final type."""
+    return field(default_factory=lambda: default, metadata={"check": check})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """
+    What the decorator was told. `stream_cached` documents the options, `Limits` its fields.
+
+    Raises:
+        ConfigurationError: An option has no valid value; the message says what to write.
+    """
+
+    vary: Vary = _option((), _check_vary)
+    methods: frozenset[str] = _option(("GET",), _check_methods)
+    statuses: frozenset[int] = _option(DEFAULT_STATUSES, _check_statuses)
+    limits: Limits = _option(Limits(), require_limits)
+    on_disconnect: OnDisconnect = _option("finish", _check_on_disconnect)
+    stale_while_revalidate: float = _option(0.0, require_seconds_or_0)
+    stale_if_error: float = _option(0.0, require_seconds_or_0)
+    timeout: float | None = _option(NOT_GIVEN, _check_timeout)
+    secret: tuple[bytes, ...] | None = _option(None, _check_secret)
+    replay: ReplayMode = _option("fast", _check_replay)
+    resume: bool = _option(False, require_bool)
+    authorized: Authorized = _option("bypass", _check_authorized)
+    key_host: bool = _option(True, require_bool)
+    request_key: bool = _option(True, require_bool)
+    key_args: KeyArgs = _option(NO_KEY_ARGS, _check_key_args)
+    key_ignore: frozenset[str] = _option((), require_names)
+    unguarded: frozenset[str] = _option((), _check_unguarded)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = each.metadata["check"](each.name, getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
+        if not self.request_key:
+            self._check_without_request()
+        if self.authorized == "vary" and "authorization" not in map(str.lower, self.vary):
+            object.__setattr__(self, "vary", {**self.vary, "Authorization": None})
+
+    @classmethod
+    def among(cls, values: Mapping[str, Any]) -> Options:
+        """Return the options that stand among other values by name, such as `locals()`."""
+        return cls(**{each.name: values[each.name] for each in fields(cls)})
+
+    @property
+    def exact(self) -> bool:
+        """Whether a hit sends each chunk as the endpoint yielded it."""
+        return self.replay == "exact"
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """What signs entries in a store; the first secret signs, all verify."""
+        return self.secret or ()
+
+    @property
+    def stale(self) -> float:
+        """Seconds that an entry is kept past its ttl."""
+        return max(self.stale_while_revalidate, self.stale_if_error)
+
+    @property
+    def effective_finish_timeout(self) -> float:
+        """Seconds that a run without readers may go on; 0 where it stops at once."""
+        return self.limits.finish_timeout if self.on_disconnect == "finish" else 0.0
+
+    @property
+    def longest_run(self) -> float:
+        """Seconds that a run may take, with and without readers."""
+        return self.limits.max_duration + self.effective_finish_timeout
+
+    def _check_without_request(self) -> None:
+        given = {
+            "vary": self.vary,
+            "authorized": self.authorized != "bypass",
+            "key_host": not self.key_host,
+            "unguarded": self.unguarded,
+        }
+        for name, is_given in given.items():
+            require(
+                not is_given,
+                f"{name}= is about the request, which request_key=False leaves out of account: "
+                "pass one of the two",
+            )
+
+
+def check_arguments(
+    options: Options, parameters: Mapping[str, inspect.Parameter], name: str
+) -> None:
+    """Check that the function has the arguments that the options name."""
+    for parameter in parameters.values():
+        require(
+            parameter.default is not NotInKey,
+            f"{name} has NotInKey as the default of {parameter.name}: declare "
+            f"{parameter.name}: Annotated[..., NotInKey]",
+        )
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    key_args, key_ignore = options.key_args.keys(), options.key_ignore
+    for option, names in (("key_args", key_args), ("key_ignore", key_ignore)):
+        unknown = sorted(names - parameters.keys())
+        require(
+            not unknown,
+            f"{option}= names {', '.join(unknown)}, but {name} takes {', '.join(parameters)}",
+        )
+    both = sorted(key_args & key_ignore)
+    require(not both, f"{', '.join(both)} stands in key_args= and in key_ignore=: pass one of them")

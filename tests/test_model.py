@@ -33,7 +33,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from stream_cached import options, stream_cached, tasks
+from stream_cached import limits, stream_cached, tasks
 from stream_cached.backends import breaker
 from stream_cached.connections import time_limit
 from stream_cached.engine import record
@@ -459,7 +459,7 @@ class World:
             (breaker, "_breakers", WeakValueDictionary()),
             (recorder, "VALUE_SIZE", VALUE_SIZE),
             (recorder, "_TOLD", VALUE_SIZE // 2),
-            (options, "VALUE_SIZE", VALUE_SIZE),
+            (limits, "VALUE_SIZE", VALUE_SIZE),
         ]:
             self._patches.enter_context(mock.patch.object(target, name, new))
 

@@ -19,6 +19,7 @@ from stream_cached.connections.clients import Clients, address_of, is_memcached,
 from stream_cached.connections.deadline import Deadline
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreUnavailableError
+from stream_cached.limits import RETRY_INTERVAL
 from stream_cached.runs.registry import Flights, LoopFlights
 from stream_cached.stores.aiocache import AiocacheStore, OwnStore
 from stream_cached.stores.memory import MemoryCache, MemoryStore
@@ -27,9 +28,6 @@ from stream_cached.stores.signed import SignedStore
 
 #: What aiocache gives a cache for which nobody chose a time-out.
 _AIOCACHE_TIMEOUT = 5.0
-
-#: Seconds until the second ping of an outage.
-RETRY_INTERVAL = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,25 +50,24 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
     """
     Cache the response of an endpoint in a cashews cache while it is streamed to its first client.
 
-    It has cashews' words for when, where and for how long, and the rest of those of
-    `stream_cached.stream_cached`; so has what it decorates. What is not a response is stored as
-    `cache.set` does.
+    When, where and for how long is said in the words of cashews, all else in those of
+    `stream_cached.stream_cached`. A result that is no response is stored as `cache.set` does.
 
     Args:
-        cache: Where it is stored; it may be set up later.
-        ttl: How long an entry lives: seconds, a `timedelta`, a text as `"1h30m"`, None for ever, or
-            a function of the arguments, and of `result=` if it takes that.
+        cache: The cache that entries are stored in; it may be set up after decoration.
+        ttl: How long an entry is fresh: seconds, a `timedelta`, a text such as `"1h30m"`, None for
+            ever, or a function of the arguments, and of `result=` if it has that parameter.
         key: A template of the key, such as `"report:{user.id}:{fmt}"`. Without it, the key is
             built from the request and the arguments.
-        tags: Templates of the tags by which `cache.delete_tags` invalidates, also what is being
-            made meanwhile.
-        condition: Called with the result, the arguments, the keyword arguments and `key=`; false
-            for what is not stored. What cashews' decorators take.
-        prefix: Put before each key, with a colon.
-        rules: The keyword arguments of `stream_cached.stream_cached` that are not about the cache.
+        tags: Templates of tags. `cache.delete_tags` invalidates what bears them, runs included.
+        condition: Called with the result, the arguments, the keyword arguments and `key=`. If it
+            returns false, the result is not stored. The conditions of cashews are taken, too.
+        prefix: Text before each key, followed by a colon.
+        options: The keyword arguments of `stream_cached.stream_cached` that are not about the
+            cache, such as `vary=` and `limits=`.
 
     Raises:
-        ConfigurationError: Something in this can't work.
+        ConfigurationError: A parameter has no valid value; the message says what to write.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         tags: Tags = (),
         condition: CacheCondition = None,
         prefix: str = "",
-        **rules: Any,
+        **options: Any,
     ) -> None:
         require(
             isinstance(cache, Cache),
@@ -89,7 +88,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         )
         for name in _NEEDLESS:
             require(
-                name not in rules,
+                name not in options,
                 f"{name}= is for plain values: many requests for one stream run once anyway; "
                 "leave it out",
             )
@@ -97,7 +96,9 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
             not isinstance(tags, str), f"tags={tags!r} is one text: pass a list of them, [{tags!r}]"
         )
         self._makes_ttl = callable(ttl) and not isinstance(ttl, type)
-        super().__init__(ttl=None if self._makes_ttl else _seconds(ttl), cache="memory://", **rules)
+        super().__init__(
+            ttl=None if self._makes_ttl else _seconds(ttl), cache="memory://", **options
+        )
         self._cashews = cache
         self._ttl_of = ttl
         self._ttl_takes_result = self._makes_ttl and _takes_result(ttl)
@@ -169,13 +170,13 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         return self._is_disabled(Command.GET) and self._is_disabled(Command.SET)
 
     def _secrets(self) -> Sequence[bytes]:
-        if self._rules.secrets or self._backend is None:
-            return self._rules.secrets
+        if self._options.secrets or self._backend is None:
+            return self._options.secrets
         return secrets_of(self._backend)
 
     def _signs_values(self, use: Use) -> bool:
         # With a secret of its own, cashews does.
-        return use.backend.signs and bool(self._rules.secrets)
+        return use.backend.signs and bool(self._options.secrets)
 
     def _invalidates_nothing(self) -> bool:
         # Others may use it though it is disabled here.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -12,50 +11,19 @@ from cashews.backends.interface import Backend as CashewsBackend
 from cashews.compresors import Compressor
 from starlette.responses import Response
 
-from stream_cached.backends.binding import RETRY_INTERVAL, Backend, Binding
+from stream_cached.backends.binding import Backend, Binding
 from stream_cached.cashews.views import raw_view_of, secrets_of
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.record import Engine, new_id
-from stream_cached.entries.recorder import VALUE_SIZE
 from stream_cached.entries.resource import Hit, Lifetimes, Resource
 from stream_cached.errors import StoreError
 from stream_cached.events import Reporter
-from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.keys.names import segment_key
-from stream_cached.options import Rules, make_rules
+from stream_cached.options import Options
 from stream_cached.stores.compressed import CompressedStore
 
-_NONE: Collection[str] = ()
-
-#: What the decorator does by default.
-RULES: Rules = make_rules(
-    vary=_NONE,
-    methods=("GET",),
-    statuses=DEFAULT_STATUSES,
-    max_body="64MiB",
-    max_duration=600.0,
-    max_pending="8MiB",
-    max_ahead="1MiB",
-    max_variants=64,
-    inline_max=VALUE_SIZE,
-    on_disconnect="finish",
-    finish_timeout=30.0,
-    wait_timeout=10.0,
-    spool_max="256MiB",
-    stale_while_revalidate=0.0,
-    stale_if_error=0.0,
-    timeout=None,
-    retry_interval=RETRY_INTERVAL,
-    secret=None,
-    replay="fast",
-    resume=False,
-    authorized="bypass",
-    key_host=True,
-    request_key=True,
-    key_args={},
-    key_ignore=(),
-    unguarded=(),
-)
+#: The options for cashews' own decorators, which take none of ours: the defaults.
+OPTIONS = Options()
 
 _ATTRIBUTE = "_stream_cached_shelf"
 
@@ -66,7 +34,7 @@ _ATTEMPTS = 5
 def engine_of(name: str) -> Engine:
     """Return the engine of an endpoint, which says what it does not store by this name."""
     return Engine(
-        version="", headers=(frozenset(), frozenset()), rules=RULES, reporter=reporter_of(name)
+        version="", headers=(frozenset(), frozenset()), options=OPTIONS, reporter=reporter_of(name)
     )
 
 
@@ -195,7 +163,7 @@ class EntryRef:
             backend.store,
             f"{self.key}:{self.generation.hex()}",
             needs=(),
-            lifetimes=Lifetimes(self.expire, RULES.max_duration + RULES.finish_timeout),
+            lifetimes=Lifetimes(self.expire, OPTIONS.longest_run),
             select=None,
             new_id=new_id,
             max_variants=1,

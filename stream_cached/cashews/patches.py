@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stream_cached.cashews import recording
-from stream_cached.cashews.entries import RULES, CashewsEntries, EntryRef, engine_of, reporter_of
+from stream_cached.cashews.entries import OPTIONS, CashewsEntries, EntryRef, engine_of, reporter_of
 from stream_cached.cashews.recording import (
     Found,
     Once,
@@ -295,9 +295,9 @@ async def _encode(
 
 def _why_not_stored(response: Response) -> NotCached | None:
     headers = response.raw_headers
-    if (content_length(headers) or 0) > RULES.max_body:
+    if (content_length(headers) or 0) > OPTIONS.limits.max_body:
         return NotCached.BODY_SIZE
-    reason = why_not_stored(response.status_code, headers, RULES.statuses)
+    reason = why_not_stored(response.status_code, headers, OPTIONS.statuses)
     # What the key is made of does not show here.
     return NotCached.NO_REQUEST if reason is None and vary_names(headers) else reason
 

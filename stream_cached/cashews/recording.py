@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from stream_cached.cashews.entries import RULES, EntryRef
+from stream_cached.cashews.entries import OPTIONS, EntryRef
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.record import Engine, Run
 from stream_cached.errors import BrokenStreamError, StoreError
@@ -339,7 +339,7 @@ class Recording:
         if asyncio.get_running_loop() is not self._loop:
             return None
         if self._is_sent:
-            return await self._joined(RULES.wait_timeout)
+            return await self._joined(OPTIONS.limits.wait_timeout)
         # Once for all: what was never sent holds up nobody who comes later.
         left = self._made + _SENT_WITHIN - time.monotonic()
         return await self._joined(left) if left > 0 else None
@@ -347,7 +347,7 @@ class Recording:
     async def _begun(self, scope: Scope, changed: Response | None = None) -> Response:
         if not self._is_sent:
             return await self._first(scope)
-        response = await self._joined(RULES.max_duration)
+        response = await self._joined(OPTIONS.limits.max_duration)
         if response is None and changed is not None and issubclass(self._type, FileResponse):
             # It is no less there for having been sent.
             return self._plain(changed)
@@ -416,7 +416,7 @@ class Recording:
             return None
         if turn.join is not None:
             try:
-                response = await turn.join(max(seconds, RULES.wait_timeout), since)
+                response = await turn.join(max(seconds, OPTIONS.limits.wait_timeout), since)
             except BypassError:
                 return None
             if response is not None:

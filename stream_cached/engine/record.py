@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 
 from stream_cached.backends.binding import Backend
 from stream_cached.connections.deadline import Deadline
-from stream_cached.entries.recorder import Limits, Recorder
+from stream_cached.entries.recorder import Recorder
 from stream_cached.entries.replay import Replay
 from stream_cached.entries.resource import ID_SIZE, Found, Hit, Lifetimes, Miss, Resource
 from stream_cached.errors import BrokenStreamError, StoreError
@@ -30,7 +30,8 @@ from stream_cached.http.headers import content_length, header_values, vary_names
 from stream_cached.http.policy import is_failure, may_be_shared, may_be_stale, why_not_stored
 from stream_cached.http.reasons import BypassError, Finding, NotCached, words
 from stream_cached.keys.variants import ANY, Variant, variant_of
-from stream_cached.options import Rules
+from stream_cached.limits import Limits
+from stream_cached.options import Options
 from stream_cached.request.guard import Guard, Terms
 from stream_cached.request.incoming import DisconnectShield, Incoming
 from stream_cached.request.observed import plain_scope
@@ -99,7 +100,7 @@ class Engine:
         version: The key of the endpoint's version.
         headers: The headers that arguments in the key are taken from, and those of them that the
             arguments are taken from as they are.
-        rules: What the decorator was told.
+        options: What the decorator was told.
         notices: Where it says what it does not cache.
     """
 
@@ -108,29 +109,29 @@ class Engine:
         *,
         version: str,
         headers: tuple[frozenset[str], frozenset[str]],
-        rules: Rules,
+        options: Options,
         reporter: Reporter,
     ) -> None:
         self.version = version
-        self._rules = rules
+        self._options = options
         self._reporter = reporter
         taken, as_they_are = headers
         # An argument may be one line of its header, converted: the lines are in the key, too. But a
         # Cookie() parameter puts one cookie into it, not the header.
-        vary = {**dict.fromkeys(as_they_are - {"Cookie"}), **rules.vary}
+        vary = {**dict.fromkeys(as_they_are - {"Cookie"}), **options.vary}
         self._normalisers = {n.lower().encode("latin-1"): f for n, f in vary.items()}
-        self._declared = frozenset(map(str.lower, rules.vary))
-        self._adds_to_vary = tuple(sorted({*rules.vary, *taken}, key=str.lower))
+        self._declared = frozenset(map(str.lower, options.vary))
+        self._adds_to_vary = tuple(sorted({*options.vary, *taken}, key=str.lower))
         self._parameters = frozenset(map(str.lower, taken))
         self._keyed = frozenset(map(str.lower, vary))
         # What tells the users apart, or need not.
-        excused = {"authorization"} if rules.authorized in ("keyed", "share") else set()
+        excused = {"authorization"} if options.authorized in ("keyed", "share") else set()
         self._identifying = {True: self._keyed | excused, False: self._declared | excused}
         # What a function makes of a language is what the endpoint is after; what it makes of
         # cookies or credentials is not all that they say.
-        normalised = {name.lower() for name, function in rules.vary.items() if function}
+        normalised = {name.lower() for name, function in options.vary.items() if function}
         readable = self._keyed - (normalised & {"cookie", "authorization"})
-        self._terms = Terms(readable, rules.key_host, rules.unguarded)
+        self._terms = Terms(readable, options.key_host, options.unguarded)
 
     # -- the request ------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class Engine:
         if request is None:
             return None
         incoming = Incoming(request, self._normalisers)
-        incoming.check(self._rules.methods, self._identifying[keyed])
+        incoming.check(self._options.methods, self._identifying[keyed])
         return incoming
 
     def guard(self, incoming: Incoming) -> Guard:
@@ -171,13 +172,12 @@ class Engine:
             lifetimes=self.lifetimes(ttl),
             select=None if incoming is None else incoming.select,
             new_id=new_id,
-            max_variants=self._rules.max_variants,
+            max_variants=self._options.limits.max_variants,
         )
 
     def lifetimes(self, ttl: float | None) -> Lifetimes:
         """Return how long things live under a ttl."""
-        longest_run = self._rules.max_duration + self._rules.finish_timeout
-        return Lifetimes(ttl, longest_run, self._rules.stale)
+        return Lifetimes(ttl, self._options.longest_run, self._options.stale)
 
     # -- a hit ------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class Engine:
         fresh_until = found.entry.fresh_until
         if fresh_until is not None and fresh_until <= now:
             late = now - fresh_until
-            is_kept = late <= self._rules.stale and may_be_stale(found.entry.headers)
+            is_kept = late <= self._options.stale and may_be_stale(found.entry.headers)
             return Stale(found, late) if is_kept else Miss()
         cache_status = _cache_status(hit=True, detail=_detail(is_fallback))
         headers = [*found.entry.headers, cache_status]
@@ -213,7 +213,7 @@ class Engine:
         if not await replay.open():
             return Miss()
         if found.entry.streamed:
-            return ReplayResponse(replay, headers=headers, exact=self._rules.exact)
+            return ReplayResponse(replay, headers=headers, exact=self._options.exact)
         body = await _whole(replay)
         return Miss() if body is None else stored_response(found.entry, headers, body)
 
@@ -250,7 +250,7 @@ class Engine:
         if not await replay.open():
             return None
         if entry.streamed:
-            return ReplayResponse(replay, headers=headers, exact=self._rules.exact)
+            return ReplayResponse(replay, headers=headers, exact=self._options.exact)
         body = await _whole(replay)
         return None if body is None else stale_response(entry, headers, body)
 
@@ -342,10 +342,10 @@ class Engine:
         flight = Flight(
             source,
             recorder,
-            max_ahead=self._rules.max_ahead,
+            max_ahead=self._options.limits.max_ahead,
             commit_wait=_shorter(COMMIT_WAIT, run.backend.timeout),
-            finish_timeout=None if run.is_refresh else self._rules.finish_timeout,
-            spool_max=self._rules.spool_max,
+            finish_timeout=None if run.is_refresh else self._options.effective_finish_timeout,
+            spool_max=self._options.limits.spool_max,
             background=background,
             on_unshared=run.shield.reveal,
             on_settled=lambda end: _settled(run, recorder, end),
@@ -362,7 +362,7 @@ class Engine:
             status=status,
             media_type=entry.media_type,
             charset=entry.charset,
-            merge=not self._rules.exact,
+            merge=not self._options.exact,
             generation=entry.generation,
             body=at_hand,
         )
@@ -391,9 +391,9 @@ class Engine:
         flight = Flight(
             tail,
             None,
-            max_ahead=self._rules.max_ahead,
+            max_ahead=self._options.limits.max_ahead,
             finish_timeout=0,
-            spool_max=self._rules.spool_max,
+            spool_max=self._options.limits.spool_max,
             archive=tail.read,
             on_settled=lambda end: turn.end(),
         )
@@ -404,7 +404,7 @@ class Engine:
             headers=[*head.headers, _cache_status(fwd=fwd, collapsed=True)],
             media_type=head.media_type,
             charset=head.charset,
-            merge=not self._rules.exact,
+            merge=not self._options.exact,
             generation=None,
             joined=True,
         )
@@ -479,7 +479,7 @@ class Engine:
 
     def _why_not_stored(self, status: int, headers: RawHeaders, run: Run) -> list[Finding]:
         findings = self.of_one_client(headers, run.incoming, run.guard)
-        reason = why_not_stored(status, headers, self._rules.statuses)
+        reason = why_not_stored(status, headers, self._options.statuses)
         if reason is not None:
             findings.insert(0, Finding(reason))
         if run.shield.has_told:
@@ -497,11 +497,10 @@ class Engine:
         return vary_names(headers) | self._declared | self._parameters
 
     def _limits(self, store: Store) -> Limits:
-        rules = self._rules
-        max_body = rules.max_body
-        if store.capacity is not None:
-            max_body = min(max_body, store.capacity // 4)
-        return Limits(max_body, rules.max_duration, rules.max_pending, rules.inline_max)
+        limits = self._options.limits
+        if store.capacity is None or limits.max_body <= store.capacity // 4:
+            return limits
+        return dataclasses.replace(limits, max_body=max(1, store.capacity // 4))
 
     def _entry(self, response: Response, status: int, headers: RawHeaders, run: Run) -> Entry:
         """Take the head of a response; middleware will change it later, on each hit again."""

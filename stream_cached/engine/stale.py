@@ -17,7 +17,7 @@ from stream_cached.entries.resource import Hit
 from stream_cached.errors import StoreError
 from stream_cached.events import Reporter
 from stream_cached.http.policy import is_failure
-from stream_cached.options import Rules
+from stream_cached.options import Options
 from stream_cached.request.incoming import Incoming
 from stream_cached.responses.live import LiveResponse
 from stream_cached.runs.registry import Turn, within
@@ -34,7 +34,7 @@ class Revalidation:
 
     Args:
         engine: That of the function.
-        rules: Its rules.
+        options: Its options.
         notices: Its notices.
         incoming: The request.
         run: Runs the function.
@@ -43,13 +43,13 @@ class Revalidation:
     def __init__(
         self,
         engine: Engine,
-        rules: Rules,
+        options: Options,
         reporter: Reporter,
         incoming: Incoming | None,
         run: RunIt,
     ) -> None:
         self._engine = engine
-        self._rules = rules
+        self._options = options
         self._reporter = reporter
         self._incoming = incoming
         self._run = run
@@ -70,7 +70,7 @@ class Revalidation:
         Raises:
             StoreError: The store failed.
         """
-        if stale.seconds > self._rules.stale_while_revalidate:
+        if stale.seconds > self._options.stale_while_revalidate:
             return None
         with opened.use.deadline:
             response = await self._engine.stale(
@@ -106,7 +106,7 @@ class Revalidation:
     ) -> None:
         flights, place = opened.use.backend.flights, opened.resource.place
         try:
-            async with asyncio.timeout(self._rules.max_duration), within(turn):
+            async with asyncio.timeout(self._options.limits.max_duration), within(turn):
                 if not await collapsing.take_unless_taken(turn, opened):
                     flights.leave_to_others(place)
                     turn.end()
@@ -139,7 +139,7 @@ class Revalidation:
         Raises:
             Exception: What the function raised, where the stale response may not be served.
         """
-        if stale.seconds > self._rules.stale_if_error:
+        if stale.seconds > self._options.stale_if_error:
             async with within(turn):
                 return await self._run(opened, turn, False)
         if opened.rests and (response := await self._instead(opened, stale, None)):
@@ -186,7 +186,7 @@ class Revalidation:
             return True
         if not isinstance(result, Response):
             return False
-        return is_failure(result.status_code) and result.status_code not in self._rules.statuses
+        return is_failure(result.status_code) and result.status_code not in self._options.statuses
 
     async def _instead(self, opened: Opened, stale: Stale, status: int | None) -> Response | None:
         try:

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from stream_cached.entries.chunks import ChunkIndex
@@ -25,11 +24,8 @@ from stream_cached.format.records import Entry, Segment
 from stream_cached.http.headers import content_length
 from stream_cached.http.reasons import NotCached
 from stream_cached.keys.names import segment_key
+from stream_cached.limits import VALUE_SIZE, Limits
 from stream_cached.tasks import spawn
-
-#: What one value of a store may hold. A power of two would waste a quarter of Redis' memory
-#: (its allocator has size classes, and a value has a header).
-VALUE_SIZE = 256 * 1024 - 64
 
 #: Segments that are written, or read, in one round trip.
 WINDOW = 4
@@ -68,24 +64,6 @@ class News(Protocol):
     async def is_followed(self) -> bool:
         """Say whether anybody reads it there."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """
-    What a recorder may use.
-
-    Args:
-        max_body: Bytes of a body.
-        max_duration: Seconds of a run.
-        max_pending: Bytes that may wait to be written.
-        inline_max: Bytes of a record up to which the body is part of it.
-    """
-
-    max_body: int
-    max_duration: float
-    max_pending: int
-    inline_max: int
 
 
 class Recorder:

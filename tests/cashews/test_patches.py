@@ -41,12 +41,14 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from stream_cached.cashews import install, patches, recording, stream_cached, uninstall
-from stream_cached.cashews.entries import RULES, CashewsEntries, EntryRef
+from stream_cached.cashews.entries import CashewsEntries, EntryRef
 from stream_cached.engine.record import Engine
 from stream_cached.errors import BrokenStreamError
 from stream_cached.format.codec import decode_record, encode_record
 from stream_cached.format.records import Entry
 from stream_cached.keys.names import segment_key
+from stream_cached.limits import Limits
+from stream_cached.options import Options
 from tests.conftest import Serve
 from tests.support.app_server import AppServer
 from tests.support.closed_cache import Cache, Setup, setup_of
@@ -500,8 +502,8 @@ def test_what_was_decorated_before_and_is_not_stored_is_never_empty(
 def test_a_file_that_is_not_stored_is_sent_to_all(
     serve: Serve, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules = dataclasses.replace(RULES, max_body=300_000)
-    monkeypatch.setattr("stream_cached.cashews.entries.RULES", rules)
+    options = Options(limits=Limits(max_body=300_000))
+    monkeypatch.setattr("stream_cached.cashews.entries.OPTIONS", options)
     file, gate = tmp_path / "large", Gate()
     file.write_bytes(bytes(300_001))
 

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached import stream_cached
-from stream_cached.entries.recorder import VALUE_SIZE
+from stream_cached.limits import VALUE_SIZE
 from tests.conftest import Serve
 from tests.support.app_server import HttpParser
 from tests.support.gates import wait_until

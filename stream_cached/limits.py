@@ -1,0 +1,118 @@
+"""The sizes and time-outs that an endpoint rarely needs, as one group."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, cast
+
+from stream_cached.checks import require, require_seconds, require_size
+
+#: Bytes of one value in a store. A power of two would waste a quarter of Redis' memory: its
+#: allocator has size classes, and each value has a header.
+VALUE_SIZE = 256 * 1024 - 64
+
+#: Seconds from the first ping of a store that is away to the second.
+RETRY_INTERVAL = 1.0
+
+#: The largest `max_variants`: one record lists all variants of a resource.
+MAX_VARIANTS = 10_000
+
+
+class Size:
+    """Type of a field that takes bytes as a number or as text, and that is read as a number."""
+
+    def __init__(self, default: int | str) -> None:
+        self._default = default
+
+    # These two tell type checkers what a field takes and gives. A slot of the dataclass replaces
+    # them at runtime.
+
+    def __get__(self, instance: object, owner: type) -> int:
+        return cast(int, self._default)
+
+    def __set__(self, instance: object, value: int | str) -> None:
+        raise AttributeError("a slot has to replace this")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """
+    How much memory, room in the store and time the runs of an endpoint may take.
+
+    Pass it to the decorator: `@stream_cached(ttl=60, limits=Limits(max_body="1GiB"))`. A size is a
+    number of bytes or a text such as `"64MiB"`, `"1GB"` or `"1048576"`.
+
+    Args:
+        max_body: Bytes of a body. A longer body is passed on, but not stored. A bounded store
+            never holds a body of more than a quarter of its size.
+        max_duration: Seconds of a run. A longer run is passed on, but not stored.
+        max_pending: Bytes of one run that may wait to be written to the store, 262,080 or more. A
+            run that exceeds this is not stored.
+        max_ahead: Bytes that the endpoint may be ahead of its fastest reader. Memory holds twice
+            as much of a stream; slower readers read the older bytes from the store or from a
+            temporary file.
+        max_variants: Variants that are kept under one key, 10,000 at the most. The oldest goes
+            first.
+        inline_max: Bytes of a record up to which the record holds the body, 262,080 at the most.
+            0 stores every body under keys of its own.
+        spool_max: Bytes of temporary files for the slow readers of one run, where the store does
+            not hold the bytes. Beyond this, the connection of the slowest reader breaks.
+        finish_timeout: Seconds that a run without readers may go on in order to be stored.
+        wait_timeout: Seconds that a request waits for the run of another request to begin its
+            response. Then it runs the endpoint itself, uncached.
+        retry_interval: Seconds from the first ping of a store that is away to the second. The
+            interval doubles from ping to ping, up to 30.
+
+    Raises:
+        ConfigurationError: A field has no valid value; the message begins with its name.
+    """
+
+    max_body: Size = Size("64MiB")
+    max_duration: float = 600.0
+    max_pending: Size = Size("8MiB")
+    max_ahead: Size = Size("1MiB")
+    max_variants: int = 64
+    inline_max: Size = Size(VALUE_SIZE)
+    spool_max: Size = Size("256MiB")
+    finish_timeout: float = 30.0
+    wait_timeout: float = 10.0
+    retry_interval: float = RETRY_INTERVAL
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_body", 1),
+            ("max_pending", VALUE_SIZE),
+            ("max_ahead", 1),
+            ("max_variants", 1),
+            ("inline_max", 0),
+            ("spool_max", 1),
+        ):
+            self._set(name, require_size(name, getattr(self, name), least=least))
+        for name in ("max_duration", "finish_timeout", "wait_timeout", "retry_interval"):
+            self._set(name, require_seconds(name, getattr(self, name)))
+        require(
+            self.max_variants <= MAX_VARIANTS,
+            f"max_variants={self.max_variants}: pass {MAX_VARIANTS:,} at the most, or a function "
+            "in vary= that makes few values of many",
+        )
+        self._set("inline_max", min(VALUE_SIZE, self.inline_max))
+
+    def _set(self, name: str, value: float) -> None:
+        object.__setattr__(self, name, value)
+
+
+#: The names of the limits. The decorators take each of them as a keyword argument, too.
+LIMITS = tuple(field.name for field in dataclasses.fields(Limits))
+
+
+def require_limits(name: str, value: Any) -> Limits:
+    """Return a value that is a `Limits`."""
+    require(isinstance(value, Limits), f'{name}={value!r}: pass Limits(max_body="64MiB"), say')
+    return cast(Limits, value)
+
+
+def take_limits(limits: Any, kwargs: dict[str, Any]) -> Limits:
+    """Move single limits from keyword arguments into `limits`, and return the result."""
+    given = {name: kwargs.pop(name) for name in LIMITS if name in kwargs}
+    return dataclasses.replace(require_limits("limits", limits), **given)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stream_cached import NotCached, stream_cached
+from stream_cached.limits import LIMITS
 from tests.conftest import Spawn
 from tests.support.http_client import fetch
 from tests.support.process import ROOT
@@ -52,11 +53,8 @@ def test_the_table_of_reasons_is_the_one_of_the_code() -> None:
 def test_every_parameter_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"`([a-z_]+)=", README)) - {"cache_read"}
     code = stream_cached.__init__.__code__
-    assert named <= set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) | {
-        "endpoint",
-        "port",
-        "request",
-    }
+    parameters = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    assert named <= {*parameters, *LIMITS, "endpoint", "port", "request"}
 
 
 def test_every_extra_that_the_readme_names_exists() -> None:

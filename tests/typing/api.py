@@ -1,0 +1,216 @@
+"""Typed uses of the public API, for mypy alone: nothing imports or runs this module."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from datetime import timedelta
+from typing import Annotated, Any, assert_type
+
+from cashews import Cache
+from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+import stream_cached.cashews
+from stream_cached import (
+    CachedEndpoint,
+    ConfigurationError,
+    FallbackCache,
+    Health,
+    Limits,
+    MemoryCache,
+    NotInKey,
+    State,
+    aclose,
+    health,
+    lifespan,
+    not_in_key,
+)
+from stream_cached import (
+    stream_cached as cached,
+)
+
+# -- decorators -----------------------------------------------------------------------------------
+
+
+async def rows() -> AsyncIterator[bytes]:
+    yield b"row\n"
+
+
+@cached()
+async def without_options(request: Request) -> StreamingResponse:
+    return StreamingResponse(rows())
+
+
+@cached(ttl=60)
+def not_async(request: Request, name: str, *, limit: int = 10) -> Response:
+    return Response(name)
+
+
+@cached(60, "key", "namespace", cache="redis://localhost", noself=False)
+async def by_position(request: Request) -> dict[str, int]:
+    return {"rows": 1}
+
+
+@cached(
+    ttl=None,
+    skip_cache_func=lambda result: result is None,
+    cache=MemoryCache(max_bytes=1024),
+    vary={"Accept-Language": lambda value: value[:2], "Accept": None},
+    methods=["GET", "POST"],
+    statuses=range(200, 206),
+    limits=Limits(
+        max_body="1GiB",
+        max_duration=30,
+        max_pending=1_000_000,
+        max_ahead="1MiB",
+        max_variants=5,
+        inline_max=0,
+        spool_max="1GB",
+        finish_timeout=1.5,
+        wait_timeout=2,
+        retry_interval=0.5,
+    ),
+    on_disconnect="stop",
+    stale_while_revalidate=10,
+    stale_if_error=60.0,
+    timeout=None,
+    fallback=False,
+    secret=["new", b"old"],
+    replay="exact",
+    resume=True,
+    authorized="keyed",
+    key_host=False,
+    request_key=True,
+    key_args={"user": lambda user: user.id},
+    key_ignore=("session",),
+    unguarded={"client", "state.user"},
+)
+async def all_options(request: Request, user: Any, session: Any) -> StreamingResponse:
+    return StreamingResponse(rows())
+
+
+@cached(ttl=60, max_body="64MiB", max_variants=5)
+async def limits_as_keywords(request: Request) -> Response:
+    return Response()
+
+
+class Reports:
+    @cached(ttl=60, noself=True)
+    async def report(self, request: Request) -> Response:
+        return Response()
+
+
+def wrong_types() -> None:
+    cached(methods=5)  # type: ignore[arg-type]
+    cached(limits={"max_body": 5})  # type: ignore[arg-type]
+    cached(on_disconnect="wait")  # type: ignore[arg-type]
+    Limits(max_body=1.5)  # type: ignore[arg-type]
+    Limits(max_boddy=5)  # type: ignore[call-arg]
+    Limits().max_body = 5  # type: ignore[misc]
+
+
+# -- what is decorated ----------------------------------------------------------------------------
+
+
+async def calls(request: Request) -> None:
+    assert_type(await without_options(request), StreamingResponse)
+    assert_type(not_async(request, "name", limit=5), Awaitable[Response])
+    assert_type(await not_async(request, "name"), Response)
+    assert_type(await by_position(request), dict[str, int])
+    not_async(request, 5)  # type: ignore[arg-type]
+    not_async(request, "name", other=5)  # type: ignore[call-arg]
+    assert_type(await without_options.invalidate(), bool)
+    assert_type(await without_options.invalidate(key="key"), bool)
+    assert_type(await not_async.cache_key(request, "name"), str)
+    await Reports.report(Reports(), request)
+
+
+def is_cached(endpoint: CachedEndpoint[..., Response]) -> None: ...
+
+
+is_cached(all_options)
+is_cached(limits_as_keywords)
+
+assert_type(Limits().max_body, int)
+assert_type(Limits(spool_max="1MiB").spool_max, int)
+assert_type(Limits().wait_timeout, float)
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+@not_in_key
+class Session: ...
+
+
+class Pool: ...
+
+
+not_in_key(Pool)
+
+api = FastAPI()
+
+
+async def session() -> Session:
+    return Session()
+
+
+@api.get("/report")
+@cached(ttl=60, vary=("Accept",))
+async def report(
+    request: Request,
+    connection: Annotated[Session, Depends(session)],
+    trace: Annotated[str, NotInKey] = "",
+) -> StreamingResponse:
+    return StreamingResponse(rows())
+
+
+# -- stores and the application -------------------------------------------------------------------
+
+FallbackCache(
+    primary="redis://localhost",
+    fallback=MemoryCache(max_bytes=1024, namespace="aside"),
+    retry_interval=2,
+    timeout=0.5,
+)
+
+app = Starlette(lifespan=lifespan)
+api = FastAPI(lifespan=lifespan)
+
+
+async def at_the_end() -> None:
+    await aclose()
+    await aclose(timeout=2)
+    for state in health():
+        assert_type(state, Health)
+        assert_type(state.state, State)
+    raise ConfigurationError("pass something else")
+
+
+# -- cashews --------------------------------------------------------------------------------------
+
+cache = Cache()
+stream_cached.cashews.install()
+
+
+@stream_cached.cashews.stream_cached(cache, ttl="1h")
+async def by_request(request: Request) -> StreamingResponse:
+    return StreamingResponse(rows())
+
+
+@stream_cached.cashews.stream_cached(
+    cache,
+    timedelta(minutes=5),
+    "report:{name}",
+    tags=["reports"],
+    prefix="web",
+    vary=("Accept",),
+    limits=Limits(max_body="1GiB"),
+    wait_timeout=5,
+)
+def by_template(name: str) -> Response:
+    return Response(name)
+
+
+stream_cached.cashews.uninstall()

@@ -83,10 +83,10 @@ def test_the_example_answers_as_the_readme_shows(spawn: Spawn, tmp_path: Path) -
 
 
 def test_the_example_answers_without_a_redis_with_one_warning(spawn: Spawn, tmp_path: Path) -> None:
-    example, one_line = _snippets(README)[:2]
-    (url,) = re.findall(r'cache=("redis://[^"]+")', one_line)
-    assert example.count('"memory://"') == 1
-    nobody_listens = example.replace('"memory://"', url).replace("localhost:6379", "127.0.0.1:9")
+    (line,) = re.findall(r'`(@stream_cached\(.+"redis://.+)`', TEXTS[README])
+    example, changes = re.subn(r"^@stream_cached\(.+$", line, _snippets(README)[0], flags=re.M)
+    assert changes == 1
+    nobody_listens = example.replace("localhost:6379", "127.0.0.1:9")
     (tmp_path / "readme_app.py").write_text(nobody_listens, encoding="utf-8")
     server = spawn("readme_app:app", environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
 
@@ -104,7 +104,7 @@ def test_the_example_answers_without_a_redis_with_one_warning(spawn: Spawn, tmp_
 
 def test_the_table_of_reasons_is_the_one_of_the_code() -> None:
     after = TEXTS[DOCS / "reasons.md"].partition("| `detail` | Not cached because | Fix |\n")[2]
-    rows = [line for line in after.splitlines() if line.startswith("| `")]
+    rows = after.partition("\n\n")[0].splitlines()[1:]
     assert rows == [f"| `{each.word}` | {each.sentence} | {each.fix} |" for each in NotCached]
 
 

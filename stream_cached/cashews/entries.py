@@ -23,7 +23,7 @@ from stream_cached.events import Reporter
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.keys.names import segment_key
 from stream_cached.options import Rules, make_rules
-from stream_cached.stores.compressed import CompressedStore
+from stream_cached.stores.transformed import CompressedStore
 
 _NONE: Collection[str] = ()
 

@@ -25,7 +25,7 @@ from stream_cached.cashews.stores import CashewsDisk, CashewsDiskStore, CashewsM
 from stream_cached.cashews.views import view_of
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.stores.aiocache import AiocacheStore
-from stream_cached.stores.compressed import CompressedStore
+from stream_cached.stores.transformed import CompressedStore
 from stream_cached.stores.memcached import MemcachedStore
 from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.stores.protocol import FOREIGN, Store, add_and_get_many

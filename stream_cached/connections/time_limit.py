@@ -75,7 +75,7 @@ class TimeLimit:
         the server may be healthy.
         """
         if self._is_cut_off():
-            raise StoreUnavailableError(f"{name}: the store is unavailable")
+            raise StoreUnavailableError(f"{name}: the store is away")
         limit = allowed(timeout)
         pending = _Pending(limit)
         started = time.monotonic()
@@ -88,7 +88,7 @@ class TimeLimit:
         except TimeoutError as exc:
             if pending.given_up:
                 raise StoreUnavailableError(
-                    f"{name}: cancelled, because the store became unavailable"
+                    f"{name}: cancelled, because the store is away"
                 ) from exc
             cause = f"{name}: no answer within {pending.timeout:.3g} s"
             short = limit is not None and timeout is not None and limit < timeout * _FAIR_SHARE

@@ -1,24 +1,24 @@
 """
-What this library raises.
+The exceptions of this library.
 
     StreamCachedError
-      ConfigurationError    a mistake in how the decorator is used
-      StoreError            a store can't do what it was asked for; a request is answered
-                            without it, only `invalidate` lets it through
-        StoreUnavailableError   it can't be reached, did not answer in time, or refuses
+      ConfigurationError    the decorator is used wrongly
+      StoreError            an operation of a store failed; requests are answered without the
+                            store, and only `invalidate` raises the error to its caller
+        StoreUnavailableError   the store is unreachable, too slow, or refuses basic commands
       BrokenStreamError     a body can't be completed: the connection has to break
-        LostStreamError       its run, or a part of it that was stored, is lost
+        LostStreamError       the followed run, or a stored segment of it, is lost
 """
 
 from __future__ import annotations
 
 
 class StreamCachedError(Exception):
-    """Base of all that this library raises."""
+    """Base class of this library's exceptions."""
 
 
 class ConfigurationError(StreamCachedError, ValueError):
-    """The decorator is used in a way that can't work; the message says what to write instead."""
+    """The decorator is used in a way that can't work; the message contains the fix."""
 
 
 class StoreError(StreamCachedError):
@@ -27,11 +27,11 @@ class StoreError(StreamCachedError):
 
 class StoreUnavailableError(StoreError):
     """
-    A store can't be reached, did not answer in time, or refuses what any store does.
+    A store can't be reached, did not answer in time, or refuses a basic command.
 
     Args:
         message: What happened.
-        answered: Whether it was reached, and refused.
+        answered: Whether the store was reached and refused the command.
     """
 
     def __init__(self, message: str, *, answered: bool = False) -> None:
@@ -40,8 +40,8 @@ class StoreUnavailableError(StoreError):
 
 
 class BrokenStreamError(StreamCachedError):
-    """A body can't be completed after its first byte went out, so it must not end cleanly."""
+    """A body can't be completed after its first byte was sent, so it must not end cleanly."""
 
 
 class LostStreamError(BrokenStreamError):
-    """The process that ran it is gone, or a part of it that was stored: another run may go on."""
+    """A followed run ended without its end, or a stored segment is missing; another may run."""

@@ -20,7 +20,7 @@ from stream_cached.errors import StoreError
 from stream_cached.events import Reporter
 from stream_cached.keys.names import segment_key
 from stream_cached.options import Options
-from stream_cached.stores.compressed import CompressedStore
+from stream_cached.stores.transformed import CompressedStore
 
 #: The options for cashews' own decorators, which take none of ours: the defaults.
 OPTIONS = Options()

@@ -1,4 +1,4 @@
-"""The clients of a cache: one for each process and event loop, since connections die with it."""
+"""The clients of a cache: one per process and event loop, because connections belong to both."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Clients:
     """
     The clients of one cache.
 
-    The first loop uses the user's own cache; another one that runs at the same time gets a copy
-    with a client of its own. Once its loop is closed, or in a fork, the user's cache is given a new
-    client. A view of the cache (with another namespace, say) has the same clients.
+    The first loop uses the user's cache itself. A second loop at the same time gets a copy of the
+    cache with its own client. When the first loop is closed, or after a fork, the user's cache gets
+    a new client. A view of the cache (with another namespace, say) shares the clients.
     """
 
     _all: ClassVar[weakref.WeakKeyDictionary[Any, Clients]] = weakref.WeakKeyDictionary()
@@ -35,16 +35,16 @@ class Clients:
 
     @classmethod
     def of(cls, cache: Any) -> Clients:
-        """Return the clients of a cache, which all decorators over it share."""
+        """Return the clients of a cache, which all its decorators share."""
         return cls._all.setdefault(cache, cls())
 
     @classmethod
     def share(cls, cache: Any, view: Any) -> None:
-        """Let a view of the cache have its clients."""
+        """Let a view use the clients of its cache."""
         cls._all[view] = cls.of(cache)
 
     def in_loop(self, cache: Any, loop: asyncio.AbstractEventLoop, pid: int) -> Any:
-        """Return the cache, or view of it, as it is to be used in this loop of this process."""
+        """Return the cache, or a copy of it, with this loop's client."""
         make_client = _client_factory(cache)
         if make_client is None:
             return cache
@@ -59,7 +59,7 @@ class Clients:
 
     @classmethod
     async def close_here(cls) -> None:
-        """Close the connections of the running loop; a client that is used again opens others."""
+        """Close the connections of the running loop; a client reopens them when it is used."""
         loop = asyncio.get_running_loop()
         every = {id(clients): clients for clients in tuple(cls._all.values())}
         for clients in every.values():
@@ -85,12 +85,10 @@ class Clients:
 
 
 def _close_with_loop(client: Any) -> AsyncIterator[None]:
-    """Let a client's connections be closed when the running loop ends.
+    """Close a client's connections when the running loop ends."""
 
-    `asyncio.run` (and with it uvicorn, anyio and Starlette's TestClient) closes the asynchronous
-    generators that its loop knows, by `loop.shutdown_asyncgens`; there is no other hook.
-    """
-
+    # `asyncio.run` (and with it uvicorn, anyio and Starlette's TestClient) closes the loop's
+    # asynchronous generators by `loop.shutdown_asyncgens`; there is no other hook.
     async def closer() -> AsyncIterator[None]:
         try:
             yield
@@ -98,7 +96,7 @@ def _close_with_loop(client: Any) -> AsyncIterator[None]:
             await _close(client)
 
     generator = closer()
-    # Its first step, which is what makes it known to the loop, awaits nothing.
+    # The first step registers the generator with the loop, and awaits nothing.
     with contextlib.suppress(StopIteration):
         generator.__anext__().__await__().send(None)
     return generator
@@ -109,7 +107,7 @@ async def _close(client: Any) -> None:
 
 
 def _client_factory(cache: Any) -> Callable[[], Any] | None:
-    """Return what makes another client like the cache's own; None where it has no connections."""
+    """Return a factory of further clients; None for a cache without connections."""
     if is_redis(cache):
         return lambda: redis_client(cache)
     if is_memcached(cache):
@@ -118,7 +116,7 @@ def _client_factory(cache: Any) -> Callable[[], Any] | None:
 
 
 def redis_client(cache: Any) -> Any:
-    """Return another client like that of a Redis cache, with a pool of its own."""
+    """Return a new client with its own pool and the options of the cache's client."""
     pool = cache.client.connection_pool
     options = dict(pool.connection_kwargs)
     if hasattr(pool, "queue_class"):
@@ -132,24 +130,24 @@ def redis_client(cache: Any) -> Any:
 
 
 def backend_class(name: str) -> Any:
-    """Return a class that aiocache only has if its client library is installed."""
+    """Return a class of aiocache; None if its client library is not installed."""
     return getattr(aiocache, name, None)
 
 
 def is_redis(cache: object) -> bool:
-    """Whether a cache is aiocache's Redis backend, or made from it."""
+    """Whether a cache is of aiocache's Redis backend or a subclass of it."""
     cls = backend_class("RedisCache")
     return cls is not None and isinstance(cache, cls.__mro__[1])
 
 
 def is_memcached(cache: object) -> bool:
-    """Whether a cache is aiocache's memcached backend, or made from it."""
+    """Whether a cache is of aiocache's memcached backend or a subclass of it."""
     cls = backend_class("MemcachedCache")
     return cls is not None and isinstance(cache, cls.__mro__[1])
 
 
 def address_of(cache: Any) -> tuple[str, tuple[object, ...]]:
-    """Return the address of a cache's server without credentials, and what tells servers apart."""
+    """Return the server's address without credentials, and a tuple that identifies the server."""
     if is_redis(cache):
         options = getattr(cache.client.connection_pool, "connection_kwargs", {})
         user = options.get("username"), options.get("password")

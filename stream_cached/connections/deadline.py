@@ -1,4 +1,4 @@
-"""How long a store may still hold up one request's first byte."""
+"""The deadline that bounds how long a store may delay one request's first byte."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import asyncio
 from contextvars import ContextVar, Token
 from types import TracebackType
 
-#: Seconds that an operation is given in any case: the time may have gone where the event loop was
-#: held up, and a store that is well answers in less.
+#: The least time-out of an operation in seconds. A blocked event loop may have used up the
+#: deadline, and a healthy store answers in less time.
 LEAST = 0.01
 
-#: When the operations of this context have to be over, by the clock of its loop.
+#: The time at which the operations of this context time out, by the clock of its loop.
 _deadline: ContextVar[float | None] = ContextVar("stream_cached_deadline", default=None)
 
 
 class Deadline:
     """
-    One time-out for all operations that begin within it, taken together: a context manager.
+    A context manager with one time-out for all operations inside it, taken together.
 
-    It can be entered again, one time after the other, for what is left.
-
-    Args:
-        seconds: What there is of it. With None, each operation has its own time-out again, also in
-            tasks that are created within.
+    It can be entered several times in sequence, each time for the remaining seconds. With None, it
+    lifts an outer deadline, also for tasks that are created inside.
     """
 
     __slots__ = ("_started", "_token", "left")
@@ -53,7 +50,7 @@ class Deadline:
 
 
 def allowed(timeout: float | None) -> float | None:
-    """Return the seconds that an operation with this time-out may take in this context."""
+    """Return the time-out, shortened to the seconds until the context's deadline."""
     deadline = _deadline.get()
     if deadline is None:
         return timeout

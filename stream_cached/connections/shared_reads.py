@@ -1,4 +1,4 @@
-"""Reads of the same keys at the same time: many callers, few reads."""
+"""Concurrent reads of the same keys, combined into few reads."""
 
 from __future__ import annotations
 
@@ -10,50 +10,41 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-#: Seconds that a caller waits for others at the most: a connection may hang that is not his.
+#: Seconds that a caller waits for another caller's read, because its connection may hang.
 _LONGEST = 0.1
 
 
-class _Yours(enum.Enum):
-    """What a caller who has waited is to do himself."""
+class _Task(enum.Enum):
+    """The read that a waiting caller has to do itself."""
 
     NEXT = enum.auto()
-    """The next read, for all who wait."""
+    """The next read, on behalf of all waiting callers."""
     ALONE = enum.auto()
-    """One of his own."""
+    """A read for this caller only."""
 
 
 class SharedReads(Generic[K, V]):
     """
-    Reads, of which those that would run side by side are one.
+    Combines concurrent reads of one key.
 
-    Whoever asks while a read is under way is given what the next one finds, together with all who
-    do so. Never what one finds that has begun before: it may have missed a write whose call had
-    returned.
-
-    Args:
-        read: Reads what is under a key.
+    All callers that arrive during a read share the result of the next read. They can't share the
+    result of the current read: it may have missed a write that had returned before they called.
     """
 
     def __init__(self, read: Callable[[K], Awaitable[V]]) -> None:
         self._read = read
-        # Where a read is under way: those who wait for the next one.
-        self._waiting: dict[K, list[asyncio.Future[V | _Yours]]] = {}
+        # A key is present while a read of it is running; its callers wait for the next read.
+        self._waiting: dict[K, list[asyncio.Future[V | _Task]]] = {}
 
     async def __call__(self, key: K) -> V:
-        """
-        Return what is under a key.
-
-        Raises:
-            Exception: What the read raises; those who wait then read by themselves.
-        """
+        """Return the value of a key. If a shared read raises, each waiting caller reads itself."""
         if key not in self._waiting:
             self._waiting[key] = []
         else:
             found = await self._next(key)
-            if found is _Yours.ALONE:
+            if found is _Task.ALONE:
                 return await self._read(key)
-            if not isinstance(found, _Yours):
+            if not isinstance(found, _Task):
                 return found
         together, self._waiting[key] = self._waiting[key], []
         try:
@@ -62,38 +53,38 @@ class SharedReads(Generic[K, V]):
                 _answer(future, found)
             return found
         except BaseException:
-            # It may be this caller's own affair: that he has left, or has had no time.
+            # The failure may concern this caller only: its cancellation, or its deadline.
             self._waiting[key] = together + self._waiting[key]
             raise
         finally:
             self._hand_over(key)
 
-    async def _next(self, key: K) -> V | _Yours:
-        """Wait for the next read, or for what is to be done instead."""
+    async def _next(self, key: K) -> V | _Task:
+        """Wait for the result of the next read, or for the task to do it."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[V | _Yours] = loop.create_future()
+        future: asyncio.Future[V | _Task] = loop.create_future()
         self._waiting[key].append(future)
-        timer = loop.call_later(_LONGEST, _answer, future, _Yours.ALONE)
+        timer = loop.call_later(_LONGEST, _answer, future, _Task.ALONE)
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.result() is _Yours.NEXT:
+            if future.done() and not future.cancelled() and future.result() is _Task.NEXT:
                 self._hand_over(key)
             raise
         finally:
             timer.cancel()
 
     def _hand_over(self, key: K) -> None:
-        """Let the first of those who wait read, for all of them."""
+        """Let the first waiting caller read on behalf of all."""
         waiting = self._waiting[key]
         while waiting:
-            if _answer(waiting.pop(0), _Yours.NEXT):
+            if _answer(waiting.pop(0), _Task.NEXT):
                 return
         del self._waiting[key]
 
 
-def _answer(future: asyncio.Future[V | _Yours], found: V | _Yours) -> bool:
-    """Let one who waits go on, unless he does already; return whether he did not."""
+def _answer(future: asyncio.Future[V | _Task], found: V | _Task) -> bool:
+    """Resolve the future of a waiting caller; return False if it is already done."""
     if future.done():
         return False
     future.set_result(found)

@@ -1,6 +1,7 @@
-"""The operations on a store that are under way: each has a time-out, and all are given up at once.
+"""The time-outs of the operations on one server.
 
-Whoever waits for a store that hangs learns of it from the first that ran into its time-out.
+When the circuit breaker opens, all pending operations fail at once: after the first time-out, no
+other request waits for its own.
 """
 
 from __future__ import annotations
@@ -16,29 +17,30 @@ from stream_cached.errors import StoreError, StoreUnavailableError
 
 T = TypeVar("T")
 
-#: Seconds that a timer is late by where something has held up the event loop.
-_HELD_UP = 0.05
+#: A timer that fires later than this many seconds shows that the event loop was blocked.
+_BLOCKED = 0.05
 
-#: Turns of the event loop that are left to an answer when its time is over: it may have come in the
-#: same turn, and uvloop sees to timers first.
+#: Iterations of the event loop between the end of a time-out and the cancellation. The answer may
+#: arrive in the same iteration, and uvloop runs timers first.
 _LAST_TURNS = 12
 
-#: How often a time-out is put off because of that.
+#: How many times a time-out is extended because the event loop was blocked.
 _EXTENSIONS = 5
 
-#: Part of its time-out that an operation may wait for a connection: what it waits for is others.
+#: The fraction of its time-out that an operation may wait for a free connection. Such a wait is
+#: caused by other operations, and must not count as an outage of the server.
 WAIT_FOR_CONNECTION = 0.8
 
-#: Part of its time-out that an operation has to be given, and the server to be silent for, before
-#: that is blamed.
+#: A time-out counts as an outage only if the operation had this fraction of the configured
+#: time-out, and the server answered no other operation for this fraction of it.
 _FAIR_SHARE = 0.5
 
-#: Seconds after which an operation that is still there is cancelled once more.
-_AGAIN = 0.05
+#: Seconds between two cancellations of an operation that swallows them.
+_CANCEL_INTERVAL = 0.05
 
 
 class Pulse:
-    """When a server last answered anything, by the monotonic clock."""
+    """The monotonic time of a server's last answer to any of its clients."""
 
     __slots__ = ("last",)
 
@@ -48,12 +50,10 @@ class Pulse:
 
 class TimeLimit:
     """
-    The operations on one server.
+    Runs the operations on one server, each within a time-out.
 
-    Args:
-        is_cut_off: Whether none may begin, since the server can't be reached.
-        on_failure: Called with each failure that the server is to blame for.
-        pulse: Of the server, over all of its clients.
+    While `is_cut_off()` is true, no operation starts. `on_failure` is called for each failure that
+    counts as an outage of the server.
     """
 
     def __init__(
@@ -69,18 +69,10 @@ class TimeLimit:
 
     async def run(self, name: str, begin: Callable[[], Awaitable[T]], timeout: float | None) -> T:
         """
-        Begin an operation and await it.
+        Start an operation and await it; `timeout` is in seconds.
 
-        Args:
-            name: What to call it in errors.
-            begin: Begins it; not called where none may begin.
-            timeout: Seconds that it may take, None for no bound.
-
-        Raises:
-            StoreUnavailableError: The server is away, or did not answer in time.
-            StoreError: It did not answer in what a request had left of its time, or answered
-                others meanwhile.
-            Exception: What the operation raises.
+        Raises StoreUnavailableError for an outage, and StoreError if the operation timed out while
+        the server may be healthy.
         """
         if self._is_cut_off():
             raise StoreUnavailableError(f"{name}: the store is away")
@@ -95,10 +87,12 @@ class TimeLimit:
             return result
         except TimeoutError as exc:
             if pending.given_up:
-                raise StoreUnavailableError(f"{name}: given up, the store is away") from exc
+                raise StoreUnavailableError(
+                    f"{name}: cancelled, because the store is away"
+                ) from exc
             cause = f"{name}: no answer within {pending.timeout:.3g} s"
             short = limit is not None and timeout is not None and limit < timeout * _FAIR_SHARE
-            # It was given too little time to be blamed, or was busy with others' requests.
+            # The deadline of the request cut the time-out short, or the server answered others.
             if short or self._pulse.last > started + pending.timeout * _FAIR_SHARE:
                 raise StoreError(cause) from exc
             raise self.failure(cause) from exc
@@ -106,26 +100,27 @@ class TimeLimit:
             self._pending.discard(pending)
 
     def failure(self, cause: str, *, answered: bool = False) -> StoreUnavailableError:
-        """Take note of a failure that the server is to blame for; return what to raise."""
+        """Report a failure that counts as an outage; return the error to raise."""
         failure = StoreUnavailableError(cause, answered=answered)
         self._on_failure(failure)
         return failure
 
     def give_up(self) -> None:
-        """Let everything that is under way fail now, in whatever loop it runs."""
+        """Fail all pending operations now, in all event loops."""
         for pending in tuple(self._pending):
             pending.give_up()
 
 
 class _Pending:
-    """One operation under way, with a time-out like that of `asyncio.timeout`, except for this.
+    """
+    One running operation, with a time-out that differs from `asyncio.timeout` in two points.
 
-    An endpoint that blocks the event loop holds up the answers of the store, too: when it lets go,
-    the timer is due, and the answer may have been there for long. It is given time to be read.
+    An endpoint may block the event loop. The timer is then due, although the answer may already be
+    in the socket's buffer. The time-out is extended, so that the answer can be read.
 
-    And a client may swallow a cancellation: `asyncio.wait_for`, through which redis-py sends, does
-    so up to Python 3.11 where what it waits for is done in the same turn. It is repeated until the
-    operation is over.
+    A client may swallow a cancellation: redis-py sends through `asyncio.wait_for`, which up to
+    Python 3.11 swallows it if the awaited future finishes in the same iteration. The cancellation
+    is repeated until the operation ends.
     """
 
     def __init__(self, timeout: float | None) -> None:
@@ -161,12 +156,11 @@ class _Pending:
             return
         for _ in range(self._cancels):
             self._task.uncancel()
-        # Otherwise somebody else has cancelled the task as well.
+        # Otherwise the task was cancelled from outside, too, and the cancellation must propagate.
         if kind is asyncio.CancelledError and self._task.cancelling() <= self._cancelling:
             raise TimeoutError from exc
 
     def give_up(self) -> None:
-        """Let it fail now."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._expire, True)
 
@@ -176,9 +170,9 @@ class _Pending:
 
     def _due(self) -> None:
         late = self._loop.time() - self._when
-        if late > _HELD_UP and self._extensions < _EXTENSIONS:
+        if late > _BLOCKED and self._extensions < _EXTENSIONS:
             self._extensions += 1
-            self._set_timer(_HELD_UP)
+            self._set_timer(_BLOCKED)
         else:
             self._expire_after(_LAST_TURNS)
 
@@ -197,4 +191,4 @@ class _Pending:
         self._task.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(_AGAIN, self._expire, given_up)
+        self._timer = self._loop.call_later(_CANCEL_INTERVAL, self._expire, given_up)

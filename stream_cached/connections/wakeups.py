@@ -1,4 +1,4 @@
-"""Being woken by Redis' publish and subscribe: one connection for all who wait in an event loop."""
+"""Wake-ups by Redis' publish and subscribe, over one connection per event loop."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from typing import Any
 from stream_cached.connections.deadline import Deadline
 from stream_cached.tasks import spawn
 
-#: Seconds after which somebody new, or nobody any more, is taken into account.
-_TURN = 0.1
+#: Seconds until a new subscription, or the end of the last one, takes effect.
+_INTERVAL = 0.1
 
 
 class Wakeups:
     """
-    Who waits for which channel.
+    The subscriptions of one event loop.
 
-    Where the server can't be reached, or does not let us subscribe, nobody is woken: whoever waits
-    looks for himself then.
-
-    Args:
-        connect: Returns a client of its own, which is closed when nobody waits any more.
+    If the server is unreachable or refuses SUBSCRIBE, no wake-up arrives, and the subscribers poll.
+    `connect` returns a new client, which is closed after the last subscription has ended.
     """
 
     def __init__(self, connect: Callable[[], Any]) -> None:
@@ -31,17 +28,17 @@ class Wakeups:
         self._listener: asyncio.Task[None] | None = None
 
     def subscribe(self, channel: bytes) -> RedisWakeup:
-        """Return something to wait with for what is published in a channel; it has to be closed."""
+        """Return a subscription to the channel, which the caller has to close."""
         wakeup = RedisWakeup(self, channel)
         self._waiting.setdefault(channel, set()).add(wakeup)
         if self._listener is None or self._listener.done():
-            # It is not part of the request that waits first.
+            # The listener outlives the first subscriber's request and must not inherit its
+            # deadline.
             with Deadline(None):
                 self._listener = spawn(self._listen())
         return wakeup
 
     def unsubscribe(self, wakeup: RedisWakeup) -> None:
-        """Forget one who waits."""
         waiting = self._waiting.get(wakeup.channel, set())
         waiting.discard(wakeup)
         if not waiting:
@@ -50,7 +47,7 @@ class Wakeups:
     async def _listen(self) -> None:
         client = self._connect()
         try:
-            # Whatever goes wrong, those who wait look for themselves.
+            # After a failure, the subscribers poll.
             with contextlib.suppress(Exception):
                 await self._pass_on(client.pubsub(ignore_subscribe_messages=True))
         finally:
@@ -68,17 +65,17 @@ class Wakeups:
                     if known - wanted:
                         await pubsub.unsubscribe(*(known - wanted))
                     known = wanted
-                    message = await pubsub.get_message(timeout=_TURN)
+                    message = await pubsub.get_message(timeout=_INTERVAL)
                     if message is not None:
                         for wakeup in self._waiting.get(message["channel"], ()):
                             wakeup.wake()
             finally:
-                # While it closes, it does not see who comes.
+                # A listener that is closing does not notice new subscriptions.
                 self._listener = None
 
 
 class RedisWakeup:
-    """One who waits for a channel."""
+    """A subscription to one channel."""
 
     def __init__(self, wakeups: Wakeups, channel: bytes) -> None:
         self.channel = channel
@@ -86,16 +83,14 @@ class RedisWakeup:
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Say that there is something new."""
         self._woken.set()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until something is new since the last time, but no longer than that."""
+        """Wait for a message since the last call, at most for `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
         self._woken.clear()
 
     def close(self) -> None:
-        """Wait no more."""
         self._wakeups.unsubscribe(self)

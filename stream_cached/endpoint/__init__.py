@@ -1,1 +1,1 @@
-"""What was decorated: its kind, signature, arguments and dependencies."""
+"""The decorated endpoint: its kind, signature, arguments and dependencies."""

@@ -1,4 +1,4 @@
-"""The arguments of an endpoint's calls: which of them are part of the key, and in what form."""
+"""The arguments of a call: which arguments are part of the key, and in which form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 
 from stream_cached.endpoint.dependencies import Origins
-from stream_cached.endpoint.infrastructure import NotInKey, is_plumbing
+from stream_cached.endpoint.infrastructure import NotInKey, is_infrastructure
 from stream_cached.endpoint.signatures import class_names, dependency_of, markers_of
 from stream_cached.endpoint.unkeyed import UnkeyedError, findings
 from stream_cached.http.reasons import BypassError
@@ -25,26 +25,21 @@ KeyArgs = Mapping[str, Callable[[Any], Any]]
 
 _PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
 
-#: What Starlette gives every `HTTPEndpoint`.
-_OF_ENDPOINT = frozenset({"scope", "receive", "send", "_allowed_methods"})
+#: The attributes that Starlette sets on every `HTTPEndpoint`.
+_ENDPOINT_ATTRIBUTES = frozenset({"scope", "receive", "send", "_allowed_methods"})
 
 _NO_SCOPE: Mapping[str, Any] = MappingProxyType({})
 
-#: What an argument that is left out looks like in a key of aiocache's.
+#: Replaces an argument that is not part of the key, in the arguments for aiocache's key.
 _LEFT_OUT = type("LeftOut", (), {"__repr__": lambda self: "<not in key>"})()
 
 
 class Arguments:
     """
-    Sees to the arguments of one endpoint.
+    Converts the arguments of one endpoint for its keys.
 
-    Args:
-        function: The endpoint's function.
-        signature: Its signature.
-        noself: Whether its first argument is left out of keys.
-        by_request: Whether keys are built from the request, too.
-        key_args: Functions of arguments, by name, that return what stands for them in keys.
-        key_ignore: Names of arguments that are left out of keys.
+    `by_request` says that the key also contains the request's path and query. The other settings
+    are those of the decorator.
     """
 
     def __init__(
@@ -71,19 +66,14 @@ class Arguments:
         self._defaults = {name: value for name, value in defaults.items() if _has_form(value)}
         self._noself = noself
         self._by_request = by_request
-        self._key_args = {self._of_setting(name): key_args[name] for name in key_args}
+        self._key_args = {self._name_in_setting(name): key_args[name] for name in key_args}
         marked = (name for name, parameter in parameters.items() if _is_marked(parameter))
-        self._ignored = {*map(self._of_setting, key_ignore), *marked}
+        self._ignored = {*map(self._name_in_setting, key_ignore), *marked}
         self._origins = Origins(parameters, by_request=by_request)
         self.bound = _bound(function)
 
     def headers(self, taken: Mapping[str, Sequence[str]]) -> tuple[frozenset[str], frozenset[str]]:
-        """
-        Return the headers that arguments in the key are taken from, and those taken as they are.
-
-        Args:
-            taken: The names of headers, by that of the parameter that is taken from them.
-        """
+        """Return the headers of all keyed parameters, and of those without `key_args`."""
         used = {name: headers for name, headers in taken.items() if name not in self._ignored}
         plain = {name: headers for name, headers in used.items() if name not in self._key_args}
         return (
@@ -94,17 +84,7 @@ class Arguments:
     def forms(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """
-        Return the arguments in canonical form by name, without plumbing.
-
-        Args:
-            args: The positional arguments of a call.
-            kwargs: Its keyword arguments.
-            scope: The request's scope.
-
-        Raises:
-            BypassError: Some can't be part of a key; it names them all.
-        """
+        """Return the keyed arguments in canonical form; a BypassError names those without one."""
         forms: dict[str, Any] = {"": self.bound} if self.bound else {}
         unkeyed: list[UnkeyedError] = []
         for name, value in self._named(args, kwargs).items():
@@ -114,12 +94,12 @@ class Arguments:
                 forms[name] = value
                 continue
             try:
-                stands = self._stands_for(name, value, scope)
-                if stands is not _LEFT_OUT:
-                    forms[name] = canonical(stands)
+                replacement = self._replacement(name, value, scope)
+                if replacement is not _LEFT_OUT:
+                    forms[name] = canonical(replacement)
             except UnkeyedError as exc:
                 unkeyed.append(exc)
-            # Whatever a value's own class raises: it must not fail the request.
+            # The value's class may raise anything, which must not fail the request.
             except Exception as exc:
                 unkeyed.append(self._without_form(name, value, exc, scope))
         if unkeyed:
@@ -130,24 +110,21 @@ class Arguments:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], str]:
         """
-        Return the arguments as they stand in a key of aiocache's, and what that key lacks.
+        Return the arguments for aiocache's key, and a suffix for the key.
 
-        It is made of what `repr` shows. Of helpers that FastAPI calls, whose arguments may be
-        users, the canonical forms of what may show less than it is are added.
-
-        Raises:
-            BypassError: Some can't be part of a key; it names them all.
+        aiocache's key consists of the arguments' `repr`. If a `repr` may hide a difference, the
+        arguments go into the suffix instead, as a digest of their canonical forms.
         """
         names = [*self._positional, *(f"*{n}" for n in range(len(args)))]
         unkeyed: list[UnkeyedError] = []
 
         def shown(name: str, value: Any) -> Any:
             try:
-                value = _LEFT_OUT if name in self._ignored else self._stands_for(name, value, {})
+                value = _LEFT_OUT if name in self._ignored else self._replacement(name, value, {})
             except UnkeyedError as exc:
                 unkeyed.append(exc)
             if self._noself and name in (*names[: len(args)][:1], "self", "cls"):
-                # aiocache leaves it out only where it is positional.
+                # aiocache leaves `self` out only if it is positional.
                 return value if args else _LEFT_OUT
             if not _has_form(value) and holds_address(repr(value)):
                 unkeyed.append(self._without_form(name, value, NoCanonicalFormError()))
@@ -160,22 +137,22 @@ class Arguments:
         if self._by_request:
             return positional, named, ""
         forms = self.forms(args, kwargs, {})
-        if all(map(_shows, (*positional, *named.values()))):
+        if all(map(_has_exact_repr, (*positional, *named.values()))):
             return positional, named, ""
         return (), {}, f":{digest(sorted(forms.items()))}"
 
     def _name(self, keyword: str) -> str:
-        """Return what a keyword argument is called here."""
-        # What goes into **kwargs may be called as a positional-only parameter is.
+        """Return our name of a keyword argument."""
+        # A key of **kwargs may have the name of a positional-only parameter.
         return keyword if keyword in self._keywords else f"**{keyword}"
 
-    def _of_setting(self, name: str) -> str:
-        """Return what an argument that a setting names is called here."""
+    def _name_in_setting(self, name: str) -> str:
+        """Return our name of an argument in `key_args` or `key_ignore`."""
         return name if name in self._parameters or name.startswith("*") else f"**{name}"
 
     def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if not args and not self._noself and kwargs.keys() == self._keywords:
-            # As FastAPI calls.
+            # FastAPI passes all parameters as keywords.
             return kwargs
         named = dict(self._defaults)
         named.update(zip(self._positional, args, strict=False))
@@ -184,40 +161,38 @@ class Arguments:
         for index, value in enumerate(args[len(self._positional) :]):
             named[f"*{index}"] = value
         if self._noself:
-            # Some class-based views pass it by its name.
+            # Some class-based views pass `self` by keyword.
             first = self._positional[0] if self._positional else "*0"
             if args or first in ("self", "cls"):
                 named.pop(first, None)
         return named
 
-    def _stands_for(self, name: str, value: Any, scope: Mapping[str, Any]) -> Any:
-        """
-        Return what stands for an argument in a key.
-
-        Raises:
-            UnkeyedError: Nothing can.
-        """
+    def _replacement(self, name: str, value: Any, scope: Mapping[str, Any]) -> Any:
+        """Return the part of an argument that belongs into the key, or `_LEFT_OUT`."""
         if name in self._key_args:
             try:
                 return self._key_args[name](value)
-            # The user's function: a failing one must not fail the request.
+            # An error in the user's function must not fail the request.
             except Exception as exc:
                 what = f" ({exc.name})" if isinstance(exc, AttributeError) and exc.name else ""
                 why = f"key_args[{name!r}] raised {type(exc).__name__}{what}"
                 raise UnkeyedError(name, value, why, fix=_PLAIN_VALUE) from exc
         if isinstance(value, HTTPEndpoint):
-            # A method may be inherited by several. What it was given for this request is its own.
-            given = {n: item for n, item in vars(value).items() if n not in _OF_ENDPOINT}
-            return class_name(value), {n: i for n, i in given.items() if not is_plumbing(type(i))}
-        if not is_plumbing(type(value)):
+            # Several classes may inherit the method. Attributes beside Starlette's were set for
+            # this request.
+            own = {n: i for n, i in vars(value).items() if n not in _ENDPOINT_ATTRIBUTES}
+            return class_name(value), {
+                n: i for n, i in own.items() if not is_infrastructure(type(i))
+            }
+        if not is_infrastructure(type(value)):
             return value
         if not self._by_request and isinstance(value, HTTPConnection):
             why = f"{name} is a request, of which nothing is part of the key"
             fix = "leave request_key=False out"
             raise UnkeyedError(name, value, why, fix=fix)
-        if of_client := self._origins.looks_at_client(name, type(value), scope):
-            why = f"{name} may belong to one client: it depends on {of_client}"
-            raise UnkeyedError(name, value, why, of_client=of_client)
+        if client_source := self._origins.client_source(name, type(value), scope):
+            why = f"{name} may belong to one client: it depends on {client_source}"
+            raise UnkeyedError(name, value, why, client_source=client_source)
         return _LEFT_OUT
 
     def _without_form(
@@ -233,18 +208,18 @@ class Arguments:
             why += f", {TOO_DEEP}"
         elif str(exc) not in ("", class_name(value)):
             why += f", which holds a {exc}"
-        if of_client := self._origins.looks_at_client(name, type(value), scope):
-            why += f", and depends on {of_client}"
-        return UnkeyedError(name, value, why, of_client=of_client)
+        if client_source := self._origins.client_source(name, type(value), scope):
+            why += f", and depends on {client_source}"
+        return UnkeyedError(name, value, why, client_source=client_source)
 
 
-def _shows(value: object) -> bool:
-    """Whether `repr` shows all that a value is."""
+def _has_exact_repr(value: object) -> bool:
+    """Whether the `repr` of two different values always differs."""
     if type(value) in (list, tuple):
-        return all(map(_shows, cast("Iterable[object]", value)))
+        return all(map(_has_exact_repr, cast("Iterable[object]", value)))
     if type(value) is dict:
-        return all(_shows(item) for pair in value.items() for item in pair)
-    # A set shows its items in another order in another process.
+        return all(_has_exact_repr(item) for pair in value.items() for item in pair)
+    # The order of a set's items in its `repr` differs between processes.
     return value is _LEFT_OUT or (
         type(value).__module__ in ("builtins", "datetime", "decimal", "pathlib", "uuid")
         and not isinstance(value, set | frozenset)
@@ -258,7 +233,7 @@ def _is_marked(parameter: inspect.Parameter) -> bool:
 
 
 def _default(parameter: inspect.Parameter) -> object:
-    """Return what a parameter is where it is not given; if that is open, what has no form."""
+    """Return a parameter's default; `Parameter.empty` if FastAPI computes the value."""
     default = parameter.default
     if dependency_of(parameter) is not None:
         return inspect.Parameter.empty
@@ -271,18 +246,18 @@ def _has_form(value: object) -> bool:
     """Whether a value can be part of a key."""
     try:
         canonical(value)
-    # Whatever its class raises.
+    # The value's class may raise anything.
     except Exception:
         return False
-    return not is_plumbing(type(value))
+    return not is_infrastructure(type(value))
 
 
 def _bound(function: Any) -> dict[str, Any]:
-    """Return, in canonical form, what partials pass to a function in each of its calls."""
+    """Return the arguments of `functools.partial` objects in canonical form."""
     bound: dict[str, Any] = {}
     while isinstance(function, functools.partial):
         for name, value in (*enumerate(function.args), *function.keywords.items()):
-            # What it works with (a client, a service) is one and the same in every call.
+            # A value without a canonical form (a client, a service) is the same in every call.
             with contextlib.suppress(NoCanonicalFormError):
                 bound[f"{len(bound)} {name}"] = canonical(value)
         function = function.func

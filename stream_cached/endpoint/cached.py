@@ -1,4 +1,4 @@
-"""What a decorated function is, for type checkers and readers."""
+"""The public interface of a decorated function."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class CachedEndpoint(Protocol[P, R_co]):
-    """What a decorated function is."""
+    """A decorated function."""
 
     cache: Any
-    """The aiocache cache; None as long as its alias is not configured."""
+    """The aiocache cache; None until its alias is configured."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
 
     async def cache_key(self, *args: Any, **kwargs: Any) -> str:
         """
-        Return the key that a call with these arguments uses.
+        Return the key of a call with these arguments.
 
         Args:
             args: The positional arguments.
-            kwargs: The keyword arguments. A function without a parameter for its request takes it
-                as `request=`.
+            kwargs: The keyword arguments. If the function has no parameter for its request, pass
+                the request as `request=`.
 
         Raises:
-            BypassError: The call is not for the cache; the message says why, and what to write.
+            BypassError: The call can't be cached; the message gives the reason and the fix.
         """
         ...
 
     async def invalidate(self, *, key: str | None = None) -> bool:
         """
-        Let no response be served any more that was made, or began to be made, before.
+        Invalidate the endpoint's stored responses and its running runs.
 
-        While the store is away this is kept, and carried out before this process uses the store
-        again; other processes that still reach the store may serve the old response until then.
+        If the store is away, the invalidation is kept and carried out before this process uses the
+        store again. Until then, other processes that reach the store may serve old responses.
 
         Args:
-            key: Only what is stored under this key, as `key` or `key_builder` gave it. Plain
-                values, which are in aiocache's own format, are invalidated by their key only.
+            key: Invalidate only this key, as returned by `key` or `key_builder`. Plain values are
+                stored in aiocache's own format and can be invalidated only by their key.
 
         Returns:
-            Whether it is carried out; False where it is kept for the store's return.
+            True if the invalidation was carried out, False if it waits for the store's return.
 
         Raises:
-            StoreError: The store does not take it; what it holds may still be served.
+            StoreError: The store refused the invalidation; old responses may still be served.
         """
         ...

@@ -1,4 +1,4 @@
-"""Where an argument comes from: whether the dependency that makes it may look at who asks."""
+"""The origin of an argument: whether the dependency that returns it may depend on the client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from stream_cached.endpoint.infrastructure import can_be_switched, is_shared_plumbing
+from stream_cached.endpoint.infrastructure import is_shared_infrastructure, may_be_per_request
 from stream_cached.endpoint.signatures import (
     annotation_of,
     class_names,
@@ -40,20 +40,18 @@ from stream_cached.http.reasons import listed
 
 Call = Callable[..., Any]
 
-#: What generators are annotated with.
+#: The types that annotate the return value of generator functions.
 _YIELDING = (AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator)
 
-#: By which a function gets at its variables without naming them.
+#: Functions that can read variables without naming them.
 _ESCAPES = frozenset({"eval", "exec", "locals", "vars"})
 
 
 class Origins:
     """
-    Where the arguments of an endpoint come from.
+    The origins of an endpoint's arguments.
 
-    Args:
-        parameters: Its parameters.
-        by_request: Whether path, query and body of the request are part of the key anyhow.
+    `by_request` says that path, query and body of the request are part of the key.
     """
 
     def __init__(self, parameters: Mapping[str, inspect.Parameter], *, by_request: bool) -> None:
@@ -61,43 +59,34 @@ class Origins:
         self._dependencies = {name: call for name, call in calls.items() if call is not None}
         self._yielded = {n for n, call in self._dependencies.items() if _is_generator(call)}
         self._by_request = by_request
-        # With what the keys have ids of, so that these stay its own.
+        # The values keep a reference to the objects whose ids are in the keys, so that the ids
+        # are not reused.
         self._known: dict[tuple[object, ...], tuple[_Origin, object]] = {}
 
-    def looks_at_client(self, name: str, cls: type, scope: Mapping[str, Any]) -> str:
-        """
-        Return what an argument is made of that may be another one for each client.
-
-        Args:
-            name: The argument's name.
-            cls: Its class.
-            scope: The request's scope.
-
-        Returns:
-            It in words; "" if there is nothing.
-        """
+    def client_source(self, name: str, cls: type, scope: Mapping[str, Any]) -> str:
+        """Return what makes an argument depend on the client, for a sentence; "" if nothing."""
         if name not in self._dependencies:
             return ""
         overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
         dependant = _dependant(scope)
         replaced = tuple((id(call), id(other)) for call, other in overrides.items())
-        switched = name in self._yielded or can_be_switched(cls)
-        key = (name, switched, id(dependant), replaced)
+        per_request = name in self._yielded or may_be_per_request(cls)
+        key = (name, per_request, id(dependant), replaced)
         if key not in self._known:
-            origin = self._origin(name, dependant, overrides, switched=switched)
+            origin = self._origin(name, dependant, overrides, per_request=per_request)
             self._known[key] = origin, (dependant, dict(overrides))
-        return self._known[key][0].looks_at_client(scope.get("state") or {})
+        return self._known[key][0].client_source(scope.get("state") or {})
 
     def _origin(
-        self, name: str, dependant: Any, overrides: Mapping[Call, Call], *, switched: bool
+        self, name: str, dependant: Any, overrides: Mapping[Call, Call], *, per_request: bool
     ) -> _Origin:
         origin, own = _Origin(self._by_request), self._dependencies[name]
         calls = list(_called(own, overrides, []))
         for call in calls:
-            origin.look_at(call)
-        if not switched:
+            origin.add(call)
+        if not per_request:
             return origin
-        # What is made for one request, and may be given to others as well.
+        # Objects that exist for one request, and that FastAPI may pass to other dependencies.
         made = [call for call in calls if call is calls[0] or _is_generator(call)]
         of_route = [each.call for each in getattr(dependant, "dependencies", ()) if each.call]
         in_key = [overrides.get(call, call) for call in self._dependencies.values()]
@@ -106,63 +95,67 @@ class Origins:
             given = [call for call in tree if _shares(call, made, overrides)]
             if tree[0] is calls[0] or not given:
                 continue
-            # What it returns is an argument, perhaps. What else it does with a session is not.
+            # Another dependency may change the object (a session's tenant, say). If it only
+            # returns a value that is an argument, that value is in the key.
             if tree[0] not in in_key or any(map(_returns_nothing, given)):
-                breaker = _Origin(self._by_request)
+                other_origin = _Origin(self._by_request)
                 for call in tree:
-                    breaker.look_at(call)
-                origin.of_client += [f"{what}, by {_name(tree[0])}" for what in breaker.of_client]
-                origin.state += breaker.state
+                    other_origin.add(call)
+                function = _name(tree[0])
+                origin.sources += [f"{source}, by {function}" for source in other_origin.sources]
+                origin.state += other_origin.state
         return origin
 
 
 @dataclass
 class _Origin:
-    """What some dependencies take."""
+    """The inputs of some dependencies."""
 
     by_request: bool
-    of_client: list[str] = field(default_factory=list)
-    """What may be another one for each client."""
+    sources: list[str] = field(default_factory=list)
+    """Inputs that may differ between clients."""
     state: list[str] = field(default_factory=list)
-    """Names in `request.state`: a pool that the lifespan put there, or somebody's tenant."""
+    """Names in `request.state`, for example a pool of the lifespan, or a client's tenant."""
 
-    def looks_at_client(self, state: Mapping[str, Any]) -> str:
-        private = (name for name in self.state if not is_shared_plumbing(type(state.get(name))))
+    def client_source(self, state: Mapping[str, Any]) -> str:
+        private = (
+            name for name in self.state if not is_shared_infrastructure(type(state.get(name)))
+        )
         return ", ".join(
-            dict.fromkeys([*self.of_client, *(f"request.state.{name}" for name in private)])
+            dict.fromkeys([*self.sources, *(f"request.state.{name}" for name in private)])
         )
 
-    def look_at(self, call: Call) -> None:
-        """Add what one dependency takes, apart from others."""
+    def add(self, call: Call) -> None:
+        """Add the inputs of one dependency, without those of its own dependencies."""
         if "fastapi.security.base.SecurityBase" in class_names(type(call)):
-            self.of_client.append(f"the security scheme {type(call).__name__}")
+            self.sources.append(f"the security scheme {type(call).__name__}")
             return
         parameters = _parameters(call)
         if parameters is None:
-            self.of_client.append(f"{_name(call)}, which has no signature")
+            self.sources.append(f"{_name(call)}, which has no signature")
             return
         for parameter in parameters:
             if dependency_of(parameter) is None:
-                self._add(call, parameter)
+                self._add_parameter(call, parameter)
 
-    def _add(self, call: Call, parameter: inspect.Parameter) -> None:
+    def _add_parameter(self, call: Call, parameter: inspect.Parameter) -> None:
         annotation = annotation_of(parameter)
         if names := header_names(parameter):
             is_cookie = names == ["Cookie"]
-            taken = f"the cookie {parameter.name}" if is_cookie else f"the header {listed(names)}"
-            self.of_client.append(taken)
+            source = f"the cookie {parameter.name}" if is_cookie else f"the header {listed(names)}"
+            self.sources.append(source)
         elif may_be(annotation, HTTPConnection):
             names_in_state = _names_in_state(_code_of(call), parameter.name)
             if names_in_state is None:
-                self.of_client.append(f"the request, in {_name(call)}")
+                self.sources.append(f"the request, in {_name(call)}")
             else:
                 self.state.extend(names_in_state)
-        elif isinstance(annotation, str) or not (self.by_request or _is_given(annotation)):
-            self.of_client.append(f"{parameter.name} of {_name(call)}")
+        elif isinstance(annotation, str) or not (self.by_request or _is_injected(annotation)):
+            self.sources.append(f"{parameter.name} of {_name(call)}")
 
 
 def needs_request(scope: Mapping[str, Any]) -> bool:
-    """Whether what a route's endpoint is given is closed with its request: by a `yield`."""
+    """Whether FastAPI closes a dependency of the route at the end of the request."""
     overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
     dependencies = getattr(_dependant(scope), "dependencies", ())
     seen: list[object] = []
@@ -175,14 +168,14 @@ def needs_request(scope: Mapping[str, Any]) -> bool:
 
 
 def _dependant(scope: Mapping[str, Any]) -> Any:
-    """Return what FastAPI knows of a route's dependencies, its routers' and its own."""
+    """Return FastAPI's tree of the dependencies of the route and its routers."""
     context = scope.get("fastapi")
     effective = context.get("effective_route_context") if isinstance(context, dict) else None
     return getattr(effective or scope.get("route"), "dependant", None)
 
 
 def _called(call: Call, overrides: Mapping[Call, Call], seen: list[object]) -> Iterator[Call]:
-    """Give a dependency, or what overrides it, and all that it depends on."""
+    """Yield a dependency, or its override, and all its own dependencies."""
     if overrides:
         call = overrides.get(call, call)
     if any(call is other for other in seen):
@@ -196,12 +189,12 @@ def _called(call: Call, overrides: Mapping[Call, Call], seen: list[object]) -> I
 
 
 def _shares(call: Call, made: Sequence[Call], overrides: Mapping[Call, Call]) -> bool:
-    """Whether a dependency is given something that was made for one request."""
+    """Whether a dependency depends on one of the calls in `made`."""
     return any(each is one for each in _called(call, overrides, []) for one in made)
 
 
 def _returns_nothing(call: Call) -> bool:
-    """Whether a dependency is called for what it does, as far as its annotation or code tells."""
+    """Whether a dependency only has side effects, judging by its annotation or code."""
     try:
         returns = signature_of(call).return_annotation
     except (TypeError, ValueError):
@@ -213,21 +206,21 @@ def _returns_nothing(call: Call) -> bool:
     code = _code_of(call)
     if code is None:
         return False
-    # In Python 3.11 an asynchronous generator wraps what it yields first.
+    # In Python 3.11 an asynchronous generator wraps a value before it yields the value.
     instructions = [i for i in dis.get_instructions(code) if i.opname != "ASYNC_GEN_WRAP"]
     pairs = itertools.pairwise(instructions)
     if _is_generator(call):
-        # Not those by which a coroutine waits.
-        given = [before for before, now in pairs if now.opname == "YIELD_VALUE"]
-        given = [each for each in given if each.opname not in ("SEND", "GET_AWAITABLE")]
+        # `await` compiles to yields as well.
+        sources = [before for before, now in pairs if now.opname == "YIELD_VALUE"]
+        sources = [each for each in sources if each.opname not in ("SEND", "GET_AWAITABLE")]
     else:
-        given = [before for before, now in pairs if now.opname == "RETURN_VALUE"]
-        given += [each for each in instructions if each.opname == "RETURN_CONST"]
-    return all("CONST" in each.opname and each.argval is None for each in given)
+        sources = [before for before, now in pairs if now.opname == "RETURN_VALUE"]
+        sources += [each for each in instructions if each.opname == "RETURN_CONST"]
+    return all("CONST" in each.opname and each.argval is None for each in sources)
 
 
 def _is_generator(call: Call) -> bool:
-    """Whether a dependency yields what it makes, for one request."""
+    """Whether a dependency is a generator, so that its value exists for one request."""
     code = _code_of(call)
     return code is not None and bool(
         code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
@@ -241,8 +234,8 @@ def _parameters(call: Call) -> list[inspect.Parameter] | None:
         return None
 
 
-def _is_given(annotation: Any) -> bool:
-    """Whether FastAPI gives a dependency something of its own, rather than of the request."""
+def _is_injected(annotation: Any) -> bool:
+    """Whether FastAPI passes an object of its own instead of data of the request."""
     return may_be(annotation, Response) or may_be(annotation, BackgroundTask)
 
 
@@ -252,10 +245,10 @@ def _name(call: Any) -> str:
 
 
 def _code_of(call: Any) -> CodeType | None:
-    """Return what runs when a dependency is called; None where that can't be said."""
+    """Return the code that a dependency's call runs; None if it is unknown."""
     call = without_partials(call)
     while hasattr(call, "__wrapped__"):
-        # Another decorator might look at the request itself.
+        # A decorator other than contextlib's may read the request itself.
         if getattr(call, "__globals__", {}).get("__name__") != contextlib.__name__:
             return None
         call = call.__wrapped__
@@ -271,10 +264,10 @@ def _code_of(call: Any) -> CodeType | None:
 
 def _names_in_state(code: CodeType | None, name: str) -> list[str] | None:
     """
-    Return which names in its state a function reads of a request; None if it may do more with it.
+    Return the names that a function reads in `request.state`; None if it may read more.
 
-    `request.app` is the same for every client. So `request.app.state.sessions()` and
-    `request.state.pool` are understood, and nothing else.
+    Only `request.state.NAME` and `request.app` are recognised; `request.app` is the same for every
+    client.
     """
     if code is None or name not in inspect.getargs(code).args or _ESCAPES & {*code.co_names}:
         return None
@@ -283,7 +276,7 @@ def _names_in_state(code: CodeType | None, name: str) -> list[str] | None:
     for index, instruction in enumerate(instructions):
         if instruction.opcode not in dis.haslocal and instruction.opcode not in dis.hasfree:
             continue
-        # Some instructions are two at once.
+        # Some instructions load two variables.
         value = instruction.argval
         variables = value if isinstance(value, tuple) else (value,)
         if name not in variables:

@@ -1,4 +1,4 @@
-"""What was decorated: its kind, its signature, its request."""
+"""The decorated function: its kind, its signature, its request parameter."""
 
 from __future__ import annotations
 
@@ -24,20 +24,15 @@ from stream_cached.errors import ConfigurationError
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
 from stream_cached.keys.digest import digest
 
+#: The name of the parameter that the decorator adds to a function without a request parameter.
 HIDDEN = "_stream_cached_request"
 
 
 class Endpoint:
     """
-    A decorated function.
+    A decorated function: a coroutine function, or a plain function for the thread pool.
 
-    Args:
-        function: A coroutine function, or a plain one, which is run in the thread pool.
-        takes_request: Whether its calls are told apart by their requests; it is then given a
-            hidden parameter for one, where it declares none.
-
-    Raises:
-        ConfigurationError: It is none that can be decorated; the message guesses the mistake.
+    With `takes_request`, a function that declares no request parameter gets a hidden one.
     """
 
     def __init__(self, function: Callable[..., Any], *, takes_request: bool = True) -> None:
@@ -54,15 +49,14 @@ class Endpoint:
         self.hides_request = takes_request and not self._requests
         self.signature = _with_hidden(self.declared) if self.hides_request else self.declared
         self.headers = {p.name: names for p in parameters if (names := header_names(p))}
-        """The names of the request headers that a parameter is taken from, by its name."""
+        """The names of the request headers of each parameter, by the parameter's name."""
 
     @property
     def declares_request(self) -> bool:
-        """Whether it has a parameter for its request."""
+        """Whether the function has a parameter for its request."""
         return bool(self._requests)
 
     async def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call the function."""
         if self._is_async:
             return await self.function(*args, **kwargs)
         result = await run_in_threadpool(self.function, *args, **kwargs)
@@ -71,18 +65,18 @@ class Endpoint:
     def take_request(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[HTTPConnection | None, dict[str, Any]]:
-        """Return the call's request, and the keyword arguments without a hidden one."""
+        """Return the call's request, and the keyword arguments without the hidden one."""
         if not self._takes_request:
             return None, kwargs
         if self.hides_request and HIDDEN in kwargs:
             kwargs = dict(kwargs)
             return kwargs.pop(HIDDEN), kwargs
         for name in self._requests:
-            # As FastAPI calls.
+            # The common case: FastAPI passes the request as a keyword.
             if type(value := kwargs.get(name)) is Request:
                 return value, kwargs
         for value in (*args, *kwargs.values()):
-            # It is a Mapping, an abstract class: to ask for its instances takes a while.
+            # The exact type first: `isinstance` is slow for an abstract class, a Mapping here.
             if type(value) is Request or isinstance(value, HTTPConnection):
                 return value, kwargs
         if args and isinstance(args[0], HTTPEndpoint):
@@ -91,14 +85,10 @@ class Endpoint:
 
 
 def closure_digest(function: Callable[..., Any]) -> str:
-    """
-    Return what stands for the values that a function was made over, as far as that is known.
-
-    It is for comparing the functions of one process, and never part of a key.
-    """
+    """Return a digest of a function's closure, to compare functions within one process."""
     forms: list[Any] = []
     for cell in getattr(inspect.unwrap(function), "__closure__", None) or ():
-        # An empty cell, or a value of no known form, tells nothing.
+        # An empty cell, or a value without a canonical form, can't be compared.
         with contextlib.suppress(ValueError, NoCanonicalFormError):
             forms.append(canonical(cell.cell_contents))
     if inspect.ismethod(function):
@@ -109,7 +99,7 @@ def closure_digest(function: Callable[..., Any]) -> str:
 
 
 def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Return status and headers of each Response that a function is given to write on."""
+    """Return status and headers of each Response among the arguments."""
     return [
         (value.status_code, list(value.raw_headers))
         for value in (*args, *kwargs.values())
@@ -142,7 +132,7 @@ def _is_async(function: object) -> bool:
 
 
 def _call_of(function: object) -> tuple[object, object]:
-    """Return the function, and what calling it runs where it is an instance with `__call__`."""
+    """Return the function and the `__call__` of its class."""
     return function, inspect.getattr_static(type(function), "__call__", None)
 
 
@@ -153,7 +143,7 @@ def _name(function: Any) -> str:
 
 
 def _place(function: Any) -> str:
-    """Return where a function is written: file and line; "" where that is not known."""
+    """Return the file and line of a function; "" if unknown."""
     function = without_partials(function)
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""

@@ -1,29 +1,42 @@
-"""What an endpoint works with, rather than answers about: no part of a key.
+"""Infrastructure: objects that an endpoint works with and that are not part of a key.
 
-Classes are known by their qualified names, so that no library has to be imported for it; one that
-inherits from a known one is known, too.
+The classes are listed by qualified name in infrastructure_names.txt, so that no library has to be
+imported. Subclasses of a listed class count, too.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib import resources
 from typing import TypeVar
 from weakref import WeakSet
 
-from stream_cached.endpoint.infrastructure_names import KNOWN, SESSIONS
 from stream_cached.endpoint.signatures import class_names
 from stream_cached.errors import ConfigurationError
 
-#: What is made for one request.
-_PER_REQUEST = SESSIONS | {
-    "starlette.background.BackgroundTask",
-    "starlette.requests.HTTPConnection",
-    "starlette.responses.Response",
-}
 
-#: What is shared by all requests, as a rule: pools, engines, clients, loggers.
-_SHARED = KNOWN - _PER_REQUEST
+def _read_names() -> dict[str, frozenset[str]]:
+    """Return the class names of each [section] of infrastructure_names.txt."""
+    text = resources.files(__package__).joinpath("infrastructure_names.txt").read_text("utf-8")
+    sections: dict[str, set[str]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("["):
+            section = sections.setdefault(line.strip("[]"), set())
+        elif not line.startswith("#"):
+            section.add(line)
+    return {name: frozenset(names) for name, names in sections.items()}
+
+
+_NAMES = _read_names()
+
+#: Classes whose instances usually exist for one request.
+_PER_REQUEST = _NAMES["per request"]
+
+#: Classes whose instances are usually shared by all requests.
+_SHARED = _NAMES["shared"]
+
+_KNOWN = _PER_REQUEST | _SHARED
 
 C = TypeVar("C", bound=type)
 
@@ -32,37 +45,36 @@ _declared: WeakSet[type] = WeakSet()
 
 class NotInKey:
     """
-    Marks a parameter whose values don't change what the endpoint answers.
+    Marks a parameter on which the answer of the endpoint does not depend.
 
-    `Annotated[ReportService, Depends(get_service), NotInKey]` leaves it out of the key.
+    `Annotated[ReportService, Depends(get_service), NotInKey]` leaves the parameter out of the key.
     """
 
 
 def not_in_key(cls: C, *classes: type) -> C:
     """
-    Leave instances of these classes out of the keys of every endpoint.
+    Leave instances of these classes out of the keys of all endpoints.
 
-    It is for what endpoints work with (services, repositories, settings), once for a whole
-    application. What a dependency makes for one client in particular stays in the key all the
-    same.
+    Call it once per application for infrastructure such as services, repositories and settings.
+    An instance that a dependency makes for one client is not left out.
 
     Args:
-        cls: A class; those that inherit from it are left out, too.
-        classes: More of them.
+        cls: A class. Its subclasses are left out, too.
+        classes: Further classes.
 
     Returns:
-        The first class, so that it can be used as a decorator.
+        The first class, so that the function can be used as a decorator.
 
     Raises:
-        ConfigurationError: One of them is no class, or one that every value is an instance of.
+        ConfigurationError: An argument is no class, or a built-in class.
     """
     for each in (cls, *classes):
         if not isinstance(each, type):
             raise ConfigurationError(f"not_in_key({each!r}): pass a class")
         if each.__module__ == "builtins":
             raise ConfigurationError(
-                f"not_in_key({each.__name__}): its values are what endpoints answer about; pass a "
-                "class of your own, or key_ignore= to one endpoint"
+                f"not_in_key({each.__name__}): answers depend on values of built-in classes; pass "
+                "a class of your own, or key_ignore= to one endpoint"
             )
     _declared.update((cls, *classes))
     _cached.cache_clear()
@@ -70,26 +82,23 @@ def not_in_key(cls: C, *classes: type) -> C:
 
 
 def _is_known(cls: type) -> bool:
-    return not (_declared.isdisjoint(cls.__mro__) and KNOWN.isdisjoint(class_names(cls)))
+    return not (_declared.isdisjoint(cls.__mro__) and _KNOWN.isdisjoint(class_names(cls)))
 
 
-def is_shared_plumbing(cls: type) -> bool:
-    """
-    Whether instances of a class are no part of a key wherever they were found.
-
-    A session or a connection that somebody put into the request's state may be one client's.
-    """
-    return is_plumbing(cls) and _PER_REQUEST.isdisjoint(class_names(cls))
+def is_shared_infrastructure(cls: type) -> bool:
+    """Whether instances of a class are shared by all clients even in `request.state`."""
+    return is_infrastructure(cls) and _PER_REQUEST.isdisjoint(class_names(cls))
 
 
-def _can_be_switched(cls: type) -> bool:
+def _may_be_per_request(cls: type) -> bool:
     return _SHARED.isdisjoint(class_names(cls))
 
 
 _cached = functools.lru_cache(maxsize=1024)(_is_known)
 
-#: Whether instances of a class are no part of a key.
-is_plumbing: Callable[[type], bool] = _cached
+#: Whether instances of a class are left out of keys.
+is_infrastructure: Callable[[type], bool] = _cached
 
-#: Whether a dependency can make an instance of a class one client's own, for one request.
-can_be_switched: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_can_be_switched)
+#: Whether instances of a class may exist for one request, so that a dependency can bind them to a
+#: client (by setting a session's tenant, say).
+may_be_per_request: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_may_be_per_request)

@@ -1,6 +1,6 @@
-"""What a function's signature says, with FastAPI's markers in it.
+"""A function's signature, and FastAPI's markers in it.
 
-They are known by their names, since FastAPI need not be installed.
+FastAPI may not be installed, so its classes are recognised by their qualified names.
 """
 
 from __future__ import annotations
@@ -13,22 +13,17 @@ from typing import Annotated, Any, get_args, get_origin
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """
-    Return a function's signature with its annotations evaluated, as far as they can be.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """Return a function's signature with evaluated annotations, as far as possible."""
     try:
         signature = inspect.signature(function, eval_str=True)
-    # A name that only a type checker can see; the others are then resolved one by one.
+    # A name may exist for type checkers only; then each annotation is evaluated separately.
     except Exception:
         if sys.version_info >= (3, 14):
             from annotationlib import Format
 
             return inspect.signature(function, annotation_format=Format.FORWARDREF)
         signature = inspect.signature(function)
-    # Also those that are a string in a string: quoted in spite of `from __future__`.
+    # An annotation quoted in spite of `from __future__ import annotations` is a string twice.
     scope = getattr(inspect.unwrap(function), "__globals__", {})
     resolved = [
         parameter.replace(annotation=_resolved(parameter.annotation, scope))
@@ -41,24 +36,24 @@ def _resolved(annotation: Any, scope: dict[str, Any]) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        # The function's own annotation, as inspect and FastAPI evaluate it.
+        # The annotation is the application's own code; inspect and FastAPI evaluate it, too.
         return eval(annotation, scope)
     except Exception:
         return annotation
 
 
 def annotation_of(parameter: inspect.Parameter) -> Any:
-    """Return a parameter's type, without what `Annotated` adds."""
-    return _taken_apart(parameter.annotation)[0]
+    """Return a parameter's type without the metadata of `Annotated`."""
+    return _type_and_metadata(parameter.annotation)[0]
 
 
 def markers_of(parameter: inspect.Parameter) -> list[Any]:
-    """Return a parameter's default, and what `Annotated` says of it."""
-    return [parameter.default, *_taken_apart(parameter.annotation)[1]]
+    """Return a parameter's default and the metadata of `Annotated`."""
+    return [parameter.default, *_type_and_metadata(parameter.annotation)[1]]
 
 
-def _taken_apart(annotation: Any) -> tuple[Any, list[Any]]:
-    """Return a type and what `Annotated` adds to it, behind any names of `type` statements."""
+def _type_and_metadata(annotation: Any) -> tuple[Any, list[Any]]:
+    """Return the type and the metadata of `Annotated`, with type aliases resolved."""
     added: list[Any] = []
     while True:
         if type(annotation).__name__ == "TypeAliasType":
@@ -71,19 +66,19 @@ def _taken_apart(annotation: Any) -> tuple[Any, list[Any]]:
 
 
 def without_partials(function: Any) -> Any:
-    """Return the function that partials lead to."""
+    """Return the function inside nested `functools.partial` objects."""
     while isinstance(function, functools.partial):
         function = function.func
     return function
 
 
 def class_names(cls: type) -> set[str]:
-    """Return the qualified names of a class, and of those that it inherits from."""
+    """Return the qualified names of a class and its base classes."""
     return {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
 
 
 def may_be(annotation: Any, cls: type) -> bool:
-    """Whether a type has room for instances of a class."""
+    """Whether a type, or a member of a union, is a subclass of `cls`."""
     if inspect.isclass(annotation):
         return issubclass(annotation, cls)
     return any(may_be(part, cls) for part in get_args(annotation))
@@ -91,7 +86,7 @@ def may_be(annotation: Any, cls: type) -> bool:
 
 def dependency_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
     """Return the function that FastAPI calls for a parameter's value."""
-    # The last one is the one that counts.
+    # FastAPI uses the last marker.
     for marker in reversed(markers_of(parameter)):
         if "fastapi.params.Depends" in class_names(type(marker)):
             dependency: Callable[..., Any] = marker.dependency or annotation_of(parameter)
@@ -100,7 +95,7 @@ def dependency_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
 
 
 def header_names(parameter: inspect.Parameter) -> list[str]:
-    """Return the names of the request headers that FastAPI takes a parameter from."""
+    """Return the names of the request headers that FastAPI passes as this parameter."""
     for marker in reversed(markers_of(parameter)):
         kinds = class_names(type(marker))
         if "fastapi.params.Cookie" in kinds:
@@ -114,7 +109,7 @@ def header_names(parameter: inspect.Parameter) -> list[str]:
 
 
 def _alias(field: Any) -> str | None:
-    """Return the name that a value is looked for by, where that is not the parameter's."""
+    """Return the header name that replaces the parameter's name, if one is set."""
     alias = getattr(field, "validation_alias", None)
     return alias if isinstance(alias, str) else field.alias
 

@@ -1,4 +1,4 @@
-"""An argument that can't be part of a key: why, and what to write instead."""
+"""Arguments that can't be part of a key: the reason and the fix."""
 
 from __future__ import annotations
 
@@ -7,46 +7,41 @@ from collections.abc import Callable, Mapping, Sequence
 
 from starlette.datastructures import UploadFile
 
-from stream_cached.endpoint.infrastructure import is_plumbing
+from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.signatures import dependency_of
 from stream_cached.http.reasons import Finding, NotCached
 
 Parameters = Mapping[str, inspect.Parameter]
 
-#: What tells the instances of a class apart, where it has such an attribute.
+#: Names of attributes that usually identify an object.
 _IDENTITIES = ("id", "pk", "uuid")
 
 
 class UnkeyedError(Exception):
     """
-    An argument can't be part of a key; never leaves the decorator.
+    An argument can't be part of a key; `findings` turns it into the reason that users see.
 
-    Args:
-        name: Its name.
-        value: The argument.
-        why: Why not.
-        of_client: What its dependency takes that may be another one for each client.
-        fix: What to write, where that is no matter of the argument's.
+    `client_source` names the input that makes the argument depend on the client, if there is one.
     """
 
     def __init__(
-        self, name: str, value: object, why: str, *, of_client: str = "", fix: str = ""
+        self, name: str, value: object, why: str, *, client_source: str = "", fix: str = ""
     ) -> None:
         super().__init__(why)
         self.name = name
         self.value = value
         self.why = why
-        self.of_client = of_client
+        self.client_source = client_source
         self.fix = fix
 
     @property
     def setting(self) -> str:
-        """Its name in `key_args` and `key_ignore`."""
+        """The argument's name in `key_args` and `key_ignore`."""
         return self.name.removeprefix("**")
 
 
 def findings(unkeyed: Sequence[UnkeyedError], parameters: Parameters) -> list[Finding]:
-    """Say why a call is not cached, of all its arguments at once."""
+    """Return one finding for all unkeyed arguments of a call."""
     uploads = [one for one in unkeyed if _is_upload(one.value)]
     if uploads:
         return [Finding(NotCached.UPLOAD, ", ".join(one.name for one in uploads))]
@@ -60,51 +55,52 @@ def findings(unkeyed: Sequence[UnkeyedError], parameters: Parameters) -> list[Fi
 
 
 def _fix(one: UnkeyedError, parameters: Parameters) -> str:
-    """Say which lines make an argument part of the key, or leave it out; the best first."""
+    """Return the ways to key an argument or to leave it out of the key, the best first."""
     name, variable = one.name, one.setting if one.setting.isidentifier() else "value"
     identity = _identity(one.value)
     function = f"lambda {variable}: {variable}.{identity or 'ATTRIBUTE'}"
     key_args = (
-        f'pass key_args={{"{one.setting}": {function}}} with whatever of {variable} the answer '
-        "depends on"
+        f'pass key_args={{"{one.setting}": {function}}} with the part of {variable} that the '
+        "answer depends on"
     )
     if name in ("self", "cls"):
-        return f"pass noself=True if all instances answer alike, or {key_args}"
+        return f"pass noself=True if all instances give the same answer, or {key_args}"
     parameter = parameters.get(name)
     dependency = dependency_of(parameter) if parameter else None
     left_out = (
         f"declare {_marked(one, dependency)} (from stream_cached import NotInKey), or pass "
         f'key_ignore=("{one.setting}",)'
     )
-    if one.of_client:
-        plain = one.of_client.startswith(("the cookie ", "the header "))
-        of_it = one.of_client if plain else f"the value (a name, an id) that {name} is chosen by"
-        taken = (
-            f"let the endpoint take {of_it} as a parameter of its own, so that it is part of the "
+    if one.client_source:
+        plain = one.client_source.startswith(("the cookie ", "the header "))
+        value = one.client_source if plain else f"the value (a name, an id) that selects {name}"
+        parameter_fix = (
+            f"let the endpoint take {value} as a parameter of its own, so that it is part of the "
             f"key, and {left_out}"
         )
-        return taken if is_plumbing(type(one.value)) else f"{key_args}; or {taken}"
+        if is_infrastructure(type(one.value)):
+            return parameter_fix
+        return f"{key_args}; or {parameter_fix}"
     if identity:
-        return f"{key_args}; or, if any other {variable} would be given the same, {left_out}"
+        return f"{key_args}; or, if the answer is the same for every {variable}, {left_out}"
     cls = type(one.value).__name__
     if type(one.value).__module__ == "builtins":
         return f"{key_args}; or, if the answer does not depend on it, {left_out}"
     fields = f"make {cls} a dataclass, whose fields are part of the key; or "
     return (
-        f"{fields if dependency is type(one.value) else ''}{key_args}; or, if it is only a tool, "
-        f"and any other one would give the same answer, {left_out}, or call not_in_key({cls}) once "
-        "for all endpoints"
+        f"{fields if dependency is type(one.value) else ''}{key_args}; or, if the answer does not "
+        f"depend on it, {left_out}, or call not_in_key({cls}) once for all endpoints"
     )
 
 
 def _marked(one: UnkeyedError, dependency: Callable[..., object] | None) -> str:
-    called = getattr(dependency, "__name__", "")
-    depends = f"Depends({called}), " if called.isidentifier() else ""
+    function = getattr(dependency, "__name__", "")
+    depends = f"Depends({function}), " if function.isidentifier() else ""
     return f"{one.name}: Annotated[{type(one.value).__name__}, {depends}NotInKey]"
 
 
 def _identity(value: object) -> str | None:
-    """Return the attribute that tells such values apart, judging by its name."""
+    """Return the name of an identifying attribute of the value; None if it has none."""
     state = getattr(value, "__dict__", {})
     return next((n for n in _IDENTITIES if n in state or hasattr(type(value), n)), None)
 

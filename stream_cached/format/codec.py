@@ -1,4 +1,4 @@
-"""Records and segments to bytes and back."""
+"""Encode and decode records and segments."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from stream_cached.format.validation import UnsoundError as UnsoundError
 
 
 def encode_segment(segment: Segment, generation: bytes, index: int) -> bytes:
-    """Encode one segment of the run `generation`."""
     return pack(
         State.SEGMENT, generation, index, (segment.chunks, segment.continues), segment.payload
     )
 
 
 def decode_segment(data: bytes, generation: bytes, index: int) -> Segment:
-    """
-    Decode segment `index` of the run `generation`.
-
-    Raises:
-        UnsoundError: It is cut, altered, or another one.
-    """
+    """Decode a segment; raise UnsoundError if it is damaged or not the one asked for."""
     prefix, head, payload = unpack(data)
     if (prefix.state, prefix.generation, prefix.revision) != (State.SEGMENT, generation, index):
         raise UnsoundError("another segment")
@@ -36,11 +30,10 @@ def decode_segment(data: bytes, generation: bytes, index: int) -> Segment:
             raise UnsoundError("a segment without a chunk")
         return Segment(lengths, typed(bool, continues), payload)
     except MALFORMED as exc:
-        raise UnsoundError("table of chunks") from exc
+        raise UnsoundError("malformed table of chunks") from exc
 
 
 def encode_record(record: Record) -> bytes:
-    """Encode what stands under an entry's key."""
     head: dict[str, Any]
     body = b""
     match record:
@@ -70,18 +63,12 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes) -> Record:
-    """
-    Decode what stands under an entry's key.
-
-    Raises:
-        ForeignVersionError: It is of another format version.
-        UnsoundError: It is cut or altered.
-    """
+    """Decode a record; raise UnsoundError if it is damaged, or of another format version."""
     prefix, head, body = unpack(data)
     try:
         return _record(prefix, head, body)
     except MALFORMED as exc:
-        raise UnsoundError("head") from exc
+        raise UnsoundError("malformed head") from exc
 
 
 def _record(prefix: Prefix, head: object, body: bytes) -> Record:
@@ -95,7 +82,7 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
         case State.SEGMENT | State.LEASE | State.PROGRESS:
             raise UnsoundError(f"{prefix.state.name} where a record was expected")
     if body:
-        raise UnsoundError("a body where there is none")
+        raise UnsoundError("unexpected body")
     if prefix.state is State.INDEX:
         fields = validation.fields(head, 4)
         names = validation.vary_names(fields["names"])

@@ -1,4 +1,4 @@
-"""What processes tell each other of a run, to bytes and back: whose it is, what it has come to."""
+"""Encode and decode the records that processes share about a run: its lease and its progress."""
 
 from __future__ import annotations
 
@@ -14,67 +14,66 @@ from stream_cached.keys.variants import ANY, Variant
 
 
 class LeaseState(enum.StrEnum):
-    """What a lease says of its run."""
+    """The state of a run, as its lease states it."""
 
     HELD = "held"
-    """It goes on: wait for it, or follow it."""
+    """The run is active: other processes wait for it or follow it."""
     RELEASED = "released"
-    """It is over: anybody may run next."""
+    """The run has ended: another process may lead."""
     ALONE = "alone"
-    """Its response could not be shared: nobody waits for anybody for a while (hit-for-miss)."""
+    """The response could not be shared: for a while, no request waits (hit-for-miss)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """What stands under the key of a lease."""
+    """The value of a lease key."""
 
     token: bytes
-    """Of whoever holds it, and the generation of what he records."""
+    """The random id of the holder, and the generation of its segments."""
     state: LeaseState = LeaseState.HELD
     beat: int = 0
-    """How often it was renewed: one that counts on is alive."""
+    """The number of renewals. While it grows, the holder is alive."""
     variant: Variant = ANY
-    """What could not be shared, where it stands alone."""
+    """In the state ALONE: the variant that could not be shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A response without its body, and what selects it."""
+    """A response without its body, and the variant that it is."""
 
     status: int
     headers: Headers
     media_type: str | None
     charset: str
     names: tuple[str, ...]
-    """The names of the headers that select it."""
+    """The names of the headers that select the variant."""
     variant: str
-    """The digest of their values; empty where there are none."""
+    """The digest of the values of these headers; empty without such headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a run has come to so far."""
+    """The progress of a run: its head and the part of its body that exists so far."""
 
     head: Head
     segments: int
-    """How many segments are written for good."""
+    """The number of complete segments in the store."""
     chunks: tuple[int, ...] = ()
-    """The lengths of the chunks that follow them, or of the part that does."""
+    """The lengths of the chunks in `tail`; the first may be the rest of a split chunk."""
     tail: bytes = b""
-    """Those chunks."""
+    """The bytes after the last complete segment."""
     length: int | None = None
-    """Bytes of the whole body, once there is nothing more to come."""
+    """The length of the whole body in bytes, once the run is complete."""
     stored: bool = True
-    """Whether that is one that is served, and not for those who follow it only."""
+    """False if only followers of the run read the body, and no entry was stored."""
 
     @classmethod
     def of(cls, entry: Entry, head: Head, *, stored: bool = True) -> Progress:
-        """Return that of a run which is over."""
+        """Return the progress of a complete run."""
         return cls(head, len(entry.segments), entry.chunks, entry.body, entry.length, stored)
 
 
 def encode_claim(claim: LeaseRecord, key: str) -> bytes:
-    """Encode what stands under the key of a lease."""
     names, variant = claim.variant
     head = {
         "key": key_digest(key),
@@ -86,12 +85,7 @@ def encode_claim(claim: LeaseRecord, key: str) -> bytes:
 
 
 def decode_claim(data: bytes, key: str) -> LeaseRecord:
-    """
-    Decode what stands under the key of a lease.
-
-    Raises:
-        UnsoundError: It is cut, altered, or another one's.
-    """
+    """Decode a lease; raise UnsoundError if it is damaged or of another key."""
     prefix, head, body = unpack(data)
     try:
         fields = validation.fields(head, 4)
@@ -101,11 +95,10 @@ def decode_claim(data: bytes, key: str) -> LeaseRecord:
         state = LeaseState(typed(str, fields["standing"]))
         return LeaseRecord(prefix.generation, state, prefix.revision, variant)
     except MALFORMED as exc:
-        raise UnsoundError("head") from exc
+        raise UnsoundError("malformed head") from exc
 
 
 def encode_progress(progress: Progress, generation: bytes) -> bytes:
-    """Encode what the run `generation` has come to."""
     head = {
         "status": progress.head.status,
         "headers": progress.head.headers,
@@ -122,12 +115,7 @@ def encode_progress(progress: Progress, generation: bytes) -> bytes:
 
 
 def decode_progress(data: bytes, generation: bytes) -> Progress:
-    """
-    Decode what the run `generation` has come to.
-
-    Raises:
-        UnsoundError: It is cut, altered, or another run's.
-    """
+    """Decode a run's progress; raise UnsoundError if it is damaged or of another run."""
     prefix, head, tail = unpack(data)
     if (prefix.state, prefix.generation) != (State.PROGRESS, generation):
         raise UnsoundError("another run")
@@ -135,14 +123,14 @@ def decode_progress(data: bytes, generation: bytes) -> Progress:
         fields = validation.fields(head, 10)
         segments = typed(int, fields["segments"])
         if segments < 0:
-            raise UnsoundError("number of segments")
+            raise UnsoundError("negative number of segments")
         chunks = validation.partition(fields["chunks"], len(tail))
         length = fields["length"]
         length = None if length is None else typed(int, length)
         stored = typed(bool, fields["stored"])
         return Progress(_head(fields), segments, chunks, tail, length, stored)
     except MALFORMED as exc:
-        raise UnsoundError("head") from exc
+        raise UnsoundError("malformed head") from exc
 
 
 def _variant(fields: Mapping[str, object]) -> Variant:

@@ -1,4 +1,4 @@
-"""What a store holds, decoded: entries, indexes of variants, markers, plain values, segments."""
+"""The decoded values of a store: entries, variant indexes, markers, plain values, segments."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from stream_cached.format.validation import UnsoundError as UnsoundError
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive chunks packed for storage: the unit of a chunk key."""
+    """Consecutive chunks, packed for storage under one key."""
 
     chunks: tuple[int, ...]
-    """The length of each chunk, or of the part of it that lies in this segment."""
+    """The length of each chunk, or of the part of the chunk in this segment."""
     continues: bool
-    """Whether the last chunk goes on in the next segment."""
+    """Whether the last chunk continues in the next segment."""
     payload: bytes
 
 
@@ -25,27 +25,27 @@ class Entry:
     """A complete response, as stored under one key."""
 
     key: bytes
-    """`key_digest` of the key that it was stored under."""
+    """`key_digest` of the key under which the entry was stored."""
     versions: Mapping[str, bytes]
-    """The versions that it was made under, by version key."""
+    """The versions at the start of the run, by version key."""
     status: int
     headers: Headers
     media_type: str | None
     charset: str
     streamed: bool
-    """False for a response that had its body at hand (`Response.body`)."""
+    """False for a response whose body existed before it was sent (`Response.body`)."""
     stored_at: float
-    """Seconds since the epoch, by the clock of whoever stored it."""
+    """Seconds since the epoch, by the clock of the process that stored the entry."""
     length: int
     """Bytes of the whole body."""
     generation: bytes = b""
     chunks: tuple[int, ...] = ()
-    """Lengths of the chunks of `body`; empty where the body is in segments."""
+    """Lengths of the chunks of `body`; empty if the body is in segments."""
     body: bytes = b""
     segments: tuple[tuple[int, int], ...] = ()
     """Length and CRC-32 of each segment's payload."""
     fresh_until: float | None = None
-    """Seconds since the epoch, by the same clock; None where it is never stale."""
+    """Seconds since the epoch, by the same clock; None if the entry never becomes stale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class Index:
     versions: Mapping[str, bytes]
     names: tuple[str, ...]
     variants: tuple[str, ...]
-    """Digests of the variants that were stored, oldest first."""
+    """Digests of the stored variants, oldest first."""
     generation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A record without a response: why the last one could not be stored."""
+    """A record without a response: it says why the last response could not be stored."""
 
     key: bytes
     versions: Mapping[str, bytes]
@@ -72,14 +72,14 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A plain value: what is no response."""
+    """A plain value, that is a return value which is no response."""
 
     key: bytes
     versions: Mapping[str, bytes]
     payload: bytes
-    """What the cache's serializer made of it."""
+    """The output of the cache's serializer."""
     text: bool
-    """Whether that was text, now encoded."""
+    """Whether the serializer's output was text, which `payload` holds encoded."""
     generation: bytes = b""
 
 

@@ -1,7 +1,7 @@
-"""What may stand in a record, whoever wrote it: the checks behind the checksums.
+"""Check the content of a record whose checksums are right.
 
-Anybody can compute a checksum. What passes here can be handed to a server as it is: it splits no
-response, trips no protocol implementation, and says nothing about its body that is not so.
+A forged record can have right checksums. A head that passes these checks can't split a response
+or break a protocol implementation, and its framing fields describe its body correctly.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-#: Bytes of a head. Some values take up to a hundred times as much memory as bytes in msgpack, and
-#: no response of this library's own comes near this: it would have ten thousands of segments.
+#: The largest head in bytes. A decoded head may take a hundred times its packed size in memory. A
+#: head that we write reaches this size only with tens of thousands of segments.
 MAX_HEAD = 1024 * 1024
 
-#: Digits of a length: a longer number is none, and Python takes its time with it.
+#: The most digits of a length: Python parses long numbers slowly.
 _MAX_DIGITS = 20
 
 # RFC 9110, section 5.6.2.
@@ -33,22 +33,22 @@ _BODYLESS = (204, 304)
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
-# They end a header field, or its value, for some reader of HTTP.
+# Some HTTP parsers end a header field or its value at these bytes.
 _BREAKS = b"\0\n\v\f\r"
 
-# What a Vary names is looked for among the headers of requests, which are Latin-1.
+# The names in Vary are compared with the header names of requests, which are Latin-1.
 _NAMES = re.compile(r"(?:[\t\x20-\x7e\x80-\xff]+\n)+")
 _DIGESTS = re.compile(r"(?:[0-9a-f]{32}\n)*")
 
-# It goes into a quoted string of Cache-Status.
+# The word becomes part of a quoted string in Cache-Status.
 _WORD = re.compile(r"[a-z-]{1,64}")
 
 
 class UnsoundError(ValueError):
-    """Bytes with our magic that are not what we wrote: cut, altered, spliced or made up."""
+    """Bytes with our magic that we did not write like this: truncated, altered or forged."""
 
 
-#: What reading a malformed head can raise.
+#: The exceptions that reading a malformed head can raise.
 MALFORMED = (
     ValueError,
     TypeError,
@@ -61,102 +61,65 @@ MALFORMED = (
 
 
 def unpacked(head: bytes) -> Any:
-    """
-    Unpack a head; what this allocates is in proportion to what was received.
-
-    Raises:
-        UnsoundError: It is no msgpack, or too long.
-    """
+    """Unpack a head, and allocate only in proportion to the bytes that were received."""
     if not 0 < len(head) <= MAX_HEAD:
-        raise UnsoundError("length of the head")
+        raise UnsoundError("wrong length of the head")
     try:
-        # `unpackb` makes room for as many items as an array says that it has, and arrays can be
-        # nested. Walking over them first makes none, and shows that they are there.
+        # `unpackb` allocates as many items as an array declares, and arrays can be nested.
+        # `skip` allocates nothing and raises if the declared items are missing.
         walker = msgpack.Unpacker(max_buffer_size=len(head))
         walker.feed(head)
         walker.skip()
         return msgpack.unpackb(head, use_list=False, unicode_errors="surrogatepass")
     except MALFORMED as exc:
-        raise UnsoundError("head") from exc
+        raise UnsoundError("malformed head") from exc
 
 
 def typed(kind: type[T], value: object) -> T:
-    """
-    Return the value if it is of this type, and not of one derived from it.
-
-    Raises:
-        UnsoundError: It is of another one.
-    """
+    """Return the value if its type is exactly `kind`."""
     if type(value) is not kind:
         raise UnsoundError(f"{type(value).__name__} where {kind.__name__} was expected")
     return value
 
 
 def fields(head: object, count: int) -> dict[str, Any]:
-    """
-    Return a head that is a mapping of as many fields; those that are read must be all there are.
-
-    Raises:
-        UnsoundError: It is something else.
-    """
+    """Return the head if it is a mapping with `count` fields."""
     mapping: dict[str, Any] = typed(dict, head)
     if len(mapping) != count:
-        raise UnsoundError("number of fields")
+        raise UnsoundError("wrong number of fields")
     return mapping
 
 
 def partition(lengths: object, total: int) -> tuple[int, ...]:
-    """
-    Return the lengths if they are of parts that make up the whole.
-
-    Raises:
-        UnsoundError: They are something else.
-    """
+    """Return the lengths of the parts if their sum is `total`."""
     parts: tuple[int, ...] = typed(tuple, lengths)
     if parts and (set(map(type, parts)) != {int} or min(parts) < 0):
-        raise UnsoundError("lengths")
+        raise UnsoundError("wrong lengths")
     if sum(parts) != total:
-        raise UnsoundError("lengths")
+        raise UnsoundError("wrong lengths")
     return parts
 
 
 def versions(value: object) -> dict[str, bytes]:
-    """
-    Return the versions that a record was made under.
-
-    Raises:
-        UnsoundError: They are something else.
-    """
+    """Return the versions of a record if they are a mapping of str to bytes."""
     mapping: dict[object, object] = typed(dict, value)
     return {typed(str, name): typed(bytes, version) for name, version in mapping.items()}
 
 
 def header_fields(value: object, status: int, length: int | None) -> Headers:
-    """
-    Return the header fields of a response, without white space around their values.
-
-    Args:
-        value: What stands for them in a head.
-        status: The status of the response.
-        length: Bytes of its body, None where that is not complete.
-
-    Raises:
-        UnsoundError: There is one that a server refuses, that ends before its end, or that says
-            something else about the body.
-        TypeError: They are something else.
-    """
+    """Return valid header fields with stripped values; `length` is None for an incomplete body."""
     if not 200 <= status <= 599 or (length and status in _BODYLESS):
-        raise UnsoundError("status")
+        raise UnsoundError("invalid status")
     lines: tuple[Any, ...] = typed(tuple, value)
     if not lines:
         return ()
     names, values = zip(*lines, strict=True)
-    # What is not bytes can't be joined.
+    # `join` raises TypeError for a name or value that is not bytes.
     if b"" in names or b"".join(names).translate(None, _TOKEN):
-        raise UnsoundError("name of a header")
+        raise UnsoundError("invalid name of a header")
     joined = b"".join(values)
     if joined.translate(None, _BREAKS) != joined:
-        raise UnsoundError("value of a header")
+        raise UnsoundError("invalid value of a header")
     headers = tuple([(name, header.strip()) for name, header in lines])
     lowered = [name.lower() for name in names]
     if not _FRAMING.isdisjoint(lowered):
@@ -166,83 +129,58 @@ def header_fields(value: object, status: int, length: int | None) -> Headers:
 
 
 def _check_framing(headers: list[tuple[bytes, bytes]], length: int | None) -> None:
-    """See that the fields that say where a body ends agree (RFC 9112, section 6.3)."""
+    """Check that the fields that define the end of the body agree (RFC 9112, section 6.3)."""
     if length is not None and headers == [(b"content-length", b"%d" % length)]:
         return
     lengths = [header for name, header in headers if name == b"content-length"]
     codings = [header.lower() for name, header in headers if name == b"transfer-encoding"]
     if codings and (lengths or codings != [b"chunked"]):
-        raise UnsoundError("transfer-encoding")
+        raise UnsoundError("invalid transfer-encoding")
     for digits in lengths:
         if len(digits) > _MAX_DIGITS or not digits.isdigit():
-            raise UnsoundError("content-length")
+            raise UnsoundError("invalid content-length")
     if len({*map(int, lengths), *(() if length is None or not lengths else (length,))}) > 1:
-        raise UnsoundError("content-length")
+        raise UnsoundError("invalid content-length")
 
 
 def moment(value: object) -> float:
-    """
-    Return seconds since the epoch.
-
-    Raises:
-        UnsoundError: It is something else.
-    """
+    """Return a time in seconds since the epoch if it is finite and not negative."""
     seconds = typed(float, value)
     if not 0 <= seconds < math.inf:
-        raise UnsoundError("a time that is none")
+        raise UnsoundError("invalid time")
     return seconds
 
 
 def printable(value: object) -> str:
-    """
-    Return a text without controls and lone surrogates.
-
-    Raises:
-        UnsoundError: It is something else.
-    """
+    """Return the text if it has no control characters and no lone surrogates."""
     text = typed(str, value)
     if not text.isprintable():
-        raise UnsoundError("a text with controls")
+        raise UnsoundError("text with control characters")
     return text
 
 
 def word(value: object) -> str:
-    """
-    Return a word that may stand in a header.
-
-    Raises:
-        UnsoundError: It is something else.
-    """
+    """Return the word if it may stand in the detail of Cache-Status."""
     text = typed(str, value)
     if not _WORD.fullmatch(text):
-        raise UnsoundError("word")
+        raise UnsoundError("invalid word")
     return text
 
 
 def vary_names(value: object) -> tuple[str, ...]:
-    """
-    Return the names of the headers that select a variant.
-
-    Raises:
-        UnsoundError: They are something else.
-    """
+    """Return the names of the headers that select a variant, if they are valid."""
     return _matching(_NAMES, value)
 
 
 def digests(value: object) -> tuple[str, ...]:
-    """
-    Return the digests of variants.
-
-    Raises:
-        UnsoundError: They are something else.
-    """
+    """Return the digests of variants, if they are valid."""
     return _matching(_DIGESTS, value)
 
 
 def _matching(pattern: re.Pattern[str], value: object) -> tuple[str, ...]:
-    """Return texts that each match one line of the pattern."""
+    """Return the texts if each matches one line of the pattern."""
     texts: tuple[Any, ...] = typed(tuple, value)
     lines = "".join(chain.from_iterable((typed(str, text), "\n") for text in texts))
     if not pattern.fullmatch(lines) or lines.count("\n") != len(texts):
-        raise UnsoundError("texts")
+        raise UnsoundError("invalid names or digests")
     return texts

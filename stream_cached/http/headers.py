@@ -1,18 +1,19 @@
-"""Header fields of a response to plain values (RFC 9110, RFC 9111)."""
+"""Parse header fields into plain values (RFC 9110, RFC 9111)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-#: A directive of Cache-Control. What does not keep to the grammar (a semicolon for a comma, quotes
-#: round a name) is still taken for what it looks like, so that `private; max-age=60` is private.
+#: A directive of Cache-Control. Separators and quotes that break the grammar are tolerated, so
+#: that `private; max-age=60` still counts as private.
 _DIRECTIVE = re.compile(
     r'(?P<name>[a-z0-9!#$%&\'*+.^_`|~-]+)\s*(?:=\s*(?P<argument>"[^"]*"|[^\s,;"]*))?'
 )
 
-#: A number of seconds or bytes; a longer one is none, and Python refuses to read it.
-_DIGITS = re.compile(r"[0-9]{1,19}")
+#: A number of seconds or bytes. Longer numbers are invalid: Python refuses to parse thousands of
+#: digits.
+DIGITS = re.compile(r"[0-9]{1,19}")
 
 
 def list_members(values: Iterable[bytes]) -> list[str]:
@@ -27,22 +28,22 @@ def cache_directives(values: Iterable[bytes]) -> dict[str, str]:
     directives: dict[str, str] = {}
     for match in _DIRECTIVE.finditer(joined):
         name, argument = match["name"], (match["argument"] or "").strip('"')
-        # Of several the one that allows least is the first (RFC 9111, section 4.2.1).
+        # The strictest of several values applies (RFC 9111, section 4.2.1).
         directives[name] = min(directives.get(name, argument), argument, key=_strictness)
     return directives
 
 
 def _strictness(argument: str) -> tuple[bool, int]:
-    return (True, int(argument)) if _DIGITS.fullmatch(argument) else (False, 0)
+    return (True, int(argument)) if DIGITS.fullmatch(argument) else (False, 0)
 
 
 def vary_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[str]:
-    """Return the names in the response's Vary, lower-cased."""
+    """Return the header names in the response's Vary, lower-cased."""
     return frozenset(list_members(v for k, v in headers if k.lower() == b"vary"))
 
 
 def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-    """Return what Content-Length says, None where it is absent or no number."""
+    """Return the value of Content-Length; None if it is absent or malformed."""
     for name, value in headers:
         if name.lower() == b"content-length":
             return int(value) if value.isdigit() and len(value) < 20 else None
@@ -50,5 +51,5 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """Return the values of a header, in the order in which they came."""
+    """Return the values of a header in the order of its lines."""
     return [value for key, value in headers if key.lower() == name]

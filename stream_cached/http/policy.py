@@ -1,34 +1,29 @@
-"""May a response be stored or shared, and may it be served stale? Plain values in, decisions out.
+"""Decide whether a response may be stored, shared between users, or served stale.
 
-RFC 9110 and RFC 9111 are the sources. A comment says where this cache is stricter than a shared
-cache has to be.
+The rules are those of RFC 9110 and RFC 9111. A comment marks each rule that is stricter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stream_cached.http.headers import _DIGITS, cache_directives, vary_names
+from stream_cached.http.headers import DIGITS, cache_directives, vary_names
 from stream_cached.http.reasons import NotCached
 
-#: Responses that are stored unless `statuses=` says otherwise: those of RFC 9110, section 15.1,
-#: less the ones that stand for a part of another (206) or for a passing fault (405, 414, 501).
+#: Statuses that are stored unless `statuses=` is given: those of RFC 9110, section 15.1, without
+#: partial content (206) and without errors of one request or release (405, 414, 501).
 DEFAULT_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
 
-#: Statuses that are never stored: parts of another response, which can't stand alone.
+#: Statuses that are never stored, because they are complete only together with another response.
 NEVER_STORED = frozenset({206, 304})
 
 
 def may_be_shared(headers: Iterable[tuple[bytes, bytes]], age: float) -> bool:
     """
-    Say whether the answer to a request with Authorization may answer another one.
+    Whether the response to a request with Authorization may answer other users.
 
-    It has to say so itself (RFC 9111, section 3.5), and to be fresh by its own words: what it
-    wants revalidated could be refused to the other user, and this cache asks nobody.
-
-    Args:
-        headers: Those of the response.
-        age: Seconds since it was made.
+    The response must allow it (RFC 9111, section 3.5) and must be fresh at `age` seconds. A
+    response that requires revalidation is refused, because this cache never asks the origin.
     """
     headers = list(headers)
     directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")
@@ -39,39 +34,34 @@ def may_be_shared(headers: Iterable[tuple[bytes, bytes]], age: float) -> bool:
         return False
     lifetime = directives.get("s-maxage", directives.get("max-age"))
     if lifetime is None:
-        # Expires would have to be compared with clocks of others.
+        # Expires is an absolute time, set by a clock that may differ from ours.
         return "public" in directives and "expires" not in named
-    made = named.get("age", "0")
-    if not (_DIGITS.fullmatch(lifetime) and _DIGITS.fullmatch(made)):
+    initial_age = named.get("age", "0")
+    if not (DIGITS.fullmatch(lifetime) and DIGITS.fullmatch(initial_age)):
         return False
-    return age + int(made) < int(lifetime)
+    return age + int(initial_age) < int(lifetime)
 
 
 def may_be_stale(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """
-    Say whether a response may be served once it is stale (RFC 9111, section 4.2.4).
-
-    Args:
-        headers: Those of the response.
-    """
+    """Whether a response may be served when it is stale (RFC 9111, section 4.2.4)."""
     directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")
     forbidding = {"must-revalidate", "proxy-revalidate", "no-cache", "s-maxage"}
     return directives.keys().isdisjoint(forbidding)
 
 
 def is_failure(status: int) -> bool:
-    """Whether a status says that the endpoint has failed (RFC 5861, section 4)."""
+    """Whether a stale response may replace one of this status (RFC 5861, section 4)."""
     return status in (500, 502, 503, 504)
 
 
 def why_not_stored(
     status: int, headers: Sequence[tuple[bytes, bytes]], statuses: frozenset[int]
 ) -> NotCached | None:
-    """Say why a response must not be stored, as far as its head can tell; None if it may."""
+    """Return why the response's head forbids storing it; None if it may be stored."""
     if status in NEVER_STORED or status not in statuses:
         return NotCached.STATUS
     names = {name.lower() for name, _ in headers}
-    # Stricter than RFC 9111, section 7.3, which leaves Set-Cookie to the origin's directives.
+    # Stricter than RFC 9111, section 7.3, which lets Cache-Control decide about Set-Cookie.
     if b"set-cookie" in names:
         return NotCached.SET_COOKIE
     directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")

@@ -1,4 +1,4 @@
-"""Why a response is not cached: the table of reasons, and how they are reported."""
+"""The table of reasons why a response is not cached, and the texts that report them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from stream_cached.errors import StreamCachedError
 
 
 class NotCached(enum.Enum):
-    """Why a response was not stored: a word for Cache-Status, a sentence, and the fix."""
+    """
+    Why a response was not stored.
+
+    Each reason has a word for Cache-Status, a sentence for the log, and a fix.
+    """
 
     METHOD = (
         "method",
@@ -33,8 +37,8 @@ class NotCached(enum.Enum):
     ARGUMENT = (
         "argument",
         "an argument can't be part of the key, so that nothing tells two calls apart",
-        "pass key_args= with functions that return what of them the answer depends on; where they "
-        "are only tools, and any other one would give the same answer, mark them NotInKey or pass "
+        "pass key_args= with a function that returns the part of the argument on which the answer "
+        "depends; if the answer does not depend on the argument, mark it NotInKey or pass "
         "key_ignore=; or pass key_builder=",
     )
     READ = (
@@ -129,7 +133,6 @@ class NotCached(enum.Enum):
         "the store could not keep up with the stream",
         "raise max_pending=, or use a quicker store",
     )
-
     WAITED = (
         "wait-timeout",
         "another run of it did not begin to answer within wait_timeout=",
@@ -143,17 +146,17 @@ class NotCached(enum.Enum):
 
     @property
     def is_private(self) -> bool:
-        """Whether it makes a response one client's own."""
+        """Whether the response may contain data of one client only."""
         return self is NotCached.READ
 
     @property
     def is_limit(self) -> bool:
-        """Whether the next run would come to it, too."""
+        """Whether the next run would exceed the same limit."""
         return self in (NotCached.BODY_SIZE, NotCached.DURATION)
 
     @property
     def is_of_store(self) -> bool:
-        """Whether it is the store's affair, so that a stream may be shared all the same."""
+        """Whether only the store prevents caching, so that readers may join the run."""
         return self in (NotCached.STORE, NotCached.BEHIND)
 
 
@@ -163,9 +166,9 @@ class Finding:
 
     reason: NotCached
     subject: str = ""
-    """What it was found in; never a value."""
+    """The name of the argument, header or attribute; never its value."""
     fix: str = ""
-    """What to write, where more can be said than the reason's own."""
+    """A fix for this case; empty for the reason's general fix."""
 
     def __str__(self) -> str:
         subject = f" ({self.subject})" if self.subject else ""
@@ -174,10 +177,10 @@ class Finding:
 
 class BypassError(StreamCachedError):
     """
-    A call is not for the cache.
+    A call can't be cached.
 
     Args:
-        findings: Why.
+        findings: The reasons.
     """
 
     def __init__(self, *findings: Finding) -> None:
@@ -186,12 +189,12 @@ class BypassError(StreamCachedError):
 
     @property
     def reasons(self) -> tuple[NotCached, ...]:
-        """Why, in the words of the log and of Cache-Status."""
+        """Why the call can't be cached."""
         return tuple(finding.reason for finding in self.findings)
 
 
 def explained(findings: Iterable[Finding]) -> str:
-    """Say why a response is not cached, and what to write instead."""
+    """Return the reasons why a response is not cached, and their fixes."""
     findings = list(findings)
     why = "; and ".join(map(str, findings))
     fixes = list(dict.fromkeys(finding.fix or finding.reason.fix for finding in findings))
@@ -202,11 +205,11 @@ def explained(findings: Iterable[Finding]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return an enumeration for a sentence."""
+    """Return the names joined by commas and "and"."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def words(findings: Iterable[Finding]) -> str:
-    """Return the words of some reasons, for Cache-Status."""
+    """Return the reasons' words for the detail of Cache-Status."""
     return ", ".join(dict.fromkeys(finding.reason.word for finding in findings))

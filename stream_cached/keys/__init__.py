@@ -1,1 +1,1 @@
-"""Values to their canonical form, and to keys. No I/O, no clock."""
+"""From values to canonical forms, and from canonical forms to keys. No I/O, no clock."""

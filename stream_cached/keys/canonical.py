@@ -1,4 +1,4 @@
-"""The canonical form of a value: equal for equal values of one type, and for no others."""
+"""The canonical form of a value: two forms are equal only for equal values of one type."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 from stream_cached.keys.digest import _packed, class_name
 
+#: Ends the recursion into a value that contains itself.
 _MAX_DEPTH = 64
 
-#: Said of a value that is no cycle, perhaps, but might be.
 TOO_DEEP = "nested too deeply"
 _ADDRESSES = (
     ipaddress.IPv4Address,
@@ -32,35 +32,33 @@ _ADDRESSES = (
 
 
 class NoCanonicalFormError(TypeError):
-    """A value that can't be put into a key, because nothing says when two of them are equal."""
+    """A value of a type whose equality is unknown, so that it can't be part of a key."""
 
 
 def canonical(value: object, depth: int = 0) -> Any:
     """
-    Return a structure of plain values, equal for equal values of one type and for no others.
+    Return a structure of plain values that is equal only for equal values of one type.
 
     Numbers, strings, bytes, enums, dates, UUIDs, paths, IP addresses, lists, tuples, sets, dicts,
-    dataclasses and pydantic models have one. The types count: `1`, `True`, `1.0` and `"1"` differ.
-
-    Raises:
-        NoCanonicalFormError: For anything else; `repr` with its address of an object is not one.
+    dataclasses and pydantic models have such a form; other values raise NoCanonicalFormError.
+    Types count: `1`, `True`, `1.0` and `"1"` differ.
     """
     cls = type(value)
     if cls in PLAIN:
         return value
     if depth > _MAX_DEPTH:
         raise NoCanonicalFormError(TOO_DEEP)
-    return _former(cls)(value, depth + 1)
+    return _converter(cls)(value, depth + 1)
 
 
-#: Returns the form of a value; gets the depth at which those in it are.
-_Former = Callable[[Any, int], Any]
+#: Returns the form of a value. Its second argument is the depth of the values inside that value.
+_Converter = Callable[[Any, int], Any]
 
 
-def _former_of(cls: type) -> _Former:
+def _find_converter(cls: type) -> _Converter:
     for classes, form in _FORMS:
         if issubclass(cls, classes):
-            return _of_content(cls, form) if issubclass(cls, _CONTENT) else form
+            return _content_only(cls, form) if issubclass(cls, _CONTENT) else form
     if dataclasses.is_dataclass(cls):
         return _dataclass
     if hasattr(cls, "__pydantic_fields__"):
@@ -76,12 +74,12 @@ def _former_of(cls: type) -> _Former:
         ]
     for base, content in _CONTENT_OF.items():
         if issubclass(cls, base):
-            return _of_content(cls, _plain_as(base, content))
-    return _formless
+            return _content_only(cls, _plain_as(base, content))
+    return _refuse
 
 
-def _of_content(cls: type, form: _Former) -> _Former:
-    """Refuse a value with a state of its own: its content is not all that there is."""
+def _content_only(cls: type, form: _Converter) -> _Converter:
+    """Return a converter that refuses values with attributes beside their content."""
     if cls.__module__ in _STANDARD:
         return form
     slots = _slots(cls)
@@ -94,12 +92,12 @@ def _of_content(cls: type, form: _Former) -> _Former:
     return checked
 
 
-def _plain_as(base: type, content: Callable[[Any], object]) -> _Former:
+def _plain_as(base: type, content: Callable[[Any], object]) -> _Converter:
     return lambda value, _: [base.__name__, class_name(value), content(value)]
 
 
 def slot_names(classes: Iterable[type]) -> list[str]:
-    """Return the names of what classes, apart from those that they inherit from, keep in slots."""
+    """Return the names of the slots that these classes themselves define."""
     slots = (vars(cls).get("__slots__", ()) for cls in classes)
     names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
     return [name for name in names if not name.startswith("__")]
@@ -110,22 +108,22 @@ def _slots(cls: type) -> list[str]:
 
 
 def _state(value: object) -> dict[str, object]:
-    """Return what an object consists of."""
+    """Return an object's attributes by name."""
     cls = type(value)
     state = {name: getattr(value, name) for name in _slots(cls) if hasattr(value, name)}
     for name, item in getattr(value, "__dict__", {}).items():
-        # It follows from the rest, and is there only once somebody has asked for it.
+        # A cached property follows from the other attributes, and exists only after its first use.
         if not isinstance(inspect.getattr_static(cls, name, None), functools.cached_property):
             state[name] = item
     return state
 
 
-def _formless(value: object, deeper: int) -> NoReturn:
+def _refuse(value: object, deeper: int) -> NoReturn:
     raise NoCanonicalFormError(class_name(value))
 
 
 def _moment(value: datetime.datetime | datetime.time, deeper: int) -> list[Any]:
-    # Two time zones may agree at one moment, and be called alike then.
+    # Two time zones may have the same offset and name at one moment, and differ at another.
     zone = str(getattr(value.tzinfo, "key", ""))
     cls = datetime.datetime if isinstance(value, datetime.datetime) else datetime.time
     return [class_name(value), cls.isoformat(value), value.tzname(), zone, value.fold]  # type: ignore[arg-type]
@@ -144,13 +142,13 @@ def _set(value: Iterable[object], deeper: int) -> list[Any]:
 
 
 def _dataclass(value: Any, deeper: int) -> list[Any]:
-    # Also what was set on it later, which an endpoint sees as well; but nothing is asked of it: a
-    # class of an ORM would load it.
+    # The instance's dict also holds attributes that were set later. `getattr` of a field would
+    # make an ORM's instance load that field.
     return ["dataclass", class_name(value), _pairs(_state(value), deeper)]
 
 
 def _model(value: Any, deeper: int) -> list[Any]:
-    # Which fields were set shows in what `exclude_unset` leaves out.
+    # `exclude_unset` makes visible which fields were set.
     parts = (
         _state(value),
         getattr(value, "__pydantic_extra__", None),
@@ -160,8 +158,8 @@ def _model(value: Any, deeper: int) -> list[Any]:
     return ["model", class_name(value), [canonical(part, deeper) for part in parts]]
 
 
-#: What gives values of some types their form; the first that fits.
-_FORMS: tuple[tuple[type | tuple[type, ...], _Former], ...] = (
+#: The converter of each type; the first match is used.
+_FORMS: tuple[tuple[type | tuple[type, ...], _Converter], ...] = (
     (enum.Enum, lambda v, deeper: ["enum", class_name(v), v.name, canonical(v.value, deeper)]),
     ((bytearray, memoryview), lambda v, _: ["bytearray", bytes(v)]),
     ((datetime.datetime, datetime.time), _moment),
@@ -172,7 +170,7 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Former], ...] = (
     (complex, lambda v, _: [class_name(v), complex.__repr__(v)]),
     (pathlib.PurePath, lambda v, _: [class_name(v), pathlib.PurePath.__str__(v)]),
     (_ADDRESSES, lambda v, _: [class_name(v), str(v)]),
-    # A slice has its end where the last step leads to.
+    # Slicing normalises the end: range(0, 3, 2) equals range(0, 4, 2).
     (range, lambda v, _: ["range", repr(v[:])]),
     ((list, tuple), _sequence),
     ((set, frozenset), _set),
@@ -180,7 +178,7 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Former], ...] = (
     (dict, lambda v, deeper: [class_name(v), _pairs(v, deeper)]),
 )
 
-#: Where classes come from whose slots are their content.
+#: Modules of classes whose slots hold nothing beside their content.
 _STANDARD = frozenset(
     {
         "builtins",
@@ -196,7 +194,7 @@ _STANDARD = frozenset(
     }
 )
 
-#: What values of subclasses of the plain types are, whatever else they say that they are.
+#: Return the plain content of an instance of a subclass, even if the subclass overrides `__str__`.
 _CONTENT_OF: Mapping[type, Callable[[Any], object]] = {
     int: int.__int__,
     float: float.__float__,
@@ -204,7 +202,7 @@ _CONTENT_OF: Mapping[type, Callable[[Any], object]] = {
     bytes: lambda value: b"".join((value, b"")),
 }
 
-#: Types whose values are their content, unless a subclass adds to it.
+#: Types whose values consist of their content, unless a subclass adds attributes.
 _CONTENT = (
     *_ADDRESSES,
     bytearray,
@@ -222,12 +220,10 @@ _CONTENT = (
     uuid.UUID,
 )
 
-#: Types whose values are their own form: msgpack has them, and tells them apart.
+#: Types whose values are their own canonical form: msgpack encodes each type differently.
 PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
-
-#: Returns what gives the instances of a class their form.
-_former: Callable[[type], _Former] = functools.lru_cache(maxsize=1024)(_former_of)
+_converter: Callable[[type], _Converter] = functools.lru_cache(maxsize=1024)(_find_converter)
 
 
 def _pairs(value: dict[Any, object], depth: int) -> list[Any]:

@@ -1,7 +1,7 @@
 """The digest of a structure of plain values.
 
-msgpack delimits every value, so that no value can run into its neighbour. A key holds values only
-as digests, because they may be secrets.
+msgpack stores the length of every value, so that the ends of adjacent values are unambiguous.
+Keys contain values only as digests, because values may be secrets.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ def class_name(value: object) -> str:
 def _packed(structure: object) -> bytes:
     try:
         packed: bytes = msgpack.packb(structure)
-    # Without those options it is quicker, and what it packs is the same.
+    # Packing without these options is faster, and gives the same bytes where it succeeds.
     except (OverflowError, UnicodeEncodeError):
         packed = msgpack.packb(structure, default=_large, unicode_errors="surrogatepass")
     return packed
 
 
 def _large(value: object) -> object:
-    """Return what msgpack packs for an integer that it has no room for."""
+    """Return a msgpack extension for an integer of more than 64 bits."""
     if isinstance(value, int):
-        # In hexadecimal: Python refuses to write out many decimal digits.
+        # Hexadecimal, because Python refuses to write several thousand decimal digits.
         return msgpack.ExtType(0, hex(value).encode())
     raise TypeError(f"{class_name(value)} is no plain value")
 
 
 def digest(structure: object) -> str:
-    """Return 32 hexadecimal digits that stand for the structure."""
+    """Return the structure's digest as 32 hexadecimal digits."""
     return hashlib.blake2b(_packed(structure), digest_size=16).hexdigest()

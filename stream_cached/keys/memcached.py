@@ -16,13 +16,10 @@ _SHORTENED = re.compile(r".*#[0-9a-f]{32}")
 
 def for_memcached(key: str, overhead: int = 0) -> str:
     """
-    Shorten a key that memcached would refuse: 250 bytes, printable ASCII and no spaces.
+    Shorten a key that memcached would refuse: it takes 250 bytes of ASCII without spaces.
 
-    One that looks as if it had been shortened is shortened, too: it could be another's.
-
-    Args:
-        key: The key.
-        overhead: Bytes that the store puts before it (its namespace).
+    A key that already looks shortened is shortened again, because another key may have been
+    shortened to it. `overhead` is the length of the namespace in bytes.
     """
     fits = 0 < len(key) + overhead <= MEMCACHED_LIMIT and not _AWKWARD.search(key)
     if fits and not _SHORTENED.fullmatch(key):

@@ -1,4 +1,4 @@
-"""The names of everything that a store holds for one key."""
+"""The keys of all values that a store holds for one key."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 
 @functools.lru_cache(maxsize=1024)
 def readable(text: str) -> str:
-    """Return the end of a name, in characters that any store takes."""
+    """Return the end of a name in characters that every store accepts."""
     return _UNREADABLE.sub("_", text)[-_HEAD_LENGTH:]
 
 
 def segment_key(key: str, generation: bytes, index: int) -> str:
-    """Return the chunk key of a segment: two runs never share one."""
+    """Return the key of a segment; the generation makes it unique to one run."""
     return f"{key}:{generation.hex()}:{index}"
 
 
 def segment_group(key: str) -> str | None:
-    """Return what the chunk keys of one run have in common, or None for any other key."""
-    # It is asked at each access to the memory.
+    """Return the common prefix of a run's segment keys; None for another key."""
+    # Called at each access to the memory store, hence no regular expression for the whole key.
     group, _, index = key.rpartition(":")
     if not index.isdecimal():
         return None
@@ -41,57 +41,55 @@ def segment_group(key: str) -> str | None:
 
 
 def is_segment_key(key: str) -> bool:
-    """Whether it is the chunk key of a segment, in whatever namespace."""
+    """Whether the key is that of a segment, in any namespace."""
     return segment_group(key) is not None
 
 
 def variant_key(key: str, generation: bytes, variant: str) -> str:
-    """Return the key of one variant, as selected by the index of `generation`."""
+    """Return the record key of a variant in the variant index of `generation`."""
     return f"{key}:v:{generation.hex()}:{variant}"
 
 
 def version_key(endpoint: str) -> str:
-    """Return the key of an endpoint's version, which all of its entries depend on."""
+    """Return the key of the version on which all entries of an endpoint depend."""
     return f"{readable(endpoint)}:version:{digest(endpoint)}"
 
 
 def tag_key(prefix: str, tag: str) -> str:
-    """Return the key of a tag's version, which all that bears the tag depends on."""
+    """Return the key of the version on which all entries with this tag depend."""
     return f"{prefix}stream_cached:tag:{digest(tag)}"
 
 
 def is_internal(key: str) -> bool:
-    """Whether a key that somebody made could be one that another key needs."""
+    """Whether a user's key could collide with a key derived from another key."""
     return _INTERNAL.fullmatch(key) is not None
 
 
 def lease_key(key: str, versions: Mapping[str, bytes], variant: tuple[Sequence[str], str]) -> str:
     """
-    Return the key that says who runs an endpoint, for all processes.
+    Return the key of the lease on a run.
 
-    Args:
-        key: The key of the resource.
-        versions: Those that the run is made under: one that was invalidated holds up nobody.
-        variant: The names of the headers that select the response, and the digest of their values.
+    The versions are part of it, so that an invalidated run does not delay the next one. `variant`
+    holds the names of the headers that select the response, and the digest of their values.
     """
     return f"{key}:lease:{digest((sorted(versions.items()), variant))}"
 
 
 def progress_key(key: str, generation: bytes) -> str:
-    """Return the key that says what one run has come to."""
+    """Return the key of a run's progress record."""
     return f"{key}:{generation.hex()}:progress"
 
 
 def followed_key(key: str, generation: bytes) -> str:
-    """Return the key that says that one run is read in other processes, too."""
+    """Return the key whose existence says that another process follows the run."""
     return f"{key}:{generation.hex()}:followed"
 
 
 def revocation_key(key: str) -> str:
-    """Return the key that holds when one resource was last invalidated by its key."""
+    """Return the key of the version that `invalidate(key=...)` replaces."""
     return f"{key}:revoked"
 
 
 def holds_address(key: str) -> bool:
-    """Whether a key holds the address of an object, which the next process (or call) uses again."""
+    """Whether a key contains the address of an object, which Python reuses."""
     return _ADDRESS.search(key) is not None

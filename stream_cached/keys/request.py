@@ -1,4 +1,4 @@
-"""The key of a call that a request caused. No two different calls share a key."""
+"""The key of a call that was caused by a request. Two different calls never share a key."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ def query_pairs(query: bytes) -> list[tuple[bytes, bytes | None]]:
     """
     Split a query string into raw pairs, sorted by name; the values of one name keep their order.
 
-    Names are compared as they are after percent-decoding, so that a name written in two ways does
-    not hide the order of its values.
+    Names are compared after percent-decoding, so that two spellings of one name sort together.
     """
     pairs: list[tuple[bytes, bytes | None]] = []
     for part in query.split(b"&"):
@@ -42,18 +41,12 @@ def request_key(
     headers: Mapping[bytes, object],
 ) -> str:
     """
-    Build the key of a call that a request caused.
+    Return the key of a call that was caused by a request.
 
-    Args:
-        endpoint: Module and qualified name of the function.
-        method: GET also for a HEAD request.
-        scheme: As in the request's URL.
-        host: The values of the Host header; none where the host is no part of the key.
-        path: The raw path, the path, and the one that the application is mounted at.
-        query: The raw query string.
-        body: The digest of the request's body, where it is part of the key.
-        arguments: What the endpoint was called with, in canonical form, by name.
-        headers: The headers of `vary`, normalised, by name.
+    `method` is GET also for a HEAD request. `host` is empty if the host is not part of the key.
+    `path` holds the raw path, the path and the mount path. `body` is a digest, or None if the body
+    is not part of the key. `arguments` are in canonical form; `headers` are the normalised values
+    of `vary=`.
     """
     whole = digest(
         (
@@ -68,5 +61,5 @@ def request_key(
             sorted(headers.items()),
         )
     )
-    # The path may hold the values of arguments.
+    # Only the endpoint's name is readable: the path may contain secret values.
     return f"{readable(endpoint)}:{whole}"

@@ -1,27 +1,26 @@
-"""Which variant of a resource a request is for, as far as that is known."""
+"""Which variant of a resource a request selects, as far as the selecting headers are known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-#: Returns the digest of a request's values for some headers.
+#: Returns the digest of a request's values of the given headers.
 Select = Callable[[Sequence[str]], str]
 
-#: The names of the headers that are known to select a response, and the digest of a request's
-#: values for them.
+#: The names of the headers that select a response, and the digest of a request's values of them.
 Variant = tuple[tuple[str, ...], str]
 
-#: Where nothing is known to select it.
+#: The variant while no selecting header is known.
 ANY: Variant = ((), "")
 
 
 def variant_of(names: Sequence[str], select: Select | None) -> Variant:
-    """Return the variant that a request is for, where these headers select it."""
+    """Return the variant that a request selects by these headers."""
     known = tuple(sorted(names))
     return (known, select(known)) if known and select else ANY
 
 
 def is_for(variant: Variant, select: Select | None) -> bool:
-    """Whether a request may be one for a variant."""
+    """Whether a request may select this variant."""
     names, digest = variant
     return not names or (select is not None and select(names) == digest)

@@ -14,7 +14,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from stream_cached.endpoint.infrastructure import is_shared_plumbing
+from stream_cached.endpoint.infrastructure import is_shared_infrastructure
 from stream_cached.http.reasons import Finding, NotCached, listed
 from stream_cached.request.observed import (
     ABSENT,
@@ -224,14 +224,16 @@ class Guard:
             # The certificate of the client is there (the TLS extension of ASGI).
             if isinstance(value, dict) and "tls" in value:
                 self.note("scope.extensions")
-        elif not (name in _COMMON or is_shared_plumbing(type(value))):
+        elif not (name in _COMMON or is_shared_infrastructure(type(value))):
             self.note(f"scope.{name}")
         return value
 
     def attribute(self, name: str, value: Any) -> None:
         """Notice that something was read that was put on the request itself."""
         # By a dependency, or by a decorator above.
-        if self._attributes.get(name, ABSENT) is value and not is_shared_plumbing(type(value)):
+        if self._attributes.get(name, ABSENT) is value and not is_shared_infrastructure(
+            type(value)
+        ):
             self._read[f"request.{name}"] = None
         if self._outer is not None:
             self._outer.attribute(name, value)
@@ -239,7 +241,7 @@ class Guard:
     def state_item(self, name: str, value: Any) -> Any:
         """Notice that something was read of the request's state."""
         # A name that is not there is read, too: it could have been.
-        if self._state.get(name, ABSENT) is value and not is_shared_plumbing(type(value)):
+        if self._state.get(name, ABSENT) is value and not is_shared_infrastructure(type(value)):
             self._read[f"state.{name}"] = None
         if self._outer is not None:
             self._outer.state_item(name, value)

@@ -1,8 +1,8 @@
-"""The store over any aiocache `BaseCache`: by its direct, binary-safe calls.
+"""The store over any aiocache `BaseCache`, through its binary-safe backend methods.
 
-The public `get` and `set` decode what they read and run everything through the serializer, in
-which bytes die; the methods behind them take and give bytes. They are called under one time-out
-of our own, with the cache's `build_key` and namespace.
+The public `get` and `set` decode values and pass them through the serializer, which breaks bytes.
+The backend methods (`_get`, `_set`) take and return bytes. They are called with the cache's
+`build_key` and namespace, under one time-out of our own.
 """
 
 from __future__ import annotations
@@ -25,12 +25,9 @@ T = TypeVar("T")
 
 class AiocacheStore:
     """
-    The engine's view of an aiocache cache.
+    The store over an aiocache cache, for one event loop.
 
-    Args:
-        cache: The cache, used by the event loop that runs now.
-        timeout: Seconds that one operation may take, None for no bound.
-        operations: Those that are under way on the same server.
+    `timeout` bounds one operation in seconds; None sets no bound.
     """
 
     capacity: int | None = None
@@ -44,25 +41,25 @@ class AiocacheStore:
         self._reads = SharedReads(self._read)
 
     def native_key(self, key: str) -> Any:
-        """Return the key as the backend wants it, in the cache's namespace."""
+        """Return the backend's form of the key, with the cache's namespace."""
         try:
             return self.cache.build_key(key, namespace=self.cache.namespace)
         except UnicodeEncodeError:
             raise
-        # The user's `key_builder`.
+        # The user's `key_builder` may raise anything.
         except Exception as exc:
             raise StoreError(f"key: {type(exc).__name__}") from exc
 
     def native_ttl(self, ttl: float | None) -> Any:
-        """Return the ttl as the backend's `_set` wants it."""
+        """Return the ttl in the unit of the backend's `_set`."""
         return ttl
 
     def is_lost(self, exc: Exception) -> bool:
-        """Whether a failure says that the server can't be reached."""
+        """Whether the failure shows that the server can't be reached."""
         return isinstance(exc, OSError | EOFError)
 
     def is_no_outage(self, exc: Exception) -> bool:
-        """Whether a failure is about one key, value or client, and says nothing of the server."""
+        """Whether the failure concerns one key, value or client instead of the server."""
         return isinstance(exc, UnicodeError)
 
     async def call(
@@ -71,17 +68,7 @@ class AiocacheStore:
         begin: Callable[[], Awaitable[T]],
         passes: tuple[type[Exception], ...] = (),
     ) -> T:
-        """
-        Await a call of the backend, under the time-out of one operation.
-
-        Args:
-            name: What to call it in errors.
-            begin: Begins it.
-            passes: What it may raise that is an answer, and no failure.
-
-        Raises:
-            StoreError: It failed.
-        """
+        """Await a backend call within the time-out; exceptions in `passes` are answers."""
 
         async def translated() -> T:
             try:
@@ -90,14 +77,14 @@ class AiocacheStore:
                 raise
             except passes:
                 raise
-            # At the border to a store: whatever a backend raises means that it failed.
+            # The border to the store: any other exception of a backend is a failed operation.
             except Exception as exc:
                 raise self.failure(name, exc) from exc
 
         return await self.time_limit.run(name, translated, self.timeout)
 
     def failure(self, name: str, exc: Exception) -> StoreError:
-        """Take note of what the backend has raised; return what to raise instead."""
+        """Report a backend's exception to the circuit breaker; return the error to raise."""
         cause = f"{name}: {type(exc).__name__}"
         if self.is_no_outage(exc):
             return StoreError(cause)
@@ -124,7 +111,7 @@ class AiocacheStore:
 
     async def _set(self, native: Any, value: bytes, ttl: float | None) -> None:
         done = await self.cache._set(native, value, ttl=self.native_ttl(ttl))
-        # A user's backend may say nothing; aiocache does not look.
+        # A user's backend may return None; aiocache ignores the result, too.
         if done is not None and not done:
             raise StoreError("set: refused")
 
@@ -161,17 +148,17 @@ class AiocacheStore:
 
     async def ping(self) -> None:
         exists = partial(self.cache._exists, self.native_key("ping"))
-        # Not every cache of a user's own can say.
+        # A user's cache class may not implement `_exists`.
         with contextlib.suppress(NotImplementedError):
             await self.call("ping", exists, (NotImplementedError,))
 
     async def reconnect(self) -> None:
-        """Close the idle connections: those to a server that was restarted are dead."""
+        """Close the idle connections, because connections to a restarted server are dead."""
 
 
 @runtime_checkable
 class OwnStore(Protocol):
-    """A cache that comes with a store of its own."""
+    """A cache class that brings its own store."""
 
     def store(self, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore:
         """Return the store over this cache."""
@@ -179,5 +166,5 @@ class OwnStore(Protocol):
 
 
 def switched_off() -> bool:
-    """Whether aiocache's own switch (`AIOCACHE_DISABLE=1`) is set."""
+    """Whether aiocache is disabled by `AIOCACHE_DISABLE=1`."""
     return os.getenv("AIOCACHE_DISABLE") == "1"

@@ -1,4 +1,4 @@
-"""The store over aiocache's memcached backend, and what its client leaves to be done."""
+"""The store over aiocache's memcached backend, with fixes for its client aiomcache."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from stream_cached.errors import StoreError
 from stream_cached.keys.memcached import MEMCACHED_LIMIT, for_memcached
 from stream_cached.stores.aiocache import AiocacheStore
 
-#: memcached takes a larger number for a date (seconds since the epoch).
+#: memcached reads a larger number as an absolute time (seconds since the epoch).
 _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
 
-#: The last date that memcached takes.
+#: The latest absolute time that memcached accepts.
 _MEMCACHED_LAST = 2**31 - 1
 
-#: What is said of one command or value.
+#: Parts of error messages that concern one command or value instead of the server.
 _MISTAKES = ("too large", "CLIENT_ERROR", "duplicate keys")
 
 T = TypeVar("T")
 
 
 class MemcachedStore(AiocacheStore):
-    """Over aiocache's memcached backend: short keys, whole seconds, calls side by side."""
+    """The store over memcached: shortened keys, ttls in whole seconds, concurrent calls."""
 
     def __init__(
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
@@ -48,11 +48,11 @@ class MemcachedStore(AiocacheStore):
         except UnicodeEncodeError:
             return self.native_key(for_memcached(key))
         overhead = len(native) - len(key.encode())
-        # aiocache writes a space as an underscore; where that is all, its key stays as it is.
+        # aiocache replaces spaces by underscores; a key that needs no other change is kept.
         if for_memcached(key.replace(" ", "_"), overhead) == key.replace(" ", "_"):
             return native
         native = super().native_key(for_memcached(key, overhead))
-        # A long namespace leaves no room even for a shortened key.
+        # A long namespace can make even a shortened key too long.
         return native if len(native) <= MEMCACHED_LIMIT else for_memcached(native.decode()).encode()
 
     def native_ttl(self, ttl: float | None) -> int:
@@ -64,7 +64,7 @@ class MemcachedStore(AiocacheStore):
         return min(seconds, _MEMCACHED_LAST)
 
     def is_lost(self, exc: Exception) -> bool:
-        # Where the connection is closed, aiomcache has read an empty line.
+        # aiomcache reads an empty line from a closed connection, and quotes it in its error.
         return super().is_lost(exc) or str(exc).endswith(": b''")
 
     def is_no_outage(self, exc: Exception) -> bool:
@@ -79,24 +79,24 @@ class MemcachedStore(AiocacheStore):
         begin: Callable[[], Awaitable[T]],
         passes: tuple[type[Exception], ...] = (),
     ) -> T:
-        return await super().call(name, partial(self._in_step, begin), passes)
+        return await super().call(name, partial(self._drop_unread, begin), passes)
 
-    async def _in_step(self, begin: Callable[[], Awaitable[T]]) -> T:
-        """Drop the idle connections where a call is cancelled before its reply was read.
-
-        aiomcache puts such a connection back, and its next user would read that reply.
-        """
+    async def _drop_unread(self, begin: Callable[[], Awaitable[T]]) -> T:
+        """Await a call, and close the idle connections if it is cancelled."""
         try:
             return await begin()
         except asyncio.CancelledError:
+            # aiomcache returns the connection to the pool with the reply unread, and the next
+            # call on this connection would read that reply.
             await self.cache.client.close()
             raise
 
     async def _run_all(self, name: str, begins: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         async def run_all() -> list[T]:
-            running = map(self._in_step, begins)
+            running = map(self._drop_unread, begins)
             results = await asyncio.gather(*running, return_exceptions=True)
-            # Raised only now: what goes on behind a failure could undo what comes after it.
+            # A failure is raised only after all calls have ended: a call that continued in the
+            # background could undo a later write.
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
@@ -105,7 +105,7 @@ class MemcachedStore(AiocacheStore):
         return await self.call(name, run_all)
 
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
-        # aiomcache refuses a key that is there twice.
+        # aiomcache refuses duplicate keys.
         unique = tuple(dict.fromkeys(natives))
         found = dict(zip(unique, await super()._read(unique), strict=True))
         return [found[native] for native in natives]
@@ -143,33 +143,33 @@ class MemcachedStore(AiocacheStore):
 
 
 class _Pool:
-    """aiomcache's pool, entered by no more calls at once than it has connections.
+    """
+    aiomcache's pool, entered by no more concurrent calls than it has connections.
 
-    One that waits inside for a connection is never woken where all of them are closed instead of
-    given back.
+    A call that waits inside aiomcache's pool never wakes up if all connections are closed.
     """
 
     def __init__(self, pool: Any, size: int, wait: float | None) -> None:
         self._pool = pool
         self._wait = wait
-        self._turns = asyncio.Semaphore(size)
+        self._free = asyncio.Semaphore(size)
 
     async def acquire(self) -> Any:
         try:
             async with asyncio.timeout(self._wait):
-                await self._turns.acquire()
+                await self._free.acquire()
         except TimeoutError as exc:
-            # Somebody else's answers are waited for: that is no outage.
+            # All connections are in use: that is no outage.
             raise StoreError("no connection is free: raise pool_size") from exc
         try:
             return await self._pool.acquire()
         except BaseException:
-            self._turns.release()
+            self._free.release()
             raise
 
     def release(self, connection: Any) -> None:
         self._pool.release(connection)
-        self._turns.release()
+        self._free.release()
 
     async def clear(self) -> None:
         await self._pool.clear()

@@ -1,8 +1,7 @@
-"""The embedded store: an aiocache `BaseCache` in this process, bounded in bytes.
+"""The memory store: an aiocache `BaseCache` in this process, bounded in bytes.
 
-aiocache's own memory cache has no bound. This one throws out what was used longest ago, whole
-entries at a time: the chunk keys of one run go together, since a body without one of them is of
-no use.
+aiocache's own memory cache has no bound. This cache evicts the least recently used keys. The
+segments of one run are evicted together, because a body with a missing segment can't be served.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from stream_cached.stores.protocol import as_bytes
 
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
-#: What a key costs beside its own bytes and its value's: the slot in the dict and the objects.
+#: Bytes that a key costs beside its characters and its value: the dict slots and the objects.
 _OVERHEAD = 200
 
-#: Seconds between two searches for expired keys; only a full memory searches at all.
+#: Seconds between two searches for expired keys. Only a full memory is searched.
 _SWEEP_INTERVAL = 10.0
 
 
 @dataclass(slots=True)
 class Item:
-    """A value, when it expires, and what it counts against the bound."""
+    """A value, the time of its expiry, and its size in bytes."""
 
     value: Any
     deadline: float | None
@@ -43,13 +42,9 @@ class Item:
 
 class BoundedMemory:
     """
-    A dict with expiry, bounded in bytes; the least recently used group goes first.
+    A dict with expiry, bounded in bytes, which evicts the least recently used group of keys.
 
-    Event loops in several threads may share one.
-
-    Args:
-        max_bytes: The bound, keys and an allowance for the objects included.
-        clock: Monotonic seconds.
+    It is thread-safe. The bound includes keys and an allowance for the objects.
     """
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -68,17 +63,17 @@ class BoundedMemory:
             return None if item is None else item.value
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
-        """Set the key; return False where the value alone is over the bound."""
+        """Set the key; return False if the value alone exceeds the bound."""
         with self._lock:
             return self._put(key, value, self._deadline(ttl))
 
     def add(self, key: str, value: Any, ttl: float | None) -> bool:
-        """Set the key if it is missing; return whether it was."""
+        """Set the key if it is missing; return whether it was set."""
         with self._lock:
             return self._live(key) is None and self._put(key, value, self._deadline(ttl))
 
     def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
-        """Set the key if it holds what is expected; return whether it did."""
+        """Set the key if its value equals `expected`; return whether it was set."""
         with self._lock:
             item = self._live(key)
             if item is None or item.value != expected:
@@ -86,7 +81,7 @@ class BoundedMemory:
             return self._put(key, value, self._deadline(ttl))
 
     def increment(self, key: str, delta: int) -> int:
-        """Add to a number and keep its ttl; a missing one counts as 0."""
+        """Add to a number and keep its ttl; a missing key counts as 0."""
         with self._lock:
             item = self._live(key)
             value = delta + (0 if item is None else int(item.value))
@@ -102,7 +97,7 @@ class BoundedMemory:
             return item is not None
 
     def delete(self, key: str) -> bool:
-        """Delete the key; return whether it was there."""
+        """Delete the key; return whether it existed."""
         with self._lock:
             item = self._items.pop(key, None)
             if item is None:
@@ -161,7 +156,7 @@ class BoundedMemory:
         return True
 
     def _make_room(self, size: int, name: str) -> bool:
-        """Throw out what was used longest ago; return whether the named group is still whole."""
+        """Evict the least recently used groups; return False if the named group is evicted."""
         if self._clock() >= self._next_sweep:
             self._next_sweep = self._clock() + _SWEEP_INTERVAL
             self._sweep()
@@ -191,33 +186,32 @@ def _cost(key: str, value: object) -> int:
 def _size(value: object) -> int:
     if isinstance(value, bytes):
         return len(value)
-    size, seen, rest = 0, set(), [value]
-    while rest:
-        item = rest.pop()
+    size, seen, pending = 0, set(), [value]
+    while pending:
+        item = pending.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
         size += sys.getsizeof(item)
         if isinstance(item, dict):
-            rest.extend((*item.keys(), *item.values()))
+            pending.extend((*item.keys(), *item.values()))
         elif isinstance(item, list | tuple | set | frozenset):
-            rest.extend(item)
+            pending.extend(item)
         elif not isinstance(item, type | ModuleType):
-            rest.extend(getattr(item, "__dict__", {}).values())
+            pending.extend(getattr(item, "__dict__", {}).values())
     return size
 
 
 class MemoryCache(BaseCache):  # type: ignore[misc]
     """
-    An aiocache cache in this process, bounded in bytes: what `memory://` and the default are.
-
-    Values are kept as they are (`NullSerializer`) unless a serializer is given.
+    An aiocache cache in this process, bounded in bytes. It is the default and `memory://`.
 
     Args:
-        max_bytes: The bound in bytes; keys and an allowance for the objects count, too. The size
-            of a value that is not bytes is estimated, with what it contains.
+        serializer: The aiocache serializer; by default, values are stored unchanged.
+        max_bytes: The bound in bytes, which includes keys and an allowance for the objects. The
+            size of a value that is not bytes is estimated together with its content.
         clock: Monotonic seconds; for tests.
-        kwargs: Those of `aiocache.base.BaseCache`.
+        kwargs: The keyword arguments of `aiocache.base.BaseCache`.
     """
 
     NAME = "memory"
@@ -300,12 +294,12 @@ class MemoryCache(BaseCache):  # type: ignore[misc]
 
     @classmethod
     def parse_uri_path(cls, path: str) -> dict[str, Any]:
-        """Nothing stands in the path of a `memory://` URL."""
+        """Return no options: the path of a `memory://` URL is empty."""
         return {}
 
 
 class MemoryStore:
-    """The engine's view of a `MemoryCache`."""
+    """The store over a `MemoryCache`."""
 
     def __init__(self, cache: MemoryCache) -> None:
         self._memory = cache.memory
@@ -319,14 +313,14 @@ class MemoryStore:
     def _native(self, key: str) -> str:
         try:
             return self._build_key(key, namespace=self._namespace)
-        # The user's `key_builder`.
+        # The user's `key_builder` may raise anything.
         except Exception as exc:
             raise StoreError(f"key: {type(exc).__name__}") from exc
 
     def _fitting(self, key: str, value: bytes) -> str:
         native = self._native(key)
         if not self._memory.fits(native, value):
-            raise StoreError("set: larger than the whole store")
+            raise StoreError("set: the value is larger than max_bytes of the store")
         return native
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:

@@ -1,4 +1,4 @@
-"""The protocol that the engine speaks to, bytes only, and what it may rely on."""
+"""The store protocol: bytes only, with the guarantees that the library relies on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-#: Stands for a value that is not bytes.
+#: Returned for a stored value that is not bytes.
 FOREIGN = b"\x00"
 
 
@@ -14,42 +14,42 @@ class Store(Protocol):
     """
     A key-value store with expiry.
 
-    Guarantees, which `tests/stores/test_contract.py` holds every store to:
+    Guarantees, which `tests/stores/test_contract.py` checks for every store:
 
-    - A write is visible to every later read of this and any other client once its call returned.
-    - Values come back byte for byte. A value that is not bytes (a memory cache of aiocache holds
-      any object) is given as `FOREIGN`: there is something, and it is not ours.
-    - A missing and an expired key are the same: None.
-    - `ttl` is in seconds, also fractions and more than 30 days; None means that it never expires.
-      A store may round it up to whole seconds, never down. (memcached's clock ticks once a second,
-      and may be that much early.)
-    - Keys may have any length and any characters. Distinct keys may share a place in the store
-      (aiocache's memcached backend writes a space as `_`); records say which key they are for.
-    - Any failure, a time-out too, is a `StoreError`, and leaves each key either as it was or as it
-      should have become. A cancelled call may have taken effect.
+    - When a write has returned, every later read sees it, through this and any other client.
+    - Values are returned byte for byte. A value that is not bytes (an aiocache memory cache can
+      hold any object) is returned as `FOREIGN`: the key exists, and its value is not ours.
+    - A missing key and an expired key both read as None.
+    - `ttl` is in seconds; fractions and more than 30 days are allowed. None means no expiry.
+      A store may round a ttl up to whole seconds, never down. (memcached's clock ticks once a
+      second, so a key may expire up to one second early.)
+    - Keys may have any length and any characters. Two keys may collide in the store (aiocache's
+      memcached backend writes a space as `_`); each record contains the digest of its key.
+    - Every failure, including a time-out, is a `StoreError`. It leaves each key with its old or
+      its new value. A cancelled call may have taken effect.
     """
 
     @property
     def capacity(self) -> int | None:
-        """Bytes that the store can hold, None if unbounded or unknown."""
+        """The size of the store in bytes; None if it is unbounded or unknown."""
         ...
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the value of each key, in one round trip where the store can."""
+        """Return the value of each key, in one round trip if the store can."""
         ...
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
-        """Set each key, whatever it held; not atomic over several keys."""
+        """Set each key. The call is not atomic over several keys."""
         ...
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
-        """Set the key if it is missing; return whether it was."""
+        """Set the key if it is missing; return whether it was set. Atomic."""
         ...
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
-        """Set the key if it holds `expected`; return whether it did. Atomic."""
+        """Set the key if its value equals `expected`; return whether it was set. Atomic."""
         ...
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
@@ -57,61 +57,56 @@ class Store(Protocol):
         ...
 
     async def delete_many(self, keys: Sequence[str]) -> None:
-        """Delete each key; a missing one is no error."""
+        """Delete each key; a missing key is no error."""
         ...
 
     async def ping(self) -> None:
-        """Ask for a sign of life; raise `StoreError` without one."""
+        """Check that the server answers; raise `StoreError` otherwise."""
         ...
 
 
 @runtime_checkable
 class AddsAndGets(Protocol):
-    """A store that can do two things in one round trip."""
+    """A store that can add one key and read others in one round trip."""
 
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
     ) -> tuple[bool, list[bytes | None]]:
-        """Do what `add` does, then what `get_many` does."""
+        """Do the work of `add`, then of `get_many`."""
         ...
 
 
 class Wakeup(Protocol):
-    """What one waits with for a channel."""
+    """A subscription to one channel."""
 
     async def wait(self, seconds: float) -> None:
-        """Wait until something is new since the last time, but no longer than that."""
+        """Wait for a message since the last call, at most for `seconds`."""
         ...
 
     def close(self) -> None:
-        """Wait no more."""
+        """Unsubscribe."""
         ...
 
 
 @runtime_checkable
 class Wakes(Protocol):
-    """A store that can wake others, which would otherwise have to look again and again."""
+    """A store that can notify other processes, which otherwise have to poll."""
 
     async def set_and_wake(
         self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
     ) -> None:
-        """Do what `set_many` does, and wake those who wait for a channel."""
+        """Do the work of `set_many`, and wake the subscribers of the channel."""
         ...
 
     def wakeup(self, channel: str) -> Wakeup:
-        """Return something to wait with for a channel; it may be that nothing ever comes."""
+        """Return a subscription to the channel; messages may get lost."""
         ...
 
 
 async def set_and_wake(
     store: Store, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
 ) -> None:
-    """
-    Set keys, and wake those who wait for a channel, where the store can.
-
-    Raises:
-        StoreError: The store failed.
-    """
+    """Set keys, and wake the subscribers of the channel if the store can."""
     if isinstance(store, Wakes):
         await store.set_and_wake(items, ttl, channel)
     else:
@@ -119,7 +114,7 @@ async def set_and_wake(
 
 
 def wakeup(store: Store, channel: str) -> Wakeup:
-    """Return something to wait with for a channel; where the store can't wake anybody, a timer."""
+    """Return a subscription to the channel; a timer if the store has no channels."""
     return store.wakeup(channel) if isinstance(store, Wakes) else _Timer()
 
 
@@ -134,19 +129,14 @@ class _Timer:
 async def add_and_get_many(
     store: Store, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
 ) -> tuple[bool, list[bytes | None]]:
-    """
-    Set a key if it is missing, then read others; in one round trip where the store can.
-
-    Raises:
-        StoreError: The store failed.
-    """
+    """Set a key if it is missing, then read others; in one round trip if the store can."""
     if isinstance(store, AddsAndGets):
         return await store.add_and_get_many(key, value, ttl, keys)
     return await store.add(key, value, ttl), await store.get_many(keys)
 
 
 def as_bytes(value: object) -> bytes | None:
-    """Return what a store holds as the protocol gives it: `FOREIGN` for what is not bytes."""
+    """Return a stored value as the protocol requires: bytes, None or `FOREIGN`."""
     if value is None or isinstance(value, bytes):
         return value
     return FOREIGN

@@ -20,14 +20,15 @@ from stream_cached.connections.wakeups import RedisWakeup, Wakeups
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.protocol import as_bytes
 
-#: How errors begin that say nothing of the server: a key holds something else, a pool is small.
-_OWN_AFFAIRS = ("WRONGTYPE", "Too many connections", "No connection available")
+#: Prefixes of errors that concern one key (it holds another type) or this client (its pool is
+#: small) instead of the server.
+_LOCAL_ERRORS = ("WRONGTYPE", "Too many connections", "No connection available")
 
-_ERROR_WORD = re.compile(r"[A-Z]{3,}\b")
+_ERROR_CODE = re.compile(r"[A-Z]{3,}\b")
 
 
 class RedisStore(AiocacheStore):
-    """Over aiocache's Redis backend: many keys in one round trip, ttls in milliseconds."""
+    """The store over Redis: many keys in one round trip, ttls in milliseconds."""
 
     def __init__(
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
@@ -43,9 +44,9 @@ class RedisStore(AiocacheStore):
         if isinstance(exc, DataError | NoPermissionError) or super().is_no_outage(exc):
             return True
         text = str(exc)
-        # Of errors without a word of their own (ERR) the clients leave the word out.
-        is_mistake = type(exc) is ResponseError and not _ERROR_WORD.match(text)
-        return is_mistake or text.startswith(_OWN_AFFAIRS)
+        # The clients strip the general error code ERR; other codes stay in the text.
+        is_mistake = type(exc) is ResponseError and not _ERROR_CODE.match(text)
+        return is_mistake or text.startswith(_LOCAL_ERRORS)
 
     def native_key(self, key: str) -> Any:
         native = super().native_key(key)
@@ -64,7 +65,7 @@ class RedisStore(AiocacheStore):
     async def set_and_wake(
         self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
     ) -> None:
-        """Do what `set_many` does, and publish that in a channel."""
+        """Do the work of `set_many`, and publish a message in the channel."""
         if not items and not self._may_publish:
             return
         px = self.native_ttl(ttl)
@@ -76,14 +77,14 @@ class RedisStore(AiocacheStore):
         replies = await self.call("set", partial(pipeline.execute, raise_on_error=False))
         for reply in replies:
             if isinstance(reply, NoPermissionError):
-                # Those who wait look again by themselves.
+                # Subscribers also poll, so a forbidden PUBLISH delays them only.
                 self._may_publish = False
         for reply in replies[: len(items)]:
             if isinstance(reply, Exception):
                 raise self.failure("set", reply) from reply
 
     def wakeup(self, channel: str) -> RedisWakeup:
-        """Return something to wait with for a channel."""
+        """Return a subscription to the channel."""
         return self._wakeups.subscribe(self.native_key(channel))
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
@@ -94,7 +95,7 @@ class RedisStore(AiocacheStore):
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
     ) -> tuple[bool, list[bytes | None]]:
-        """Do what `add` does, then what `get_many` does, in one round trip."""
+        """Do the work of `add`, then of `get_many`, in one round trip."""
         pipeline = self.cache.client.pipeline(transaction=False)
         pipeline.set(self.native_key(key), value, px=self.native_ttl(ttl), nx=True)
         pipeline.mget([self.native_key(other) for other in keys])
@@ -114,7 +115,7 @@ class RedisStore(AiocacheStore):
         pipeline = self.cache.client.pipeline(transaction=False)
         for key in keys:
             if px is None:
-                # PERSIST answers 0 for a key that has no ttl, too.
+                # PERSIST returns 0 for a missing key and for a key without a ttl.
                 pipeline.persist(self.native_key(key))
                 pipeline.exists(self.native_key(key))
             else:
@@ -128,7 +129,7 @@ class RedisStore(AiocacheStore):
             await self.call("delete", partial(self.cache.client.delete, *natives))
 
     async def ping(self) -> None:
-        # A server that forbids PING is there.
+        # A server that forbids PING has answered.
         with contextlib.suppress(NoPermissionError):
             await self.call("ping", self.cache.client.ping, (NoPermissionError,))
 

@@ -1,31 +1,28 @@
-"""A store over another one, which changes the values on their way."""
+"""Stores over another store that transform the values."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stream_cached.stores.protocol import Store, Wakeup, add_and_get_many, set_and_wake, wakeup
 
+Transform = Callable[[bytes], bytes]
+
 
 class TransformedStore(ABC):
-    """
-    A store whose values stand in another form in the one below.
-
-    Args:
-        store: Where the values are.
-    """
+    """A store that keeps its values in another form in the store below."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     @abstractmethod
     def _to_store(self, key: str, value: bytes) -> bytes:
-        """Return what is written for a value."""
+        """Return the form in which the store below keeps a value."""
 
     @abstractmethod
     def _from_store(self, key: str, stored: bytes) -> bytes:
-        """Return what a value that is there comes out as."""
+        """Return the value for the form in the store below."""
 
     @property
     def capacity(self) -> int | None:
@@ -43,17 +40,17 @@ class TransformedStore(ABC):
     async def set_and_wake(
         self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
     ) -> None:
-        """Do what `set_many` does, and wake those who wait for a channel, where the store can."""
+        """Do the work of `set_many`, and wake the subscribers if the store below can."""
         await set_and_wake(self._store, self._all_to_store(items), ttl, channel)
 
     def wakeup(self, channel: str) -> Wakeup:
-        """Return something to wait with for a channel."""
+        """Return a subscription to the channel."""
         return wakeup(self._store, channel)
 
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
     ) -> tuple[bool, list[bytes | None]]:
-        """Do what `add` does, then what `get_many` does, in one round trip where the store can."""
+        """Do the work of `add`, then of `get_many`; in one round trip if the store below can."""
         written = self._to_store(key, value)
         done, values = await add_and_get_many(self._store, key, written, ttl, keys)
         return done, self._all_from_store(keys, values)
@@ -61,7 +58,8 @@ class TransformedStore(ABC):
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
-        # In which form it is there (by which secret, say), only what is there can tell.
+        # The expected value may be stored in several forms (signed with another secret, say), so
+        # the stored form has to be read first.
         (stored,) = await self._store.get_many([key])
         if stored is None or self._from_store(key, stored) != expected:
             return False
@@ -86,3 +84,23 @@ class TransformedStore(ABC):
             None if stored is None else self._from_store(key, stored)
             for key, stored in zip(keys, values, strict=True)
         ]
+
+
+class CompressedStore(TransformedStore):
+    """A store that compresses its values; a value that is not compressed is returned unchanged."""
+
+    def __init__(self, store: Store, compress: Transform, decompress: Transform) -> None:
+        super().__init__(store)
+        self._compress = compress
+        self._decompress = decompress
+
+    def _to_store(self, key: str, value: bytes) -> bytes:
+        return self._compress(value)
+
+    def _from_store(self, key: str, stored: bytes) -> bytes:
+        try:
+            return self._decompress(stored)
+        # A compressor may raise anything for bytes that it did not write. The decoder of the
+        # record reports such bytes as unsound.
+        except Exception:
+            return stored

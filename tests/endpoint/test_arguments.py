@@ -150,7 +150,7 @@ PLUMBING: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("make", PLUMBING.values(), ids=PLUMBING)
-def test_plumbing_is_no_part_of_a_key_and_neither_is_that_of_a_subclass(
+def test_infrastructure_is_no_part_of_a_key_and_neither_is_that_of_a_subclass(
     make: Callable[[], Any],
 ) -> None:
     endpoint = cached()(report)
@@ -164,7 +164,7 @@ def test_plumbing_is_no_part_of_a_key_and_neither_is_that_of_a_subclass(
         assert key_of(endpoint, value, other=1) in keys
 
 
-def test_plumbing_among_other_values_is_none() -> None:
+def test_infrastructure_among_other_values_is_none() -> None:
     endpoint = cached()(report)
     assert "item is of type" in refusal(endpoint, [logging.getLogger("a")])
 
@@ -426,7 +426,7 @@ def test_key_args_put_what_they_return_into_the_key() -> None:
     assert key_of(endpoint, User(1)) != key_of(endpoint, User("1"))  # type: ignore[arg-type]
 
 
-def test_key_args_are_asked_also_for_what_has_a_form_or_is_plumbing() -> None:
+def test_key_args_are_asked_also_for_what_has_a_form_or_is_infrastructure() -> None:
     endpoint = cached(key_args={"item": lambda value: str(value).lower()})(report)
     assert key_of(endpoint, "A") == key_of(endpoint, "a") != key_of(endpoint, "b")
     endpoint = cached(key_args={"item": lambda logger: logger.name})(report)
@@ -884,7 +884,7 @@ def test_the_key_of_a_call_without_a_request_is_aiocaches(
     assert asyncio.run(stored())
 
 
-def test_plumbing_is_left_out_of_the_key_of_a_helper_and_others_are_refused() -> None:
+def test_infrastructure_is_left_out_of_the_key_of_a_helper_and_others_are_refused() -> None:
     endpoint: Any = cached(request_key=False, key_ignore=("c",))(helper)
 
     def key(*args: Any, **kwargs: Any) -> str:

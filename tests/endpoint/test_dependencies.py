@@ -84,14 +84,14 @@ def states(
     return [answer.headers["cache-status"] for answer in answers]
 
 
-def assert_is_plumbing(caplog: pytest.LogCaptureFixture, dependency: Any) -> None:
+def assert_is_infrastructure(caplog: pytest.LogCaptureFixture, dependency: Any) -> None:
     assert states(Depends(dependency)) == [MISS, HIT], warnings(caplog)
 
 
 def taken_for(parameter: inspect.Parameter) -> str:
     """What the parameter's argument is made of that may be another one for each client."""
     origins = Origins({"session": parameter}, by_request=True)
-    return origins.looks_at_client("session", Session, {})
+    return origins.client_source("session", Session, {})
 
 
 def assert_is_of_a_client(caplog: pytest.LogCaptureFixture, dependency: Any, culprit: str) -> None:
@@ -314,11 +314,11 @@ def made(form: str, take: str) -> Any:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_session_of_the_application_is_plumbing_in_every_form_of_dependency(
+def test_a_session_of_the_application_is_infrastructure_in_every_form_of_dependency(
     caplog: pytest.LogCaptureFixture, form: str
 ) -> None:
     for take in HARMLESS.values():
-        assert_is_plumbing(caplog, made(form, take))
+        assert_is_infrastructure(caplog, made(form, take))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -332,7 +332,7 @@ def test_a_session_of_a_client_is_none_in_any_form_of_dependency(
 
 @pytest.mark.parametrize("take", HARMLESS.values(), ids=HARMLESS)
 def test_the_same_for_every_client_is_harmless(caplog: pytest.LogCaptureFixture, take: str) -> None:
-    assert_is_plumbing(caplog, made("function", take))
+    assert_is_infrastructure(caplog, made("function", take))
 
 
 @pytest.mark.parametrize(("take", "culprit"), PRIVATE.values(), ids=PRIVATE)
@@ -662,7 +662,7 @@ def test_a_session_that_is_made_for_a_header_or_a_cookie_is_named_with_it(
 def test_what_is_in_the_key_anyhow_may_be_taken(
     caplog: pytest.LogCaptureFixture, dependency: Any
 ) -> None:
-    assert_is_plumbing(caplog, dependency)
+    assert_is_infrastructure(caplog, dependency)
 
 
 def test_a_session_of_a_path_or_a_query_is_told_apart_by_them() -> None:
@@ -967,11 +967,11 @@ def of_opened(session: Opened) -> ScopedSession:
     "switch", [yields_nothing, returns_the_user, nests_a_switch, wrapped], ids=lambda f: f.__name__
 )
 def test_whatever_the_route_does_with_a_session_makes_it_a_clients_own(
-    breaker: Any, given: Any
+    switch: Any, given: Any
 ) -> None:
     app = FastAPI()
 
-    @app.get("/", dependencies=[Depends(breaker)])
+    @app.get("/", dependencies=[Depends(switch)])
     @cached()
     async def endpoint(session: ScopedSession = Depends(given)) -> Response:  # noqa: B008
         return PlainTextResponse(session.user)
@@ -989,12 +989,12 @@ def returns_early(session: Opened, x_user: XUser):  # type: ignore[no-untyped-de
 
 
 @pytest.mark.parametrize("switch", [yields_nothing, nests_a_switch, returns_early])
-def test_a_switch_beside_the_session_makes_it_a_clients_own(breaker: Any) -> None:
+def test_a_switch_beside_the_session_makes_it_a_clients_own(switch: Any) -> None:
     app = FastAPI()
 
     @app.get("/")
     @cached()
-    async def endpoint(session: Opened, _: Any = Depends(breaker)) -> Response:  # noqa: B008
+    async def endpoint(session: Opened, _: Any = Depends(switch)) -> Response:  # noqa: B008
         return PlainTextResponse(session.user)
 
     client = TestClient(app)
@@ -1002,7 +1002,7 @@ def test_a_switch_beside_the_session_makes_it_a_clients_own(breaker: Any) -> Non
         assert client.get("/", headers={"X-User": user}).text == user
 
 
-def test_what_an_argument_in_the_key_was_found_with_stays_plumbing() -> None:
+def test_what_an_argument_in_the_key_was_found_with_stays_infrastructure() -> None:
     """A user is looked up with the session that the endpoint has, too."""
     app = FastAPI()
 

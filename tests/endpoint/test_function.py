@@ -223,7 +223,7 @@ def test_endpoints_of_fastapi_are_cached_with_or_without_a_request(declared: boo
     assert statuses(api(report), "/?word=a", "/?word=b", "/?word=a") == [MISS, MISS, HIT]
 
 
-def test_plumbing_is_no_part_of_the_key() -> None:
+def test_infrastructure_is_no_part_of_the_key() -> None:
     @cached()
     async def report(
         response: fastapi.Response, tasks: fastapi.BackgroundTasks, connection: HTTPConnection

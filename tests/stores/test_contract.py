@@ -25,12 +25,12 @@ from stream_cached.cashews.stores import CashewsDisk, CashewsDiskStore, CashewsM
 from stream_cached.cashews.views import view_of
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.stores.aiocache import AiocacheStore
-from stream_cached.stores.compressed import CompressedStore
 from stream_cached.stores.memcached import MemcachedStore
 from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.stores.protocol import FOREIGN, Store, add_and_get_many
 from stream_cached.stores.redis import RedisStore
 from stream_cached.stores.signed import SignedStore
+from stream_cached.stores.transformed import CompressedStore
 from tests.support.gates import wait_until
 from tests.support.process import HOST, ROOT, ServerProcess
 from tests.support.proxy import DelayProxy

@@ -24,14 +24,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import uvloop
 
 from benchmarks.bodies import Body
-from stream_cached.engine.record import new_id
+from stream_cached.entries.found import Hit
+from stream_cached.entries.ids import new_id
+from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.recorder import Recorder
-from stream_cached.entries.resource import Hit, Lifetimes, Resource
+from stream_cached.entries.resource import Resource
+from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
+from stream_cached.http.reasons import NotCached
+from stream_cached.keys.variants import ANY
 from stream_cached.limits import Limits
+from stream_cached.request.disconnect import DisconnectShield
+from stream_cached.runs.answer import Answer, Recording
+from stream_cached.runs.run import Run
 from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.streams.sources import IteratorSource
-from stream_cached.streams.stream import Flight
 
 ROUNDS = 100
 
@@ -39,6 +46,8 @@ BODY = Body(100, 10_000)
 
 #: The defaults of the decorator.
 LIMITS = Limits()
+
+HEAD = Head(200, (), None, "utf-8", (), "")
 
 Chunks = Callable[[], AsyncIterator[bytes]]
 
@@ -69,12 +78,32 @@ def _resource() -> Resource:
         needs=("version",),
         lifetimes=Lifetimes(ttl=60, longest_run=LIMITS.max_duration),
         select=None,
-        new_id=new_id,
         max_variants=1,
     )
 
 
-async def _recorder(resource: Resource) -> Recorder:
+class Storage:
+    """What a run asks about its storage, where nothing forbids it; and the owner of a recorder."""
+
+    has_slow_readers = False
+
+    def objection(self) -> NotCached | None:
+        return None
+
+    def unstored(self, reason: NotCached, cause: Exception | None) -> None:
+        sys.exit(f"not recorded: {reason}")
+
+    async def stored(self) -> None:
+        pass
+
+    def recorder_moved(self) -> None:
+        pass
+
+    def visible(self) -> None:
+        pass
+
+
+async def _recording() -> Recording:
     entry = Entry(
         key=b"",
         versions={},
@@ -87,23 +116,18 @@ async def _recorder(resource: Resource) -> Recorder:
         length=0,
         generation=new_id(),
     )
-
-    async def stored() -> None:
-        pass
-
-    def failed(*why: object) -> None:
-        sys.exit(f"not recorded: {why}")
-
+    resource = _resource()
     await resource.look_up()
     await resource.begin()
+    return Recording(resource, entry, frozenset(), Storage())
+
+
+def _recorder(recording: Recording | None) -> Recorder | None:
+    if recording is None:
+        return None
+    varies_on = recording.varies_on
     return Recorder(
-        resource,
-        entry,
-        varies_on=frozenset(),
-        limits=LIMITS,
-        objection=lambda: None,
-        on_stored=stored,
-        on_failure=failed,
+        Storage(), recording.resource, recording.entry, varies_on=varies_on, limits=LIMITS
     )
 
 
@@ -127,27 +151,29 @@ async def _iterate(chunks: AsyncIterator[bytes]) -> int:
     return length
 
 
-async def bare(chunks: Chunks, recorder: Recorder | None) -> int:
+async def bare(chunks: Chunks, recording: Recording | None) -> int:
     """Only iterate."""
     return await _iterate(chunks())
 
 
-async def tee(chunks: Chunks, recorder: Recorder | None) -> int:
+async def tee(chunks: Chunks, recording: Recording | None) -> int:
     """Keep each chunk, or record it, and hand it on."""
-    return await _iterate(_tee(chunks(), [], recorder))
+    return await _iterate(_tee(chunks(), [], _recorder(recording)))
 
 
-async def flight(chunks: Chunks, recorder: Recorder | None) -> int:
-    """Read a flight as `LiveResponse` does."""
-    run = Flight(
-        IteratorSource(chunks(), "utf-8"), recorder, max_ahead=LIMITS.max_ahead, finish_timeout=30
-    )
-    reader = run.read()
+async def run(chunks: Chunks, recording: Recording | None) -> int:
+    """Read a run as `LiveResponse` does."""
+    one = Run(None, "key", ANY)
+    if recording is None:
+        one.refuse(ANY, alone=False)
+    answer = Answer(HEAD, LIMITS, DisconnectShield(), finish_timeout=30)
+    one.begin(IteratorSource(chunks(), "utf-8"), answer, recording)
+    reader = one.read()
     length = 0
     while taken := await reader.take():
         length += len(b"".join(taken))
     reader.close()
-    await run.over()
+    await one.over()
     return length
 
 
@@ -155,19 +181,19 @@ async def flight(chunks: Chunks, recorder: Recorder | None) -> int:
 WAYS = {
     "bare": (bare, False),
     "tee": (tee, False),
-    "flight": (flight, False),
+    "run": (run, False),
     "tee, recorded": (tee, True),
-    "flight, recorded": (flight, True),
+    "run, recorded": (run, True),
 }
 
 
 async def _microseconds(way: str, chunks: Chunks) -> float:
     """Return what a chunk took in one way; end everything if it did not all come."""
     iterate, records = WAYS[way]
-    resource = _resource()
-    recorder = await _recorder(resource) if records else None
+    recording = await _recording() if records else None
+    resource = _resource() if recording is None else recording.resource
     start = time.perf_counter()
-    length = await iterate(chunks, recorder)
+    length = await iterate(chunks, recording)
     took = time.perf_counter() - start
     found = await resource.look_up()
     if length != len(BODY.whole) or isinstance(found, Hit) is not records:

@@ -1,19 +1,26 @@
-"""What is said in the log: each reason once, each change of a store's state once."""
+"""What is said of calls and stores: one event for each answered call, and lines in the log.
+
+The log says each reason once, and each change of a store's state once.
+"""
 
 from __future__ import annotations
 
+import enum
 import logging
+import time
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stream_cached.errors import StoreUnavailableError
-from stream_cached.http.reasons import Finding, NotCached, explained
+from stream_cached.http.cache_status import cache_status
+from stream_cached.http.reasons import Finding, NotCached, explained, words
 
 logger = logging.getLogger("stream_cached")
 
-#: Reasons that are somebody's intention, or one response's own affair: not worth a warning.
+#: Reasons that are intended, or that concern one response only: not worth a warning.
 _QUIET = frozenset(
     {
-        # The store's own state is logged by `store_failed`.
+        # The state of a store has log lines of its own.
         NotCached.STORE,
         NotCached.STATUS,
         NotCached.SKIPPED,
@@ -23,27 +30,91 @@ _QUIET = frozenset(
     }
 )
 
-#: What is said of one endpoint at the most: clients may choose what there is to say.
-_MOST = 100
+#: How many lines one endpoint may cause: clients choose some of what there is to say.
+_MAX_LINES = 100
+
+
+class Outcome(enum.StrEnum):
+    """How a call was answered."""
+
+    HIT = "hit"
+    STALE = "stale"
+    JOINED = "joined"
+    MISS = "miss"
+    BYPASS = "bypass"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How one call was answered: the source of its Cache-Status and of its log line."""
+
+    outcome: Outcome
+    fwd: str = ""
+    """Why the cache did not answer (RFC 9211, section 2.2)."""
+    fwd_status: int | None = None
+    """The status of the response that a stale entry replaces."""
+    ttl: int | None = None
+    """Seconds of freshness that are left; negative for a stale entry."""
+    stored: bool = False
+    reasons: tuple[NotCached, ...] = ()
+    """Why the answer is not stored."""
+    detail: str = ""
+    key: str = ""
+    """The key of the call."""
+    size: int | None = None
+    """Bytes of the body that were sent; None for a plain value."""
+    seconds: float = 0.0
+    """From the call to the last byte."""
+
+    @property
+    def header(self) -> tuple[bytes, bytes]:
+        """The Cache-Status header field."""
+        status = cache_status(
+            hit=self.outcome is Outcome.HIT or (self.outcome is Outcome.STALE and not self.fwd),
+            ttl=self.ttl,
+            fwd=self.fwd,
+            fwd_status=self.fwd_status,
+            stored=self.stored,
+            collapsed=self.outcome is Outcome.JOINED,
+            detail=self.detail,
+        )
+        return b"cache-status", status.encode("latin-1")
+
+
+def bypassed(findings: tuple[Finding, ...] | list[Finding]) -> Answered:
+    """Return the event of an answer that is not stored."""
+    reasons = tuple(dict.fromkeys(finding.reason for finding in findings))
+    if reasons and reasons[0] is NotCached.METHOD:
+        return Answered(Outcome.BYPASS, fwd="method", reasons=reasons)
+    return Answered(Outcome.BYPASS, fwd="bypass", reasons=reasons, detail=words(findings))
 
 
 class Reporter:
-    """
-    The notices of one endpoint.
-
-    Args:
-        endpoint: Module and qualified name, and where it is written.
-    """
+    """The log of one endpoint. `endpoint` is its module, its qualified name and its place."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._said: set[tuple[object, str]] = set()
         self._failing: dict[str, str] = {}
 
+    def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
+        """Log how a call was answered, at DEBUG, once its last byte is sent."""
+        if logger.isEnabledFor(logging.DEBUG):
+            event = replace(event, size=size, seconds=seconds)
+            logger.debug(
+                "%s: answered: %s%s, key %s, %s bytes, %.1f ms",
+                self._endpoint,
+                event.outcome,
+                f" ({event.detail})" if event.detail else "",
+                event.key,
+                "-" if event.size is None else event.size,
+                event.seconds * 1000,
+            )
+
     def not_cached(self, *findings: Finding) -> None:
-        """Warn once that, and why, a response is not cached, and say what to write instead."""
+        """Warn once that and why a response is not cached, and how to fix that."""
         new = [f for f in findings if (f.reason, f.subject) not in self._said]
-        if not new or len(self._said) > _MOST:
+        if not new or len(self._said) > _MAX_LINES:
             return
         self._said.update((finding.reason, finding.subject) for finding in new)
         intended = all(finding.reason in _QUIET for finding in new)
@@ -59,13 +130,13 @@ class Reporter:
         self._once((message, ""), logging.WARNING, "%s: %s", self._endpoint, message)
 
     def inform(self, message: str) -> None:
-        """Say once what may be as it should be."""
+        """Log once what may be intended."""
         self._once((message, ""), logging.INFO, "%s: %s", self._endpoint, message)
 
-    def failed_to_renew(self, cause: Exception | int | None) -> None:
-        """Warn that what is stale is served, since the endpoint has failed."""
+    def refresh_failed(self, cause: Exception | int | None) -> None:
+        """Warn that a stale response is served because the endpoint has failed."""
         logger.warning(
-            "%s: it could not answer anew (%r): what is stale is served for now",
+            "%s: a refresh failed (%r): the stale response is served for now",
             self._endpoint,
             cause,
             exc_info=cause if isinstance(cause, Exception) else None,
@@ -74,7 +145,7 @@ class Reporter:
     def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
         if isinstance(cause, StoreUnavailableError):
-            # That is said once for all endpoints, by whoever pings it.
+            # The circuit breaker logs this once for all endpoints.
             return
         if self._failing.get(doing) != str(cause):
             self._failing[doing] = str(cause)
@@ -85,11 +156,27 @@ class Reporter:
             )
 
     def store_works(self, doing: Literal["reading", "writing"]) -> None:
-        """Say that a store which failed works again."""
+        """Log that a store which failed works again."""
         if self._failing.pop(doing, None) is not None and not self._failing:
             logger.info("%s: the cache works again", self._endpoint)
 
     def _once(self, what: tuple[object, str], level: int, message: str, *args: object) -> None:
-        if what not in self._said and len(self._said) <= _MOST:
+        if what not in self._said and len(self._said) <= _MAX_LINES:
             self._said.add(what)
             logger.log(level, message, *args)
+
+
+class Sending:
+    """An answer that is being sent."""
+
+    __slots__ = ("_event", "_reporter", "_started")
+
+    def __init__(self, reporter: Reporter, event: Answered, started: float) -> None:
+        self._reporter = reporter
+        self._event = event
+        self._started = started
+
+    def sent(self, size: int | None) -> None:
+        """Report the answer, now that so many bytes of a body are sent; None for a plain value."""
+        seconds = time.monotonic() - self._started
+        self._reporter.answered(self._event, size=size, seconds=seconds)

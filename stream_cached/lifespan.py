@@ -10,7 +10,7 @@ from typing import Any
 from stream_cached import tasks
 from stream_cached.checks import require_seconds
 from stream_cached.connections.clients import Clients
-from stream_cached.streams.stream import flights_here
+from stream_cached.runs.run import runs_here
 
 #: Seconds that what was given up has to leave nothing behind: a store may hang.
 _CLEAN_UP = 2.0
@@ -46,8 +46,8 @@ async def aclose(timeout: float = 10.0) -> None:
         ConfigurationError: The timeout is no number of seconds above 0.
     """
     await _all_done(require_seconds("timeout", timeout))
-    for flight in flights_here():
-        flight.abort("the application ends")
+    for run in runs_here():
+        run.abort("the application ends")
     await _all_done(_CLEAN_UP)
     for task in tasks.running_here():
         task.cancel()

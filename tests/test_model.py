@@ -36,11 +36,10 @@ from starlette.types import Message, Receive, Scope, Send
 from stream_cached import limits, stream_cached, tasks
 from stream_cached.backends import breaker
 from stream_cached.connections import time_limit
-from stream_cached.engine import record
-from stream_cached.entries import recorder
-from stream_cached.runs import lease, registry
+from stream_cached.entries import chunks, ids, recorder
+from stream_cached.runs import channel, lease, registry
 from stream_cached.stores.memory import MemoryCache
-from stream_cached.streams import stream
+from stream_cached.streams import backlog, reader, stream
 from tests.support.asgi import Exchange
 from tests.support.step_loop import StepLoop, in_order_of_making, process
 
@@ -415,7 +414,7 @@ class World:
         self.runs: list[Run] = []
         self.clients: list[Client] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.registries: list[registry.Flights] = []
+        self.registries: list[registry.RunRegistry] = []
         self.oldest = [0, 0]
         self.oldest_apart = [0, 0]
         self.alone_until = 0.0
@@ -428,37 +427,37 @@ class World:
         self.endpoints: list[Any] = [cached(self.endpoint) for cached in self.cached]
 
     def _patch(self) -> None:
-        world, ids = self, itertools.count(1)
+        world, numbers = self, itertools.count(1)
 
-        class Flights(registry.Flights):
+        class RunRegistry(registry.RunRegistry):
             def __init__(self) -> None:
                 super().__init__()
                 world.registries.append(self)
 
-        class Flight(stream.Flight):
+        class Backlog(backlog.Backlog):
             _largest = 0
 
-            def feed(self, chunk: bytes) -> bool:
-                result = super().feed(chunk)
-                self._largest = max(self._largest, len(chunk))
-                bound = 2 * (self._max_ahead + self._largest + stream._LINK_SIZE)
-                if self._made - self._dropped > bound:
-                    world.faults.append(f"memory holds {self._made - self._dropped} of {bound}")
+            def drop(self, fastest: int | None) -> tuple[int, list[bytes]]:
+                result = super().drop(fastest)
+                self._largest = max([self._largest, len(self.last.chunk), *map(len, result[1])])
+                bound = 2 * (self._max_ahead + self._largest + backlog.LINK_SIZE)
+                if self.made - self.dropped > bound:
+                    world.faults.append(f"memory holds {self.made - self.dropped} of {bound}")
                 return result
 
-        numbered_ids = SimpleNamespace(token_bytes=lambda size: next(ids).to_bytes(size, "big"))
+        numbered_ids = SimpleNamespace(token_bytes=lambda size: next(numbers).to_bytes(size, "big"))
         for target, name, new in [
             (time, "monotonic", self.loop.time),
-            (record, "secrets", numbered_ids),
-            (record, "Flight", Flight),
-            (registry, "Flights", Flights),
-            (stream, "_Seat", in_order_of_making(stream._Seat)),
+            (ids, "secrets", numbered_ids),
+            (stream, "Backlog", Backlog),
+            (registry, "RunRegistry", RunRegistry),
+            (stream, "Seat", in_order_of_making(reader.Seat)),
             (time_limit, "_Pending", in_order_of_making(time_limit._Pending)),
             (lease, "_abandoned", ByProcess()),
             (tasks, "_running", set()),
             (breaker, "_breakers", WeakValueDictionary()),
-            (recorder, "VALUE_SIZE", VALUE_SIZE),
-            (recorder, "_TOLD", VALUE_SIZE // 2),
+            (chunks, "VALUE_SIZE", VALUE_SIZE),
+            (recorder, "_MAX_TOLD", VALUE_SIZE // 2),
             (limits, "VALUE_SIZE", VALUE_SIZE),
         ]:
             self._patches.enter_context(mock.patch.object(target, name, new))
@@ -542,7 +541,7 @@ class World:
             self.faults.append(f"run {run.number} goes on beside run {other.number}")
 
     def _is_available(self, where: int) -> bool:
-        binding = self.cached[where]._binding
+        binding = self.cached[where].hooks._binding
         return binding is None or bool(binding.breaker.is_available) or binding.breaker.outages == 0
 
     def _answer(self, run: Run, way: str) -> Any:
@@ -784,7 +783,7 @@ class World:
         self.server.adrift.clear()
         self._come_to_an_end()
         # Followers are told for a while how a run has ended; a lease would live longer.
-        self.loop.pass_time(lease.LAST_WORD_TTL)
+        self.loop.pass_time(channel.LAST_WORD_TTL)
         if not self.server.has_failed and self.loop.time() > self.alone_until:
             self._check_left(self._left_in_store(":lease:", ":progress"))
         self.loop.pass_time(200)
@@ -795,7 +794,7 @@ class World:
         self._check_left(self.loop.timers)
         self._check_left(asyncio.all_tasks(self.loop))
         self._check_left(tasks._running)
-        self._check_left([turns for each in self.registries for turns in each._turns.values()])
+        self._check_left([runs for each in self.registries for runs in each._runs.values()])
         self._check_usable()
         self.loop.pass_time(2000)
         self._check_left(self.server.live())

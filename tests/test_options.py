@@ -33,8 +33,8 @@ async def report(user: str = "") -> str:
 
 
 def options_of(decorator: Any) -> Options:
-    assert isinstance(decorator._options, Options)
-    return decorator._options
+    assert isinstance(decorator.options, Options)
+    return decorator.options
 
 
 #: Each makes a decorator of keyword arguments.

@@ -20,7 +20,6 @@ from stream_cached.connections.deadline import Deadline
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreUnavailableError
 from stream_cached.limits import RETRY_INTERVAL
-from stream_cached.runs.registry import Flights, LoopFlights
 from stream_cached.stores.aiocache import AiocacheStore, OwnStore
 from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.stores.protocol import Store
@@ -28,6 +27,10 @@ from stream_cached.stores.signed import SignedStore
 
 #: What aiocache gives a cache for which nobody chose a time-out.
 _AIOCACHE_TIMEOUT = 5.0
+
+
+class RunScope:
+    """An identity: backends with the same scope share the runs of their endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Backend:
         signs: Whether what is in it is signed.
         is_fallback: Whether it stands in for another one.
         is_shared: Whether other processes may use it, too.
-        runs: Those whose answers go there.
+        scope: What tells whose runs may be joined.
     """
 
     cache: Any
@@ -51,12 +54,7 @@ class Backend:
     signs: bool = False
     is_fallback: bool = False
     is_shared: bool = False
-    runs: LoopFlights = field(default_factory=LoopFlights)
-
-    @property
-    def flights(self) -> Flights:
-        """The runs in this loop whose answers go there."""
-        return self.runs.here
+    scope: RunScope = field(default_factory=RunScope)
 
     @property
     def timeout(self) -> float | None:
@@ -110,7 +108,7 @@ class Binding:
         self._fallback: MemoryCache | None = None
         self._stand_in: tuple[int, Backend] | None = None
         self._bound_now: _Bound | None = None
-        self._runs = LoopFlights()
+        self._scope = RunScope()
         self.breaker: CircuitBreaker | None = None
         if not isinstance(cache, MemoryCache | aiocache.SimpleMemoryCache.__mro__[1]):
             self.breaker = CircuitBreaker.of(*address_of(cache), retry_interval)
@@ -207,7 +205,7 @@ class Binding:
         self._fallback = self._find_fallback()
         cache = self._clients.in_loop(self.cache, loop, pid)
         if isinstance(cache, MemoryCache):
-            backend = Backend(cache, MemoryStore(cache), runs=self._runs)
+            backend = Backend(cache, MemoryStore(cache), scope=self._scope)
             return _Bound(loop, pid, backend, backend)
         probe = self._backend_over(cache, TimeLimit())
         if self.breaker is None or probe.server is None:
@@ -220,9 +218,9 @@ class Binding:
         public = public_view(server)
         is_shared = self.breaker is not None
         if not self._secrets or not is_shared:
-            return Backend(public, server, server, is_shared=is_shared, runs=self._runs)
+            return Backend(public, server, server, is_shared=is_shared, scope=self._scope)
         signed = SignedStore(server, self._secrets, cache.namespace or "")
-        return Backend(public, signed, server, signs=True, is_shared=True, runs=self._runs)
+        return Backend(public, signed, server, signs=True, is_shared=True, scope=self._scope)
 
     def _seconds(self, cache: Any) -> float | None:
         if self._timeout is not SENTINEL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -12,13 +13,19 @@ from cashews.compresors import Compressor
 from starlette.responses import Response
 
 from stream_cached.backends.binding import Backend, Binding
+from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.cashews.views import raw_view_of, secrets_of
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.record import Engine, new_id
-from stream_cached.entries.resource import Hit, Lifetimes, Resource
+from stream_cached.engine.header_rules import HeaderRules
+from stream_cached.engine.lookup import find_entry
+from stream_cached.engine.outcome import Call, Fresh
+from stream_cached.engine.service import Hooks, Service
+from stream_cached.entries.found import Found, Hit
+from stream_cached.entries.ids import new_id
+from stream_cached.entries.lifetimes import Lifetimes
+from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
 from stream_cached.events import Reporter
-from stream_cached.keys.names import segment_key
 from stream_cached.options import Options
 from stream_cached.stores.transformed import CompressedStore
 
@@ -31,10 +38,15 @@ _ATTEMPTS = 5
 
 
 @lru_cache(maxsize=1000)
-def engine_of(name: str) -> Engine:
-    """Return the engine of an endpoint, which says what it does not store by this name."""
-    return Engine(
-        version="", headers=(frozenset(), frozenset()), options=OPTIONS, reporter=reporter_of(name)
+def service_of(name: str) -> Service:
+    """Return what the engine knows of a function, which the log calls by this name."""
+    return Service(
+        version="",
+        options=OPTIONS,
+        headers=HeaderRules(OPTIONS, frozenset(), frozenset()),
+        reporter=reporter_of(name),
+        hooks=Hooks(),
+        invalidated_before=InvalidatedBefore(time.monotonic),
     )
 
 
@@ -165,7 +177,6 @@ class EntryRef:
             needs=(),
             lifetimes=Lifetimes(self.expire, OPTIONS.longest_run),
             select=None,
-            new_id=new_id,
             max_variants=1,
         )
 
@@ -176,14 +187,14 @@ class EntryRef:
         except StoreError:
             return False
 
-    async def response(self, engine: Engine) -> Response | None:
-        """Return a response of its own for one who asks; None where there is no whole entry."""
+    async def response(self, call: Call) -> Response | None:
+        """Return a response for a call of its own; None if there is no whole entry."""
         try:
             backend = await self.shelf.present()
-            found = await engine.look_up(self.resource(backend), None, is_fallback=False)
+            found = await find_entry(call, self.resource(backend))
         except StoreError:
             return None
-        return found if isinstance(found, Response) else None
+        return found.response if isinstance(found, Fresh) else None
 
     async def keep_pointer(self) -> bool:
         """
@@ -213,14 +224,7 @@ class EntryRef:
         found = await self._look_up()
         if isinstance(found, Hit):
             backend = await self.shelf.present()
-            resource = self.resource(backend)
-            # Not at once: somebody may be reading it.
-            segments = [
-                segment_key(resource.key, found.entry.generation, index)
-                for index in range(len(found.entry.segments))
-            ]
-            keys = [resource.key, *segments]
-            await backend.store.touch_many(keys, resource.lifetimes.longest_run)
+            await self.resource(backend).expire(found.entry)
 
-    async def _look_up(self) -> object:
+    async def _look_up(self) -> Found:
         return await self.resource(await self.shelf.present()).look_up()

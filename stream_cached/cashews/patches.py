@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stream_cached.cashews import recording
-from stream_cached.cashews.entries import OPTIONS, CashewsEntries, EntryRef, engine_of, reporter_of
+from stream_cached.cashews.entries import OPTIONS, CashewsEntries, EntryRef, reporter_of, service_of
 from stream_cached.cashews.recording import (
     Found,
     Once,
@@ -37,7 +37,7 @@ from stream_cached.cashews.recording import (
     share,
     type_of,
 )
-from stream_cached.engine.record import new_id
+from stream_cached.entries.ids import new_id
 from stream_cached.errors import ConfigurationError, StoreError
 from stream_cached.format.codec import UnsoundError, decode_record, encode_record
 from stream_cached.format.envelope import is_ours, key_digest
@@ -46,7 +46,7 @@ from stream_cached.http.cache_status import cache_status
 from stream_cached.http.headers import content_length, vary_names
 from stream_cached.http.policy import why_not_stored
 from stream_cached.http.reasons import Finding, NotCached
-from stream_cached.responses.live import stored_response
+from stream_cached.responses.stored import stored_response
 
 #: Stands before what is written here. No pickle begins like this, nor does JSON: cashews unpickles
 #: what it reads before it looks for a decoder.
@@ -116,7 +116,7 @@ def uninstall() -> None:
     while _undo:
         _undo.pop()()
     # What was said once may be said again.
-    engine_of.cache_clear()
+    service_of.cache_clear()
     reporter_of.cache_clear()
 
 
@@ -339,7 +339,7 @@ def _record(response: Response, place: EntryRef, previous: list[EntryRef]) -> No
         or not isinstance(sending, Recording)
         or not sending.is_of(response)
     ):
-        sending = Recording(response, engine_of(_function_of(place.key)))
+        sending = Recording(response, service_of(_function_of(place.key)))
     sending.add(place, retire)
 
 
@@ -372,7 +372,7 @@ async def _decode(value: bytes, backend: Backend, key: str) -> Response:
     if hasattr(backend, "_local_cache") or _is_sweeping():
         raise DecodeError
     shelf = CashewsEntries.of(backend)
-    find = partial(recording.find, _places(value, shelf, key), engine_of(_function_of(key)))
+    find = partial(recording.find, _places(value, shelf, key), service_of(_function_of(key)))
     response = await find()
     if response is None:
         raise DecodeError

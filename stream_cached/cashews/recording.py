@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,12 +19,20 @@ from starlette.types import Receive, Scope, Send
 
 from stream_cached.cashews.entries import OPTIONS, EntryRef
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.record import Engine, Run
+from stream_cached.engine.outcome import Absent, Call, RequestView, View
+from stream_cached.engine.record import join, record
+from stream_cached.engine.service import Hooks, Service
+from stream_cached.engine.values import Use
 from stream_cached.errors import BrokenStreamError, StoreError
 from stream_cached.http.reasons import BypassError
-from stream_cached.request.incoming import DisconnectShield, Incoming
-from stream_cached.responses.live import LiveResponse, RawHeaders
-from stream_cached.runs.registry import Turn
+from stream_cached.keys.variants import ANY
+from stream_cached.request.disconnect import DisconnectShield
+from stream_cached.request.execution import Executed
+from stream_cached.request.incoming import Incoming
+from stream_cached.responses.live import LiveResponse
+from stream_cached.responses.messages import RawHeaders
+from stream_cached.runs.registry import registry_of
+from stream_cached.runs.run import Run
 from stream_cached.streams.sources import sends_by_itself
 from stream_cached.tasks import spawn
 
@@ -256,17 +265,18 @@ class Recording:
 
     Args:
         response: The stream.
-        engine: That of its endpoint.
+        service: The function that returned it.
     """
 
-    def __init__(self, response: Response, engine: Engine) -> None:
+    def __init__(self, response: Response, service: Service) -> None:
         self._type = type_of(response)
-        self._engine = engine
+        self._service = service
         self._head = Head(response)
         self._loop = asyncio.get_running_loop()
         self._made = time.monotonic()
         self._places: list[tuple[EntryRef, Callable[[], Awaitable[None]]]] = []
-        self._turn: Turn | None = None
+        self._run: Run | None = None
+        self._answered: tuple[Call, View] | None = None
         self._is_sent = False
         # Nothing but those who were given it keeps a recording that is never sent.
         self._original = self._plain(response)
@@ -291,10 +301,9 @@ class Recording:
         if self._is_sent:
             return
         self._places.append((place, on_stored))
-        if self._turn is None:
-            # One for all places: it is what those who join wait for.
-            key = place.resource(place.shelf.backend).key
-            self._turn = Turn(place.shelf.backend.flights, key, ((), ""))
+        if self._run is None:
+            # One run for all places: those who join wait for it.
+            self._run = Run(None, place.resource(place.shelf.backend).key, ANY)
 
     async def send(self, response: Shared, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it to one of those who were given it."""
@@ -323,8 +332,8 @@ class Recording:
             raise _gone()
         # What it yields is not what would be stored.
         self._is_sent = True
-        if self._turn is not None:
-            self._turn.end()
+        if self._run is not None:
+            self._run.withdraw()
         return self._original
 
     async def run_unsent(self) -> None:
@@ -369,11 +378,11 @@ class Recording:
 
     async def _first(self, scope: Scope) -> Response:
         self._is_sent = True
-        assert self._turn is not None
+        assert self._run is not None
         try:
             return await self._record(self._original, scope)
         except BaseException:
-            self._turn.end()
+            self._run.fail(alone=False)
             raise
 
     async def _record(self, response: Response, scope: Scope) -> Response:
@@ -382,27 +391,34 @@ class Recording:
         # A HEAD request is one for the same body.
         incoming = Incoming(Request({**scope, "method": "GET"}), {})
         for place, on_stored in self._places:
-            backend = place.shelf.backend
-            resource = place.resource(backend)
-            await resource.begin()
-            run = Run(
-                resource=resource,
-                backend=backend,
-                deadline=Deadline(None),
-                incoming=incoming,
-                keyed=False,
-                fwd="uri-miss",
-                wait=False,
-                shield=shield,
-                guard=None,
-                on_stored=on_stored,
-                turn=self._turn if place is self._places[-1][0] else None,
+            view = await self._view(place)
+            service = dataclasses.replace(self._service, hooks=_PlaceHooks(on_stored))
+            call = Call(
+                service,
+                _Returned(response, incoming, shield),
+                key=view.resource.key,
+                request=RequestView.of(incoming),
+                waits=False,
             )
+            is_last = place is self._places[-1][0]
+            if is_last:
+                self._answered = call, view
             with shielded(shield):
-                response = await self._engine.record(response, run)
+                response = await record(call, view, self._run if is_last else None)
             if isinstance(response, LiveResponse) and place.expire is not None:
                 spawn(_keep_pointer(place, place.expire, response))
         return response
+
+    async def _view(self, place: EntryRef) -> View:
+        backend = place.shelf.backend
+        resource = place.resource(backend)
+        await resource.begin()
+        service = self._service
+        use = Use(
+            backend, Deadline(None), backend.cache, service.invalidated_before, service.reporter
+        )
+        registry = registry_of(backend.scope)
+        return View(use, registry, resource, Absent(), True, False, registry.ended)
 
     def _plain(self, changed: Response) -> Response:
         """Return the stream as it is now, but for one who sends it alone."""
@@ -411,21 +427,74 @@ class Recording:
         return plain
 
     async def _joined(self, seconds: float) -> Response | None:
-        turn, since = self._turn, time.monotonic()
-        if turn is None or not await turn.answered(seconds):
+        run, since = self._run, time.monotonic()
+        if run is None or not await run.answered(seconds):
             return None
-        if turn.join is not None:
-            try:
-                response = await turn.join(max(seconds, OPTIONS.limits.wait_timeout), since)
-            except BypassError:
-                return None
-            if response is not None:
-                return response
+        try:
+            joined = await run.join(max(seconds, OPTIONS.limits.wait_timeout), since)
+        except BypassError:
+            return None
+        if joined is not None and self._answered is not None:
+            return cast(Response, join(*self._answered, joined))
+        call = call_of(self._service)
         for place, _ in reversed(self._places):
-            response = await place.response(self._engine)
+            response = await place.response(call)
             if response is not None:
                 return response
         return None
+
+
+class _PlaceHooks(Hooks):
+    """What follows once an entry is visible in a place."""
+
+    def __init__(self, on_stored: Callable[[], Awaitable[None]]) -> None:
+        self._on_stored = on_stored
+
+    async def stored(self, view: View) -> None:
+        """Let older entries expire."""
+        await self._on_stored()
+
+
+class _Returned:
+    """The execution of a function that has returned its response already."""
+
+    def __init__(
+        self, response: Response | None, incoming: Incoming | None, shield: DisconnectShield
+    ) -> None:
+        self._response = response
+        self._shield = shield
+        self.incoming = incoming
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+
+    def function(self) -> Any:
+        """Return the response."""
+        return self._response
+
+    @contextmanager
+    def shielded(self, seconds: float) -> Iterator[DisconnectShield]:
+        """Keep the client's disconnect from the stream."""
+        yield self._shield
+
+    async def run(self) -> Any:
+        """Return the response."""
+        return self._response
+
+    async def run_watched(self, *, release: bool = False) -> Executed:
+        """Return the response. Nothing watches: the key is the application's affair."""
+        return Executed(self._response, None, False)
+
+    def can_outlive_request(self) -> bool:
+        """Whether the stream may outlive its request."""
+        return True
+
+    def outlive_request(self) -> None:
+        """There is nothing to prepare."""
+
+
+def call_of(service: Service) -> Call:
+    """Return a call that only looks an entry up."""
+    return Call(service, _Returned(None, None, DisconnectShield()))
 
 
 async def _keep_pointer(place: EntryRef, expire: float, live: LiveResponse) -> None:
@@ -505,7 +574,7 @@ class Once:
         await self._type.__call__(cast(Response, response), scope, receive, send)
 
 
-async def find(places: Sequence[EntryRef], engine: Engine) -> Response | None:
+async def find(places: Sequence[EntryRef], service: Service) -> Response | None:
     """
     Return a response out of the first of several places that has one.
 
@@ -513,12 +582,13 @@ async def find(places: Sequence[EntryRef], engine: Engine) -> Response | None:
 
     Args:
         places: Those that a pointer names.
-        engine: That of the endpoint.
+        service: The function.
     """
     # First, and kept: a run that ends during the look at its entry is then still known.
     running = [_running.get(place.generation) for place in places]
+    call = call_of(service)
     for place in places if len(places) == 1 else await those_with_entries(places):
-        response = await place.response(engine)
+        response = await place.response(call)
         if response is not None:
             return response
     for recording in running:

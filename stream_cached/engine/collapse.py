@@ -1,340 +1,272 @@
-"""Who answers what the store can't: the call itself, or a run that is on its way.
+"""Lead a run, join a run of this process, or follow a run of another process.
 
-In one process there are turns, among processes there are leases. Whoever has both runs the
-endpoint; all others wait for that run, join or follow it, and look again once it is over.
+In one process a request finds other runs in the registry; among processes there are leases. The
+request that has both leads a run. All others wait for that run, join or follow it, and look up
+again once it has ended.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from starlette.responses import Response
-
-from stream_cached.engine.record import Engine, Stale, new_id
-from stream_cached.engine.values import Use
-from stream_cached.entries.resource import Miss, Resource
+from stream_cached.engine.lookup import look_up
+from stream_cached.engine.outcome import Absent, Call, Decision, Lead, LeadOrStale, Serve, View
+from stream_cached.engine.outcome import Stale as StaleEntry
+from stream_cached.engine.record import join
+from stream_cached.entries.ids import new_id
+from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.format.progress import Head, LeaseRecord, LeaseState
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY, Variant, variant_of
+from stream_cached.responses.produced import error_status
 from stream_cached.runs.follow import RemoteRun
-from stream_cached.runs.lease import Lease, read_claim
-from stream_cached.runs.registry import Turn, within
+from stream_cached.runs.lease import Lease, read_lease
+from stream_cached.runs.registry import part_of
+from stream_cached.runs.run import Run
+
+#: How often a call looks again before it leads a run in any case: in a store that loses what was
+#: just written, everything is new at each look.
+_MAX_LOOKS = 4
+
+
+@asynccontextmanager
+async def leading(run: Run | None) -> AsyncIterator[None]:
+    """Let the code within be part of a run, and end the run if the code raises."""
+    if run is None:
+        yield
+        return
+    with part_of(run):
+        try:
+            yield
+        except Exception as exc:
+            status = error_status(exc)
+            # An exception below 500 is an answer: it is no use to the requests that wait.
+            run.fail(alone=status is not None and status < 500)
+            await run.released()
+            raise
+        except BaseException:
+            run.fail(alone=False)
+            raise
+    await run.released()
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What a call found under its key, and where."""
+class _Claim:
+    """The attempt to take a lease."""
 
-    use: Use
-    resource: Resource
-    found: Any
-    records: bool
-    """Whether what answers it is to be stored."""
-    only_joins: bool
-    """Whether it is not, though that of others is: a HEAD need not be answered as a GET is."""
-    seen: int
-    """How many turns had ended when it was looked up."""
-
-    @property
-    def lacks_answer(self) -> bool:
-        """Whether there is nothing that is fresh, and something is to be stored."""
-        return self.records and isinstance(self.found, Miss | Stale)
-
-    @property
-    def rests(self) -> bool:
-        """Whether what is stale is left as it is, since it could not be made anew."""
-        flights = self.use.backend.flights
-        return isinstance(self.found, Stale) and flights.is_resting(self.resource.place)
-
-    @property
-    def fwd(self) -> str:
-        """Why the cache did not answer (RFC 9211, section 2.2)."""
-        if isinstance(self.found, Stale):
-            return "stale"
-        return "vary-miss" if self.found.varied else "uri-miss"
-
-    @property
-    def under_way(self) -> Turn | None:
-        """The turn that it may wait for, or join, without one of its own."""
-        resource = self.resource
-        return self.use.backend.flights.under_way(resource.key, resource.select)
-
-    def approach(self, *, shared: bool | None = None) -> tuple[Turn | None, bool]:
-        """
-        Return the turn to wait for or to join, and whether it is one of its own.
-
-        Args:
-            shared: Whether the response can be shared; None for what was seen last.
-        """
-        resource = self.resource
-        flights = self.use.backend.flights
-        return flights.approach(resource.key, resource.names, resource.select, shared=shared)
-
-    @property
-    def is_up_to_date(self) -> bool:
-        """Whether no run has ended since."""
-        return self.use.backend.flights.ended == self.seen
+    holder: LeaseRecord | None
+    """The lease of another process; None if the lease is taken now."""
+    values: list[bytes | None]
+    """The values of the keys that the look-up has read, by now."""
+    other: LeaseRecord | None
+    """A lease for a variant that is not known yet, if another process holds one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """How a call goes on: with another one's run, with what was found, or by running."""
+class Collapse:
+    """The way of one call among others that want the same."""
 
-    opened: Opened
-    turn: Turn | None = None
-    """What others wait for meanwhile, where it runs."""
-    response: Response | None = None
-    """The one of a run that it has joined."""
-
-
-#: How often a call looks again for what another one may have stored before it runs in any case: in
-#: a store that loses what was just written, everything is new at each look.
-_MOST_TURNS = 4
-
-
-class Collapsing:
-    """
-    One call among those that ask for the same.
-
-    Args:
-        engine: That of the function.
-        look_up: Finds what stands under the key by now.
-        seconds: How long it may wait for others.
-    """
-
-    def __init__(
-        self, engine: Engine, look_up: Callable[[], Awaitable[Opened]], seconds: float
-    ) -> None:
-        self._engine = engine
-        self._look_up = look_up
-        self._asked = time.monotonic()
-        self._deadline = self._asked + seconds
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._looks = 0
+        self._deadline = call.started + call.service.options.limits.wait_timeout
 
     @property
     def _left(self) -> float:
         return self._deadline - time.monotonic()
 
-    async def decide(self, opened: Opened) -> Decided:
+    async def step(self, view: View) -> Decision | View:
         """
-        Wait for others, or let them wait.
-
-        Args:
-            opened: What was found at first.
+        Decide what a call does whose look-up found no answer; or look up again.
 
         Raises:
-            BypassError: It has waited long enough.
+            BypassError: The call has waited long enough.
             StoreError: The store failed.
         """
-        if opened.only_joins and isinstance(opened.found, Miss):
-            return await self._join(opened)
-        turns = 0
-        while opened.lacks_answer and not opened.rests:
-            turn, own = opened.approach()
-            if turn is None:
-                break
-            if own:
-                turns += 1
-                if turns > _MOST_TURNS:
-                    return Decided(opened, turn)
-                async with within(turn):
-                    decided = await self._take(turn, opened)
-            else:
-                decided = await self._wait_for(turn, opened)
-            if isinstance(decided, Decided):
-                return decided
-            opened = decided
-        return Decided(opened)
+        if not self._call.collapses:
+            return _lead(view)
+        if view.only_joins and isinstance(view.found, Absent):
+            return await self._only_join(view)
+        if not view.lacks_answer or view.is_backing_off:
+            return _lead(view)
+        run, is_new = view.lead_or_join()
+        if run is None:
+            return _lead(view)
+        if not is_new:
+            return await self._wait_for(run, view)
+        self._looks += 1
+        if self._looks > _MAX_LOOKS:
+            return _lead(view, run)
+        async with leading(run):
+            return await self._take(run, view)
 
     # -- in this process --------------------------------------------------------------------
 
-    async def _join(self, opened: Opened) -> Decided:
-        """Join a run that is on its way, for a call that others would not join."""
-        for _ in range(_MOST_TURNS):
-            turn = opened.under_way
-            if turn is None:
-                break
-            decided = await self._wait_for(turn, opened)
-            if isinstance(decided, Decided):
-                return decided
-            opened = decided
-            if not isinstance(opened.found, Miss):
-                break
-        return Decided(opened)
+    async def _only_join(self, view: View) -> Decision | View:
+        """Join a run that goes on, for a HEAD request."""
+        run, self._looks = view.joinable, self._looks + 1
+        if run is None or self._looks > _MAX_LOOKS:
+            return _lead(view)
+        return await self._wait_for(run, view)
 
-    async def _wait_for(self, turn: Turn, opened: Opened) -> Decided | Opened:
-        """Join another call's turn, or look again once it is over."""
-        if not await turn.answered(self._left):
+    async def _wait_for(self, run: Run, view: View) -> Decision | View:
+        """Join the run of another call, or look up again once it has ended."""
+        if not await run.answered(self._left):
             raise BypassError(Finding(NotCached.WAITED))
-        # Only now it is known what its response varies on.
-        is_other = not turn.is_for(opened.resource.select)
-        if turn.join is not None and turn.versions == opened.resource.versions and not is_other:
-            joined = await turn.join(self._left, self._asked)
+        # The headers that its response varies on are known only now.
+        is_other = not run.is_for(view.resource.select)
+        if run.versions == view.resource.versions and not is_other:
+            joined = await run.join(self._left, self._call.started)
             if joined is not None:
-                return Decided(opened, response=joined)
-        opened = await self._look_up()
-        if turn.versions != opened.resource.versions:
-            # It began before an invalidation.
-            if turn.join is not None:
-                turn.retire()
-        elif turn.is_value and opened.lacks_answer:
-            # It is not stored, and the next one would not be either.
-            return Decided(opened)
-        return opened
+                return Serve(join(self._call, view, joined))
+        view = await look_up(self._call)
+        if run.versions != view.resource.versions:
+            # The run began before an invalidation.
+            if run.can_be_joined:
+                run.retire()
+        elif run.brought_value and view.lacks_answer:
+            # The value is not stored, and the next one would not be either.
+            return _lead(view)
+        return view
 
-    async def _take(self, turn: Turn, opened: Opened) -> Decided | Opened:
-        """Run, unless that is not necessary, or another process does."""
-        if opened.use.backend.is_shared:
-            return await self._take_lease(turn, opened)
-        # The run that it has not seen may be stored by now.
-        again = None if opened.is_up_to_date else await self._once_more(turn, opened)
-        return again or Decided(opened, turn)
-
-    async def take_unless_taken(self, turn: Turn, opened: Opened) -> bool:
-        """
-        Take a turn of one's own to make anew what is stale; return whether that is necessary.
-
-        Raises:
-            StoreError: The store failed.
-        """
-        if not opened.use.backend.is_shared:
-            return opened.is_up_to_date
-        resource = opened.resource
-        variant = variant_of(resource.names, resource.select)
-        claim, values, _ = await self._claim(turn, resource, variant)
-        return claim is None and values == list(resource.seen.values())
+    async def _take(self, run: Run, view: View) -> Decision | View:
+        """Lead a run, unless that is not necessary, or another process does."""
+        if view.use.backend.is_shared:
+            try:
+                return await self._lead_or_follow(run, view)
+            except StoreUnavailableError:
+                # Memory may stand in for the store.
+                run.withdraw()
+                return await look_up(self._call)
+        # A run that has ended since the look-up may be stored by now.
+        again = None if view.is_up_to_date else await self._look_once_more(run, view)
+        return again or _lead(view, run)
 
     # -- among processes --------------------------------------------------------------------
 
-    async def _take_lease(self, turn: Turn, opened: Opened) -> Decided | Opened:
-        try:
-            return await self._lead_or_follow(turn, opened)
-        except StoreUnavailableError:
-            # Something may stand in for it.
-            turn.end()
-            return await self._look_up()
-
-    async def _lead_or_follow(self, turn: Turn, opened: Opened) -> Decided | Opened:
-        resource = opened.resource
+    async def _lead_or_follow(self, run: Run, view: View) -> Decision | View:
+        resource = view.resource
         variant = variant_of(resource.names, resource.select)
-        # Whose variant is not known beforehand, runs under this one.
-        others = _lease_key(resource, ANY)
-        seen_of_others = b""
+        seen_other = b""
         while True:
             try:
-                with opened.use.deadline:
-                    claim, values, theirs = await self._claim(turn, resource, variant)
+                with view.use.deadline:
+                    claim = await take_lease(run, resource, variant)
             except StoreUnavailableError:
                 raise
             except StoreError:
-                # It takes too long, or something else stands there: without, then.
-                return Decided(opened, turn)
-            if claim is not None and claim.state is LeaseState.ALONE:
-                turn.variant = claim.variant
-                turn.end(shared=False)
-                return Decided(opened)
-            if claim is not None:
-                key = _lease_key(resource, variant)
-                decided, head = await self._wait_for_process(turn, opened, key, claim)
-                if decided is not None:
-                    return decided
+                # Another program uses that key, or the claim takes too long: lead without a lease.
+                return _lead(view, run)
+            if claim.holder is not None:
+                step, head = await self._leave_to(claim.holder, run, view, variant)
+                if step is not None:
+                    return step
                 if head is not None:
-                    # Another variant is on its way: this one has a lease of its own.
-                    variant, seen_of_others = variant_of(head.names, resource.select), claim.token
+                    # Another variant is made there: this one has a lease of its own.
+                    variant = variant_of(head.names, resource.select)
+                    seen_other = claim.holder.token
                 continue
-            if values != list(resource.seen.values()) and (
-                again := await self._once_more(turn, opened)
+            if claim.values != list(resource.seen.values()) and (
+                again := await self._look_once_more(run, view)
             ):
                 return again
-            if theirs is not None and theirs.token != seen_of_others:
-                # It has begun when nobody knew that there are variants.
-                decided, _ = await self._wait_for_process(turn, opened, others, theirs)
-                if decided is not None:
-                    return decided
-            return Decided(opened, turn)
+            if claim.other is not None and claim.other.token != seen_other:
+                # That run began when no process knew that there are variants.
+                step, _ = await self._follow(run, view, ANY, claim.other)
+                if step is not None:
+                    return step
+            return _lead(view, run)
 
-    async def _wait_for_process(
-        self, turn: Turn, opened: Opened, key: str, claim: LeaseRecord
-    ) -> tuple[Decided | Opened | None, Head | None]:
-        """
-        Follow another process's run.
+    async def _leave_to(
+        self, holder: LeaseRecord, run: Run, view: View, variant: Variant
+    ) -> tuple[Decision | View | None, Head | None]:
+        if holder.state is LeaseState.ALONE:
+            run.refuse(holder.variant, alone=True)
+            return _lead(view), None
+        return await self._follow(run, view, variant, holder)
 
-        Returns:
-            How the call goes on, None where it is to run itself; then with the head of what the
-            other one answers, if that is another variant.
+    async def _follow(
+        self, run: Run, view: View, variant: Variant, holder: LeaseRecord
+    ) -> tuple[Decision | View | None, Head | None]:
         """
-        resource = opened.resource
-        tail = RemoteRun(resource, key, claim)
+        Follow the run of another process.
+
+        Return how the call goes on, None if it has to run itself; and the head of the other run's
+        response if that is another variant.
+        """
+        resource = view.resource
+        remote = RemoteRun(resource, _lease_key(resource, variant), holder)
         with ExitStack() as unless_followed:
-            unless_followed.callback(tail.leave)
-            if not await tail.begin(self._left):
+            unless_followed.callback(remote.leave)
+            if not await remote.begin(self._left):
                 raise BypassError(Finding(NotCached.WAITED))
-            head = tail.head if tail.state is LeaseState.HELD else None
+            head = remote.head if remote.state is LeaseState.HELD else None
             if head is None:
-                return await self._once_more(turn, opened), None
+                return await self._look_once_more(run, view), None
             if variant_of(head.names, resource.select) != (head.names, head.variant):
                 return None, head
             unless_followed.pop_all()
-            if turn.lease is not None:
-                # The other one goes before.
-                turn.lease.release()
-                turn.lease = None
-            return await self._follow(tail, turn, opened), None
+        run.give_up_lease()
+        limits = self._call.service.options.limits
+        run.follow(remote, head, limits, dict(resource.versions))
+        joined = await run.join(self._left, self._call.started)
+        if joined is not None:
+            return Serve(join(self._call, view, joined)), None
+        return await look_up(self._call), None
 
-    @staticmethod
-    async def _claim(
-        turn: Turn, resource: Resource, variant: Variant
-    ) -> tuple[LeaseRecord | None, list[bytes | None], LeaseRecord | None]:
-        """
-        Take the lease for a turn.
-
-        Returns:
-            Whose it is, if it is another's; what was looked up, by now; and whose the one is that
-            is not for a certain variant, if it is held.
-        """
-        lease = Lease(
-            resource.store,
-            resource.key,
-            _lease_key(resource, variant),
-            new_id(),
-            longest=resource.lifetimes.longest_run,
-        )
-        keys, others = list(resource.seen), _lease_key(resource, ANY)
-        claim, values = await lease.claim(
-            [*keys, others] if variant != ANY else keys, resource.select
-        )
-        if claim is None:
-            turn.lease = lease
-        theirs = read_claim(values.pop(), others) if variant != ANY else None
-        is_held = theirs is not None and theirs.state is LeaseState.HELD
-        return claim, values, theirs if is_held else None
-
-    async def _once_more(self, turn: Turn, opened: Opened) -> Opened | None:
-        """Look up what another run may have stored; None where nothing has changed."""
-        again = await self._look_up()
+    async def _look_once_more(self, run: Run, view: View) -> View | None:
+        """Look up what another run may have stored; None if nothing has changed."""
+        again = await look_up(self._call)
         is_same = (
             again.lacks_answer
-            and again.use.backend is opened.use.backend
-            and again.resource.versions == opened.resource.versions
+            and again.use.backend is view.use.backend
+            and again.resource.versions == view.resource.versions
             # By now it may be known what the response varies on.
-            and again.resource.names == opened.resource.names
+            and again.resource.names == view.resource.names
         )
         if is_same:
             return None
-        turn.end()
+        run.withdraw()
         return again
 
-    async def _follow(self, tail: RemoteRun, turn: Turn, opened: Opened) -> Decided | Opened:
-        self._engine.follow(tail, turn, opened.resource, opened.fwd)
-        joined = turn.join and await turn.join(self._left, self._asked)
-        if joined is not None:
-            return Decided(opened, response=joined)
-        return await self._look_up()
+
+async def refresh_is_needed(run: Run, view: View) -> bool:
+    """Take the lease for a refresh. Return False if another run or process makes it."""
+    if not view.use.backend.is_shared:
+        return view.is_up_to_date
+    resource = view.resource
+    variant = variant_of(resource.names, resource.select)
+    claim = await take_lease(run, resource, variant)
+    return claim.holder is None and claim.values == list(resource.seen.values())
+
+
+async def take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
+    """Take the lease of a variant for a run."""
+    lease = Lease(
+        run,
+        resource.store,
+        resource.key,
+        _lease_key(resource, variant),
+        new_id(),
+        longest=resource.lifetimes.longest_run,
+    )
+    keys, others = list(resource.seen), _lease_key(resource, ANY)
+    holder, values = await lease.claim([*keys, others] if variant != ANY else keys, resource.select)
+    if holder is None:
+        run.hold(lease)
+    other = read_lease(values.pop(), others) if variant != ANY else None
+    is_held = other is not None and other.state is LeaseState.HELD
+    return _Claim(holder, values, other if is_held else None)
+
+
+def _lead(view: View, run: Run | None = None) -> Decision:
+    if isinstance(view.found, StaleEntry):
+        return LeadOrStale(view, view.found, run)
+    return Lead(view, run)
 
 
 def _lease_key(resource: Resource, variant: Variant) -> str:

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-from stream_cached.backends.binding import Binding
-from stream_cached.backends.pending import InvalidatedBefore, Key
+from stream_cached.backends.pending import Key
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.record import Engine, new_id
+from stream_cached.engine.service import Service
 from stream_cached.entries.resource import renew_version
 from stream_cached.stores.protocol import Store
 
 
 class Invalidation:
     """
-    What invalidates the entries of one endpoint.
+    Invalidates the entries of one function.
 
     Args:
-        engine: The endpoint's.
-        key: The key of everything that it returns, where it has one.
-        binding: Returns its cache.
-        ttl: Returns the seconds that its entries live, None for ever.
+        service: The function.
+        key: The key of everything that it returns, if it has one key.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        key: str | None,
-        binding: Callable[[], Binding],
-        ttl: Callable[[], float | None],
-    ) -> None:
-        self.invalidated_before = InvalidatedBefore(time.monotonic)
-        self._engine = engine
+    def __init__(self, service: Service, key: str | None) -> None:
+        self._service = service
         self._key = key
-        self._binding = binding
-        self._ttl = ttl
 
     async def __call__(self, key: str | None) -> bool:
         """
@@ -50,7 +35,7 @@ class Invalidation:
         Raises:
             StoreError: The store does not take it.
         """
-        binding = self._binding()
+        binding = self._service.hooks.binding()
         breaker = binding.breaker
         if breaker is None:
             await self._revoke(binding.primary.store, key)
@@ -64,18 +49,17 @@ class Invalidation:
     async def carry_out(self, key: Key | None, *, away: bool) -> None:
         """Invalidate what the store itself holds."""
         assert not isinstance(key, bytes)
-        binding = self._binding()
+        binding = self._service.hooks.binding()
         await self._revoke((binding.probe if away else binding.primary).store, key)
 
     def refuse_older(self) -> None:
         """Take no plain value that was there before; entries go by the endpoint's version."""
-        self.invalidated_before.begin()
+        self._service.invalidated_before.begin()
 
     async def _revoke(self, store: Store, key: str | None) -> None:
-        ttl = self._ttl()
+        service = self._service
         if key is None:
-            lifetimes = self._engine.lifetimes(ttl)
-            await renew_version(store, self._engine.version, new_id(), lifetimes)
+            await renew_version(store, service.version, service.lifetimes())
             key = self._key
         if key is not None:
-            await self._engine.resource(store, key, None, ttl).revoke()
+            await service.resource_at(store, key).revoke()

@@ -1,220 +1,147 @@
-"""A stale entry (RFC 5861): it is served while a new one is made, or where that fails."""
+"""Stale entries (RFC 5861): served while a new one is made, or if the endpoint fails."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import math
 from typing import Any
 
-from starlette.exceptions import HTTPException
-from starlette.responses import Response, StreamingResponse
-
 from stream_cached.connections.deadline import Deadline
-from stream_cached.endpoint.dependencies import needs_request
-from stream_cached.engine.collapse import Collapsing, Opened
-from stream_cached.engine.record import Engine, Stale
-from stream_cached.entries.resource import Hit
+from stream_cached.engine.collapse import leading, refresh_is_needed
+from stream_cached.engine.lookup import detail_of, respond
+from stream_cached.engine.outcome import Call, LeadOrStale, Stale, View
+from stream_cached.engine.record import record
+from stream_cached.entries.found import Hit
 from stream_cached.errors import StoreError
-from stream_cached.events import Reporter
+from stream_cached.events import Answered, Outcome
 from stream_cached.http.policy import is_failure
-from stream_cached.options import Options
-from stream_cached.request.incoming import Incoming
 from stream_cached.responses.live import LiveResponse
-from stream_cached.runs.registry import Turn, within
+from stream_cached.responses.produced import discard, error_status, finish, produced
+from stream_cached.runs.run import Run
 from stream_cached.tasks import spawn
 
-#: Runs the endpoint for a turn, and records what it answers; the last argument says whether nobody
-#: is sent that.
-RunIt = Callable[[Opened, Turn | None, bool], Awaitable[Any]]
+# -- stale-while-revalidate ---------------------------------------------------------------------
 
 
-class Revalidation:
+async def serve_stale(call: Call, view: View, stale: Stale) -> Any:
     """
-    One call that has found a stale entry.
+    Return the stale response if it may be served, and start a refresh; otherwise None.
 
-    Args:
-        engine: That of the function.
-        options: Its options.
-        notices: Its notices.
-        incoming: The request.
-        run: Runs the function.
+    Raises:
+        StoreError: The store failed.
     """
-
-    def __init__(
-        self,
-        engine: Engine,
-        options: Options,
-        reporter: Reporter,
-        incoming: Incoming | None,
-        run: RunIt,
-    ) -> None:
-        self._engine = engine
-        self._options = options
-        self._reporter = reporter
-        self._incoming = incoming
-        self._run = run
-
-    # -- while it is made anew --------------------------------------------------------------
-
-    async def serve(
-        self, opened: Opened, stale: Stale, collapsing: Collapsing | None
-    ) -> Response | None:
-        """
-        Return the stale response, where it may be served by now, and let a new one be made.
-
-        Args:
-            opened: What was found.
-            stale: The stale entry in it.
-            collapsing: The call among others; None where it is not to run for them.
-
-        Raises:
-            StoreError: The store failed.
-        """
-        if stale.seconds > self._options.stale_while_revalidate:
-            return None
-        with opened.use.deadline:
-            response = await self._engine.stale(
-                opened.resource, stale, is_fallback=opened.use.backend.is_fallback
-            )
-        if response is None or collapsing is None or not opened.records or opened.rests:
-            return response
-        if opened.use.backend.flights.is_left_to_others(opened.resource.place):
-            return response
-        # One answer that could not be shared need not be the last one.
-        turn, own = opened.approach(shared=True)
-        if turn is not None and own:
-            carries = self._is_carried()
-            # It is not part of the request.
-            with Deadline(None):
-                refresh = spawn(self._make_anew(opened, stale, collapsing, turn))
-            if carries:
-                response.carries = refresh
+    if stale.seconds > call.service.options.stale_while_revalidate:
+        return None
+    ttl = -math.ceil(stale.seconds)
+    event = Answered(Outcome.STALE, ttl=ttl, detail=detail_of(view.use))
+    with view.use.deadline:
+        response = await respond(call, view.resource, stale.hit, event)
+    if response is None or not call.collapses or not view.records or view.is_backing_off:
         return response
+    if view.registry.is_left_to_others(view.resource.place):
+        return response
+    # One response that could not be shared need not be the last one.
+    run, is_new = view.lead_or_join(shared=True)
+    if run is not None and is_new:
+        needs_request = not call.execution.can_outlive_request()
+        if not needs_request:
+            call.execution.outlive_request()
+        # The refresh is not part of the request.
+        with Deadline(None):
+            refresh = spawn(_refresh(call, view, stale, run))
+        if needs_request:
+            response.carry(refresh)
+    return response
 
-    def _is_carried(self) -> bool:
-        """Whether a new response is made within the request, since it needs what belongs to it."""
-        incoming = self._incoming
-        if incoming is None:
-            return False
-        if not incoming.can_be_detached or needs_request(incoming.scope):
-            return True
-        incoming.detach()
+
+async def _refresh(call: Call, view: View, stale: Stale, run: Run) -> None:
+    registry, place = view.registry, view.resource.place
+    try:
+        max_duration = call.service.options.limits.max_duration
+        async with asyncio.timeout(max_duration), leading(run):
+            if not await refresh_is_needed(run, view):
+                registry.leave_to_others(place)
+                run.withdraw()
+                return
+            await finish(await record(call, view, run, is_refresh=True))
+    # No request waits for a refresh, whatever it raises.
+    except Exception as exc:
+        call.service.reporter.refresh_failed(exc)
+    if not await _is_replaced(view, stale):
+        registry.back_off(place)
+
+
+async def _is_replaced(view: View, stale: Stale) -> bool:
+    try:
+        found = await view.resource.look_up()
+    except StoreError:
         return False
+    return isinstance(found, Hit) and found.entry.generation != stale.hit.entry.generation
 
-    async def _make_anew(
-        self, opened: Opened, stale: Stale, collapsing: Collapsing, turn: Turn
-    ) -> None:
-        flights, place = opened.use.backend.flights, opened.resource.place
-        try:
-            async with asyncio.timeout(self._options.limits.max_duration), within(turn):
-                if not await collapsing.take_unless_taken(turn, opened):
-                    flights.leave_to_others(place)
-                    turn.end()
-                    return
-                await _to_its_end(await self._run(opened, turn, True))
-        # Whatever it is, nobody waits for it.
-        except Exception as exc:
-            self._reporter.failed_to_renew(exc)
-        if not await self._is_new(opened, stale):
-            flights.rest(place)
 
-    async def _is_new(self, opened: Opened, stale: Stale) -> bool:
-        try:
-            found = await opened.resource.look_up()
-        except StoreError:
-            return False
-        return isinstance(found, Hit) and found.entry.generation != stale.hit.entry.generation
+# -- stale-if-error -----------------------------------------------------------------------------
 
-    # -- where the endpoint fails -----------------------------------------------------------
 
-    async def run(self, opened: Opened, stale: Stale, turn: Turn | None) -> Any:
-        """
-        Run the function; where that fails before its first byte, return the stale response.
-
-        Args:
-            opened: What was found.
-            stale: The stale entry in it.
-            turn: What others wait for.
-
-        Raises:
-            Exception: What the function raised, where the stale response may not be served.
-        """
-        if stale.seconds > self._options.stale_if_error:
-            async with within(turn):
-                return await self._run(opened, turn, False)
-        if opened.rests and (response := await self._instead(opened, stale, None)):
-            if turn is not None:
-                turn.end()
-                await turn.released()
-            return response
-        result: Any = None
-        failure: Exception | None = None
-        status: int | None = None
-        try:
-            async with within(turn):
-                result = await self._run_or_rest(opened, turn)
-            if not await self._has_failed(result):
-                return result
-            status = None if isinstance(result, LiveResponse) else result.status_code
-        except HTTPException as exc:
-            if not is_failure(exc.status_code):
-                raise
-            failure, status = exc, exc.status_code
-        except Exception as exc:
-            failure = exc
-        response = await self._instead(opened, stale, status)
-        if response is not None:
-            self._reporter.failed_to_renew(failure or status)
-            await _discard(result)
-            return response
-        if failure is not None:
-            raise failure
-        return result
-
-    async def _run_or_rest(self, opened: Opened, turn: Turn | None) -> Any:
-        try:
-            return await self._run(opened, turn, False)
-        except Exception as exc:
-            if not isinstance(exc, HTTPException) or is_failure(exc.status_code):
-                # Before those who wait look again.
-                opened.use.backend.flights.rest(opened.resource.place)
+async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
+    """Run the function. If it fails before its first byte, return the stale response."""
+    view, stale, run = decision.view, decision.stale, decision.run
+    if stale.seconds > call.service.options.stale_if_error:
+        async with leading(run):
+            return await record(call, view, run)
+    if view.is_backing_off and (response := await _instead(call, view, stale, None)):
+        if run is not None:
+            await run.close()
+        return response
+    result: Any = None
+    failure: Exception | None = None
+    status: int | None = None
+    try:
+        async with leading(run):
+            result = await _record_or_back_off(call, view, run)
+        if not await _has_failed(call, result):
+            return result
+        made = produced(result)
+        status = None if made is None or isinstance(result, LiveResponse) else made.status
+    except Exception as exc:
+        failure, status = exc, error_status(exc)
+        if status is not None and not is_failure(status):
             raise
-
-    async def _has_failed(self, result: Any) -> bool:
-        """Whether an answer is a failure, as far as its first byte tells."""
-        if isinstance(result, LiveResponse) and await result.fails_at_once():
-            return True
-        if not isinstance(result, Response):
-            return False
-        return is_failure(result.status_code) and result.status_code not in self._options.statuses
-
-    async def _instead(self, opened: Opened, stale: Stale, status: int | None) -> Response | None:
-        try:
-            with opened.use.deadline:
-                return await self._engine.stale(
-                    opened.resource,
-                    stale,
-                    is_fallback=opened.use.backend.is_fallback,
-                    failed=True,
-                    status=status,
-                )
-        except StoreError:
-            return None
+    response = await _instead(call, view, stale, status)
+    if response is not None:
+        call.service.reporter.refresh_failed(failure or status)
+        await discard(result)
+        return response
+    if failure is not None:
+        raise failure
+    return result
 
 
-async def _to_its_end(result: Any) -> None:
-    """Let a response come to its end that nobody is sent."""
-    if isinstance(result, LiveResponse):
-        await result.run_unsent()
-    else:
-        await _discard(result)
-    if isinstance(result, Response) and result.background is not None:
-        await result.background()
+async def _record_or_back_off(call: Call, view: View, run: Run | None) -> Any:
+    try:
+        return await record(call, view, run)
+    except Exception as exc:
+        status = error_status(exc)
+        if status is None or is_failure(status):
+            # Before the requests that wait look again.
+            view.registry.back_off(view.resource.place)
+        raise
 
 
-async def _discard(result: Any) -> None:
-    """Close a response that is not sent."""
-    if isinstance(result, LiveResponse):
-        await result.discard()
-    elif isinstance(result, StreamingResponse) and hasattr(result.body_iterator, "aclose"):
-        await result.body_iterator.aclose()
+async def _has_failed(call: Call, result: Any) -> bool:
+    """Whether an answer is a failure, as far as its first chunk tells."""
+    if isinstance(result, LiveResponse) and await result.fails_at_once():
+        return True
+    made = produced(result)
+    if made is None:
+        return False
+    return is_failure(made.status) and made.status not in call.service.options.statuses
+
+
+async def _instead(call: Call, view: View, stale: Stale, status: int | None) -> Any:
+    """Return the stale response for a call whose run has failed; None if there is none."""
+    event = Answered(Outcome.STALE, fwd="stale", fwd_status=status, detail="stale-if-error")
+    try:
+        with view.use.deadline:
+            return await respond(call, view.resource, stale.hit, event)
+    except StoreError:
+        return None

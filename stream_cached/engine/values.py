@@ -1,37 +1,38 @@
-"""What one call uses of its cache beside the engine: its plain values, and its plugins."""
+"""What one call uses of its cache: plain values, and the hooks of plugins."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stream_cached.backends.binding import Backend
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.connections.deadline import Deadline
-from stream_cached.entries.resource import Resource, StoredValue
+from stream_cached.entries.found import StoredValue
+from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
 from stream_cached.events import Reporter
+from stream_cached.runs.run import Run
+from stream_cached.tasks import spawn
+
+if TYPE_CHECKING:
+    from stream_cached.engine.outcome import Call, View
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """
-    What one call uses of its cache.
-
-    Args:
-        backend: The cache, or what stands in for it.
-        patience: How long it may still hold up the call.
-        configured: The cache as it was configured: plugins see this one.
-        distrust: The values in it that may have been invalidated while it was away.
-        notices: Where it is said what goes wrong.
-    """
+    """What one call uses of its cache."""
 
     backend: Backend
+    """The cache, or the memory that stands in for it."""
     deadline: Deadline
+    """How long the store may still hold up the call."""
     configured: Any
+    """The cache as it was configured: plugins see this one."""
     invalidated_before: InvalidatedBefore
     reporter: Reporter
 
@@ -121,6 +122,39 @@ class Use:
         # The user's code: it watches the cache, and must not fail it.
         except Exception as exc:
             self.reporter.warn(f"a plugin raised {type(exc).__name__}")
+
+
+async def store_value(call: Call, view: View, value: Any, run: Run | None, *, wait: bool) -> None:
+    """Store a plain value; with `wait`, wait for that as long as the store may hold up a call."""
+    if run is not None:
+        run.bring_value(view.resource.versions)
+    write = spawn(_store_value(call, view, value, run))
+    if wait:
+        await asyncio.wait({write}, timeout=view.use.deadline.left)
+
+
+async def _store_value(call: Call, view: View, value: Any, run: Run | None) -> None:
+    try:
+        await _publish_value(call, view, value)
+    finally:
+        if run is not None:
+            run.withdraw()
+    if run is not None:
+        await run.released()
+
+
+async def _publish_value(call: Call, view: View, value: Any) -> None:
+    hooks, use, resource = call.service.hooks, view.use, view.resource
+    if hooks.signs_values(use.backend):
+        await use.publish(resource, value)
+        return
+    try:
+        is_current = await resource.is_current()
+    except StoreError as exc:
+        use.reporter.store_failed(exc, "writing")
+        return
+    if is_current:
+        await hooks.save_value(use, resource.key, value)
 
 
 #: What the call uses in which a plain value is read or written.

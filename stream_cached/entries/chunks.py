@@ -1,26 +1,96 @@
-"""The chunks of a run, out of its segments: one after the other, or by their numbers."""
+"""Chunks into segments, and segments into chunks."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from typing import Protocol
 
+from stream_cached.format.envelope import PREFIX_SIZE
 from stream_cached.format.records import Segment
+from stream_cached.limits import VALUE_SIZE
+
+#: Bytes of a chunk's length in the table of its segment.
+_LENGTH_SIZE = 5
+
+#: Chunks in one segment at most, however small they are.
+_MAX_CHUNKS = 16 * 1024
+
+
+class ChunkPacker:
+    """Packs chunks into segments of the size that a store takes."""
+
+    def __init__(self) -> None:
+        self.filled = 0
+        """Bytes of the chunks in the open segment."""
+        self._pieces: list[bytes] = []
+        self._lengths: list[int] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the open segment has no chunk."""
+        return not self._lengths
+
+    @property
+    def open(self) -> Segment:
+        """The open segment, which ends with a whole chunk."""
+        return Segment(tuple(self._lengths), False, b"".join(self._pieces))
+
+    def add(self, chunk: bytes) -> list[Segment]:
+        """Add a chunk. Return the segments that it closes."""
+        closed: list[Segment] = []
+        if len(self._lengths) >= _MAX_CHUNKS:
+            closed.append(self.close())
+        room = self._room()
+        if len(chunk) <= room:
+            self._put(chunk)
+            return closed
+        rest = memoryview(chunk)
+        if not room:
+            closed.append(self.close())
+            room = self._room()
+        while len(rest) > room:
+            self._put(bytes(rest[:room]))
+            rest = rest[room:]
+            closed.append(self.close(continues=True))
+            room = self._room()
+        self._put(bytes(rest))
+        return closed
+
+    def close(self, *, continues: bool = False) -> Segment:
+        """Return the open segment, and begin the next one."""
+        segment = Segment(tuple(self._lengths), continues, b"".join(self._pieces))
+        self.clear()
+        return segment
+
+    def clear(self) -> None:
+        """Forget the open segment."""
+        self._pieces, self._lengths, self.filled = [], [], 0
+
+    def _room(self) -> int:
+        used = self.filled + _LENGTH_SIZE * (len(self._lengths) + 2) + PREFIX_SIZE
+        return max(0, VALUE_SIZE - used)
+
+    def _put(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._lengths.append(len(piece))
+        self.filled += len(piece)
+
+
+class Segments(Protocol):
+    """The segments of a run, wherever they are."""
+
+    async def segment(self, index: int) -> Segment:
+        """Return a segment; for the number of closed segments, the open one."""
+        ...
 
 
 class ChunkIndex:
-    """
-    Finds chunks by their numbers.
+    """Finds chunks by their numbers."""
 
-    Args:
-        segment: Returns a segment; for the number of those that are closed, the one at hand, which
-            ends with a whole chunk.
-    """
-
-    def __init__(self, segment: Callable[[int], Awaitable[Segment]]) -> None:
-        self._segment = segment
-        # For each segment, how many chunks have begun before it.
+    def __init__(self, segments: Segments) -> None:
+        self._segments = segments
+        # For each closed segment, how many chunks have begun before it.
         self._begun: list[int] = []
         self._begun_now = 0
         self._continued: list[bool] = []
@@ -32,16 +102,11 @@ class ChunkIndex:
         self._continued.append(continues)
 
     def _continues_into(self, index: int) -> bool:
-        """Whether the first piece of a segment belongs to a chunk that has begun before."""
+        """Whether the first piece of a segment belongs to a chunk that began earlier."""
         return index > 0 and self._continued[index - 1]
 
     async def read(self, number: int) -> list[bytes]:
-        """
-        Return chunks from a number on; at least one.
-
-        Raises:
-            Exception: What reading a segment raised.
-        """
+        """Return chunks from a number on; at least one."""
         index = len(self._begun)
         skip = number - self._begun_now
         if skip < 0:
@@ -50,7 +115,7 @@ class ChunkIndex:
         skip += self._continues_into(index)
         joiner = ChunkJoiner()
         while True:
-            segment = await self._segment(index)
+            segment = await self._segments.segment(index)
             if chunks := joiner.add(segment, skip):
                 return chunks
             skip = max(0, skip - len(segment.chunks))
@@ -58,24 +123,18 @@ class ChunkIndex:
 
 
 class ChunkJoiner:
-    """Takes segments apart, and joins what belongs to one chunk."""
+    """Takes segments apart, and joins the pieces of a chunk."""
 
     def __init__(self) -> None:
         self._partial: list[bytes] = []
 
     @property
     def is_within_chunk(self) -> bool:
-        """Whether the last chunk goes on."""
+        """Whether the last chunk goes on in the next segment."""
         return bool(self._partial)
 
     def add(self, segment: Segment, skip: int = 0) -> list[bytes]:
-        """
-        Return the chunks that are complete with a segment.
-
-        Args:
-            segment: The next one.
-            skip: How many of its pieces are left out.
-        """
+        """Return the chunks that a segment completes, without its first `skip` pieces."""
         pieces = _cut(segment.payload, segment.chunks)[skip:]
         if not pieces:
             return []
@@ -89,7 +148,6 @@ class ChunkJoiner:
 
 
 def _cut(payload: bytes, lengths: tuple[int, ...]) -> list[bytes]:
-    """Cut a payload into pieces of these lengths."""
     edges = [0]
     for length in lengths:
         edges.append(edges[-1] + length)

@@ -1,9 +1,9 @@
-"""The reader that stores: chunks in, segments out; then commit or discard.
+"""What stores a stream: chunks in, segments out; then commit or discard.
 
-It is fed in passing and never waited for. Segments are written behind, by a task of its own, with
-the ttl of a run; the record is written last, and that one write is the commit. Whatever goes wrong
-costs the entry and nothing else: the segments are deleted, and those that can't be die by their
-ttl.
+The recorder is fed in passing, and the stream never waits for it. A task of its own writes the
+segments, with the ttl of a run. The record is written last, and that one write is the commit.
+Whatever goes wrong costs the entry and nothing else: the segments are deleted, and segments that
+can't be deleted expire.
 """
 
 from __future__ import annotations
@@ -12,57 +12,73 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from stream_cached.entries.chunks import ChunkIndex
+from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, WINDOW, PackedSegment, Seal
+from stream_cached.entries.chunks import ChunkIndex, ChunkPacker
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import BrokenStreamError, LostStreamError, StoreError
-from stream_cached.format.codec import UnsoundError, decode_segment, encode_record, encode_segment
-from stream_cached.format.envelope import PREFIX_SIZE, read_prefix
+from stream_cached.format.codec import encode_record
 from stream_cached.format.records import Entry, Segment
+from stream_cached.format.validation import UnsoundError
 from stream_cached.http.headers import content_length
 from stream_cached.http.reasons import NotCached
-from stream_cached.keys.names import segment_key
-from stream_cached.limits import VALUE_SIZE, Limits
+from stream_cached.limits import Limits
 from stream_cached.tasks import spawn
 
-#: Segments that are written, or read, in one round trip.
-WINDOW = 4
-
-#: Seconds that a segment lives unless its run renews it.
-RUN_TTL = 60.0
-
-#: Bytes of a chunk's length in the table of its segment.
-_LENGTH_SIZE = 5
-
-#: What the next run would come to, too, so that it is not worth recording for a while.
-_LASTING = frozenset({NotCached.BODY_SIZE, NotCached.DURATION, NotCached.READ})
-
-#: Seconds after which others are told what a run has come to, for the first time and then.
+#: Seconds until followers learn of a run's progress: for the first time, and from then on.
 TELL_FIRST_AFTER = 0.01
 TELL_AFTER = 0.05
 
-#: Bytes of chunks that they are told again and again, until these are a segment.
-_TOLD = 64 * 1024
+#: Bytes of chunks that followers are told again and again, until the chunks are a segment.
+_MAX_TOLD = 64 * 1024
 
-#: Chunks in one segment at most, however small they are.
-_MAX_CHUNKS = 16 * 1024
+#: Bytes for the versions in a record: they are less than a kilobyte.
+_VERSIONS_SIZE = 1024
 
 
-class News(Protocol):
-    """Where others learn what a run has come to."""
+class Channel(Protocol):
+    """How followers in other processes learn of a run's progress."""
 
     async def tell(self, segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
-        """Say how many segments are written, the lengths of the chunks that follow, and those."""
+        """Say how many segments are written, and which chunks follow them."""
         ...
 
     def complete(self, entry: Entry, *, stored: bool) -> None:
-        """Have the whole body said once it is over, and whether it is one that is served."""
+        """Keep the whole body's head for the end; say whether the entry is served."""
         ...
 
     async def is_followed(self) -> bool:
-        """Say whether anybody reads it there."""
+        """Whether a process follows the run."""
+        ...
+
+
+class Owner(Protocol):
+    """What owns a recorder: a run."""
+
+    @property
+    def has_slow_readers(self) -> bool:
+        """Whether a reader still needs what was written."""
+        ...
+
+    def objection(self) -> NotCached | None:
+        """Return why the body must not be stored, if there is a reason."""
+        ...
+
+    def recorder_moved(self) -> None:
+        """Note that segments were written."""
+        ...
+
+    def unstored(self, reason: NotCached, cause: Exception | None) -> None:
+        """Note, once, that there will be no entry."""
+        ...
+
+    def visible(self) -> None:
+        """Note that the entry is visible."""
+        ...
+
+    async def stored(self) -> None:
+        """Tell plugins of the entry; they may take their time."""
         ...
 
 
@@ -71,55 +87,42 @@ class Recorder:
     Records one run.
 
     Args:
-        resource: What it is a response of.
+        owner: The run.
+        resource: The resource whose response is recorded.
         entry: The response without its body; its generation names the segments.
         varies_on: The names in its Vary that are not part of the resource's key.
-        limits: What it may use.
-        objection: Called before each chunk and before the commit; returns why there must be none,
-            if there is a reason.
-        on_stored: Called once the entry is visible.
-        on_failure: Called once with the reason why it will not be, and its cause.
-        news: For those who follow the run in other processes; None where nobody can.
+        limits: What a recorder may use.
+        channel: How followers learn of the progress; None if there can't be any.
     """
 
     def __init__(
         self,
+        owner: Owner,
         resource: Resource,
         entry: Entry,
         *,
         varies_on: frozenset[str],
         limits: Limits,
-        objection: Callable[[], NotCached | None],
-        on_stored: Callable[[], Awaitable[None]],
-        on_failure: Callable[[NotCached, Exception | None], object],
-        news: News | None = None,
+        channel: Channel | None = None,
     ) -> None:
         self.failure: NotCached | None = None
-        self.on_progress: Callable[[], object] = lambda: None
-        self.is_needed: Callable[[], bool] = lambda: False
-        self.on_visible: Callable[[], object] = lambda: None
+        self._owner = owner
         self._resource = resource
-        self._store = resource.store
         self._entry = entry
+        self._body = resource.body(entry.generation)
         self._varies_on = varies_on
         self._limits = limits
-        self._objection = objection
-        self._on_stored = on_stored
-        self._on_failure = on_failure
-        self._news = news
+        self._channel = channel
         self._has_news = False
         self._tell_timer: asyncio.TimerHandle | None = None
         self._length = 0
-        self._archive = ChunkIndex(self._segment)
-        self._is_held = self._is_left = False
-        self._renewed = asyncio.get_running_loop().time()
-        self._pieces: list[bytes] = []
-        self._lengths: list[int] = []
-        self._filled = 0
-        self._segments: list[tuple[int, int]] = []
-        self._queue: list[tuple[str, bytes]] = []
+        self._index = ChunkIndex(self)
+        self._packer = ChunkPacker()
+        self._seals: list[Seal] = []
+        self._queue: list[PackedSegment] = []
         self._pending = 0
         self._written = 0
+        self._is_held = self._is_left = False
         self._closing = False
         self._wakeup = asyncio.Event()
         self._kept_up = asyncio.Event()
@@ -129,13 +132,18 @@ class Recorder:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def is_failed(self) -> bool:
+        """Whether there will be no entry."""
+        return self.failure is not None
+
+    @property
     def has_room(self) -> bool:
-        """Whether a source that is read by nobody else may go on."""
-        return self.failure is not None or self._pending < self._limits.max_pending // 2
+        """Whether a source without readers may go on."""
+        return self.is_failed or self._pending < self._limits.max_pending // 2
 
     @property
     def is_behind(self) -> bool:
-        """Whether so much waits to be written that the store should be given a turn."""
+        """Whether so much waits to be written that the store needs time to catch up."""
         return not self._kept_up.is_set()
 
     async def catch_up(self, timeout: float) -> None:
@@ -148,68 +156,40 @@ class Recorder:
         """Begin to count `max_duration`."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._limits.max_duration, self.fail, NotCached.DURATION)
-        # Also where there is no chunk yet: who waits for the run then knows what it answers.
+        # Also before the first chunk: followers then know the head of the response.
         self._tell_later(TELL_FIRST_AFTER)
 
     # -- chunks in --------------------------------------------------------------------------
 
     def feed(self, chunk: bytes) -> None:
-        """Take one chunk; never waits."""
+        """Take one chunk; never wait."""
         if self.failure is not None:
             return
-        if reason := self._objection():
+        if reason := self._owner.objection():
             self.fail(reason)
             return
         if self._length + len(chunk) > self._limits.max_body:
             self.fail(NotCached.BODY_SIZE)
             return
-        # Before the chunk, not after it: one larger than the bound is in memory anyway.
+        # Before the chunk, not after it: a chunk larger than the bound is in memory anyway.
         if self._pending > self._limits.max_pending:
             self.fail(NotCached.BEHIND)
             return
         self._length += len(chunk)
-        if self._news is not None and self._tell_timer is None:
+        if self._channel is not None and self._tell_timer is None:
             self._tell_later()
-        if len(self._lengths) >= _MAX_CHUNKS:
-            self._cut(continues=False)
-        room = self._room()
-        if len(chunk) <= room:
-            self._add(chunk)
-            return
-        rest = memoryview(chunk)
-        if not room:
-            self._cut(continues=False)
-            room = self._room()
-        while len(rest) > room:
-            self._add(bytes(rest[:room]))
-            rest = rest[room:]
-            self._cut(continues=True)
-            room = self._room()
-        self._add(bytes(rest))
+        for segment in self._packer.add(chunk):
+            self._enqueue(segment)
 
-    def _room(self) -> int:
-        used = self._filled + _LENGTH_SIZE * (len(self._lengths) + 2) + PREFIX_SIZE
-        return max(0, VALUE_SIZE - used)
-
-    def _add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._lengths.append(len(piece))
-        self._filled += len(piece)
-
-    def _cut(self, *, continues: bool) -> None:
-        """Close the segment at hand, and hand it to the writer."""
+    def _enqueue(self, segment: Segment) -> None:
+        """Hand a closed segment to the writer."""
         if self.failure is not None:
             return
-        payload = b"".join(self._pieces)
-        segment = Segment(tuple(self._lengths), continues, payload)
-        index = len(self._segments)
-        key = segment_key(self._resource.key, self._entry.generation, index)
-        value = encode_segment(segment, self._entry.generation, index)
-        self._segments.append((len(payload), read_prefix(value).body_checksum))
-        self._archive.close(len(self._lengths), continues=continues)
-        self._pieces, self._lengths, self._filled = [], [], 0
-        self._queue.append((key, value))
-        self._pending += len(value)
+        packed = self._body.pack(len(self._seals), segment)
+        self._seals.append(packed.seal)
+        self._index.close(len(segment.chunks), continues=segment.continues)
+        self._queue.append(packed)
+        self._pending += len(packed.value)
         if self._pending > self._limits.max_pending // 4:
             self._kept_up.clear()
         self._wake_writer()
@@ -219,10 +199,10 @@ class Recorder:
             self._writer = asyncio.create_task(self._write())
         self._wakeup.set()
 
-    # -- news for other processes -----------------------------------------------------------
+    # -- progress for followers -------------------------------------------------------------
 
     def _tell_later(self, seconds: float = TELL_AFTER) -> None:
-        if self._news is not None and self.failure is None and not self._closing:
+        if self._channel is not None and self.failure is None and not self._closing:
             loop = asyncio.get_running_loop()
             self._tell_timer = loop.call_later(seconds, self._tell_now)
 
@@ -232,31 +212,30 @@ class Recorder:
         self._wake_writer()
 
     async def _tell_news(self) -> None:
-        assert self._news is not None
-        if self._filled >= _TOLD:
-            self._cut(continues=False)
+        assert self._channel is not None
+        if self._packer.filled >= _MAX_TOLD:
+            self._enqueue(self._packer.close())
         if self._queue:
             await self._write_window()
-        # What waits to be written comes before what follows it.
-        is_next = self._written == len(self._segments)
-        tail = self._pieces if is_next else []
-        # The segments' own writes show whether the store still works.
+        # Chunks are told only once everything before them is written.
+        is_next = self._written == len(self._seals)
+        rest = self._packer.open if is_next else Segment((), False, b"")
+        # The writes of the segments show whether the store still works.
         with contextlib.suppress(StoreError):
-            lengths = tuple(self._lengths) if is_next else ()
-            await self._news.tell(self._written, lengths, b"".join(tail))
+            await self._channel.tell(self._written, rest.chunks, rest.payload)
 
     # -- segments out -----------------------------------------------------------------------
 
     async def _write(self) -> None:
-        """Write what is queued, and renew what is written, until closed or failed."""
+        """Write and renew segments until closed or failed."""
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         try:
             while self.failure is None and not (self._closing and not self._queue):
-                if loop.time() - renewed >= RUN_TTL / 3:
+                if loop.time() - renewed >= RENEW_EVERY:
                     renewed = loop.time()
                     await self._renew()
-                    self._has_news = self._news is not None
+                    self._has_news = self._channel is not None
                 if self._has_news and not self._closing:
                     self._has_news = False
                     await self._tell_news()
@@ -265,32 +244,26 @@ class Recorder:
                 else:
                     self._wakeup.clear()
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(RUN_TTL / 3):
+                        async with asyncio.timeout(RENEW_EVERY):
                             await self._wakeup.wait()
         except StoreError as exc:
             self.fail(NotCached.STORE, exc)
 
     async def _write_window(self) -> None:
         window = self._queue[:WINDOW]
-        await self._store.set_many(window, RUN_TTL)
+        await self._body.write(window)
         del self._queue[: len(window)]
         self._written += len(window)
-        self._pending -= sum(len(value) for _, value in window)
+        self._pending -= sum(len(segment.value) for segment in window)
         if self._pending <= self._limits.max_pending // 4:
             self._kept_up.set()
         if self._tell_timer is None:
             self._tell_later()
-        self.on_progress()
+        self._owner.recorder_moved()
 
     async def _renew(self) -> None:
-        keys = self._keys()[: self._written]
-        if await self._store.touch_many(keys, RUN_TTL) != len(keys):
+        if await self._body.renew(range(self._written), RUN_TTL) != self._written:
             raise StoreError("segments are missing that were written")
-
-    def _keys(self) -> list[str]:
-        generation = self._entry.generation
-        count = len(self._segments)
-        return [segment_key(self._resource.key, generation, index) for index in range(count)]
 
     # -- commit or discard ------------------------------------------------------------------
 
@@ -300,7 +273,7 @@ class Recorder:
             declared = content_length(self._entry.headers)
             if declared is not None and declared != self._length:
                 self.fail(NotCached.CONTENT_LENGTH)
-            elif reason := self._objection():
+            elif reason := self._owner.objection():
                 self.fail(reason)
         try:
             if self.failure is None:
@@ -311,26 +284,26 @@ class Recorder:
             self._stop_timers()
 
     async def settled(self) -> None:
-        """Wait until what a failed run wrote is deleted."""
+        """Wait until the segments of a failed run are deleted."""
         if self._cleanup is not None:
             await self._cleanup
 
     async def _commit(self) -> None:
         entry = dataclasses.replace(self._entry, length=self._length)
         self._closing = True
-        if not self._segments:
-            entry = dataclasses.replace(entry, chunks=tuple(self._lengths))
-            # The record will hold versions, too; they are less than a kilobyte.
-            if len(encode_record(entry)) + self._length + 1024 <= self._limits.inline_max:
+        if not self._seals:
+            whole = self._packer.open
+            inline = dataclasses.replace(entry, chunks=whole.chunks)
+            size = len(encode_record(inline)) + self._length + _VERSIONS_SIZE
+            if size <= self._limits.inline_max:
                 await self._written_out()
-                await self._publish(dataclasses.replace(entry, body=b"".join(self._pieces)))
+                await self._publish(dataclasses.replace(inline, body=whole.payload))
                 return
-            entry = dataclasses.replace(entry, chunks=())
-        if self._lengths:
-            self._cut(continues=False)
+        if not self._packer.is_empty:
+            self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
-            await self._publish(dataclasses.replace(entry, segments=tuple(self._segments)))
+            await self._publish(dataclasses.replace(entry, segments=tuple(self._seals)))
 
     async def _written_out(self) -> None:
         self._wakeup.set()
@@ -342,14 +315,13 @@ class Recorder:
         if lifetimes.ttl is not None and lifetimes.stale:
             entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
         reason = await self._resource.publish(entry, self._varies_on)
-        if self._news is not None and reason in (None, NotCached.OVERTAKEN):
-            self._news.complete(entry, stored=reason is None)
-            # Those who have begun to read it in other processes may go on to its end.
-            self._is_left = reason is not None and await self._news.is_followed()
+        if self._channel is not None and reason in (None, NotCached.OVERTAKEN):
+            self._channel.complete(entry, stored=reason is None)
+            # Followers that have begun to read the body may go on to its end.
+            self._is_left = reason is not None and await self._channel.is_followed()
         if reason is None:
-            # Plugins may take their time.
-            self.on_visible()
-            await self._on_stored()
+            self._owner.visible()
+            await self._owner.stored()
         else:
             self.fail(reason)
 
@@ -358,47 +330,41 @@ class Recorder:
         self.fail(NotCached.INCOMPLETE)
         await self.settled()
 
+    # -- slow readers -----------------------------------------------------------------------
+
     async def read(self, number: int) -> list[bytes]:
-        """
-        Return chunks that were fed, from a number on; at least one.
+        """Return chunks that were fed, from a number on; at least one."""
+        return await self._index.read(number)
 
-        Raises:
-            BrokenStreamError: They are lost.
-        """
-        return await self._archive.read(number)
-
-    async def _segment(self, index: int) -> Segment:
-        """Return a segment, wherever that is by now."""
-        if index == len(self._segments):
+    async def segment(self, index: int) -> Segment:
+        """Return a segment, wherever it is by now."""
+        if index == len(self._seals):
             if self.failure is not None and not self._is_held:
-                raise BrokenStreamError("what a slow reader had still to read is not stored")
-            return Segment(tuple(self._lengths), False, b"".join(self._pieces))
+                raise BrokenStreamError("chunks that a slow reader needs are not stored")
+            return self._packer.open
         try:
             if index >= self._written and self._queue:
-                _, value = self._queue[index - self._written]
-                return decode_segment(value, self._entry.generation, index)
+                packed = self._queue[index - self._written]
+                return self._body.unpack(index, packed.value)
             return await self._stored(index)
         except (StoreError, UnsoundError, LookupError) as exc:
-            raise LostStreamError(f"what a slow reader had still to read is lost: {exc}") from exc
+            raise LostStreamError(f"chunks that a slow reader needs are lost: {exc}") from exc
 
     async def _stored(self, index: int) -> Segment:
-        loop = asyncio.get_running_loop()
-        is_over = self._writer is None or self._writer.done()
-        if is_over and loop.time() - self._renewed >= RUN_TTL / 3:
-            # Nobody else keeps them alive any more.
-            self._renewed = loop.time()
+        if self._writer is None or self._writer.done():
+            # The writer renews the segments no more.
             ttl = RUN_TTL if self.failure is not None else self._resource.lifetimes.segments
-            await self._store.touch_many(self._keys()[index:], ttl)
-        (value,) = await self._store.get_many([self._keys()[index]])
-        if value is None:
-            raise UnsoundError(f"segment {index} is missing")
-        return decode_segment(value, self._entry.generation, index)
+            await self._body.renew_if_due(range(index, len(self._seals)), ttl)
+        (segment,) = await self._body.read(range(index, index + 1))
+        return segment
 
     def release(self) -> None:
-        """Say that nobody reads any more what a failed run has written: it is deleted."""
+        """Delete what a failed run has written, once no slow reader needs it."""
         if self._is_held:
             self._is_held = False
             self._cleanup = spawn(self._clean_up(None))
+
+    # -- failure ----------------------------------------------------------------------------
 
     def fail(self, reason: NotCached, cause: Exception | None = None) -> None:
         """Give the entry up, at once and once."""
@@ -407,33 +373,33 @@ class Recorder:
         self.failure = reason
         self._kept_up.set()
         self._stop_timers()
-        self._on_failure(reason, cause)
-        mark = reason if reason in _LASTING else None
-        # Where only a limit was passed, a slow reader goes on to the end.
-        self._is_held = reason is not NotCached.INCOMPLETE and self.is_needed()
+        mark = reason if reason.is_lasting else None
+        # A slow reader goes on to the end if only a limit was passed.
+        self._is_held = reason is not NotCached.INCOMPLETE and self._owner.has_slow_readers
         if not self._is_held:
             self._cleanup = spawn(self._clean_up(mark))
         elif mark is not None:
             self._cleanup = spawn(self._mark_unstorable(mark))
-        self.on_progress()
+        self._owner.unstored(reason, cause)
 
     async def _mark_unstorable(self, mark: NotCached) -> None:
         with contextlib.suppress(StoreError):
             await self._resource.mark_unstorable(mark, self._varies_on)
 
     async def _clean_up(self, mark: NotCached | None) -> None:
-        self._pieces, self._lengths, self._queue = [], [], []
+        self._packer.clear()
+        self._queue = []
         self._wakeup.set()
-        # A write that is on its way would come after the deletion: wait for it, it is bounded.
+        # A write that goes on would come after the deletion. Wait for it; it is bounded.
         if self._writer is not None and self._writer is not asyncio.current_task():
             await asyncio.wait([self._writer])
-        # Where the store fails, the segments die by the ttl of a run.
+        # If the store fails, the segments expire.
         with contextlib.suppress(StoreError):
-            if self._segments and self._is_left:
-                # It expires unless they keep it.
-                await self._store.touch_many(self._keys(), RUN_TTL)
-            elif self._segments:
-                await self._store.delete_many(self._keys())
+            if self._seals and self._is_left:
+                # The body expires unless its followers renew it.
+                await self._body.renew(range(len(self._seals)), RUN_TTL)
+            elif self._seals:
+                await self._body.drop(range(len(self._seals)))
         if mark is not None:
             await self._mark_unstorable(mark)
 

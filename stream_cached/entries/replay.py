@@ -1,4 +1,4 @@
-"""Segments in, chunks out; the next window is read while this one is sent."""
+"""A stored body, read in parts: the next window is read while the current one is sent."""
 
 from __future__ import annotations
 
@@ -6,100 +6,80 @@ import asyncio
 import contextlib
 from collections import deque
 
+from stream_cached.entries.body import WINDOW
 from stream_cached.entries.chunks import ChunkJoiner
-from stream_cached.entries.recorder import RUN_TTL, WINDOW
+from stream_cached.entries.found import Hit
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import LostStreamError, StoreError
-from stream_cached.format.codec import UnsoundError, decode_segment
-from stream_cached.format.envelope import read_prefix
-from stream_cached.format.records import Entry, Segment
-from stream_cached.keys.names import segment_key
+from stream_cached.format.records import Segment
+from stream_cached.format.validation import UnsoundError
 
 
 class Replay:
     """
-    The chunks of a stored body, one by one; or, by `part`, in pieces as large as they are stored.
+    The body of an entry: chunk by chunk, or by `part` in pieces as large as they are stored.
 
     Args:
-        resource: What it is a response of.
-        key: The key of the record.
-        entry: The record.
+        resource: The resource of the entry.
+        hit: The entry, and the key of its record.
     """
 
-    def __init__(self, resource: Resource, key: str, entry: Entry) -> None:
-        self.entry = entry
+    def __init__(self, resource: Resource, hit: Hit) -> None:
+        self.entry = entry = hit.entry
         self.closed = False
         self._resource = resource
-        self._store = resource.store
-        self._key = key
+        self._hit = hit
+        self._body = resource.body(entry.generation)
+        self._count = len(entry.segments)
         self._next = 0
         self._ahead: asyncio.Task[list[Segment]] | None = None
         self._window: deque[Segment] = deque()
         self._chunks: deque[bytes] = deque()
         self._joiner = ChunkJoiner()
-        self._renewed = asyncio.get_running_loop().time()
         if not entry.segments:
             self._window.append(Segment(entry.chunks, False, entry.body))
 
     @property
     def is_long(self) -> bool:
-        """Whether there is more to read from the store than the first window."""
-        return len(self.entry.segments) > WINDOW
+        """Whether the store holds more than the first window."""
+        return self._count > WINDOW
 
     async def open(self) -> bool:
         """
-        Read the first window and see that all segments are there; False where that is not so.
+        Read the first window. Return False, and delete the record, unless all segments are there.
 
-        The segments are given a ttl that outlives a replay, whatever is left of the entry's.
-
-        Raises:
-            StoreError: The store failed.
+        The segments get a ttl that outlives a replay, whatever is left of the entry's ttl.
         """
-        count = len(self.entry.segments)
-        if not count:
+        if not self._count:
             return True
         try:
             found, window = await asyncio.gather(self._renew(0), self._read(self._take()))
         except UnsoundError:
             found, window = 0, []
-        if found != count:
-            await self._store.delete_many([self._key])
-            lifetimes = self._resource.lifetimes
-            if lifetimes.ttl is None:
-                # Nothing leads to its segments any more. Not at once: somebody may be reading them.
-                await self._store.touch_many(self._keys(range(count)), lifetimes.longest_run)
+        if found != self._count:
+            await self._resource.delete(self._hit)
             return False
         self._window.extend(window)
         return True
 
     def close(self) -> None:
-        """Stop: nothing more is read."""
+        """Read nothing more."""
         self.closed = True
         if self._ahead is not None:
             self._ahead.cancel()
             self._ahead = None
 
     async def aclose(self) -> None:
-        """Stop, as an asynchronous generator is closed."""
+        """Read nothing more, as an asynchronous generator is closed."""
         self.close()
 
     async def part(self) -> bytes | None:
-        """
-        Return the next piece of the body, None at its end.
-
-        Raises:
-            BrokenStreamError: A segment is missing, damaged, or can't be read in time.
-        """
+        """Return the next piece of the body, None at its end."""
         segment = await self._segment()
         return None if segment is None else segment.payload
 
     async def whole(self) -> bytes:
-        """
-        Return the whole body.
-
-        Raises:
-            BrokenStreamError: As for `part`.
-        """
+        """Return the whole body."""
         parts = []
         while (part := await self.part()) is not None:
             parts.append(part)
@@ -126,7 +106,9 @@ class Replay:
             try:
                 self._window.extend(await task)
             except (StoreError, UnsoundError) as exc:
-                await self._drop()
+                # If the store fails here, too, the next look-up finds the same damage.
+                with contextlib.suppress(StoreError):
+                    await self._resource.store.delete_many([self._hit.key])
                 raise LostStreamError(f"the stored body can't be read on: {exc}") from exc
             self._read_ahead()
         return self._window.popleft() if self._window and not self.closed else None
@@ -135,42 +117,23 @@ class Replay:
         indexes = self._take()
         if indexes:
             self._ahead = asyncio.create_task(self._read(indexes))
-            # A replay that is abandoned takes no notice of how its last read went.
+            # Nobody awaits the last read of a replay that is abandoned.
             self._ahead.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def _take(self) -> range:
         start = self._next
-        self._next = min(start + WINDOW, len(self.entry.segments))
+        self._next = min(start + WINDOW, self._count)
         return range(start, self._next)
 
     async def _read(self, indexes: range) -> list[Segment]:
-        now = asyncio.get_running_loop().time()
-        if now - self._renewed >= RUN_TTL / 3:
-            self._renewed = now
-            await self._renew(indexes.start)
-        values = await self._store.get_many(self._keys(indexes))
-        return [self._decode(i, value) for i, value in zip(indexes, values, strict=True)]
-
-    def _decode(self, index: int, value: bytes | None) -> Segment:
-        if value is None:
-            raise UnsoundError(f"segment {index} is missing")
-        segment = decode_segment(value, self.entry.generation, index)
-        if (len(segment.payload), read_prefix(value).body_checksum) != self.entry.segments[index]:
-            raise UnsoundError(f"segment {index} is not the one that was stored")
-        if segment.continues and index == len(self.entry.segments) - 1:
+        rest = range(indexes.start, self._count)
+        if indexes.start:
+            await self._body.renew_if_due(rest, self._resource.lifetimes.segments)
+        segments = await self._body.read(indexes, self.entry.segments)
+        if indexes.stop == self._count and segments[-1].continues:
             raise UnsoundError("the stored body ends within a chunk")
-        return segment
+        return segments
 
     async def _renew(self, start: int) -> int:
-        """Keep what is still to be read alive; return how many segments were found."""
-        keys = self._keys(range(start, len(self.entry.segments)))
-        return await self._store.touch_many(keys, self._resource.lifetimes.segments)
-
-    def _keys(self, indexes: range) -> list[str]:
-        generation = self.entry.generation
-        return [segment_key(self._resource.key, generation, index) for index in indexes]
-
-    async def _drop(self) -> None:
-        # Where the store fails, whoever finds the record next finds the same damage.
-        with contextlib.suppress(StoreError):
-            await self._store.delete_many([self._key])
+        rest = range(start, self._count)
+        return await self._body.renew(rest, self._resource.lifetimes.segments)

@@ -9,11 +9,26 @@ from dataclasses import dataclass
 from stream_cached.errors import StreamCachedError
 
 
+class Scope(enum.Enum):
+    """What a reason says of other requests for the same."""
+
+    ANSWER = enum.auto()
+    """Another run would answer alike: no request waits for it."""
+    PRIVATE = enum.auto()
+    """The same, found while the body was made: readers that joined are cut."""
+    LIMIT = enum.auto()
+    """The body is not stored, but readers that joined may read it to its end."""
+    STORE = enum.auto()
+    """The store can't hold the body, which may be shared all the same."""
+    PASSING = enum.auto()
+    """It concerns this run only."""
+
+
 class NotCached(enum.Enum):
     """
     Why a response was not stored.
 
-    Each reason has a word for Cache-Status, a sentence for the log, and a fix.
+    Each reason has a word for Cache-Status, a sentence for the log, a fix, and a scope.
     """
 
     METHOD = (
@@ -47,6 +62,7 @@ class NotCached(enum.Enum):
         "client's own",
         "let a dependency read it, so that the endpoint has it as an argument, or pass "
         "unguarded= if it does not show in the answer",
+        Scope.PRIVATE,
     )
     NORMALISER = (
         "vary",
@@ -102,62 +118,61 @@ class NotCached(enum.Enum):
         "max-body",
         "the body is larger than max_body=, or than a quarter of the store",
         "raise max_body= (and the max_bytes= of a memory store)",
+        Scope.LIMIT,
     )
     DURATION = (
         "max-duration",
         "the stream took longer than max_duration=",
         "raise max_duration=",
+        Scope.LIMIT,
     )
     CONTENT_LENGTH = (
         "content-length",
         "the body is not as long as its own Content-Length says",
         "fix the endpoint: its clients get a broken response",
+        Scope.PASSING,
     )
     STORE = (
         "store",
         "the store failed or did not answer in time",
         "look at the store; the endpoint goes on answering without it",
+        Scope.STORE,
     )
     INCOMPLETE = (
         "incomplete",
         "the stream raised, or was given up before its end",
         "look at what it raised",
+        Scope.PASSING,
     )
     OVERTAKEN = (
         "overtaken",
         "it was invalidated while it ran",
         "nothing is wrong",
+        Scope.PASSING,
     )
     BEHIND = (
         "behind",
         "the store could not keep up with the stream",
         "raise max_pending=, or use a quicker store",
+        Scope.STORE,
     )
     WAITED = (
         "wait-timeout",
         "another run of it did not begin to answer within wait_timeout=",
         "raise wait_timeout= if the endpoint takes that long before its first byte",
+        Scope.PASSING,
     )
 
-    def __init__(self, word: str, sentence: str, fix: str) -> None:
+    def __init__(self, word: str, sentence: str, fix: str, scope: Scope = Scope.ANSWER) -> None:
         self.word = word
         self.sentence = sentence
         self.fix = fix
+        self.scope = scope
 
     @property
-    def is_private(self) -> bool:
-        """Whether the response may contain data of one client only."""
-        return self is NotCached.READ
-
-    @property
-    def is_limit(self) -> bool:
-        """Whether the next run would exceed the same limit."""
-        return self in (NotCached.BODY_SIZE, NotCached.DURATION)
-
-    @property
-    def is_of_store(self) -> bool:
-        """Whether only the store prevents caching, so that readers may join the run."""
-        return self in (NotCached.STORE, NotCached.BEHIND)
+    def is_lasting(self) -> bool:
+        """Whether a run that was recorded in vain would be so again."""
+        return self.scope in (Scope.PRIVATE, Scope.LIMIT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,7 @@
-"""One request, as the cache sees it: whether it is for it, and what its key is made of."""
+"""One request, as the cache sees it: whether the cache serves it, and what its key is made of."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -12,12 +10,13 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from stream_cached.http.headers import header_values
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
+from stream_cached.request.disconnect import DisconnectShield, _Kept
 from stream_cached.request.observed import plain_scope, watch_of
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
@@ -174,6 +173,11 @@ class Incoming:
             headers=self._selected,
         )
 
+    @property
+    def host(self) -> Sequence[bytes]:
+        """The values of the Host header."""
+        return self._values(b"host")
+
     def _host(self) -> Sequence[bytes]:
         self._tell(["host"])
         return self._values(b"host") or [repr(self.scope.get("server")).encode()]
@@ -253,69 +257,3 @@ async def _peek(request: Request) -> bytes:
     if size > MAX_REQUEST_BODY:
         raise BypassError(Finding(NotCached.UPLOAD))
     return b"".join(message.get("body", b"") for message in messages)
-
-
-class _Kept:
-    """A `receive` for a run that outlives its request."""
-
-    def __init__(self, receive: Receive | None) -> None:
-        self._receive = receive
-        self._is_read = False
-
-    async def __call__(self) -> Message:
-        if not self._is_read:
-            message: Message = {"type": "http.request", "body": b"", "more_body": False}
-            if self._receive is not None:
-                message = await self._receive()
-            self._is_read = not message.get("more_body", False)
-            return message
-        # Nobody is there who could leave.
-        await asyncio.Event().wait()
-        raise AssertionError
-
-
-class DisconnectShield:
-    """
-    A `receive` that keeps a client's leaving to itself while the run is, or may be, recorded.
-
-    `if await request.is_disconnected(): return` would otherwise end a body cleanly, and short.
-
-    Args:
-        patience: Seconds for which it does so before there is a run: an endpoint that waits for
-            something is not to wait for ever.
-    """
-
-    receive: Receive
-
-    def __init__(self, deadline: float = 0.0) -> None:
-        self.in_flight = False
-        self.has_told = False
-        """Whether the endpoint knows that its client has left, and may have cut its body short."""
-        self._patience = deadline
-        self._gone_at: float | None = None
-        self._revealed = asyncio.Event()
-
-    def reveal(self) -> None:
-        """Let the endpoint see again what its client does."""
-        self._revealed.set()
-
-    async def __call__(self) -> Message:
-        message = await self.receive()
-        if message["type"] == "http.disconnect":
-            await self._hide()
-        return message
-
-    async def _hide(self) -> None:
-        now = asyncio.get_running_loop().time
-        if self._gone_at is None:
-            self._gone_at = now()
-        while not self._revealed.is_set():
-            if self.in_flight:
-                await self._revealed.wait()
-            elif (left := self._gone_at + self._patience - now()) <= 0:
-                self.has_told = True
-                return
-            else:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await self._revealed.wait()

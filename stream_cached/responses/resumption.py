@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached.errors import BrokenStreamError, LostStreamError
 
@@ -115,6 +115,26 @@ class _Rest:
         ):
             raise BrokenStreamError("the endpoint has answered with another body")
         return {**message, "body": rest}
+
+
+def resume_from(result: Any, again: Callable[[], Awaitable[Any]]) -> None:
+    """Let the body of a response, if it is lost, go on from another answer to the call."""
+    if hasattr(result, "resumption"):
+        result.resumption = Resumption(again)
+
+
+async def resuming(
+    resumption: Resumption | None, respond: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send a body. If it is lost, and may go on, send the rest from another run."""
+    if resumption is None:
+        await respond(scope, receive, send)
+        return
+    send = resumption.watched(send)
+    try:
+        await respond(scope, receive, send)
+    except LostStreamError as exc:
+        await resumption.go_on(exc, scope, receive, send)
 
 
 def _head_of(message: Message) -> tuple[int, list[tuple[bytes, bytes]]]:

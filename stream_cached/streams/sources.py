@@ -1,4 +1,4 @@
-"""What feeds a flight: the iterator of a response, or the ASGI messages that an app sends."""
+"""What feeds a stream: the iterator of a response, or the ASGI messages that an app sends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Scope
 
 from stream_cached.errors import BrokenStreamError
-from stream_cached.streams.stream import Flight
+from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
 
 #: What would make an app send part of its body, or something else than its body.
@@ -70,11 +70,11 @@ class IteratorSource:
         self._iterator = iterator
         self._charset = charset
 
-    async def drain(self, flight: Flight) -> None:
+    async def drain(self, stream: Stream) -> None:
         try:
             async for chunk in self._iterator:
-                if flight.feed(as_bytes(chunk, self._charset)):
-                    await flight.pace()
+                if stream.feed(as_bytes(chunk, self._charset)):
+                    await stream.pace()
         finally:
             await self.close()
 
@@ -89,7 +89,7 @@ class AppSource:
     An ASGI app, recorded at the level of the messages that it sends.
 
     It is started by `begin`, which returns once the app has sent its head; the first part of its
-    body waits for the flight to start.
+    body waits for the run to start.
 
     Args:
         app: The app; a response is one.
@@ -111,7 +111,7 @@ class AppSource:
         self._scope = watched(_unconditional(scope))
         self._body: bytes | None = body
         self._head = asyncio.Event()
-        self._may_go_on: asyncio.Future[Flight] = asyncio.get_running_loop().create_future()
+        self._may_go_on: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self._complete = asyncio.Event()
         self._handled_around: BaseException | None = None
@@ -153,9 +153,9 @@ class AppSource:
             # Whoever drains it is told what it has raised; if nobody does, nobody is.
             self._task.exception()
 
-    async def drain(self, flight: Flight) -> None:
+    async def drain(self, stream: Stream) -> None:
         assert self._task is not None
-        self._may_go_on.set_result(flight)
+        self._may_go_on.set_result(stream)
         try:
             await self._task
         finally:
@@ -177,22 +177,22 @@ class AppSource:
             self.headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
             self._head.set()
         elif message["type"] == "http.response.body":
-            flight = await asyncio.shield(self._may_go_on)
-            if flight.feed(bytes(message.get("body", b""))):
-                await flight.pace()
+            stream = await asyncio.shield(self._may_go_on)
+            if stream.feed(bytes(message.get("body", b""))):
+                await stream.pace()
             if not message.get("more_body", False):
-                self._end_body(flight)
+                self._end_body(stream)
 
-    def _end_body(self, flight: Flight) -> None:
+    def _end_body(self, stream: Stream) -> None:
         if self._task is not None and self._task.cancelling():
             # It swallows its cancellation, and may end its body cleanly, and short.
             return
         if sys.exc_info()[1] not in (None, self._handled_around):
             # It ends its body while an exception passes: for its client that is the end, as it
             # would be without a cache, but nothing to be kept.
-            flight.mark_incomplete()
+            stream.owner.mark_incomplete()
         self._complete.set()
-        flight.finish_body()
+        stream.owner.finish_body()
 
 
 def _unconditional(scope: Scope) -> Scope:

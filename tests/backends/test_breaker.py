@@ -384,7 +384,6 @@ def test_the_time_out_of_a_decorator_overrules_the_caches(
         raise NotImplementedError
 
     async def seconds() -> float | None:
-        assert cached._binding is not None
-        return cached._binding.timeout
+        return cached.hooks.binding().timeout
 
     assert asyncio.run(seconds()) == expected

@@ -42,7 +42,7 @@ from starlette.routing import Route
 
 from stream_cached.cashews import install, patches, recording, stream_cached, uninstall
 from stream_cached.cashews.entries import CashewsEntries, EntryRef
-from stream_cached.engine.record import Engine
+from stream_cached.engine.outcome import Call
 from stream_cached.errors import BrokenStreamError
 from stream_cached.format.codec import decode_record, encode_record
 from stream_cached.format.records import Entry
@@ -309,9 +309,9 @@ def test_a_run_that_ends_while_it_is_looked_for_is_found(
     held, original, looks = Held(), EntryRef.response, 0
     pages = Pages(serve, setup()(ttl=60), held.respond)
 
-    async def response(self: EntryRef, engine: Engine) -> Response | None:
+    async def response(self: EntryRef, call: Call) -> Response | None:
         nonlocal looks
-        found = await original(self, engine)
+        found = await original(self, call)
         looks += 1
         if looks == 1:
             held.go_on.open()

@@ -27,16 +27,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.entries.found import Foreign, Hit, Miss, StoredValue, Unstorable
+from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.replay import Replay
-from stream_cached.entries.resource import (
-    Foreign,
-    Hit,
-    Lifetimes,
-    Miss,
-    Resource,
-    StoredValue,
-    Unstorable,
-)
+from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
 from stream_cached.format import validation
 from stream_cached.format.codec import (
@@ -248,7 +242,6 @@ def resource(store: MemoryStore, ttl: float | None = 60) -> Resource:
         needs=[VERSION],
         lifetimes=Lifetimes(ttl, 60),
         select=_select,
-        new_id=lambda: os.urandom(16),
         max_variants=4,
     )
 
@@ -502,7 +495,7 @@ def test_whatever_stands_in_the_place_of_a_segment_no_other_body_is_served(
         view = resource(store)
         found = await view.look_up()
         assert isinstance(found, Hit)
-        replay = Replay(view, found.key, found.entry)
+        replay = Replay(view, found)
         if await replay.open():
             body = b"".join([chunk async for chunk in replay]) if exact else await replay.whole()
             assert body == BODY
@@ -520,7 +513,7 @@ def test_a_body_in_segments_is_served_where_nothing_is_planted() -> None:
         view = resource(store)
         found = await view.look_up()
         assert isinstance(found, Hit)
-        replay = Replay(view, found.key, found.entry)
+        replay = Replay(view, found)
         assert await replay.open()
         assert await replay.whole() == BODY
 
@@ -587,7 +580,7 @@ def test_a_value_that_was_published_late_may_have_been_revoked() -> None:
         view = resource(store)
         await view.look_up()
         await view.begin()
-        view.lifetimes = Lifetimes(60, -1)
+        view._records.lifetimes = Lifetimes(60, -1)
         assert await view.publish_value(b"{}", text=True) is NotCached.OVERTAKEN
 
     run(test())

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from stream_cached import stream_cached
 from stream_cached.runs.follow import RemoteRun
-from stream_cached.streams.stream import Flight, flights_here
+from stream_cached.runs.run import Run, runs_here
 from tests.conftest import Serve, Spawn
 from tests.engine.test_collapse import COLLAPSED, Waiting
 from tests.support.app_server import AppProcess, AppServer
@@ -249,13 +249,13 @@ def test_a_slow_follower_reads_on_what_is_no_longer_served(
     what: str,
 ) -> None:
     known = Gate()
-    keep_from = RemoteRun._keep_from
+    renew_from = RemoteRun._renew_from
 
-    async def keeping(tail: RemoteRun, index: int) -> None:
+    async def renewing(remote: RemoteRun, index: int) -> None:
         known.open()
-        await keep_from(tail, index)
+        await renew_from(remote, index)
 
-    monkeypatch.setattr(RemoteRun, "_keep_from", keeping)
+    monkeypatch.setattr(RemoteRun, "_renew_from", renewing)
     runs = HeldRuns(chunks=200)
     endpoint = stream_cached(ttl=60, key_host=False, cache=redis_url)(runs.__call__)
     servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
@@ -341,8 +341,8 @@ def test_a_run_that_was_followed_stops_though_its_store_is_away(
             client.send()
             client.read_head()
             client.read_until(20)
-        (flight,) = servers[0].run(_flights())
-        wait_until(lambda: flight._followed)
+        (run,) = servers[0].run(_runs())
+        wait_until(lambda: run.is_followed)
         first.close()
         getattr(own_redis, how)()
         follower.close()
@@ -350,8 +350,8 @@ def test_a_run_that_was_followed_stops_though_its_store_is_away(
         closed.wait(10)
 
 
-async def _flights() -> list[Flight]:
-    return [flight for flight in flights_here() if flight.end is None]
+async def _runs() -> list[Run]:
+    return [run for run in runs_here() if run.stream and run.stream.end is None]
 
 
 def test_variants_that_end_at_once_leave_nothing_that_no_index_leads_to(

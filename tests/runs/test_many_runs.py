@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
-from stream_cached.streams.stream import flights_here
+from stream_cached.runs.run import runs_here
 from stream_cached.tasks import running_here
 from tests.runs.test_lease import left
 from tests.support.asgi import Exchange
@@ -55,7 +55,7 @@ def test_nothing_is_left_of_many_flights(
             await asyncio.wait(running_here())
         gc.collect()
         assert len(asyncio.all_tasks()) == 1
-        assert not flights_here()
+        assert not runs_here()
         # One connection more, perhaps.
         assert descriptors() <= before + 2
 

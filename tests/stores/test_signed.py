@@ -14,17 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue
+from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.replay import Replay
-from stream_cached.entries.resource import (
-    Foreign,
-    Found,
-    Hit,
-    Lifetimes,
-    Miss,
-    Resource,
-    StoredValue,
-    renew_version,
-)
+from stream_cached.entries.resource import Resource, renew_version
 from stream_cached.format.codec import decode_record, encode_record, encode_segment
 from stream_cached.format.envelope import MAGIC, is_ours, key_digest, read_prefix
 from stream_cached.format.records import Entry, Marker, Record, Segment, Value
@@ -257,7 +250,6 @@ def resource(store: Store, key: str = KEY, ttl: float | None = 60) -> Resource:
         needs=[VERSION],
         lifetimes=Lifetimes(ttl, 60),
         select=lambda names: digest([[name, "value"] for name in names]),
-        new_id=lambda: os.urandom(16),
         max_variants=4,
     )
 
@@ -306,7 +298,7 @@ async def body_of(store: Store, key: str = KEY) -> bytes | None:
     found = await view.look_up()
     if not isinstance(found, Hit):
         return None
-    replay = Replay(view, found.key, found.entry)
+    replay = Replay(view, found)
     return await replay.whole() if await replay.open() else None
 
 
@@ -406,7 +398,7 @@ def test_an_unsigned_version_does_not_bring_an_old_entry_back_to_life() -> None:
         await publish(view)
         version = await value_of(store, VERSION)
         assert version is not None
-        await renew_version(view, VERSION, os.urandom(16), Lifetimes(60, 60))
+        await renew_version(view, VERSION, Lifetimes(60, 60))
         assert await body_of(view) is None
         await store.set_many([(VERSION, version[:16])], None)
         assert await body_of(view) is None
@@ -579,7 +571,7 @@ def test_a_value_is_not_published_under_a_version_that_was_renewed() -> None:
         before = resource(view)
         await before.look_up()
         await before.begin()
-        await renew_version(view, VERSION, os.urandom(16), Lifetimes(60, 60))
+        await renew_version(view, VERSION, Lifetimes(60, 60))
         assert await before.publish_value(b"{}", text=True) is NotCached.OVERTAKEN
         assert await look_up(view) == Miss()
 

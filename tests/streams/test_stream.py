@@ -1,4 +1,4 @@
-"""A flight: how it ends is a value that every reader reaches, and no end is taken for another."""
+"""A stream: how it ends is a value that every reader reaches, and no end is taken for another."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from stream_cached import BrokenStreamError, stream_cached
+from stream_cached.runs.run import Run
+from stream_cached.streams.ends import Aborted, Complete, Failed
 from stream_cached.streams.sources import AppSource, IteratorSource
-from stream_cached.streams.stream import Aborted, Complete, Failed, Flight
+from stream_cached.streams.stream import Stream
 from tests.support.asgi import Exchange, get
 from tests.support.runs import HIT, MISS
+from tests.support.streaming import end_of, read, run_of
 
 SCOPE = {"type": "http", "method": "GET", "headers": []}
 
 Chunks = Callable[[], AsyncIterator[bytes]]
 
 
-def flight_over(chunks: Chunks, *, max_ahead: int = 1_000_000) -> Flight:
-    source = IteratorSource(chunks(), "utf-8")
-    return Flight(source, None, max_ahead=max_ahead, finish_timeout=30)
+def run_over(chunks: Chunks, *, max_ahead: int = 1_000_000) -> Run:
+    return run_of(IteratorSource(chunks(), "utf-8"), max_ahead=max_ahead)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -48,18 +50,18 @@ async def three() -> AsyncIterator[bytes]:
 
 def test_a_reader_gets_every_chunk_and_then_the_end() -> None:
     async def test() -> None:
-        flight = flight_over(three)
-        assert await everything(flight.read()) == [b"a", b"", b"c"]
-        await flight.over()
-        assert flight.end == Complete()
+        a_run = run_over(three)
+        assert await everything(read(a_run)) == [b"a", b"", b"c"]
+        await a_run.over()
+        assert end_of(a_run) == Complete()
 
     run(test)
 
 
 def test_every_reader_gets_the_same_chunks_whoever_pulls() -> None:
     async def test() -> None:
-        flight = flight_over(three)
-        readers = [flight.read() for _ in range(3)]
+        a_run = run_over(three)
+        readers = [read(a_run) for _ in range(3)]
         assert await asyncio.gather(*map(everything, readers)) == [[b"a", b"", b"c"]] * 3
 
     run(test)
@@ -71,12 +73,12 @@ def test_a_source_that_raises_fails_every_reader_after_what_it_made() -> None:
         raise LookupError("no more")
 
     async def test() -> None:
-        flight = flight_over(failing)
-        for reader in (flight.read(), flight.read()):
+        a_run = run_over(failing)
+        for reader in (read(a_run), read(a_run)):
             assert await anext(reader) == b"a"
             with pytest.raises(LookupError, match="no more"):
                 await anext(reader)
-        assert isinstance(flight.end, Failed)
+        assert isinstance(end_of(a_run), Failed)
 
     run(test)
 
@@ -87,7 +89,7 @@ def test_an_oserror_of_the_source_is_not_taken_for_a_client_that_left() -> None:
         raise ConnectionResetError
 
     async def test() -> None:
-        reader = flight_over(failing).read()
+        reader = read(run_over(failing))
         assert await anext(reader) == b"a"
         with pytest.raises(BrokenStreamError) as caught:
             await anext(reader)
@@ -108,15 +110,15 @@ def test_a_source_that_swallows_its_cancellation_is_aborted_all_the_same() -> No
             return
 
     async def test() -> None:
-        flight = flight_over(stubborn)
-        reader = flight.read()
+        a_run = run_over(stubborn)
+        reader = read(a_run)
         assert await anext(reader) == b"a"
         await started.wait()
-        flight.abort("the test says so")
+        a_run.abort("the test says so")
         with pytest.raises(BrokenStreamError, match="the test says so"):
             await anext(reader)
-        await flight.over()
-        assert flight.end == Aborted("the test says so")
+        await a_run.over()
+        assert end_of(a_run) == Aborted("the test says so")
 
     run(test)
 
@@ -133,10 +135,10 @@ def test_an_app_that_ends_its_body_when_cancelled_is_aborted_all_the_same() -> N
     async def test() -> None:
         source = AppSource(app, SCOPE)
         await source.begin()
-        flight = Flight(source, None, max_ahead=1_000_000, finish_timeout=30)
-        reader = flight.read()
+        a_run = run_of(source, max_ahead=1_000_000, finish_timeout=30)
+        reader = read(a_run)
         assert await anext(reader) == b"a"
-        flight.abort("the test says so")
+        a_run.abort("the test says so")
         with pytest.raises(BrokenStreamError):
             await everything(reader)
 
@@ -153,8 +155,8 @@ def test_the_source_waits_for_its_fastest_reader() -> None:
             yield b"x" * 1_000
 
     async def test() -> None:
-        flight = flight_over(many, max_ahead=10_000)
-        reader = flight.read()
+        a_run = run_over(many, max_ahead=10_000)
+        reader = read(a_run)
         await anext(reader)
         for _ in range(200):
             await asyncio.sleep(0)
@@ -176,14 +178,14 @@ def test_the_last_reader_that_leaves_ends_a_run_that_is_not_stored() -> None:
             closed.set()
 
     async def test() -> None:
-        flight = flight_over(endless)
-        first, last = flight.read(), flight.read()
+        a_run = run_over(endless)
+        first, last = read(a_run), read(a_run)
         await anext(first)
         first.close()
         assert await anext(last) == b"a"
         assert not closed.is_set()
         last.close()
-        await flight.over()
+        await a_run.over()
         assert closed.is_set()
 
     run(test)
@@ -191,13 +193,13 @@ def test_the_last_reader_that_leaves_ends_a_run_that_is_not_stored() -> None:
 
 def test_a_reader_that_leaves_before_the_first_step_ends_the_run() -> None:
     async def test() -> None:
-        flight = flight_over(three)
-        reader = flight.read()
-        flight.start()
+        a_run = run_over(three)
+        reader = read(a_run)
+        a_run.start()
         # As a client whose disconnect is there when its response begins.
         reader.close()
-        await flight.over()
-        assert flight.end == Aborted("its client left")
+        await a_run.over()
+        assert end_of(a_run) == Aborted("its client left")
 
     run(test)
 
@@ -206,16 +208,16 @@ def test_a_run_whose_reader_is_dropped_before_it_starts_is_given_up() -> None:
     closed = asyncio.Event()
 
     class Source:
-        async def drain(self, flight: Flight) -> None:
+        async def drain(self, stream: Stream) -> None:
             raise AssertionError
 
         async def close(self) -> None:
             closed.set()
 
     async def test() -> None:
-        flight = Flight(Source(), None, max_ahead=1, finish_timeout=1)
-        flight.read()
-        await flight.over()
+        a_run = run_of(Source(), max_ahead=1, finish_timeout=1)
+        read(a_run)
+        await a_run.over()
         assert closed.is_set()
 
     run(test)
@@ -235,12 +237,12 @@ def test_what_belongs_to_the_run_is_done_once_and_only_after_a_complete_one() ->
     async def test() -> None:
         for chunks, times in ((three, 1), (failing, 1)):
             source = IteratorSource(chunks(), "utf-8")
-            flight = Flight(source, None, max_ahead=1_000, finish_timeout=1, background=background)
-            readers = flight.read(), flight.read()
+            a_run = run_of(source, max_ahead=1_000, finish_timeout=1, background=background)
+            readers = read(a_run), read(a_run)
             for reader in readers:
                 while await _next(reader):
                     pass
-            await flight.over()
+            await a_run.over()
             assert done == times
 
     async def _next(reader: AsyncIterator[bytes]) -> bool:

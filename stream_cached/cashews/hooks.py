@@ -1,0 +1,338 @@
+"""What the cashews decorator adds to the way of a request."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from aiocache.plugins import BasePlugin
+from cashews import Cache, Command, context_cache_detect
+from cashews._typing import TTL, CacheCondition, Tags
+from cashews.backends.interface import Backend as CashewsBackend
+from cashews.cache_condition import get_cache_condition
+from cashews.exceptions import WrongKeyError
+from cashews.key import get_cache_key, get_cache_key_template
+from cashews.ttl import ttl_to_seconds
+from cashews.validation import _INVALIDATE_FURTHER
+from cashews.wrapper.transaction import _transaction
+
+from stream_cached.backends.binding import Backend, Binding
+from stream_cached.cashews import tags as tags_of
+from stream_cached.cashews.stores import Raw
+from stream_cached.cashews.views import backend_of, secrets_of, view_of
+from stream_cached.checks import require_ttl
+from stream_cached.decorated import AiocacheHooks
+from stream_cached.engine.outcome import Call
+from stream_cached.engine.values import Use
+from stream_cached.entries.lifetimes import Lifetimes
+from stream_cached.entries.resource import KeySets, Resource
+from stream_cached.errors import ConfigurationError
+from stream_cached.events import Reporter
+from stream_cached.keys.names import is_segment_key, tag_key
+from stream_cached.responses.stored import ReplayResponse
+
+if TYPE_CHECKING:
+    from stream_cached.cashews.decorator import stream_cached
+
+#: Stands for a value that cashews does not have.
+_MISSING = object()
+
+#: The ttl and the tags of the plain value that the running call stores.
+_settled: ContextVar[tuple[float | None, list[str]]] = ContextVar("stream_cached_settled")
+
+
+class CashewsHooks(AiocacheHooks):
+    """The cache of cashews, with its templates, tags, conditions and switches."""
+
+    def __init__(
+        self,
+        decorator: stream_cached,
+        cache: Cache,
+        ttl: TTL,
+        *,
+        key: str | None,
+        tags: Tags,
+        condition: CacheCondition,
+        prefix: str,
+    ) -> None:
+        super().__init__(decorator, {})
+        self.cashews = cache
+        self.key_template = key
+        self.backend: CashewsBackend | None = None
+        self._ttl_of: Any = ttl if callable(ttl) and not isinstance(ttl, type) else None
+        self._ttl_takes_result = self._ttl_of is not None and _takes_result(ttl)
+        self._tag_templates = tuple(tags)
+        self._condition = get_cache_condition(condition)
+        self._sets = tags_of.Tags(cache)
+        self._prefix = prefix
+        self._templates: dict[int, str] = {}
+        self._route = ""
+        self._reporter: Reporter | None = None
+
+    # -- decoration -------------------------------------------------------------------------
+
+    def register(self, function: Callable[..., Any]) -> None:
+        """Check the templates for a function, and tell cashews of its tags."""
+        if self.key_template is None:
+            # The keys of a function without a template begin with its module.
+            self._route = getattr(function, "__module__", "")
+        else:
+            template = self._template(function, self.key_template)
+            self._templates[id(function)] = template
+            self._route = template.partition("{")[0]
+            self._register_tags(template)
+        if self._tag_templates:
+            tags_of.delete_versions(self.cashews, self.full(self._route))
+
+    def _template(self, function: Callable[..., Any], key: str) -> str:
+        try:
+            template = get_cache_key_template(function, key=key)
+            for tag in self._tag_templates:
+                get_cache_key_template(function, key=tag)
+        except WrongKeyError as exc:
+            raise ConfigurationError(
+                f"key={key!r}, tags={self._tag_templates!r}: {exc}; name parameters of the function"
+            ) from exc
+        return template
+
+    def _register_tags(self, template: str) -> None:
+        try:
+            for tag in self._tag_templates:
+                self.cashews.register_tag(tag, self.full(template))
+        except re.error as exc:
+            raise ConfigurationError(
+                f"key={self.key_template!r}: cashews makes no pattern of it, which tags need: "
+                "name parameters and their attributes, without brackets"
+            ) from exc
+
+    def template_of(self, function: Callable[..., Any]) -> str | None:
+        """Return the key template of a function, None if it has none."""
+        return self._templates.get(id(function))
+
+    def full(self, key: str) -> str:
+        """Return a key as cashews knows it."""
+        return f"{self._prefix}:{key}" if self._prefix else key
+
+    # -- the cache --------------------------------------------------------------------------
+
+    @property
+    def keys_by_request(self) -> bool:
+        """Whether the key of a request is built from everything that it has to hold."""
+        return self.key_template is None
+
+    @property
+    def has_own_values(self) -> bool:
+        """Whether plain values are kept elsewhere, too."""
+        return False
+
+    def bind_early(self, reporter: Reporter) -> None:
+        """Do not resolve the cache at decoration: it may be set up later, and again."""
+        self._reporter = reporter
+
+    def binding(self) -> Binding:
+        """Return the cache that is used now."""
+        backend = backend_of(self.cashews, self.full(self._route))
+        if self.backend is backend:
+            return super().binding()
+        self.backend = backend
+        self._warn_of_routes()
+        return self.bind(view_of(self.cashews, backend, self._prefix, [_Watcher(self)]))
+
+    def _warn_of_routes(self) -> None:
+        """Warn that keys with one beginning are not all where cashews looks for them."""
+        route = self.full(self._route)
+        others = [
+            prefix
+            for prefix in self.cashews._backends
+            if prefix.startswith(route) and prefix not in (route, self.cashews._tags_key_prefix)
+        ]
+        if self._templates and others and self._reporter is not None:
+            self._reporter.warn(
+                f"its keys begin with {route!r}, and there are other backends for {others}: all of "
+                "its entries are in one; let the key begin with the prefix of one backend"
+            )
+
+    def secrets(self) -> tuple[bytes, ...]:
+        """Return what signs entries in the store."""
+        own = super().secrets()
+        return own if own or self.backend is None else tuple(secrets_of(self.backend))
+
+    def signs_values(self, backend: Backend) -> bool:
+        """Whether plain values are in signed records; cashews signs by its own secret."""
+        return backend.signs and bool(super().secrets())
+
+    def is_switched_off(self) -> bool:
+        """Whether nothing is cached now."""
+        return self.is_disabled(Command.GET) and self.is_disabled(Command.SET)
+
+    def is_invalidation_off(self) -> bool:
+        """Invalidation always takes effect: other processes may use the cache."""
+        return False
+
+    def is_disabled(self, command: Command) -> bool:
+        """Whether cashews has disabled a command."""
+        return bool(backend_of(self.cashews, self.full(self._route)).is_disable(command))
+
+    # -- one call ---------------------------------------------------------------------------
+
+    async def prepare(self, call: Call, resource: Resource) -> None:
+        """Revoke a resource under `invalidate_further`, also for runs that go on."""
+        if _INVALIDATE_FURTHER.get():
+            await resource.revoke()
+
+    def versions(self, call: Call) -> Sequence[str]:
+        """Return the keys of the versions of the call's tags."""
+        return [tag_key(self._route, tag) for tag in self._tags(call)]
+
+    def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
+        """Let the version of a tag outlive entries with other ttls."""
+        has_ttl = bool(self._tag_templates) and lifetimes.ttl is not None
+        if self._ttl_of is None and not has_ttl:
+            return lifetimes
+        return dataclasses.replace(lifetimes, differ=True)
+
+    def key_sets(self, call: Call, backend: Backend) -> KeySets | None:
+        """Return the sets of the call's tags."""
+        tags = self._tags(call)
+        if not tags or backend.is_fallback:
+            return None
+        return _TagSets(self, tags, {call.service.version, *self.versions(call)})
+
+    def _tags(self, call: Call) -> list[str]:
+        execution = call.execution
+        function, args, kwargs = execution.function, execution.args, dict(execution.kwargs)
+        return [get_cache_key(function, tag, args, kwargs) for tag in self._tag_templates]
+
+    def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
+        """Whether a result is to be stored; its ttl may depend on the result."""
+        args, kwargs = call.execution.args, dict(call.execution.kwargs)
+        if self._ttl_of is not None:
+            named = {"result": result} if self._ttl_takes_result else {}
+            try:
+                resource.set_ttl(ttl_in_seconds(self._ttl_of(*args, **{**named, **kwargs})))
+            except ConfigurationError as exc:
+                call.service.reporter.warn(f"it is not stored: {exc}")
+                return False
+        _settled.set((resource.lifetimes.ttl, self._tags(call)))
+        stores = self._condition(result, args, kwargs, key=self.full(call.key))
+        # A condition may answer with an exception type, too. And the function may have disabled
+        # storing by now.
+        is_wanted = isinstance(stores, bool) and stores and not self.is_disabled(Command.SET)
+        return is_wanted and super().accepts(call, resource, result)
+
+    async def tag(self, tag: str, keys: Sequence[str], seconds: float | None) -> None:
+        """Let `cache.delete_tags` delete keys."""
+        await self._sets.add(tag, keys, seconds, self.backend)
+
+    def tag_version(self, tag: str) -> str:
+        """Return the key of a tag's version, as cashews knows it."""
+        return self.full(tag_key(self._route, tag))
+
+    # -- plain values -----------------------------------------------------------------------
+
+    async def load_value(self, use: Use, key: str) -> Any:
+        """Return a plain value by `cache.get`; None if there is none."""
+        if use.backend.is_fallback:
+            return await use.get(key)
+        try:
+            with _outside_transaction():
+                value = await self.cashews.get(self.full(key), default=_MISSING)
+        # Whatever a backend, a pickler or a middleware raises is a miss.
+        except Exception as exc:
+            use.unreadable(exc)
+            return None
+        return None if value is _MISSING or isinstance(value, Raw) else value
+
+    async def save_value(self, use: Use, key: str, value: Any) -> None:
+        """Store a plain value by `cache.set`."""
+        if use.backend.is_fallback:
+            await use.set(key, value, self.ttl())
+            return
+        ttl, tags = _settled.get()
+        full = self.full(key)
+        try:
+            for tag in tags:
+                await self.tag(tag, [full], ttl)
+            with _outside_transaction():
+                await self.cashews.set(full, value, expire=ttl)
+        # The caller gets its value all the same.
+        except Exception as exc:
+            use.unwritable(exc)
+
+
+class _TagSets:
+    """The sets of keys by which `cache.delete_tags` deletes the entries of one call."""
+
+    def __init__(self, hooks: CashewsHooks, tags: Sequence[str], shared: set[str]) -> None:
+        self._hooks = hooks
+        self._tags = tags
+        self._shared = shared
+
+    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None:
+        """Add the keys of an entry, without the versions that other entries depend on."""
+        # Segments without a record expire: the set would only grow by them.
+        expires = resource.lifetimes.ttl is not None
+        own = [
+            self._hooks.full(key)
+            for key in keys
+            if key not in self._shared and not (expires and is_segment_key(key))
+        ]
+        for tag in self._tags:
+            members = [self._hooks.tag_version(tag), *own]
+            await self._hooks.tag(tag, members, resource.lifetimes.versions)
+
+
+class _Watcher(BasePlugin):  # type: ignore[misc]
+    """Tells cashews' detectors and callbacks of hits."""
+
+    def __init__(self, hooks: CashewsHooks) -> None:
+        self._hooks = hooks
+
+    async def post_get(
+        self, cache: Any, key: str, took: float = 0.0, ret: Any = None, **kwargs: Any
+    ) -> None:
+        """Called after a look-up."""
+        if ret is None:
+            return
+        hooks = self._hooks
+        full, template = hooks.full(key), hooks.full(hooks.key_template or key)
+        # `CacheEtagMiddleware` makes an ETag of it: a stream has no body at hand.
+        value = ret.generation if isinstance(ret, ReplayResponse) else ret
+        context_cache_detect._set(  # type: ignore[attr-defined]
+            full, ttl=hooks.ttl(), name="stream_cached", template=template, value=value
+        )
+        cashews, backend = hooks.cashews, hooks.backend
+        assert backend is not None
+        for callback in tuple(cashews.callbacks._callbacks.values()):
+            await callback(Command.GET, key=full, result=ret, backend=backend)
+
+
+@contextmanager
+def _outside_transaction() -> Iterator[None]:
+    """Do at once what is done, whatever transaction of the application is open."""
+    token = _transaction.set(None)
+    try:
+        yield
+    finally:
+        _transaction.reset(token)
+
+
+def _takes_result(ttl: Any) -> bool:
+    parameters = inspect.signature(ttl).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return "result" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def ttl_in_seconds(ttl: TTL) -> float | None:
+    try:
+        seconds = ttl_to_seconds(ttl)
+    except ValueError as exc:
+        raise ConfigurationError(
+            f'ttl={ttl!r}: pass seconds, a timedelta, or a text such as "1h30m"'
+        ) from exc
+    return require_ttl(seconds)

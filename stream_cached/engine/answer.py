@@ -1,0 +1,79 @@
+"""The way of one request, from top to bottom: decide first, then perform."""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+from stream_cached.engine.collapse import Collapse, leading
+from stream_cached.engine.lookup import look_up
+from stream_cached.engine.outcome import (
+    Absent,
+    Bypass,
+    Call,
+    Decision,
+    Fresh,
+    Lead,
+    LeadOrStale,
+    PassOn,
+    PlainValue,
+    Serve,
+    Stale,
+    View,
+)
+from stream_cached.engine.record import bypass, pass_on, record
+from stream_cached.engine.stale import lead_or_serve_stale, serve_stale
+from stream_cached.entries.found import Unstorable
+from stream_cached.errors import StoreError
+from stream_cached.events import Answered, Outcome
+from stream_cached.http.reasons import BypassError, Finding, NotCached
+
+
+async def answer(call: Call) -> Any:
+    """Answer one call. Nothing that the endpoint raises is taken for an error of the store."""
+    match await decide(call):
+        case Serve(result):
+            return result
+        case Bypass() as decision:
+            return await bypass(call, decision)
+        case PassOn(event):
+            return pass_on(call, await call.execution.run(), event)
+        case Lead(view, run):
+            async with leading(run):
+                return await record(call, view, run)
+        case LeadOrStale() as decision:
+            return await lead_or_serve_stale(call, decision)
+        case never:
+            assert_never(never)
+
+
+async def decide(call: Call) -> Decision:
+    """Decide how a call is answered. The endpoint never runs here."""
+    if call.findings:
+        return Bypass(call.findings)
+    try:
+        collapse, view = Collapse(call), await look_up(call)
+        while True:
+            match view.found:
+                case Fresh(response):
+                    return Serve(response)
+                case PlainValue(value):
+                    return Serve(value)
+                case Unstorable(detail):
+                    return PassOn(Answered(Outcome.BYPASS, fwd="bypass", detail=detail))
+                case Stale() as stale:
+                    response = await serve_stale(call, view, stale)
+                    if response is not None:
+                        return Serve(response)
+                case Absent():
+                    pass
+                case never:
+                    assert_never(never)
+            step = await collapse.step(view)
+            if not isinstance(step, View):
+                return step
+            view = step
+    except BypassError as exc:
+        return Bypass(exc.findings)
+    except StoreError as exc:
+        call.service.reporter.store_failed(exc, "reading")
+        return Bypass((Finding(NotCached.STORE),))

@@ -1,0 +1,170 @@
+"""The look-up of one call: what the store has for it, or what stands in for the store."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from stream_cached.connections.deadline import Deadline
+from stream_cached.engine.outcome import (
+    Absent,
+    Call,
+    Found,
+    Fresh,
+    PlainValue,
+    Stale,
+    View,
+)
+from stream_cached.engine.values import Use
+from stream_cached.entries.found import Foreign, Hit, Miss, StoredValue, Unstorable
+from stream_cached.entries.replay import Replay
+from stream_cached.entries.resource import Resource
+from stream_cached.errors import BrokenStreamError, StoreUnavailableError
+from stream_cached.events import Answered, Outcome
+from stream_cached.http.policy import may_be_shared, may_be_stale
+from stream_cached.responses.stored import ReplayResponse, stored_response
+from stream_cached.runs.registry import registry_of
+
+
+async def look_up(call: Call) -> View:
+    """
+    Find what can answer a call, in the store or in the memory that stands in for it.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    binding = call.service.hooks.binding()
+    deadline = Deadline(binding.timeout)
+    try:
+        return await _look_up_in(call, use_of(call, await binding.backend(deadline), deadline))
+    except StoreUnavailableError:
+        return await _look_up_in(call, use_of(call, binding.stand_in(), deadline))
+
+
+def use_of(call: Call, backend: Any, deadline: Deadline) -> Use:
+    """Return what a call uses of its cache."""
+    service = call.service
+    configured = service.hooks.binding().cache
+    return Use(backend, deadline, configured, service.invalidated_before, service.reporter)
+
+
+async def _look_up_in(call: Call, use: Use) -> View:
+    resource = call.service.resource(call, use.backend)
+    registry = registry_of(use.backend.scope)
+    ended = registry.ended
+    with use.deadline:
+        await call.service.hooks.prepare(call, resource)
+    found: Found
+    if call.reads:
+        found = await _find(call, use, resource)
+    else:
+        found = Absent()
+        with use.deadline:
+            await resource.look_up()
+    lacks = call.writes and isinstance(found, Absent | Stale)
+    records = lacks and not call.is_head
+    if records:
+        with use.deadline:
+            await resource.begin()
+    return View(use, registry, resource, found, records, lacks and call.is_head, ended)
+
+
+async def _find(call: Call, use: Use, resource: Resource) -> Found:
+    """Find what can answer a call, and call the plugins' hooks of a `get`."""
+    started = time.monotonic()
+    with use.deadline:
+        found = await find_entry(call, resource, detail=detail_of(use))
+    use.reporter.store_works("reading")
+    hooks = call.service.hooks
+    if call.is_authorized and not isinstance(found, Fresh):
+        # A plain value can't say that it may answer the request of another user.
+        return found if isinstance(found, Unstorable) else Absent()
+    match found:
+        case Foreign():
+            # An unsigned value may be written by anyone.
+            is_old = use.may_be_older(resource.key, hooks.ttl())
+            if hooks.signs_values(use.backend) or is_old:
+                return Absent()
+            return await _plain_value(call, use, resource, Absent())
+        case StoredValue():
+            value = use.loaded(found)
+            result: Found = Absent() if value is None else _value(call, use, value)
+        case Absent() if hooks.has_own_values:
+            result = await _plain_value(call, use, resource, found)
+        case _:
+            result = found
+    took = time.monotonic() - started
+    await use.call_plugins("get", resource.key, took=took, ret=_handed_out(result))
+    return result
+
+
+def _handed_out(found: Found) -> Any:
+    match found:
+        case Fresh(response):
+            return response
+        case PlainValue(value):
+            return value
+        case _:
+            return None
+
+
+async def _plain_value(call: Call, use: Use, resource: Resource, otherwise: Absent) -> Found:
+    value = await call.service.hooks.load_value(use, resource.key)
+    return otherwise if value is None else _value(call, use, value)
+
+
+def _value(call: Call, use: Use, value: Any) -> PlainValue:
+    call.sending(Answered(Outcome.HIT, detail=detail_of(use))).sent(None)
+    return PlainValue(value)
+
+
+async def find_entry(
+    call: Call, resource: Resource, *, detail: str = ""
+) -> Fresh | Stale | Absent | Unstorable | Foreign | StoredValue:
+    """Find the entry of a resource, fresh or stale, or what else there is."""
+    found = await resource.look_up()
+    if isinstance(found, Miss):
+        return Absent(found.varied)
+    if not isinstance(found, Hit):
+        return found
+    now = time.time()
+    entry = found.entry
+    if call.is_authorized and not may_be_shared(entry.headers, now - entry.stored_at):
+        return Absent()
+    if entry.fresh_until is not None and entry.fresh_until <= now:
+        late = now - entry.fresh_until
+        is_kept = late <= call.service.options.stale and may_be_stale(entry.headers)
+        return Stale(found, late) if is_kept else Absent()
+    event = Answered(Outcome.HIT, detail=detail)
+    response = await respond(call, resource, found, event)
+    return Absent() if response is None else Fresh(response)
+
+
+async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> Any:
+    """Return the response of an entry, None if its body is not whole."""
+    replay = Replay(resource, hit)
+    if not await replay.open():
+        return None
+    headers = [*hit.entry.headers, event.header]
+    if hit.entry.streamed:
+        sending = call.sending(event)
+        return ReplayResponse(replay, headers, exact=call.service.options.exact, sending=sending)
+    body = await _whole(replay)
+    if body is None:
+        return None
+    call.sending(event).sent(len(body))
+    return stored_response(hit.entry, headers, body)
+
+
+async def _whole(replay: Replay) -> bytes | None:
+    try:
+        # However long the body is.
+        with Deadline(None):
+            return await replay.whole()
+    except BrokenStreamError:
+        return None
+
+
+def detail_of(use: Use) -> str:
+    """Return the detail for an answer of the memory that stands in for a store."""
+    return "fallback" if use.backend.is_fallback else ""

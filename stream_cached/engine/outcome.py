@@ -1,0 +1,281 @@
+"""The values that pass along the way of a request: calls, views, and what can come out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stream_cached.engine.values import Use
+from stream_cached.entries.found import Hit, Unstorable
+from stream_cached.entries.resource import Resource
+from stream_cached.events import Answered, Sending
+from stream_cached.http.reasons import Finding
+from stream_cached.keys.variants import Select
+from stream_cached.request.disconnect import DisconnectShield
+from stream_cached.request.execution import Executed
+from stream_cached.request.incoming import Incoming
+from stream_cached.runs.registry import RunRegistry
+from stream_cached.runs.run import Run
+
+if TYPE_CHECKING:
+    from stream_cached.engine.service import Service
+
+
+# -- what a front door hands over ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """A request, as far as the engine looks at it."""
+
+    method: str
+    scheme: str
+    host: Sequence[bytes]
+    path: str
+    query: bytes
+    headers: Sequence[tuple[bytes, bytes]]
+    select: Select
+    """Returns the digest of the request's values for some headers."""
+    is_authorized: bool = False
+    """Whether it carries Authorization, so that its answer may be one user's own."""
+
+    @classmethod
+    def of(cls, incoming: Incoming) -> RequestView:
+        """Return the view of a request."""
+        scope = incoming.scope
+        return cls(
+            method=scope.get("method", "WEBSOCKET"),
+            scheme=scope.get("scheme", "http"),
+            host=incoming.host,
+            path=scope["path"],
+            query=scope.get("query_string", b""),
+            headers=scope["headers"],
+            select=incoming.select,
+            is_authorized=incoming.is_authorized,
+        )
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it is a HEAD request, for which the entries of GET are used."""
+        return self.method == "HEAD"
+
+
+class Execution(Protocol):
+    """How a front door runs the function of a call."""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The decorated function."""
+        ...
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments."""
+        ...
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """The keyword arguments."""
+        ...
+
+    @property
+    def incoming(self) -> Incoming | None:
+        """The request that came in, None without one."""
+        ...
+
+    def shielded(self, seconds: float) -> AbstractContextManager[DisconnectShield]:
+        """Keep the client's disconnect from the function while its answer is recorded."""
+        ...
+
+    async def run(self) -> Any:
+        """Run the function."""
+        ...
+
+    async def run_watched(self, *, release: bool = False) -> Executed:
+        """Run the function, and notice what it reads of its request."""
+        ...
+
+    def can_outlive_request(self) -> bool:
+        """Whether a run finds all that it may read of the request once the request has ended."""
+        ...
+
+    def outlive_request(self) -> None:
+        """Prepare the request for a run that outlives it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a cached function."""
+
+    service: Service
+    execution: Execution
+    key: str = ""
+    request: RequestView | None = None
+    keyed: bool = False
+    """Whether the key is built from the request, with the headers of `vary`."""
+    findings: tuple[Finding, ...] = ()
+    """Why the call is not for the cache."""
+    reads: bool = True
+    writes: bool = True
+    waits: bool = True
+    """Whether a response whose body is at hand waits until it is stored."""
+    started: float = field(default_factory=time.monotonic)
+
+    def sending(self, event: Answered) -> Sending:
+        """Return what reports an answer of this call once it is sent."""
+        return Sending(self.service.reporter, replace(event, key=self.key), self.started)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it is a HEAD request."""
+        return self.request is not None and self.request.is_head
+
+    @property
+    def is_authorized(self) -> bool:
+        """Whether the request carries Authorization."""
+        return self.request is not None and self.request.is_authorized
+
+    @property
+    def collapses(self) -> bool:
+        """Whether the call may wait for the run of another one."""
+        return self.reads and not self.is_authorized
+
+
+# -- what a look-up can find --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A fresh entry, as the response that is sent."""
+
+    response: Any
+
+
+@dataclass(frozen=True, slots=True)
+class PlainValue:
+    """A value that is no response."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """An entry that is kept past its ttl."""
+
+    hit: Hit
+    seconds: float
+    """The time since its ttl ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Nothing that can be served."""
+
+    varied: bool = False
+    """Whether there are other variants."""
+
+
+Found = Fresh | PlainValue | Stale | Unstorable | Absent
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a call has found, and where."""
+
+    use: Use
+    registry: RunRegistry
+    resource: Resource
+    found: Found
+    records: bool
+    """Whether the answer of a run is to be stored."""
+    only_joins: bool
+    """A HEAD request: it may join a run, and never starts one."""
+    ended: int
+    """How many runs had ended when it was looked up."""
+
+    @property
+    def lacks_answer(self) -> bool:
+        """Whether there is nothing fresh, and an answer is to be stored."""
+        return self.records and isinstance(self.found, Absent | Stale)
+
+    @property
+    def is_backing_off(self) -> bool:
+        """Whether a stale entry is not to be refreshed yet."""
+        return isinstance(self.found, Stale) and self.registry.is_backing_off(self.resource.place)
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether no run has ended since the look-up."""
+        return self.registry.ended == self.ended
+
+    @property
+    def fwd(self) -> str:
+        """Why the cache did not answer (RFC 9211, section 2.2)."""
+        match self.found:
+            case Stale():
+                return "stale"
+            case Absent(varied=True):
+                return "vary-miss"
+            case _:
+                return "uri-miss"
+
+    def lead_or_join(self, *, shared: bool | None = None) -> tuple[Run | None, bool]:
+        """Return the run to wait for, or a new one; see `RunRegistry.lead_or_join`."""
+        resource = self.resource
+        return self.registry.lead_or_join(
+            resource.key, resource.names, resource.select, shared=shared
+        )
+
+    @property
+    def joinable(self) -> Run | None:
+        """The run that the call may join without leading one."""
+        return self.registry.joinable(self.resource.key, self.resource.select)
+
+
+# -- what a call comes to -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """The answer is there."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """The call is not for the cache."""
+
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """The function runs, and its answer is not stored."""
+
+    answered: Answered
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """The function runs, and its answer is recorded."""
+
+    view: View
+    run: Run | None = None
+    """The run that other requests may join; None if none may."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeadOrStale:
+    """The function runs; a stale entry answers if that fails."""
+
+    view: View
+    stale: Stale
+    run: Run | None = None
+
+
+Decision = Serve | Bypass | PassOn | Lead | LeadOrStale

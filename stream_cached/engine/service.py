@@ -1,0 +1,131 @@
+"""What the engine knows of one cached function, and what a front door adds to its way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stream_cached.backends.binding import Backend, Binding
+from stream_cached.backends.pending import InvalidatedBefore
+from stream_cached.engine.header_rules import HeaderRules
+from stream_cached.engine.values import Use
+from stream_cached.entries.lifetimes import Lifetimes
+from stream_cached.entries.resource import KeySets, Resource
+from stream_cached.events import Reporter
+from stream_cached.options import Options
+from stream_cached.stores.protocol import Store
+
+if TYPE_CHECKING:
+    from stream_cached.engine.outcome import Call, View
+
+
+class Hooks:
+    """
+    What a front door adds to the way of a request.
+
+    The methods that raise NotImplementedError have no default.
+    """
+
+    @property
+    def keys_by_request(self) -> bool:
+        """Whether the key of a request is built from everything that it has to hold."""
+        return True
+
+    @property
+    def has_own_values(self) -> bool:
+        """Whether plain values are kept elsewhere, too, so that a miss has to look there."""
+        return False
+
+    def is_switched_off(self) -> bool:
+        """Whether nothing is cached now."""
+        return False
+
+    def is_invalidation_off(self) -> bool:
+        """Whether nothing is invalidated now."""
+        return False
+
+    def binding(self) -> Binding:
+        """Return the cache that is used now."""
+        raise NotImplementedError
+
+    def ttl(self) -> float | None:
+        """Return the seconds that an entry is fresh; None for ever."""
+        raise NotImplementedError
+
+    async def load_value(self, use: Use, key: str) -> Any:
+        """Return a plain value, None if there is none."""
+        raise NotImplementedError
+
+    async def save_value(self, use: Use, key: str, value: Any) -> None:
+        """Store a plain value."""
+        raise NotImplementedError
+
+    def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
+        """Whether a result is to be stored; the hook may set the ttl of the resource."""
+        return True
+
+    def signs_values(self, backend: Backend) -> bool:
+        """Whether plain values are stored in signed records, and not by the cache itself."""
+        return backend.signs
+
+    def versions(self, call: Call) -> Sequence[str]:
+        """Return the keys of the versions that an entry depends on, beside its endpoint's."""
+        return ()
+
+    def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
+        """Return how long the records of a call live."""
+        return lifetimes
+
+    def key_sets(self, call: Call, backend: Backend) -> KeySets | None:
+        """Return the sets that the keys of a call are added to."""
+        return None
+
+    async def stored(self, view: View) -> None:
+        """Do what comes after an entry is visible."""
+        await view.use.was_set(view.resource.key)
+
+    async def prepare(self, call: Call, resource: Resource) -> None:
+        """Do what comes before a look-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One cached function."""
+
+    version: str
+    """The key of its version, which all of its entries depend on."""
+    options: Options
+    headers: HeaderRules
+    reporter: Reporter
+    hooks: Hooks
+    invalidated_before: InvalidatedBefore
+    """The plain values that may have been invalidated while the store was away."""
+
+    def lifetimes(self) -> Lifetimes:
+        """Return how long records live."""
+        options = self.options
+        return Lifetimes(self.hooks.ttl(), options.longest_run, options.stale)
+
+    def resource(self, call: Call, backend: Backend) -> Resource:
+        """Return a call's view of its resource."""
+        return Resource(
+            backend.store,
+            call.key,
+            needs=(self.version, *self.hooks.versions(call)),
+            lifetimes=self.hooks.adapt_lifetimes(call, self.lifetimes()),
+            select=None if call.request is None else call.request.select,
+            max_variants=self.options.limits.max_variants,
+            key_sets=self.hooks.key_sets(call, backend),
+        )
+
+    def resource_at(self, store: Store, key: str) -> Resource:
+        """Return a view of a resource without a request."""
+        return Resource(
+            store,
+            key,
+            needs=(self.version,),
+            lifetimes=self.lifetimes(),
+            select=None,
+            max_variants=self.options.limits.max_variants,
+        )

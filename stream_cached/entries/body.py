@@ -1,0 +1,112 @@
+"""The body of one run in a store: segments that are written while the run streams.
+
+This is the one module that knows where segments are. A body that is kept elsewhere than the
+records (in files, in an object store) is another class with the same methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stream_cached.format.codec import decode_segment, encode_segment
+from stream_cached.format.envelope import read_prefix
+from stream_cached.format.records import Segment
+from stream_cached.format.validation import UnsoundError
+from stream_cached.keys.names import segment_key
+from stream_cached.stores.protocol import Store
+
+#: Segments that are written or read in one round trip.
+WINDOW = 4
+
+#: Seconds that a segment lives unless it is renewed.
+RUN_TTL = 60.0
+
+#: Seconds between two renewals.
+RENEW_EVERY = RUN_TTL / 3
+
+#: The length and the CRC-32 of a segment's payload.
+Seal = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSegment:
+    """A segment as it is written."""
+
+    index: int
+    value: bytes
+    seal: Seal
+
+
+class Body:
+    """
+    The segments of one run.
+
+    Args:
+        store: The store that holds them.
+        key: The key of the resource.
+        generation: The random id of the run.
+    """
+
+    def __init__(self, store: Store, key: str, generation: bytes) -> None:
+        self._store = store
+        self._key = key
+        self._generation = generation
+        self._renewed_at = -math.inf
+
+    def pack(self, index: int, segment: Segment) -> PackedSegment:
+        """Encode a segment."""
+        value = encode_segment(segment, self._generation, index)
+        seal = len(segment.payload), read_prefix(value).body_checksum
+        return PackedSegment(index, value, seal)
+
+    def unpack(self, index: int, value: bytes | None, seal: Seal | None = None) -> Segment:
+        """Decode a segment. Raises `UnsoundError` unless it is whole and has that seal."""
+        if value is None:
+            raise UnsoundError(f"segment {index} is missing")
+        segment = decode_segment(value, self._generation, index)
+        if seal is not None and seal != (len(segment.payload), read_prefix(value).body_checksum):
+            raise UnsoundError(f"segment {index} is not the one that was stored")
+        return segment
+
+    async def write(self, segments: Sequence[PackedSegment]) -> None:
+        """Write segments in one round trip. They live for `RUN_TTL` unless they are renewed."""
+        items = [(self._key_of(segment.index), segment.value) for segment in segments]
+        await self._store.set_many(items, RUN_TTL)
+        if self._renewed_at == -math.inf:
+            self._renewed_at = _now()
+
+    async def read(self, indexes: range, seals: Sequence[Seal] | None = None) -> list[Segment]:
+        """Read segments in one round trip. `seals` are those of the whole body, where known."""
+        values = await self._store.get_many(self.keys(indexes))
+        return [
+            self.unpack(index, value, None if seals is None else seals[index])
+            for index, value in zip(indexes, values, strict=True)
+        ]
+
+    async def renew(self, indexes: range, ttl: float | None) -> int:
+        """Give segments a new ttl. Return how many of them exist."""
+        self._renewed_at = _now()
+        return await self._store.touch_many(self.keys(indexes), ttl)
+
+    async def renew_if_due(self, indexes: range, ttl: float | None) -> None:
+        """Give segments a new ttl, unless that happened less than `RENEW_EVERY` ago."""
+        if _now() - self._renewed_at >= RENEW_EVERY:
+            await self.renew(indexes, ttl)
+
+    async def drop(self, indexes: range) -> None:
+        """Delete segments."""
+        await self._store.delete_many(self.keys(indexes))
+
+    def keys(self, indexes: range) -> list[str]:
+        """Return the keys of segments, for indexes of keys that others keep."""
+        return [self._key_of(index) for index in indexes]
+
+    def _key_of(self, index: int) -> str:
+        return segment_key(self._key, self._generation, index)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,49 @@
+"""What a look-up in a store can find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stream_cached.format.records import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A complete and sound entry."""
+
+    key: str
+    """The key of its record: the resource's, or its variant's."""
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Nothing that can be served."""
+
+    varied: bool = False
+    """Whether there is an index of variants without this variant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unstorable:
+    """A mark: the last response could not be stored (hit-for-miss)."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A value that this library did not write: one for the serializer."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """A plain value that `Resource.publish_value` published."""
+
+    payload: bytes
+    """The output of the cache's serializer."""
+    text: bool
+    """Whether the serializer returned text, which is encoded in `payload`."""
+
+
+Found = Hit | Miss | Unstorable | Foreign | StoredValue

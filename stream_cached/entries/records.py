@@ -1,0 +1,92 @@
+"""The records of one resource: read, written under the current versions, and retired."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from stream_cached.entries.body import Body
+from stream_cached.entries.lifetimes import Lifetimes
+from stream_cached.format.codec import decode_record, encode_record
+from stream_cached.format.envelope import ForeignVersionError, is_ours, key_digest
+from stream_cached.format.records import Entry, Index, Marker, Record, Value
+from stream_cached.format.validation import UnsoundError
+from stream_cached.keys.names import variant_key
+from stream_cached.stores.protocol import Store
+
+
+class Records:
+    """The records under the key of one resource and under those of its variants."""
+
+    def __init__(self, store: Store, key: str, lifetimes: Lifetimes) -> None:
+        self.store = store
+        self.key = key
+        self.lifetimes = lifetimes
+        self.versions: Mapping[str, bytes] = {}
+        """The versions that new records depend on."""
+
+    async def decode(self, key: str, value: bytes | None) -> Record | None:
+        """Decode a record of this key, whatever its versions. Delete an unsound one."""
+        if not value or not is_ours(value):
+            return None
+        try:
+            record = decode_record(value)
+        except ForeignVersionError:
+            return None
+        except UnsoundError:
+            await self.store.delete_many([key])
+            return None
+        return record if record.key == key_digest(key) else None
+
+    async def put(self, key: str, record: Entry | Marker | Value) -> None:
+        """Write a record under a key, bound to that key and to the current versions."""
+        bound = dataclasses.replace(record, key=key_digest(key), versions=self.versions)
+        match bound:
+            case Entry():
+                ttl = self.lifetimes.entry
+            case Marker():
+                ttl = self.lifetimes.unstorable
+            case Value():
+                ttl = self.lifetimes.ttl
+        await self.store.set_many([(key, encode_record(bound))], ttl)
+
+    async def swap(self, expected: bytes | None, index: Index) -> bool:
+        """Write an index if the key still holds `expected`. Return whether it did."""
+        packed, ttl = encode_record(index), self.lifetimes.segments
+        if expected is None:
+            return await self.store.add(self.key, packed, ttl)
+        return await self.store.compare_and_set(self.key, expected, packed, ttl)
+
+    def body(self, generation: bytes) -> Body:
+        """Return the body of one run of this resource."""
+        return Body(self.store, self.key, generation)
+
+    def variant_key(self, index: Index, variant: str) -> str:
+        """Return the key of a variant's record."""
+        return variant_key(self.key, index.generation, variant)
+
+    # What never expires would be left behind when its record is replaced. It expires after the
+    # longest run, and not at once, because a reader may still need it.
+
+    async def retire(self, replaced: Record | None) -> None:
+        """Let what only a replaced record leads to expire."""
+        if self.lifetimes.ttl is not None:
+            return
+        if isinstance(replaced, Entry):
+            await self.retire_body(replaced)
+        elif isinstance(replaced, Index):
+            await self.retire_variants(replaced, replaced.variants)
+
+    async def retire_body(self, entry: Entry) -> None:
+        """Let the segments of an entry expire."""
+        segments = range(len(entry.segments))
+        await self.body(entry.generation).renew(segments, self.lifetimes.longest_run)
+
+    async def retire_variants(self, index: Index, variants: Sequence[str]) -> None:
+        """Let variants of an index expire, with their segments."""
+        if self.lifetimes.ttl is not None or not variants:
+            return
+        keys = [self.variant_key(index, variant) for variant in variants]
+        for key, value in zip(keys, await self.store.get_many(keys), strict=True):
+            await self.retire(await self.decode(key, value))
+        await self.store.touch_many(keys, self.lifetimes.longest_run)

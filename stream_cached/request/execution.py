@@ -1,0 +1,106 @@
+"""How a Starlette or FastAPI endpoint is run for one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from stream_cached.endpoint.dependencies import needs_request
+from stream_cached.endpoint.function import Endpoint, response_heads
+from stream_cached.request.disconnect import DisconnectShield
+from stream_cached.request.guard import Guard, Terms
+from stream_cached.request.incoming import Incoming
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What one run of an endpoint came to."""
+
+    result: Any
+    guard: Guard | None
+    """What noticed the reads of the request; None if nothing watched."""
+    changed_head: bool
+    """Whether the endpoint has changed the Response that it was given."""
+
+
+class Execution:
+    """
+    One call of an endpoint.
+
+    Args:
+        endpoint: The endpoint.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+        incoming: The request, None without one.
+        terms: What the endpoint may read of its request; None if nothing watches.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        incoming: Incoming | None,
+        terms: Terms | None,
+    ) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.incoming = incoming
+        self._endpoint = endpoint
+        self._terms = terms
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The decorated function."""
+        return self._endpoint.function
+
+    async def run(self) -> Any:
+        """Run the endpoint."""
+        return await self._endpoint.run(self.args, self.kwargs)
+
+    async def run_watched(self, *, release: bool = False) -> Executed:
+        """
+        Run the endpoint, and notice what it reads of its request.
+
+        With `release`, the watched request is taken back from an HTTPEndpoint afterwards.
+        """
+        head = response_heads(self.args, self.kwargs)
+        guard = self._guard()
+        args, kwargs = (self.args, self.kwargs) if guard is None else guard.given(*self._given)
+        try:
+            result = await self._endpoint.run(args, kwargs)
+        finally:
+            if guard is not None and release:
+                guard.release(self.args)
+        return Executed(result, guard, response_heads(self.args, self.kwargs) != head)
+
+    @property
+    def _given(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.args, self.kwargs
+
+    def _guard(self) -> Guard | None:
+        if self.incoming is None or self._terms is None:
+            return None
+        return Guard(self.incoming.request, self._terms, with_body=self.incoming.has_body)
+
+    @contextmanager
+    def shielded(self, seconds: float) -> Iterator[DisconnectShield]:
+        """Keep the client's disconnect from the endpoint while its answer is recorded."""
+        if self.incoming is None:
+            yield DisconnectShield()
+            return
+        with self.incoming.shielded(next(iter(self.args), None), seconds) as shield:
+            yield shield
+
+    def can_outlive_request(self) -> bool:
+        """Whether a run finds all that it may read of the request once the request has ended."""
+        if self.incoming is None:
+            return True
+        return self.incoming.can_be_detached and not needs_request(self.incoming.scope)
+
+    def outlive_request(self) -> None:
+        """Prepare the request for a run that outlives it."""
+        if self.incoming is not None:
+            self.incoming.detach()

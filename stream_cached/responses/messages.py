@@ -1,0 +1,59 @@
+"""The ASGI messages of a response, and the client's disconnect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+def set_head(
+    response: Response, status: int, headers: RawHeaders, media_type: str | None, charset: str
+) -> None:
+    """Do what `Response.__init__` does, with headers that are complete already."""
+    response.status_code = status
+    response.raw_headers = list(headers)
+    response.media_type = media_type
+    response.charset = charset
+    response.background = None
+
+
+def start_message(status: int, headers: RawHeaders) -> dict[str, object]:
+    """Return the message of a response's head."""
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+
+
+def body_message(part: bytes, *, more: bool) -> dict[str, object]:
+    """Return the message of a part of a body."""
+    return {"type": "http.response.body", "body": part, "more_body": more}
+
+
+@asynccontextmanager
+async def watch_client(
+    scope: Scope, receive: Receive, left: Callable[[], object]
+) -> AsyncIterator[None]:
+    """Call `left` when the client goes away. From ASGI 2.4 on, `send` raises instead."""
+    spec_version = scope.get("asgi", {}).get("spec_version", "2.0")
+    if tuple(map(int, spec_version.split("."))) >= (2, 4):
+        try:
+            yield
+        except OSError:
+            raise ClientDisconnect from None
+        return
+    listener = asyncio.create_task(_listen(receive, left))
+    try:
+        yield
+    finally:
+        listener.cancel()
+
+
+async def _listen(receive: Receive, left: Callable[[], object]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    left()

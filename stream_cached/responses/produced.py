@@ -1,0 +1,126 @@
+"""What an endpoint returned, as a run takes it over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+
+from stream_cached.request.guard import Guard
+from stream_cached.request.incoming import Incoming
+from stream_cached.request.observed import plain_scope
+from stream_cached.responses.live import LiveResponse
+from stream_cached.responses.messages import RawHeaders
+from stream_cached.streams.sources import (
+    AppSource,
+    IteratorSource,
+    sends_by_itself,
+    sends_what_it_is_given,
+)
+from stream_cached.streams.stream import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """A response: its head, and where its body comes from."""
+
+    response: Response
+    status: int
+    headers: RawHeaders
+    media_type: str | None
+    charset: str
+    body: bytes | None
+    """The body, if it is at hand."""
+    source: Source | None = None
+    """What makes the body; None if the body at hand is all that is sent."""
+    background: Callable[[], Awaitable[None]] | None = None
+    sends_by_itself: bool = False
+    """Whether it sends in its own way: its source and its head are known by `produce_messages`."""
+
+    def with_header(
+        self, header: tuple[bytes, bytes], headers: RawHeaders | None = None
+    ) -> Response:
+        """Return a copy of the response with one header more; see `with_header`."""
+        return with_header(self.response, header, headers)
+
+
+def produced(result: Any) -> Produced | None:
+    """Return what an endpoint produced; None if it is no response."""
+    if not isinstance(result, Response):
+        return None
+    by_itself = sends_by_itself(result)
+    source, background = None, None
+    if not by_itself and isinstance(result, StreamingResponse):
+        source = IteratorSource(result.body_iterator, result.charset)
+        background = result.background
+    body = getattr(result, "body", None)
+    return Produced(
+        response=result,
+        status=result.status_code,
+        headers=result.raw_headers,
+        media_type=result.media_type,
+        charset=result.charset,
+        body=None if body is None or source is not None else bytes(body),
+        source=source,
+        background=background,
+        sends_by_itself=by_itself,
+    )
+
+
+async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | None) -> Produced:
+    """Start a response that sends in its own way, and return its real head and its source."""
+    request = incoming.request
+    scope = plain_scope(request.scope)
+    body = getattr(request, "_body", b"")
+    if guard is None or sends_what_it_is_given(made.response):
+        source = AppSource(made.response, scope, body)
+    else:
+        source = AppSource(made.response, scope, body, guard.watched)
+    await source.begin()
+    return Produced(
+        response=made.response,
+        status=source.status,
+        headers=source.headers,
+        media_type=made.media_type,
+        charset=made.charset,
+        body=made.body,
+        source=source,
+        sends_by_itself=True,
+    )
+
+
+def with_header(
+    response: Response, header: tuple[bytes, bytes], headers: RawHeaders | None = None
+) -> Response:
+    """Return a copy with one header more: the endpoint may return one object again and again."""
+    clone = copy.copy(response)
+    clone.__dict__.pop("_headers", None)
+    clone.raw_headers = [*(response.raw_headers if headers is None else headers), header]
+    return clone
+
+
+def error_status(exc: BaseException) -> int | None:
+    """Return the status of an exception that is an answer, None for any other exception."""
+    return exc.status_code if isinstance(exc, HTTPException) else None
+
+
+async def finish(result: Any) -> None:
+    """Let a response come to its end without a client."""
+    if isinstance(result, LiveResponse):
+        await result.run_unsent()
+    else:
+        await discard(result)
+    if isinstance(result, Response) and result.background is not None:
+        await result.background()
+
+
+async def discard(result: Any) -> None:
+    """Close a response that is not sent."""
+    if isinstance(result, LiveResponse):
+        await result.discard()
+    elif isinstance(result, StreamingResponse) and hasattr(result.body_iterator, "aclose"):
+        await result.body_iterator.aclose()

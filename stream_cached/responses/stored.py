@@ -1,0 +1,133 @@
+"""The responses of stored entries, fresh and stale."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from stream_cached.entries.replay import Replay
+from stream_cached.errors import LostStreamError
+from stream_cached.events import Sending
+from stream_cached.format.progress import Head
+from stream_cached.format.records import Entry
+from stream_cached.responses.messages import (
+    RawHeaders,
+    body_message,
+    set_head,
+    start_message,
+    watch_client,
+)
+from stream_cached.responses.resumption import Resumption, resuming
+
+
+class Carrying:
+    """A response whose `__call__` does not return before a refresh that needs its request."""
+
+    refresh: asyncio.Task[None] | None = None
+
+    def carry(self, refresh: asyncio.Task[None]) -> None:
+        """Let the response return only after a refresh."""
+        self.refresh = refresh
+
+    async def refreshed(self) -> None:
+        """Wait for the refresh."""
+        if self.refresh is not None:
+            # An enclosing scope may be cancelled; the run is bounded.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self.refresh])
+
+
+class StoredResponse(Carrying, Response):
+    """The response of an entry that was no stream."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.refreshed()
+
+
+class ReplayResponse(Carrying, StreamingResponse):
+    """The response of an entry that was a stream: its `body_iterator` gives the stored chunks."""
+
+    def __init__(
+        self, replay: Replay, headers: RawHeaders, *, exact: bool, sending: Sending
+    ) -> None:
+        entry = replay.entry
+        set_head(self, entry.status, headers, entry.media_type, entry.charset)
+        self.body_iterator = replay
+        self._replay = replay
+        self._exact = exact
+        self._sending = sending
+        self._left = entry.length
+        self.resumption: Resumption | None = None
+
+    @property
+    def generation(self) -> bytes:
+        """The id of the run that recorded the entry."""
+        return self._replay.entry.generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if self.body_iterator is self._replay and scope["type"] == "http":
+                await resuming(self.resumption, self._send_body, scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+                return
+        finally:
+            self._replay.close()
+            self._sending.sent(self._replay.entry.length - self._left)
+            await self.refreshed()
+        if self.background is not None:
+            await self.background()
+
+    async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The length is known here, and a connection that breaks before it does so visibly.
+        await send(
+            start_message(self.status_code, _with_length(self.raw_headers, self._replay.entry))
+        )
+        if scope["method"] == "HEAD":
+            await send(body_message(b"", more=False))
+            return
+        if not self._replay.is_long:
+            await self._send_parts(send)
+            return
+        async with watch_client(scope, receive, self._replay.close):
+            await self._send_parts(send)
+
+    async def _send_parts(self, send: Send) -> None:
+        self._left = self._replay.entry.length
+        while (part := await self._next_part()) is not None:
+            self._left -= len(part)
+            if self._left == 0 and not self._exact:
+                await send(body_message(part, more=False))
+                return
+            await send(body_message(part, more=True))
+        if self._left:
+            if self._replay.closed:
+                return
+            raise LostStreamError(f"{self._left} bytes of the stored body are missing")
+        await send(body_message(b"", more=False))
+
+    async def _next_part(self) -> bytes | None:
+        if self._exact:
+            return await anext(self._replay, None)
+        return await self._replay.part()
+
+
+def stored_response(head: Entry | Head, headers: RawHeaders, body: bytes) -> StoredResponse:
+    """Return the response of an entry that was no stream."""
+    response = StoredResponse.__new__(StoredResponse)
+    set_head(response, head.status, headers, head.media_type, head.charset)
+    response.body = body
+    return response
+
+
+def _with_length(headers: RawHeaders, entry: Entry) -> list[tuple[bytes, bytes]]:
+    names = {name.lower() for name, _ in headers}
+    if entry.status in (204, 304) or names & {b"content-length", b"transfer-encoding"}:
+        return list(headers)
+    return [*headers, (b"content-length", str(entry.length).encode())]

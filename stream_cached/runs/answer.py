@@ -1,0 +1,83 @@
+"""The answer of an endpoint: how a run takes it over, and hands it on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from stream_cached.entries.resource import Resource
+from stream_cached.format.progress import Head
+from stream_cached.format.records import Entry
+from stream_cached.http.reasons import NotCached
+from stream_cached.limits import Limits
+from stream_cached.request.disconnect import DisconnectShield
+from stream_cached.streams.reader import Reader
+from stream_cached.streams.stream import COMMIT_WAIT, Archive, Source
+
+if TYPE_CHECKING:
+    from stream_cached.runs.run import Run
+
+
+class Storage(Protocol):
+    """Whether a body may be stored, and what to tell of that."""
+
+    def objection(self) -> NotCached | None:
+        """Return why the body must not be stored, if there is a reason."""
+        ...
+
+    def unstored(self, reason: NotCached, cause: Exception | None) -> None:
+        """Report that there will be no entry."""
+        ...
+
+    async def stored(self) -> None:
+        """Report that the entry is visible."""
+        ...
+
+
+class Remote(Source, Archive, Protocol):
+    """A run of another process."""
+
+    async def shows_life(self, since: float, seconds: float) -> bool:
+        """Wait until it is known to have gone on; return False if it has ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of an endpoint, as its run records it or hands it on."""
+
+    head: Head
+    limits: Limits
+    shield: DisconnectShield
+    finish_timeout: float | None
+    """Seconds that a run without readers goes on while it is stored; None without a bound."""
+    commit_wait: float = COMMIT_WAIT
+    background: Callable[[], Awaitable[None]] | None = None
+    """What is done after a complete run."""
+    body: bytes | None = None
+    """The body, if it is at hand."""
+    stale_place: str | None = None
+    """The place of a stale entry that is left as it is for a while if the run fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Where and how an answer is recorded."""
+
+    resource: Resource
+    entry: Entry
+    varies_on: frozenset[str]
+    storage: Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The answer of a run, for one more request."""
+
+    run: Run
+    head: Head
+    reader: Reader | None
+    body: bytes | None
+    generation: bytes | None
+    """The id of the run; None for a run of another process."""

@@ -1,0 +1,71 @@
+"""The task that drains the source of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import Protocol
+
+from stream_cached.streams.ends import Aborted, Complete, End, Failed
+from stream_cached.streams.stream import Source, Stream
+from stream_cached.tasks import spawn
+
+
+class Owner(Protocol):
+    """What owns a producer: a run."""
+
+    @property
+    def is_aborting(self) -> bool:
+        """Whether the source has to stop."""
+        ...
+
+    async def wind_up(self, end: End) -> None:
+        """End the run, now that its source is closed."""
+        ...
+
+
+class Producer:
+    """Drains a source into a stream, in the context of the request that brought the source."""
+
+    def __init__(self, owner: Owner, source: Source, stream: Stream) -> None:
+        self._owner = owner
+        self._source = source
+        self._stream = stream
+        self._context = contextvars.copy_context()
+        self._task: asyncio.Task[None] | None = None
+        self._is_running = False
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the source is drained, or was."""
+        return self._task is not None
+
+    def start(self) -> None:
+        """Begin to drain the source."""
+        if self._task is None:
+            self._task = spawn(self._produce(), self._context)
+
+    def stop(self) -> None:
+        """Close the source, now that its run is given up."""
+        self._stream.wake_source()
+        self.start()
+        # A task that is cancelled before its first step would never close its source.
+        if self._task is not None and self._is_running:
+            self._task.cancel()
+
+    async def _produce(self) -> None:
+        self._is_running = True
+        end: End = Aborted("cancelled")
+        try:
+            if self._owner.is_aborting:
+                await self._source.close()
+            # A source that swallows its cancellation ends cleanly, and short.
+            elif await self._stream.drain(self._source) and not self._owner.is_aborting:
+                end = Complete()
+        except asyncio.CancelledError:
+            if not self._owner.is_aborting:
+                raise
+        except Exception as exc:
+            end = Failed(exc)
+        finally:
+            await self._owner.wind_up(end)

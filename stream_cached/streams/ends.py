@@ -1,0 +1,27 @@
+"""How a stream ended: a value that every reader reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The source ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The source raised."""
+
+    cause: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The run was given up."""
+
+    reason: str
+
+
+End = Complete | Failed | Aborted

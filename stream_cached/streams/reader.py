@@ -1,0 +1,225 @@
+"""One reader of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+from stream_cached.errors import BrokenStreamError
+from stream_cached.streams.backlog import LINK_SIZE, Link
+from stream_cached.streams.ends import Aborted, Complete, End, Failed
+
+if TYPE_CHECKING:
+    from stream_cached.streams.stream import Stream
+
+#: Bytes that one reader is given, or reads from a file, at once.
+TAKE_MAX = 256 * 1024
+
+
+class Seat:
+    """The position of a reader. A stream holds the seat, so as not to keep the reader alive."""
+
+    __slots__ = ("cut", "future", "joins", "link", "number")
+
+    def __init__(self, joins: bool, link: Link | None) -> None:
+        self.joins = joins
+        self.link = link
+        """The last link that was read; None if memory no longer holds the next chunk."""
+        self.number = 0
+        """The number of the next chunk."""
+        self.cut = ""
+        """Why the reader gets nothing more."""
+        self.future: asyncio.Future[None] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the reader waits for more."""
+        return self.future is not None and not self.future.done()
+
+    def wake(self) -> None:
+        """Tell the reader that something has changed."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+
+class Reader:
+    """
+    An iterator over the chunks of a stream. A reader that is garbage has left.
+
+    Args:
+        stream: The stream.
+        seat: Its position there.
+        length: Bytes of the body, if they are declared: the last byte is then the end.
+    """
+
+    def __init__(self, stream: Stream, seat: Seat, length: int | None) -> None:
+        self._stream = stream
+        self._seat = seat
+        self._left = length
+        self._position = 0
+        self._older: deque[bytes] = deque()
+        self.closed = False
+
+    def __del__(self) -> None:
+        if not self.closed:
+            self._stream.left_behind(self._seat)
+
+    def close(self) -> None:
+        """Leave the stream."""
+        if not self.closed:
+            self.closed = True
+            self._seat.wake()
+            self._stream.left(self._seat)
+
+    async def aclose(self) -> None:
+        """Leave the stream, as an asynchronous generator is closed."""
+        self.close()
+
+    def start(self) -> None:
+        """Start the run, unless this reader has joined it."""
+        if not self._seat.joins:
+            self._stream.owner.start()
+
+    async def ended(self) -> None:
+        """
+        Wait until the stream has ended, for as long as it may wait for the commit.
+
+        Raises what `take` raises: the source may fail after its last chunk, too.
+        """
+        self.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._stream.commit_wait):
+                await self._stream.ended.wait()
+        if self._stream.end is not None and not self.closed:
+            self._end(self._stream.end)
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether memory holds a first chunk for this reader."""
+        return self._is_there and not self._stream.owner.is_for_one
+
+    async def begun(self) -> bool:
+        """Wait for the first chunk, or a clean end. Return False if this reader gets none."""
+        stream, seat = self._stream, self._seat
+        while not stream.has_begun and not stream.owner.is_for_one and not seat.cut:
+            if stream.end is not None:
+                return True
+            await self._woken()
+        if seat.cut or not stream.has_begun:
+            return not seat.cut and not stream.owner.is_for_one
+        try:
+            await self._read_older()
+        except BrokenStreamError:
+            return False
+        return True
+
+    async def fails_at_once(self) -> bool:
+        """Wait for the first chunk or the end. Return whether the run failed without a chunk."""
+        self.start()
+        stream = self._stream
+        while not stream.has_begun and stream.end is None:
+            await self._woken()
+        return not stream.has_begun and not isinstance(stream.end, Complete)
+
+    async def take(self) -> list[bytes]:
+        """
+        Wait for chunks, and return some; none at the clean end, and none once closed.
+
+        Raises:
+            BrokenStreamError: The run was given up, its source raised an OSError, or a chunk that
+                this reader needs is lost.
+            Exception: The source raised it.
+        """
+        chunks: list[bytes] = []
+        if (self._is_there and not self.closed) or await self._has_next():
+            size = 0
+            while self._older and size < TAKE_MAX:
+                chunks.append(self._older.popleft())
+                size += len(chunks[-1])
+            seat, from_older = self._seat, len(chunks)
+            link = seat.link
+            # There may be a thousand chunks for each of a hundred readers.
+            while link is not None and link.next is not None and size < TAKE_MAX:
+                seat.link = link = link.next
+                chunks.append(link.chunk)
+                size += len(link.chunk)
+            seat.number += len(chunks) - from_older
+            self._position += size + LINK_SIZE * len(chunks)
+            self._stream.advanced(self._position)
+        return chunks
+
+    def __aiter__(self) -> Reader:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not await self._has_next():
+            raise StopAsyncIteration
+        chunk = self._advance()
+        self._stream.advanced(self._position)
+        if self._left is not None:
+            self._left -= len(chunk)
+            if self._left == 0 and chunk:
+                # For the client the last byte is the end, and the end waits for the commit.
+                await self.ended()
+        return chunk
+
+    @property
+    def _is_there(self) -> bool:
+        link = self._seat.link
+        return bool(self._older) or (link is not None and link.next is not None)
+
+    async def _has_next(self) -> bool:
+        self.start()
+        seat = self._seat
+        while not self._is_there and not self.closed:
+            if seat.cut:
+                raise BrokenStreamError(f"the stream was cut for this reader: {seat.cut}")
+            if seat.link is None:
+                await self._read_older()
+            elif self._stream.end is not None:
+                self._end(self._stream.end)
+                return False
+            else:
+                await self._woken()
+        return not self.closed
+
+    async def _read_older(self) -> None:
+        seat = self._seat
+        if seat.link is None and not self._older:
+            chunks = await self._stream.older(seat.number)
+            self._older.extend(chunks)
+            seat.number += len(chunks)
+            self._stream.return_to_memory(seat)
+
+    async def _woken(self) -> None:
+        try:
+            await self._stream.news_for(self._seat)
+        finally:
+            self._stream.waits_no_more(self._seat)
+
+    def _advance(self) -> bytes:
+        if self._older:
+            chunk = self._older.popleft()
+        else:
+            seat = self._seat
+            assert seat.link is not None
+            assert seat.link.next is not None
+            seat.link = seat.link.next
+            seat.number += 1
+            chunk = seat.link.chunk
+        self._position += len(chunk) + LINK_SIZE
+        return chunk
+
+    def _end(self, end: End) -> None:
+        match end:
+            case Complete():
+                return
+            case Failed(cause) if not isinstance(cause, OSError):
+                raise cause
+            case Failed(cause):
+                # From ASGI 2.4 on, Starlette takes an OSError for the client's disconnect.
+                raise BrokenStreamError(f"the stream raised {cause!r}") from cause
+            case Aborted(reason):
+                raise BrokenStreamError(f"the stream was given up: {reason}")

@@ -44,7 +44,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that the test moves; stores have their own."""
     clock = Clock()
-    for module in ("engine", "recorder", "flights"):
+    for module in ("engine.record", "entries.recorder", "runs.registry"):
         namespace = SimpleNamespace(time=clock.time, monotonic=clock.monotonic)
         monkeypatch.setattr(f"stream_cached.{module}.time", namespace)
     return clock

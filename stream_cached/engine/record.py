@@ -484,7 +484,7 @@ class Engine:
             findings.insert(0, Finding(reason))
         if run.shield.has_told:
             findings.append(Finding(NotCached.INCOMPLETE))
-        if (content_length(headers) or 0) > self._limits(run.resource.store).max_body:
+        if (content_length(headers) or 0) > self._max_body(run.resource.store):
             findings.append(Finding(NotCached.BODY_SIZE))
         if run.incoming is None and self._varies_on(headers, run):
             findings.append(Finding(NotCached.NO_REQUEST))
@@ -496,11 +496,15 @@ class Engine:
             return vary_names(headers) - self._keyed
         return vary_names(headers) | self._declared | self._parameters
 
+    def _max_body(self, store: Store) -> int:
+        max_body = self._options.limits.max_body
+        return max_body if store.capacity is None else min(max_body, store.capacity // 4)
+
     def _limits(self, store: Store) -> Limits:
-        limits = self._options.limits
-        if store.capacity is None or limits.max_body <= store.capacity // 4:
+        limits, max_body = self._options.limits, max(1, self._max_body(store))
+        if max_body == limits.max_body:
             return limits
-        return dataclasses.replace(limits, max_body=max(1, store.capacity // 4))
+        return dataclasses.replace(limits, max_body=max_body)
 
     def _entry(self, response: Response, status: int, headers: RawHeaders, run: Run) -> Entry:
         """Take the head of a response; middleware will change it later, on each hit again."""

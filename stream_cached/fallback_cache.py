@@ -282,7 +282,7 @@ class _Cleared(_Keys):
 
 
 def _prefixed(prefix: str, key: Any) -> Any:
-    """Return a key, a list of keys, or pairs of key and value, for the fallback's namespace."""
+    """Return keys, or pairs of key and value, with the fallback's prefix."""
     if isinstance(key, list):
         return [_prefixed(prefix, each) for each in key]
     if isinstance(key, tuple):

@@ -77,7 +77,7 @@ class CircuitBreaker:
         return breaker
 
     def time_limit(self, probe: AiocacheStore) -> TimeLimit:
-        """Return a client's time limit, whose failures open the breaker; pings go to `probe`."""
+        """Return a client's time limit, whose failures open the breaker."""
         time_limit = TimeLimit(
             self._is_cut_off, lambda failure: self._lost(failure, probe), self._pulse
         )

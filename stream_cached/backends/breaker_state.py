@@ -49,8 +49,8 @@ class BreakerState:
     """
     The state machine of one store's circuit breaker; times are monotonic seconds.
 
-    The first ping follows a failure at once, the second after `retry_interval` seconds. The
-    interval doubles from ping to ping, up to `MAX_INTERVAL`.
+    The first ping follows a failure at once. The next intervals start at `retry_interval` and
+    double up to `MAX_INTERVAL`.
     """
 
     def __init__(self, retry_interval: float, now: float) -> None:
@@ -83,14 +83,11 @@ class BreakerState:
         self.state, self.since, self.cause = State.AVAILABLE, now, None
 
     def next_ping(self, chance: float) -> float:
-        """
-        Return the seconds until the next ping.
-
-        `chance` is a random number from 0 to 1, so that the pings of several processes spread out.
-        """
+        """Return the seconds until the next ping; `chance` is random, from 0 to 1."""
         if not self._failures:
             return 0.0
         longest = max(MAX_INTERVAL, self.retry_interval)
         # Avoids an overflow: 2 to the power of 20 already exceeds any bound.
         interval = self.retry_interval * 2.0 ** min(self._failures - 1, 20)
+        # The jitter spreads the pings of several processes.
         return min(longest, interval) * (0.5 + chance / 2)

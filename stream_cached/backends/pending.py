@@ -24,11 +24,7 @@ class Invalidator(Protocol):
     """The owner of pending invalidations."""
 
     async def carry_out(self, key: Key | None, *, away: bool) -> None:
-        """
-        Invalidate a key, or with None everything that this invalidator owns.
-
-        With `away`, the store is not used yet, and only its probe may call it.
-        """
+        """Invalidate a key, or all keys; if the store is `away`, through its probe."""
         ...
 
     def refuse_older(self) -> None:
@@ -40,8 +36,7 @@ class PendingInvalidations:
     """
     The pending invalidations of one store.
 
-    Beyond `max_keys`, the keys of the invalidator with the most keys are replaced by one
-    invalidation of everything that it owns.
+    Beyond `max_keys`, the invalidator with the most keys invalidates everything that it owns.
     """
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
@@ -100,8 +95,7 @@ class InvalidatedBefore:
     """
     Refuses stored values without versions that may be older than an invalidation.
 
-    Only values that this process has set since are known to be newer; up to `max_keys` of their
-    keys are kept. `clock` returns monotonic seconds.
+    Only values that this process has set since are known to be newer.
     """
 
     def __init__(self, clock: Callable[[], float], max_keys: int = MAX_KEYS) -> None:
@@ -116,7 +110,7 @@ class InvalidatedBefore:
         self._set_since.clear()
 
     def refuses(self, key: Key, ttl: float | None) -> bool:
-        """Whether a value may be invalidated; after `ttl` seconds, all old values have expired."""
+        """Whether a value may be invalidated; no old value lives longer than `ttl`."""
         if self._since is None:
             return False
         if ttl is not None and self._clock() - self._since > ttl:

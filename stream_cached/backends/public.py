@@ -13,12 +13,9 @@ ANSWERS = (TypeError, ValueError, AttributeError)
 
 
 def public_view(server: AiocacheStore) -> Any:
-    """
-    Return a view of the cache whose `get` and `set` use the time-out and the circuit breaker.
-
-    Serializer and plugins run outside the time-out, and their exceptions are no failures of the
-    server. The view shares its attributes with the cache, because plugins may keep state on it.
-    """
+    """Return a view of the cache whose `get` and `set` run under our time-out."""
+    # Serializer and plugins run outside the time-out, and their exceptions are no failures of the
+    # server.
     cache = server.cache
     base: Any = type(cache)
 
@@ -33,5 +30,6 @@ def public_view(server: AiocacheStore) -> Any:
             return await server.call("set", partial(base._set, self, *args, **kwargs), ANSWERS)
 
     view = object.__new__(Public)
+    # Shared, because plugins may keep state on the cache.
     view.__dict__ = cache.__dict__
     return view

@@ -35,11 +35,7 @@ def resolve_cache(
     namespace: str | None = None,
     options: Mapping[str, Any],
 ) -> Any:
-    """
-    Return the cache of a URL, a class or an instance; `options` are for a class.
-
-    `serializer`, `plugins` and `namespace` replace those of the cache if they are not None.
-    """
+    """Return the cache of a URL, a class (with `options`) or an instance."""
     overrides = {
         name: value
         for name, value in (

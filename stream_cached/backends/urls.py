@@ -220,7 +220,7 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
 
 
 def redis_pool_options(timeout: float | None) -> dict[str, Any]:
-    """Return the options of a `BlockingConnectionPool` for a store with this time-out."""
+    """Return the options of a `BlockingConnectionPool` for this time-out."""
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 

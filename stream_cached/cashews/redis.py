@@ -19,11 +19,8 @@ _OMITTED = frozenset(
 
 
 def redis_view(backend: Any) -> BaseCache:
-    """
-    Return a view of a Redis backend with its own client.
-
-    cashews' client may suppress errors, and streams would occupy its ten connections.
-    """
+    """Return a view of a Redis backend with its own client."""
+    # cashews' client may suppress errors, and streams would occupy its ten connections.
     if backend.is_cluster:
         raise ConfigurationError(
             "cluster=True: streams can't be stored in a Redis cluster; set up a single Redis for "

@@ -118,8 +118,7 @@ class CashewsMemory(MemoryCache):
     """
     An aiocache cache over cashews' memory backend (`mem://`), whose keys and bound it shares.
 
-    Segments of bodies are kept in a second memory, bounded to the `max_bytes` of the first view;
-    all views of one backend share it. `clock` returns seconds since the epoch, as cashews expects.
+    All views of one backend share a second memory for segments, bounded by the first `max_bytes`.
     """
 
     def __init__(

@@ -35,12 +35,9 @@ _routes: weakref.WeakKeyDictionary[Cache, set[str]] = weakref.WeakKeyDictionary(
 
 
 def delete_versions(cache: Cache, route: str) -> None:
-    """
-    Let `cache.delete_tags` delete the versions of tags, too; `route` is their keys' prefix.
-
-    A tag's set of keys is not reliable: cashews shortens its ttl to that of the last member, and
-    the store may evict it.
-    """
+    """Let `cache.delete_tags` delete the versions of tags, too; `route` is their prefix."""
+    # A tag's set of keys is not reliable: cashews shortens its ttl to that of the last member, and
+    # the store may evict it.
     if cache not in _routes:
         _routes[cache] = set()
         original: Any = cache.delete_tags
@@ -70,11 +67,7 @@ class Tags:
     async def add(
         self, tag: str, keys: Sequence[str], seconds: float | None, beside: Backend | None
     ) -> None:
-        """
-        Add cashews' keys to a tag, so that `delete_tags` deletes them.
-
-        The keys expire after `seconds` (None: never), and are stored in the backend `beside`.
-        """
+        """Add keys in the backend `beside` to a tag for `seconds`, or None for ever."""
         name = f"{self._cache._tags_key_prefix}{tag}"
         backend = backend_of(self._cache, name)
         try:

@@ -31,11 +31,7 @@ def backend_of(cache: Cache, key: str) -> Backend:
 
 
 def view_of(cache: Cache, backend: Backend, prefix: str, plugins: Sequence[Any]) -> Any:
-    """
-    Return an aiocache cache over a backend, whose keys pass the middlewares of the cashews cache.
-
-    The prefix and a colon are put before each key.
-    """
+    """Return an aiocache cache over a backend; its keys pass cashews' middlewares."""
     key_builder = partial(_native_key, cache, weakref.ref(backend))
     settings: dict[str, Any] = {"namespace": prefix, "plugins": plugins}
     if not isinstance(backend, Memory):
@@ -77,7 +73,7 @@ def _same_key(key: str, namespace: str | None = None) -> str:
 
 
 def secrets_of(backend: Backend) -> list[bytes]:
-    """Return the secret with which cashews signs the backend's values, if it signs them."""
+    """Return the secret with which cashews signs the backend's values, if any."""
     signer: Any = None if backend.serializer is None else backend.serializer._signer
     return [signer._secret] if isinstance(signer, HashSigner) else []
 

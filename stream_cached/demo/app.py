@@ -17,7 +17,7 @@ SECONDS_PER_TOKEN = 0.02
 
 
 def create_app(cache: str, database: Path) -> FastAPI:
-    """Return the application; `database` is the file that `data.build_database` has written."""
+    """Return the application, for a database of `data.build_database`."""
     app = FastAPI(title="stream-cached demo")
 
     @app.get("/export.csv")

@@ -27,7 +27,7 @@ _EXPORT = """
 
 
 def source_files() -> list[Path]:
-    """Return the source files of the standard library's top-level modules, sorted by name."""
+    """Return the source files of the standard library's top-level modules."""
     folder = Path(sysconfig.get_path("stdlib"))
     return sorted(path for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names)
 

@@ -23,7 +23,7 @@ def is_redis(url: str) -> bool:
 
 
 def with_namespace(url: str, *, private: bool) -> str:
-    """Return the URL with its namespace or a default; `private` appends a random suffix."""
+    """Return the URL with a namespace; `private` appends a random suffix."""
     namespace = _namespace(url) or DEFAULT_NAMESPACE
     if private:
         namespace = f"{namespace}:{secrets.token_hex(4)}"

@@ -181,7 +181,7 @@ class Guard:
         return len(self._read)
 
     def findings(self, known: frozenset[str]) -> list[Finding]:
-        """Return the reads outside the key; `known` are lower-cased headers that are exempt."""
+        """Return the reads outside the key; `known` are lower-cased exempt headers."""
         unkeyed = [name for name in list(self._read) if not self._is_keyed(name, known)]
         if "headers" in unkeyed:
             unkeyed = [name for name in unkeyed if not name.startswith("header.")]

@@ -453,7 +453,7 @@ class World:
             (record, "Flight", Flight),
             (registry, "Flights", Flights),
             (stream, "_Seat", in_order_of_making(stream._Seat)),
-            (time_limit, "_Pending", in_order_of_making(time_limit._Pending)),
+            (time_limit, "_Operation", in_order_of_making(time_limit._Operation)),
             (lease, "_abandoned", ByProcess()),
             (tasks, "_running", set()),
             (breaker, "_breakers", WeakValueDictionary()),

@@ -311,7 +311,7 @@ class Engine:
         if run.guard is None or sends_what_it_is_given(response):
             source = AppSource(response, plain_scope(request.scope), body)
         else:
-            source = AppSource(response, plain_scope(request.scope), body, run.guard.watched)
+            source = AppSource(response, plain_scope(request.scope), body, run.guard.observed_scope)
         await source.begin()
         return self._fly(source, response, source.status, source.headers, run, None)
 

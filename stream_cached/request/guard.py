@@ -21,8 +21,8 @@ from stream_cached.request.observed import (
     ObservedHeaders,
     ObservedMapping,
     observed_request,
+    observer_of,
     plain_scope,
-    watch_of,
 )
 
 #: Items of the scope that are part of the key, equal for all clients, or internal to a framework.
@@ -122,7 +122,7 @@ class Guard:
 
     def __init__(self, request: HTTPConnection, terms: Terms, *, with_body: bool) -> None:
         # If another cached endpoint called this one, its guard is informed, too.
-        self._outer = watch_of(request)
+        self._outer = observer_of(request)
         self.request = self._outer.request if self._outer else request
         self._terms = terms
         self._keyed = terms.headers | _OF_BODY if with_body else terms.headers
@@ -130,7 +130,7 @@ class Guard:
         # Only items that existed before the run count. The endpoint may read back its own items.
         self._state = dict(self.request.scope.setdefault("state", {}))
         self._attributes = dict(self.request.__dict__)
-        self.scope = self.watched(self.request.scope)
+        self.scope = self.observed_scope(self.request.scope)
         self.headers = ObservedHeaders(self.request, self)
         self.state = State(cast("dict[str, Any]", self.scope["state"]))
 
@@ -161,7 +161,7 @@ class Guard:
             if isinstance(value, HTTPEndpoint):
                 value.scope = plain_scope(value.scope)
 
-    def watched(self, scope: Scope) -> Scope:
+    def observed_scope(self, scope: Scope) -> Scope:
         """Return a scope that reports its reads to the guard."""
         return ObservedMapping(scope, self._scope_item)
 

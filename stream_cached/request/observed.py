@@ -278,6 +278,6 @@ def plain_scope(scope: Scope) -> Scope:
     return scope.plain if isinstance(scope, ObservedMapping) else scope
 
 
-def watch_of(request: HTTPConnection) -> Observer | None:
+def observer_of(request: HTTPConnection) -> Observer | None:
     """Return the observer of a request; None if the request is plain."""
     return request._observer if isinstance(request, ObservedRequest) else None

@@ -21,8 +21,8 @@ from stream_cached.format.progress import (
     LeaseRecord,
     LeaseState,
     Progress,
-    decode_claim,
-    encode_claim,
+    decode_lease,
+    encode_lease,
     encode_progress,
 )
 from stream_cached.keys.names import followed_key, progress_key
@@ -186,7 +186,7 @@ class Lease:
         return True
 
     def _encoded(self, state: LeaseState, variant: Variant = ANY) -> bytes:
-        return encode_claim(LeaseRecord(self.token, state, self._beat, variant), self._key)
+        return encode_lease(LeaseRecord(self.token, state, self._beat, variant), self._key)
 
     async def is_followed(self) -> bool:
         """Say whether the run is read in other processes, too."""
@@ -289,7 +289,7 @@ def read_claim(value: bytes | None, lease_key: str) -> LeaseRecord | None:
     if value is None:
         return None
     try:
-        return decode_claim(value, lease_key)
+        return decode_lease(value, lease_key)
     except ForeignVersionError as exc:
         raise StoreError("the lease is one of another version") from exc
     except UnsoundError:

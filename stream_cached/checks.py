@@ -89,7 +89,7 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+)\s*([a-z]*)", text.strip().lower())
     if match is None or match[2] not in _UNITS or not int(match[1]):
-        raise ValueError(f"{text!r} is no size in bytes; write 64MiB, say")
+        raise ValueError(f"{text!r} is no size in bytes: write 64MiB, for example")
     return int(match[1]) * _UNITS[match[2]]
 
 

@@ -1,4 +1,4 @@
-"""An aiocache cache for which memory stands in: for `caches.set_config` and plain `@cached`."""
+"""An aiocache cache with a memory fallback, for `caches.set_config` and plain `@cached`."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from stream_cached.stores.memory import MemoryCache
 
 class FallbackCache(BaseCache):  # type: ignore[misc]
     """
-    A cache over another one, the primary. While its server is away, memory stands in.
+    A cache over another cache, the primary, which uses memory while the primary's server is away.
 
-    What is deleted meanwhile is deleted from the primary before that is used again. What is set
-    meanwhile is older there, and is not given out any more. (Of more than 10,000 keys, nothing is
-    that was there before.)
+    Keys that are deleted during an outage are deleted from the primary before it is used again. For
+    keys that are set during an outage, the primary's old values are not returned any more. (After
+    more than 10,000 such keys, no older value of the primary is returned.)
 
     Args:
+        serializer: Replaces the primary's serializer.
         primary: A URL, an alias of `caches.set_config`, a class, or an instance.
-        fallback: What stands in for it: a `memory://` URL, an alias, or a `MemoryCache`. Equal URLs
-            share one memory per process. False lets calls fail with `StoreUnavailableError`.
-        retry_interval: Seconds from the first ping of a server that is away to the second; they
-            double from ping to ping, up to 30.
-        timeout: Seconds that one operation of the primary may take, None or 0 for no bound; without
-            it, what the primary says (0.5 unless somebody chose another).
-        serializer: Instead of the primary's own.
-        plugins: Instead of the primary's own.
-        namespace: Instead of the primary's own.
-        key_builder: Instead of the primary's own.
-        ttl: Instead of the primary's own.
-        kwargs: Those of a `primary` that is a class.
+        fallback: A `memory://` URL, an alias, or a `MemoryCache`. Equal URLs share one memory per
+            process. With False, calls raise `StoreUnavailableError` during an outage.
+        retry_interval: Seconds between the first and the second ping of an outage. The interval
+            doubles from ping to ping, up to 30 seconds.
+        timeout: Seconds that one operation of the primary may take; None or 0 sets no bound. By
+            default, the time-out of the primary, or 0.5 if it has none of its own.
+        plugins: Replaces the primary's plugins.
+        namespace: Replaces the primary's namespace.
+        key_builder: Replaces the primary's key builder.
+        ttl: Replaces the primary's ttl.
+        kwargs: The options of a `primary` that is a class.
 
     Raises:
-        ConfigurationError: Something in this can't work.
+        ConfigurationError: An argument can't work; the message contains the fix.
     """
 
     NAME = "fallback"
@@ -71,13 +71,14 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         else:
             self.primary = resolve_cache(primary, options=kwargs)
         if isinstance(self.primary, FallbackCache):
-            raise ConfigurationError("primary= is a FallbackCache: use that one itself")
+            raise ConfigurationError("primary= is a FallbackCache already: use it directly")
         super().__init__(
             serializer=serializer or self.primary.serializer,
             plugins=plugins or self.primary.plugins,
             namespace=self.primary.namespace if namespace is None else namespace,
             key_builder=key_builder,
-            # The operations have one; this one would cut the fallback's turn short.
+            # Each operation of the primary has its own time-out. A time-out here would also
+            # cancel the fallback's operation.
             timeout=None,
             ttl=self.primary.ttl if ttl is SENTINEL else ttl,
         )
@@ -86,13 +87,13 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         self.operation_timeout = timeout
         self._binding = self.binding()
         self._ttls = 0.0
-        self._distrust = InvalidatedBefore(time.monotonic)
-        self._deleted = _Keys(self._binding, self._distrust)
-        self._overwritten = _Keys(self._binding, self._distrust)
-        self._cleared = _Cleared(self._binding, self._distrust)
+        self._invalidated_before = InvalidatedBefore(time.monotonic)
+        self._deleted = _Keys(self._binding, self._invalidated_before)
+        self._overwritten = _Keys(self._binding, self._invalidated_before)
+        self._cleared = _Cleared(self._binding, self._invalidated_before)
 
     def binding(self, timeout: float | None = SENTINEL, secrets: Sequence[bytes] = ()) -> Binding:
-        """Return what an engine uses of it: the primary with these settings, and the fallback."""
+        """Return a binding of the primary, with these settings, and the fallback."""
         view = copy.copy(self.primary)
         Clients.share(self.primary, view)
         view.namespace, view.serializer, view.plugins, view.ttl = (
@@ -113,12 +114,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
     # -- one call ---------------------------------------------------------------------------
 
     async def _call(self, name: str, key: Any, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
-        """
-        Call a method of the primary or, while that is away, of the fallback.
-
-        Returns:
-            What it returned, and whether it was the primary's.
-        """
+        """Call the primary, or else the fallback; return the result, and whether the primary's."""
         backend = await self._binding.backend(Deadline(self._binding.timeout))
         if not backend.is_fallback:
             try:
@@ -139,25 +135,24 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         return await backend.server.call(name[1:], partial(method, key, *args, **kwargs), ANSWERS)
 
     def _refuses(self, key: Key, on_primary: bool) -> bool:
-        """Whether what the primary has may be older than what was done while it was away."""
+        """Whether the primary's value may be older than a change during an outage."""
         breaker = self._binding.breaker
         if not on_primary or breaker is None:
             return False
-        overwritten = breaker.chores.holds(self._overwritten, key)
-        return overwritten or self._distrust.refuses(key, self._longest_ttl)
+        overwritten = breaker.deferred.holds(self._overwritten, key)
+        return overwritten or self._invalidated_before.refuses(key, self._longest_ttl)
 
     def _was_set(self, key: Key, on_primary: bool) -> None:
         breaker = self._binding.breaker
         if breaker is None:
             return
         if on_primary:
-            breaker.chores.discard(self._overwritten, key)
-            self._distrust.was_set(key)
+            breaker.deferred.discard(self._overwritten, key)
+            self._invalidated_before.was_set(key)
         else:
-            breaker.chores.add(self._overwritten, key)
+            breaker.deferred.add(self._overwritten, key)
 
-    def _lives(self, ttl: float | None) -> None:
-        """Note how long something lives that is set."""
+    def _record_ttl(self, ttl: float | None) -> None:
         self._ttls = max(self._ttls, ttl or math.inf)
 
     @property
@@ -165,7 +160,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         return self._ttls if 0 < self._ttls < math.inf else None
 
     async def _invalidate(self, invalidator: Invalidator, name: str, key: Any) -> Any:
-        """Call a method that deletes; what the primary does not do now, it has to do later."""
+        """Call a method that deletes; keep it as pending if the primary is away."""
         breaker = self._binding.breaker
         if breaker is None:
             return (await self._call(name, key))[0]
@@ -179,7 +174,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         cache = self._binding.stand_in().cache
         return await getattr(cache, name)(_prefixed(cache.namespace, key))
 
-    # -- what aiocache asks of a cache ------------------------------------------------------
+    # -- the backend methods of aiocache ----------------------------------------------------
 
     async def _get(self, key: Key, encoding: str | None = "utf-8", _conn: Any = None) -> Any:
         value, on_primary = await self._call("_get", key, encoding=encoding)
@@ -207,7 +202,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         _cas_token: Any = None,
         _conn: Any = None,
     ) -> Any:
-        self._lives(ttl)
+        self._record_ttl(ttl)
         done, on_primary = await self._call("_set", key, value, ttl=ttl, _cas_token=_cas_token)
         if done:
             self._was_set(key, on_primary)
@@ -216,17 +211,18 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
     async def _multi_set(
         self, pairs: Sequence[tuple[Key, Any]], ttl: float | None = None, _conn: Any = None
     ) -> Any:
-        self._lives(ttl)
+        self._record_ttl(ttl)
         done, on_primary = await self._call("_multi_set", list(pairs), ttl=ttl)
         for key, _ in pairs:
             self._was_set(key, on_primary)
         return done
 
     async def _add(self, key: Key, value: Any, ttl: float | None = None, _conn: Any = None) -> Any:
-        self._lives(ttl)
+        self._record_ttl(ttl)
         done, on_primary = await self._call("_add", key, value, ttl=ttl)
         if on_primary:
-            # While it is away: it may be a lock, which somebody else holds by the time it is back.
+            # During an outage, `add` may take a lock. When the primary is back, the key there may
+            # be another process's lock, which must not be deleted.
             self._was_set(key, on_primary)
         return done
 
@@ -234,7 +230,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         return (await self._call("_increment", key, delta))[0]
 
     async def _expire(self, key: Key, ttl: float, _conn: Any = None) -> Any:
-        self._lives(ttl)
+        self._record_ttl(ttl)
         done, on_primary = await self._call("_expire", key, ttl)
         if done:
             self._was_set(key, on_primary)
@@ -260,17 +256,11 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
 
 
 class _Keys:
-    """
-    Keys that were deleted, or set, while the primary was away: they are deleted there.
-
-    Args:
-        binding: What reaches it.
-        distrust: What is refused where there were too many of them.
-    """
+    """Keys that were deleted or set during an outage, and have to be deleted from the primary."""
 
     def __init__(self, binding: Binding, invalidated_before: InvalidatedBefore) -> None:
         self._binding = binding
-        self._distrust = invalidated_before
+        self._invalidated_before = invalidated_before
 
     async def carry_out(self, key: Key | None, *, away: bool) -> None:
         if key is not None:
@@ -282,18 +272,18 @@ class _Keys:
         await server.call(name[1:], partial(getattr(server.cache, name), key))
 
     def refuse_older(self) -> None:
-        self._distrust.begin()
+        self._invalidated_before.begin()
 
 
 class _Cleared(_Keys):
-    """Namespaces that were cleared while the primary was away; None stands for all."""
+    """Namespaces that were cleared during an outage; None stands for all namespaces."""
 
     async def carry_out(self, key: Key | None, *, away: bool) -> None:
         await self._call("_clear", key)
 
 
 def _prefixed(prefix: str, key: Any) -> Any:
-    """Return what a method of the fallback takes for a key, several, or pairs with values."""
+    """Return keys, or pairs of key and value, with the fallback's prefix."""
     if isinstance(key, list):
         return [_prefixed(prefix, each) for each in key]
     if isinstance(key, tuple):

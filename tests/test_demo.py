@@ -90,12 +90,12 @@ def check_table(output: str, first_server: str | None, second_server: str | None
     export, _, _, _, tokens, tokens_again = rows
     assert export.size > 2_000_000
     assert tokens_again.total < tokens.total / 10
-    assert "Every second answer was a hit, and byte for byte the first one." in output
+    assert "Every second answer was a hit with the same bytes." in output
     assert max(map(len, output.splitlines())) <= 100
 
 
 def check_listing(output: str) -> None:
-    listing = output.partition("What the store holds for /export.csv:")[2]
+    listing = output.partition("The store's keys for /export.csv:")[2]
     sizes = [int(size.replace(",", "")) for size in re.findall(r"^ *([\d,]+)  ", listing, re.M)]
     assert re.search(r"export_csv:[0-9a-f]{32}$", listing, re.M)
     # The last is the sum, of more keys than are listed.
@@ -237,8 +237,8 @@ def test_disabled_cache_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOCACHE_DISABLE", "1")
     result = run_demo()
     assert result.returncode == 1
-    assert "/export.csv: the first answer was not made and stored" in result.stdout
-    assert "/export.csv: the second answer was not a hit" in result.stdout
+    assert "/export.csv: the first answer was no stored miss" in result.stdout
+    assert "/export.csv: the second answer was no hit" in result.stdout
     assert "Every second answer" not in result.stdout
 
 
@@ -253,13 +253,13 @@ def test_problems_are_told_apart() -> None:
     first, second = answer(), answer(cache_status=HIT)
     assert report.problems("/p", first, second) == []
     assert report.problems("/p", first, answer(cache_status=HIT, digest="cd")) == [
-        "/p: the second answer's body differs from the first one's."
+        "/p: the bodies of the two answers differ."
     ]
     assert report.problems("/p", first, first) == [
-        f"/p: the second answer was not a hit, but: {MISS}."
+        f"/p: the second answer was no hit. Cache-Status: {MISS}."
     ]
     assert report.problems("/p", second, second) == [
-        f"/p: the first answer was not made and stored, but: {HIT}."
+        f"/p: the first answer was no stored miss. Cache-Status: {HIT}."
     ]
     assert report.problems("/p", first, answer(cache_status=HIT, status=500)) == [
         "/p: the second answer had status 500 and 9 bytes."

@@ -378,7 +378,7 @@ def test_over_memory_it_is_that_memory() -> None:
         ({"primary": "redis://h", "fallback": aiocache.SimpleMemoryCache()}, "bounded"),
         ({"primary": "redis://h", "fallback": "redis://u:pass@other"}, "in this process"),
         ({"primary": "redis://h", "fallback": None}, "or False"),
-        ({"primary": FallbackCache(primary="memory://")}, "use that one itself"),
+        ({"primary": FallbackCache(primary="memory://")}, "use it directly"),
     ],
 )
 def test_what_can_not_work_is_refused(settings: dict[str, Any], fix: str) -> None:

@@ -452,7 +452,7 @@ class World:
             (stream, "Backlog", Backlog),
             (registry, "RunRegistry", RunRegistry),
             (stream, "Seat", in_order_of_making(reader.Seat)),
-            (time_limit, "_Pending", in_order_of_making(time_limit._Pending)),
+            (time_limit, "_Operation", in_order_of_making(time_limit._Operation)),
             (lease, "_abandoned", ByProcess()),
             (tasks, "_running", set()),
             (breaker, "_breakers", WeakValueDictionary()),

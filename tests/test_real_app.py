@@ -227,7 +227,7 @@ PAGES = [
         common,
         "none",
         "argument",
-        ("self is of type", "pass noself=True if all instances answer alike"),
+        ("self is of type", "pass noself=True if all instances give the same answer"),
     ),
     Page("/sales/mended", common, "one"),
 ]

@@ -1,1 +1,1 @@
-"""Which store is used now: the cache itself, or the memory that stands in for it."""
+"""Which store is used now: the configured cache, or the memory fallback."""

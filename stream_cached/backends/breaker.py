@@ -1,4 +1,4 @@
-"""One server and the memory that stands in for it: a switch between the two, worked by pings."""
+"""The circuit breaker of one server: it opens at a failure and closes after a successful ping."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ from stream_cached.tasks import spawn
 
 logger = logging.getLogger("stream_cached")
 
-#: A key that is set to see whether a store takes anything: one that is full or read-only answers
-#: pings, too. It expires at once.
+#: A probe writes this key, because a store that is full or read-only still answers pings. The key
+#: expires at once.
 _PROBE_KEY = "stream-cached:probe"
 _PROBE_TTL = 0.001
 
-#: Seconds by which a ping may be late, or take, before another event loop asks: the one that was
-#: to has ended.
+#: A ping that is this many seconds overdue is taken over by another event loop.
 _OVERDUE = 30.0
 
 _numbers = itertools.count(1)
@@ -42,12 +41,9 @@ _breakers: weakref.WeakValueDictionary[tuple[object, ...], CircuitBreaker] = (
 
 class CircuitBreaker:
     """
-    Whether one server is used, for everything in this process that uses it.
+    Decides for the whole process whether one server is used.
 
-    Args:
-        name: Its address, without credentials.
-        retry_interval: Seconds until the second ping of an outage.
-        chance: Returns a number from 0 to 1 at random.
+    `name` is the server's address without credentials. `retry_interval` is in seconds.
     """
 
     def __init__(
@@ -55,22 +51,24 @@ class CircuitBreaker:
     ) -> None:
         self.name = name
         self.number = next(_numbers)
-        #: Carried out before the server is used again, and soon after that.
-        self.pending, self.chores = PendingInvalidations(), PendingInvalidations()
+        #: Invalidations that are carried out before the server is used again.
+        self.pending = PendingInvalidations()
+        #: Invalidations that are carried out after the breaker has closed.
+        self.deferred = PendingInvalidations()
         self._state = BreakerState(retry_interval, time.monotonic())
         self._chance = chance
         self._lock = threading.Lock()
-        self._operations: weakref.WeakSet[TimeLimit] = weakref.WeakSet()
+        self._time_limits: weakref.WeakSet[TimeLimit] = weakref.WeakSet()
         self._cut_off = False
         self._pulse = Pulse()
-        self._asking: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ping_task: asyncio.Task[None] | None = None
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._due = 0.0
 
     @classmethod
     def of(cls, name: str, identity: tuple[object, ...], retry_interval: float) -> CircuitBreaker:
-        """Return the one switch of a server; of several intervals the shortest counts."""
+        """Return the breaker of a server; the shortest of several intervals applies."""
         breaker = _breakers.get(identity)
         if breaker is None:
             breaker = _breakers[identity] = cls(name, retry_interval)
@@ -79,31 +77,26 @@ class CircuitBreaker:
         return breaker
 
     def time_limit(self, probe: AiocacheStore) -> TimeLimit:
-        """
-        Return the operations of one client of the server: a failure turns the switch.
-
-        Args:
-            probe: The server as it is pinged then.
-        """
+        """Return a client's time limit, whose failures open the breaker."""
         time_limit = TimeLimit(
             self._is_cut_off, lambda failure: self._lost(failure, probe), self._pulse
         )
-        self._operations.add(time_limit)
+        self._time_limits.add(time_limit)
         return time_limit
 
     @property
     def is_available(self) -> bool:
-        """Whether the server is used, as far as that is known."""
+        """Whether the breaker is closed."""
         return self._state.state is State.AVAILABLE
 
     @property
     def outages(self) -> int:
-        """How many times the server has gone away."""
+        """The number of outages so far."""
         return self._state.outages
 
     @property
     def health(self) -> Health:
-        """Its state."""
+        """The state for users."""
         known = self._state
         return Health(
             store=self.name,
@@ -115,106 +108,102 @@ class CircuitBreaker:
         )
 
     async def is_used(self, probe: AiocacheStore, seconds: float | None) -> bool:
-        """
-        Say whether the server is used; ping it where nobody has, or nobody will.
-
-        Args:
-            probe: The server as it is pinged, in the running loop.
-            seconds: How long that may take.
-        """
+        """Whether the server is used; waits for a ping if no timer will send one."""
         known = self._state
         if known.state is State.UNTRIED:
-            await self._ask_now(lambda: self._introduce(probe), seconds)
-        elif known.state is State.AWAY and self._is_forgotten():
+            await self._ping_now(lambda: self._first_ping(probe), seconds)
+        elif known.state is State.AWAY and self._has_no_timer():
             if time.monotonic() < self._due:
                 self._set_timer(probe)
             else:
-                # Loops may be too short for any timer.
-                await self._ask_now(lambda: self._ask(probe), seconds)
+                # Event loops may end before any timer fires.
+                await self._ping_now(lambda: self._ping(probe), seconds)
         return known.state is State.AVAILABLE
 
     def count_request(self) -> None:
-        """Note that a request is answered without the server."""
+        """Count a request that is answered without the server."""
         self._state.requests += 1
 
     # -- a ping that a request waits for ----------------------------------------------------
 
-    async def _ask_now(
-        self, ask: Callable[[], Coroutine[Any, Any, None]], seconds: float | None
+    async def _ping_now(
+        self, ping: Callable[[], Coroutine[Any, Any, None]], seconds: float | None
     ) -> None:
-        """Ping once for all that wait for it in this loop."""
-        loop = asyncio.get_running_loop()
-        if self._asking is None or self._asking.get_loop() is not loop or self._asking.done():
+        """Wait for one ping on behalf of all requests of this loop."""
+        loop, task = asyncio.get_running_loop(), self._ping_task
+        if task is None or task.get_loop() is not loop or task.done():
             with Deadline(None):
-                self._asking = spawn(ask())
-        # A ping that has as much time as the request is over first.
-        await asyncio.wait({self._asking}, timeout=None if seconds is None else seconds + LEAST)
+                task = self._ping_task = spawn(ping())
+        # The extra time lets a ping with the same time-out as the request end first.
+        await asyncio.wait({task}, timeout=None if seconds is None else seconds + LEAST)
 
-    async def _introduce(self, probe: AiocacheStore) -> None:
+    async def _first_ping(self, probe: AiocacheStore) -> None:
         try:
-            await _asked(probe.ping())
+            await _raise_if_unavailable(probe.ping())
         except StoreUnavailableError as exc:
             self._lost(exc, probe)
         if self._state.state is State.UNTRIED:
             self._state.answered(time.monotonic())
 
-    # -- going away -------------------------------------------------------------------------
+    # -- opening ----------------------------------------------------------------------------
 
     def _is_cut_off(self) -> bool:
         return self._cut_off
 
     def _lost(self, failure: StoreUnavailableError, probe: AiocacheStore) -> None:
         with self._lock:
-            is_news = self._state.lost(str(failure), time.monotonic())
-            # One that is full or read-only can still be read by those who began to.
+            is_outage = self._state.lost(str(failure), time.monotonic())
+            # Pending reads from a server that is full or read-only can still succeed.
             ends_all = not failure.answered and not self._cut_off
             self._cut_off |= ends_all
-        if is_news:
+        if is_outage:
             logger.warning(
                 "%s is away (%s): requests are answered without it until it is back",
                 self.name,
                 failure,
             )
         if ends_all:
-            for time_limit in tuple(self._operations):
+            for time_limit in tuple(self._time_limits):
                 time_limit.give_up()
-        if is_news:
-            self._ask_later(probe)
+        if is_outage:
+            self._ping_later(probe)
 
-    # -- coming back ------------------------------------------------------------------------
+    # -- closing ----------------------------------------------------------------------------
 
-    def _ask_later(self, probe: AiocacheStore) -> None:
+    def _ping_later(self, probe: AiocacheStore) -> None:
         self._due = time.monotonic() + self._state.next_ping(self._chance())
         self._set_timer(probe)
 
     def _set_timer(self, probe: AiocacheStore) -> None:
-        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+        loop = self._timer_loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         delay = max(0.0, self._due - time.monotonic())
-        # It is not part of the request that found out.
+        # The ping must not inherit the deadline of the request that noticed the failure.
         with Deadline(None):
-            self._loop.call_later(delay, lambda: spawn(self._ask(probe)))
+            loop.call_later(delay, lambda: spawn(self._ping(probe)))
 
-    def _is_forgotten(self) -> bool:
-        """Whether nobody will ask: the loop that was to has ended, or is another process's."""
-        if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
+    def _has_no_timer(self) -> bool:
+        """Whether the timer's event loop has ended, or belongs to the parent process."""
+        loop = self._timer_loop
+        if loop is None or loop.is_closed() or self._pid != os.getpid():
             return True
         return time.monotonic() > self._due + _OVERDUE
 
-    async def _ask(self, probe: AiocacheStore) -> None:
+    async def _ping(self, probe: AiocacheStore) -> None:
         try:
-            await _try(probe)
-            while not self._turned_back():
+            await _check(probe)
+            while not self._close():
                 await self.pending.settle()
-            await self.chores.settle()
+            await self.deferred.settle()
         except StoreUnavailableError as exc:
             if self.is_available:
                 self._lost(exc, probe)
             else:
                 self._state.failed_again()
-                self._ask_later(probe)
+                self._ping_later(probe)
 
-    def _turned_back(self) -> bool:
-        """Use the server again, unless something is owed to it."""
+    def _close(self) -> bool:
+        """Use the server again; return False while invalidations are pending."""
         known, now = self._state, time.monotonic()
         with self._lock:
             if self.pending:
@@ -236,9 +225,9 @@ class CircuitBreaker:
 
     @contextmanager
     def keeping(self, invalidator: Invalidator, key: Key | None) -> Iterator[None]:
-        """Keep an invalidation unless it is carried out within, or can't be at all."""
+        """Keep an invalidation as pending if the body raises StoreUnavailableError."""
         with self._lock:
-            # Beforehand: a ping that is answered meanwhile carries it out.
+            # Added first, so that a ping that succeeds in the meantime carries it out.
             ticket = self.pending.add(invalidator, key)
         try:
             yield
@@ -250,20 +239,7 @@ class CircuitBreaker:
         self.pending.carried_out(invalidator, key, ticket)
 
     async def invalidate(self, invalidator: Invalidator, key: Key | None, *, used: bool) -> bool:
-        """
-        Carry out an invalidation, or keep it until the server is back.
-
-        Args:
-            creditor: Who carries it out.
-            key: What it is about, None for everything.
-            used: Whether the server is used, so that it can be carried out at once.
-
-        Returns:
-            Whether it was carried out.
-
-        Raises:
-            StoreError: The server does not take it, and is not to blame.
-        """
+        """Carry out an invalidation and return True, or keep it as pending and return False."""
         try:
             with self.keeping(invalidator, key):
                 if not used:
@@ -274,20 +250,20 @@ class CircuitBreaker:
         return True
 
 
-async def _try(probe: AiocacheStore) -> None:
-    """See that a server that was away answers and takes something."""
+async def _check(probe: AiocacheStore) -> None:
+    """Check that a server answers and accepts a write."""
     await probe.reconnect()
-    await _asked(probe.ping())
-    await _asked(probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL))
+    await _raise_if_unavailable(probe.ping())
+    await _raise_if_unavailable(probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL))
 
 
-async def _asked(sign_of_life: Awaitable[None]) -> None:
+async def _raise_if_unavailable(operation: Awaitable[None]) -> None:
     try:
-        await sign_of_life
+        await operation
     except StoreUnavailableError:
         raise
     except StoreError:
-        # Not this key: a `key_builder` of the user's own may refuse any.
+        # Another error concerns the key only: the user's `key_builder` may refuse it.
         return
 
 
@@ -295,7 +271,7 @@ def health() -> list[Health]:
     """
     Return the state of each store that this process uses over a network.
 
-    A store that is away is asked again by itself; nothing needs to be done about it here.
+    A store that is away is pinged automatically, and used again when it answers.
     """
     states = [breaker.health for breaker in tuple(_breakers.values())]
     return sorted(states, key=lambda state: state.store)

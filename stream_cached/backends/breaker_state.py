@@ -1,26 +1,26 @@
-"""Whether a store is used, and when it is asked again. Plain values in, decisions out."""
+"""The states of the circuit breaker, and the times of its pings. No I/O, no clock."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
 
-#: Seconds between two pings at the most, unless `retry_interval` is longer.
+#: The longest interval between two pings in seconds, unless `retry_interval` is longer.
 MAX_INTERVAL = 30.0
 
-#: Seconds after which a store that is back has recovered: what happens then is another outage.
+#: Seconds after which a store that is back counts as recovered: the next failure is a new outage.
 RECOVERED_AFTER = 30.0
 
 
 class State(enum.Enum):
-    """What is known of a store."""
+    """The state of a store, as this process sees it."""
 
     UNTRIED = "untried"
-    """It was not asked yet."""
+    """The store was not pinged yet."""
     AVAILABLE = "available"
-    """It is used."""
+    """The store is used."""
     AWAY = "away"
-    """It failed, and is not used until it answers a ping."""
+    """The store failed, and is not used until it answers a ping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +28,29 @@ class Health:
     """The state of one store, as this process sees it."""
 
     store: str
-    """Its address, without credentials."""
+    """The address of the store, without credentials."""
     state: State
     seconds: float
-    """How long it has been in that state."""
+    """Seconds since the state last changed."""
     requests: int
-    """How many requests were answered without it since it went away."""
+    """The number of requests answered without the store in its last outage."""
     cause: str | None
-    """Why it went away."""
+    """The failure that started the current outage."""
     invalidations: int
-    """How many invalidations are carried out before it is used again."""
+    """The number of invalidations to carry out before the store is used again."""
 
     @property
     def available(self) -> bool:
-        """Whether it is used; also as long as it was not asked yet."""
+        """Whether the store is used. A store that was not pinged yet counts as available."""
         return self.state is not State.AWAY
 
 
 class BreakerState:
     """
-    What is known of one store.
+    The state machine of one store's circuit breaker; times are monotonic seconds.
 
-    Args:
-        retry_interval: Seconds until the second ping of an outage (the first one follows its
-            failure at once); they double from ping to ping, up to `MAX_INTERVAL`.
-        now: Monotonic seconds.
+    The first ping follows a failure at once. The next intervals start at `retry_interval` and
+    double up to `MAX_INTERVAL`.
     """
 
     def __init__(self, retry_interval: float, now: float) -> None:
@@ -66,10 +64,11 @@ class BreakerState:
         self._relapses = 0
 
     def lost(self, cause: str, now: float) -> bool:
-        """Note a failure; return whether the store has gone away by it."""
+        """Record a failure; return whether it starts an outage."""
         if self.state is State.AWAY:
             return False
-        # One that comes and goes is asked less and less often; one that never came back was asked.
+        # A flapping store is pinged at growing intervals. A store that failed its very first ping
+        # has just been pinged.
         recovered = self.state is State.AVAILABLE and now - self.since >= RECOVERED_AFTER
         self._relapses = 0 if recovered or not self.outages else self._relapses + 1
         self._failures = self._relapses if self.state is State.AVAILABLE else 1
@@ -78,24 +77,17 @@ class BreakerState:
         return True
 
     def failed_again(self) -> None:
-        """Note a ping that failed."""
         self._failures += 1
 
     def answered(self, now: float) -> None:
-        """Note a ping that was answered: the store is used from now on."""
         self.state, self.since, self.cause = State.AVAILABLE, now, None
 
     def next_ping(self, chance: float) -> float:
-        """
-        Return in how many seconds the store is to be asked.
-
-        Args:
-            chance: From 0 to 1, at random: processes that lost a store together should not come
-                back together.
-        """
+        """Return the seconds until the next ping; `chance` is random, from 0 to 1."""
         if not self._failures:
             return 0.0
         longest = max(MAX_INTERVAL, self.retry_interval)
-        # Two to the power of 20 is beyond any bound.
+        # Avoids an overflow: 2 to the power of 20 already exceeds any bound.
         interval = self.retry_interval * 2.0 ** min(self._failures - 1, 20)
+        # The jitter spreads the pings of several processes.
         return min(longest, interval) * (0.5 + chance / 2)

@@ -1,4 +1,4 @@
-"""Invalidations that a store was away for: kept, and carried out before it is used again."""
+"""Invalidations during an outage: they are kept and carried out when the store is back."""
 
 from __future__ import annotations
 
@@ -10,45 +10,33 @@ from typing import Protocol
 
 from stream_cached.errors import StoreUnavailableError
 
-#: How many keys are remembered, over all endpoints of a store.
+#: The number of keys that are kept for all endpoints of a store.
 MAX_KEYS = 10_000
 
-#: How many are invalidated side by side.
-_AT_ONCE = 32
+#: The number of concurrent invalidations.
+_CONCURRENCY = 32
 
-
-#: A key of the engine, or one of a backend.
+#: A key before or after the cache's `build_key`.
 Key = str | bytes
 
 
 class Invalidator(Protocol):
-    """Whose invalidations are kept."""
+    """The owner of pending invalidations."""
 
     async def carry_out(self, key: Key | None, *, away: bool) -> None:
-        """
-        Invalidate what the store holds.
-
-        Args:
-            key: What is held under this key, None for everything of this creditor.
-            away: Whether the store is not used yet, so that only its probe reaches it.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """Invalidate a key, or all keys; if the store is `away`, through its probe."""
         ...
 
     def refuse_older(self) -> None:
-        """Take nothing from the store any more that `carry_out(None)` does not reach."""
+        """Never again serve a stored value that `carry_out(None)` does not invalidate."""
         ...
 
 
 class PendingInvalidations:
     """
-    What is owed to one store.
+    The pending invalidations of one store.
 
-    Args:
-        max_keys: How many keys are remembered. Of whoever has most of them, everything that is
-            older is then refused.
+    Beyond `max_keys`, the invalidator with the most keys invalidates everything that it owns.
     """
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
@@ -60,7 +48,7 @@ class PendingInvalidations:
         return sum(map(len, self._keys.values()))
 
     def add(self, invalidator: Invalidator, key: Key | None) -> int:
-        """Keep an invalidation, of one key or (None) of everything; return its ticket."""
+        """Add an invalidation of one key, or with None of everything; return its ticket."""
         keys = self._keys.setdefault(invalidator, {})
         keys[key] = ticket = next(self._tickets)
         if len(self) > self._max_keys:
@@ -70,16 +58,16 @@ class PendingInvalidations:
         return ticket
 
     def holds(self, invalidator: Invalidator, key: Key) -> bool:
-        """Whether a key of a creditor is to be invalidated."""
+        """Whether the invalidation of a key is pending."""
         return key in self._keys.get(invalidator, ())
 
     def discard(self, invalidator: Invalidator, key: Key) -> None:
-        """Forget what needs to be done no more."""
+        """Remove the invalidation of a key, because it is no longer needed."""
         keys = self._keys.get(invalidator, {})
         self.carried_out(invalidator, key, keys.get(key, -1))
 
     def carried_out(self, invalidator: Invalidator, key: Key | None, ticket: int) -> None:
-        """Forget what was carried out, unless the same is owed anew."""
+        """Remove an invalidation, unless the key was added again since its ticket was issued."""
         keys = self._keys.get(invalidator, {})
         if keys.get(key) == ticket:
             del keys[key]
@@ -87,20 +75,15 @@ class PendingInvalidations:
                 del self._keys[invalidator]
 
     async def settle(self) -> None:
-        """
-        Carry out all of them; what the store is not there for is kept.
-
-        Raises:
-            StoreUnavailableError: It is away again.
-        """
+        """Carry out all invalidations; a StoreUnavailableError keeps the rest."""
         while self._keys:
             invalidator, keys = next(iter(self._keys.items()))
-            batch = list(keys.items())[:_AT_ONCE]
+            batch = list(keys.items())[:_CONCURRENCY]
             done = await asyncio.gather(
                 *(invalidator.carry_out(key, away=True) for key, _ in batch), return_exceptions=True
             )
             for (key, ticket), result in zip(batch, done, strict=True):
-                # What the store does not take, it does not hold.
+                # A store that refuses the key as such can't hold a value under that key.
                 if not isinstance(result, StoreUnavailableError):
                     self.carried_out(invalidator, key, ticket)
             for result in done:
@@ -110,12 +93,9 @@ class PendingInvalidations:
 
 class InvalidatedBefore:
     """
-    Values in a store that have no versions, and of which some were invalidated: it is not known
-    which. Those that this process has set since are known to be newer.
+    Refuses stored values without versions that may be older than an invalidation.
 
-    Args:
-        max_keys: How many of those are remembered.
-        clock: Monotonic seconds.
+    Only values that this process has set since are known to be newer.
     """
 
     def __init__(self, clock: Callable[[], float], max_keys: int = MAX_KEYS) -> None:
@@ -125,18 +105,12 @@ class InvalidatedBefore:
         self._set_since: OrderedDict[Key, None] = OrderedDict()
 
     def begin(self) -> None:
-        """Trust nothing that is there by now."""
+        """Refuse all values that are stored now."""
         self._since = self._clock()
         self._set_since.clear()
 
     def refuses(self, key: Key, ttl: float | None) -> bool:
-        """
-        Say whether a value may be one that was invalidated.
-
-        Args:
-            key: Its key.
-            ttl: Seconds after which whatever was set before has expired; None for never.
-        """
+        """Whether a value may be invalidated; no old value lives longer than `ttl`."""
         if self._since is None:
             return False
         if ttl is not None and self._clock() - self._since > ttl:
@@ -145,7 +119,7 @@ class InvalidatedBefore:
         return key not in self._set_since
 
     def was_set(self, key: Key) -> None:
-        """Note that this process has set a value."""
+        """Record that this process has set a value."""
         if self._since is not None:
             self._set_since[key] = None
             self._set_since.move_to_end(key)

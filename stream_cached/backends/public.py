@@ -1,4 +1,4 @@
-"""The public interface of an aiocache cache, with its backend's own calls under our time-out."""
+"""A cache with aiocache's public interface whose backend calls run under our time-out."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from typing import Any
 
 from stream_cached.stores.aiocache import AiocacheStore
 
-#: How aiocache's caches say that a key is there already, that a value is no number, that there is
-#: no such command, and the like.
+#: Exceptions of aiocache's caches that are answers of a healthy server: the key already exists, the
+#: value is no number, there is no such command.
 ANSWERS = (TypeError, ValueError, AttributeError)
 
 
 def public_view(server: AiocacheStore) -> Any:
-    """
-    Return a cache whose `get` and `set` go to the server as all operations do.
-
-    Its serializer and its plugins are outside of that: what they raise is theirs, and they may take
-    their time. What plugins keep on the cache they find there again.
-    """
+    """Return a view of the cache whose `get` and `set` run under our time-out."""
+    # Serializer and plugins run outside the time-out, and their exceptions are no failures of the
+    # server.
     cache = server.cache
     base: Any = type(cache)
 
     class Public(base):  # type: ignore[misc]
-        #: aiocache's own would end what is outside, too.
+        #: aiocache's own time-out would also cancel serializer and plugins.
         timeout = property(lambda self: None)
 
         async def _get(self, *args: Any, **kwargs: Any) -> Any:
@@ -33,5 +30,6 @@ def public_view(server: AiocacheStore) -> Any:
             return await server.call("set", partial(base._set, self, *args, **kwargs), ANSWERS)
 
     view = object.__new__(Public)
+    # Shared, because plugins may keep state on the cache.
     view.__dict__ = cache.__dict__
     return view

@@ -1,4 +1,4 @@
-"""From a URL, a class, an alias or an instance to a cache."""
+"""Resolve a URL, a class, an alias or an instance to a cache."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ from typing import Any
 import aiocache
 from aiocache.base import BaseCache
 
-from stream_cached.backends.urls import _from_url, _mark, _without_secrets
+from stream_cached.backends.urls import from_url, mark_explicit_timeout, without_secrets
 from stream_cached.connections.clients import Clients
 from stream_cached.errors import ConfigurationError
 from stream_cached.stores.memory import MemoryCache
 
-# -- what the decorator is given --------------------------------------------------------------
-
 
 def resolve_alias(alias: str) -> Any:
-    """
-    Return the cache of an alias of `caches.set_config`.
-
-    Raises:
-        ConfigurationError: It is not configured.
-    """
+    """Return the cache of an alias of `caches.set_config`."""
     try:
         return aiocache.caches.get(alias)
     except KeyError:
         known = ", ".join(sorted(aiocache.caches.get_config()))
         raise ConfigurationError(
-            f"alias {alias!r} is not configured (there are: {known}): "
-            "name it in caches.set_config before the first request"
+            f"alias {alias!r} is not configured (known aliases: {known}): "
+            "add it to caches.set_config before the first request"
         ) from None
 
 
@@ -42,19 +35,7 @@ def resolve_cache(
     namespace: str | None = None,
     options: Mapping[str, Any],
 ) -> Any:
-    """
-    Return the cache that a URL, a class or an instance stands for.
-
-    Args:
-        cache: A URL, a subclass of aiocache's `BaseCache`, or an instance of one.
-        serializer: Instead of the cache's own.
-        plugins: Instead of the cache's own.
-        namespace: Instead of the cache's own.
-        options: Keyword arguments of the class.
-
-    Raises:
-        ConfigurationError: There is no such cache, or it does not take the options.
-    """
+    """Return the cache of a URL, a class (with `options`) or an instance."""
     overrides = {
         name: value
         for name, value in (
@@ -66,22 +47,24 @@ def resolve_cache(
     }
     if isinstance(cache, type) and issubclass(cache, BaseCache):
         try:
-            return _mark(cache(**overrides, **options), options)
+            return mark_explicit_timeout(cache(**overrides, **options), options)
         except (TypeError, ValueError) as exc:
-            raise ConfigurationError(f"{cache.__name__} refuses its options: {exc}") from exc
+            raise ConfigurationError(
+                f"{cache.__name__} does not accept its options: {exc}"
+            ) from exc
     if options:
         raise ConfigurationError(
-            f"unknown parameter {next(iter(options))!r}: the decorator has none of that name, and "
-            "keyword arguments of a cache go with a class (cache=Cache.REDIS, endpoint=...), or "
-            "into the URL's query"
+            f"unknown parameter {next(iter(options))!r}: the decorator has no such parameter. "
+            "Options of a cache need a class (cache=Cache.REDIS, endpoint=...); with a URL, write "
+            "them into its query"
         )
     if isinstance(cache, str):
-        return with_settings(_from_url(cache), overrides)
+        return with_settings(from_url(cache), overrides)
     if isinstance(cache, BaseCache):
         return with_settings(cache, overrides)
     if cache is None:
         raise ConfigurationError(
-            "cache=None: aiocache's Cache.REDIS and Cache.MEMCACHED are None where their client is "
+            "cache=None: aiocache's Cache.REDIS and Cache.MEMCACHED are None if their client is "
             "not installed: pip install 'stream-cached[redis]' or 'stream-cached[memcached]'"
         )
     raise ConfigurationError(
@@ -90,25 +73,17 @@ def resolve_cache(
 
 
 def resolve_fallback(fallback: object) -> MemoryCache | None:
-    """
-    Return the memory that stands in for a store; None where nothing is to.
-
-    Args:
-        fallback: A `memory://` URL, an alias of `caches.set_config`, a `MemoryCache`, or False.
-
-    Raises:
-        ConfigurationError: It is none of these, or nothing that is bounded.
-    """
+    """Return the memory cache that replaces a store that is away; None for False."""
     if fallback is False:
         return None
     cache = fallback
     if isinstance(fallback, str):
-        cache = _from_url(fallback) if "://" in fallback else resolve_alias(fallback)
+        cache = from_url(fallback) if "://" in fallback else resolve_alias(fallback)
     if not isinstance(cache, MemoryCache):
         raise ConfigurationError(
-            f"fallback={_without_secrets(repr(fallback))}: what stands in for a store is bounded, "
-            'and in this process: pass "memory://?max_bytes=64MiB", a MemoryCache or the alias of '
-            "one, or False to let requests go past the cache instead"
+            f"fallback={without_secrets(repr(fallback))}: the fallback has to be a bounded memory "
+            'cache in this process: pass "memory://?max_bytes=64MiB", a MemoryCache or the alias '
+            "of one, or False to answer requests without a cache instead"
         )
     return cache
 

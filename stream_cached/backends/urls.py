@@ -1,4 +1,4 @@
-"""From a cache URL to a cache."""
+"""Parse a cache URL and create its cache."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION
 from stream_cached.errors import ConfigurationError
 from stream_cached.stores.memory import MemoryCache
 
-#: Seconds that one operation of a store may take, unless the cache or its URL says otherwise.
+#: The default time-out of one store operation in seconds.
 DEFAULT_TIMEOUT = 0.5
 
-#: Connections to a Redis, made when needed.
+#: The most connections to a Redis server; they are opened on demand.
 POOL_SIZE = 64
 
-#: Connections to a memcached, which takes one segment after the other on each; made when needed.
+#: The most connections to a memcached server; each transfers one segment at a time.
 _MEMCACHED_POOL_SIZE = 16
 _EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "memcached": "memcached"}
 
 
 class ExplicitTimeout(float):
-    """A time-out that somebody chose, also where it is the one that aiocache gives."""
+    """A time-out that the user has set, even if it equals aiocache's default."""
 
 
-def _mark(cache: Any, options: Mapping[str, Any]) -> Any:
-    """Remember that a cache's time-out was among its options."""
+def mark_explicit_timeout(cache: Any, options: Mapping[str, Any]) -> Any:
+    """Mark the cache's time-out as set by the user if it is among the options."""
     if "timeout" in options and cache.timeout is not None:
         cache.timeout = ExplicitTimeout(cache.timeout)
     return cache
@@ -39,8 +39,8 @@ def _mark(cache: Any, options: Mapping[str, Any]) -> Any:
 _by_url: dict[str, Any] = {}
 
 
-def _from_url(url: str) -> Any:
-    """Return the cache of a URL: one per process, whatever decorators name it."""
+def from_url(url: str) -> Any:
+    """Return the cache of a URL: one per process for equal URLs."""
     if url not in _by_url:
         _by_url[url] = _make(url)
     return _by_url[url]
@@ -50,10 +50,10 @@ def _make(url: str) -> Any:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    # What the exception quotes may be a part of the password.
+    # The exception's text may quote a part of the password.
     except ValueError:
         raise ConfigurationError(
-            f"cache URL {_without_secrets(url)!r} can't be read: write "
+            f"cache URL {without_secrets(url)!r} can't be parsed: write "
             "scheme://user:password@host:port, with / ? # and @ in them percent-encoded"
         ) from None
     makers = {
@@ -65,33 +65,33 @@ def _make(url: str) -> Any:
     }
     if parts.scheme not in makers:
         raise ConfigurationError(
-            f"cache URL {_without_secrets(url)!r} has an unknown scheme: use "
+            f"cache URL {without_secrets(url)!r} has an unknown scheme: use "
             "memory://, redis://, rediss://, unix:// or memcached://"
         )
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     try:
-        return _mark(makers[parts.scheme](parts, query), query)
+        return mark_explicit_timeout(makers[parts.scheme](parts, query), query)
     except (ValueError, KeyError) as exc:
         reason = exc.args[0] if exc.args else exc
-        raise ConfigurationError(f"cache URL {_without_secrets(url)!r}: {reason}") from None
+        raise ConfigurationError(f"cache URL {without_secrets(url)!r}: {reason}") from None
 
 
-def _without_secrets(url: str) -> str:
-    # Up to the last @: one that is not encoded may be a part of the password.
+def without_secrets(url: str) -> str:
+    # Everything up to the last @ is hidden, because an @ in the password may not be encoded.
     return re.sub(r"//.*@", "//***@", re.sub(r"(password=)[^&]*", r"\1***", url))
 
 
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{text!r} is no number of seconds")
+        raise ValueError(f"{text!r} is no number of seconds: write a number, 0 or more")
     return value
 
 
 def _lifetime(text: str) -> float:
     value = _number(text)
     if not value:
-        raise ValueError("leave it out for entries that never expire")
+        raise ValueError("omit the option for entries that never expire")
     return value
 
 
@@ -111,7 +111,7 @@ def _truth(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "on": True, "": True}
     known |= {"0": False, "false": False, "no": False, "off": False}
     if text.lower() not in known:
-        raise ValueError(f"{text!r} is neither true nor false")
+        raise ValueError(f"{text!r} is neither true nor false: write true or false")
     return known[text.lower()]
 
 
@@ -139,7 +139,7 @@ _REDIS: _Options = {
 def _typed(query: Mapping[str, str], known: _Options) -> dict[str, Any]:
     for name in query:
         if name not in known:
-            raise ValueError(f"unknown option {name!r}, there are: {', '.join(sorted(known))}")
+            raise ValueError(f"unknown option {name!r}: use one of {', '.join(sorted(known))}")
     typed = {}
     for name, text in query.items():
         try:
@@ -151,14 +151,14 @@ def _typed(query: Mapping[str, str], known: _Options) -> dict[str, Any]:
 
 def _make_memory(parts: SplitResult, query: Mapping[str, str]) -> Any:
     if parts.netloc or parts.path.strip("/"):
-        raise ValueError("memory:// has no host and no path; its options go into the query")
+        raise ValueError("memory:// has no host and no path: write options into the query")
     return MemoryCache(**_typed(query, _MEMORY))
 
 
 def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
     cache_class = _installed("MemcachedCache", parts.scheme)
     if "@" in parts.netloc or parts.path.strip("/"):
-        raise ValueError("memcached has no user and no password here, and no database")
+        raise ValueError("user, password and database are not supported for memcached: omit them")
     return cache_class(
         endpoint=parts.hostname or "127.0.0.1",
         port=parts.port or 11211,
@@ -184,17 +184,17 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
         options["password"] = unquote(parts.password)
     options["ssl"] = parts.scheme == "rediss" or options.get("ssl", False)
     if not options["ssl"] and any(name.startswith("ssl_") for name in connection):
-        raise ValueError("its TLS options do nothing without TLS: write rediss:// for redis://")
+        raise ValueError("TLS options have no effect without TLS: write rediss:// for redis://")
     if parts.scheme == "unix":
         if options["ssl"]:
-            raise ValueError("there is no TLS over a socket in the file system")
+            raise ValueError("TLS is not supported over a Unix socket: omit ssl")
         if not parts.path:
-            raise ValueError("write the path of its socket, unix:///run/redis.sock")
+            raise ValueError("the path of the socket is missing: write unix:///run/redis.sock")
         connection |= {"connection_class": UnixDomainSocketConnection, "path": parts.path}
     else:
         path = parts.path.strip("/")
         if path and not path.isdigit():
-            raise ValueError("its path is no number of a database")
+            raise ValueError("the path is no database number: write redis://host:port/0")
         options |= {"endpoint": parts.hostname or "127.0.0.1", "port": parts.port or 6379}
         options |= {"db": int(path)} if path else {}
 
@@ -211,15 +211,15 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
 
 
 def redis_pool_options(timeout: float | None) -> dict[str, Any]:
-    """Return the options of a `BlockingConnectionPool` whose operations have this time-out."""
+    """Return the options of a `BlockingConnectionPool` for this time-out."""
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
     return {
-        # Once and at once: what was pooled before the server was restarted is connected anew.
+        # One immediate retry reopens pooled connections that a restart of the server has closed.
         "retry": Retry(NoBackoff(), 1),
-        # The time-out of an operation is for all of it; the client's own does not allow for an
-        # event loop that was held up.
+        # Our time-out bounds the whole operation. The client's time-out would also fail operations
+        # whose answer arrived while the event loop was blocked.
         "socket_timeout": None,
         "timeout": timeout * WAIT_FOR_CONNECTION if timeout else None,
     }
@@ -228,5 +228,7 @@ def redis_pool_options(timeout: float | None) -> dict[str, Any]:
 def _installed(name: str, scheme: str) -> Any:
     cache_class = backend_class(name)
     if cache_class is None:
-        raise ValueError(f"its client is missing: pip install 'stream-cached[{_EXTRAS[scheme]}]'")
+        raise ValueError(
+            f"the client library is missing: pip install 'stream-cached[{_EXTRAS[scheme]}]'"
+        )
     return cache_class

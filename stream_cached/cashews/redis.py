@@ -1,4 +1,4 @@
-"""An aiocache view of cashews' Redis backends, with connections of its own to the same server."""
+"""An aiocache view of cashews' Redis backends, with its own connections to the same server."""
 
 from __future__ import annotations
 
@@ -12,28 +12,21 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from stream_cached.backends.urls import DEFAULT_TIMEOUT, POOL_SIZE, redis_pool_options
 from stream_cached.errors import ConfigurationError
 
-#: Options of cashews' own client that are about its pool, or that we choose by ourselves.
-_NOT_OURS = frozenset(
+#: Options of cashews' client that concern its pool, or that our client sets itself.
+_OMITTED = frozenset(
     {"client_name", "health_check_interval", "max_connections", "retry_on_timeout", "timeout"}
 )
 
 
 def redis_view(backend: Any) -> BaseCache:
-    """
-    Return a view of a Redis backend.
-
-    cashews' own client may suppress errors, and has ten connections, which streams would take
-    from others.
-
-    Raises:
-        ConfigurationError: It is a cluster.
-    """
+    """Return a view of a Redis backend with its own client."""
+    # cashews' client may suppress errors, and streams would occupy its ten connections.
     if backend.is_cluster:
         raise ConfigurationError(
-            "cluster=True: streams are not stored in a cluster; set up a single Redis for the "
-            "prefix of these keys"
+            "cluster=True: streams can't be stored in a Redis cluster; set up a single Redis for "
+            "the prefix of these keys"
         )
-    options = {name: value for name, value in backend._kwargs.items() if name not in _NOT_OURS}
+    options = {name: value for name, value in backend._kwargs.items() if name not in _OMITTED}
     options |= {"max_connections": POOL_SIZE, "decode_responses": False}
     options |= redis_pool_options(DEFAULT_TIMEOUT)
     view = aiocache.RedisCache(serializer=NullSerializer(), timeout=DEFAULT_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Stores in what cashews has set up: aiocache caches over its memory and its disk cache."""
+"""aiocache caches over cashews' memory and disk backends."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How much the segments in one memory may take.
+#: The bound of all segments in one memory, in bytes.
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 
-#: Seconds until what is in the way of a call on the disk is tried again.
+#: Seconds between two attempts of a call on a locked disk cache.
 _PAUSE = 0.001
 
 
@@ -39,7 +39,7 @@ _PAUSE = 0.001
 
 
 class Raw(NamedTuple):
-    """Holds bytes in cashews' memory: over bare ones its background task runs its serializer."""
+    """Wraps bytes in cashews' memory, which would pass plain bytes to its own serializer."""
 
     value: bytes
 
@@ -48,8 +48,8 @@ _segments: weakref.WeakKeyDictionary[Memory, BoundedMemory] = weakref.WeakKeyDic
 _segments_lock = threading.Lock()
 
 
-class _Beside(BoundedMemory):
-    """A backend's own memory, and beside it the segments: it counts keys, and a body has many."""
+class _SplitMemory(BoundedMemory):
+    """Records in cashews' memory, which bounds the number of keys; segments in a second memory."""
 
     def __init__(self, backend: Memory, max_bytes: int, clock: Callable[[], float]) -> None:
         with _segments_lock:
@@ -60,7 +60,7 @@ class _Beside(BoundedMemory):
 
     @property
     def _records(self) -> OrderedDict[str, tuple[float | None, Any]]:
-        # `clear` of the backend puts another in its place.
+        # `clear` of the backend replaces the dict, so it must not be kept in an attribute.
         return self._backend.store
 
     def touch(self, key: str, ttl: float | None) -> bool:
@@ -70,7 +70,7 @@ class _Beside(BoundedMemory):
             if self._live(key) is None:
                 return False
             _, value = self._records[key]
-            # Also what cashews has put there, as it is.
+            # The value may be cashews' own and is not unwrapped.
             self._records[key] = self._deadline(ttl), value
             return True
 
@@ -116,16 +116,9 @@ class _Beside(BoundedMemory):
 
 class CashewsMemory(MemoryCache):
     """
-    An aiocache cache over a memory of cashews (`mem://`), whose keys and bound it shares.
+    An aiocache cache over cashews' memory backend (`mem://`), whose keys and bound it shares.
 
-    The segments of bodies are kept beside it, bounded in bytes: all views of one memory share them.
-
-    Args:
-        backend: The memory of cashews.
-        serializer: By default, values are kept as they are.
-        max_bytes: The bound of the segments; that of the first view counts.
-        clock: Seconds since the epoch; for tests.
-        kwargs: Those of `aiocache.base.BaseCache`.
+    All views of one backend share a second memory for segments, bounded by the first `max_bytes`.
     """
 
     def __init__(
@@ -138,21 +131,14 @@ class CashewsMemory(MemoryCache):
         **kwargs: Any,
     ) -> None:
         super().__init__(serializer, max_bytes=max_bytes, clock=clock, **kwargs)
-        self.memory = _Beside(backend, max_bytes, clock)
+        self.memory = _SplitMemory(backend, max_bytes, clock)
 
 
 # -- disk ---------------------------------------------------------------------------------------
 
 
 class CashewsDisk(BaseCache):  # type: ignore[misc]
-    """
-    An aiocache cache over a disk cache of cashews (`disk://`), in threads.
-
-    Args:
-        backend: The disk cache of cashews.
-        serializer: By default, values are kept as they are.
-        kwargs: Those of `aiocache.base.BaseCache`.
-    """
+    """An aiocache cache over cashews' disk backend (`disk://`), which is called in threads."""
 
     NAME = "disk"
 
@@ -166,38 +152,39 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
 
     @property
     def shards(self) -> Sequence[Any]:
-        """The caches of diskcache that the keys are spread over."""
-        # A FanoutCache says of a disk that is busy or broken that the key is missing.
+        """The diskcache caches among which the keys are distributed."""
+        # FanoutCache reports a key of a locked or broken disk as missing, so it is bypassed.
         cache: Any = self.backend._cache
         return getattr(cache, "_shards", (cache,))
 
     async def in_thread(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        """Make the calls in one thread; one that has not begun when nobody waits is not made."""
+        """Run the calls in one thread; after a cancellation, skip those that have not started."""
         from diskcache import Timeout
 
-        left = False
+        cancelled = False
 
         def attempt(call: Callable[[], T]) -> T:
             while True:
                 try:
                     return call()
                 except Timeout:
-                    if left:
+                    if cancelled:
                         raise
                 time.sleep(_PAUSE)
 
-        def make() -> list[T]:
-            return [attempt(call) for call in calls if not left]
+        def run_all() -> list[T]:
+            return [attempt(call) for call in calls if not cancelled]
 
         try:
-            return await asyncio.to_thread(make) if calls else []
+            return await asyncio.to_thread(run_all) if calls else []
         finally:
-            left = True
+            cancelled = True
 
-    # -- in a thread
+    # -- called in a thread
 
     def _place(self, key: Any) -> tuple[Any, Any]:
-        # Text as cashews' own: it matches its patterns with every key, and SQLite takes no other.
+        # cashews matches its patterns with every key, so all keys have to be str; SQLite refuses
+        # str with lone surrogates.
         name = key.encode("utf-8", "backslashreplace").decode() if isinstance(key, str) else key
         shards = self.shards
         return shards[shards[0].disk.hash(name) % len(shards)], name
@@ -207,7 +194,8 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
         shard, name = self._place(key)
         value = shard.get(name)
         if value is None and name in shard:
-            # Replaced meanwhile, and the file of the old value is gone: now nobody can replace it.
+            # The value was replaced during the read, and its file is gone. A transaction prevents
+            # another replacement.
             with shard.transact():
                 value = shard.get(name)
         return value
@@ -216,17 +204,17 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
         """Set the key; return whether it was set."""
         shard, name = self._place(key)
         if isinstance(value, bytes) and len(value) >= shard.disk.min_file_size:
-            # Bytes are written to their file line by line; a file is copied.
+            # diskcache writes bytes line by line, but copies a file object in blocks.
             return bool(shard.set(name, io.BytesIO(value), ttl or None, read=True))
         return bool(shard.set(name, value, ttl or None))
 
     def add_missing(self, key: Any, value: Any, ttl: float | None) -> bool:
-        """Set the key if it is missing; return whether it was."""
+        """Set the key if it is missing; return whether it was set."""
         shard, name = self._place(key)
         return bool(shard.add(name, value, ttl or None))
 
     def swap(self, key: Any, expected: Any, value: Any, ttl: float | None) -> bool:
-        """Set the key if it holds what is expected; return whether it did."""
+        """Set the key if its value equals `expected`; return whether it was set."""
         shard, name = self._place(key)
         with shard.transact():
             return shard.get(name) == expected and bool(shard.set(name, value, ttl or None))
@@ -237,7 +225,7 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
         return bool(shard.touch(name, ttl or None))
 
     def remove(self, key: Any) -> bool:
-        """Delete the key; return whether it was there."""
+        """Delete the key; return whether it existed."""
         shard, name = self._place(key)
         return bool(shard.delete(name))
 
@@ -251,7 +239,7 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
                 if isinstance(name, str) and name.startswith(prefix):
                     shard.delete(name)
 
-    # -- as aiocache calls them
+    # -- the backend methods of aiocache
 
     async def _one(self, call: Callable[[], T]) -> T:
         (result,) = await self.in_thread([call])
@@ -302,7 +290,7 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
 
 
 class CashewsDiskStore(AiocacheStore):
-    """Over `CashewsDisk`: many keys in one thread."""
+    """The store over `CashewsDisk`: many keys in one thread."""
 
     def __init__(
         self, cache: CashewsDisk, timeout: float | None, time_limit: TimeLimit | None = None
@@ -319,7 +307,7 @@ class CashewsDiskStore(AiocacheStore):
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
     ) -> tuple[bool, list[bytes | None]]:
-        """Do what `add` does, then what `get_many` does, in one thread."""
+        """Do the work of `add`, then of `get_many`, in one thread."""
         add = partial(self.cache.add_missing, self.native_key(key), value, ttl)
         reads = [partial(self.cache.read, self.native_key(other)) for other in keys]
         done, *values = await self.call("add", partial(self.cache.in_thread, [add, *reads]))

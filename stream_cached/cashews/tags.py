@@ -1,4 +1,4 @@
-"""The tags of cashews: sets of keys, which `cache.delete_tags` deletes."""
+"""The tags of cashews: sets of keys whose members `cache.delete_tags` deletes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stream_cached.cashews.views import backend_of, through_middlewares, view_of
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.keys.names import tag_key
 
-#: Adds members to a set, which then lives for as long as was asked for by whoever asked for most.
+#: Adds members to a set, and never shortens the ttl of the set.
 _ADD = """
 local left = redis.call("PTTL", KEYS[1])
 redis.call("SADD", KEYS[1], unpack(ARGV, 2))
@@ -27,24 +27,17 @@ elseif left == -2 or (left >= 0 and left < tonumber(ARGV[1])) then
 end
 """
 
-#: Members that are added at once: a script has only so many arguments.
-_MOST = 1000
+#: The most members per call, because a script takes a limited number of arguments.
+_BATCH = 1000
 
-
-#: By cache, what the keys of its tags' versions begin with.
+#: The prefixes of the version keys of each cache's tags.
 _routes: weakref.WeakKeyDictionary[Cache, set[str]] = weakref.WeakKeyDictionary()
 
 
 def delete_versions(cache: Cache, route: str) -> None:
-    """
-    Let `cache.delete_tags` delete the versions of tags, whatever its sets still know.
-
-    A set expires when a value of a short life is put into it, and is evicted as any other key.
-
-    Args:
-        cache: The cache.
-        route: What the keys of the versions begin with.
-    """
+    """Let `cache.delete_tags` delete the versions of tags, too; `route` is their prefix."""
+    # A tag's set of keys is not reliable: cashews shortens its ttl to that of the last member, and
+    # the store may evict it.
     if cache not in _routes:
         _routes[cache] = set()
         original: Any = cache.delete_tags
@@ -54,7 +47,7 @@ def delete_versions(cache: Cache, route: str) -> None:
             try:
                 await original(*tags)
             finally:
-                # Also where the store of the tags is away.
+                # The versions are deleted even if the store of the tags is away.
                 keys = [tag_key(known, tag) for known in sorted(_routes[cache]) for tag in tags]
                 if keys:
                     await cache.delete_many(*keys)
@@ -64,12 +57,7 @@ def delete_versions(cache: Cache, route: str) -> None:
 
 
 class Tags:
-    """
-    The tags of a cache, wherever they are.
-
-    Args:
-        cache: It may be set up later.
-    """
+    """The tags of a cache, in the backend that is set up for tags. It may be set up later."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -79,18 +67,7 @@ class Tags:
     async def add(
         self, tag: str, keys: Sequence[str], seconds: float | None, beside: Backend | None
     ) -> None:
-        """
-        Let `cache.delete_tags` delete these keys.
-
-        Args:
-            tag: The tag.
-            keys: As cashews knows them.
-            seconds: How long they live at most; None for ever.
-            beside: Where they are.
-
-        Raises:
-            StoreError: The store of the tags failed.
-        """
+        """Add keys in the backend `beside` to a tag for `seconds`, or None for ever."""
         name = f"{self._cache._tags_key_prefix}{tag}"
         backend = backend_of(self._cache, name)
         try:
@@ -98,7 +75,8 @@ class Tags:
         except StoreUnavailableError as exc:
             if backend is beside:
                 raise
-            # What stands in for the store of the entries stands in for that one only.
+            # The fallback replaces only the store of the entries, so an outage of another store
+            # must not activate it.
             raise StoreError(f"the store of the tags: {exc}") from exc
 
     async def _add(
@@ -115,10 +93,10 @@ class Tags:
             elif client is None:
                 await server.call("tag", partial(backend.set_add, key, *members, expire=expire))
             else:
-                # cashews' own client may suppress errors, and shorten the life of the set.
+                # cashews' own client may suppress errors, and may shorten the ttl of the set.
                 span = "" if expire is None else math.ceil(expire * 1000)
                 await server.call("tag", partial(client.eval, _ADD, 1, key, span, *members))
 
         call: Any = through_middlewares(self._cache, backend, Command.SET_ADD, add)
-        for first in range(0, len(keys), _MOST):
-            await call(name, *keys[first : first + _MOST], expire=seconds)
+        for first in range(0, len(keys), _BATCH):
+            await call(name, *keys[first : first + _BATCH], expire=seconds)

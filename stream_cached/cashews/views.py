@@ -1,4 +1,4 @@
-"""What the engine uses of a cashews cache: aiocache's view of one of its backends."""
+"""aiocache views of the backends of a cashews cache."""
 
 from __future__ import annotations
 
@@ -21,33 +21,17 @@ from stream_cached.errors import ConfigurationError, StoreError
 
 _AUTO_INIT = create_auto_init().__qualname__  # type: ignore[attr-defined]
 
-#: Those that have connections: one for each backend.
+#: The views with connections, one per backend.
 _views: weakref.WeakKeyDictionary[Backend, Any] = weakref.WeakKeyDictionary()
 
 
 def backend_of(cache: Cache, key: str) -> Backend:
-    """
-    Return the backend that keys of this kind go to, past any transaction.
-
-    Raises:
-        NotConfiguredError: There is none.
-    """
+    """Return the backend that is set up for a key, without any transaction."""
     return Wrapper._get_backend(cache, key)
 
 
 def view_of(cache: Cache, backend: Backend, prefix: str, plugins: Sequence[Any]) -> Any:
-    """
-    Return an aiocache cache over a backend; its keys are those that cashews gives it.
-
-    Args:
-        cache: The backend is one of its.
-        backend: What was set up.
-        prefix: Put before each key, with a colon.
-        plugins: Of the view.
-
-    Raises:
-        ConfigurationError: There is no view of backends of its kind.
-    """
+    """Return an aiocache cache over a backend; its keys pass cashews' middlewares."""
     key_builder = partial(_native_key, cache, weakref.ref(backend))
     settings: dict[str, Any] = {"namespace": prefix, "plugins": plugins}
     if not isinstance(backend, Memory):
@@ -56,12 +40,7 @@ def view_of(cache: Cache, backend: Backend, prefix: str, plugins: Sequence[Any])
 
 
 def raw_view_of(backend: Backend) -> Any:
-    """
-    Return an aiocache cache over a backend; its keys are those that the backend itself has.
-
-    Raises:
-        ConfigurationError: There is no view of backends of its kind.
-    """
+    """Return an aiocache cache over a backend, whose keys are the backend's keys."""
     return _view(backend, _same_key, {})
 
 
@@ -72,7 +51,7 @@ def _view(backend: Backend, key_builder: Callable[..., str], settings: dict[str,
         return CashewsMemory(backend, key_builder=key_builder, **settings)
     kind = f"{type(backend).__module__}.{type(backend).__qualname__}"
     if kind.startswith("cashews.backends.redis."):
-        # Its client may not be installed; nor may that of the next one.
+        # Imported here, because the client libraries of both backends are optional.
         from stream_cached.cashews.redis import redis_view
 
         if backend not in _views:
@@ -84,8 +63,8 @@ def _view(backend: Backend, key_builder: Callable[..., str], settings: dict[str,
         disk: Any = backend
         return CashewsDisk(disk, key_builder=key_builder, **settings)
     raise ConfigurationError(
-        f"a backend of the type {kind} can't hold streams: set up mem://, redis:// or disk:// for "
-        "the prefix of these keys"
+        f"a backend of the type {kind} can't store streams: set up mem://, redis:// or disk:// "
+        "for the prefix of these keys"
     )
 
 
@@ -94,13 +73,13 @@ def _same_key(key: str, namespace: str | None = None) -> str:
 
 
 def secrets_of(backend: Backend) -> list[bytes]:
-    """Return what cashews signs values in a backend with; nothing where it does not."""
+    """Return the secret with which cashews signs the backend's values, if any."""
     signer: Any = None if backend.serializer is None else backend.serializer._signer
     return [signer._secret] if isinstance(signer, HashSigner) else []
 
 
 class _Pickled(BaseSerializer):  # type: ignore[misc]
-    """Makes bytes of plain values as cashews does, for those that are signed here."""
+    """Pickles plain values with cashews' pickler, without its signature."""
 
     DEFAULT_ENCODING = None
 
@@ -113,7 +92,7 @@ class _Pickled(BaseSerializer):  # type: ignore[misc]
 def _native_key(
     cache: Cache, reference: weakref.ref[Backend], key: str, namespace: str | None = None
 ) -> str:
-    """Return a key as it is in the backend: what middlewares and the backend make of it."""
+    """Return the backend's key after the middlewares and the backend's own prefix."""
     backend = reference()
     assert backend is not None
     if namespace:
@@ -125,14 +104,14 @@ def _native_key(
 
 
 async def _given_key(key: str) -> str:
-    """Stands at the end of the middlewares, and gives back the key that arrives there."""
+    """Return the key that the last middleware passes on."""
     return key
 
 
 def through_middlewares(
     cache: Cache, backend: Backend, command: Command, call: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Return a call that goes through the application's middlewares to another one."""
+    """Return the call wrapped in the application's middlewares."""
     for middleware in (*cache._default_middlewares, *cache._middlewares.get(backend._id, ())):
         if not _is_cashews_own(cache, middleware):
             call = partial(middleware, call, command, backend)
@@ -140,7 +119,7 @@ def through_middlewares(
 
 
 def _is_cashews_own(cache: Cache, middleware: Any) -> bool:
-    """Whether a middleware leaves keys as they are."""
+    """Whether a middleware is one of cashews' own, which do not change keys."""
     own = (validation._invalidate_middleware, disable_control._is_disable_middleware)
     is_auto_init = getattr(middleware, "__qualname__", "") == _AUTO_INIT
     return middleware in own or middleware is cache.callbacks or is_auto_init
@@ -154,4 +133,4 @@ def _result_of(coroutine: Coroutine[Any, Any, Any]) -> str:
             return done.value
         raise StoreError("a middleware of the cache does not pass on every key") from None
     coroutine.close()
-    raise StoreError("a middleware of the cache waits for something before it passes on a key")
+    raise StoreError("a middleware of the cache awaits something before it passes on a key")

@@ -18,9 +18,8 @@ class Clients:
     """
     The clients of one cache.
 
-    The first loop uses the user's cache itself. A second loop at the same time gets a copy of the
-    cache with its own client. When the first loop is closed, or after a fork, the user's cache gets
-    a new client. A view of the cache (with another namespace, say) shares the clients.
+    The first event loop uses the user's cache itself; each further loop gets a copy of the cache
+    with its own client. A closed loop or a fork frees the user's cache for the next loop.
     """
 
     _all: ClassVar[weakref.WeakKeyDictionary[Any, Clients]] = weakref.WeakKeyDictionary()
@@ -147,7 +146,7 @@ def is_memcached(cache: object) -> bool:
 
 
 def address_of(cache: Any) -> tuple[str, tuple[object, ...]]:
-    """Return the server's address without credentials, and a tuple that identifies the server."""
+    """Return the server's address without credentials, and its identity."""
     if is_redis(cache):
         options = getattr(cache.client.connection_pool, "connection_kwargs", {})
         user = options.get("username"), options.get("password")

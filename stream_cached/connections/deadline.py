@@ -18,8 +18,8 @@ class Deadline:
     """
     A context manager with one time-out for all operations inside it, taken together.
 
-    It can be entered several times in sequence, each time for the remaining seconds. With None, it
-    lifts an outer deadline, also for tasks that are created inside.
+    It can be entered repeatedly, each time for the remaining seconds. None lifts an outer deadline,
+    also for tasks that are created inside.
     """
 
     __slots__ = ("_started", "_token", "left")

@@ -27,8 +27,8 @@ class SharedReads(Generic[K, V]):
     """
     Combines concurrent reads of one key.
 
-    All callers that arrive during a read share the result of the next read. They can't share the
-    result of the current read: it may have missed a write that had returned before they called.
+    All calls that arrive during a read share the result of the next read. The current read can't
+    serve them, because it may have missed a write that returned before the call.
     """
 
     def __init__(self, read: Callable[[K], Awaitable[V]]) -> None:
@@ -37,7 +37,7 @@ class SharedReads(Generic[K, V]):
         self._waiting: dict[K, list[asyncio.Future[V | _Task]]] = {}
 
     async def __call__(self, key: K) -> V:
-        """Return the value of a key. If a shared read raises, each waiting caller reads itself."""
+        """Return the value of a key; an exception goes only to the caller that reads."""
         if key not in self._waiting:
             self._waiting[key] = []
         else:

@@ -65,19 +65,14 @@ class TimeLimit:
         self._is_cut_off = is_cut_off
         self._on_failure = on_failure
         self._pulse = pulse or Pulse()
-        self._pending: set[_Pending] = set()
+        self._pending: set[_Operation] = set()
 
     async def run(self, name: str, begin: Callable[[], Awaitable[T]], timeout: float | None) -> T:
-        """
-        Start an operation and await it; `timeout` is in seconds.
-
-        Raises StoreUnavailableError for an outage, and StoreError if the operation timed out while
-        the server may be healthy.
-        """
+        """Start an operation and await it for at most `timeout` seconds."""
         if self._is_cut_off():
             raise StoreUnavailableError(f"{name}: the store is away")
         limit = allowed(timeout)
-        pending = _Pending(limit)
+        pending = _Operation(limit)
         started = time.monotonic()
         try:
             with pending:
@@ -92,7 +87,7 @@ class TimeLimit:
                 ) from exc
             cause = f"{name}: no answer within {pending.timeout:.3g} s"
             short = limit is not None and timeout is not None and limit < timeout * _FAIR_SHARE
-            # The deadline of the request cut the time-out short, or the server answered others.
+            # No outage: the request's deadline was short, or the server answered other requests.
             if short or self._pulse.last > started + pending.timeout * _FAIR_SHARE:
                 raise StoreError(cause) from exc
             raise self.failure(cause) from exc
@@ -111,16 +106,11 @@ class TimeLimit:
             pending.give_up()
 
 
-class _Pending:
+class _Operation:
     """
-    One running operation, with a time-out that differs from `asyncio.timeout` in two points.
+    One running operation, with a time-out that is more robust than `asyncio.timeout`.
 
-    An endpoint may block the event loop. The timer is then due, although the answer may already be
-    in the socket's buffer. The time-out is extended, so that the answer can be read.
-
-    A client may swallow a cancellation: redis-py sends through `asyncio.wait_for`, which up to
-    Python 3.11 swallows it if the awaited future finishes in the same iteration. The cancellation
-    is repeated until the operation ends.
+    It is extended after the event loop was blocked, and repeats a cancellation that was swallowed.
     """
 
     def __init__(self, timeout: float | None) -> None:
@@ -169,6 +159,8 @@ class _Pending:
         self._timer = self._loop.call_at(self._when, self._due)
 
     def _due(self) -> None:
+        # If an endpoint has blocked the event loop, the timer is due although the answer may
+        # already be in the socket's buffer.
         late = self._loop.time() - self._when
         if late > _BLOCKED and self._extensions < _EXTENSIONS:
             self._extensions += 1
@@ -191,4 +183,6 @@ class _Pending:
         self._task.cancel()
         if self._timer is not None:
             self._timer.cancel()
+        # A client may swallow the cancellation: redis-py sends through `asyncio.wait_for`, which up
+        # to Python 3.11 does so if the awaited future finishes in the same iteration.
         self._timer = self._loop.call_later(_CANCEL_INTERVAL, self._expire, given_up)

@@ -1,1 +1,1 @@
-"""The demo behind ``stream-cached demo``: real streams over real HTTP, each asked for twice."""
+"""The demo of ``stream-cached demo``: it requests each of three streams twice over HTTP."""

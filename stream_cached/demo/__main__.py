@@ -1,4 +1,4 @@
-"""Lets ``python -m stream_cached.demo`` do what ``stream-cached demo`` does."""
+"""Makes ``python -m stream_cached.demo`` equivalent to ``stream-cached demo``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The demo's application: three endpoints that stream, each under the decorator."""
+"""The demo's application: three decorated endpoints that stream."""
 
 import asyncio
 import json
@@ -17,13 +17,7 @@ SECONDS_PER_TOKEN = 0.02
 
 
 def create_app(cache: str, database: Path) -> FastAPI:
-    """
-    Build the application.
-
-    Args:
-        cache: The cache URL that the endpoints are decorated with.
-        database: Where `data.build_database` wrote the database.
-    """
+    """Return the application, for a database of `data.build_database`."""
     app = FastAPI(title="stream-cached demo")
 
     @app.get("/export.csv")
@@ -56,7 +50,7 @@ def create_app(cache: str, database: Path) -> FastAPI:
 
 
 async def _tokens() -> AsyncIterator[str]:
-    """Server-sent events, one for every word, at the pace of a language model."""
+    """Yield one server-sent event per word, at the rate of a language model."""
     for word in data.words():
         await asyncio.sleep(SECONDS_PER_TOKEN)
         yield f"data: {json.dumps({'token': word})}\n\n"

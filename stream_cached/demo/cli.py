@@ -9,11 +9,11 @@ from stream_cached.demo.processes import UnableError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 as promised, 1 not so, 2 can't be run."""
+    """Run the command; return 0 if all answers were right, 1 if not, 2 if it can't run."""
     parser = _parser()
     options = parser.parse_args(argv)
     if options.port and not options.serve:
-        parser.error("--port goes with --serve")
+        parser.error("--port needs --serve")
     try:
         if options.serve:
             return run.serve(options.cache, options.port)
@@ -33,10 +33,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     demo = commands.add_parser(
         "demo",
-        help="ask for real streams twice, and show what the cache made of it",
-        description="Starts a server on this machine, asks it for three real streams, twice each, "
-        "over HTTP, and compares the answers. With a Redis, two server processes share it: the "
-        "first request goes to one, the second to the other.",
+        help="request three streams twice and compare the answers",
+        description="Starts a server on this machine, requests three streams over HTTP, each "
+        "twice, and compares the answers. With Redis, two server processes share the cache: the "
+        "first request goes to one process, the second to the other.",
     )
     demo.add_argument(
         "--cache",
@@ -45,13 +45,14 @@ def _parser() -> argparse.ArgumentParser:
         help="memory:// (the default) or redis://host:port/0?namespace=name",
     )
     demo.add_argument(
-        "--serve", action="store_true", help="stay up, to be tried with curl, until Ctrl-C"
+        "--serve", action="store_true", help="keep the servers running for curl until Ctrl-C"
     )
     demo.add_argument(
         "--port",
         type=int,
         default=0,
-        help="with --serve: listen on this port, a second server on the next (default: free ones)",
+        help="with --serve: the port of the first server; the second server listens on the next "
+        "port (default: free ports)",
     )
     return parser
 

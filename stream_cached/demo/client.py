@@ -1,6 +1,6 @@
-"""A client that reads a streamed answer in the chunks that the server sent it in.
+"""An HTTP client that returns the chunks of a streamed answer as the server sent them.
 
-The usual clients merge or split them on the way; here their number is part of the result.
+Other clients merge or split chunks, but the demo counts them.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from email.message import Message
 from io import BufferedReader
 
-#: The host that every request names, whichever server it goes to: it is part of an entry's key.
+#: The Host header of every request. It is part of the key, so both servers must get the same.
 SITE = "demo.test"
 
 _TIMEOUT = 15.0
@@ -21,7 +21,7 @@ _READ_SIZE = 65536
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request; times are seconds since the request was sent."""
+    """The measured answer to one request; times are seconds since the request was sent."""
 
     status: int
     cache_status: str
@@ -33,12 +33,12 @@ class Answer:
 
     @property
     def is_hit(self) -> bool:
-        """Whether Cache-Status says that the answer came out of the store."""
+        """Whether Cache-Status reports a hit."""
         return "hit" in self._parameters
 
     @property
     def is_stored(self) -> bool:
-        """Whether Cache-Status says that the answer was made now, and is being stored."""
+        """Whether Cache-Status reports a miss whose answer is being stored."""
         return "stored" in self._parameters and not self.is_hit
 
     @property
@@ -47,13 +47,7 @@ class Answer:
 
 
 def ask(host: str, port: int, path: str) -> Answer:
-    """
-    Request the path and read the whole answer.
-
-    Raises:
-        OSError: The connection failed or ended early.
-        http.client.HTTPException: The answer is not HTTP.
-    """
+    """Request the path and read the whole answer; raise OSError if the connection breaks."""
     request = f"GET {path} HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n"
     digest = hashlib.sha256()
     size = pieces = 0

@@ -1,4 +1,4 @@
-"""Real data for the demo: the source files of the Python standard library it runs on."""
+"""The demo's data: the source files of the running Python's standard library."""
 
 import ast
 import codecs
@@ -27,23 +27,20 @@ _EXPORT = """
 
 
 def source_files() -> list[Path]:
-    """The top-level modules of the standard library that come as source, by name."""
+    """Return the source files of the standard library's top-level modules."""
     folder = Path(sysconfig.get_path("stdlib"))
     return sorted(path for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names)
 
 
 def build_database(path: Path) -> int:
-    """Write every line of the source files that is not blank to an SQLite database.
-
-    Returns the number of rows.
-    """
+    """Write the non-blank lines of the source files to SQLite; return the number of rows."""
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE lines (module TEXT, line INTEGER, text TEXT)")
         return database.executemany("INSERT INTO lines VALUES (?, ?, ?)", _lines()).rowcount
 
 
 def export_csv(path: Path, module: str | None = None) -> Iterator[str]:
-    """The database as CSV, a hundred rows at a time, with how often each line's text occurs."""
+    """Yield the database as CSV, 100 rows per chunk, with the number of equal lines."""
     with contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as database:
         rows = database.execute(_EXPORT, (module,))
         buffer = io.StringIO()
@@ -57,10 +54,7 @@ def export_csv(path: Path, module: str | None = None) -> Iterator[str]:
 
 
 def records() -> Iterator[str]:
-    """JSON lines for all modules, classes and functions, found by parsing the source files.
-
-    A class comes in one piece with what it contains.
-    """
+    """Yield JSON lines for all modules, classes and functions; a class and its members together."""
     for path in source_files():
         with tokenize.open(path) as source:
             tree = ast.parse(source.read())
@@ -71,7 +65,7 @@ def records() -> Iterator[str]:
 
 
 def words() -> list[str]:
-    """The Zen of Python, word by word, each with the white space after it."""
+    """Return the words of the Zen of Python, each with the white space after it."""
     with contextlib.redirect_stdout(io.StringIO()):
         zen = codecs.decode(importlib.import_module("this").s, "rot13")
     return re.findall(r"\S+\s*", zen)

@@ -1,4 +1,4 @@
-"""What the demo asks of Redis itself, beside the cache: is it there, and what does it hold."""
+"""The demo's own Redis commands: it checks that the server answers, and lists the keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_redis(url: str) -> bool:
 
 
 def with_namespace(url: str, *, private: bool) -> str:
-    """Return the URL with a namespace: the given one or a default, or one of our own below it."""
+    """Return the URL with a namespace; `private` appends a random suffix."""
     namespace = _namespace(url) or DEFAULT_NAMESPACE
     if private:
         namespace = f"{namespace}:{secrets.token_hex(4)}"
@@ -32,25 +32,19 @@ def with_namespace(url: str, *, private: bool) -> str:
 
 
 def shown(url: str) -> str:
-    """Return the URL as it may be shown: without the password and the options."""
+    """Return the URL without user, password and options, for display."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 async def ping(url: str) -> None:
-    """
-    Ask the Redis for a sign of life.
-
-    Raises:
-        redis.RedisError: There is none.
-        ValueError: The URL is malformed.
-    """
+    """Check that Redis answers; raise ValueError if the URL is malformed."""
     async with _connect(url) as redis:
         await redis.echo("stream-cached")
 
 
 async def sizes(url: str) -> dict[str, int]:
-    """Return the keys in the URL's namespace with the bytes that each holds, short names first."""
+    """Return the size in bytes of each key in the URL's namespace, short keys first."""
     found: dict[str, int] = {}
     async with _connect(url) as redis:
         async for key in redis.scan_iter(match=_pattern(url), count=1000):
@@ -59,7 +53,7 @@ async def sizes(url: str) -> dict[str, int]:
 
 
 async def forget(url: str) -> None:
-    """Delete the keys in the URL's namespace; they expire by themselves if that fails."""
+    """Delete the keys in the URL's namespace; after a failure, they expire by their ttl."""
     from redis import RedisError
 
     with contextlib.suppress(RedisError, OSError):
@@ -79,7 +73,7 @@ def _pattern(url: str) -> str:
 def _connect(url: str) -> Redis:
     from redis.asyncio import Redis
 
-    # The other options are aiocache's and the library's, and the client would refuse them.
+    # The client would refuse the options of aiocache and of this library.
     query = dict(parse_qsl(urlsplit(url).query))
     known: dict[str, str] = {
         name: query[name] for name in ("db", "username", "password") if name in query

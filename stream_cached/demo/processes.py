@@ -12,7 +12,7 @@ _STOP_TIMEOUT = 5.0
 
 
 class UnableError(Exception):
-    """The demo can't be run here; the message says why and what would help."""
+    """The demo can't run on this machine; the message contains the fix."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The server's address."""
         return f"http://{HOST}:{self.port}"
 
 
 @contextlib.contextmanager
 def running(cache: str, ports: Sequence[int]) -> Iterator[list[Server]]:
-    """
-    Run a server on each port (0: a free one), and end them all with the context.
-
-    Raises:
-        UnableError: One did not start.
-    """
+    """Run a server on each port (0: a free port) until the context ends."""
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(_process(cache, port)) for port in ports]
         yield [
@@ -52,8 +47,8 @@ def running(cache: str, ports: Sequence[int]) -> Iterator[list[Server]]:
 
 @contextlib.contextmanager
 def _process(cache: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    # In a session of its own: Ctrl-C is for us. The server ends when its input does, that is
-    # with this process, even with one that is killed.
+    # A new session keeps Ctrl-C from the server. The server ends when its standard input closes,
+    # also if this process is killed.
     process = subprocess.Popen(
         [sys.executable, "-m", "stream_cached.demo.server", cache, str(port)],
         stdin=subprocess.PIPE,
@@ -75,5 +70,5 @@ def _port(process: subprocess.Popen[str]) -> int:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise UnableError("a server did not start")
+        raise UnableError("a server process did not start: see its error above")
     return int(line)

@@ -1,4 +1,4 @@
-"""What the demo says."""
+"""The texts that the demo prints."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,36 +10,36 @@ _ROW = "{:<15}  {:<6}  {:>10}  {:>8}  {:>9}  {:>6}  {:<12}  {}"
 _SHOWN_KEYS = 4
 _KEY_WIDTH = 86
 _PIECES = (
-    "Pieces: the chunks that a stream was sent in. A stored body is sent with its length instead\n"
-    "of in chunks; its pieces are what the client's reads returned."
+    "Pieces: the chunks of a streamed answer. A stored body is sent with a Content-Length and\n"
+    "without chunks; its pieces are the client's reads."
 )
 
 
 def introduction(cache: str, servers: Sequence[Server]) -> str:
-    """Say what runs where."""
+    """Return the addresses of the servers."""
     if len(servers) == 1:
-        return f"A server with the embedded store: {servers[0].url} (process {servers[0].pid})"
+        return f"A server with the memory store: {servers[0].url} (process {servers[0].pid})"
     lines = [f"Two server processes share the Redis at {on_redis.shown(cache)}:"]
     lines += [f"  {server.name}: {server.url} (process {server.pid})" for server in servers]
     return "\n".join(lines)
 
 
 def explanation(servers: Sequence[Server]) -> str:
-    """Say what the table shows."""
+    """Return the explanation of the table."""
     text = (
-        "Each stream is asked for twice. The first answer is made by the endpoint, and stored\n"
-        "while it passes by; the second comes out of the store, without running the endpoint."
+        "Each stream is requested twice. The endpoint produces the first answer, which is stored\n"
+        "while it is sent. The second answer comes from the store; the endpoint does not run."
     )
     if len(servers) > 1:
         text += (
-            " The\nfirst request goes to A, the second to B, with the same Host, as from a load "
-            "balancer."
+            " The\nfirst request goes to A, the second to B, both with the same Host, as behind "
+            "a load balancer."
         )
     return f"{text}\n\n{_PIECES}"
 
 
 def head() -> str:
-    """Return the head of the table."""
+    """Return the two header lines of the table."""
     upper = _ROW.format("", "", "first byte", "total", "", "", "", "").rstrip()
     lower = _ROW.format(
         "stream", "answer", "ms", "ms", "bytes", "pieces", "SHA-256", "Cache-Status"
@@ -62,7 +62,7 @@ def row(path: str, which: str, answer: Answer) -> str:
 
 
 def problems(path: str, first: Answer, second: Answer) -> list[str]:
-    """Say what is wrong with two answers, in sentences; nothing if all is as promised."""
+    """Return a sentence for each error in the two answers."""
     found = [
         f"{path}: the {which} answer had status {answer.status} and {answer.size} bytes."
         for which, answer in (("first", first), ("second", second))
@@ -70,18 +70,18 @@ def problems(path: str, first: Answer, second: Answer) -> list[str]:
     ]
     if not first.is_stored:
         status = first.cache_status or "(none)"
-        found.append(f"{path}: the first answer was not made and stored, but: {status}.")
+        found.append(f"{path}: the first answer was no stored miss. Cache-Status: {status}.")
     if not second.is_hit:
         status = second.cache_status or "(none)"
-        found.append(f"{path}: the second answer was not a hit, but: {status}.")
+        found.append(f"{path}: the second answer was no hit. Cache-Status: {status}.")
     if first.digest != second.digest:
-        found.append(f"{path}: the second answer's body differs from the first one's.")
+        found.append(f"{path}: the bodies of the two answers differ.")
     return found
 
 
 def verdict(answers: Mapping[str, tuple[Answer, Answer]]) -> str:
-    """Say what came of it when nothing is wrong."""
-    lines = ["Every second answer was a hit, and byte for byte the first one. As a whole it came:"]
+    """Return the summary of a successful comparison."""
+    lines = ["Every second answer was a hit with the same bytes. Compared with the first, it was:"]
     lines += [
         f"  {path:<15}  {first.total / second.total:>6,.0f} times as fast"
         for path, (first, second) in answers.items()
@@ -90,8 +90,8 @@ def verdict(answers: Mapping[str, tuple[Answer, Answer]]) -> str:
 
 
 def listing(path: str, stored: Sequence[tuple[str, int]]) -> str:
-    """List the keys with their sizes; the first ones, and what there is in all."""
-    lines = [f"What the store holds for {path}:", "", f"{'bytes':>10}  key"]
+    """Return the first keys with their sizes, and the total."""
+    lines = [f"The store's keys for {path}:", "", f"{'bytes':>10}  key"]
     lines += [f"{size:>10,}  {_shortened(key)}" for key, size in stored[:_SHOWN_KEYS]]
     if len(stored) > _SHOWN_KEYS:
         lines.append(f"{'...':>10}  ... {len(stored) - _SHOWN_KEYS} more")
@@ -100,13 +100,13 @@ def listing(path: str, stored: Sequence[tuple[str, int]]) -> str:
 
 
 def commands(servers: Sequence[Server]) -> str:
-    """Say what to try with curl."""
+    """Return the curl commands to try."""
     first, last = servers[0].url, servers[-1].url
     # Behind a load balancer both servers would get the same Host, which is part of the key.
     site = f" -H Host:{SITE}" if len(servers) > 1 else ""
     timed = f"curl -s -o /dev/null -D - -w '%{{time_total}} s\\n'{site}"
     lines = [
-        "Ask for a stream, then ask again; look at Cache-Status, and at how it comes:",
+        "Request a stream twice, and compare Cache-Status and the timing:",
         "",
         f"  curl -iN{site} {first}/tokens",
         f"  curl -iN{site} {last}/tokens",
@@ -116,11 +116,11 @@ def commands(servers: Sequence[Server]) -> str:
         f"  {timed} '{last}/export.csv?module=ast'",
         f"  {timed} {last}/records.ndjson",
         "",
-        "What the store holds, as keys with bytes:",
+        "List the store's keys with their sizes in bytes:",
         "",
         f"  curl -s {first}/_keys",
         "",
-        "An entry lasts for a minute. Ctrl-C ends the demo.",
+        "An entry is fresh for 60 seconds. Ctrl-C ends the demo.",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Runs the demo: starts the servers, asks them, and has the answers reported."""
+"""Runs the demo: it starts the servers, sends the requests, and prints the report."""
 
 import asyncio
 import http.client
@@ -16,15 +16,7 @@ PATHS = ("/export.csv", "/records.ndjson", "/tokens")
 
 
 def compare(cache: str) -> int:
-    """
-    Ask for every stream twice and print the comparison.
-
-    Returns:
-        0, or 1 if a body differed or a second answer did not come out of the store.
-
-    Raises:
-        UnableError: The demo can't be run here.
-    """
+    """Request every stream twice and print the comparison; return the exit status."""
     _require(cache)
     if not on_redis.is_redis(cache):
         with running(cache, [0]) as servers:
@@ -38,15 +30,7 @@ def compare(cache: str) -> int:
 
 
 def serve(cache: str, port: int) -> int:
-    """
-    Keep the servers up until Ctrl-C, saying what to try.
-
-    Returns:
-        0, or 1 if the first server ended by itself.
-
-    Raises:
-        UnableError: The demo can't be run here.
-    """
+    """Print curl commands and run the servers until Ctrl-C; return the exit status."""
     _require(cache)
     ports = [port]
     if on_redis.is_redis(cache):
@@ -59,7 +43,7 @@ def serve(cache: str, port: int) -> int:
         except KeyboardInterrupt:
             print()
             return 0
-    print("stream-cached demo: the server ended by itself", file=sys.stderr)
+    print("stream-cached demo: the server ended unexpectedly", file=sys.stderr)
     return 1
 
 
@@ -72,7 +56,7 @@ def _compare(cache: str, servers: Sequence[Server]) -> int:
     for path in PATHS:
         try:
             answers[path] = _ask_twice(path, servers)
-            # After the first of them, which is the large one, the store holds nothing else.
+            # Listed after the first stream, so that the store holds only the keys of this stream.
             stored = stored or _stored_keys(servers[0])
         except (OSError, http.client.HTTPException) as exc:
             found.append(f"{path}: no complete answer ({exc}).")
@@ -80,7 +64,7 @@ def _compare(cache: str, servers: Sequence[Server]) -> int:
         found += report.problems(path, *answers[path])
     print()
     if found:
-        print("This is not as it should be:", *found, sep="\n  ")
+        print("The comparison failed:", *found, sep="\n  ")
         return 1
     print(f"{report.verdict(answers)}\n\n{report.listing(PATHS[0], stored)}", flush=True)
     return 0

@@ -1,7 +1,7 @@
 """One server process of the demo: ``python -m stream_cached.demo.server CACHE PORT``.
 
-It prints the port that it listens on, and ends when its standard input does: with whoever started
-it, however that one ended.
+It prints its port, and ends when its standard input closes, so that it never outlives its parent
+process.
 """
 
 import os
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve the demo's application with the given cache URL on the given port (0: a free one)."""
+    """Serve the demo's application with a cache URL on a port (0: a free port)."""
     cache, port = arguments
     with (
         tempfile.TemporaryDirectory(prefix="stream-cached-demo-") as folder,
@@ -47,7 +47,8 @@ def _stop_with_stdin(server: uvicorn.Server) -> None:
 
 
 if __name__ == "__main__":
-    # uvicorn raises the signal again once it has stopped; the folder must go nevertheless.
+    # uvicorn raises the signal again after its shutdown. As a KeyboardInterrupt, the signal still
+    # lets the temporary folder be deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main(sys.argv[1:])

@@ -38,8 +38,7 @@ class Arguments:
     """
     Converts the arguments of one endpoint for its keys.
 
-    `by_request` says that the key also contains the request's path and query. The other settings
-    are those of the decorator.
+    `by_request` says that the key also contains the request's path and query.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Arguments:
     def forms(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the keyed arguments in canonical form; a BypassError names those without one."""
+        """Return the keyed arguments in canonical form, or raise BypassError."""
         forms: dict[str, Any] = {"": self.bound} if self.bound else {}
         unkeyed: list[UnkeyedError] = []
         for name, value in self._named(args, kwargs).items():
@@ -109,12 +108,9 @@ class Arguments:
     def as_for_aiocache(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], str]:
-        """
-        Return the arguments for aiocache's key, and a suffix for the key.
-
-        aiocache's key consists of the arguments' `repr`. If a `repr` may hide a difference, the
-        arguments go into the suffix instead, as a digest of their canonical forms.
-        """
+        """Return the arguments for aiocache's key, and a suffix for the key."""
+        # aiocache's key consists of the arguments' `repr`. If a `repr` may hide a difference, the
+        # arguments go into the suffix instead, as a digest of their canonical forms.
         names = [*self._positional, *(f"*{n}" for n in range(len(args)))]
         unkeyed: list[UnkeyedError] = []
 

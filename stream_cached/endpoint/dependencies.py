@@ -64,7 +64,7 @@ class Origins:
         self._known: dict[tuple[object, ...], tuple[_Origin, object]] = {}
 
     def client_source(self, name: str, cls: type, scope: Mapping[str, Any]) -> str:
-        """Return what makes an argument depend on the client, for a sentence; "" if nothing."""
+        """Return the input that makes an argument depend on the client, or ""."""
         if name not in self._dependencies:
             return ""
         overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
@@ -263,12 +263,9 @@ def _code_of(call: Any) -> CodeType | None:
 
 
 def _names_in_state(code: CodeType | None, name: str) -> list[str] | None:
-    """
-    Return the names that a function reads in `request.state`; None if it may read more.
-
-    Only `request.state.NAME` and `request.app` are recognised; `request.app` is the same for every
-    client.
-    """
+    """Return the names that a function reads in the state; None if it reads more."""
+    # Only `request.state.NAME` and `request.app`, which is the same for every client, are
+    # recognised.
     if code is None or name not in inspect.getargs(code).args or _ESCAPES & {*code.co_names}:
         return None
     names = []

@@ -85,7 +85,7 @@ class Endpoint:
 
 
 def closure_digest(function: Callable[..., Any]) -> str:
-    """Return a digest of a function's closure, to compare functions within one process."""
+    """Return a digest of a function's closure, valid within one process."""
     forms: list[Any] = []
     for cell in getattr(inspect.unwrap(function), "__closure__", None) or ():
         # An empty cell, or a value without a canonical form, can't be compared.

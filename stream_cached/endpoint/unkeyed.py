@@ -55,7 +55,7 @@ def findings(unkeyed: Sequence[UnkeyedError], parameters: Parameters) -> list[Fi
 
 
 def _fix(one: UnkeyedError, parameters: Parameters) -> str:
-    """Return the ways to key an argument or to leave it out of the key, the best first."""
+    """Return the ways to key an argument or to leave it out, the best first."""
     name, variable = one.name, one.setting if one.setting.isidentifier() else "value"
     identity = _identity(one.value)
     function = f"lambda {variable}: {variable}.{identity or 'ATTRIBUTE'}"

@@ -78,12 +78,12 @@ def is_ours(data: bytes) -> bool:
 
 
 def key_digest(key: str) -> bytes:
-    """Return the digest that binds a record to its key, so that a moved record is a miss."""
+    """Return the digest that binds a record to its key."""
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def checksum(data: bytes) -> int:
-    """Return the CRC-32. It detects accidents; signatures (`SignedStore`) detect forgery."""
+    """Return the CRC-32, which detects accidents; signatures detect forgery."""
     return zlib.crc32(data)
 
 

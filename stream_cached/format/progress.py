@@ -73,7 +73,7 @@ class Progress:
         return cls(head, len(entry.segments), entry.chunks, entry.body, entry.length, stored)
 
 
-def encode_claim(claim: LeaseRecord, key: str) -> bytes:
+def encode_lease(claim: LeaseRecord, key: str) -> bytes:
     names, variant = claim.variant
     head = {
         "key": key_digest(key),
@@ -84,7 +84,7 @@ def encode_claim(claim: LeaseRecord, key: str) -> bytes:
     return pack(State.LEASE, claim.token, claim.beat, head, b"")
 
 
-def decode_claim(data: bytes, key: str) -> LeaseRecord:
+def decode_lease(data: bytes, key: str) -> LeaseRecord:
     """Decode a lease; raise UnsoundError if it is damaged or of another key."""
     prefix, head, body = unpack(data)
     try:

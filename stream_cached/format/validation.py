@@ -107,7 +107,7 @@ def versions(value: object) -> dict[str, bytes]:
 
 
 def header_fields(value: object, status: int, length: int | None) -> Headers:
-    """Return valid header fields with stripped values; `length` is None for an incomplete body."""
+    """Return valid header fields with stripped values; `length` is the body's, if known."""
     if not 200 <= status <= 599 or (length and status in _BODYLESS):
         raise UnsoundError("invalid status")
     lines: tuple[Any, ...] = typed(tuple, value)

@@ -23,7 +23,7 @@ def list_members(values: Iterable[bytes]) -> list[str]:
 
 
 def cache_directives(values: Iterable[bytes]) -> dict[str, str]:
-    """Return the directives of Cache-Control with their arguments (RFC 9111, section 5.2)."""
+    """Return Cache-Control's directives and arguments (RFC 9111, section 5.2)."""
     joined = b",".join(values).decode("latin-1").lower()
     directives: dict[str, str] = {}
     for match in _DIRECTIVE.finditer(joined):

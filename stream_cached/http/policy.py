@@ -19,12 +19,9 @@ NEVER_STORED = frozenset({206, 304})
 
 
 def may_be_shared(headers: Iterable[tuple[bytes, bytes]], age: float) -> bool:
-    """
-    Whether the response to a request with Authorization may answer other users.
-
-    The response must allow it (RFC 9111, section 3.5) and must be fresh at `age` seconds. A
-    response that requires revalidation is refused, because this cache never asks the origin.
-    """
+    """Whether the response to a request with Authorization may answer other users."""
+    # The response must allow it (RFC 9111, section 3.5) and must be fresh at `age` seconds. If the
+    # response requires revalidation, it is refused, because this cache does not revalidate.
     headers = list(headers)
     directives = cache_directives(v for k, v in headers if k.lower() == b"cache-control")
     named = {k.lower().decode("latin-1"): v.decode("latin-1") for k, v in headers}

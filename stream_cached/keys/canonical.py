@@ -36,13 +36,8 @@ class NoCanonicalFormError(TypeError):
 
 
 def canonical(value: object, depth: int = 0) -> Any:
-    """
-    Return a structure of plain values that is equal only for equal values of one type.
-
-    Numbers, strings, bytes, enums, dates, UUIDs, paths, IP addresses, lists, tuples, sets, dicts,
-    dataclasses and pydantic models have such a form; other values raise NoCanonicalFormError.
-    Types count: `1`, `True`, `1.0` and `"1"` differ.
-    """
+    """Return plain values that are equal only for equal values of one type."""
+    # Types count: `1`, `True`, `1.0` and `"1"` differ.
     cls = type(value)
     if cls in PLAIN:
         return value

@@ -66,12 +66,8 @@ def is_internal(key: str) -> bool:
 
 
 def lease_key(key: str, versions: Mapping[str, bytes], variant: tuple[Sequence[str], str]) -> str:
-    """
-    Return the key of the lease on a run.
-
-    The versions are part of it, so that an invalidated run does not delay the next one. `variant`
-    holds the names of the headers that select the response, and the digest of their values.
-    """
+    """Return the key of the lease on a run."""
+    # The versions are part of the key, so that an invalidated run does not delay the next run.
     return f"{key}:lease:{digest((sorted(versions.items()), variant))}"
 
 

@@ -11,17 +11,14 @@ from stream_cached.keys.names import readable
 
 
 def query_pairs(query: bytes) -> list[tuple[bytes, bytes | None]]:
-    """
-    Split a query string into raw pairs, sorted by name; the values of one name keep their order.
-
-    Names are compared after percent-decoding, so that two spellings of one name sort together.
-    """
+    """Split a query string into raw pairs, sorted by name; equal names keep their order."""
     pairs: list[tuple[bytes, bytes | None]] = []
     for part in query.split(b"&"):
         name, equals, value = part.partition(b"=")
         if part:
             pairs.append((name, value if equals else None))
     if b"%" in query or b"+" in query:
+        # Two spellings of one name must sort together.
         pairs.sort(key=lambda pair: unquote_to_bytes(pair[0].replace(b"+", b" ")))
     else:
         pairs.sort(key=itemgetter(0))
@@ -40,14 +37,10 @@ def request_key(
     arguments: Mapping[str, object],
     headers: Mapping[bytes, object],
 ) -> str:
-    """
-    Return the key of a call that was caused by a request.
-
-    `method` is GET also for a HEAD request. `host` is empty if the host is not part of the key.
-    `path` holds the raw path, the path and the mount path. `body` is a digest, or None if the body
-    is not part of the key. `arguments` are in canonical form; `headers` are the normalised values
-    of `vary=`.
-    """
+    """Return the key of a call that was caused by a request."""
+    # `method` is GET for a HEAD request, too. `path` holds the raw path, the path and the mount
+    # path. `host` is empty, and `body` (a digest) is None, if not part of the key. `arguments` are
+    # in canonical form; `headers` are the normalised values of `vary=`.
     whole = digest(
         (
             endpoint,

@@ -1,6 +1,6 @@
-"""The guard: notices what an endpoint reads of its request that is no part of its key.
+"""The guard: it detects what an endpoint reads of its request that is not part of the key.
 
-What it read may be one client's own, and then so is its answer.
+Such a part of the request may be private to one client, and then the answer may be, too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from stream_cached.endpoint.infrastructure import is_shared_infrastructure
 from stream_cached.http.reasons import Finding, NotCached, listed
 from stream_cached.request.observed import (
     ABSENT,
-    WatchedHeaders,
-    WatchedMapping,
+    ObservedHeaders,
+    ObservedMapping,
+    observed_request,
+    observer_of,
     plain_scope,
-    watch_of,
-    watched_request,
 )
 
-#: What the scope says that is part of the key, the same for every client, or a framework's own.
+#: Items of the scope that are part of the key, equal for all clients, or internal to a framework.
 _COMMON = frozenset(
     {
         "app",
@@ -53,10 +53,10 @@ _COMMON = frozenset(
     }
 )
 
-#: Headers that are part of the key of a request with a body, or follow from it.
+#: Headers that are part of the key of a request with a body, or that follow from the body.
 _OF_BODY = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding"})
 
-#: Headers that are another one for each request.
+#: Headers that differ in each request.
 TRACES = frozenset(
     {
         "traceparent",
@@ -70,7 +70,7 @@ TRACES = frozenset(
     }
 )
 
-#: What is read, by the word of `unguarded=`: how it is called in a warning.
+#: The words of `unguarded=`, and the texts for them in a warning.
 _WORDS = {
     "auth": "request.auth",
     "client": "the client's address",
@@ -82,15 +82,15 @@ _WORDS = {
     "user": "request.user",
 }
 
-#: Of what one thing is named with a dot.
+#: Prefixes of dotted names, for example `state.tenant`.
 KINDS = ("state", "scope", "request")
 
-#: The words of `unguarded=` that are no names of headers.
+#: The words of `unguarded=` that are not header names.
 READABLE = tuple(_WORDS)
 
 
 def read_name(name: str) -> str:
-    """Return what the guard calls a word, or the name of a header, of `unguarded=`."""
+    """Return the guard's name for a word or a header name of `unguarded=`."""
     kind, _, rest = name.partition(".")
     if kind == "scope" and rest in (*READABLE, "server"):
         return "host" if rest == "server" else rest
@@ -103,48 +103,41 @@ def read_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """
-    What an endpoint may read without its answer being one client's own.
-
-    Args:
-        headers: The headers that are part of the key, lower-cased.
-        host: Whether the host is.
-        unguarded: What does not show in the answer.
-    """
+    """The parts of a request that an endpoint may read without making its answer private."""
 
     headers: frozenset[str]
+    """The headers that are part of the key, lower-cased."""
     host: bool
+    """Whether the host is part of the key."""
     unguarded: frozenset[str]
+    """The names that `unguarded=` exempts."""
 
 
 class Guard:
     """
-    Watches one run of an endpoint.
+    Observes the request of one run of an endpoint.
 
-    Args:
-        request: The request that the endpoint would be given.
-        terms: What it may read.
-        with_body: Whether the request's body is part of the key.
+    `with_body` says that the request's body is part of the key.
     """
 
     def __init__(self, request: HTTPConnection, terms: Terms, *, with_body: bool) -> None:
-        # Another cached endpoint may have called this one; then both notice.
-        self._outer = watch_of(request)
+        # If another cached endpoint called this one, its guard is informed, too.
+        self._outer = observer_of(request)
         self.request = self._outer.request if self._outer else request
         self._terms = terms
         self._keyed = terms.headers | _OF_BODY if with_body else terms.headers
         self._read: dict[str, None] = {}
-        # What the endpoint puts there itself is its own affair.
+        # Only items that existed before the run count. The endpoint may read back its own items.
         self._state = dict(self.request.scope.setdefault("state", {}))
         self._attributes = dict(self.request.__dict__)
-        self.scope = self.watched(self.request.scope)
-        self.headers = WatchedHeaders(self.request, self)
+        self.scope = self.observed_scope(self.request.scope)
+        self.headers = ObservedHeaders(self.request, self)
         self.state = State(cast("dict[str, Any]", self.scope["state"]))
 
     def given(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Sequence[Any], dict[str, Any]]:
-        """Return the arguments of a call with watched requests in place of the request."""
+        """Return the arguments of a call with observed requests instead of the request."""
 
         def given(value: Any) -> Any:
             if isinstance(value, HTTPEndpoint):
@@ -155,46 +148,40 @@ class Guard:
             if not isinstance(value, HTTPConnection):
                 return value
             if plain_scope(value.scope) is not self.request.scope:
-                # Nothing of it is part of the key.
+                # No part of another request is part of the key.
                 self.note("request")
                 return value
-            return watched_request(value, self)
+            return observed_request(value, self)
 
         return [given(value) for value in args], {n: given(v) for n, v in kwargs.items()}
 
     def release(self, args: Sequence[Any]) -> None:
-        """Give an `HTTPEndpoint` its own scope back, which it sends its answer with."""
+        """Restore the plain scope of an `HTTPEndpoint`, which sends its answer with it."""
         for value in args[:1]:
             if isinstance(value, HTTPEndpoint):
                 value.scope = plain_scope(value.scope)
 
-    def watched(self, scope: Scope) -> Scope:
-        """Return a scope that notices what is read of it."""
-        return WatchedMapping(scope, self._scope_item)
+    def observed_scope(self, scope: Scope) -> Scope:
+        """Return a scope that reports its reads to the guard."""
+        return ObservedMapping(scope, self._scope_item)
 
     def note(self, name: str) -> None:
-        """Notice that something was read, by its word in `unguarded=`."""
+        """Record a read, by its word in `unguarded=`."""
         self._read[name] = None
         if self._outer is not None:
             self._outer.note(name)
 
     def note_header(self, name: str) -> None:
-        """Notice that one header was read, whose name is lower-cased."""
+        """Record the read of one header by its lower-cased name."""
         self.note({"cookie": "cookies", "host": "host"}.get(name, f"header.{name}"))
 
     @property
     def reads(self) -> int:
-        """How many things were read."""
+        """The number of distinct reads."""
         return len(self._read)
 
     def findings(self, known: frozenset[str]) -> list[Finding]:
-        """
-        Say what was read that is no part of the key.
-
-        Args:
-            known: The names of headers, lower-cased, of which that is known already; such as those
-                in the response's Vary.
-        """
+        """Return the reads outside the key; `known` are lower-cased exempt headers."""
         unkeyed = [name for name in list(self._read) if not self._is_keyed(name, known)]
         if "headers" in unkeyed:
             unkeyed = [name for name in unkeyed if not name.startswith("header.")]
@@ -211,17 +198,17 @@ class Guard:
         is_header = header != name or name == "host"
         return is_header and (header in self._keyed or header in known)
 
-    # -- what can be read -------------------------------------------------------------------
+    # -- reads ------------------------------------------------------------------------------
 
     def _scope_item(self, name: str, value: Any) -> Any:
         if name == "state":
-            return WatchedMapping(value, self.state_item)
+            return ObservedMapping(value, self.state_item)
         if name == "server":
             self.note("host")
         elif name in ("auth", "client", "headers", "session", "user"):
             self.note(name)
         elif name == "extensions":
-            # The certificate of the client is there (the TLS extension of ASGI).
+            # ASGI's TLS extension contains the client's certificate.
             if isinstance(value, dict) and "tls" in value:
                 self.note("scope.extensions")
         elif not (name in _COMMON or is_shared_infrastructure(type(value))):
@@ -229,8 +216,8 @@ class Guard:
         return value
 
     def attribute(self, name: str, value: Any) -> None:
-        """Notice that something was read that was put on the request itself."""
-        # By a dependency, or by a decorator above.
+        """Record the read of an attribute that application code has set on the request."""
+        # A dependency or an outer decorator may have set it.
         if self._attributes.get(name, ABSENT) is value and not is_shared_infrastructure(
             type(value)
         ):
@@ -239,8 +226,8 @@ class Guard:
             self._outer.attribute(name, value)
 
     def state_item(self, name: str, value: Any) -> Any:
-        """Notice that something was read of the request's state."""
-        # A name that is not there is read, too: it could have been.
+        """Record the read of an item of the request's state."""
+        # A missing name counts as read, because it may exist for another client.
         if self._state.get(name, ABSENT) is value and not is_shared_infrastructure(type(value)):
             self._read[f"state.{name}"] = None
         if self._outer is not None:
@@ -249,7 +236,7 @@ class Guard:
 
 
 def _shown(name: str) -> str:
-    """Return what was read in the words of a warning."""
+    """Return the text for a read in a warning."""
     kind, _, rest = name.partition(".")
     match kind:
         case "state":
@@ -264,12 +251,12 @@ def _shown(name: str) -> str:
 
 
 def _fix(unkeyed: Sequence[str]) -> str:
-    """Say which lines make what was read part of the key, or leave it out of account."""
-    of_decorator = [name for name in unkeyed if name.startswith("state._")]
-    if of_decorator:
+    """Return the code that adds the reads to the key, or that exempts them."""
+    private = [name for name in unkeyed if name.startswith("state._")]
+    if private:
         return (
-            f"{listed(map(_shown, of_decorator))} belongs to another decorator, such as a rate "
-            "limiter's: put that one above @stream_cached, so that it sees every request"
+            f"{listed(map(_shown, private))} belongs to another decorator, such as a rate limiter: "
+            "put that decorator above @stream_cached, so that it sees every request"
         )
     traces = [name for name in unkeyed if name.removeprefix("header.") in TRACES]
     headers = [n for n in unkeyed if n.startswith("header.") and n not in traces]
@@ -290,7 +277,7 @@ def _fix(unkeyed: Sequence[str]) -> str:
 
 
 def _as_unguarded(name: str) -> str:
-    """Return what `unguarded=` takes for something that was read."""
+    """Return the word of `unguarded=` for a read."""
     header = name.removeprefix("header.")
     return name if header in READABLE else header
 

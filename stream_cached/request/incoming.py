@@ -17,7 +17,7 @@ from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
 from stream_cached.request.disconnect import DisconnectShield, _Kept
-from stream_cached.request.observed import plain_scope, watch_of
+from stream_cached.request.observed import observer_of, plain_scope
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
 MAX_REQUEST_BODY = 1024 * 1024
@@ -59,7 +59,7 @@ class Incoming:
         }
         # Another cached endpoint may call this one: its answer comes to depend on what this key is
         # made of.
-        self._watch = watch_of(request)
+        self._watch = observer_of(request)
         self._tell(name.decode("latin-1") for name in self._selected)
 
     def _tell(self, names: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
-"""A request, its headers and its scope that say what is read of them.
+"""A request, its headers and its scope that report their reads to an observer.
 
-A watched request is of a subclass of the original's class, over the same `__dict__`: a new Request
-would wait for ever for a body that has been read.
+The class of an observed request is a subclass of the original's class, and both share one
+`__dict__`: a new Request would wait forever for a body that was already read.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ from starlette.types import Scope
 
 from stream_cached.keys.canonical import slot_names
 
-#: What stands for a name that is not there.
+#: The value of a name that does not exist.
 ABSENT = object()
 
 
-class Watch(Protocol):
-    """Who is told."""
+class Observer(Protocol):
+    """Receives the reads of a request."""
 
     @property
     def request(self) -> HTTPConnection:
-        """The request itself."""
+        """The plain request."""
         ...
 
     scope: Scope
-    """Its scope, watched."""
+    """The observed scope."""
 
     @property
     def headers(self) -> Headers:
-        """Its headers, watched."""
+        """The observed headers."""
         ...
 
     @property
     def state(self) -> State:
-        """Its state, watched."""
+        """The observed state."""
         ...
 
     def note(self, name: str) -> None:
-        """Notice that something was read: "cookies", "client", "headers" as a whole."""
+        """Record a read, for example of "cookies", "client", or "headers" as a whole."""
         ...
 
     def state_item(self, name: str, value: Any) -> Any:
-        """Notice that something was read of the request's state."""
+        """Record the read of an item of the request's state."""
         ...
 
     def attribute(self, name: str, value: Any) -> None:
-        """Notice that something was read that was put on the request itself."""
+        """Record the read of an attribute that application code has set on the request."""
         ...
 
     def note_header(self, name: str) -> None:
-        """Notice that one header was read, whose name is lower-cased."""
+        """Record the read of one header by its lower-cased name."""
         ...
 
 
-class WatchedMapping(MutableMapping[str, Any]):
-    """A mapping that says what is read of it."""
+class ObservedMapping(MutableMapping[str, Any]):
+    """A mapping that reports its reads."""
 
     def __init__(self, plain: MutableMapping[str, Any], item: Callable[[str, Any], Any]) -> None:
         self.plain = plain
@@ -98,24 +98,23 @@ class WatchedMapping(MutableMapping[str, Any]):
         return {**other, **self}
 
     def copy(self) -> dict[str, Any]:
-        """Return what `dict.copy` would."""
         return dict(self)
 
 
-class WatchedHeaders(Headers):
-    """Headers that say which of them are read."""
+class ObservedHeaders(Headers):
+    """Headers that report which headers are read."""
 
-    def __init__(self, request: HTTPConnection, watch: Watch) -> None:
+    def __init__(self, request: HTTPConnection, observer: Observer) -> None:
         super().__init__(raw=plain_scope(request.scope)["headers"])
         self._plain = request.headers
-        self._watch = watch
+        self._observer = observer
 
     def _whole(self) -> Headers:
-        self._watch.note("headers")
+        self._observer.note("headers")
         return self._plain
 
     def _one(self, name: object) -> Headers:
-        self._watch.note_header(str(name).lower())
+        self._observer.note_header(str(name).lower())
         return self._plain
 
     def __getitem__(self, key: str) -> str:
@@ -156,117 +155,117 @@ class WatchedHeaders(Headers):
         return repr(self._whole())
 
 
-#: Where Starlette's Request keeps what it has read.
-_KEPT = {"_headers": "headers", "_cookies": "cookies"}
+#: The attributes in which Starlette's Request caches what it has parsed.
+_CACHED_ATTRIBUTES = {"_headers": "headers", "_cookies": "cookies"}
 
 
-class WatchedRequest:
-    """What a watched request has before the class of the original."""
+class ObservedRequest:
+    """The base class that observes; it precedes the request's own class in the bases."""
 
     __slots__ = ()
-    _watch: Watch
+    _observer: Observer
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
         if name[:1] != "_":
             if name != "scope" and name in object.__getattribute__(self, "__dict__"):
-                object.__getattribute__(self, "_watch").attribute(name, value)
-        elif name in _KEPT:
-            object.__getattribute__(self, "_watch").note(_KEPT[name])
+                object.__getattribute__(self, "_observer").attribute(name, value)
+        elif name in _CACHED_ATTRIBUTES:
+            object.__getattribute__(self, "_observer").note(_CACHED_ATTRIBUTES[name])
         return value
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_watch" or name.startswith("__"):
+        if name == "_observer" or name.startswith("__"):
             raise AttributeError(name)
         if name[:1] != "_":
-            # What is not there could have been.
-            self._watch.note(f"request.{name}")
-        return getattr(self._watch.request, name)
+            # A missing attribute counts as read, because it may exist for another client.
+            self._observer.note(f"request.{name}")
+        return getattr(self._observer.request, name)
 
     def __bool__(self) -> bool:
         return True
 
     @property
     def scope(self) -> Scope:
-        return self._watch.scope
+        return self._observer.scope
 
     @scope.setter
     def scope(self, scope: Scope) -> None:
-        # What it is made of was read of the watched one.
-        self._watch.request.scope = scope
-        self._watch.scope = scope
+        # The new scope is built from the observed scope, which has reported the reads.
+        self._observer.request.scope = scope
+        self._observer.scope = scope
 
     @property
     def headers(self) -> Headers:
-        return self._watch.headers
+        return self._observer.headers
 
     @property
     def state(self) -> State:
-        return self._watch.state
+        return self._observer.state
 
     @property
     def cookies(self) -> dict[str, str]:
-        return cast("dict[str, str]", self._of_client("cookies"))
+        return cast("dict[str, str]", self._client_attribute("cookies"))
 
     @property
     def client(self) -> Any:
-        return self._of_client("client")
+        return self._client_attribute("client")
 
     @property
     def session(self) -> Any:
-        return self._of_client("session")
+        return self._client_attribute("session")
 
     @property
     def auth(self) -> Any:
-        return self._of_client("auth")
+        return self._client_attribute("auth")
 
     @property
     def user(self) -> Any:
-        return self._of_client("user")
+        return self._client_attribute("user")
 
     @property
     def url(self) -> URL:
-        return cast(URL, self._of_host("url"))
+        return cast(URL, self._host_attribute("url"))
 
     @property
     def base_url(self) -> URL:
-        return cast(URL, self._of_host("base_url"))
+        return cast(URL, self._host_attribute("base_url"))
 
     def url_for(self, name: str, /, **path_params: Any) -> URL:
-        return cast(URL, self._of_host("url_for")(name, **path_params))
+        return cast(URL, self._host_attribute("url_for")(name, **path_params))
 
-    def _of_host(self, name: str) -> Any:
-        self._watch.note("host")
-        request = self._watch.request
+    def _host_attribute(self, name: str) -> Any:
+        self._observer.note("host")
+        request = self._observer.request
         if getattr(type(request), name) is getattr(HTTPConnection, name):
-            # Starlette's own reads the headers as a whole for it.
+            # Starlette's implementation reads all headers, and would report that.
             return getattr(request, name)
         return getattr(super(), name)
 
-    def _of_client(self, name: str) -> Any:
-        self._watch.note(name)
-        return getattr(self._watch.request, name)
+    def _client_attribute(self, name: str) -> Any:
+        self._observer.note(name)
+        return getattr(self._observer.request, name)
 
 
 @functools.lru_cache(maxsize=64)
-def _watched_class(cls: type[HTTPConnection]) -> type[HTTPConnection]:
-    namespace = {"__slots__": ("_watch",), "__module__": cls.__module__}
+def _observed_class(cls: type[HTTPConnection]) -> type[HTTPConnection]:
+    namespace = {"__slots__": ("_observer",), "__module__": cls.__module__}
     return types.new_class(
-        cls.__name__, (WatchedRequest, cls), exec_body=lambda ns: ns.update(namespace)
+        cls.__name__, (ObservedRequest, cls), exec_body=lambda ns: ns.update(namespace)
     )
 
 
-def watched_request(request: HTTPConnection, watch: Watch) -> HTTPConnection:
-    """Return a request that is the given one, and tells a watch what is read of it."""
-    if isinstance(request, WatchedRequest):
-        request = request._watch.request
-    watched = object.__new__(_watched_class(type(request)))
-    object.__setattr__(watched, "__dict__", request.__dict__)
+def observed_request(request: HTTPConnection, observer: Observer) -> HTTPConnection:
+    """Return the request as an observed request that reports to the observer."""
+    if isinstance(request, ObservedRequest):
+        request = request._observer.request
+    observed = object.__new__(_observed_class(type(request)))
+    object.__setattr__(observed, "__dict__", request.__dict__)
     for name in _slots(type(request)):
         if hasattr(request, name):
-            object.__setattr__(watched, name, getattr(request, name))
-    object.__setattr__(watched, "_watch", watch)
-    return watched
+            object.__setattr__(observed, name, getattr(request, name))
+    object.__setattr__(observed, "_observer", observer)
+    return observed
 
 
 @functools.lru_cache(maxsize=64)
@@ -275,10 +274,10 @@ def _slots(cls: type[HTTPConnection]) -> list[str]:
 
 
 def plain_scope(scope: Scope) -> Scope:
-    """Return the scope that a server gave, where an endpoint hands on a watched one."""
-    return scope.plain if isinstance(scope, WatchedMapping) else scope
+    """Return the server's scope of a plain or an observed scope."""
+    return scope.plain if isinstance(scope, ObservedMapping) else scope
 
 
-def watch_of(request: HTTPConnection) -> Watch | None:
-    """Return who is told what is read of a request, if anybody is."""
-    return request._watch if isinstance(request, WatchedRequest) else None
+def observer_of(request: HTTPConnection) -> Observer | None:
+    """Return the observer of a request; None if the request is plain."""
+    return request._observer if isinstance(request, ObservedRequest) else None

@@ -79,7 +79,7 @@ async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | No
     if guard is None or sends_what_it_is_given(made.response):
         source = AppSource(made.response, scope, body)
     else:
-        source = AppSource(made.response, scope, body, guard.watched)
+        source = AppSource(made.response, scope, body, guard.observed_scope)
     await source.begin()
     return Produced(
         response=made.response,

@@ -15,7 +15,7 @@ from typing import Protocol
 from stream_cached.connections.deadline import Deadline
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.format.envelope import ForeignVersionError, is_ours
-from stream_cached.format.progress import LeaseRecord, LeaseState, decode_claim, encode_claim
+from stream_cached.format.progress import LeaseRecord, LeaseState, decode_lease, encode_lease
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.variants import ANY, Select, Variant, is_for
 from stream_cached.runs.channel import ProgressChannel
@@ -181,7 +181,7 @@ class Lease:
         return True
 
     def _encoded(self, state: LeaseState, variant: Variant = ANY) -> bytes:
-        return encode_claim(LeaseRecord(self.token, state, self._beat, variant), self._key)
+        return encode_lease(LeaseRecord(self.token, state, self._beat, variant), self._key)
 
     # -- its end ----------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ def read_lease(value: bytes | None, lease_key: str) -> LeaseRecord | None:
     if value is None:
         return None
     try:
-        return decode_claim(value, lease_key)
+        return decode_lease(value, lease_key)
     except ForeignVersionError as exc:
         raise StoreError("the lease is one of another version") from exc
     except UnsoundError:

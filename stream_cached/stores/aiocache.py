@@ -24,11 +24,7 @@ T = TypeVar("T")
 
 
 class AiocacheStore:
-    """
-    The store over an aiocache cache, for one event loop.
-
-    `timeout` bounds one operation in seconds; None sets no bound.
-    """
+    """The store over an aiocache cache, for one event loop; `timeout` is in seconds."""
 
     capacity: int | None = None
 

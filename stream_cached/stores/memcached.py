@@ -176,10 +176,8 @@ class _Pool:
 
 
 async def _simple_command(connection: Any, command: bytes) -> bytes:
-    """Send a command and read its one line, in the place of aiomcache's own method.
-
-    That one reads on for ever, without ever suspending, where the server closes the connection.
-    """
+    """Send a command and read a one-line reply; it replaces aiomcache's method."""
+    # aiomcache's method loops forever without suspending if the server closes the connection.
     connection.writer.write(command)
     await connection.writer.drain()
     line: bytes = await connection.reader.readuntil(b"\r\n")

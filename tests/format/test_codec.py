@@ -33,9 +33,9 @@ from stream_cached.format.progress import (
     LeaseRecord,
     LeaseState,
     Progress,
-    decode_claim,
+    decode_lease,
     decode_progress,
-    encode_claim,
+    encode_lease,
     encode_progress,
 )
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
@@ -170,12 +170,12 @@ def _progress(data: bytes) -> object:
 
 
 def _claim(data: bytes) -> object:
-    return decode_claim(data, "key")
+    return decode_lease(data, "key")
 
 
 SAMPLES: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
     "progress": (encode_progress(PROGRESS, GENERATION), _progress),
-    "lease": (encode_claim(CLAIM, "key"), _claim),
+    "lease": (encode_lease(CLAIM, "key"), _claim),
     **{name: (encode_record(record), _record) for name, record in RECORDS.items()},
     "segment": (encode_segment(SEGMENT, GENERATION, 7), _segment),
 }

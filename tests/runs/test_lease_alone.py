@@ -10,7 +10,7 @@ import pytest
 from stream_cached.backends.binding import Binding
 from stream_cached.backends.resolve import resolve_cache
 from stream_cached.errors import StoreError
-from stream_cached.format.progress import LeaseRecord, LeaseState, encode_claim
+from stream_cached.format.progress import LeaseRecord, LeaseState, encode_lease
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY
 from stream_cached.runs.lease import Lease
@@ -84,12 +84,12 @@ def test_who_asks_twice_has_it(shared_url: str) -> None:
 
 def test_what_is_damaged_or_released_can_be_taken(shared_url: str) -> None:
     async def test(store: Store) -> None:
-        held = encode_claim(LeaseRecord(b"a" * 16), LEASE)
+        held = encode_lease(LeaseRecord(b"a" * 16), LEASE)
         for value in (
             held[:-1],
             held[:30] + bytes([held[30] ^ 1]) + held[31:],
-            encode_claim(LeaseRecord(b"a" * 16), "another key"),
-            encode_claim(LeaseRecord(b"a" * 16, LeaseState.RELEASED), LEASE),
+            encode_lease(LeaseRecord(b"a" * 16), "another key"),
+            encode_lease(LeaseRecord(b"a" * 16, LeaseState.RELEASED), LEASE),
         ):
             await store.set_many([(LEASE, value)], 60)
             mine = lease(store, b"b")

@@ -45,7 +45,8 @@ class Exchange:
 
     @property
     def complete(self) -> bool:
-        return bool(self.sent) and self.sent[-1].get("more_body", True) is False
+        last: Message = self.sent[-1] if self.sent else {"type": "nothing"}
+        return last["type"] == "http.response.body" and not last.get("more_body", False)
 
     @property
     def cache_status(self) -> str:

@@ -967,11 +967,11 @@ def of_opened(session: Opened) -> ScopedSession:
     "switch", [yields_nothing, returns_the_user, nests_a_switch, wrapped], ids=lambda f: f.__name__
 )
 def test_whatever_the_route_does_with_a_session_makes_it_a_clients_own(
-    breaker: Any, given: Any
+    switch: Any, given: Any
 ) -> None:
     app = FastAPI()
 
-    @app.get("/", dependencies=[Depends(breaker)])
+    @app.get("/", dependencies=[Depends(switch)])
     @cached()
     async def endpoint(session: ScopedSession = Depends(given)) -> Response:  # noqa: B008
         return PlainTextResponse(session.user)
@@ -989,12 +989,12 @@ def returns_early(session: Opened, x_user: XUser):  # type: ignore[no-untyped-de
 
 
 @pytest.mark.parametrize("switch", [yields_nothing, nests_a_switch, returns_early])
-def test_a_switch_beside_the_session_makes_it_a_clients_own(breaker: Any) -> None:
+def test_a_switch_beside_the_session_makes_it_a_clients_own(switch: Any) -> None:
     app = FastAPI()
 
     @app.get("/")
     @cached()
-    async def endpoint(session: Opened, _: Any = Depends(breaker)) -> Response:  # noqa: B008
+    async def endpoint(session: Opened, _: Any = Depends(switch)) -> Response:  # noqa: B008
         return PlainTextResponse(session.user)
 
     client = TestClient(app)

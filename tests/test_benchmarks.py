@@ -19,9 +19,9 @@ pytest.importorskip("uvloop")
         "keys",
         "flight",
         "outage",
-        pytest.param("stampede", marks=pytest.mark.slow),
-        pytest.param("round-trips", marks=pytest.mark.slow),
-        pytest.param("streams", marks=pytest.mark.slow),
+        pytest.param("stampede", marks=pytest.mark.full),
+        pytest.param("round-trips", marks=pytest.mark.full),
+        pytest.param("streams", marks=pytest.mark.full),
     ],
 )
 def test_it_runs(part: str) -> None:

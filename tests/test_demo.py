@@ -232,7 +232,7 @@ def test_mistaken_cache_url_is_said() -> None:
         assert "Traceback" not in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_disabled_cache_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOCACHE_DISABLE", "1")
     result = run_demo()

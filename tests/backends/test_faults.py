@@ -23,7 +23,7 @@ from tests.support.runs import HIT, MISS
 def _params() -> Iterator[object]:
     for kind, faults in FAULTS.items():
         for fault, (name, moment) in itertools.product(faults, {**MOMENTS, **SLOW_MOMENTS}.items()):
-            marks = [pytest.mark.slow] if fault.is_rare or name in SLOW_MOMENTS else []
+            marks = [pytest.mark.full] if fault.is_rare or name in SLOW_MOMENTS else []
             yield pytest.param(kind, fault, moment, id=f"{kind}-{fault}-{name}", marks=marks)
 
 
@@ -158,7 +158,7 @@ each_outage = pytest.mark.parametrize(
     ("kind", "fault"),
     [
         pytest.param(
-            kind, fault, id=f"{kind}-{fault}", marks=[pytest.mark.slow] if fault.is_rare else []
+            kind, fault, id=f"{kind}-{fault}", marks=[pytest.mark.full] if fault.is_rare else []
         )
         for kind, faults in FAULTS.items()
         for fault in faults

@@ -38,6 +38,7 @@ from stream_cached import (
 from tests.support.asgi import Exchange
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
+from tests.support.selection import no_address
 
 ARGUMENT = 'stream-cached; fwd=bypass; detail="argument"'
 
@@ -676,7 +677,7 @@ def leaking(value: object) -> str:
         {"authorized": "keyed"},
         {"key_host": False},
     ],
-    ids=str,
+    ids=no_address,
 )
 @pytest.mark.parametrize("made", [lambda: SECRET, Leaky, lambda: {SECRET: [SECRET]}])
 def test_values_stand_in_no_key_no_record_and_no_header(
@@ -783,7 +784,7 @@ def test_a_word_of_unguarded_that_is_none_is_refused(word: str) -> None:
         {"key_host": False},
         {"unguarded": ("client",)},
     ],
-    ids=str,
+    ids=no_address,
 )
 def test_what_is_about_the_request_is_refused_without_one(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as refused:

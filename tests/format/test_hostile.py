@@ -68,6 +68,7 @@ from tests.support.http_client import fetch
 from tests.support.keyspace import Keyspace
 from tests.support.process import ROOT
 from tests.support.runs import HIT, MISS, Runs, segments
+from tests.support.selection import examples
 from tests.support.servers import RedisServer
 
 # -- memory ---------------------------------------------------------------------------------------
@@ -207,13 +208,13 @@ def _made_up(seed: int) -> bytes:
 made_up = st.integers(0, 2**64 - 1).map(_made_up)
 
 
-@settings(deadline=None, max_examples=1000)
+@examples(1000)
 @given(made_up)
 def test_what_is_made_up_is_unsound_or_can_be_served(data: bytes) -> None:
     check(data)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_fuzzer_finds_nothing() -> None:
     if importlib.util.find_spec("atheris") is None:
         pytest.skip("atheris is not installed")
@@ -300,7 +301,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(
     st.tuples(
         under(KEY) | st.sampled_from(SEEDS).map(lambda data: _for(KEY, data)),
@@ -490,7 +491,7 @@ async def _in_segments(store: MemoryStore, ttl: float | None = 60) -> None:
     await store.set_many([*items, *zip(_segment_keys(), values, strict=True)], ttl)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(st.integers(0, 1), anything | made_up, st.booleans())
 def test_whatever_stands_in_the_place_of_a_segment_no_other_body_is_served(
     at: int, value: bytes, exact: bool

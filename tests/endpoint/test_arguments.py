@@ -758,7 +758,7 @@ async def without_request(size: int = 1) -> None: ...
         ({"unguarded": (5,)}, ["unguarded="]),
         ({"request_key": False}, ["takes a request", "leave request_key=False out"]),
     ],
-    ids=str,
+    ids=no_address,
 )
 def test_a_setting_that_can_not_work_is_refused_at_decoration(
     settings: dict[str, Any], words: list[str]
@@ -784,7 +784,7 @@ def test_a_word_of_unguarded_that_is_none_is_refused(word: str) -> None:
         {"key_host": False},
         {"unguarded": ("client",)},
     ],
-    ids=no_address,
+    ids=str,
 )
 def test_what_is_about_the_request_is_refused_without_one(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as refused:

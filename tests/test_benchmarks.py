@@ -17,8 +17,8 @@ pytest.importorskip("uvloop")
     "part",
     [
         "keys",
-        "flight",
-        "outage",
+        pytest.param("flight", marks=pytest.mark.full),
+        pytest.param("outage", marks=pytest.mark.full),
         pytest.param("stampede", marks=pytest.mark.full),
         pytest.param("round-trips", marks=pytest.mark.full),
         pytest.param("streams", marks=pytest.mark.full),

@@ -662,6 +662,7 @@ def leaking(value: object) -> str:
     raise ValueError(SECRET)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "settings",
     [

@@ -13,6 +13,8 @@ from stream_cached.backends import urls
 def give_back() -> None:
     """Free what is garbage; let the allocator return what it keeps (where it is glibc's)."""
     gc.collect()
+    # The next collections need not look through all modules and tests again.
+    gc.freeze()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,10 +1,15 @@
 # Each target does all of its own set-up, in .venv (test-all: in .venvs).
-# PYTHON=python3.12 takes another Python, ARGS=... is passed on to what is run.
+# PYTHON=python3.12 takes another Python, ARGS=... is passed on to what is run, and JOBS=4 runs the
+# tests in four processes, each of which has servers of its own.
 
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= 2
 
 INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
+
+# Whoever has nothing left to run takes tests from the others.
+PYTEST = -m pytest --numprocesses=$(JOBS) --dist=worksteal
 
 # Names the stamps after the Python and the directory: with another of either, and when
 # pyproject.toml has changed, .venv is made anew.
@@ -17,13 +22,15 @@ LOWEST = aiocache==0.12.3 cashews==7.5.0 fastapi==0.116.1 msgpack==1.0.8 starlet
 PYTHONS = $(shell for python in python3.11 python3.12 python3.13 python3.14; do \
 	$$python -c 'import ensurepip, venv' 2>/dev/null && echo $$python; done; true)
 
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-full test-all coverage lint bench clean
 .SECONDARY:
 
 help:
 	@echo 'make demo      shows what the library does, on this machine'
-	@echo 'make test      runs the tests'
-	@echo 'make test-all  also the slow ones, with each Python and the oldest dependencies'
+	@echo 'make test      runs the tests: of the large matrices a selection, of the slow ones none'
+	@echo 'make test-full runs all tests'
+	@echo 'make test-all  runs all tests with each Python, and with the oldest dependencies'
+	@echo 'make coverage  runs what make test runs, and measures which lines and branches that reaches'
 	@echo 'make lint      ruff, mypy and the layers of the imports'
 	@echo 'make bench     measures'
 	@echo 'make clean     removes all that the others have made'
@@ -32,7 +39,13 @@ demo: .venv/.demo-$(TAG)
 	@.venv/bin/stream-cached demo $(ARGS)
 
 test: .venv/.dev-$(TAG)
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python $(PYTEST) $(ARGS)
+
+test-full: .venv/.dev-$(TAG)
+	@.venv/bin/python $(PYTEST) -m '' $(ARGS)
+
+coverage: .venv/.dev-$(TAG)
+	@.venv/bin/python $(PYTEST) --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: .venv/.dev-$(TAG)
 	@.venv/bin/python -m ruff check --quiet .
@@ -83,7 +96,7 @@ all-none-%:
 
 all-%: .venvs/%/.made-$(TAG)
 	@echo '== $*'
-	@'.venvs/$*/bin/python' -m pytest -m '' $(ARGS)
+	@'.venvs/$*/bin/python' $(PYTEST) -m '' $(ARGS)
 
 .venvs/%-newest/.made-$(TAG): pyproject.toml
 	@echo 'Setting up .venvs/$*-newest ...'

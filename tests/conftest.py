@@ -9,18 +9,35 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from tests.support import memory, selection
 from tests.support.app_server import AppProcess, AppServer, EventLoop, HttpParser
 from tests.support.servers import MemcachedServer, RedisServer, ServerMissingError
 
 S = TypeVar("S", RedisServer, MemcachedServer)
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    selection.load_profile(config)
+    # Else pytest shares one directory with all other runs on this machine, and tidies it up.
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        directory = tempfile.mkdtemp(prefix="stream-cached-tests-")
+        config.option.basetemp = os.path.join(directory, "tests")
+        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    selection.thin_out(items)
 
 
 class Serve(Protocol):
@@ -65,6 +82,18 @@ def _fresh(server: S) -> S:
     server.start()
     server.flush()
     return server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_garbage() -> Iterator[None]:
+    yield
+    memory.give_back()
+
+
+@pytest.fixture(autouse=True)
+def _no_memory_caches() -> Iterator[None]:
+    with memory.forgetting_memory_caches():
+        yield
 
 
 @pytest.fixture(scope="session")

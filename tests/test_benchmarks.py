@@ -17,11 +17,11 @@ pytest.importorskip("uvloop")
     "part",
     [
         "keys",
-        "flight",
-        "outage",
-        pytest.param("stampede", marks=pytest.mark.slow),
-        pytest.param("round-trips", marks=pytest.mark.slow),
-        pytest.param("streams", marks=pytest.mark.slow),
+        pytest.param("flight", marks=pytest.mark.full),
+        pytest.param("outage", marks=pytest.mark.full),
+        pytest.param("stampede", marks=pytest.mark.full),
+        pytest.param("round-trips", marks=pytest.mark.full),
+        pytest.param("streams", marks=pytest.mark.full),
     ],
 )
 def test_it_runs(part: str) -> None:

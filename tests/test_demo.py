@@ -132,6 +132,7 @@ def test_shows_that_the_second_answer_is_the_stored_first_one() -> None:
     wait_until_gone(servers_in(result.stdout))
 
 
+@pytest.mark.full
 def test_two_processes_share_a_redis(redis_url: str) -> None:
     with contextlib.closing(redis.Redis.from_url(redis_url)) as client:
         client.set("demo:of-somebody-else", "1")
@@ -232,7 +233,7 @@ def test_mistaken_cache_url_is_said() -> None:
         assert "Traceback" not in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_disabled_cache_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOCACHE_DISABLE", "1")
     result = run_demo()
@@ -291,6 +292,7 @@ def test_a_broken_answer_is_no_answer(reply: bytes) -> None:
         thread.join()
 
 
+@pytest.mark.full
 def test_data_is_real_and_repeats_itself(tmp_path: Path) -> None:
     database = tmp_path / "lines.sqlite"
     assert data.build_database(database) > 10_000

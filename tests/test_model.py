@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 import pytest
 from aiocache.base import BaseCache
 from aiocache.serializers import StringSerializer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -41,6 +41,7 @@ from stream_cached.runs import channel, lease, registry
 from stream_cached.stores.memory import MemoryCache
 from stream_cached.streams import backlog, reader, stream
 from tests.support.asgi import Exchange
+from tests.support.selection import examples
 from tests.support.step_loop import StepLoop, in_order_of_making, process
 
 T = TypeVar("T")
@@ -1160,13 +1161,13 @@ def thaws() -> Iterator[None]:
 
 
 @given(configs, happenings)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_whatever_happens(config: Config, story: list[Happening]) -> None:
     told(config, story)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @given(configs, happenings)
-@settings(max_examples=3_000, deadline=None)
+@examples(3_000)
 def test_whatever_happens_at_length(config: Config, story: list[Happening]) -> None:
     told(config, story)

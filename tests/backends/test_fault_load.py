@@ -154,7 +154,7 @@ class Sample:
         return cls(**json.loads(fetch(port, "/stats", timeout=PATIENCE).body))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "loop", "http"), [("redis", "uvloop", "httptools"), ("memcached", "asyncio", "h11")]
 )

@@ -6,8 +6,8 @@ import asyncio
 import gc
 import itertools
 import logging
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -15,16 +15,15 @@ from stream_cached import stream_cached
 from tests.support import virtual_time
 from tests.support.fault_lab import EPSILON, TIMEOUT, Lab, Scenario, SourceError, log_flaws, play
 from tests.support.faults import FAULTS, LOSSES, Fault, fault_of, setting
-from tests.support.moments import INLINE, LONG, MOMENTS, SEGMENTS, SLOW_MOMENTS, Moment
+from tests.support.moments import INLINE, LONG, MOMENTS, SEGMENTS, Moment
 from tests.support.oracle import FALLBACK, Answer
 from tests.support.runs import HIT, MISS
 
 
 def _params() -> Iterator[object]:
     for kind, faults in FAULTS.items():
-        for fault, (name, moment) in itertools.product(faults, {**MOMENTS, **SLOW_MOMENTS}.items()):
-            marks = [pytest.mark.slow] if fault.is_rare or name in SLOW_MOMENTS else []
-            yield pytest.param(kind, fault, moment, id=f"{kind}-{fault}-{name}", marks=marks)
+        for fault, (name, moment) in itertools.product(faults, MOMENTS.items()):
+            yield pytest.param(kind, fault, moment, id=f"{kind}-{fault}-{name}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,6 +31,9 @@ def _garbage() -> Iterator[None]:
     """Look again at what `play` has let the collector forget."""
     yield
     gc.unfreeze()
+
+
+Test = TypeVar("Test", bound=Callable[..., None])
 
 
 class Attempt(Protocol):
@@ -120,6 +122,7 @@ async def _is_as_before(lab: Lab, moment: Moment) -> None:
     await lab.ask_all(moment.path, "/700000/known", "/700000/new")
 
 
+@pytest.mark.matrix("kind", "fault")
 @pytest.mark.parametrize(("kind", "fault", "moment"), [*_params()])
 def test_a_fault_costs_no_client_a_byte(
     attempt: Attempt, kind: str, fault: Fault, moment: Moment
@@ -128,6 +131,7 @@ def test_a_fault_costs_no_client_a_byte(
     attempt(kind, _disturbed(fault, moment), outages=outages)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 @pytest.mark.parametrize("name", [name for name, moment in MOMENTS.items() if moment.when])
@@ -154,17 +158,19 @@ def test_a_server_that_loses_all_it_held_costs_no_client_a_byte(
 
 each_kind = pytest.mark.parametrize("kind", ["redis", "memcached"])
 each_silence = pytest.mark.parametrize("name", ["late", "mute", "clogged", "paused"])
-each_outage = pytest.mark.parametrize(
+_outages = pytest.mark.parametrize(
     ("kind", "fault"),
     [
-        pytest.param(
-            kind, fault, id=f"{kind}-{fault}", marks=[pytest.mark.slow] if fault.is_rare else []
-        )
+        pytest.param(kind, fault, id=f"{kind}-{fault}")
         for kind, faults in FAULTS.items()
         for fault in faults
         if fault.is_outage
     ],
 )
+
+
+def each_outage(test: Test) -> Test:
+    return pytest.mark.matrix(_outages(test))
 
 
 @each_kind

@@ -617,7 +617,7 @@ def test_a_full_memory_never_serves_what_is_short(serve: Serve) -> None:
     pages = Pages(
         serve,
         cache(ttl=60),
-        lambda run: StreamingResponse(chunks(*[b"%06d" % run] * 100_000)),
+        lambda run: StreamingResponse(chunks(*[b"%06d" % run * 200] * 500)),
     )
     for _ in range(3):
         for name in range(12):
@@ -633,7 +633,7 @@ def test_segments_that_are_gone_are_a_miss(serve: Serve, setup: Setup) -> None:
     pages = Pages(
         serve,
         cache(ttl=60, key="page"),
-        lambda run: StreamingResponse(chunks(*[b"%06d" % run] * 100_000)),
+        lambda run: StreamingResponse(chunks(*[b"%06d" % run * 200] * 500)),
     )
     pages.get()
 
@@ -682,12 +682,14 @@ def test_a_redis_that_hangs(serve: Serve, own_redis: RedisServer) -> None:
 # -- what cashews' words mean ---------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_entries_expire(serve: Serve, setup: Setup) -> None:
     pages = Pages(serve, setup()(ttl=1), rows)
     assert pages.get().body == body_of(1)
     wait_until(lambda: pages.get().body == body_of(2))
 
 
+@pytest.mark.full
 def test_a_stream_may_take_longer_than_its_ttl(serve: Serve, setup: Setup) -> None:
     def respond(run: int) -> Response:
         async def slow() -> AsyncIterator[bytes]:

@@ -7,13 +7,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_cached.connections import shared_reads
 from stream_cached.connections.shared_reads import SharedReads
 from stream_cached.stores.redis import RedisStore
 from tests.stores.test_contract import redis_cache
+from tests.support.selection import examples
 from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -167,7 +168,7 @@ Steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(steps=Steps)
 def test_whatever_happens_everyone_is_answered_by_what_was_there(
     steps: list[tuple[str, int]],

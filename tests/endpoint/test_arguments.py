@@ -38,6 +38,7 @@ from stream_cached import (
 from tests.support.asgi import Exchange
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
+from tests.support.selection import no_address
 
 ARGUMENT = 'stream-cached; fwd=bypass; detail="argument"'
 
@@ -661,6 +662,7 @@ def leaking(value: object) -> str:
     raise ValueError(SECRET)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "settings",
     [
@@ -676,7 +678,7 @@ def leaking(value: object) -> str:
         {"authorized": "keyed"},
         {"key_host": False},
     ],
-    ids=str,
+    ids=no_address,
 )
 @pytest.mark.parametrize("made", [lambda: SECRET, Leaky, lambda: {SECRET: [SECRET]}])
 def test_values_stand_in_no_key_no_record_and_no_header(
@@ -757,7 +759,7 @@ async def without_request(size: int = 1) -> None: ...
         ({"unguarded": (5,)}, ["unguarded="]),
         ({"request_key": False}, ["takes a request", "leave request_key=False out"]),
     ],
-    ids=str,
+    ids=no_address,
 )
 def test_a_setting_that_can_not_work_is_refused_at_decoration(
     settings: dict[str, Any], words: list[str]

@@ -600,6 +600,7 @@ def test_waiting_is_bounded(serve: Serve, cache_url: str) -> None:
     assert first.answers()[0].header("Cache-Status") == MISS
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("drops", [True, False])
 def test_a_response_that_is_never_sent_holds_nobody_up(
     serve: Serve, cache_url: str, drops: bool
@@ -892,6 +893,7 @@ def test_who_has_waited_long_enough_for_a_first_byte_runs_it(serve: Serve, cache
         assert first.read_rest().body == runs.bodies[0]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("settings", [{"on_disconnect": "stop"}, {"finish_timeout": 0.3}])
 def test_an_endpoint_that_asks_for_its_client_learns_that_it_has_left(
     serve: Serve, cache_url: str, settings: dict[str, object]

@@ -82,6 +82,7 @@ def test_the_first_chunk_arrives_before_the_second_is_made(
     assert fetch(port).body == b"".join(rows)
 
 
+@pytest.mark.matrix
 @each_parser
 @each_stack
 def test_a_generator_that_blocks_the_loop_is_delivered_row_by_row(
@@ -231,6 +232,7 @@ WAYS: dict[str, Callable[[bytes], Response]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_request_after_the_end_is_a_hit_though_redis_answers_late(

@@ -179,6 +179,7 @@ def test_who_leaves_it_to_another_process_does_not_take_that_for_a_failure(
     assert answer.body == runs.bodies[1]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("on_disconnect", ["finish", "stop"])
 def test_nobody_need_read_what_is_made_anew(
     serve: Serve, cache_url: str, clock: Clock, on_disconnect: str
@@ -198,6 +199,7 @@ def test_nobody_need_read_what_is_made_anew(
 WAYS = ["raises", "raises 503", "answers 500", "answers 504", "yields nothing"]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("way", WAYS)
 def test_a_renewal_that_fails_leaves_what_is_stale_and_is_tried_again_later(
     serve: Serve, cache_url: str, clock: Clock, caplog: pytest.LogCaptureFixture, way: str

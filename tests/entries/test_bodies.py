@@ -237,6 +237,7 @@ CASES = [
 ]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("make", CASES)
 def test_a_hit_is_what_the_miss_was(
@@ -304,6 +305,7 @@ def test_a_miss_on_a_file_with_a_range_stores_the_whole_file(
 # -- keys and ttls --------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("make", [bare, random_10_mb])
 def test_a_key_may_have_2000_characters_with_spaces_and_non_ascii(
     serve: Serve, cache_url: str, make: Callable[[], Response]
@@ -312,6 +314,7 @@ def test_a_key_may_have_2000_characters_with_spaces_and_non_ascii(
     assert_equal_on_miss_and_hit(serve, Runs(make), cache=cache_url, key=key)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("make", [bare, random_10_mb])
 def test_two_long_keys_that_differ_in_their_last_character_are_two(
     serve: Serve, cache_url: str, make: Callable[[], Response]
@@ -321,6 +324,7 @@ def test_two_long_keys_that_differ_in_their_last_character_are_two(
         assert_equal_on_miss_and_hit(serve, runs, cache=cache_url, key="ü " * 999 + last)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("make", [bare, random_10_mb])
 @pytest.mark.parametrize("ttl", [40 * 24 * 60 * 60, 30.5, None], ids=str)
 def test_a_ttl_may_be_40_days_or_a_fraction(
@@ -348,12 +352,14 @@ class Messages:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.bodies: list[list[tuple[bytes, bool]]] = []
+        self.ended = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         sent: list[tuple[bytes, bool]] = []
+        self.bodies.append(sent)
 
         async def listen(message: Message) -> None:
             if message["type"] == "http.response.body":
@@ -361,14 +367,15 @@ class Messages:
             await send(message)
 
         await self.app(scope, receive, listen)
-        self.bodies.append(sent)
+        self.ended += 1
 
     def of_two_responses(self) -> tuple[list[tuple[bytes, bool]], list[tuple[bytes, bool]]]:
         # A client has all of an empty body before its last message is sent.
-        wait_until(lambda: len(self.bodies) == 2)
+        wait_until(lambda: self.ended == 2)
         return self.bodies[0], self.bodies[1]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("inline_max", [0, "256KiB"])
 @each_list_of_chunks
 def test_an_exact_replay_sends_each_chunk_by_itself(
@@ -407,6 +414,7 @@ def test_the_body_iterator_of_a_hit_gives_the_chunks_of_the_run(
     assert seen == [chunks, chunks]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("count", [16_382, 16_383, 16_384, 32_768])
 def test_a_segment_is_full_of_tiny_chunks_when_a_large_one_comes(
     serve: Serve, cache_url: str, count: int

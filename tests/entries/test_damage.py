@@ -30,6 +30,7 @@ def redis_url(redis_url: str) -> str:
 # -- a source that fails --------------------------------------------------------------------------
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("at", [0, 1, 9, 10])
 @pytest.mark.parametrize("chunk", [10, CHUNK])
 @pytest.mark.parametrize("http", ["h11", "httptools"])
@@ -126,6 +127,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("chunks", [1, 12], ids=["inline", "in segments"])
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_to_any_key_costs_a_run_and_no_client_a_byte(
@@ -208,6 +210,7 @@ def test_a_segment_in_the_place_of_another_is_not_served(
         assert runs.is_whole(following)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("replay", ["fast", "exact"])
 def test_a_hit_whose_segments_vanish_breaks_visibly(
@@ -288,6 +291,7 @@ def test_two_runs_that_overlap_never_mix(
     assert hit.body in runs.bodies
 
 
+@pytest.mark.full
 def test_a_stream_may_take_longer_than_its_ttl(serve: Serve, cache_url: str) -> None:
     runs = HeldRuns()
     runs.at = 9

@@ -65,6 +65,7 @@ STEPS = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("chunks", [1, 10], ids=["inline", "in segments"])
 @pytest.mark.parametrize("kind", [Runs, Varying], ids=["plain", "varying"])
@@ -118,6 +119,7 @@ def test_a_run_that_goes_on_has_a_ttl_on_every_segment(
     assert bool(segments(app.keys.without_ttl())) == (ttl is None)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("kind", [Runs, Varying], ids=["plain", "varying"])
 def test_without_a_ttl_only_what_can_still_be_served_has_none(

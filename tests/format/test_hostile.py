@@ -62,6 +62,7 @@ from tests.support.http_client import fetch
 from tests.support.keyspace import Keyspace
 from tests.support.process import ROOT
 from tests.support.runs import HIT, MISS, Runs, segments
+from tests.support.selection import examples
 from tests.support.servers import RedisServer
 
 # -- memory ---------------------------------------------------------------------------------------
@@ -132,6 +133,7 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", BOMBS)
 def test_no_head_takes_much_more_memory_than_it_has_bytes(name: str, size: int) -> None:
     for state in (State.ENTRY, State.SEGMENT):
@@ -201,13 +203,13 @@ def _made_up(seed: int) -> bytes:
 made_up = st.integers(0, 2**64 - 1).map(_made_up)
 
 
-@settings(deadline=None, max_examples=1000)
+@examples(1000)
 @given(made_up)
 def test_what_is_made_up_is_unsound_or_can_be_served(data: bytes) -> None:
     check(data)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_fuzzer_finds_nothing() -> None:
     if importlib.util.find_spec("atheris") is None:
         pytest.skip("atheris is not installed")
@@ -293,7 +295,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(
     st.tuples(
         under(KEY) | st.sampled_from(SEEDS).map(lambda data: _for(KEY, data)),
@@ -483,7 +485,7 @@ async def _in_segments(store: MemoryStore, ttl: float | None = 60) -> None:
     await store.set_many([*items, *zip(_segment_keys(), values, strict=True)], ttl)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(st.integers(0, 1), anything | made_up, st.booleans())
 def test_whatever_stands_in_the_place_of_a_segment_no_other_body_is_served(
     at: int, value: bytes, exact: bool
@@ -694,6 +696,7 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("chunks", [1, 4], ids=["inline", "in segments"])
 def test_a_value_that_somebody_else_made_up_costs_a_run_and_no_client_anything(

@@ -42,6 +42,7 @@ from stream_cached.keys.names import (
 from stream_cached.keys.request import query_pairs, request_key
 from tests.support.process import ROOT
 from tests.support.sameness import same
+from tests.support.selection import examples
 
 GENERATION = bytes(range(16))
 
@@ -290,7 +291,7 @@ values = st.recursive(
 
 
 @given(values, values)
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_two_values_share_a_form_only_if_they_are_the_same(one: Any, other: Any) -> None:
     assert (form_of(one) == form_of(other)) == same(one, other)
 
@@ -344,7 +345,7 @@ requests = st.fixed_dictionaries(
 
 
 @given(requests, requests)
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_two_requests_share_a_key_only_if_they_are_the_same(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
@@ -425,7 +426,7 @@ def meaning(query: bytes) -> dict[str, list[str]]:
 
 @given(pairs, pairs)
 @example([(b"a", b"1"), (b"%61", b"2")], [(b"%61", b"2"), (b"a", b"1")])
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_queries_that_mean_something_else_never_share_a_key(
     one: list[tuple[bytes, bytes | None]], other: list[tuple[bytes, bytes | None]]
 ) -> None:

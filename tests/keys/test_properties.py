@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote
 
 import pytest
 from fastapi import Cookie, Depends, FastAPI, Header
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request, cookie_parser
@@ -26,6 +26,7 @@ from stream_cached import stream_cached
 from tests.support.asgi import Exchange
 from tests.support.process import ROOT
 from tests.support.sameness import same
+from tests.support.selection import examples
 
 CACHE = f"memory://?max_bytes={(330 << 20) + 1}"
 
@@ -174,7 +175,7 @@ def meaning(call: Call) -> Any:
 
 @given(calls, st.data())
 @example({**CALL, "keyed": [b"a"], "other": []}, None)
-@settings(max_examples=250, deadline=None)
+@examples(250)
 def test_two_requests_share_a_key_only_if_an_endpoint_sees_the_same(
     one: Call, data: st.DataObject | None
 ) -> None:
@@ -191,7 +192,7 @@ def test_two_requests_share_a_key_only_if_an_endpoint_sees_the_same(
 @given(st.lists(st.sampled_from([b"a=1", b"a=2", b"%61=1", b"a", b"a=", b"b=1"]), max_size=4))
 @example([b"a=1", b"a=2"])
 @example([b"%61=1", b"a=2"])
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_order_of_the_values_of_one_name_counts(parts: list[bytes]) -> None:
     one, other = ({**CALL, "query": b"&".join(each)} for each in (parts, parts[::-1]))
     # Two spellings of one meaning may have a key each.
@@ -200,7 +201,7 @@ def test_the_order_of_the_values_of_one_name_counts(parts: list[bytes]) -> None:
 
 
 @given(calls)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_each_part_of_a_request_counts(one: Call) -> None:
     others = [
         {**one, "host": one["host"] + "x"},
@@ -218,7 +219,7 @@ def test_each_part_of_a_request_counts(one: Call) -> None:
 
 
 @given(calls, st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_the_order_of_what_has_different_names_does_not_count(call: Call, order: Any) -> None:
     scope = scope_of(call)
     parts = [part for part in call["query"].split(b"&") if part]
@@ -245,7 +246,7 @@ def query_name(part: bytes) -> str:
 
 
 @given(st.sampled_from(["X-Keyed", "x-keyed", "X-KEYED", "x-Keyed"]), headers)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_case_of_a_headers_name_does_not_count(name: str, values: list[bytes]) -> None:
     def key(spelling: str) -> str:
         scope = scope_of(CALL)
@@ -256,7 +257,7 @@ def test_the_case_of_a_headers_name_does_not_count(name: str, values: list[bytes
 
 
 @given(headers, headers, headers)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_is_in_no_key_does_not_count(
     keyed: list[bytes], one: list[bytes], other: list[bytes]
 ) -> None:
@@ -314,7 +315,7 @@ values = st.recursive(
 @example({"a": None}, {})
 @example(["a", "b"], ["a,b"])
 @example(frozenset(), ())
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_two_values_share_a_key_only_if_they_are_the_same(one: Any, other: Any) -> None:
     assert (direct_key(one) == direct_key(other)) == same(one, other)
 
@@ -336,7 +337,7 @@ def bound(args: list[Any], kwargs: dict[str, Any]) -> Any:
 @given(arguments, arguments)
 @example(([], {"named": ""}), ([], {}))
 @example(([1], {}), ([None, 1], {}))
-@settings(max_examples=250, deadline=None)
+@examples(250)
 def test_two_calls_share_a_key_only_if_they_pass_the_same(one: Any, other: Any) -> None:
     shared = direct_key(*one[0], **one[1]) == direct_key(*other[0], **other[1])
     assert shared == same(bound(*one), bound(*other))
@@ -356,7 +357,7 @@ def test_a_keyword_may_be_called_as_something_is_called_here(one: Any, other: An
 
 
 @given(arguments, st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_the_order_of_keyword_arguments_and_how_a_value_is_passed_do_not_count(
     call: Any, order: Any
 ) -> None:
@@ -372,7 +373,7 @@ def test_the_order_of_keyword_arguments_and_how_a_value_is_passed_do_not_count(
 
 
 @given(values, values, words)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_value_does_not_run_into_its_neighbours(one: Any, other: Any, word: str) -> None:
     keys = {
         direct_key(one, other): [one, other, [], "", {}],

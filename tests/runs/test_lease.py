@@ -37,6 +37,12 @@ def shared_url(request: pytest.FixtureRequest, namespace: str) -> str:
     return f"{base}?namespace={namespace}&timeout=5"
 
 
+@pytest.fixture(params=["redis", pytest.param("memcached", marks=pytest.mark.full)])
+def processes_url(request: pytest.FixtureRequest) -> str:
+    """The same, for what takes processes and seconds: of memcached only in a full run."""
+    return f"{request.getfixturevalue(f'{request.param}_url')}?timeout=5"
+
+
 def tokens(url: str, ended: Gate, closed: Gate, **settings: object) -> Starlette:
     """An app that yields tokens until a gate is open; another one is opened when that is over."""
 
@@ -80,6 +86,7 @@ def test_clients_of_two_workers_are_one_run(serve: Serve, shared_url: str) -> No
     assert fetch(servers[1].port).header("Cache-Status") == HIT
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("chunk", [1, 10_000, 300_000, 900_000])
 @pytest.mark.parametrize("inline_max", [0, 256 * 1024])
 def test_a_follower_reads_byte_for_byte_what_is_run(
@@ -188,6 +195,7 @@ def test_a_leader_whose_client_leaves_goes_on_for_followers(serve: Serve, shared
     assert len(runs.bodies) == 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("settings", [{"on_disconnect": "stop"}, {"finish_timeout": 0.2}])
 def test_a_run_goes_on_while_it_is_read_in_another_process(
     serve: Serve, shared_url: str, settings: dict[str, object]
@@ -209,6 +217,7 @@ def test_a_run_goes_on_while_it_is_read_in_another_process(
     closed.wait()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("settings", [{"on_disconnect": "stop"}, {"finish_timeout": 0.2}])
 def test_a_run_ends_once_it_is_read_nowhere(
     serve: Serve, shared_url: str, settings: dict[str, object]
@@ -787,8 +796,8 @@ def begin(
     return client
 
 
-def test_the_process_that_runs_is_killed(spawn: Spawn, tmp_path: Path, shared_url: str) -> None:
-    workers = Workers(spawn, tmp_path, shared_url, 3)
+def test_the_process_that_runs_is_killed(spawn: Spawn, tmp_path: Path, processes_url: str) -> None:
+    workers = Workers(spawn, tmp_path, processes_url, 3)
     leader = begin(workers.all[0])
     followers = [begin(worker) for worker in workers.all[1:] for _ in range(5)]
     assert len(workers.runs) == 1
@@ -803,10 +812,11 @@ def test_the_process_that_runs_is_killed(spawn: Spawn, tmp_path: Path, shared_ur
     assert len(workers.runs) == 2
 
 
+@pytest.mark.full
 def test_who_comes_after_a_process_was_killed_is_given_a_whole_body(
-    spawn: Spawn, tmp_path: Path, shared_url: str
+    spawn: Spawn, tmp_path: Path, processes_url: str
 ) -> None:
-    workers = Workers(spawn, tmp_path, shared_url)
+    workers = Workers(spawn, tmp_path, processes_url)
     leader, follower = begin(workers.all[0]), begin(workers.all[1])
     workers.all[0].kill()
     workers.open()
@@ -817,7 +827,7 @@ def test_who_comes_after_a_process_was_killed_is_given_a_whole_body(
     follower.close()
 
 
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("same", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_body_goes_on_from_another_run_where_that_is_the_same(
     spawn: Spawn,
     tmp_path: Path,
@@ -842,6 +852,7 @@ def test_a_body_goes_on_from_another_run_where_that_is_the_same(
     assert len(workers.runs) == 2
 
 
+@pytest.mark.full
 def test_a_lease_of_nobody_that_does_not_expire_is_taken_over(
     spawn: Spawn, tmp_path: Path, redis_url: str
 ) -> None:
@@ -858,9 +869,9 @@ def test_a_lease_of_nobody_that_does_not_expire_is_taken_over(
 
 
 def test_who_waits_for_a_process_that_is_killed_runs_next(
-    spawn: Spawn, tmp_path: Path, shared_url: str
+    spawn: Spawn, tmp_path: Path, processes_url: str
 ) -> None:
-    workers = Workers(spawn, tmp_path, shared_url, 3)
+    workers = Workers(spawn, tmp_path, processes_url, 3)
     leader = begin(workers.all[0])
     workers.all[0].kill()
     leader.close()
@@ -873,9 +884,9 @@ def test_who_waits_for_a_process_that_is_killed_runs_next(
 
 
 def test_the_process_that_runs_is_frozen_and_goes_on(
-    spawn: Spawn, tmp_path: Path, shared_url: str
+    spawn: Spawn, tmp_path: Path, processes_url: str
 ) -> None:
-    workers = Workers(spawn, tmp_path, shared_url)
+    workers = Workers(spawn, tmp_path, processes_url)
     leader = begin(workers.all[0])
     workers.all[0].pause()
     try:
@@ -891,7 +902,7 @@ def test_the_process_that_runs_is_frozen_and_goes_on(
     assert len(workers.runs) == 2
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.full)])
 def test_100_cold_clients_of_uvicorns_workers(
     spawn: Spawn, tmp_path: Path, redis_url: str, workers: int
 ) -> None:

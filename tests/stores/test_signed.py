@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue
@@ -29,6 +29,7 @@ from stream_cached.stores.protocol import FOREIGN, Store
 from stream_cached.stores.signed import UNSOUND, SignedStore
 from tests.support.forged import GENERATION
 from tests.support.fuzz_entry import SEEDS
+from tests.support.selection import examples
 
 SECRET, NEXT, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 KEY, ANOTHER, VERSION = "key", "another key", "endpoint:version"
@@ -541,7 +542,7 @@ def test_a_segment_with_any_byte_changed_is_not_served() -> None:
     run(test())
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(
     st.sampled_from([KEY, VERSION, f"{KEY}:revoked"]),
     st.binary(max_size=100)

@@ -136,6 +136,7 @@ def impatient_of_the_source(cached: Wrapper) -> Wrapper:
 each_wrapper = pytest.mark.parametrize("wrap", [replacing, impatient, impatient_of_the_source])
 
 
+@pytest.mark.matrix
 @each_wrapper
 def test_a_response_that_is_read_in_part_and_dropped_is_stored_all_the_same(
     cache_url: str, wrap: Callable[[Wrapper], Wrapper]
@@ -311,6 +312,7 @@ def test_a_class_based_endpoint_does_not_see_its_client_leave_while_it_is_record
     run(test)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
 @pytest.mark.parametrize("based", [True, False], ids=["class-based", "function"])
 def test_the_time_to_finish_begins_when_the_client_leaves(spec_version: str, based: bool) -> None:

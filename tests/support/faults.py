@@ -46,7 +46,6 @@ class Fault:
         end: Let it be over.
         is_outage: Whether the store is of no use meanwhile.
         steady: Whether it looks the same to every command, or else a ping may be answered.
-        is_rare: Whether another one looks nearly the same to a client.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Fault:
     end: Change
     is_outage: bool = True
     steady: bool = True
-    is_rare: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -78,13 +76,11 @@ def _answering(
     name: str,
     answer: bytes,
     spares: Callable[[Command], bool] = lambda command: False,
-    *,
-    is_rare: bool = False,
 ) -> Fault:
     async def begin(bench: Bench) -> None:
         bench.proxy.answer = lambda command: None if spares(command) else answer
 
-    return Fault(name, begin, _heal, is_rare=is_rare)
+    return Fault(name, begin, _heal)
 
 
 async def _refuse(bench: Bench) -> None:
@@ -134,10 +130,10 @@ LOSSES = [Fault("restarted", _restart, _heal), Fault("flushed", _flush, _heal)]
 _OF_ANY_SERVER = [
     setting("slow", {"delay": 0.01}, is_outage=False),
     setting("late", {"delay": 2.0}),
-    setting("trickling", {"rate": 5.0}, is_rare=True),
+    setting("trickling", {"rate": 5.0}),
     setting("narrow", {"rate": 200_000.0}, steady=False, is_outage=False),
     setting("cut", {"cut_after": 0}),
-    setting("cut in a reply", {"cut_after": 3}, is_rare=True),
+    setting("cut in a reply", {"cut_after": 3}),
     setting("mute", {"swallow": True}),
     Fault("clogged", _clog, _heal),
     Fault("refused", _refuse, _listen),
@@ -162,9 +158,7 @@ REDIS_FAULTS = [
         b"-LOADING Redis is loading the dataset in memory\r\n",
         lambda command: command.prepares,
     ),
-    _answering(
-        "MOVED", b"-MOVED 1234 127.0.0.1:1\r\n", lambda command: command.prepares, is_rare=True
-    ),
+    _answering("MOVED", b"-MOVED 1234 127.0.0.1:1\r\n", lambda command: command.prepares),
     _answering("rubbish", b"\x00\xffrubbish\r\n"),
 ]
 
@@ -175,7 +169,7 @@ MEMCACHED_FAULTS = [
         b"SERVER_ERROR out of memory storing object\r\n",
         lambda command: not command.stores,
     ),
-    _answering("SERVER_ERROR", b"SERVER_ERROR\r\n", is_rare=True),
+    _answering("SERVER_ERROR", b"SERVER_ERROR\r\n"),
     _answering("ERROR", b"ERROR\r\n"),
     _answering("rubbish", b"\x00\xffrubbish\r\n"),
 ]

@@ -34,7 +34,8 @@ class RawResponse:
     status: int = 0
     reason: bytes = b""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
+    size: int = 0
+    """How many bytes of the body have come."""
     complete: bool = False
     """The body is whole, as far as the protocol can tell: with `framing` "close" it can't."""
     error: str | None = None
@@ -46,6 +47,20 @@ class RawResponse:
     """The body as it came: (seconds since the request was sent, bytes)."""
     ended_at: float | None = None
     """When its end was seen, clean or broken, in seconds since the request was sent."""
+    _body: bytes = b""
+
+    @property
+    def body(self) -> bytes:
+        """The body so far."""
+        # Joined only where it is asked for: for each piece it would take minutes for a large one.
+        if len(self._body) < self.size:
+            self._body = b"".join(piece for _, piece in self.pieces)
+        return self._body
+
+    def add(self, piece: bytes, at: float) -> None:
+        """Take in the next piece of the body."""
+        self.size += len(piece)
+        self.pieces.append((at, piece))
 
     def header(self, name: str) -> str | None:
         """The one value of a header, None without; more than one is an error."""
@@ -172,8 +187,7 @@ class RawClient:
             self._end(broken)
             return b""
         if piece:
-            response.body += piece
-            response.pieces.append((self._elapsed(), piece))
+            response.add(piece, self._elapsed())
         elif self._buffer and not self._asked:
             self._end(_BrokenError(f"bytes after the end of the body: {self._buffer[:40]!r}"))
         else:
@@ -183,7 +197,7 @@ class RawClient:
     def read_until(self, size: int, timeout: float | None = None) -> bytes:
         """Read on until the body so far has `size` bytes, or ends; the body so far."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
-        while len(self.response.body) < size and self.read_some(deadline - time.monotonic()):
+        while self.response.size < size and self.read_some(deadline - time.monotonic()):
             pass
         return self.response.body
 

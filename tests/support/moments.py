@@ -10,6 +10,8 @@ from tests.support.wire import Command
 INLINE, SEGMENTS, LONG = "/1000/x", "/700000/x", "/2300000/x"
 """In one value; in three; in nine, which are read in three windows."""
 
+_VARIED = "/1000/varied/x"
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -93,11 +95,6 @@ MOMENTS = {
     "at the commit of segments": Moment(SEGMENTS, _committed),
     "at the commit of a body at hand": Moment("/1000/at-hand/x", _committed),
     "at the release of a failed run": Moment(LONG, _segments_deleted, breaks=True),
-}
-
-_VARIED = "/1000/varied/x"
-
-SLOW_MOMENTS = {
     **{f"at segment {n} of a run": Moment(LONG, _segment_written, n) for n in (1, 2, 3, 4, 6, 7)},
     "before a long hit": Moment(LONG, None, stored=True),
     "at the look-up of a long hit": Moment(LONG, _looked_up, stored=True),

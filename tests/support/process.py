@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -18,34 +19,54 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOST = "127.0.0.1"
 
 _WATCHDOG = 'read _; kill -9 "$1"; rm -rf "$2"'
 
-_given: set[int] = set()
+#: Below the range that outgoing connections use: nobody who polls a server that is away can end up
+#: connected to himself.
+_PORTS = range(10_000, 32_000)
+
+#: How many of them a process of the tests has for itself.
+_BLOCK = 1_000
+
+
+@cache
+def _own_ports() -> tuple[Iterator[int], IO[str]]:
+    """The ports of this process, and the lock that keeps them from all others while it runs."""
+    blocks = [range(start, start + _BLOCK) for start in _PORTS[::_BLOCK]]
+    for block in random.sample(blocks, len(blocks)):
+        with contextlib.suppress(OSError):
+            lock = (Path(tempfile.gettempdir()) / f"stream-cached-ports-{block.start}").open("a")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.close()
+            else:
+                return iter(block), lock
+    raise RuntimeError(f"all ports of {_PORTS} belong to tests that run")
 
 
 def free_port() -> int:
-    """A port that is free now, from below the range that outgoing connections use.
+    """A port that is free now, and is given to nobody else while the tests run.
 
-    A server that is stopped and started again finds it still free, and nobody who polls
-    it meanwhile can end up connected to himself. No port is given twice: what this process knows
-    of a server, such as that it is away, goes by its address.
+    A server that is stopped and started again finds it still free. No port is given twice: what
+    this process knows of a server, such as that it is away, goes by its address.
     """
-    for _ in range(200):
-        port = random.randint(20000, 32000)
+    ports, _ = _own_ports()
+    for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((HOST, port))
-                if port not in _given:
-                    _given.add(port)
-                    return port
-    raise RuntimeError("no free port between 20000 and 32000")
+                return port
+    raise RuntimeError("this process of the tests has used up its ports")
 
 
 class ServerProcess:

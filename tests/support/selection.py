@@ -1,0 +1,86 @@
+"""Which tests `make test` runs: of a matrix only some combinations, of the slow ones none.
+
+What carries the marker `full` is left out of `make test`. A test that is marked `matrix` has it on
+all its combinations of parameters, except those that show each value of each parameter once; with
+`matrix("one", "other")` they show each pair of values of these two, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterator
+
+import pytest
+from hypothesis import settings
+
+_QUICK = "not full"
+
+#: How many examples Hypothesis tries by default.
+_EXAMPLES = 100
+
+
+def is_quick(config: pytest.Config) -> bool:
+    """Whether this run leaves out what is marked `full`."""
+    return bool(config.option.markexpr == _QUICK)
+
+
+def examples(count: int = 100) -> settings:
+    """Settings of Hypothesis: so many examples in a full run, a fifth of them in a quick one."""
+    return settings(max_examples=count * settings().max_examples // _EXAMPLES)
+
+
+def load_profile(config: pytest.Config) -> None:
+    """Let Hypothesis know whether the run is a full one. To be called before tests are imported."""
+    settings.register_profile("full", deadline=None, max_examples=_EXAMPLES)
+    settings.register_profile("quick", deadline=None, max_examples=_EXAMPLES // 5)
+    settings.load_profile("quick" if is_quick(config) else "full")
+
+
+def no_address(value: object) -> str:
+    """The id of a value among parameters: all processes of a run have to give it the same."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def thin_out(items: Collection[pytest.Item]) -> None:
+    """Mark as `full` what a quick run does not need of the matrices among the tests."""
+    matrices: dict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("matrix"):
+            matrices[item.nodeid.partition("[")[0]].append(item)
+    for matrix in matrices.values():
+        candidates = [item for item in matrix if not item.get_closest_marker("full")]
+        chosen = _chosen([set(_shown(item)) for item in candidates])
+        for number, item in enumerate(candidates):
+            if number not in chosen:
+                item.add_marker("full")
+
+
+def _shown(item: pytest.Function) -> Iterator[Hashable]:
+    """The values that a combination shows."""
+    values = {name: _identity(value) for name, value in item.callspec.params.items()}
+    yield from values.items()
+    marker = item.get_closest_marker("matrix")
+    assert marker is not None
+    if marker.args:
+        yield tuple(values[name] for name in marker.args)
+
+
+def _identity(value: object) -> Hashable:
+    """What stands for a value, which may be one that has no hash, or equals one of another type."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
+
+
+def _chosen(shown: list[set[Hashable]]) -> set[int]:
+    """The numbers of a few sets that have all elements: always one that has most of the others."""
+    left = set[Hashable]().union(*shown)
+    chosen = set[int]()
+    while left:
+        best = max(range(len(shown)), key=lambda number: len(shown[number] & left))
+        chosen.add(best)
+        left -= shown[best]
+    return chosen

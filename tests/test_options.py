@@ -155,7 +155,7 @@ def test_a_wrong_limit_is_refused_by_its_name(name: str, value: Any) -> None:
     ("settings", "message"),
     [
         ({"max_body": 0}, "max_body=0: pass a whole number, 1 or more"),
-        ({"max_body": "x"}, "max_body='x': 'x' is no size in bytes; write 64MiB, say"),
+        ({"max_body": "x"}, "max_body='x': 'x' is no size in bytes: write 64MiB, for example"),
         ({"max_pending": VALUE_SIZE - 1}, f"pass a whole number, {VALUE_SIZE} or more"),
         ({"max_variants": MAX_VARIANTS + 1}, "max_variants=10001: pass 10,000 at the most"),
         ({"wait_timeout": 0}, "wait_timeout=0: pass a number of seconds above 0"),
@@ -257,7 +257,7 @@ def test_all_other_keyword_arguments_go_to_the_class_of_the_cache() -> None:
     assert endpoint.cache.memory.max_bytes == 1024
     with pytest.raises(ConfigurationError, match="unknown parameter 'max_boddy'"):
         cached(max_boddy=5)(report)
-    with pytest.raises(ConfigurationError, match="MemoryCache refuses"):
+    with pytest.raises(ConfigurationError, match="MemoryCache does not accept"):
         cached(cache=MemoryCache, max_boddy=5)(report)
 
 

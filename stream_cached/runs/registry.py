@@ -28,14 +28,16 @@ LEFT_FOR = 1.0
 _MAX_KEYS = 10_000
 _MAX_VARIANTS = 64
 
-#: The runs that the running code is part of: it must not wait for itself.
-_own: ContextVar[tuple[Run, ...]] = ContextVar("stream_cached_runs", default=())
+#: The identities of the runs that the running code is part of: it must not wait for itself. A timer
+#: that is cancelled keeps its context until it would have been due, so a context must not hold a
+#: run.
+_own: ContextVar[tuple[object, ...]] = ContextVar("stream_cached_runs", default=())
 
 
 @contextmanager
 def part_of(run: Run) -> Iterator[None]:
     """Let the code within, and the tasks that it creates, be part of a run."""
-    token = _own.set((*_own.get(), run))
+    token = _own.set((*_own.get(), run.identity))
     try:
         yield
     finally:
@@ -74,7 +76,7 @@ class RunRegistry:
         runs = self._runs.get(key, [])
         for run in runs:
             if run.is_for(select):
-                return (None, False) if run in _own.get() else (run, False)
+                return (None, False) if run.identity in _own.get() else (run, False)
         # The headers that another run's response varies on are known by now.
         others = [*(run.variant for run in runs), *self._hit_for_miss.variants(key)]
         known = {*names, *(name for variant in others for name in variant[0])}
@@ -87,7 +89,7 @@ class RunRegistry:
         if self._hit_for_miss.has(key, select):
             return None
         for run in self._runs.get(key, []):
-            if run.is_for(select) and run not in _own.get():
+            if run.is_for(select) and run.identity not in _own.get():
                 return run
         return None
 

@@ -52,6 +52,8 @@ class Run:
     def __init__(self, registry: RunRegistry | None, key: str, variant: Variant) -> None:
         self.key = key
         self.variant = variant
+        self.identity = object()
+        """Stands for the run where the run itself must not be kept alive."""
         self.versions: Mapping[str, bytes] = {}
         self.state = RunState.CLAIMED
         self.lease: Lease | None = None
@@ -127,6 +129,16 @@ class Run:
                 await self._recorder.discard()
 
     async def _worked(self) -> None:
+        """Wait until the queued effects are carried out, also if this task is cancelled."""
+        cancellation: asyncio.CancelledError | None = None
+        while self._worker is not None and not self._worker.done():
+            try:
+                await asyncio.wait({self._worker})
+            except asyncio.CancelledError as exc:
+                # A commit that has begun is not cut short.
+                cancellation = exc
+        if cancellation is not None:
+            raise cancellation
         if self._worker is not None:
             await self._worker
 

@@ -170,7 +170,8 @@ _outages = pytest.mark.parametrize(
 
 
 def each_outage(test: Test) -> Test:
-    return pytest.mark.matrix(_outages(test))
+    marked: Test = pytest.mark.matrix(_outages(test))
+    return marked
 
 
 @each_kind

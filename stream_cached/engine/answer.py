@@ -48,16 +48,13 @@ async def answer(call: Call) -> Any:
 
 async def decide(call: Call) -> Decision:
     """Decide how a call is answered. The endpoint never runs here."""
-    if call.findings:
-        return Bypass(call.findings)
     try:
+        call.check()
         collapse, view = Collapse(call), await look_up(call)
         while True:
             match view.found:
-                case Fresh(response):
-                    return Serve(response)
-                case PlainValue(value):
-                    return Serve(value)
+                case Fresh(result) | PlainValue(result):
+                    return Serve(result)
                 case Unstorable(detail):
                     return PassOn(Answered(Outcome.BYPASS, fwd="bypass", detail=detail))
                 case Stale() as stale:

@@ -12,7 +12,7 @@ from stream_cached.engine.values import Use
 from stream_cached.entries.found import Hit, Unstorable
 from stream_cached.entries.resource import Resource
 from stream_cached.events import Answered, Sending
-from stream_cached.http.reasons import Finding
+from stream_cached.http.reasons import BypassError, Finding
 from stream_cached.keys.variants import Select
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.execution import Executed
@@ -125,6 +125,11 @@ class Call:
     """Whether a response whose body is at hand waits until it is stored."""
     # Looked up at each call: a test may put another clock there.
     started: float = field(default_factory=lambda: time.monotonic())
+
+    def check(self) -> None:
+        """Raise `BypassError` unless the call is for the cache."""
+        if self.findings:
+            raise BypassError(*self.findings)
 
     def sending(self, event: Answered) -> Sending:
         """Return what reports an answer of this call once it is sent."""

@@ -30,7 +30,8 @@ from stream_cached.responses.produced import Produced, produce_messages, produce
 from stream_cached.responses.stored import stored_response
 from stream_cached.runs.answer import Answer, Joined, Recording
 from stream_cached.runs.run import Run
-from stream_cached.streams.stream import COMMIT_WAIT, Source
+from stream_cached.streams.protocols import Source
+from stream_cached.streams.stream import COMMIT_WAIT
 
 
 async def record(
@@ -97,12 +98,12 @@ def pass_on(call: Call, result: Any, event: Answered) -> Any:
 def join(call: Call, view: View, joined: Joined) -> Any:
     """Return the response of a run that a call has joined."""
     event = Answered(Outcome.JOINED, fwd=view.fwd, detail=detail_of(view.use))
-    head, sending = joined.head, call.sending(event)
+    answer, head, sending = joined.answer, joined.answer.head, call.sending(event)
     headers = [*head.headers, event.header]
     if joined.reader is None:
-        assert joined.body is not None
-        sending.sent(len(joined.body))
-        return stored_response(head, headers, joined.body)
+        assert answer.body is not None
+        sending.sent(len(answer.body))
+        return stored_response(head, headers, answer.body)
     return LiveResponse(
         joined.run,
         joined.reader,
@@ -110,8 +111,8 @@ def join(call: Call, view: View, joined: Joined) -> Any:
         headers,
         merge=not call.service.options.exact,
         sending=sending,
-        body=joined.body,
-        generation=joined.generation,
+        body=answer.body,
+        generation=answer.generation,
         joined=True,
     )
 
@@ -195,7 +196,7 @@ class _Record:
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)
         event = bypassed(findings) if findings else self._miss()
-        answer = self._answer(head, made)
+        answer = self._answer(entry, head, made)
         self._run.begin(source, answer, None if findings else self._recording(entry, made))
         return LiveResponse(
             self._run,
@@ -211,7 +212,7 @@ class _Record:
     async def _record_body(self, made: Produced) -> Any:
         """Store a response whose body is at hand, and return it."""
         entry, head = self._described(made)
-        self._run.begin(None, self._answer(head, made), self._recording(entry, made))
+        self._run.begin(None, self._answer(entry, head, made), self._recording(entry, made))
         write = self._run.store_body()
         if self._call.waits or self._is_refresh:
             wait = _shorter(COMMIT_WAIT, self._view.use.deadline.left)
@@ -252,7 +253,7 @@ class _Record:
         )
         return entry, head
 
-    def _answer(self, head: Head, made: Produced) -> Answer:
+    def _answer(self, entry: Entry, head: Head, made: Produced) -> Answer:
         options, backend = self._service.options, self._view.use.backend
         is_backed = isinstance(self._view.found, Stale)
         return Answer(
@@ -263,6 +264,7 @@ class _Record:
             commit_wait=_shorter(COMMIT_WAIT, backend.timeout),
             background=made.background,
             body=made.body,
+            generation=entry.generation,
             stale_place=self._resource.place if is_backed else None,
         )
 

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from typing import Protocol
 
 from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, WINDOW, PackedSegment, Seal
 from stream_cached.entries.chunks import ChunkIndex, ChunkPacker
+from stream_cached.entries.protocols import Channel, Owner
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import BrokenStreamError, LostStreamError, StoreError
 from stream_cached.format.codec import encode_record
@@ -37,63 +37,8 @@ _MAX_TOLD = 64 * 1024
 _VERSIONS_SIZE = 1024
 
 
-class Channel(Protocol):
-    """How followers in other processes learn of a run's progress."""
-
-    async def tell(self, segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
-        """Say how many segments are written, and which chunks follow them."""
-        ...
-
-    def complete(self, entry: Entry, *, stored: bool) -> None:
-        """Keep the whole body's head for the end; say whether the entry is served."""
-        ...
-
-    async def is_followed(self) -> bool:
-        """Whether a process follows the run."""
-        ...
-
-
-class Owner(Protocol):
-    """What owns a recorder: a run."""
-
-    @property
-    def has_slow_readers(self) -> bool:
-        """Whether a reader still needs what was written."""
-        ...
-
-    def objection(self) -> NotCached | None:
-        """Return why the body must not be stored, if there is a reason."""
-        ...
-
-    def recorder_moved(self) -> None:
-        """Note that segments were written."""
-        ...
-
-    def unstored(self, reason: NotCached, cause: Exception | None) -> None:
-        """Note, once, that there will be no entry."""
-        ...
-
-    def visible(self) -> None:
-        """Note that the entry is visible."""
-        ...
-
-    async def stored(self) -> None:
-        """Tell plugins of the entry; they may take their time."""
-        ...
-
-
 class Recorder:
-    """
-    Records one run.
-
-    Args:
-        owner: The run.
-        resource: The resource whose response is recorded.
-        entry: The response without its body; its generation names the segments.
-        varies_on: The names in its Vary that are not part of the resource's key.
-        limits: What a recorder may use.
-        channel: How followers learn of the progress; None if there can't be any.
-    """
+    """Records one run. `entry` is the response without its body."""
 
     def __init__(
         self,
@@ -269,12 +214,11 @@ class Recorder:
 
     async def commit(self) -> None:
         """Publish the complete body, or fail."""
-        if self.failure is None:
-            declared = content_length(self._entry.headers)
-            if declared is not None and declared != self._length:
-                self.fail(NotCached.CONTENT_LENGTH)
-            elif reason := self._owner.objection():
-                self.fail(reason)
+        declared = content_length(self._entry.headers)
+        if declared is not None and declared != self._length:
+            self.fail(NotCached.CONTENT_LENGTH)
+        elif reason := self._owner.objection():
+            self.fail(reason)
         try:
             if self.failure is None:
                 await self._commit()
@@ -330,8 +274,6 @@ class Recorder:
         self.fail(NotCached.INCOMPLETE)
         await self.settled()
 
-    # -- slow readers -----------------------------------------------------------------------
-
     async def read(self, number: int) -> list[bytes]:
         """Return chunks that were fed, from a number on; at least one."""
         return await self._index.read(number)
@@ -363,8 +305,6 @@ class Recorder:
         if self._is_held:
             self._is_held = False
             self._cleanup = spawn(self._clean_up(None))
-
-    # -- failure ----------------------------------------------------------------------------
 
     def fail(self, reason: NotCached, cause: Exception | None = None) -> None:
         """Give the entry up, at once and once."""
@@ -404,6 +344,5 @@ class Recorder:
             await self._mark_unstorable(mark)
 
     def _stop_timers(self) -> None:
-        for timer in (self._timer, self._tell_timer):
-            if timer is not None:
-                timer.cancel()
+        for timer in filter(None, (self._timer, self._tell_timer)):
+            timer.cancel()

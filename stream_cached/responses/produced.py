@@ -15,13 +15,13 @@ from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
+from stream_cached.streams.protocols import Source
 from stream_cached.streams.sources import (
     AppSource,
     IteratorSource,
     sends_by_itself,
     sends_what_it_is_given,
 )
-from stream_cached.streams.stream import Source
 
 
 @dataclass(frozen=True, slots=True)

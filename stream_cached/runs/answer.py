@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,8 +11,10 @@ from stream_cached.format.records import Entry
 from stream_cached.http.reasons import NotCached
 from stream_cached.limits import Limits
 from stream_cached.request.disconnect import DisconnectShield
+from stream_cached.runs.producer import Background
+from stream_cached.streams.protocols import Archive, Source
 from stream_cached.streams.reader import Reader
-from stream_cached.streams.stream import COMMIT_WAIT, Archive, Source
+from stream_cached.streams.stream import COMMIT_WAIT
 
 if TYPE_CHECKING:
     from stream_cached.runs.run import Run
@@ -53,10 +54,11 @@ class Answer:
     finish_timeout: float | None
     """Seconds that a run without readers goes on while it is stored; None without a bound."""
     commit_wait: float = COMMIT_WAIT
-    background: Callable[[], Awaitable[None]] | None = None
-    """What is done after a complete run."""
+    background: Background | None = None
     body: bytes | None = None
     """The body, if it is at hand."""
+    generation: bytes | None = None
+    """The id of the run; None for a run of another process."""
     stale_place: str | None = None
     """The place of a stale entry that is left as it is for a while if the run fails."""
 
@@ -76,8 +78,6 @@ class Joined:
     """The answer of a run, for one more request."""
 
     run: Run
-    head: Head
+    answer: Answer
     reader: Reader | None
-    body: bytes | None
-    generation: bytes | None
-    """The id of the run; None for a run of another process."""
+    """The reader of the stream; None for a body at hand."""

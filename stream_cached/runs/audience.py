@@ -5,31 +5,98 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from stream_cached.runs.answer import Answer
+from stream_cached.streams.reader import Seat
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
 
 if TYPE_CHECKING:
     from stream_cached.runs.run import Run
 
+#: Seconds within which the request that leads a run has to ask for the first chunk. Requests that
+#: wait for the run are then sent away.
+START_WITHIN = 1.0
+
 
 class Audience:
     """
-    Decides how long a run without readers goes on.
+    Decides how long a run goes on for its readers, and what the endpoint sees of its client.
 
     Args:
         run: The run.
         stream: Its stream.
-        finish_timeout: Seconds that it goes on while it is recorded; None without a bound.
+        answer: The answer that it streams.
     """
 
-    def __init__(self, run: Run, stream: Stream, finish_timeout: float | None) -> None:
+    def __init__(self, run: Run, stream: Stream, answer: Answer) -> None:
         self.is_followed = False
         """Whether another process follows the run."""
         self._run = run
         self._stream = stream
-        self._finish_timeout = finish_timeout
+        self._shield = answer.shield
+        self._finish_timeout = answer.finish_timeout
         self._deadline: asyncio.TimerHandle | None = None
+        self._start_timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
+
+    # -- the start --------------------------------------------------------------------------
+
+    def expect_start(self) -> None:
+        """Send waiting requests away unless the run is started in time."""
+        if not self._run.is_started and self._start_timer is None:
+            loop = asyncio.get_running_loop()
+            self._start_timer = loop.call_later(START_WITHIN, self._abandon)
+
+    def started(self) -> None:
+        """Note that the run is started."""
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+
+    def _abandon(self) -> None:
+        if not self._run.is_started:
+            self._run.abandon()
+
+    # -- readers come and leave -------------------------------------------------------------
+
+    def came(self) -> None:
+        """Note that a request has joined."""
+        self.keep()
+        self.expect_start()
+
+    def left(self, seat: Seat | None) -> None:
+        """Note that a reader has left, or (None) that readers were cut."""
+        if seat is not None:
+            self._reveal_unless_joined()
+            self._stream.forget_spooled()
+            if not self._run.is_started and not self._run.is_aborting and not seat.joins:
+                # Only this reader could start the run: requests that wait find another one.
+                self._run.abandon()
+                self._run.abort("no request read it")
+                return
+        self.check()
+
+    def lost_entry(self) -> None:
+        """Note that there will be no entry: what is not recorded can't be followed."""
+        self.is_followed = False
+        self._reveal_unless_joined()
+        if not self._stream.seats and self._run.is_started:
+            self._run.abort("its client left, and it is not stored")
+        # Readers that have no chunk yet may run the endpoint themselves.
+        self._stream.wake_readers()
+        self._stream.wake_source()
+
+    def end(self) -> None:
+        """Note that the run has ended."""
+        self.keep()
+        self._shield.reveal()
+        self._stream.forget_spooled()
+
+    def _reveal_unless_joined(self) -> None:
+        """Let the endpoint see its client's disconnect, if the run is for that client only."""
+        if self._run.is_unstored and not self._stream.is_joined:
+            self._shield.reveal()
+
+    # -- a run without readers --------------------------------------------------------------
 
     def check(self) -> None:
         """Leave a run without readers to its recorder."""
@@ -59,10 +126,6 @@ class Audience:
             self._stream.wake_source()
         else:
             self.check()
-
-    def lose_followers(self) -> None:
-        """Note that what is not recorded can't be followed."""
-        self.is_followed = False
 
     def _finish_alone(self) -> None:
         if not self._run.is_recorded:

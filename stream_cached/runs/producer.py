@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from stream_cached.streams.ends import Aborted, Complete, End, Failed
-from stream_cached.streams.stream import Source, Stream
+from stream_cached.streams.protocols import Source
+from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
+
+#: What is done after a complete run.
+Background = Callable[[], Awaitable[None]]
 
 
 class Owner(Protocol):
@@ -19,18 +24,31 @@ class Owner(Protocol):
         """Whether the source has to stop."""
         ...
 
-    async def wind_up(self, end: End) -> None:
-        """End the run, now that its source is closed."""
+    def source_ended(self, end: End) -> bool:
+        """Note how the source ended. Return False if the body was complete before."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until the effects of the end are carried out."""
+        ...
+
+    async def finish(self) -> None:
+        """End the run."""
         ...
 
 
 class Producer:
     """Drains a source into a stream, in the context of the request that brought the source."""
 
-    def __init__(self, owner: Owner, source: Source, stream: Stream) -> None:
+    def __init__(
+        self, owner: Owner, source: Source, stream: Stream, background: Background | None
+    ) -> None:
+        self.error: Exception | None = None
+        """What was raised after the body was complete."""
         self._owner = owner
         self._source = source
         self._stream = stream
+        self._background = background
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[None] | None = None
         self._is_running = False
@@ -68,4 +86,21 @@ class Producer:
         except Exception as exc:
             end = Failed(exc)
         finally:
-            await self._owner.wind_up(end)
+            await self._wind_up(end)
+
+    async def _wind_up(self, end: End) -> None:
+        try:
+            if not self._owner.source_ended(end) and isinstance(end, Failed):
+                # The body was complete before: the source raised after it.
+                self.error = end.cause
+            await self._owner.settled()
+            if self._background is not None and isinstance(self._stream.end, Complete):
+                await self._run_background(self._background)
+        finally:
+            await self._owner.finish()
+
+    async def _run_background(self, background: Background) -> None:
+        try:
+            await background()
+        except Exception as exc:
+            self.error = exc

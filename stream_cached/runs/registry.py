@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from stream_cached.backends.binding import RunScope
 from stream_cached.keys.variants import Select, Variant, is_for, variant_of
+from stream_cached.runs.claim import Claim
 from stream_cached.runs.run import Run
 
 #: Seconds for which a variant is remembered whose response could not be shared. Until then no
@@ -96,7 +97,7 @@ class RunRegistry:
     def __contains__(self, run: Run) -> bool:
         return run in self._runs.get(run.key, [])
 
-    def remove(self, run: Run, *, alone: bool) -> None:
+    def remove(self, run: Claim, *, alone: bool) -> None:
         """Take a run away. Remember its variant if the response can't be shared."""
         runs = self._runs.get(run.key, [])
         if run in runs:

@@ -11,8 +11,9 @@ from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.runs.answer import Answer
 from stream_cached.runs.run import Run
 from stream_cached.streams.ends import End
+from stream_cached.streams.protocols import Source
 from stream_cached.streams.reader import Reader
-from stream_cached.streams.stream import Source, Stream
+from stream_cached.streams.stream import Stream
 
 HEAD = Head(200, (), None, "utf-8", (), "")
 

@@ -1,4 +1,4 @@
-"""The end of an application: what still runs is completed or given up."""
+"""The end of an application: runs that go on are completed or aborted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream_cached.checks import require_seconds
 from stream_cached.connections.clients import Clients
 from stream_cached.runs.run import runs_here
 
-#: Seconds that what was given up has to leave nothing behind: a store may hang.
+#: Seconds for the clean-up of aborted runs: a store may hang.
 _CLEAN_UP = 2.0
 
 
@@ -22,7 +22,7 @@ async def lifespan(app: Any) -> AsyncIterator[None]:
     Call `aclose` when an application ends: `Starlette(lifespan=lifespan)`, or within one's own.
 
     Args:
-        app: The application; any, as one that ends closes what runs in its event loop.
+        app: The application. Its end closes all runs in its event loop.
     """
     try:
         yield
@@ -32,18 +32,18 @@ async def lifespan(app: Any) -> AsyncIterator[None]:
 
 async def aclose(timeout: float = 10.0) -> None:
     """
-    Let all runs in the running event loop come to their end, and close its connections to stores.
+    Let all runs in the running event loop end, and close the connections to stores.
 
-    Runs are those whose client has left, and those that make anew what is stale. Whatever is not
-    complete in time is aborted, and nothing of it is stored; its lease is released, so that another
-    process need not wait. Where this is not called, both happen as the loop ends, as far as that
-    lets it. The cache can be used again afterwards.
+    These are runs whose client has left, and refreshes of stale entries. A run that is not complete
+    in time is aborted: nothing of it is stored, and its lease is released, so that another process
+    need not wait. Without this call, both happen as the event loop ends, as far as the loop allows.
+    The cache can be used again afterwards.
 
     Args:
         timeout: Seconds that runs have to complete.
 
     Raises:
-        ConfigurationError: The timeout is no number of seconds above 0.
+        ConfigurationError: The timeout is not a number of seconds above 0.
     """
     await _all_done(require_seconds("timeout", timeout))
     for run in runs_here():
@@ -56,7 +56,7 @@ async def aclose(timeout: float = 10.0) -> None:
 
 
 async def _all_done(seconds: float) -> None:
-    """Wait for everything that runs, and what that begins, for so long at the most."""
+    """Wait for all tasks, and for the tasks that they start, for so many seconds at most."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while (running := tasks.running_here()) and (left := deadline - loop.time()) > 0:

@@ -1,4 +1,4 @@
-"""Tasks that nobody else holds: an event loop itself keeps only weak references."""
+"""Background tasks. An event loop keeps only weak references to its tasks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def spawn(
 
 
 def running_here() -> set[asyncio.Task[None]]:
-    """Return those that run in the running event loop, but for the one that asks."""
-    loop, asking = asyncio.get_running_loop(), asyncio.current_task()
-    return {task for task in _running if task.get_loop() is loop and task is not asking}
+    """Return the tasks of the running event loop, except the current one."""
+    loop, current = asyncio.get_running_loop(), asyncio.current_task()
+    return {task for task in _running if task.get_loop() is loop and task is not current}

@@ -1,4 +1,4 @@
-"""What a decorator uses of its cache in the running loop: the cache itself, or what stands in."""
+"""The cache of a decorator in the running loop: the cache itself, or memory that stands in for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.stores.protocol import Store
 from stream_cached.stores.signed import SignedStore
 
-#: What aiocache gives a cache for which nobody chose a time-out.
+#: The time-out that aiocache gives a cache by default.
 _AIOCACHE_TIMEOUT = 5.0
 
 
@@ -35,30 +35,25 @@ class RunScope:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """
-    A cache that is used in the running loop: a request stays with the one that it began with.
-
-    Args:
-        cache: Its public interface, for plain values.
-        store: What the engine speaks to.
-        server: What is behind it and may hang; None where nothing can.
-        signs: Whether what is in it is signed.
-        is_fallback: Whether it stands in for another one.
-        is_shared: Whether other processes may use it, too.
-        scope: What tells whose runs may be joined.
-    """
+    """A cache that is used in the running loop. A request stays with its first backend."""
 
     cache: Any
+    """Its public interface, for plain values."""
     store: Store
+    """Its bytes, for the engine."""
     server: AiocacheStore | None = None
+    """The server behind it, which may hang; None for memory."""
     signs: bool = False
+    """Whether its values are signed."""
     is_fallback: bool = False
+    """Whether it stands in for another one."""
     is_shared: bool = False
+    """Whether other processes may use it, too."""
     scope: RunScope = field(default_factory=RunScope)
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that one operation may take; None without a bound, or where none can hang."""
+        """Seconds that one operation may take; None without a bound."""
         return None if self.server is None else self.server.timeout
 
     def public_ttl(self, ttl: float | None) -> Any:
@@ -74,21 +69,15 @@ class _Bound:
     pid: int
     backend: Backend
     probe: Backend
-    """The same, also while its server is away: for pings, and for invalidations that were kept."""
+    """The same while its server is away: for pings, and for pending invalidations."""
 
 
 class Binding:
     """
-    A cache as it was configured, and what the engine uses of it in the running loop.
+    A cache as it was configured, and the backends over it in the running loop.
 
-    Args:
-        cache: The user's cache; plugins see this one.
-        fallback: Returns what stands in for it while its server is away, None where requests then
-            go past the cache; called at the first use, when aliases are configured.
-        retry_interval: Seconds until the second ping of an outage.
-        timeout: Seconds that one operation may take, None or 0 for no bound; without it, what the
-            cache says.
-        secrets: Sign what is in the store of a server; the first one signs, all of them verify.
+    `fallback` returns the memory that is used while the server is away; it is called at the first
+    use, when aliases are configured. `secrets` sign the values in a server.
     """
 
     def __init__(
@@ -115,33 +104,24 @@ class Binding:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that one operation may take; None for no bound, or where none can hang."""
+        """Seconds that one operation may take; None without a bound."""
         return self._bound().backend.timeout
 
     @property
     def primary(self) -> Backend:
-        """The cache that was configured, whether its server is there or not."""
+        """The configured cache, also while its server is away."""
         return self._bound().backend
 
     async def backend(self, deadline: Deadline) -> Backend:
         """
-        Return what a request uses: the cache, or what stands in for it while its server is away.
+        Return the cache, or the memory that stands in for it while its server is away.
 
-        Args:
-            patience: How long the first ping may take.
-
-        Raises:
-            StoreUnavailableError: The server is away, and nothing stands in for it.
+        Raise `StoreUnavailableError` if nothing stands in for it.
         """
         return self.primary if await self.is_used(deadline) else self.stand_in()
 
     async def is_used(self, deadline: Deadline) -> bool:
-        """
-        Say whether the cache that was configured is used.
-
-        Args:
-            patience: How long the first ping may take.
-        """
+        """Whether the configured cache is used. The first ping may take the whole deadline."""
         server = self._bound().probe.server
         if self.breaker is None or server is None:
             return True
@@ -151,12 +131,7 @@ class Binding:
             return await self.breaker.is_used(server, deadline.left)
 
     def stand_in(self) -> Backend:
-        """
-        Return what stands in for the cache, for a request that is answered without it.
-
-        Raises:
-            StoreUnavailableError: Nothing does.
-        """
+        """Return the memory that stands in for the cache, and count the request."""
         if self.breaker is not None:
             self.breaker.count_request()
         backend = self.fallback
@@ -166,10 +141,10 @@ class Binding:
 
     @property
     def fallback(self) -> Backend | None:
-        """What stands in for the cache during the last outage; None where nothing does."""
+        """The memory that stands in for the cache in the last outage; None without one."""
         if self.breaker is None or self._fallback is None:
             return None
-        # What an earlier outage left may have been invalidated since: each has keys of its own.
+        # Entries of an earlier outage may have been invalidated since: each outage has its own keys.
         outage = self.breaker.outages
         if self._stand_in is None or self._stand_in[0] != outage:
             # Two servers may have the same keys.
@@ -179,7 +154,7 @@ class Binding:
 
     @property
     def probe(self) -> Backend:
-        """The cache that was configured, reached also while its server is away."""
+        """The configured cache, reached also while its server is away."""
         return self._bound().probe
 
     def _made_stand_in(self, memory: MemoryCache, prefix: str) -> Backend:
@@ -234,7 +209,7 @@ class Binding:
 def _server(cache: Any, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore:
     if isinstance(cache, OwnStore):
         return cache.store(timeout, time_limit)
-    # Their modules import clients that may not be installed.
+    # These modules import clients that may not be installed.
     if is_redis(cache):
         from stream_cached.stores.redis import RedisStore
 

@@ -292,7 +292,7 @@ class _Record:
         reason = why_not_stored(made.status, headers, self._service.options.statuses)
         if reason is not None:
             findings.insert(0, Finding(reason))
-        if self._shield.has_told:
+        if self._shield.has_revealed:
             findings.append(Finding(NotCached.INCOMPLETE))
         if (content_length(headers) or 0) > self._max_body:
             findings.append(Finding(NotCached.BODY_SIZE))

@@ -37,14 +37,14 @@ class Use:
     reporter: Reporter
 
     async def get(self, key: str) -> Any:
-        """Return a plain value by the cache's public `get`; None where there is none."""
+        """Return a plain value by the cache's public `get`; None if there is none."""
         cache = self.backend.cache
         try:
             with self.deadline:
                 return await cache.get(key)
         except StoreError as exc:
             self.reporter.store_failed(exc, "reading")
-        # As in aiocache: whatever the cache or the serializer raises is a miss.
+        # As in aiocache: an exception of the cache or of the serializer is a miss.
         except Exception as exc:
             self.unreadable(exc)
         return None
@@ -71,11 +71,11 @@ class Use:
     # -- in signed records ------------------------------------------------------------------
 
     def loaded(self, stored: StoredValue) -> Any:
-        """Return what a signed record holds; None where the serializer refuses it."""
+        """Return the value of a signed record; None if the serializer refuses it."""
         try:
             text = stored.payload.decode("utf-8", "surrogatepass") if stored.text else None
             return self.configured.serializer.loads(stored.payload if text is None else text)
-        # As above.
+        # See above.
         except Exception as exc:
             self.unreadable(exc)
             return None
@@ -87,39 +87,39 @@ class Use:
             is_text = isinstance(dumped, str)
             payload = dumped.encode("utf-8", "surrogatepass") if is_text else dumped
             if not isinstance(payload, bytes):
-                raise TypeError("what a serializer leaves as an object can't be signed")
+                raise TypeError("the serializer returns an object, which can't be signed")
             if await resource.publish_value(payload, text=is_text) is None:
                 await self.was_set(resource.key)
         except StoreError as exc:
             self.reporter.store_failed(exc, "writing")
-        # As above.
+        # See above.
         except Exception as exc:
             self.unwritable(exc)
 
     def unreadable(self, exc: Exception) -> None:
-        """Say that a plain value could not be read."""
+        """Warn that a plain value could not be read."""
         self.reporter.warn(f"a plain value could not be read: {type(exc).__name__}")
 
     def unwritable(self, exc: Exception) -> None:
-        """Say that a plain value could not be stored."""
+        """Warn that a plain value could not be stored."""
         self.reporter.warn(f"a plain value could not be stored: {type(exc).__name__}")
 
     # -- plugins ----------------------------------------------------------------------------
 
     async def was_set(self, key: str) -> None:
-        """Tell the log and the plugins that something was stored, past the cache's `set`."""
+        """Tell the log and the plugins of a write that bypassed the cache's `set`."""
         self.reporter.store_works("writing")
         await self.call_plugins("set", key, b"", took=0.0, ret=True)
 
     async def call_plugins(self, command: str, *args: Any, took: float, ret: Any) -> None:
-        """Call the plugins' hooks, which the direct calls of the store go past."""
+        """Call the plugins' hooks, which direct calls of the store bypass."""
         cache = self.configured
         try:
             for plugin in cache.plugins or ():
                 await getattr(plugin, f"pre_{command}")(cache, *args)
             for plugin in cache.plugins or ():
                 await getattr(plugin, f"post_{command}")(cache, *args, took=took, ret=ret)
-        # The user's code: it watches the cache, and must not fail it.
+        # A plugin is a user's code, and must not fail a request.
         except Exception as exc:
             self.reporter.warn(f"a plugin raised {type(exc).__name__}")
 
@@ -157,7 +157,7 @@ async def _publish_value(call: Call, view: View, value: Any) -> None:
         await hooks.save_value(use, resource.key, value)
 
 
-#: What the call uses in which a plain value is read or written.
+#: What the running call uses of its cache.
 _current: ContextVar[Use | None] = ContextVar("stream_cached_use", default=None)
 
 

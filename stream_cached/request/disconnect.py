@@ -8,8 +8,8 @@ import contextlib
 from starlette.types import Message, Receive
 
 
-class _Kept:
-    """A `receive` for a run that outlives its request."""
+class DetachedReceive:
+    """A `receive` for a run that outlives its request: the request's body, and no disconnect."""
 
     def __init__(self, receive: Receive | None) -> None:
         self._receive = receive
@@ -22,34 +22,33 @@ class _Kept:
                 message = await self._receive()
             self._is_read = not message.get("more_body", False)
             return message
-        # Nobody is there who could leave.
+        # No client is left that could disconnect.
         await asyncio.Event().wait()
         raise AssertionError
 
 
 class DisconnectShield:
     """
-    A `receive` that keeps a client's leaving to itself while the run is, or may be, recorded.
+    A `receive` that hides the client's disconnect while the answer is, or may be, recorded.
 
     `if await request.is_disconnected(): return` would otherwise end a body cleanly, and short.
-
-    Args:
-        patience: Seconds for which it does so before there is a run: an endpoint that waits for
-            something is not to wait for ever.
+    Before there is a run, the disconnect is hidden for `patience` seconds only: an endpoint that
+    waits for the disconnect must not wait for ever.
     """
 
     receive: Receive
 
-    def __init__(self, deadline: float = 0.0) -> None:
-        self.in_flight = False
-        self.has_told = False
-        """Whether the endpoint knows that its client has left, and may have cut its body short."""
-        self._patience = deadline
+    def __init__(self, patience: float = 0.0) -> None:
+        self.has_run = False
+        """Whether a run has taken the shield over."""
+        self.has_revealed = False
+        """Whether the endpoint knows of the disconnect, and may have cut its body short."""
+        self._patience = patience
         self._gone_at: float | None = None
         self._revealed = asyncio.Event()
 
     def reveal(self) -> None:
-        """Let the endpoint see again what its client does."""
+        """Hide the disconnect no more."""
         self._revealed.set()
 
     async def __call__(self) -> Message:
@@ -63,10 +62,10 @@ class DisconnectShield:
         if self._gone_at is None:
             self._gone_at = now()
         while not self._revealed.is_set():
-            if self.in_flight:
+            if self.has_run:
                 await self._revealed.wait()
             elif (left := self._gone_at + self._patience - now()) <= 0:
-                self.has_told = True
+                self.has_revealed = True
                 return
             else:
                 with contextlib.suppress(TimeoutError):

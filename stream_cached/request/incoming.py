@@ -16,7 +16,7 @@ from stream_cached.http.headers import header_values
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
-from stream_cached.request.disconnect import DisconnectShield, _Kept
+from stream_cached.request.disconnect import DetachedReceive, DisconnectShield
 from stream_cached.request.observed import observer_of, plain_scope
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
@@ -31,18 +31,14 @@ class Incoming:
     """
     A request that reached the decorator.
 
-    Args:
-        request: The request.
-        vary: The headers of `vary`, lower-cased, with what normalises their values.
-
-    Raises:
-        BypassError: A header can't be normalised.
+    `vary` has the lower-cased headers of `vary=`, each with the function that normalises its value.
+    `BypassError` is raised if a function fails.
     """
 
     def __init__(self, request: HTTPConnection, vary: Normalisers) -> None:
         self.request = request
         self.is_authorized = False
-        """Whether it carries Authorization, so that its answer may be its user's own."""
+        """Whether it carries Authorization, so that the answer may be one user's own."""
         self.scope = plain_scope(request.scope)
         self._body: str | None = None
         self.is_head = self.scope["type"] == "http" and self.scope["method"] == "HEAD"
@@ -51,21 +47,20 @@ class Incoming:
         self._lines: dict[bytes, bytes] = dict(self.scope["headers"])
         self._has_lists = len(self._lines) < len(self.scope["headers"])
         if not b"".join(self._lines).islower():
-            # They are lower-cased (ASGI), unless a middleware does not know.
+            # ASGI wants lower-cased names, but not every middleware complies.
             self._has_lists = True
         self._selected = {
             name: self._values(name) if normalise is None else self._normalised(name, normalise)
             for name, normalise in vary.items()
         }
-        # Another cached endpoint may call this one: its answer comes to depend on what this key is
-        # made of.
-        self._watch = observer_of(request)
-        self._tell(name.decode("latin-1") for name in self._selected)
+        # If another cached endpoint calls this one, its answer depends on the parts of this key.
+        self._observer = observer_of(request)
+        self._note(name.decode("latin-1") for name in self._selected)
 
-    def _tell(self, names: Iterable[str]) -> None:
-        if self._watch is not None:
+    def _note(self, names: Iterable[str]) -> None:
+        if self._observer is not None:
             for name in names:
-                self._watch.note_header(name)
+                self._observer.note_header(name)
 
     def _values(self, name: bytes) -> list[bytes]:
         if self._has_lists:
@@ -77,7 +72,7 @@ class Incoming:
         values, name = self._values(header), header.decode("latin-1")
         try:
             value = normalise(b", ".join(values).decode("latin-1"))
-        # The user's function: a failing one must not fail the request.
+        # A user's function that fails must not fail the request.
         except Exception as exc:
             raise BypassError(
                 Finding(NotCached.NORMALISER, f"{name}: {type(exc).__name__}")
@@ -88,14 +83,9 @@ class Incoming:
 
     def check(self, methods: frozenset[str], keyed: Set[str]) -> None:
         """
-        See whether the request is for the cache.
+        Raise `BypassError` if the request is not for the cache.
 
-        Args:
-            methods: Those that are.
-            keyed: The headers that tell its user from another, or need not.
-
-        Raises:
-            BypassError: It is not.
+        `methods` are cached. `keyed` headers tell its user from another one, or need not.
         """
         method = "GET" if self.is_head else self.scope.get("method", "WEBSOCKET")
         if method not in methods:
@@ -120,15 +110,14 @@ class Incoming:
         """
         Make the request's body part of its key.
 
-        Raises:
-            BypassError: It is an upload, or was read by somebody who did not keep it.
+        Raise `BypassError` for an upload, and for a body that was read and not kept.
         """
         request = self.request
         if not isinstance(request, Request):
             raise BypassError(Finding(NotCached.UPLOAD))
         form = getattr(request, "_form", None)
         if form is not None:
-            # A framework has parsed it; the body itself is gone.
+            # The framework has parsed the form, and the body itself is gone.
             items = form.multi_items()
             if any(isinstance(value, UploadFile) for _, value in items):
                 raise BypassError(Finding(NotCached.UPLOAD))
@@ -151,21 +140,14 @@ class Incoming:
         return self._body is not None
 
     def key(self, endpoint: str, arguments: Mapping[str, Any], *, host: bool) -> str:
-        """
-        Build the key of a call of an endpoint.
-
-        Args:
-            endpoint: Module and qualified name.
-            arguments: In canonical form, by name.
-            host: Whether the host is part of it.
-        """
+        """Build the key of a call, from arguments in canonical form."""
         scope = self.scope
         return request_key(
             endpoint,
             method="GET" if self.is_head else scope["method"],
             scheme=scope.get("scheme", "http"),
             host=self._host() if host else self._of_host(),
-            # A middleware that rewrites one of them need not know of the others.
+            # A middleware may rewrite one of the three and leave the others.
             path=(scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
             query=scope.get("query_string", b""),
             body=self._body,
@@ -179,17 +161,17 @@ class Incoming:
         return self._values(b"host")
 
     def _host(self) -> Sequence[bytes]:
-        self._tell(["host"])
+        self._note(["host"])
         return self._values(b"host") or [repr(self.scope.get("server")).encode()]
 
     def _of_host(self) -> Sequence[bytes]:
-        """Return what a route may have taken from the host."""
+        """Return the path parameters, which a route may have taken from the host."""
         parameters = sorted(self.scope.get("path_params", {}).items())
         return [f"{name}={value!r}".encode("utf-8", "surrogatepass") for name, value in parameters]
 
     def select(self, names: Sequence[str]) -> str:
         """Return the digest of the request's values for the named headers."""
-        self._tell(names)
+        self._note(names)
         return digest([[name, self._value(name.encode("latin-1"))] for name in names])
 
     def _value(self, name: bytes) -> bytes | list[bytes]:
@@ -201,23 +183,20 @@ class Incoming:
         return self.has_body or not self.may_have_body
 
     def detach(self) -> None:
-        """Let a run that outlives the request read what its body was, and no disconnect."""
+        """Let a run that outlives the request read the request's body, and see no disconnect."""
         if isinstance(self.request, Request):
             kept = self.request._receive if self.has_body else None
-            self.request._receive = _Kept(kept)
+            self.request._receive = DetachedReceive(kept)
 
     @contextmanager
-    def shielded(self, instance: object, deadline: float) -> Iterator[DisconnectShield]:
+    def shielded(self, instance: object, patience: float) -> Iterator[DisconnectShield]:
         """
-        Keep its client's leaving from whoever sees this request.
+        Hide the client's disconnect from all code that reads this request.
 
-        Where the block ends without a flight that took the shield over, it is lifted.
-
-        Args:
-            instance: What the endpoint is a method of; an `HTTPEndpoint` has a `receive`.
-            patience: Seconds for which that is kept from an endpoint that has not answered yet.
+        `instance` is the object of a method: an `HTTPEndpoint` has a `receive` of its own. The
+        shield is lifted at the end of the block unless a run has taken it over.
         """
-        shield = DisconnectShield(deadline)
+        shield = DisconnectShield(patience)
         if isinstance(self.request, Request):
             shield.receive = self.request._receive
             self.request._receive = shield
@@ -226,19 +205,18 @@ class Incoming:
         try:
             yield shield
         finally:
-            if not shield.in_flight:
+            if not shield.has_run:
                 shield.reveal()
                 if isinstance(instance, HTTPEndpoint):
-                    # It sends its answer with it; a guard may have put another one there.
+                    # The endpoint sends its answer with its scope, which a guard has replaced.
                     instance.scope = self.scope
 
 
 async def _peek(request: Request) -> bytes:
     """
-    Read the request's body, and leave it to be read once more.
+    Read the request's body, and let it be read once more.
 
-    Raises:
-        BypassError: It is too large for that; it can still be read as a whole.
+    Raise `BypassError` for a body that is too large; it can still be read as a whole.
     """
     messages: list[Message] = []
     receive, size, more = request._receive, 0, True

@@ -21,6 +21,7 @@ from stream_cached.streams.sources import (
     IteratorSource,
     sends_by_itself,
     sends_what_it_is_given,
+    unconditional,
 )
 
 
@@ -74,12 +75,10 @@ def produced(result: Any) -> Produced | None:
 async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | None) -> Produced:
     """Start a response that sends in its own way, and return its real head and its source."""
     request = incoming.request
-    scope = plain_scope(request.scope)
-    body = getattr(request, "_body", b"")
-    if guard is None or sends_what_it_is_given(made.response):
-        source = AppSource(made.response, scope, body)
-    else:
-        source = AppSource(made.response, scope, body, guard.observed_scope)
+    scope = unconditional(plain_scope(request.scope))
+    if guard is not None and not sends_what_it_is_given(made.response):
+        scope = guard.observed_scope(scope)
+    source = AppSource(made.response, scope, getattr(request, "_body", b""))
     await source.begin()
     return Produced(
         response=made.response,

@@ -1,7 +1,7 @@
-"""A body that goes on from another run, where the one that it is read from is lost.
+"""A body that continues from another run after its own run, or a stored segment, is lost.
 
-Whoever asks for that asserts that the endpoint is deterministic. It is not believed: status,
-headers and everything that was sent so far have to be the same.
+`resume=True` asserts that the endpoint is deterministic. The assertion is checked: status, headers
+and all bytes that were sent so far have to be the same.
 """
 
 from __future__ import annotations
@@ -18,19 +18,14 @@ from stream_cached.errors import BrokenStreamError, LostStreamError
 #: How many runs a response may need beyond the first.
 _ATTEMPTS = 3
 
-#: What may differ between two responses that are the same.
+#: Headers that may differ between two equal responses.
 _OF_THE_TRANSFER = frozenset(
     {b"age", b"cache-status", b"content-length", b"date", b"transfer-encoding"}
 )
 
 
 class Resumption:
-    """
-    What a response has sent so far, and how it goes on.
-
-    Args:
-        again: Answers the call once more.
-    """
+    """What a response has sent so far, and how it continues. `again` answers the call once more."""
 
     def __init__(self, again: Callable[[], Awaitable[Any]]) -> None:
         self._again = again
@@ -39,7 +34,7 @@ class Resumption:
         self._digest = hashlib.blake2b()
 
     def watched(self, send: Send) -> Send:
-        """Return a `send` that takes note of what is sent."""
+        """Return a `send` that remembers what is sent."""
 
         async def watching(message: Message) -> None:
             await send(message)
@@ -57,14 +52,7 @@ class Resumption:
         """
         Answer the call once more, and send what is missing.
 
-        Args:
-            cause: How the body was lost.
-            scope: As for any ASGI application.
-            receive: As for any ASGI application.
-            send: What `watched` returned.
-
-        Raises:
-            BrokenStreamError: That is another body, or is lost, too.
+        Raise `BrokenStreamError` if the new body is another one, or is lost, too.
         """
         for _ in range(_ATTEMPTS):
             response = await self._again()
@@ -80,7 +68,7 @@ class Resumption:
 
 
 class _Rest:
-    """A `send` that lets through what comes after what was sent already."""
+    """A `send` that drops the bytes that were sent already, and passes on the rest."""
 
     def __init__(
         self,
@@ -97,14 +85,14 @@ class _Rest:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.body" and self._left:
-            message = self._without_what_was_sent(message)
+            message = self._rest_of(message)
         elif message["type"] == "http.response.start" and self._head is not None:
             if _head_of(message) != self._head:
                 raise BrokenStreamError("the endpoint has answered with another head")
             return
         await self._send(message)
 
-    def _without_what_was_sent(self, message: Message) -> Message:
+    def _rest_of(self, message: Message) -> Message:
         body = message.get("body", b"")
         sent, rest = body[: self._left], body[self._left :]
         self._digest.update(sent)

@@ -91,7 +91,7 @@ class Run(Claim):
         if recording is not None:
             self._record(answer, recording)
         if source is not None:
-            answer.shield.in_flight = True
+            answer.shield.has_run = True
             self._stream_from(source, answer, archive=None)
         if recording is None:
             self.unlist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -14,7 +14,7 @@ from stream_cached.errors import BrokenStreamError
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
 
-#: What would make an app send part of its body, or something else than its body.
+#: Headers that make an app send a part of its body, or no body.
 _CONDITIONS = frozenset(
     {
         b"range",
@@ -28,7 +28,7 @@ _CONDITIONS = frozenset(
 
 
 def sends_by_itself(response: Response) -> bool:
-    """Whether a response sends in a way of its own, so that only its messages tell its body."""
+    """Whether a response sends in its own way, so that only its messages have the body."""
     cls = type(response)
     if isinstance(response, StreamingResponse):
         names = ("__call__", "stream_response")
@@ -37,7 +37,7 @@ def sends_by_itself(response: Response) -> bool:
 
 
 def sends_what_it_is_given(response: Response) -> bool:
-    """Whether a response's way of sending is one that looks at nothing but its conditions."""
+    """Whether a response reads nothing of its scope but the conditions."""
     return all(
         cls.__module__.partition(".")[0] in ("starlette", "fastapi", "sse_starlette")
         for cls in type(response).__mro__
@@ -46,25 +46,19 @@ def sends_what_it_is_given(response: Response) -> bool:
 
 
 def as_bytes(chunk: object, charset: str) -> bytes:
-    """Return what a chunk is on the wire; a memoryview is copied, its buffer may be used again."""
+    """Return the bytes of a chunk. The buffer of a memoryview may be reused, so copy it."""
     if isinstance(chunk, bytes):
         return chunk
     if isinstance(chunk, str):
         return chunk.encode(charset)
     if isinstance(chunk, memoryview | bytearray):
         return bytes(chunk)
-    # As Starlette fails, which encodes whatever is not bytes.
+    # Starlette fails here, too: it encodes everything that is not bytes.
     raise TypeError(f"a stream yields str, bytes or memoryview, not {type(chunk).__name__}")
 
 
 class IteratorSource:
-    """
-    The `body_iterator` of a StreamingResponse.
-
-    Args:
-        iterator: What it yields is handed on chunk by chunk.
-        charset: Encodes a chunk that is a str.
-    """
+    """The `body_iterator` of a StreamingResponse. `charset` encodes a chunk that is a str."""
 
     def __init__(self, iterator: AsyncIterable[Any], charset: str) -> None:
         self._iterator = iterator
@@ -79,36 +73,24 @@ class IteratorSource:
             await self.close()
 
     async def close(self) -> None:
-        # Starlette never closes the iterator; its clean-up would be left to the garbage collector.
+        # Starlette never closes the iterator, and leaves the clean-up to the garbage collector.
         if hasattr(self._iterator, "aclose"):
             await self._iterator.aclose()
 
 
 class AppSource:
     """
-    An ASGI app, recorded at the level of the messages that it sends.
+    An ASGI app, such as a response, recorded by the messages that it sends.
 
-    It is started by `begin`, which returns once the app has sent its head; the first part of its
-    body waits for the run to start.
-
-    Args:
-        app: The app; a response is one.
-        scope: The request's scope. What asks for less than the whole body is kept from the app.
-        body: The request's body, where it is known.
-        watched: Makes of a scope one that notices what is read of it.
+    `begin` starts the app, and returns once the app has sent its head. The first part of the body
+    waits for the run to start. `body` is the request's body, if it is known.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        scope: Scope,
-        body: bytes = b"",
-        watched: Callable[[Scope], Scope] = lambda scope: scope,
-    ) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, body: bytes = b"") -> None:
         self.status = 200
         self.headers: list[tuple[bytes, bytes]] = []
         self._app = app
-        self._scope = watched(_unconditional(scope))
+        self._scope = scope
         self._body: bytes | None = body
         self._head = asyncio.Event()
         self._may_go_on: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
@@ -120,9 +102,7 @@ class AppSource:
         """
         Run the app until it has sent its head.
 
-        Raises:
-            BrokenStreamError: It returned without one.
-            Exception: What it raised before.
+        Raise `BrokenStreamError` if it returns without one, and what it raises before.
         """
         self._task = spawn(self._run())
         head = asyncio.create_task(self._head.wait())
@@ -143,14 +123,14 @@ class AppSource:
         await self._app(self._scope, self._receive, self._send)
 
     async def close(self) -> None:
-        """End an app that nobody reads."""
+        """End the app."""
         if self._task is None:
             return
         if not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
         if not self._task.cancelled():
-            # Whoever drains it is told what it has raised; if nobody does, nobody is.
+            # `drain` raises what the app has raised. Without it, the exception is of no interest.
             self._task.exception()
 
     async def drain(self, stream: Stream) -> None:
@@ -167,7 +147,7 @@ class AppSource:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        # Its client may leave, the run goes on: only the end of the body is a disconnect.
+        # The run goes on when the client leaves: only the end of the body is a disconnect.
         await self._complete.wait()
         return {"type": "http.disconnect"}
 
@@ -185,17 +165,18 @@ class AppSource:
 
     def _end_body(self, stream: Stream) -> None:
         if self._task is not None and self._task.cancelling():
-            # It swallows its cancellation, and may end its body cleanly, and short.
+            # The app swallows its cancellation, and may end its body cleanly, and short.
             return
         if sys.exc_info()[1] not in (None, self._handled_around):
-            # It ends its body while an exception passes: for its client that is the end, as it
-            # would be without a cache, but nothing to be kept.
+            # The app ends its body while an exception passes. Its client gets this end, as it
+            # would without a cache, but the body is not stored.
             stream.owner.mark_incomplete()
         self._complete.set()
         stream.owner.finish_body()
 
 
-def _unconditional(scope: Scope) -> Scope:
+def unconditional(scope: Scope) -> Scope:
+    """Return a scope without what asks for less than the whole body."""
     extensions = {
         name: value
         for name, value in scope.get("extensions", {}).items()

@@ -1,4 +1,4 @@
-"""What slow readers have still to read where no store has it: unlinked temporary files."""
+"""Chunks that slow readers still need, in unlinked temporary files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import IO
 
-#: Bytes of one file: what nobody needs any more is given back a file at a time.
+#: Bytes of one file. Space is given back a file at a time.
 _PART_SIZE = 16 * 1024 * 1024
 
 _COUNT = struct.Struct(">Q")
@@ -18,13 +18,10 @@ _COUNT = struct.Struct(">Q")
 
 class Spool:
     """
-    Consecutive chunks on disk, in files that have no name and are gone with the process.
+    Consecutive chunks on disk, in files without a name that end with the process.
 
-    Reading and writing go through the page cache, and are done in place.
-
-    Args:
-        max_bytes: Bytes that all files may have together.
-        part_size: Bytes of one file, more or less.
+    Reading and writing go through the page cache, and block the event loop only for that long. All
+    files together may have `max_bytes`, and one file about `part_size`.
     """
 
     def __init__(self, max_bytes: int, part_size: int = _PART_SIZE) -> None:
@@ -35,7 +32,7 @@ class Spool:
 
     @property
     def first(self) -> int | None:
-        """The number of the first chunk that is there; None where nothing is."""
+        """The number of the first chunk; None if there is none."""
         return self._parts[0].numbers[0] if self._parts else None
 
     @property
@@ -45,20 +42,11 @@ class Spool:
 
     @property
     def is_full(self) -> bool:
-        """Whether it holds as much as it may."""
+        """Whether the files have `max_bytes`."""
         return self.used >= self._max_bytes
 
     def append(self, number: int, chunks: Sequence[bytes]) -> None:
-        """
-        Add chunks; what is there already goes where they do not follow it.
-
-        Args:
-            number: That of the first one.
-            chunks: The chunks.
-
-        Raises:
-            OSError: The disk is full, say.
-        """
+        """Append chunks. If `number` leaves a gap, the existing content is discarded."""
         if number != self._next:
             self.close()
         if not self._parts or self._parts[-1].size >= self._part_size:
@@ -67,25 +55,19 @@ class Spool:
         self._next = number + len(chunks)
 
     def read(self, number: int) -> list[bytes]:
-        """
-        Return chunks from a number on, as many as were added together.
-
-        Raises:
-            LookupError: That one is not there.
-            OSError: It can't be read.
-        """
+        """Return chunks from a number on, as many as were added together."""
         if self.first is None or not self.first <= number < self._next:
             raise LookupError(number)
         part = next(part for part in reversed(self._parts) if part.numbers[0] <= number)
         return part.read(number)
 
     def forget(self, number: int | None) -> None:
-        """Give back what stands before a number; with None, everything."""
+        """Give back the chunks before a number; with None, all chunks."""
         while self._parts and (number is None or self._next_of_first <= number):
             self._parts.popleft().file.close()
 
     def forget_first(self) -> int:
-        """Give back the oldest file; return the number of the first chunk after it."""
+        """Give back the oldest file. Return the number of the first chunk after it."""
         after = self._next_of_first
         self._parts.popleft().file.close()
         return after
@@ -95,7 +77,7 @@ class Spool:
         return self._parts[1].numbers[0] if len(self._parts) > 1 else self._next
 
     def close(self) -> None:
-        """Give everything back; it may be used again."""
+        """Give all files back. The spool can be used again."""
         self.forget(None)
 
 
@@ -103,7 +85,7 @@ class _Part:
     """One file: batches of chunks, each behind the lengths of its chunks."""
 
     def __init__(self) -> None:
-        # Closed by its spool.
+        # The spool closes the file.
         self.file: IO[bytes] = tempfile.TemporaryFile(  # noqa: SIM115
             prefix="stream-cached-", buffering=0
         )

@@ -1,4 +1,4 @@
-"""The cache of a decorator in the running loop: the cache itself, or memory that stands in for it."""
+"""The cache of a decorator in the running loop: itself, or memory that stands in for it."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Binding:
         """The memory that stands in for the cache in the last outage; None without one."""
         if self.breaker is None or self._fallback is None:
             return None
-        # Entries of an earlier outage may have been invalidated since: each outage has its own keys.
+        # Entries of an earlier outage may be invalidated since: each outage has keys of its own.
         outage = self.breaker.outages
         if self._stand_in is None or self._stand_in[0] != outage:
             # Two servers may have the same keys.

@@ -27,7 +27,7 @@ from stream_cached.errors import BrokenStreamError, StoreError
 from stream_cached.http.reasons import BypassError
 from stream_cached.keys.variants import ANY
 from stream_cached.request.disconnect import DisconnectShield
-from stream_cached.request.execution import Executed
+from stream_cached.request.execution import Executed, Execution
 from stream_cached.request.incoming import Incoming
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
@@ -455,7 +455,7 @@ class _PlaceHooks(Hooks):
         await self._on_stored()
 
 
-class _Returned:
+class _Returned(Execution):
     """The execution of a function that has returned its response already."""
 
     def __init__(
@@ -467,9 +467,10 @@ class _Returned:
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
 
+    @property
     def function(self) -> Any:
-        """Return the response."""
-        return self._response
+        """Nothing: the function has returned."""
+        return None
 
     @contextmanager
     def shielded(self, seconds: float) -> Iterator[DisconnectShield]:

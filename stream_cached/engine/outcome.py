@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from stream_cached.engine.values import Use
 from stream_cached.entries.found import Hit, Unstorable
@@ -14,8 +13,7 @@ from stream_cached.entries.resource import Resource
 from stream_cached.events import Answered, Sending
 from stream_cached.http.reasons import BypassError, Finding
 from stream_cached.keys.variants import Select
-from stream_cached.request.disconnect import DisconnectShield
-from stream_cached.request.execution import Executed
+from stream_cached.request.execution import Execution
 from stream_cached.request.incoming import Incoming
 from stream_cached.runs.registry import RunRegistry
 from stream_cached.runs.run import Run
@@ -61,50 +59,6 @@ class RequestView:
     def is_head(self) -> bool:
         """Whether it is a HEAD request, for which the entries of GET are used."""
         return self.method == "HEAD"
-
-
-class Execution(Protocol):
-    """How a front door runs the function of a call."""
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        """The decorated function."""
-        ...
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        """The positional arguments."""
-        ...
-
-    @property
-    def kwargs(self) -> Mapping[str, Any]:
-        """The keyword arguments."""
-        ...
-
-    @property
-    def incoming(self) -> Incoming | None:
-        """The request that came in, None without one."""
-        ...
-
-    def shielded(self, seconds: float) -> AbstractContextManager[DisconnectShield]:
-        """Keep the client's disconnect from the function while its answer is recorded."""
-        ...
-
-    async def run(self) -> Any:
-        """Run the function."""
-        ...
-
-    async def run_watched(self, *, release: bool = False) -> Executed:
-        """Run the function, and notice what it reads of its request."""
-        ...
-
-    def can_outlive_request(self) -> bool:
-        """Whether a run finds all that it may read of the request once the request has ended."""
-        ...
-
-    def outlive_request(self) -> None:
-        """Prepare the request for a run that outlives it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,9 +80,7 @@ class ChunkPacker:
 class Segments(Protocol):
     """The segments of a run, wherever they are."""
 
-    async def segment(self, index: int) -> Segment:
-        """Return a segment; for the number of closed segments, the open one."""
-        ...
+    async def segment(self, index: int) -> Segment: ...
 
 
 class ChunkIndex:

@@ -38,9 +38,7 @@ _SWAPS = 64
 class KeySets(Protocol):
     """Sets of keys that a cache keeps by tag."""
 
-    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None:
-        """Add the keys of a resource before anything depends on them."""
-        ...
+    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None: ...
 
 
 class Resource:

@@ -23,25 +23,17 @@ if TYPE_CHECKING:
 class Storage(Protocol):
     """Whether a body may be stored, and what to tell of that."""
 
-    def objection(self) -> NotCached | None:
-        """Return why the body must not be stored, if there is a reason."""
-        ...
+    def objection(self) -> NotCached | None: ...
 
-    def unstored(self, reason: NotCached, cause: Exception | None) -> None:
-        """Report that there will be no entry."""
-        ...
+    def unstored(self, reason: NotCached, cause: Exception | None) -> None: ...
 
-    async def stored(self) -> None:
-        """Report that the entry is visible."""
-        ...
+    async def stored(self) -> None: ...
 
 
 class Remote(Source, Archive, Protocol):
     """A run of another process."""
 
-    async def shows_life(self, since: float, seconds: float) -> bool:
-        """Wait until it is known to have gone on; return False if it has ended."""
-        ...
+    async def shows_life(self, since: float, seconds: float) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

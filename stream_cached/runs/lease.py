@@ -44,9 +44,7 @@ _abandoned: dict[bytes, float] = {}
 class Holder(Protocol):
     """What holds a lease: a run."""
 
-    def set_followed(self, followed: bool) -> None:
-        """Note, at each renewal, whether another process follows the run."""
-        ...
+    def set_followed(self, followed: bool) -> None: ...
 
 
 class Lease:

@@ -245,7 +245,6 @@ async def refresh_is_needed(run: Run, view: View) -> bool:
 
 
 async def take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
-    """Take the lease of a variant for a run."""
     lease = Lease(
         run,
         resource.store,

@@ -42,7 +42,6 @@ async def look_up(call: Call) -> View:
 
 
 def use_of(call: Call, backend: Any, deadline: Deadline) -> Use:
-    """Return what a call uses of its cache."""
     service = call.service
     configured = service.hooks.binding().cache
     return Use(backend, deadline, configured, service.invalidated_before, service.reporter)

@@ -42,7 +42,6 @@ class RequestView:
 
     @classmethod
     def of(cls, incoming: Incoming) -> RequestView:
-        """Return the view of a request."""
         scope = incoming.scope
         return cls(
             method=scope.get("method", "WEBSOCKET"),
@@ -57,7 +56,6 @@ class RequestView:
 
     @property
     def is_head(self) -> bool:
-        """Whether it is a HEAD request, for which the entries of GET are used."""
         return self.method == "HEAD"
 
 
@@ -91,12 +89,10 @@ class Call:
 
     @property
     def is_head(self) -> bool:
-        """Whether it is a HEAD request."""
         return self.request is not None and self.request.is_head
 
     @property
     def is_authorized(self) -> bool:
-        """Whether the request carries Authorization."""
         return self.request is not None and self.request.is_authorized
 
     @property

@@ -129,7 +129,6 @@ def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[
 
 
 def _refuse(call: Call, run: Run | None, result: Any, findings: Sequence[Finding]) -> Any:
-    """Return a value that is not stored."""
     if run is not None:
         run.refuse(run.variant, alone=True)
     call.service.reporter.not_cached(*findings)
@@ -301,7 +300,6 @@ class _Record:
         return findings
 
     def _refuse(self, made: Produced, findings: Sequence[Finding]) -> None:
-        """Let the requests that wait run the endpoint themselves."""
         if isinstance(self._view.found, Stale) and is_failure(made.status):
             self._view.registry.back_off(self._resource.place)
         names, variant = self._variant(made.headers)
@@ -331,7 +329,6 @@ class _Record:
         return [] if self._guard is None else self._guard.findings(vary_names(self._headers))
 
     def unstored(self, reason: NotCached, cause: Exception | None) -> None:
-        """Report that there will be no entry."""
         reporter = self._service.reporter
         if isinstance(cause, StoreError):
             reporter.store_failed(cause, "writing")
@@ -341,7 +338,6 @@ class _Record:
             reporter.not_cached(Finding(reason))
 
     async def stored(self) -> None:
-        """Report that the entry is visible."""
         self._view.registry.share_again(self._resource.key, self._resource.select)
         await self._service.hooks.stored(self._view)
 

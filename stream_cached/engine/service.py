@@ -38,27 +38,21 @@ class Hooks:
         return False
 
     def is_switched_off(self) -> bool:
-        """Whether nothing is cached now."""
         return False
 
     def is_invalidation_off(self) -> bool:
-        """Whether nothing is invalidated now."""
         return False
 
     def binding(self) -> Binding:
-        """Return the cache that is used now."""
         raise NotImplementedError
 
     def ttl(self) -> float | None:
-        """Return the seconds that an entry is fresh; None for ever."""
         raise NotImplementedError
 
     async def load_value(self, use: Use, key: str) -> Any:
-        """Return a plain value, None if there is none."""
         raise NotImplementedError
 
     async def save_value(self, use: Use, key: str, value: Any) -> None:
-        """Store a plain value."""
         raise NotImplementedError
 
     def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
@@ -82,7 +76,6 @@ class Hooks:
         return None
 
     async def stored(self, view: View) -> None:
-        """Do what comes after an entry is visible."""
         await view.use.was_set(view.resource.key)
 
     async def prepare(self, call: Call, resource: Resource) -> None:
@@ -103,12 +96,10 @@ class Service:
     """The plain values that may have been invalidated while the store was away."""
 
     def lifetimes(self) -> Lifetimes:
-        """Return how long records live."""
         options = self.options
         return Lifetimes(self.hooks.ttl(), options.longest_run, options.stale)
 
     def resource(self, call: Call, backend: Backend) -> Resource:
-        """Return a call's view of its resource."""
         return Resource(
             backend.store,
             call.key,

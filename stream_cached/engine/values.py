@@ -50,7 +50,6 @@ class Use:
         return None
 
     async def set(self, key: str, value: Any, ttl: float | None) -> None:
-        """Store a plain value by the cache's public `set`."""
         backend = self.backend
         try:
             await backend.cache.set(key, value, ttl=backend.public_ttl(ttl))
@@ -81,7 +80,6 @@ class Use:
             return None
 
     async def publish(self, resource: Resource, value: Any) -> None:
-        """Store a plain value in a signed record."""
         try:
             dumped = self.configured.serializer.dumps(value)
             is_text = isinstance(dumped, str)
@@ -97,11 +95,9 @@ class Use:
             self.unwritable(exc)
 
     def unreadable(self, exc: Exception) -> None:
-        """Warn that a plain value could not be read."""
         self.reporter.warn(f"a plain value could not be read: {type(exc).__name__}")
 
     def unwritable(self, exc: Exception) -> None:
-        """Warn that a plain value could not be stored."""
         self.reporter.warn(f"a plain value could not be stored: {type(exc).__name__}")
 
     # -- plugins ----------------------------------------------------------------------------

@@ -57,7 +57,6 @@ class Body:
         self._renewed_at = -math.inf
 
     def pack(self, index: int, segment: Segment) -> PackedSegment:
-        """Encode a segment."""
         value = encode_segment(segment, self._generation, index)
         seal = len(segment.payload), read_prefix(value).body_checksum
         return PackedSegment(index, value, seal)
@@ -97,7 +96,6 @@ class Body:
             await self.renew(indexes, ttl)
 
     async def drop(self, indexes: range) -> None:
-        """Delete segments."""
         await self._store.delete_many(self.keys(indexes))
 
     def keys(self, indexes: range) -> list[str]:

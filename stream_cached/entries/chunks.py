@@ -28,7 +28,6 @@ class ChunkPacker:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the open segment has no chunk."""
         return not self._lengths
 
     @property
@@ -64,7 +63,6 @@ class ChunkPacker:
         return segment
 
     def clear(self) -> None:
-        """Forget the open segment."""
         self._pieces, self._lengths, self.filled = [], [], 0
 
     def _room(self) -> int:

@@ -10,7 +10,6 @@ ID_SIZE = 16
 
 
 def new_id() -> bytes:
-    """Return a random id."""
     # A version is stored as it is, and cashews unpickles what it reads: no pickle begins like this.
     return b"\xc1" + secrets.token_bytes(ID_SIZE - 1)
 

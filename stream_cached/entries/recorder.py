@@ -78,7 +78,6 @@ class Recorder:
 
     @property
     def is_failed(self) -> bool:
-        """Whether there will be no entry."""
         return self.failure is not None
 
     @property
@@ -92,7 +91,6 @@ class Recorder:
         return not self._kept_up.is_set()
 
     async def catch_up(self, timeout: float) -> None:
-        """Wait until the recorder is no longer behind, for `timeout` seconds at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._kept_up.wait()
@@ -127,7 +125,6 @@ class Recorder:
             self._enqueue(segment)
 
     def _enqueue(self, segment: Segment) -> None:
-        """Hand a closed segment to the writer."""
         if self.failure is not None:
             return
         packed = self._body.pack(len(self._seals), segment)

@@ -58,11 +58,9 @@ class Records:
         return await self.store.compare_and_set(self.key, expected, packed, ttl)
 
     def body(self, generation: bytes) -> Body:
-        """Return the body of one run of this resource."""
         return Body(self.store, self.key, generation)
 
     def variant_key(self, index: Index, variant: str) -> str:
-        """Return the key of a variant's record."""
         return variant_key(self.key, index.generation, variant)
 
     # What never expires would be left behind when its record is replaced. It expires after the

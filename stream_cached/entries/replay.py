@@ -41,7 +41,6 @@ class Replay:
 
     @property
     def is_long(self) -> bool:
-        """Whether the store holds more than the first window."""
         return self._count > WINDOW
 
     async def open(self) -> bool:
@@ -63,14 +62,12 @@ class Replay:
         return True
 
     def close(self) -> None:
-        """Read nothing more."""
         self.closed = True
         if self._ahead is not None:
             self._ahead.cancel()
             self._ahead = None
 
     async def aclose(self) -> None:
-        """Read nothing more, as an asynchronous generator is closed."""
         self.close()
 
     async def part(self) -> bytes | None:
@@ -79,7 +76,6 @@ class Replay:
         return None if segment is None else segment.payload
 
     async def whole(self) -> bytes:
-        """Return the whole body."""
         parts = []
         while (part := await self.part()) is not None:
             parts.append(part)

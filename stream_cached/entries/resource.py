@@ -85,7 +85,6 @@ class Resource:
 
     @property
     def lifetimes(self) -> Lifetimes:
-        """How long records, segments and versions live."""
         return self._records.lifetimes
 
     def set_ttl(self, ttl: float | None) -> None:
@@ -105,7 +104,6 @@ class Resource:
         return f"{self.key}:{self.select(self.names)}"
 
     def body(self, generation: bytes) -> Body:
-        """Return the body of one run."""
         return self._records.body(generation)
 
     # -- look-up ----------------------------------------------------------------------------
@@ -155,7 +153,6 @@ class Resource:
         return revoked is None or record.versions.get(self._revocation) == revoked
 
     async def _current(self) -> list[bytes | None]:
-        """Read the record and the versions."""
         return await self.store.get_many(self._keys)
 
     @property
@@ -200,7 +197,6 @@ class Resource:
         raise StoreError("a version that was added is not there")
 
     async def is_current(self) -> bool:
-        """Whether nothing was invalidated since the look-up."""
         _, *versions = await self._current()
         return self._as_versions(versions) == self._versions
 

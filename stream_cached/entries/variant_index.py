@@ -27,7 +27,6 @@ class VariantIndex:
         self._max_variants = max_variants
 
     def key(self, index: Index) -> str:
-        """Return the key of the variant that the request selects."""
         return self._records.variant_key(index, self._select(index.names))
 
     def with_names(self, index: Index | None, names: frozenset[str]) -> Index:

@@ -94,12 +94,10 @@ class LiveResponse(StreamingResponse):
             raise self._run.background_error
 
     async def discard(self) -> None:
-        """Leave the run, and wait until it has ended."""
         self._reader.close()
         await self._run.over()
 
     async def run_is_over(self) -> None:
-        """Wait until the run has ended and its entry is stored."""
         # An enclosing scope may be cancelled (BaseHTTPMiddleware); the run is bounded.
         with anyio.CancelScope(shield=True):
             await self._run.over()

@@ -25,12 +25,10 @@ def set_head(
 
 
 def start_message(status: int, headers: RawHeaders) -> dict[str, object]:
-    """Return the message of a response's head."""
     return {"type": "http.response.start", "status": status, "headers": list(headers)}
 
 
 def body_message(part: bytes, *, more: bool) -> dict[str, object]:
-    """Return the message of a part of a body."""
     return {"type": "http.response.body", "body": part, "more_body": more}
 
 

@@ -45,7 +45,6 @@ class Produced:
     def with_header(
         self, header: tuple[bytes, bytes], headers: RawHeaders | None = None
     ) -> Response:
-        """Return a copy of the response with one header more; see `with_header`."""
         return with_header(self.response, header, headers)
 
 
@@ -118,7 +117,6 @@ async def finish(result: Any) -> None:
 
 
 async def discard(result: Any) -> None:
-    """Close a response that is not sent."""
     if isinstance(result, LiveResponse):
         await result.discard()
     elif isinstance(result, StreamingResponse) and hasattr(result.body_iterator, "aclose"):

@@ -33,7 +33,6 @@ class Carrying:
         self.refresh = refresh
 
     async def refreshed(self) -> None:
-        """Wait for the refresh."""
         if self.refresh is not None:
             # An enclosing scope may be cancelled; the run is bounded.
             with anyio.CancelScope(shield=True):
@@ -67,7 +66,6 @@ class ReplayResponse(Carrying, StreamingResponse):
 
     @property
     def generation(self) -> bytes:
-        """The id of the run that recorded the entry."""
         return self._replay.entry.generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

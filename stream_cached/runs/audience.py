@@ -42,13 +42,11 @@ class Audience:
     # -- the start --------------------------------------------------------------------------
 
     def expect_start(self) -> None:
-        """Send waiting requests away unless the run is started in time."""
         if not self._run.is_started and self._start_timer is None:
             loop = asyncio.get_running_loop()
             self._start_timer = loop.call_later(START_WITHIN, self._abandon)
 
     def started(self) -> None:
-        """Note that the run is started."""
         if self._start_timer is not None:
             self._start_timer.cancel()
 
@@ -59,7 +57,6 @@ class Audience:
     # -- readers come and leave -------------------------------------------------------------
 
     def came(self) -> None:
-        """Note that a request has joined."""
         self.keep()
         self.expect_start()
 
@@ -86,7 +83,6 @@ class Audience:
         self._stream.wake_source()
 
     def end(self) -> None:
-        """Note that the run has ended."""
         self.keep()
         self._shield.reveal()
         self._stream.forget_spooled()

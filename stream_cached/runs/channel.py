@@ -46,7 +46,6 @@ class ProgressChannel:
     # -- the run's side ---------------------------------------------------------------------
 
     def open(self, head: Head) -> None:
-        """Set the head of the response."""
         self._head = head
 
     async def tell(self, segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
@@ -73,7 +72,6 @@ class ProgressChannel:
         return False
 
     async def read_followed(self) -> bool:
-        """Whether a process follows the run."""
         (found,) = await self._store.get_many([self._followed_key])
         return found == FOLLOWED
 
@@ -109,5 +107,4 @@ class ProgressChannel:
             await self._store.set_many([(self._followed_key, FOLLOWED)], FOLLOWED_TTL)
 
     def wakeup(self) -> Wakeup:
-        """Return something to wait with for news."""
         return wakeup(self._store, self.progress_key)

@@ -64,7 +64,6 @@ class Claim:
         return True
 
     def hold(self, lease: Lease) -> None:
-        """Take over the lease of this run."""
         self.lease = lease
 
     def give_up_lease(self) -> None:
@@ -93,7 +92,6 @@ class Claim:
         raise NotImplementedError
 
     def withdraw(self) -> None:
-        """Give the claim back."""
         self.advance(Event.CLOSE)
 
     async def close(self) -> None:
@@ -119,7 +117,6 @@ class Claim:
     # -- the end ----------------------------------------------------------------------------
 
     async def released(self) -> None:
-        """Wait until other processes know of the end."""
         if self.lease is not None:
             await self.lease.released()
 

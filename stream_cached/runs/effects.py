@@ -23,7 +23,6 @@ class EffectQueue:
         self._worker: asyncio.Task[None] | None = None
 
     def put(self, effect: Effect) -> None:
-        """Queue an effect."""
         self._effects.append(effect)
         if self._worker is None or self._worker.done():
             self._worker = spawn(self._work())

@@ -123,11 +123,9 @@ class RemoteRun:
         return True
 
     def followed_by(self, run: Run) -> None:
-        """Let a run of this process be retired once this one has ended."""
         self._follower = run
 
     def leave(self) -> None:
-        """Follow the run no more."""
         self._wakeup.close()
         if self._watcher is not None:
             self._watcher.cancel()
@@ -214,7 +212,6 @@ class RemoteRun:
 
     @property
     def _is_complete(self) -> bool:
-        """Whether the progress is that of a whole body."""
         return self._progress is not None and self._progress.length is not None
 
     @property
@@ -246,7 +243,6 @@ class RemoteRun:
     # -- the source -------------------------------------------------------------------------
 
     async def drain(self, stream: Stream) -> None:
-        """Feed the chunks of the run to a stream of this process."""
         try:
             while True:
                 news = self._news
@@ -266,7 +262,6 @@ class RemoteRun:
             self.leave()
 
     async def close(self) -> None:
-        """Follow the run no more."""
         self.leave()
 
     async def _hand_on(self, stream: Stream) -> None:

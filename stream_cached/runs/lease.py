@@ -215,7 +215,6 @@ class Lease:
         await self.channel.close(keep_progress=is_told)
 
     async def released(self) -> None:
-        """Wait until the release is carried out."""
         if self._is_released and self._work is not None:
             await asyncio.wait([self._work])
 

@@ -47,11 +47,9 @@ class Producer:
 
     @property
     def is_started(self) -> bool:
-        """Whether the source is drained, or was."""
         return self._task is not None
 
     def start(self) -> None:
-        """Begin to drain the source."""
         if self._task is None:
             self._task = spawn(self._produce(), self._context)
 

@@ -153,7 +153,6 @@ _registries: WeakKeyDictionary[RunScope, _Registries] = WeakKeyDictionary()
 
 
 def registry_of(scope: RunScope) -> RunRegistry:
-    """Return the registry of a scope in the running event loop."""
     registries = _registries.get(scope)
     if registries is None:
         registries = _registries[scope] = _Registries()
@@ -190,7 +189,6 @@ class HitForMiss:
         self._until: dict[str, dict[Variant, float]] = {}
 
     def add(self, key: str, variant: Variant) -> None:
-        """Remember a variant."""
         until = self._until.pop(key, {})
         until.pop(variant, None)
         if len(self._until) >= _MAX_KEYS:
@@ -213,7 +211,6 @@ class HitForMiss:
         return list(until)
 
     def has(self, key: str, select: Select | None) -> bool:
-        """Whether a request may be for one of them."""
         return any(is_for(variant, select) for variant in self.variants(key))
 
     def discard(self, key: str, select: Select | None) -> None:

@@ -158,7 +158,6 @@ class Run(Claim):
 
     @property
     def is_recorded(self) -> bool:
-        """Whether there may be an entry."""
         return self.recorder is not None and not self.recorder.is_failed
 
     @property
@@ -174,11 +173,9 @@ class Run(Claim):
         return self.stream is None or self.stream.is_kept
 
     async def join(self, seconds: float, since: float) -> Joined | None:
-        """Return the answer for one more request; see `joining.join`."""
         return await join(self, seconds, since)
 
     def read(self) -> Reader:
-        """Return the reader of the request that leads the run."""
         assert self.stream is not None
         assert self.answer is not None
         return self.stream.read(content_length(self.answer.head.headers))
@@ -201,16 +198,13 @@ class Run(Claim):
 
     @property
     def is_started(self) -> bool:
-        """Whether the source is drained, or was."""
         return self._producer is not None and self._producer.is_started
 
     @property
     def is_aborting(self) -> bool:
-        """Whether the source has to stop."""
         return self.state is RunState.ABORTED
 
     def start(self) -> None:
-        """Begin to drain the source."""
         if self._producer is not None and not self._producer.is_started:
             self._producer.start()
             if self.audience is not None:
@@ -244,7 +238,6 @@ class Run(Claim):
         return self.advance(Event.COMPLETE if is_complete else Event.BREAK)
 
     async def settled(self) -> None:
-        """Wait until the queued effects are carried out."""
         await self._effects.done()
 
     async def finish(self) -> None:
@@ -260,39 +253,32 @@ class Run(Claim):
             self._over.set()
 
     async def over(self) -> None:
-        """Wait until nothing is left: source closed, entry visible or discarded."""
         await self._over.wait()
 
     # -- the readers ------------------------------------------------------------------------
 
     @property
     def is_followed(self) -> bool:
-        """Whether another process follows the run."""
         return self.audience is not None and self.audience.is_followed
 
     def set_followed(self, followed: bool) -> None:
-        """Note whether another process follows the run."""
         if self.audience is not None:
             self.audience.set_followed(followed)
 
     @property
     def has_slow_readers(self) -> bool:
-        """Whether a reader still needs what was written."""
         return self.stream is not None and self.stream.has_slow_readers
 
     def reader_left(self, seat: Seat | None) -> None:
-        """Note that a reader has left, or (None) that readers were cut."""
         if self.audience is not None:
             self.audience.left(seat)
 
     # -- the recorder -----------------------------------------------------------------------
 
     def objection(self) -> NotCached | None:
-        """Return why the body must not be stored, if there is a reason."""
         return None if self._storage is None else self._storage.objection()
 
     def recorder_moved(self) -> None:
-        """Note that segments were written."""
         if self.stream is not None:
             self.stream.wake_source()
 
@@ -309,11 +295,9 @@ class Run(Claim):
             self.audience.lost_entry()
 
     def visible(self) -> None:
-        """Note that the entry is visible."""
         self.advance(Event.SHOW)
 
     async def stored(self) -> None:
-        """Tell plugins of the entry."""
         if self._storage is not None:
             await self._storage.stored()
 
@@ -322,6 +306,5 @@ _streaming: weakref.WeakSet[Run] = weakref.WeakSet()
 
 
 def runs_here() -> list[Run]:
-    """Return the streaming runs of the running event loop."""
     loop = asyncio.get_running_loop()
     return [run for run in tuple(_streaming) if run._loop is loop]

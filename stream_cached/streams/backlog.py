@@ -37,7 +37,6 @@ class Backlog:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there was no chunk yet."""
         return self.last is self.first and not self.first_number
 
     @property
@@ -46,7 +45,6 @@ class Backlog:
         return self.made - self.dropped > 2 * self._max_ahead
 
     def append(self, chunk: bytes) -> None:
-        """Add a chunk."""
         self.last.next = self.last = Link(chunk)
         self.made += len(chunk) + LINK_SIZE
 

@@ -35,11 +35,9 @@ class Seat:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the reader waits for more."""
         return self.future is not None and not self.future.done()
 
     def wake(self) -> None:
-        """Tell the reader that something has changed."""
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
@@ -67,14 +65,12 @@ class Reader:
             self._stream.left_behind(self._seat)
 
     def close(self) -> None:
-        """Leave the stream."""
         if not self.closed:
             self.closed = True
             self._seat.wake()
             self._stream.left(self._seat)
 
     async def aclose(self) -> None:
-        """Leave the stream, as an asynchronous generator is closed."""
         self.close()
 
     def start(self) -> None:

@@ -123,7 +123,6 @@ class AppSource:
         await self._app(self._scope, self._receive, self._send)
 
     async def close(self) -> None:
-        """End the app."""
         if self._task is None:
             return
         if not self._task.done():

@@ -37,12 +37,10 @@ class Spool:
 
     @property
     def used(self) -> int:
-        """Bytes of all files."""
         return sum(part.size for part in self._parts)
 
     @property
     def is_full(self) -> bool:
-        """Whether the files have `max_bytes`."""
         return self.used >= self._max_bytes
 
     def append(self, number: int, chunks: Sequence[bytes]) -> None:
@@ -77,7 +75,6 @@ class Spool:
         return self._parts[1].numbers[0] if len(self._parts) > 1 else self._next
 
     def close(self) -> None:
-        """Give all files back. The spool can be used again."""
         self.forget(None)
 
 

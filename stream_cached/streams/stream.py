@@ -228,7 +228,6 @@ class Stream:
         self.owner.reader_left(None)
 
     def cut_joined(self, why: str) -> None:
-        """Break off the readers that have joined."""
         self.cut(lambda seat: seat.joins, why)
 
     async def older(self, number: int) -> list[bytes]:
@@ -259,7 +258,6 @@ class Stream:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there was a first chunk."""
         return not self._backlog.is_empty
 
     @property
@@ -269,7 +267,6 @@ class Stream:
 
     @property
     def is_joined(self) -> bool:
-        """Whether a reader of another request reads it."""
         return any(seat.joins for seat in self.seats)
 
     def news_for(self, seat: Seat) -> asyncio.Future[None]:
@@ -279,7 +276,6 @@ class Stream:
         return future
 
     def waits_no_more(self, seat: Seat) -> None:
-        """Note that a reader waits no more."""
         seat.future = None
         self._waiting.discard(seat)
 
@@ -290,7 +286,6 @@ class Stream:
             self.wake_source()
 
     def left(self, seat: Seat) -> None:
-        """Note that a reader has left."""
         self.seats.discard(seat)
         self.owner.reader_left(seat)
 
@@ -300,7 +295,6 @@ class Stream:
             self._loop.call_soon_threadsafe(self.left, seat)
 
     def wake_readers(self) -> None:
-        """Let all readers look again."""
         for seat in self.seats:
             seat.wake()
 

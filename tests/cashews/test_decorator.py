@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, assert_type
 
 import cashews
 import pytest
@@ -836,6 +836,11 @@ def test_entries_are_aiocaches_too(serve: Serve, redis_url: str, prefix: str) ->
         ({"key": "report:{nobody.id}"}, "nobody"),
         ({"tags": ["{nobody}"], "key": "report"}, "nobody"),
         ({"max_body": -1}, "max_body"),
+        ({"max_boddy": 5}, "unknown parameter 'max_boddy'"),
+        ({"directory": "/tmp"}, "belong in cache.setup"),
+        ({"kwargs": {}}, "unknown parameter 'kwargs'"),
+        ({"namespace": "web"}, "prefix= stands before each key"),
+        ({"serializer": None}, "serializer= configures a cache of aiocache"),
     ],
 )
 def test_what_can_not_work_is_told_at_decoration(arguments: dict[str, Any], words: str) -> None:
@@ -844,6 +849,35 @@ def test_what_can_not_work_is_told_at_decoration(arguments: dict[str, Any], word
     given: dict[str, Any] = {"cache": Cache(), "ttl": 60} | arguments
     with pytest.raises(ConfigurationError, match=words):
         stream_cached(**given)(report)
+
+
+def test_the_options_of_the_aiocache_decorator_are_accepted() -> None:
+    given: dict[str, Any] = {"vary": ("Accept",), "noself": True, "max_body": 5, "fallback": False}
+    decorator = stream_cached(Cache(), 60, skip_cache_func=lambda result: False, **given)
+    assert decorator.options.limits.max_body == 5
+    assert (decorator.noself, decorator.fallback) == (True, False)
+
+
+@pytest.mark.anyio
+async def test_a_decorated_function_keeps_its_types() -> None:
+    cache = Cache()
+    cache.setup("mem://")
+
+    @stream_cached(cache, ttl=60)
+    async def total(name: str) -> int:
+        return len(name)
+
+    @stream_cached(cache, ttl=60)
+    def not_async(name: str, *, limit: int = 10) -> list[str]:
+        return [name] * limit
+
+    assert_type(await total("name"), int)
+    assert_type(await not_async("name", limit=2), list[str])
+    assert_type(await total.cache_key("name"), str)
+    assert_type(await total.invalidate(), bool)
+    if TYPE_CHECKING:
+        await total(5)  # type: ignore[arg-type]
+        await not_async("name", other=5)  # type: ignore[call-arg]
 
 
 @pytest.mark.anyio

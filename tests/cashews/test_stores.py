@@ -322,9 +322,3 @@ async def test_what_nobody_waits_for_is_not_begun(disk: DiskCache) -> None:
     go_on.set()
     await asyncio.sleep(0.05)
     assert made == ["first"]
-
-
-def test_the_module_is_imported_without_the_disk_cache() -> None:
-    script = "import sys; sys.modules['diskcache'] = None; import stream_cached.cashews.stores"
-    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True)
-    assert result.returncode == 0, result.stderr

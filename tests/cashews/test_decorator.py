@@ -168,7 +168,7 @@ def test_a_ttl_that_is_none_is_told(
 ) -> None:
     reports = Reports(serve, stream_cached(setup(), ttl=lambda *a, **k: ttl, key="report"))
     assert [reports.get().body for _ in range(2)] == [reports.body(1), reports.body(2)]
-    assert "it is not stored: ttl=" in caplog.text
+    assert "a response is not stored: ttl=" in caplog.text
 
 
 def test_a_condition_says_what_is_stored(serve: Serve, setup: Setup) -> None:

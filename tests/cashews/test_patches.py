@@ -40,7 +40,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from stream_cached.cashews import install, patches, recording, stream_cached, uninstall
+from stream_cached.cashews import encoding, install, lookup, stream_cached, uninstall
 from stream_cached.cashews.entries import CashewsEntries, EntryRef
 from stream_cached.engine.outcome import Call
 from stream_cached.errors import BrokenStreamError
@@ -120,11 +120,11 @@ class Pages:
 
 
 def wait_for_refreshes(server: AppServer) -> None:
-    """Wait until nothing is made anew, or kept from expiring, behind the requests."""
+    """Wait until no refresh and no extension of a pointer is running."""
 
     async def running() -> bool:
         names = [str(task.get_coro()) for task in asyncio.all_tasks()]
-        return any("_get_and_save" in name or "_keep_pointer" in name for name in names)
+        return any("_get_and_save" in name or "_extend_pointer" in name for name in names)
 
     wait_until(lambda: not server.run(running()))
 
@@ -638,11 +638,11 @@ def test_segments_that_are_gone_are_a_miss(serve: Serve, setup: Setup) -> None:
     pages.get()
 
     async def lose() -> None:
-        shelf = CashewsEntries.of(cache._get_backend("page"))
+        entries = CashewsEntries.of(cache._get_backend("page"))
         raw: bytes = await cache.get_raw("page")
-        (place,) = patches._places(raw.removeprefix(patches._PREFIX), shelf, "page")
-        found: Any = await place._look_up()
-        await shelf.backend.store.delete_many([segment_key(found.key, found.entry.generation, 1)])
+        (ref,) = encoding.unpack_refs(raw.removeprefix(encoding.PREFIX), entries, "page")
+        found: Any = await ref._look_up()
+        await entries.backend.store.delete_many([segment_key(found.key, found.entry.generation, 1)])
 
     pages.act(lose)
     answer = pages.get()
@@ -926,13 +926,13 @@ def test_a_memory_that_sweeps_reads_no_entries(
     cache.setup("mem://", check_interval=0.01)
     pages = Pages(serve, cache(ttl=60), rows)
     pages.get()
-    find = recording.find
+    find = lookup.find
 
     async def counted(*args: Any) -> Any:
         looks.append(args)
         return await find(*args)
 
-    monkeypatch.setattr(recording, "find", counted)
+    monkeypatch.setattr(lookup, "find", counted)
     pages.act(lambda: cache.set("other", 1, expire=0.05))
     memory: Any = cache._get_backend("")
     wait_until(lambda: "other" not in memory.store)

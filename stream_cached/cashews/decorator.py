@@ -1,9 +1,10 @@
-"""The front door for cashews: its words, and the engine underneath."""
+"""The front door for cashews: `stream_cached` with the parameters of cashews' decorators."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, ParamSpec, TypeVar, overload
 
 from cashews import Cache, Command
 from cashews._typing import TTL, CacheCondition, Tags
@@ -13,33 +14,49 @@ from cashews.validation import _INVALIDATE_FURTHER
 from stream_cached import decorator
 from stream_cached.cashews.hooks import CashewsHooks, ttl_in_seconds
 from stream_cached.checks import require
+from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.limits import LIMITS
 
-#: Options of cashews' own decorators that a stream does not need.
-_NEEDLESS = ("lock", "protected", "upper", "time_condition")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Options of cashews' own decorators that have no effect on a stream.
+_PLAIN_VALUE_OPTIONS = ("lock", "protected", "upper", "time_condition")
+
+#: Options of the aiocache decorator that configure the cache.
+_CACHE_OPTIONS = ("alias", "namespace", "plugins", "serializer")
+
+_PARAMETERS = inspect.signature(decorator.stream_cached.__init__).parameters
+
+#: The keyword arguments that are passed on to the aiocache decorator.
+_OPTIONS = frozenset({*_PARAMETERS, *LIMITS}) - {"self", "kwargs", *_CACHE_OPTIONS}
 
 
 class stream_cached(decorator.stream_cached):  # noqa: N801
     """
     Cache the response of an endpoint in a cashews cache while it is streamed to its first client.
 
-    When, where and for how long is said in the words of cashews, all else in those of
+    Put the decorator directly over the function, below the route decorator. The parameters below
+    mean what they mean in cashews' own decorators, all others what they mean in
     `stream_cached.stream_cached`. A result that is no response is stored as `cache.set` does.
 
     Args:
-        cache: The cache that entries are stored in; it may be set up after decoration.
+        cache: The cache that stores the entries; it may be set up after decoration.
         ttl: How long an entry is fresh: seconds, a `timedelta`, a text such as `"1h30m"`, None for
             ever, or a function of the arguments, and of `result=` if it has that parameter.
         key: A template of the key, such as `"report:{user.id}:{fmt}"`. Without it, the key is
             built from the request and the arguments.
-        tags: Templates of tags. `cache.delete_tags` invalidates what bears them, runs included.
+        tags: Templates of tags. `cache.delete_tags` invalidates the entries with these tags, and
+            the runs that would store such an entry.
         condition: Called with the result, the arguments, the keyword arguments and `key=`. If it
-            returns false, the result is not stored. The conditions of cashews are taken, too.
+            returns false, the result is not stored. cashews' own conditions are accepted, too.
         prefix: Text before each key, followed by a colon.
-        options: The keyword arguments of `stream_cached.stream_cached` that are not about the
-            cache, such as `vary=` and `limits=`.
+        options: The keyword arguments of `stream_cached.stream_cached` that do not configure the
+            cache, such as `vary=`, `limits=` and `max_body=`.
 
     Raises:
-        ConfigurationError: A parameter has no valid value; the message says what to write.
+        ConfigurationError: A parameter is unknown or has no valid value; the message says what to
+            write.
     """
 
     def __init__(
@@ -58,12 +75,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
             f"cache={cache!r} is no cache of cashews: pass the one that is set up, as in "
             "@stream_cached(cache, ttl=60)",
         )
-        for name in _NEEDLESS:
-            require(
-                name not in options,
-                f"{name}= is for plain values: many requests for one stream run once anyway; "
-                "leave it out",
-            )
+        _check_names(options)
         require(
             not isinstance(tags, str), f"tags={tags!r} is one text: pass a list of them, [{tags!r}]"
         )
@@ -75,7 +87,11 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
             self, cache, ttl, key=key, tags=tags, condition=condition, prefix=prefix
         )
 
-    def __call__(self, f: Callable[..., Any]) -> Any:
+    @overload
+    def __call__(self, f: Callable[P, Awaitable[R]]) -> CachedEndpoint[P, R]: ...
+    @overload
+    def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
+    def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
         self.hooks.register(f)
         return super().__call__(f)
 
@@ -90,8 +106,28 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
     def get_cache_key(
         self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> str:
-        """Return the key of a call, as cashews does if there is a template."""
+        """Return the key of a call; if there is a template, cashews fills it in."""
         template = self.hooks.template_of(f)
         if template is None:
             return super().get_cache_key(f, args, kwargs)
         return get_cache_key(f, template, args, kwargs)
+
+
+def _check_names(options: Collection[str]) -> None:
+    """Check the names of the options, because aiocache's decorator accepts any name."""
+    for name in options:
+        require(
+            name not in _PLAIN_VALUE_OPTIONS,
+            f"{name}= is for plain values: concurrent requests for one stream cause one run "
+            "anyway; leave it out",
+        )
+        require(
+            name not in _CACHE_OPTIONS,
+            f"{name}= configures a cache of aiocache, and this one is set up by cashews: pass it "
+            "to cache.setup() if cashews has such an option; prefix= stands before each key",
+        )
+        require(
+            name in _OPTIONS,
+            f"unknown parameter {name!r}: the decorator has no such parameter. Options of the "
+            "cache belong in cache.setup()",
+        )

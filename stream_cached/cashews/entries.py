@@ -1,4 +1,4 @@
-"""The entries of streams in one backend of cashews, as they stand beside its own values."""
+"""The entries of streams that cashews' own decorators store, in the backend of cashews' values."""
 
 from __future__ import annotations
 
@@ -29,43 +29,38 @@ from stream_cached.events import Reporter
 from stream_cached.options import Options
 from stream_cached.stores.transformed import CompressedStore
 
-#: The options for cashews' own decorators, which take none of ours: the defaults.
+#: The options of streams under cashews' own decorators, which accept no options of this library.
 OPTIONS = Options()
 
-_ATTRIBUTE = "_stream_cached_shelf"
+#: The attribute of a backend that holds its `CashewsEntries`. They refer to the backend, so a weak
+#: dictionary would free neither.
+_ATTRIBUTE = "_stream_cached_entries"
 
+#: How often the ttl of a pointer is set if other processes replace the pointer meanwhile.
 _ATTEMPTS = 5
 
 
 @lru_cache(maxsize=1000)
-def service_of(name: str) -> Service:
-    """Return what the engine knows of a function, which the log calls by this name."""
+def service_of(function: str) -> Service:
+    """Return the engine's service for the function of this name."""
     return Service(
         version="",
         options=OPTIONS,
         headers=HeaderRules(OPTIONS, frozenset(), frozenset()),
-        reporter=reporter_of(name),
+        reporter=reporter_of(function),
         hooks=Hooks(),
         invalidated_before=InvalidatedBefore(time.monotonic),
     )
 
 
 @lru_cache(maxsize=1000)
-def reporter_of(name: str) -> Reporter:
-    """Return where to say what is not stored."""
-    return Reporter(name)
+def reporter_of(function: str) -> Reporter:
+    """Return the reporter that logs why responses of the function are not stored."""
+    return Reporter(function)
 
 
 class CashewsEntries:
-    """
-    The entries in one backend.
-
-    Args:
-        backend: What was set up, past all middlewares: keys are those that it is given itself.
-
-    Raises:
-        ConfigurationError: It can't hold streams.
-    """
+    """The entries in one backend; their keys are the backend's keys, behind all middlewares."""
 
     def __init__(self, backend: CashewsBackend) -> None:
         serializer: Any = backend.serializer
@@ -76,36 +71,28 @@ class CashewsEntries:
 
     @classmethod
     def of(cls, backend: CashewsBackend) -> CashewsEntries:
-        """Return that of a backend; see `Shelf`."""
-        shelf = getattr(backend, _ATTRIBUTE, None)
-        if not isinstance(shelf, CashewsEntries):
-            shelf = cls(backend)
-            setattr(backend, _ATTRIBUTE, shelf)
-        return shelf
+        """Return the entries of a backend; a backend that can't hold streams raises."""
+        entries = getattr(backend, _ATTRIBUTE, None)
+        if not isinstance(entries, CashewsEntries):
+            entries = cls(backend)
+            setattr(backend, _ATTRIBUTE, entries)
+        return entries
 
     @property
     def backend(self) -> Backend:
-        """What the engine uses."""
+        """The engine's backend, which may be down."""
         return self._with_compressor(self._binding.primary)
 
-    async def present(self) -> Backend:
-        """
-        Return the same for a look-up.
+    async def connect(self) -> Backend:
+        """Return the engine's backend; a backend that is down raises `StoreUnavailableError`."""
+        return self._with_compressor(await self._connect())
 
-        Raises:
-            StoreUnavailableError: It is away.
-        """
-        return self._with_compressor(await self._bare())
-
-    async def value(self, key: str) -> tuple[bytes | None, bytes]:
-        """
-        Return what stands under a key of cashews, as it is, and what cashews has made that of.
-
-        Nothing where that can't be said.
-        """
+    async def read(self, key: str) -> tuple[bytes | None, bytes]:
+        """Return a cashews value as stored, and without signature and compression."""
         try:
-            backend = await self._bare()
-            # As it is: neither signed nor compressed by us.
+            backend = await self._connect()
+            # The server's own store returns the bytes unchanged; `backend.store` may expect our
+            # signature.
             (raw,) = await (backend.server or backend.store).get_many([key])
         except StoreError:
             return None, b""
@@ -113,28 +100,24 @@ class CashewsEntries:
             return None, b""
         try:
             value: bytes = self._serializer._signer.check_sign(key, raw)
-        # Damaged, or of another secret: cashews does not expect all that is raised then.
+        # A damaged value makes cashews raise errors of many kinds.
         except Exception:
             return raw, b""
         with suppress(Exception):
             value = self._serializer._compressor.decompress(value)
         return raw, value
 
-    async def keep(self, key: str, raw: bytes, ttl: float | None) -> bool:
-        """
-        Give a key of cashews another ttl if it still holds what was read; return whether it does.
-
-        Raises:
-            StoreError: The store failed.
-        """
-        backend = await self._bare()
+    async def set_ttl(self, key: str, raw: bytes, ttl: float | None) -> bool:
+        """Give a key a new ttl if its value still is `raw`; return whether it is."""
+        backend = await self._connect()
         if backend.server is None:
-            # In memory nothing happens between the two, and cashews can't read what we set.
+            # In memory, the value can't change between the read and this call. A value that is set
+            # here would be wrapped, and cashews could not read it.
             return await backend.store.touch_many([key], ttl) > 0
         return await backend.server.compare_and_set(key, raw, raw, ttl)
 
-    async def _bare(self) -> Backend:
-        """Return the same as `present`, without compression."""
+    async def _connect(self) -> Backend:
+        """Return the same as `connect`, without compression."""
         return await self._binding.backend(Deadline(self._binding.timeout))
 
     def _with_compressor(self, backend: Backend) -> Backend:
@@ -148,29 +131,24 @@ class CashewsEntries:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EntryRef:
-    """
-    Where one run is recorded: an entry of its own, which nothing but its pointer leads to.
+    """A reference to the entry of one run, as pointers contain it."""
 
-    Args:
-        shelf: The entries that it stands among.
-        key: That of the pointer.
-        generation: Which run it is.
-        expire: Seconds that the entry lives, None for ever.
-    """
-
-    shelf: CashewsEntries
+    entries: CashewsEntries
     key: str
+    """The key of the pointer."""
     generation: bytes
+    """The id of the run."""
     expire: float | None
+    """Seconds that the entry lives; None for ever."""
 
     @classmethod
-    def new(cls, shelf: CashewsEntries, key: str, expire: float | None) -> EntryRef:
-        """Return one for a run that begins."""
-        # cashews takes 0 for no bound, too.
-        return cls(shelf, key, new_id(), expire or None)
+    def new(cls, entries: CashewsEntries, key: str, expire: float | None) -> EntryRef:
+        """Return the reference for a new run."""
+        # cashews stores a value with 0 for ever, too.
+        return cls(entries, key, new_id(), expire or None)
 
     def resource(self, backend: Backend) -> Resource:
-        """Return the view of it."""
+        """Return the engine's resource, whose only entry is this one."""
         return Resource(
             backend.store,
             f"{self.key}:{self.generation.hex()}",
@@ -180,51 +158,41 @@ class EntryRef:
             max_variants=1,
         )
 
-    async def is_there(self) -> bool:
-        """Whether there is an entry."""
+    async def has_entry(self) -> bool:
+        """Whether the entry exists."""
         try:
             return isinstance(await self._look_up(), Hit)
         except StoreError:
             return False
 
     async def response(self, call: Call) -> Response | None:
-        """Return a response for a call of its own; None if there is no whole entry."""
+        """Return a response of the entry; None if the entry is missing or incomplete."""
         try:
-            backend = await self.shelf.present()
+            backend = await self.entries.connect()
             found = await find_entry(call, self.resource(backend))
         except StoreError:
             return None
         return found.response if isinstance(found, Fresh) else None
 
-    async def keep_pointer(self) -> bool:
-        """
-        Let the pointer live for as long as the entry will, from now on; return whether it is there.
-
-        Raises:
-            StoreError: The store failed.
-        """
+    async def extend_pointer(self) -> bool:
+        """Restart the ttl of the pointer; return whether the pointer still names this entry."""
         for _ in range(_ATTEMPTS):
-            raw, pointer = await self.shelf.value(self.key)
+            raw, pointer = await self.entries.read(self.key)
             if raw is None or self.generation not in pointer:
-                # Another value stands there by now.
+                # The key was deleted or holds another value.
                 return False
-            if await self.shelf.keep(self.key, raw, self.expire):
+            if await self.entries.set_ttl(self.key, raw, self.expire):
                 return True
         return True
 
     async def retire(self) -> None:
-        """
-        Let an entry that another one replaces expire, where it would otherwise never do so.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """Give an entry without a ttl one, because a newer entry has replaced it."""
         if self.expire is not None:
             return
         found = await self._look_up()
         if isinstance(found, Hit):
-            backend = await self.shelf.present()
+            backend = await self.entries.connect()
             await self.resource(backend).expire(found.entry)
 
     async def _look_up(self) -> Found:
-        return await self.resource(await self.shelf.present()).look_up()
+        return await self.resource(await self.entries.connect()).look_up()

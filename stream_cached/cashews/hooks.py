@@ -1,4 +1,4 @@
-"""What the cashews decorator adds to the way of a request."""
+"""What the cashews decorator adds to the engine: templates, tags, conditions and switches."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from cashews.validation import _INVALIDATE_FURTHER
 from cashews.wrapper.transaction import _transaction
 
 from stream_cached.backends.binding import Backend, Binding
-from stream_cached.cashews import tags as tags_of
 from stream_cached.cashews.stores import Raw
+from stream_cached.cashews.tags import TagStore, delete_versions
 from stream_cached.cashews.views import backend_of, secrets_of, view_of
 from stream_cached.checks import require_ttl
 from stream_cached.decorated import AiocacheHooks
@@ -39,11 +39,11 @@ from stream_cached.responses.stored import ReplayResponse
 if TYPE_CHECKING:
     from stream_cached.cashews.decorator import stream_cached
 
-#: Stands for a value that cashews does not have.
+#: The default of `cache.get`; a stored None is another value.
 _MISSING = object()
 
 #: The ttl and the tags of the plain value that the running call stores.
-_settled: ContextVar[tuple[float | None, list[str]]] = ContextVar("stream_cached_settled")
+_value_terms: ContextVar[tuple[float | None, list[str]]] = ContextVar("stream_cached_value_terms")
 
 
 class CashewsHooks(AiocacheHooks):
@@ -68,7 +68,7 @@ class CashewsHooks(AiocacheHooks):
         self._ttl_takes_result = self._ttl_of is not None and _takes_result(ttl)
         self._tag_templates = tuple(tags)
         self._condition = get_cache_condition(condition)
-        self._sets = tags_of.Tags(cache)
+        self._tag_store = TagStore(cache)
         self._prefix = prefix
         self._templates: dict[int, str] = {}
         self._route = ""
@@ -77,7 +77,7 @@ class CashewsHooks(AiocacheHooks):
     # -- decoration -------------------------------------------------------------------------
 
     def register(self, function: Callable[..., Any]) -> None:
-        """Check the templates for a function, and tell cashews of its tags."""
+        """Check the templates for a function, and register its tags with cashews."""
         if self.key_template is None:
             # The keys of a function without a template begin with its module.
             self._route = getattr(function, "__module__", "")
@@ -87,7 +87,7 @@ class CashewsHooks(AiocacheHooks):
             self._route = template.partition("{")[0]
             self._register_tags(template)
         if self._tag_templates:
-            tags_of.delete_versions(self.cashews, self.full(self._route))
+            delete_versions(self.cashews, self.full(self._route))
 
     def _template(self, function: Callable[..., Any], key: str) -> str:
         try:
@@ -96,7 +96,7 @@ class CashewsHooks(AiocacheHooks):
                 get_cache_key_template(function, key=tag)
         except WrongKeyError as exc:
             raise ConfigurationError(
-                f"key={key!r}, tags={self._tag_templates!r}: {exc}; name parameters of the function"
+                f"key={key!r}, tags={self._tag_templates!r}: {exc}; use parameters of the function"
             ) from exc
         return template
 
@@ -106,8 +106,8 @@ class CashewsHooks(AiocacheHooks):
                 self.cashews.register_tag(tag, self.full(template))
         except re.error as exc:
             raise ConfigurationError(
-                f"key={self.key_template!r}: cashews makes no pattern of it, which tags need: "
-                "name parameters and their attributes, without brackets"
+                f"key={self.key_template!r}: tags require a pattern, and cashews can't make one of "
+                "this template: use parameters and their attributes, without brackets"
             ) from exc
 
     def template_of(self, function: Callable[..., Any]) -> str | None:
@@ -122,16 +122,16 @@ class CashewsHooks(AiocacheHooks):
 
     @property
     def keys_by_request(self) -> bool:
-        """Whether the key of a request is built from everything that it has to hold."""
+        """Whether the key is built from the request, and not from a template."""
         return self.key_template is None
 
     @property
     def has_own_values(self) -> bool:
-        """Whether plain values are kept elsewhere, too."""
+        """Whether plain values are stored elsewhere, too."""
         return False
 
     def bind_early(self, reporter: Reporter) -> None:
-        """Do not resolve the cache at decoration: it may be set up later, and again."""
+        """Leave the cache open at decoration: it may be set up later, and set up again."""
         self._reporter = reporter
 
     def binding(self) -> Binding:
@@ -140,11 +140,11 @@ class CashewsHooks(AiocacheHooks):
         if self.backend is backend:
             return super().binding()
         self.backend = backend
-        self._warn_of_routes()
-        return self.bind(view_of(self.cashews, backend, self._prefix, [_Watcher(self)]))
+        self._warn_of_other_backends()
+        return self.bind(view_of(self.cashews, backend, self._prefix, [_HitReporter(self)]))
 
-    def _warn_of_routes(self) -> None:
-        """Warn that keys with one beginning are not all where cashews looks for them."""
+    def _warn_of_other_backends(self) -> None:
+        """Warn if cashews may look for some of the keys in another backend."""
         route = self.full(self._route)
         others = [
             prefix
@@ -153,25 +153,25 @@ class CashewsHooks(AiocacheHooks):
         ]
         if self._templates and others and self._reporter is not None:
             self._reporter.warn(
-                f"its keys begin with {route!r}, and there are other backends for {others}: all of "
-                "its entries are in one; let the key begin with the prefix of one backend"
+                f"its keys begin with {route!r}, and cashews has other backends for {others}: all "
+                "entries are stored in one backend; let the key begin with that backend's prefix"
             )
 
     def secrets(self) -> tuple[bytes, ...]:
-        """Return what signs entries in the store."""
+        """Return the secrets that sign entries in the store."""
         own = super().secrets()
         return own if own or self.backend is None else tuple(secrets_of(self.backend))
 
     def signs_values(self, backend: Backend) -> bool:
-        """Whether plain values are in signed records; cashews signs by its own secret."""
+        """Whether plain values are stored in signed records; cashews signs with its own secret."""
         return backend.signs and bool(super().secrets())
 
     def is_switched_off(self) -> bool:
-        """Whether nothing is cached now."""
+        """Whether the cache is neither read nor written now."""
         return self.is_disabled(Command.GET) and self.is_disabled(Command.SET)
 
     def is_invalidation_off(self) -> bool:
-        """Invalidation always takes effect: other processes may use the cache."""
+        """Return False, because other processes may still use the cache."""
         return False
 
     def is_disabled(self, command: Command) -> bool:
@@ -181,7 +181,7 @@ class CashewsHooks(AiocacheHooks):
     # -- one call ---------------------------------------------------------------------------
 
     async def prepare(self, call: Call, resource: Resource) -> None:
-        """Revoke a resource under `invalidate_further`, also for runs that go on."""
+        """Revoke a resource under `invalidate_further`, so that current runs are not stored."""
         if _INVALIDATE_FURTHER.get():
             await resource.revoke()
 
@@ -209,25 +209,24 @@ class CashewsHooks(AiocacheHooks):
         return [get_cache_key(function, tag, args, kwargs) for tag in self._tag_templates]
 
     def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
-        """Whether a result is to be stored; its ttl may depend on the result."""
+        """Whether a result is to be stored. A ttl that depends on the result is set here."""
         args, kwargs = call.execution.args, dict(call.execution.kwargs)
         if self._ttl_of is not None:
             named = {"result": result} if self._ttl_takes_result else {}
             try:
                 resource.set_ttl(ttl_in_seconds(self._ttl_of(*args, **{**named, **kwargs})))
             except ConfigurationError as exc:
-                call.service.reporter.warn(f"it is not stored: {exc}")
+                call.service.reporter.warn(f"a response is not stored: {exc}")
                 return False
-        _settled.set((resource.lifetimes.ttl, self._tags(call)))
+        _value_terms.set((resource.lifetimes.ttl, self._tags(call)))
         stores = self._condition(result, args, kwargs, key=self.full(call.key))
-        # A condition may answer with an exception type, too. And the function may have disabled
-        # storing by now.
+        # A condition may return an exception class. The function may disable SET while it runs.
         is_wanted = isinstance(stores, bool) and stores and not self.is_disabled(Command.SET)
         return is_wanted and super().accepts(call, resource, result)
 
     async def tag(self, tag: str, keys: Sequence[str], seconds: float | None) -> None:
-        """Let `cache.delete_tags` delete keys."""
-        await self._sets.add(tag, keys, seconds, self.backend)
+        """Add keys to a tag, so that `cache.delete_tags` deletes them."""
+        await self._tag_store.add(tag, keys, seconds, self.backend)
 
     def tag_version(self, tag: str) -> str:
         """Return the key of a tag's version, as cashews knows it."""
@@ -242,7 +241,7 @@ class CashewsHooks(AiocacheHooks):
         try:
             with _outside_transaction():
                 value = await self.cashews.get(self.full(key), default=_MISSING)
-        # Whatever a backend, a pickler or a middleware raises is a miss.
+        # Backends, picklers and middlewares raise errors of any kind; each means a miss.
         except Exception as exc:
             use.unreadable(exc)
             return None
@@ -253,14 +252,14 @@ class CashewsHooks(AiocacheHooks):
         if use.backend.is_fallback:
             await use.set(key, value, self.ttl())
             return
-        ttl, tags = _settled.get()
+        ttl, tags = _value_terms.get()
         full = self.full(key)
         try:
             for tag in tags:
                 await self.tag(tag, [full], ttl)
             with _outside_transaction():
                 await self.cashews.set(full, value, expire=ttl)
-        # The caller gets its value all the same.
+        # The caller receives a value that could not be stored, too.
         except Exception as exc:
             use.unwritable(exc)
 
@@ -275,7 +274,7 @@ class _TagSets:
 
     async def enlist(self, resource: Resource, keys: Sequence[str]) -> None:
         """Add the keys of an entry, without the versions that other entries depend on."""
-        # Segments without a record expire: the set would only grow by them.
+        # Segments expire by themselves; as members, they would only enlarge the set.
         expires = resource.lifetimes.ttl is not None
         own = [
             self._hooks.full(key)
@@ -287,8 +286,8 @@ class _TagSets:
             await self._hooks.tag(tag, members, resource.lifetimes.versions)
 
 
-class _Watcher(BasePlugin):  # type: ignore[misc]
-    """Tells cashews' detectors and callbacks of hits."""
+class _HitReporter(BasePlugin):  # type: ignore[misc]
+    """Reports hits to cashews' detectors and callbacks."""
 
     def __init__(self, hooks: CashewsHooks) -> None:
         self._hooks = hooks
@@ -296,12 +295,12 @@ class _Watcher(BasePlugin):  # type: ignore[misc]
     async def post_get(
         self, cache: Any, key: str, took: float = 0.0, ret: Any = None, **kwargs: Any
     ) -> None:
-        """Called after a look-up."""
+        """Report a hit; aiocache calls this after each look-up."""
         if ret is None:
             return
         hooks = self._hooks
         full, template = hooks.full(key), hooks.full(hooks.key_template or key)
-        # `CacheEtagMiddleware` makes an ETag of it: a stream has no body at hand.
+        # `CacheEtagMiddleware` makes an ETag of this value. The body of a stream is not in memory.
         value = ret.generation if isinstance(ret, ReplayResponse) else ret
         context_cache_detect._set(  # type: ignore[attr-defined]
             full, ttl=hooks.ttl(), name="stream_cached", template=template, value=value
@@ -314,7 +313,7 @@ class _Watcher(BasePlugin):  # type: ignore[misc]
 
 @contextmanager
 def _outside_transaction() -> Iterator[None]:
-    """Do at once what is done, whatever transaction of the application is open."""
+    """Bypass an open transaction of the application, so that calls take effect at once."""
     token = _transaction.set(None)
     try:
         yield
@@ -323,12 +322,14 @@ def _outside_transaction() -> Iterator[None]:
 
 
 def _takes_result(ttl: Any) -> bool:
+    """Whether a function for the ttl accepts `result=`."""
     parameters = inspect.signature(ttl).parameters
     kinds = {parameter.kind for parameter in parameters.values()}
     return "result" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def ttl_in_seconds(ttl: TTL) -> float | None:
+    """Return a ttl of cashews in seconds; None for ever."""
     try:
         seconds = ttl_to_seconds(ttl)
     except ValueError as exc:

@@ -35,7 +35,7 @@ _routes: weakref.WeakKeyDictionary[Cache, set[str]] = weakref.WeakKeyDictionary(
 
 
 def delete_versions(cache: Cache, route: str) -> None:
-    """Let `cache.delete_tags` delete the versions of tags, too; `route` is their prefix."""
+    """Make `cache.delete_tags` delete the versions of tags with the prefix `route`, too."""
     # A tag's set of keys is not reliable: cashews shortens its ttl to that of the last member, and
     # the store may evict it.
     if cache not in _routes:
@@ -47,7 +47,7 @@ def delete_versions(cache: Cache, route: str) -> None:
             try:
                 await original(*tags)
             finally:
-                # The versions are deleted even if the store of the tags is away.
+                # The versions are deleted even if the store of the tags is down.
                 keys = [tag_key(known, tag) for known in sorted(_routes[cache]) for tag in tags]
                 if keys:
                     await cache.delete_many(*keys)
@@ -56,8 +56,8 @@ def delete_versions(cache: Cache, route: str) -> None:
     _routes[cache].add(route)
 
 
-class Tags:
-    """The tags of a cache, in the backend that is set up for tags. It may be set up later."""
+class TagStore:
+    """The tags of a cache, in the backend for tags, which may be set up later."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache

@@ -1,4 +1,4 @@
-"""The decorator for cashews: its words, and the engine underneath, over each of its backends."""
+"""The decorator for cashews over each of its backends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, assert_type
 
 import cashews
 import pytest
@@ -42,7 +42,7 @@ Around = Callable[[Request, RequestResponseEndpoint], Awaitable[Response]]
 
 @pytest.fixture(params=["mem", "redis", "redis that raises", "redis with client_side", "disk"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
-    """Returns a cache that is set up, with more options perhaps."""
+    """Returns a function that sets up a cache."""
     return setup_of(request.param, request, tmp_path)
 
 
@@ -89,12 +89,12 @@ class Reports:
         return fetch(self.port, target=target, headers=headers)
 
     def act(self, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do something where the app runs."""
+        """Run a coroutine in the event loop of the app."""
         return self.server.run(action())
 
 
 def memory_of(cache: Cache, prefix: str = "") -> Any:
-    """What is in a `mem://` cache, by key."""
+    """Return the values in a `mem://` cache by key."""
     backend: Any = cache._backends[prefix]
     return backend.store
 
@@ -115,7 +115,7 @@ def test_a_key_is_a_template(serve: Serve, setup: Setup) -> None:
     bodies = [reports.get(**user).body for user in (ann, bob, ann, bob)]
     assert bodies == [reports.body(run) for run in (1, 2, 1, 2)]
     assert reports.get("/report?fmt=json", **ann).body == reports.body(3)
-    # What is no part of it makes no difference.
+    # Arguments that are not part of the template make no difference.
     assert reports.get("/report?fmt=json&other=1", **ann).body == reports.body(3)
 
 
@@ -168,7 +168,7 @@ def test_a_ttl_that_is_none_is_told(
 ) -> None:
     reports = Reports(serve, stream_cached(setup(), ttl=lambda *a, **k: ttl, key="report"))
     assert [reports.get().body for _ in range(2)] == [reports.body(1), reports.body(2)]
-    assert "it is not stored: ttl=" in caplog.text
+    assert "a response is not stored: ttl=" in caplog.text
 
 
 def test_a_condition_says_what_is_stored(serve: Serve, setup: Setup) -> None:
@@ -242,7 +242,7 @@ def test_tags_may_be_elsewhere(serve: Serve, setup: Setup, own_redis: RedisServe
     reports.act(lambda: cache.delete_tags("reports"))
     assert [reports.get().body for _ in range(2)] == [reports.body(2)] * 2
     own_redis.stop()
-    # What could not be invalidated is not stored there.
+    # An entry is not stored if its tags can't be.
     assert reports.get("/report?fmt=json").body == reports.body(3)
     keys = reports.act(lambda: cache.exists("report:json"))
     assert not keys
@@ -315,14 +315,14 @@ def test_invalidation_is_no_reading(serve: Serve, setup: Setup) -> None:
     assert reports.get().body == reports.body(2)
 
 
-def test_a_key_of_somebody_is_not_one_of_the_cache(serve: Serve, setup: Setup) -> None:
+def test_a_user_key_is_no_internal_key(serve: Serve, setup: Setup) -> None:
     reports = Reports(serve, stream_cached(setup(), ttl=60, key="report:{fmt}", tags=["reports"]))
     reports.get()
     for end in ("revoked", f"{'0' * 32}:0", f"stream_cached:tag:{'0' * 32}", f"lease:{'0' * 32}"):
         for fmt in (f"csv:{end}", end if end.startswith("stream") else f"csv:{end}"):
             assert "bypass" in reports.get(f"/report?fmt={fmt}").header("cache-status")
     assert reports.get().header("cache-status") == HIT
-    # One that only looks a little like that.
+    # A key that only resembles an internal key.
     reports.get(f"/report?fmt={'0' * 32}")
     assert reports.get(f"/report?fmt={'0' * 32}").header("cache-status") == HIT
 
@@ -347,7 +347,7 @@ def test_a_pattern_deletes(serve: Serve, setup: Setup) -> None:
 
     @cache.invalidate("report:{user_id}:*")
     async def change(user_id: str) -> None:
-        """What a report is made of."""
+        """The data of a report."""
 
     reports.act(lambda: change("ann"))
     assert reports.get(**bob).body == reports.body(2)
@@ -362,7 +362,7 @@ def test_an_endpoint_is_invalidated_as_a_whole(serve: Serve, setup: Setup) -> No
     assert reports.get(**{"x-user": "bob"}).body == reports.body(3)
 
 
-def test_invalidate_further_runs_anew(serve: Serve, setup: Setup) -> None:
+def test_invalidate_further_causes_a_run(serve: Serve, setup: Setup) -> None:
     async def clears(request: Request, call_next: RequestResponseEndpoint) -> Response:
         if "clear" not in request.query_params:
             return await call_next(request)
@@ -377,13 +377,11 @@ def test_invalidate_further_runs_anew(serve: Serve, setup: Setup) -> None:
     assert reports.get().body == reports.body(2)
     stores = False
     assert reports.get("/report?clear=1").body == reports.body(3)
-    # What was there is gone, also where nothing takes its place.
+    # The old entry is gone, though no new one replaces it.
     assert reports.get().body == reports.body(4)
 
 
-def test_what_was_begun_before_does_not_come_after_what_is_made_anew(
-    serve: Serve, setup: Setup
-) -> None:
+def test_an_older_run_does_not_replace_the_entry_of_a_newer_run(serve: Serve, setup: Setup) -> None:
     async def clears(request: Request, call_next: RequestResponseEndpoint) -> Response:
         if "clear" not in request.query_params:
             return await call_next(request)
@@ -453,7 +451,7 @@ def test_our_own_records_are_nothing_for_cashews(serve: Serve, setup: Setup) -> 
     assert not any(reports.act(values))
 
 
-# -- what cashews switches and tells --------------------------------------------------------------
+# -- switches, detectors and callbacks ------------------------------------------------------------
 
 
 def test_what_is_disabled_is_left_alone(serve: Serve, setup: Setup) -> None:
@@ -558,7 +556,7 @@ def test_middlewares_make_the_keys(serve: Serve, setup: Setup) -> None:
     assert reports.get().body == reports.body(2)
 
 
-def test_a_cache_may_be_set_up_later_and_anew(serve: Serve, setup: Setup) -> None:
+def test_a_cache_may_be_set_up_later_and_again(serve: Serve, setup: Setup) -> None:
     cache = Cache()
     reports = Reports(serve, stream_cached(cache, ttl=60, key="report"))
     cache._add_backend(setup()._backends[""])
@@ -607,14 +605,14 @@ def test_each_body_has_an_etag_of_its_own(serve: Serve, setup: Setup, kind: str)
     assert b
     assert a != b
     assert get("a", a).status == 304
-    # One that nobody has ever given.
+    # An ETag that no response has had.
     assert get("a", '"0123456789abcdef"').body == first["a"]
     server.run(cache.delete(f"{kind}:a"))
     get("a")
     assert get("a").header("etag") != a
 
 
-def test_what_is_asked_for_anew_is_made_anew(serve: Serve, setup: Setup) -> None:
+def test_a_request_with_no_cache_causes_a_run(serve: Serve, setup: Setup) -> None:
     cache = setup()
     server = serve(contrib_app(cache, CacheRequestControlMiddleware, cache_instance=cache))
 
@@ -708,7 +706,7 @@ def test_what_is_not_signed_is_a_miss(
         assert fetch(port, target=f"/{name}").body == second
 
 
-# -- many, and none -------------------------------------------------------------------------------
+# -- concurrent requests --------------------------------------------------------------------------
 
 
 def test_many_cold_clients_are_one_run(serve: Serve, setup: Setup) -> None:
@@ -836,6 +834,11 @@ def test_entries_are_aiocaches_too(serve: Serve, redis_url: str, prefix: str) ->
         ({"key": "report:{nobody.id}"}, "nobody"),
         ({"tags": ["{nobody}"], "key": "report"}, "nobody"),
         ({"max_body": -1}, "max_body"),
+        ({"max_boddy": 5}, "unknown parameter 'max_boddy'"),
+        ({"directory": "/tmp"}, "belong in cache.setup"),
+        ({"kwargs": {}}, "unknown parameter 'kwargs'"),
+        ({"namespace": "web"}, "prefix= stands before each key"),
+        ({"serializer": None}, "serializer= configures a cache of aiocache"),
     ],
 )
 def test_what_can_not_work_is_told_at_decoration(arguments: dict[str, Any], words: str) -> None:
@@ -844,6 +847,35 @@ def test_what_can_not_work_is_told_at_decoration(arguments: dict[str, Any], word
     given: dict[str, Any] = {"cache": Cache(), "ttl": 60} | arguments
     with pytest.raises(ConfigurationError, match=words):
         stream_cached(**given)(report)
+
+
+def test_the_options_of_the_aiocache_decorator_are_accepted() -> None:
+    given: dict[str, Any] = {"vary": ("Accept",), "noself": True, "max_body": 5, "fallback": False}
+    decorator = stream_cached(Cache(), 60, skip_cache_func=lambda result: False, **given)
+    assert decorator.options.limits.max_body == 5
+    assert (decorator.noself, decorator.fallback) == (True, False)
+
+
+@pytest.mark.anyio
+async def test_a_decorated_function_keeps_its_types() -> None:
+    cache = Cache()
+    cache.setup("mem://")
+
+    @stream_cached(cache, ttl=60)
+    async def total(name: str) -> int:
+        return len(name)
+
+    @stream_cached(cache, ttl=60)
+    def not_async(name: str, *, limit: int = 10) -> list[str]:
+        return [name] * limit
+
+    assert_type(await total("name"), int)
+    assert_type(await not_async("name", limit=2), list[str])
+    assert_type(await total.cache_key("name"), str)
+    assert_type(await total.invalidate(), bool)
+    if TYPE_CHECKING:
+        await total(5)  # type: ignore[arg-type]
+        await not_async("name", other=5)  # type: ignore[call-arg]
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""cashews' own decorators over endpoints that stream, once the codec is installed."""
+"""cashews' own decorators over endpoints that stream, under the patches of `install`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from stream_cached.cashews import install, patches, recording, stream_cached, uninstall
+from stream_cached.cashews import encoding, install, lookup, stream_cached, uninstall
 from stream_cached.cashews.entries import CashewsEntries, EntryRef
 from stream_cached.engine.outcome import Call
 from stream_cached.errors import BrokenStreamError
@@ -71,7 +71,7 @@ def installed() -> Iterator[None]:
 
 @pytest.fixture(params=["mem", "redis", "redis that raises", "disk"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
-    """Returns a cache that is set up, with more options perhaps."""
+    """Returns a function that sets up a cache."""
     return setup_of(request.param, request, tmp_path)
 
 
@@ -83,7 +83,7 @@ def mem() -> Cache:
 
 
 class Pages:
-    """An app with one endpoint, which returns what `respond` makes for the number of its run."""
+    """An app with one endpoint, whose response `respond` makes from the number of the run."""
 
     def __init__(
         self,
@@ -115,16 +115,16 @@ class Pages:
         return fetch(self.port, target, headers)
 
     def act(self, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do something where the app runs."""
+        """Run a coroutine in the event loop of the app."""
         return self.server.run(action())
 
 
 def wait_for_refreshes(server: AppServer) -> None:
-    """Wait until nothing is made anew, or kept from expiring, behind the requests."""
+    """Wait until no refresh and no extension of a pointer is running."""
 
     async def running() -> bool:
         names = [str(task.get_coro()) for task in asyncio.all_tasks()]
-        return any("_get_and_save" in name or "_keep_pointer" in name for name in names)
+        return any("_get_and_save" in name or "_extend_pointer" in name for name in names)
 
     wait_until(lambda: not server.run(running()))
 
@@ -206,7 +206,7 @@ def test_all_headers_come(serve: Serve, setup: Setup, http: Any) -> None:
     assert pages.runs == 1
 
 
-def test_bodies_at_hand(serve: Serve, setup: Setup) -> None:
+def test_bodies_in_memory(serve: Serve, setup: Setup) -> None:
     kinds = {
         "json": lambda run: JSONResponse({"run": run}, headers={"x-a": "b"}),
         "html": lambda run: HTMLResponse(f"<p>{run}"),
@@ -226,7 +226,7 @@ def test_bodies_at_hand(serve: Serve, setup: Setup) -> None:
         assert pages.runs == 1, kind
 
 
-def test_each_hit_on_a_body_at_hand_is_an_object_of_its_own(serve: Serve, setup: Setup) -> None:
+def test_each_hit_on_a_body_in_memory_is_an_object_of_its_own(serve: Serve, setup: Setup) -> None:
     def stamped(f: Any) -> Any:
         async def call(name: str) -> Response:
             response: Response = await f(name)
@@ -274,7 +274,7 @@ def test_head_is_answered_without_a_body(
     respond = rows if kind == "rows" else lambda run: FileResponse(tmp_path / "file")
     pages = Pages(serve, setup()(ttl=60, key="page"), respond)
     assert [fetch(pages.port, method="HEAD").body for _ in range(2)] == [b"", b""]
-    # Its client has gone before the body is stored.
+    # The client of a HEAD request leaves before the body is stored.
     wait_until(lambda: pages.get().header("cache-status") == HIT)
     assert fetch(pages.port, method="HEAD").header("cache-status") == HIT
     assert pages.get().complete
@@ -284,7 +284,7 @@ def test_head_is_answered_without_a_body(
 
 
 class Held:
-    """Streams that wait in their middle."""
+    """Streams that wait between their two halves."""
 
     def __init__(self) -> None:
         self.begun, self.go_on, self.gates = Gate(), Gate(), [Gate() for _ in range(40)]
@@ -315,7 +315,7 @@ def test_a_run_that_ends_while_it_is_looked_for_is_found(
         looks += 1
         if looks == 1:
             held.go_on.open()
-            # Only who looks is left.
+            # Until only the request that looks the entry up is running.
             await asyncio.to_thread(wait_until, lambda: pages.server.requests_running == 1)
         return found
 
@@ -330,7 +330,7 @@ def test_a_run_that_ends_while_it_is_looked_for_is_found(
 
 
 @pytest.mark.parametrize("options", [{}, {"lock": True}, {"protected": False}], ids=str)
-def test_those_who_come_meanwhile_join(serve: Serve, setup: Setup, options: Any) -> None:
+def test_concurrent_requests_join(serve: Serve, setup: Setup, options: Any) -> None:
     held = Held()
     pages = Pages(serve, setup()(ttl=60, **options), held.respond)
     with RawClient(pages.port) as first, ThreadPoolExecutor(20) as pool:
@@ -376,7 +376,7 @@ def test_runs_that_overlap_are_never_mixed(serve: Serve, setup: Setup) -> None:
     def slowly_sent(f: Any) -> Any:
         async def call(name: str) -> Response:
             response: Response = await f(name)
-            # Nobody joins what is not sent yet.
+            # A stream that is not sent yet can't be joined.
             await made.passed()
             return response
 
@@ -436,7 +436,7 @@ def test_what_is_not_stored_is_whole_for_all(serve: Serve, setup: Setup, conditi
 
 def test_runs_of_several_processes(serve: Serve, setup: Setup) -> None:
     first, second = Held(), Held()
-    # Each event loop is like a process: nobody joins a run in another one.
+    # Each event loop is like a process: a run in another one can't be joined.
     cache = setup()
     is_memory = isinstance(cache._get_backend(""), Memory)
     one = Pages(serve, cache(ttl=60, key="page"), first.respond)
@@ -451,7 +451,7 @@ def test_runs_of_several_processes(serve: Serve, setup: Setup) -> None:
         wait_until(lambda: one.server.requests_running == 2)
         first.go_on.open()
         assert a.read_all().body == c.read_all().body == Held.body(1)
-        # What is stored first is served by all.
+        # The entry that is stored first is served by both.
         assert one.get().body == two.get().body == Held.body(1)
         second.go_on.open()
         assert b.read_all().body == Held.body(2)
@@ -544,7 +544,7 @@ def test_a_stream_that_breaks_is_broken_and_not_stored(serve: Serve, setup: Setu
     assert pages.runs == 2
 
 
-def test_those_who_joined_see_it_break(serve: Serve, setup: Setup) -> None:
+def test_requests_that_joined_see_the_run_break(serve: Serve, setup: Setup) -> None:
     go_on = Gate()
 
     def respond(run: int) -> Response:
@@ -638,11 +638,11 @@ def test_segments_that_are_gone_are_a_miss(serve: Serve, setup: Setup) -> None:
     pages.get()
 
     async def lose() -> None:
-        shelf = CashewsEntries.of(cache._get_backend("page"))
+        entries = CashewsEntries.of(cache._get_backend("page"))
         raw: bytes = await cache.get_raw("page")
-        (place,) = patches._places(raw.removeprefix(patches._PREFIX), shelf, "page")
-        found: Any = await place._look_up()
-        await shelf.backend.store.delete_many([segment_key(found.key, found.entry.generation, 1)])
+        (ref,) = encoding.unpack_refs(raw.removeprefix(encoding.PREFIX), entries, "page")
+        found: Any = await ref._look_up()
+        await entries.backend.store.delete_many([segment_key(found.key, found.entry.generation, 1)])
 
     pages.act(lose)
     answer = pages.get()
@@ -702,7 +702,7 @@ def test_a_stream_may_take_longer_than_its_ttl(serve: Serve, setup: Setup) -> No
     assert pages.get().body == pages.get().body == b"run 1"
 
 
-def test_what_is_never_sent_holds_up_nobody_for_long(serve: Serve, mem: Cache) -> None:
+def test_a_stream_that_is_never_sent_delays_no_request_for_long(serve: Serve, mem: Cache) -> None:
     pages = Pages(serve, mem(ttl=60, key="page"), rows, around=lambda page: page)
 
     async def drop() -> None:
@@ -712,7 +712,7 @@ def test_what_is_never_sent_holds_up_nobody_for_long(serve: Serve, mem: Cache) -
     for _ in range(10):
         pages.act(drop)
     assert pages.get().complete
-    # Once for each of them would be 5 seconds, and more.
+    # A wait for each of the ten streams would take 5 seconds.
     assert time.monotonic() - started < 4
 
 
@@ -811,20 +811,18 @@ def test_hits_are_counted(serve: Serve, setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_hits_make_it_anew(serve: Serve, setup: Setup, background: bool) -> None:
+def test_hits_cause_a_refresh(serve: Serve, setup: Setup, background: bool) -> None:
     decorate = setup().hit(ttl=60, cache_hits=100, update_after=1, background=background)
     pages = Pages(serve, decorate, rows)
     assert pages.get().body == body_of(1)
-    # The one that is counted is answered with what there is.
+    # The request that causes the refresh is answered from the cache.
     assert pages.get().body == body_of(1)
     wait_until(lambda: pages.get().body != body_of(1))
     assert pages.get().complete
     wait_for_refreshes(pages.server)
 
 
-def test_what_is_made_anew_is_not_cut_short_since_a_client_has_left(
-    serve: Serve, setup: Setup
-) -> None:
+def test_a_refresh_is_not_cut_short_when_the_client_leaves(serve: Serve, setup: Setup) -> None:
     runs = itertools.count(1)
 
     @setup().hit(ttl=60, cache_hits=100, update_after=1, key="page")
@@ -841,7 +839,7 @@ def test_what_is_made_anew_is_not_cut_short_since_a_client_has_left(
         return StreamingResponse(body())
 
     server = serve(Starlette(routes=[Route("/", page)]))
-    # By the time that one is made anew, who asked for it has been answered.
+    # A refresh outlives the request that caused it.
     made = [body_of(run) for run in range(1, 100)]
     latest = 0
     while latest < 5:
@@ -868,7 +866,7 @@ def test_failover(serve: Serve, setup: Setup) -> None:
     assert [pages.get().body for _ in range(2)] == [body_of(1), body_of(2)]
     fails.append("at once")
     assert pages.get().body == body_of(2)
-    # What breaks takes nothing away.
+    # A run that breaks leaves the stored entry as it is.
     fails[0] = "later"
     assert not pages.get().complete
     assert not pages.get().complete
@@ -926,13 +924,13 @@ def test_a_memory_that_sweeps_reads_no_entries(
     cache.setup("mem://", check_interval=0.01)
     pages = Pages(serve, cache(ttl=60), rows)
     pages.get()
-    find = recording.find
+    find = lookup.find
 
     async def counted(*args: Any) -> Any:
         looks.append(args)
         return await find(*args)
 
-    monkeypatch.setattr(recording, "find", counted)
+    monkeypatch.setattr(lookup, "find", counted)
     pages.act(lambda: cache.set("other", 1, expire=0.05))
     memory: Any = cache._get_backend("")
     wait_until(lambda: "other" not in memory.store)
@@ -958,7 +956,7 @@ def test_a_transaction_stores_nothing_that_is_short(serve: Serve, setup: Setup) 
         assert answer.body == body_of(int(answer.body.split(b",")[0][4:]))
 
 
-# -- who may write to the cache -------------------------------------------------------------------
+# -- values that another program wrote ------------------------------------------------------------
 
 
 def test_what_is_tampered_with_is_not_served(
@@ -983,7 +981,7 @@ def test_what_is_tampered_with_is_not_served(
 
 
 @pytest.mark.parametrize("secret", [None, "a secret"])
-def test_what_somebody_else_wrote_is_not_served(
+def test_a_record_of_another_program_is_not_served(
     serve: Serve, redis_server: RedisServer, redis_url: str, secret: str | None
 ) -> None:
     cache = Cache()
@@ -998,7 +996,7 @@ def test_what_somebody_else_wrote_is_not_served(
     assert isinstance(record, Entry)
     body = record.body.replace(b"run", b"RUN")
     client.set(key, encode_record(dataclasses.replace(record, body=body)) + signature)
-    # Without a secret, whoever can write to the cache can say what is served.
+    # Without a secret, another program can write entries that are served.
     assert pages.get().body == (body_of(2) if secret else body)
 
 
@@ -1021,7 +1019,7 @@ def test_what_keeps_the_object_is_refused(
     pages = Pages(serve, getattr(setup(), name)(ttl=60), rows)
     assert [pages.get().status for _ in range(2)] == [500, 500]
     assert "stream_cached.cashews.stream_cached(cache, ttl=..." in caplog.text
-    # With a body at hand, it works as it did.
+    # A response whose body is in memory is stored by cashews itself.
     pages = Pages(serve, getattr(setup(), name)(ttl=60, key="json"), lambda run: JSONResponse(run))
     assert [pages.get().body for _ in range(2)] == [b"1", b"1"]
 
@@ -1086,19 +1084,19 @@ def test_each_body_has_an_etag_of_its_own(serve: Serve, setup: Setup) -> None:
     assert pages.get("/?name=a").header("etag") != a
 
 
-def test_what_is_asked_for_anew_has_an_etag_of_its_own(serve: Serve, setup: Setup) -> None:
+def test_a_request_with_no_cache_has_an_etag_of_its_own(serve: Serve, setup: Setup) -> None:
     cache = setup()
     layers = [
         Middleware(CacheRequestControlMiddleware, cache_instance=cache),
         Middleware(CacheEtagMiddleware, cache_instance=cache),
     ]
     pages = Pages(serve, cache(ttl=60, key="page:{name}"), numbered, layers=layers)
-    anew = {"cache-control": "no-cache"}
-    tags = [pages.get(f"/?name={name}", **anew).header("etag") for name in "aab"]
+    no_cache = {"cache-control": "no-cache"}
+    tags = [pages.get(f"/?name={name}", **no_cache).header("etag") for name in "aab"]
     assert len({tag for tag in tags if tag}) == 3
 
 
-def test_what_is_asked_for_anew_is_made_anew(serve: Serve, setup: Setup) -> None:
+def test_a_request_with_no_cache_causes_a_run(serve: Serve, setup: Setup) -> None:
     cache = setup()
     layers = [Middleware(CacheRequestControlMiddleware, cache_instance=cache)]
     pages = Pages(serve, cache(ttl=60, key="page"), numbered, layers=layers)
@@ -1173,7 +1171,7 @@ def test_our_own_entries_are_misses_without_us(serve: Serve, setup: Setup) -> No
     assert pages.act(lambda: cache.get("page")) is None
 
 
-# -- those who do something with the object -------------------------------------------------------
+# -- callers that change the response -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("respond", [rows, lambda run: JSONResponse(run)], ids=["rows", "json"])
@@ -1223,9 +1221,7 @@ def test_a_pointer_that_is_cut_is_a_miss(
         assert (answer.status, answer.body) == (200, body_of(run))
 
 
-def test_a_class_may_ask_something_of_those_that_are_derived_from_it(
-    serve: Serve, setup: Setup
-) -> None:
+def test_a_class_may_check_its_subclasses(serve: Serve, setup: Setup) -> None:
     class Report(StreamingResponse):
         def __init_subclass__(cls, *, kind: str) -> None:
             super().__init_subclass__()
@@ -1268,7 +1264,7 @@ def test_a_body_is_not_read_by_hand_twice(serve: Serve, setup: Setup) -> None:
 
 
 def loud(f: Any) -> Any:
-    """Put what changes the body in front of it."""
+    """Replace `body_iterator` by an iterator that changes the chunks."""
 
     async def call(*args: Any) -> Response:
         response = await f(*args)
@@ -1285,7 +1281,7 @@ def loud(f: Any) -> Any:
 
 
 def peeking(f: Any) -> Any:
-    """Look at the first chunk before anything is sent."""
+    """Read the first chunk before the response is sent."""
 
     async def call(*args: Any) -> Response:
         response = await f(*args)
@@ -1314,7 +1310,7 @@ def test_a_body_that_is_wrapped_is_stored_as_it_was(
 
 @pytest.mark.parametrize("wrapper", [loud, peeking])
 @pytest.mark.parametrize("protected", [True, False])
-def test_each_of_those_who_join_may_wrap_the_body(
+def test_each_caller_that_joins_may_wrap_the_body(
     serve: Serve, setup: Setup, wrapper: Any, protected: bool
 ) -> None:
     gate, held = Gate(), Held()
@@ -1340,7 +1336,7 @@ def test_each_of_those_who_join_may_wrap_the_body(
 
 
 def reading(f: Any) -> Any:
-    """Read the body before anything is sent."""
+    """Read the body before the response is sent."""
 
     async def call(*args: Any) -> Response:
         response = await f(*args)
@@ -1456,7 +1452,7 @@ def test_what_is_changed_between_two_layers_is_stored_by_the_outer_one(
     assert pages.runs == 1
 
 
-def test_those_who_wait_are_not_given_one_wrapped_body(serve: Serve, setup: Setup) -> None:
+def test_concurrent_callers_do_not_share_a_wrapped_body(serve: Serve, setup: Setup) -> None:
     cache, gate, runs = setup(), Gate(), itertools.count(1)
 
     @cache(ttl=60, key="outer", condition=lambda *_, **__: False)
@@ -1497,7 +1493,7 @@ def test_events_that_are_wrapped_are_not_stored(serve: Serve, setup: Setup) -> N
         assert pages.get().body == b"data: RUN %d\r\n\r\n" % run
 
 
-def test_each_of_those_who_join_may_have_a_background_task(serve: Serve, setup: Setup) -> None:
+def test_each_caller_that_joins_may_have_a_background_task(serve: Serve, setup: Setup) -> None:
     gate, held = Gate(), Held()
     done: list[str] = []
 
@@ -1551,7 +1547,7 @@ def test_a_wrapper_may_add_headers(serve: Serve, setup: Setup) -> None:
         lambda run: JSONResponse({"run": run}),
         lambda run: StreamingResponse(chunks(b'{"run":', b"%d}" % run)),
     ],
-    ids=["a body at hand", "a stream"],
+    ids=["a body in memory", "a stream"],
 )
 def test_what_one_caller_changes_does_not_show_on_another_s(
     serve: Serve, setup: Setup, respond: Callable[[int], Response]
@@ -1580,7 +1576,7 @@ def test_what_one_caller_changes_does_not_show_on_another_s(
             assert answer.result().text.replace(" ", "") == '{"run":1}'
 
 
-def test_a_response_is_compressed_for_those_who_take_it(serve: Serve, setup: Setup) -> None:
+def test_a_response_is_compressed_for_clients_that_accept_it(serve: Serve, setup: Setup) -> None:
     gate = Gate()
     text = "x" * 4000
 
@@ -1611,7 +1607,7 @@ def test_a_response_is_compressed_for_those_who_take_it(serve: Serve, setup: Set
 
 
 @pytest.mark.parametrize("outer", ["failover", "unprotected", "keys"])
-def test_many_who_store_what_another_decorator_stores(
+def test_concurrent_callers_of_two_stacked_decorators(
     serve: Serve, setup: Setup, outer: str
 ) -> None:
     cache, gate = setup(), Gate()

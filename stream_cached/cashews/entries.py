@@ -191,7 +191,8 @@ class EntryRef:
         """Return a response for a call of its own; None if there is no whole entry."""
         try:
             backend = await self.shelf.present()
-            found = await find_entry(call, self.resource(backend))
+            resource = self.resource(backend)
+            found = await find_entry(dataclasses.replace(call, key=resource.key), resource)
         except StoreError:
             return None
         return found.response if isinstance(found, Fresh) else None

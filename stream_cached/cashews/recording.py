@@ -403,6 +403,9 @@ class Recording:
             is_last = place is self._places[-1][0]
             if is_last:
                 self._answered = call, view
+            else:
+                # Its response is only the source of the next one.
+                call, _ = call.withholding()
             with shielded(shield):
                 response = await record(call, view, self._run if is_last else None)
             if isinstance(response, LiveResponse) and place.expire is not None:

@@ -156,18 +156,19 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
         self.fallback = fallback
         self._check_parameters()
-        self.hooks: AiocacheHooks = AiocacheHooks(
-            self,
-            {
-                "cache": self._cache,
-                "serializer": self._serializer,
-                "plugins": self._plugins,
-                "namespace": self._namespace,
-                "options": self._kwargs,
-            },
-        )
+        self.hooks: AiocacheHooks = AiocacheHooks(self, self._cache_settings())
         # By identity: a callable instance need not be hashable.
         self._functions: dict[int, Decorated] = {}
+
+    def _cache_settings(self) -> dict[str, Any]:
+        """Return what `resolve_cache` makes the cache of."""
+        return {
+            "cache": self._cache,
+            "serializer": self._serializer,
+            "plugins": self._plugins,
+            "namespace": self._namespace,
+            "options": self._kwargs,
+        }
 
     def _check_parameters(self) -> None:
         """Check the parameters that are no `Options`."""

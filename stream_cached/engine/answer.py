@@ -53,22 +53,7 @@ async def decide(call: Call) -> Decision:
     try:
         collapse, view = Collapse(call), await look_up(call)
         while True:
-            match view.found:
-                case Fresh(response):
-                    return Serve(response)
-                case PlainValue(value):
-                    return Serve(value)
-                case Unstorable(detail):
-                    return PassOn(Answered(Outcome.BYPASS, fwd="bypass", detail=detail))
-                case Stale() as stale:
-                    response = await serve_stale(call, view, stale)
-                    if response is not None:
-                        return Serve(response)
-                case Absent():
-                    pass
-                case never:
-                    assert_never(never)
-            step = await collapse.step(view)
+            step = await by_what_is_stored(call, view) or await collapse.step(view)
             if not isinstance(step, View):
                 return step
             view = step
@@ -77,3 +62,21 @@ async def decide(call: Call) -> Decision:
     except StoreError as exc:
         call.service.reporter.store_failed(exc, "reading")
         return Bypass((Finding(NotCached.STORE),))
+
+
+async def by_what_is_stored(call: Call, view: View) -> Decision | None:
+    """Decide by what was found; None if that answers nothing."""
+    match view.found:
+        case Fresh(response):
+            return Serve(response)
+        case PlainValue(value):
+            return Serve(value)
+        case Unstorable(detail):
+            return PassOn(Answered(Outcome.BYPASS, fwd="bypass", detail=detail))
+        case Stale() as stale:
+            response = await serve_stale(call, view, stale)
+            return None if response is None else Serve(response)
+        case Absent():
+            return None
+        case never:
+            assert_never(never)

@@ -156,18 +156,19 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
         self.fallback = fallback
         self._check_parameters()
-        self.hooks: AiocacheHooks = AiocacheHooks(
-            self,
-            {
-                "cache": self._cache,
-                "serializer": self._serializer,
-                "plugins": self._plugins,
-                "namespace": self._namespace,
-                "options": self._kwargs,
-            },
-        )
+        self.hooks: AiocacheHooks = AiocacheHooks(self, self._cache_settings())
         # By identity: a callable instance need not be hashable.
         self._functions: dict[int, Decorated] = {}
+
+    def _cache_settings(self) -> dict[str, Any]:
+        """Return what `resolve_cache` makes the cache of."""
+        return {
+            "cache": self._cache,
+            "serializer": self._serializer,
+            "plugins": self._plugins,
+            "namespace": self._namespace,
+            "options": self._kwargs,
+        }
 
     def _check_parameters(self) -> None:
         """Check the parameters that are no `Options`."""
@@ -214,14 +215,16 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
-        result = await self._answer(f, *args, **kwargs)
+        result = await self._answer(f, True, *args, **kwargs)
         if self.options.resume:
-            resume_from(result, functools.partial(self._answer, f, *args, **kwargs))
+            # The response that goes on from it reports all that was sent.
+            resume_from(result, functools.partial(self._answer, f, False, *args, **kwargs))
         return result
 
     async def _answer(
         self,
         f: Callable[..., Any],
+        is_reported: bool,
         /,
         *args: Any,
         cache_read: bool = True,
@@ -236,7 +239,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             cache_write=cache_write,
             aiocache_wait_for_write=aiocache_wait_for_write,
         )
-        return await answer(call)
+        return await answer(call if is_reported else call.withholding()[0])
 
     # -- what a subclass may override -------------------------------------------------------
 

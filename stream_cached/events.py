@@ -9,7 +9,7 @@ import enum
 import logging
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from stream_cached.errors import StoreUnavailableError
 from stream_cached.http.cache_status import cache_status
@@ -60,9 +60,9 @@ class Answered:
     """Why the answer is not stored."""
     detail: str = ""
     key: str = ""
-    """The key of the call."""
+    """The key of the call, without values of arguments; empty if it has none."""
     size: int | None = None
-    """Bytes of the body that were sent; None for a plain value."""
+    """Bytes of the body that were sent; None where the library does not see them pass."""
     seconds: float = 0.0
     """From the call to the last byte."""
 
@@ -79,6 +79,11 @@ class Answered:
             detail=self.detail,
         )
         return b"cache-status", status.encode("latin-1")
+
+
+def logs_answers() -> bool:
+    """Whether the log shows how each call was answered."""
+    return logger.isEnabledFor(logging.DEBUG)
 
 
 def bypassed(findings: tuple[Finding, ...] | list[Finding]) -> Answered:
@@ -99,14 +104,14 @@ class Reporter:
 
     def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
         """Log how a call was answered, at DEBUG, once its last byte is sent."""
-        if logger.isEnabledFor(logging.DEBUG):
+        if logs_answers():
             event = replace(event, size=size, seconds=seconds)
             logger.debug(
                 "%s: answered: %s%s, key %s, %s bytes, %.1f ms",
                 self._endpoint,
                 event.outcome,
                 f" ({event.detail})" if event.detail else "",
-                event.key,
+                event.key or "-",
                 "-" if event.size is None else event.size,
                 event.seconds * 1000,
             )
@@ -166,17 +171,46 @@ class Reporter:
             logger.log(level, message, *args)
 
 
+class Reports(Protocol):
+    """Where it is reported how a call was answered."""
+
+    def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
+        """Report an answer."""
+        ...
+
+
+class Withheld:
+    """Reports of answers that no client is given unless they are released."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+        self._kept: list[tuple[Answered, int | None, float]] | None = []
+
+    def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
+        """Keep a report, or pass it on once reports are released."""
+        if self._kept is None:
+            self._reports.answered(event, size=size, seconds=seconds)
+        else:
+            self._kept.append((event, size, seconds))
+
+    def release(self) -> None:
+        """Pass on what was kept, and all that follows."""
+        kept, self._kept = self._kept or [], None
+        for event, size, seconds in kept:
+            self._reports.answered(event, size=size, seconds=seconds)
+
+
 class Sending:
     """An answer that is being sent."""
 
-    __slots__ = ("_event", "_reporter", "_started")
+    __slots__ = ("_event", "_reports", "_started")
 
-    def __init__(self, reporter: Reporter, event: Answered, started: float) -> None:
-        self._reporter = reporter
+    def __init__(self, reports: Reports, event: Answered, started: float) -> None:
+        self._reports = reports
         self._event = event
         self._started = started
 
     def sent(self, size: int | None) -> None:
-        """Report the answer, now that so many bytes of a body are sent; None for a plain value."""
+        """Report the answer, now that so many bytes of a body are sent; None if that is unknown."""
         seconds = time.monotonic() - self._started
-        self._reporter.answered(self._event, size=size, seconds=seconds)
+        self._reports.answered(self._event, size=size, seconds=seconds)

@@ -169,7 +169,8 @@ class EntryRef:
         """Return a response of the entry; None if the entry is missing or incomplete."""
         try:
             backend = await self.entries.connect()
-            found = await find_entry(call, self.resource(backend))
+            resource = self.resource(backend)
+            found = await find_entry(dataclasses.replace(call, key=resource.key), resource)
         except StoreError:
             return None
         return found.response if isinstance(found, Fresh) else None

@@ -223,6 +223,9 @@ class Recording:
             is_last = ref is self._entries[-1][0]
             if is_last:
                 self._last = call, view
+            else:
+                # The response is only the source of the next one.
+                call, _ = call.withholding()
             with shield_task(shield):
                 # The response of one entry's run is what the next entry's run records.
                 response = await record(call, view, self._run if is_last else None)

@@ -113,7 +113,7 @@ async def _plain_value(call: Call, use: Use, resource: Resource, otherwise: Abse
 
 
 def _value(call: Call, use: Use, value: Any) -> PlainValue:
-    call.sending(Answered(Outcome.HIT, detail=detail_of(use))).sent(None)
+    call.sent(Answered(Outcome.HIT, detail=detail_of(use)), None)
     return PlainValue(value)
 
 
@@ -144,15 +144,13 @@ async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> 
     replay = Replay(resource, hit)
     if not await replay.open():
         return None
-    headers = [*hit.entry.headers, event.header]
+    headers, sending = [*hit.entry.headers, event.header], call.sending(event)
     if hit.entry.streamed:
-        sending = call.sending(event)
         return ReplayResponse(replay, headers, exact=call.service.options.exact, sending=sending)
     body = await _whole(replay)
     if body is None:
         return None
-    call.sending(event).sent(len(body))
-    return stored_response(hit.entry, headers, body)
+    return stored_response(hit.entry, headers, body, sending)
 
 
 async def _whole(replay: Replay) -> bytes | None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from stream_cached.engine.values import Use
 from stream_cached.entries.found import Hit, Unstorable
 from stream_cached.entries.resource import Resource
-from stream_cached.events import Answered, Sending
+from stream_cached.events import Answered, Reports, Sending, Withheld, logs_answers
 from stream_cached.http.reasons import BypassError, Finding
+from stream_cached.keys.digest import digest
 from stream_cached.keys.variants import Select
 from stream_cached.request.execution import Execution
 from stream_cached.request.incoming import Incoming
@@ -78,6 +79,9 @@ class Call:
     # Looked up at each call: a test may put another clock there.
     started: float = field(default_factory=lambda: time.monotonic())
 
+    reports: Reports | None = None
+    """Where its answer is reported; None for the log."""
+
     def check(self) -> None:
         """Raise `BypassError` unless the call is for the cache."""
         if self.findings:
@@ -85,7 +89,20 @@ class Call:
 
     def sending(self, event: Answered) -> Sending:
         """Return what reports an answer of this call once it is sent."""
-        return Sending(self.service.reporter, replace(event, key=self.key), self.started)
+        if self.key and logs_answers():
+            # A key that is not built from the request may hold values of arguments.
+            event = replace(event, key=self.key if self.keyed else digest(self.key))
+        return Sending(self.reports or self.service.reporter, event, self.started)
+
+    def sent(self, event: Answered, size: int | None) -> None:
+        """Report an answer of which the library sends nothing itself."""
+        # To a HEAD request, the server sends no body.
+        self.sending(event).sent(0 if size and self.is_head else size)
+
+    def withholding(self) -> tuple[Call, Withheld]:
+        """Return a call whose answer is reported only if it is released."""
+        withheld = Withheld(self.reports or self.service.reporter)
+        return replace(self, reports=withheld), withheld
 
     @property
     def is_head(self) -> bool:

@@ -66,7 +66,7 @@ async def record(
     if findings:
         return _refuse(call, run, result, findings)
     await store_value(call, view, result, run, wait=call.waits or is_refresh)
-    call.sending(Answered(Outcome.MISS, fwd=_fwd(call, view), stored=True)).sent(None)
+    call.sent(Answered(Outcome.MISS, fwd=_fwd(call, view), stored=True), None)
     return result
 
 
@@ -91,7 +91,7 @@ def pass_on(call: Call, result: Any, event: Answered) -> Any:
     """Return a result that is not stored, with its Cache-Status."""
     made = produced(result)
     body = None if made is None else made.body
-    call.sending(event).sent(None if body is None else len(body))
+    call.sent(event, None if body is None else len(body))
     return result if made is None else made.with_header(event.header)
 
 
@@ -102,8 +102,7 @@ def join(call: Call, view: View, joined: Joined) -> Any:
     headers = [*head.headers, event.header]
     if joined.reader is None:
         assert answer.body is not None
-        sending.sent(len(answer.body))
-        return stored_response(head, headers, answer.body)
+        return stored_response(head, headers, answer.body, sending)
     return LiveResponse(
         joined.run,
         joined.reader,
@@ -217,7 +216,7 @@ class _Record:
             wait = _shorter(COMMIT_WAIT, self._view.use.deadline.left)
             await asyncio.wait({write}, timeout=wait)
         event = self._miss()
-        self._call.sending(event).sent(len(made.body or b""))
+        self._call.sent(event, len(made.body or b""))
         return made.with_header(event.header, headers=entry.headers)
 
     def _miss(self) -> Answered:

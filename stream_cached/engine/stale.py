@@ -63,7 +63,9 @@ async def _refresh(call: Call, view: View, stale: Stale, run: Run) -> None:
                 registry.leave_to_others(place)
                 run.withdraw()
                 return
-            await finish(await record(call, view, run, is_refresh=True))
+            # No client is sent its answer.
+            unreported, _ = call.withholding()
+            await finish(await record(unreported, view, run, is_refresh=True))
     # No request waits for a refresh, whatever it raises.
     except Exception as exc:
         call.service.reporter.refresh_failed(exc)
@@ -92,13 +94,16 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
         if run is not None:
             await run.close()
         return response
+    # One of two answers is sent, and only that one is reported.
+    withholding, withheld = call.withholding()
     result: Any = None
     failure: Exception | None = None
     status: int | None = None
     try:
         async with leading(run):
-            result = await _record_or_back_off(call, view, run)
+            result = await _record_or_back_off(withholding, view, run)
         if not await _has_failed(call, result):
+            withheld.release()
             return result
         made = produced(result)
         status = None if made is None or isinstance(result, LiveResponse) else made.status
@@ -113,6 +118,7 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
         return response
     if failure is not None:
         raise failure
+    withheld.release()
     return result
 
 

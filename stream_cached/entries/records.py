@@ -25,6 +25,14 @@ class Records:
         self.versions: Mapping[str, bytes] = {}
         """The versions that new records depend on."""
 
+    def set_ttl(self, ttl: float | None) -> None:
+        """Let new records live for another time."""
+        self.lifetimes = dataclasses.replace(self.lifetimes, ttl=ttl)
+
+    def set_versions(self, versions: Mapping[str, bytes]) -> None:
+        """Let new records depend on these versions."""
+        self.versions = versions
+
     async def decode(self, key: str, value: bytes | None) -> Record | None:
         """Decode a record of this key, whatever its versions. Delete an unsound one."""
         if not value or not is_ours(value):

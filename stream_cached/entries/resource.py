@@ -9,7 +9,6 @@ back, however late it publishes.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -89,7 +88,7 @@ class Resource:
 
     def set_ttl(self, ttl: float | None) -> None:
         """Let an entry live for another time than was said at first."""
-        self._records.lifetimes = dataclasses.replace(self.lifetimes, ttl=ttl)
+        self._records.set_ttl(ttl)
 
     @property
     def versions(self) -> Mapping[str, bytes]:
@@ -162,7 +161,8 @@ class Resource:
     # -- versions ---------------------------------------------------------------------------
 
     def _set_versions(self, versions: dict[str, bytes]) -> None:
-        self._versions = self._records.versions = versions
+        self._versions = versions
+        self._records.set_versions(versions)
 
     def _as_versions(self, values: Sequence[bytes | None]) -> dict[str, bytes]:
         *found, revocation = values

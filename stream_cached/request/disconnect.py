@@ -47,6 +47,10 @@ class DisconnectShield:
         self._gone_at: float | None = None
         self._revealed = asyncio.Event()
 
+    def take_over(self) -> None:
+        """Hide the disconnect until a run reveals it."""
+        self.has_run = True
+
     def reveal(self) -> None:
         """Hide the disconnect no more."""
         self._revealed.set()

@@ -12,6 +12,7 @@ from stream_cached.http.headers import content_length
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.messages import (
+    CountedSend,
     RawHeaders,
     body_message,
     set_head,
@@ -65,16 +66,17 @@ class LiveResponse(StreamingResponse):
         scope = plain_scope(scope)
         if isinstance(receive, DisconnectShield):
             receive = receive.receive
+        counted = CountedSend(scope, send)
         try:
             if self.body_iterator is self._reader and scope["type"] == "http":
-                await resuming(self.resumption, self._send_body, scope, receive, send)
+                await resuming(self.resumption, self._send_body, scope, receive, counted.send)
             else:
                 background, self.background = self.background, None
-                await super().__call__(scope, receive, send)
+                await super().__call__(scope, receive, counted.send)
                 self.background = background
         finally:
             self._reader.close()
-            self._sending.sent(self._sent)
+            self._sending.sent(counted.size)
             if not self._joined:
                 await self.run_is_over()
         if not self._joined and self._run.background_error is not None:

@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
+
+from stream_cached.events import logs_answers
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -30,6 +32,27 @@ def start_message(status: int, headers: RawHeaders) -> dict[str, object]:
 
 def body_message(part: bytes, *, more: bool) -> dict[str, object]:
     return {"type": "http.response.body", "body": part, "more_body": more}
+
+
+class CountedSend:
+    """
+    The `send` of one answer. It counts the bytes of the body, where the log shows them.
+
+    Args:
+        scope: The request's scope.
+        send: The server's `send`.
+    """
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.size = 0
+        self._send = send
+        # To a HEAD request, the server sends no body.
+        counts = logs_answers() and scope.get("method") != "HEAD"
+        self.send: Send = self._counted if counts else send
+
+    async def _counted(self, message: Message) -> None:
+        await self._send(message)
+        self.size += len(message.get("body", b""))
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from stream_cached.events import Sending
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
 from stream_cached.responses.messages import (
+    CountedSend,
     RawHeaders,
     body_message,
     set_head,
@@ -42,10 +43,15 @@ class Carrying:
 class StoredResponse(Carrying, Response):
     """The response of an entry that was no stream."""
 
+    sending: Sending | None = None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        counted = CountedSend(scope, send)
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, counted.send)
         finally:
+            if self.sending is not None:
+                self.sending.sent(counted.size)
             await self.refreshed()
 
 
@@ -69,15 +75,16 @@ class ReplayResponse(Carrying, StreamingResponse):
         return self._replay.entry.generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        counted = CountedSend(scope, send)
         try:
             if self.body_iterator is self._replay and scope["type"] == "http":
-                await resuming(self.resumption, self._send_body, scope, receive, send)
+                await resuming(self.resumption, self._send_body, scope, receive, counted.send)
             else:
-                await super().__call__(scope, receive, send)
+                await super().__call__(scope, receive, counted.send)
                 return
         finally:
             self._replay.close()
-            self._sending.sent(self._replay.entry.length - self._left)
+            self._sending.sent(counted.size)
             await self.refreshed()
         if self.background is not None:
             await self.background()
@@ -116,11 +123,13 @@ class ReplayResponse(Carrying, StreamingResponse):
         return await self._replay.part()
 
 
-def stored_response(head: Entry | Head, headers: RawHeaders, body: bytes) -> StoredResponse:
-    """Return the response of an entry that was no stream."""
+def stored_response(
+    head: Entry | Head, headers: RawHeaders, body: bytes, sending: Sending | None = None
+) -> StoredResponse:
+    """Return the response of an entry that was no stream; `sending` reports it once it is sent."""
     response = StoredResponse.__new__(StoredResponse)
     set_head(response, head.status, headers, head.media_type, head.charset)
-    response.body = body
+    response.body, response.sending = body, sending
     return response
 
 

@@ -91,7 +91,7 @@ class Run(Claim):
         if recording is not None:
             self._record(answer, recording)
         if source is not None:
-            answer.shield.has_run = True
+            answer.shield.take_over()
             self._stream_from(source, answer, archive=None)
         if recording is None:
             self.unlist()

@@ -37,6 +37,27 @@ class Seat:
     def is_waiting(self) -> bool:
         return self.future is not None and not self.future.done()
 
+    def wait(self, future: asyncio.Future[None]) -> None:
+        """Let `wake` end a future."""
+        self.future = future
+
+    def wait_no_more(self) -> None:
+        """Forget the future."""
+        self.future = None
+
+    def fall_behind(self) -> None:
+        """Note that memory no longer holds the next chunk."""
+        self.link = None
+
+    def stand_before(self, link: Link | None) -> None:
+        """Note where in memory the next chunk is; None if memory does not hold it."""
+        self.link = link
+
+    def cut_off(self, why: str) -> None:
+        """Give the reader nothing more."""
+        self.cut, self.link = why, None
+        self.wake()
+
     def wake(self) -> None:
         if self.future is not None and not self.future.done():
             self.future.set_result(None)

@@ -174,7 +174,7 @@ class Stream:
         number, chunks = self._backlog.drop(bound)
         late = [seat for seat in self.seats if seat.number < self._backlog.first_number]
         for seat in late:
-            seat.link = None
+            seat.fall_behind()
         if not late or not chunks:
             self.forget_spooled()
         else:
@@ -221,8 +221,7 @@ class Stream:
         """Break off readers."""
         for seat in tuple(self.seats):
             if which(seat):
-                seat.cut, seat.link = why, None
-                seat.wake()
+                seat.cut_off(why)
                 # The reader reads nothing more, even if its client takes long to notice.
                 self.seats.discard(seat)
         self.owner.reader_left(None)
@@ -245,7 +244,7 @@ class Stream:
     def return_to_memory(self, seat: Seat) -> None:
         """Let a reader go on in memory, if memory holds its next chunk."""
         if not seat.cut:
-            seat.link = self._backlog.before(seat.number)
+            seat.stand_before(self._backlog.before(seat.number))
         self.forget_spooled()
 
     # -- the readers ------------------------------------------------------------------------
@@ -271,12 +270,13 @@ class Stream:
 
     def news_for(self, seat: Seat) -> asyncio.Future[None]:
         """Return a future for the next change; after it, call `waits_no_more`."""
-        seat.future = future = self._loop.create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
+        seat.wait(future)
         self._waiting.add(seat)
         return future
 
     def waits_no_more(self, seat: Seat) -> None:
-        seat.future = None
+        seat.wait_no_more()
         self._waiting.discard(seat)
 
     def advanced(self, position: int) -> None:

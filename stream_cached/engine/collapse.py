@@ -246,7 +246,6 @@ async def refresh_is_needed(run: Run, view: View) -> bool:
 
 async def take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
     lease = Lease(
-        run,
         resource.store,
         resource.key,
         _lease_key(resource, variant),

@@ -35,6 +35,8 @@ class Remote(Source, Archive, Protocol):
 
     async def shows_life(self, since: float, seconds: float) -> bool: ...
 
+    def followed_by(self, run: Run) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -40,6 +40,7 @@ class Claim:
         """Whether the endpoint has answered with a plain value."""
         self._registry = registry
         self.is_listed = True
+        self._is_unlisted = False
         self._alone = False
         self._answered = asyncio.Event()
 
@@ -122,6 +123,10 @@ class Claim:
 
     def unlist(self) -> None:
         """Let no other request join, in any process."""
+        if self._is_unlisted:
+            # By the next time, another run of the variant may have been shared.
+            return
+        self._is_unlisted = True
         self._leave_registry(alone=self._alone)
         if self.lease is not None:
             self.lease.release(alone=self.variant if self._alone else None)

@@ -52,7 +52,6 @@ class Lease:
     The right to run an endpoint.
 
     Args:
-        holder: The run.
         store: The store that processes share.
         key: The key of the resource.
         lease_key: The key of the lease.
@@ -62,7 +61,6 @@ class Lease:
 
     def __init__(
         self,
-        holder: Holder,
         store: Store,
         key: str,
         lease_key: str,
@@ -72,7 +70,7 @@ class Lease:
     ) -> None:
         self.token = token
         self.channel = ProgressChannel(store, key, token)
-        self._holder: Holder | None = holder
+        self._holder: Holder | None = None
         self._store = store
         self._key = lease_key
         self._beat = 0
@@ -82,6 +80,10 @@ class Lease:
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
         self._is_released = False
+
+    def report_to(self, holder: Holder) -> None:
+        """Tell a run, at each renewal, whether another process follows it."""
+        self._holder = holder
 
     async def claim(
         self, keys: Sequence[str], select: Select | None = None

@@ -100,6 +100,7 @@ class Run(Claim):
         self.versions = dict(recording.resource.versions)
         self.advance(Event.ANSWER)
         if self.lease is not None and self.audience is not None:
+            self.lease.report_to(self)
             self.audience.expect_start()
 
     def _stream_from(self, source: Source, answer: Answer, archive: Archive | None) -> None:
@@ -149,6 +150,7 @@ class Run(Claim):
         """Read a run of another process, for the requests of this one."""
         self.answer = Answer(head, limits, DisconnectShield(), finish_timeout=0)
         self.remote = remote
+        remote.followed_by(self)
         self._stream_from(remote, self.answer, archive=remote)
         self.variant, self.versions = (head.names, head.variant), versions
         self.advance(Event.ANSWER)

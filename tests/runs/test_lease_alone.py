@@ -33,15 +33,8 @@ def with_store(url: str, test: Callable[[Store], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-class Holder:
-    """A run that takes no notice of its followers."""
-
-    def set_followed(self, followed: bool) -> None:
-        """Do nothing."""
-
-
 def lease(store: Store, token: bytes) -> Lease:
-    return Lease(Holder(), store, KEY, LEASE, token * 16, longest=60)
+    return Lease(store, KEY, LEASE, token * 16, longest=60)
 
 
 def test_one_of_many_takes_it(shared_url: str) -> None:

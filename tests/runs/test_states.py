@@ -152,6 +152,8 @@ def test_readers_are_cut_where_the_body_turns_out_not_to_be_for_them() -> None:
     assert {(s, e) for s, e, _, effects in ALL if F.CUT in effects} == {
         (S.STREAMING, E.ABANDON),
         (S.STREAMING, E.UNSTORE),
+        # What is read after the last chunk counts, too.
+        (S.COMMITTING, E.UNSTORE),
     }
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -38,6 +38,19 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     selection.thin_out(items)
+
+
+def pytest_collection_finish() -> None:
+    memory.give_back()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.passed:
+        # What it has logged would be kept to the end of the run.
+        report.sections.clear()
+    return report
 
 
 class Serve(Protocol):
@@ -91,8 +104,8 @@ def _no_garbage() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_memory_caches() -> Iterator[None]:
-    with memory.forgetting_memory_caches():
+def _no_caches() -> Iterator[None]:
+    with memory.forgetting_caches():
         yield
 
 
@@ -103,9 +116,9 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def memcached_server() -> Iterator[MemcachedServer]:
-    """One memcached for all tests."""
+    """One memcached for the tests of a module: it gives back no memory while it runs."""
     with _server(MemcachedServer) as server:
         yield server
 

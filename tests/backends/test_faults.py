@@ -26,13 +26,6 @@ def _params() -> Iterator[object]:
             yield pytest.param(kind, fault, moment, id=f"{kind}-{fault}-{name}")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _garbage() -> Iterator[None]:
-    """Look again at what `play` has let the collector forget."""
-    yield
-    gc.unfreeze()
-
-
 Test = TypeVar("Test", bound=Callable[..., None])
 
 

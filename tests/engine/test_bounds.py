@@ -103,7 +103,8 @@ def test_a_client_that_reads_nothing_takes_no_memory(
     server = spawn("large_app:app", environment=environment)
     for _ in range(2):
         assert ask(server.port, 1)[1] == MIB
-    with RawClient(server.port, timeout=60) as quick, RawClient(server.port, timeout=60) as slow:
+    quick, slow = (RawClient(server.port, timeout=60, keeps=False) for _ in range(2))
+    with quick, slow:
         for client in (quick, slow):
             client.send(target="/?mib=64")
             client.read_head()

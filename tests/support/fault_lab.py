@@ -305,10 +305,8 @@ def play(
             return lab.oracle.objections + left
 
     flaws = virtual_time.run(main())
-    # An exception that was never retrieved is told of only now. What has outlived the scenario is
-    # not looked at again.
+    # An exception that was never retrieved is told of only now.
     gc.collect()
-    gc.freeze()
     return flaws
 
 

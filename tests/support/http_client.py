@@ -57,11 +57,6 @@ class RawResponse:
             self._body = b"".join(piece for _, piece in self.pieces)
         return self._body
 
-    def add(self, piece: bytes, at: float) -> None:
-        """Take in the next piece of the body."""
-        self.size += len(piece)
-        self.pieces.append((at, piece))
-
     def header(self, name: str) -> str | None:
         """The one value of a header, None without; more than one is an error."""
         values = self.header_values(name)
@@ -78,7 +73,10 @@ class RawResponse:
 
 
 class RawClient:
-    """One connection. `request()`, or step by step `send()`, `read_head()`, `read_some()`."""
+    """One connection. `request()`, or step by step `send()`, `read_head()`, `read_some()`.
+
+    One that keeps nothing knows how long a body was, and that it was complete.
+    """
 
     def __init__(
         self,
@@ -87,8 +85,10 @@ class RawClient:
         timeout: float = 10,
         receive_buffer: int | None = None,
         host: str = HOST,
+        keeps: bool = True,
     ) -> None:
         self.timeout = timeout
+        self._keeps = keeps
         self.port = port
         self._socket = socket.socket()
         if receive_buffer is not None:  # before connecting, or it has no effect
@@ -187,7 +187,9 @@ class RawClient:
             self._end(broken)
             return b""
         if piece:
-            response.add(piece, self._elapsed())
+            response.size += len(piece)
+            if self._keeps:
+                response.pieces.append((self._elapsed(), piece))
         elif self._buffer and not self._asked:
             self._end(_BrokenError(f"bytes after the end of the body: {self._buffer[:40]!r}"))
         else:

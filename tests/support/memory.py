@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
+import sys
 from collections.abc import Iterator
+from typing import Any
 
+from stream_cached import decorated
 from stream_cached.backends import urls
 
 
 def give_back() -> None:
     """Free what is garbage; let the allocator return what it keeps (where it is glibc's)."""
+    _forget_functions()
+    gc.unfreeze()
     gc.collect()
-    # The next collections need not look through all modules and tests again.
+    # Tests that collect garbage need not look through all modules and tests again.
     gc.freeze()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager
-def forgetting_memory_caches() -> Iterator[None]:
-    """Forget afterwards which caches in memory were named by a URL: a process keeps them all."""
-    before = set(urls._by_url)
+def forgetting_caches() -> Iterator[None]:
+    """Forget afterwards what a process keeps for ever: the caches that were named by a URL."""
+    # Another cache may have the address of one that is gone, by which this knows them apart.
+    kept: list[dict[Any, Any]] = [urls._by_url, decorated._closures]
+    before = [set(memory) for memory in kept]
     yield
-    for url in set(urls._by_url) - before:
-        if url.startswith("memory:"):
-            del urls._by_url[url]
+    for memory, names in zip(kept, before, strict=True):
+        for name in set(memory) - names:
+            del memory[name]
+
+
+def _forget_functions() -> None:
+    """Empty what is remembered of functions: those of a test hold all that it had."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("cashews", "fastapi", "stream_cached"):
+            for value in list(vars(module).values()):
+                if isinstance(value, functools._lru_cache_wrapper):
+                    value.cache_clear()

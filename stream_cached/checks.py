@@ -14,13 +14,11 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def require(condition: object, message: str) -> None:
-    """Raise a `ConfigurationError` unless the condition holds."""
     if not condition:
         raise ConfigurationError(message)
 
 
 def require_bool(name: str, value: Any) -> bool:
-    """Return a value that is True or False."""
     require(isinstance(value, bool), f"{name}={value!r}: pass True or False")
     return cast(bool, value)
 
@@ -36,7 +34,6 @@ def require_function(name: str, value: object) -> None:
 
 
 def require_names(name: str, value: Any) -> frozenset[str]:
-    """Return names of arguments."""
     require(not isinstance(value, str), f"{name}={value!r}: pass a tuple, {name}=({value!r},)")
     names = list(value)
     require(
@@ -47,13 +44,11 @@ def require_names(name: str, value: Any) -> frozenset[str]:
 
 
 def require_seconds(name: str, value: Any) -> float:
-    """Return a number of seconds above 0."""
     require(_is_above_0(value), f"{name}={value!r}: pass a number of seconds above 0")
     return float(value)
 
 
 def require_seconds_or_0(name: str, value: Any) -> float:
-    """Return a number of seconds, 0 or more."""
     return 0.0 if is_0(value) else require_seconds(name, value)
 
 
@@ -81,12 +76,7 @@ def require_ttl(value: Any) -> float | None:
 
 
 def parse_size(text: str) -> int:
-    """
-    Return a number of bytes: `1048576`, `64MiB`, `1GB`.
-
-    Raises:
-        ValueError: The text is no size.
-    """
+    """Return a number of bytes (`1048576`, `64MiB`, `1GB`), or raise ValueError."""
     match = re.fullmatch(r"(\d+)\s*([a-z]*)", text.strip().lower())
     if match is None or match[2] not in _UNITS or not int(match[1]):
         raise ValueError(f"{text!r} is no size in bytes: write 64MiB, for example")

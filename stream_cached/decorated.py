@@ -46,13 +46,7 @@ _closures: dict[tuple[str, str | int], set[str]] = {}
 
 
 class Decorated:
-    """
-    A decorated function.
-
-    Args:
-        function: The function.
-        decorator: The decorator.
-    """
+    """A decorated function."""
 
     def __init__(self, function: Callable[..., Any], decorator: stream_cached) -> None:
         options = decorator.options
@@ -83,7 +77,6 @@ class Decorated:
         self._warn(verbatim)
 
     def _check(self) -> None:
-        """Check that the options fit the function."""
         decorator, endpoint = self._decorator, self.endpoint
         taken = SWITCHES & endpoint.parameters
         require(
@@ -102,7 +95,6 @@ class Decorated:
         )
 
     def _warn(self, verbatim: frozenset[str]) -> None:
-        """Log what is likely to be a mistake."""
         if any(len(secret) < MIN_SECRET for secret in self._decorator.options.secrets):
             self.reporter.warn(
                 f"secret= has one of fewer than {MIN_SECRET} bytes, which can be guessed: pass 32 "
@@ -227,7 +219,6 @@ _keyed: ContextVar[_Keyed | None] = ContextVar("stream_cached_keyed", default=No
 
 
 def current_call() -> tuple[Decorated, Incoming | None] | None:
-    """Return the function and the request whose key is built now."""
     keyed = _keyed.get()
     return None if keyed is None else (keyed.decorated, keyed.incoming)
 
@@ -247,25 +238,20 @@ class AiocacheHooks(Hooks):
 
     @property
     def keys_by_request(self) -> bool:
-        """Whether the key of a request is built here, from everything that it has to hold."""
         decorator = self._decorator
         return not (decorator.key or decorator.key_builder or decorator.overrides("get_cache_key"))
 
     @property
     def has_own_values(self) -> bool:
-        """Whether a subclass keeps plain values elsewhere, too."""
         return self._decorator.overrides("get_from_cache")
 
     def is_switched_off(self) -> bool:
-        """Whether nothing is cached now."""
         return switched_off()
 
     def is_invalidation_off(self) -> bool:
-        """Whether nothing is invalidated now."""
         return switched_off()
 
     def bind_early(self, reporter: Reporter) -> None:
-        """Resolve the cache at decoration, if it is known by then."""
         alias = self._decorator.alias
         if self._binding is not None:
             return
@@ -284,7 +270,6 @@ class AiocacheHooks(Hooks):
             return
 
     def bind(self, cache: Any) -> Binding:
-        """Use a cache from now on."""
         decorator, options = self._decorator, self._decorator.options
         decorator.cache = cache
         timeout = SENTINEL if options.timeout is NOT_GIVEN else options.timeout
@@ -301,28 +286,22 @@ class AiocacheHooks(Hooks):
         return self._binding
 
     def secrets(self) -> tuple[bytes, ...]:
-        """Return what signs entries in the store."""
         return self._decorator.options.secrets
 
     def binding(self) -> Binding:
-        """Return the cache that is used now."""
         return self._binding or self.bind(resolve_alias(self._decorator.alias))
 
     def ttl(self) -> float | None:
-        """Return the seconds that an entry is fresh; None for ever."""
         ttl: Any = self._decorator.ttl
         return self.binding().cache.ttl or None if ttl is SENTINEL else ttl
 
     def accepts(self, call: Call, resource: Any, result: Any) -> bool:
-        """Whether a result is to be stored."""
         return not self._decorator.skip_cache_func(result)
 
     async def load_value(self, use: Use, key: str) -> Any:
-        """Return a plain value by the decorator's `get_from_cache`."""
         with using(use):
             return await self._decorator.get_from_cache(key)
 
     async def save_value(self, use: Use, key: str, value: Any) -> None:
-        """Store a plain value by the decorator's `set_in_cache`."""
         with using(use):
             await self._decorator.set_in_cache(key, value)

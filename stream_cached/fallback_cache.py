@@ -93,7 +93,6 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         self._cleared = _Cleared(self._binding, self._invalidated_before)
 
     def binding(self, timeout: float | None = SENTINEL, secrets: Sequence[bytes] = ()) -> Binding:
-        """Return a binding of the primary, with these settings, and the fallback."""
         view = copy.copy(self.primary)
         Clients.share(self.primary, view)
         view.namespace, view.serializer, view.plugins, view.ttl = (
@@ -160,7 +159,7 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         return self._ttls if 0 < self._ttls < math.inf else None
 
     async def _invalidate(self, invalidator: Invalidator, name: str, key: Any) -> Any:
-        """Call a method that deletes; keep it as pending if the primary is away."""
+        """Delete through the primary, or keep the deletion as pending."""
         breaker = self._binding.breaker
         if breaker is None:
             return (await self._call(name, key))[0]
@@ -283,7 +282,6 @@ class _Cleared(_Keys):
 
 
 def _prefixed(prefix: str, key: Any) -> Any:
-    """Return keys, or pairs of key and value, with the fallback's prefix."""
     if isinstance(key, list):
         return [_prefixed(prefix, each) for each in key]
     if isinstance(key, tuple):

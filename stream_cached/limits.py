@@ -107,12 +107,10 @@ LIMITS = tuple(field.name for field in dataclasses.fields(Limits))
 
 
 def require_limits(name: str, value: Any) -> Limits:
-    """Return a value that is a `Limits`."""
     require(isinstance(value, Limits), f'{name}={value!r}: pass Limits(max_body="64MiB"), say')
     return cast(Limits, value)
 
 
 def take_limits(limits: Any, kwargs: dict[str, Any]) -> Limits:
-    """Move single limits from keyword arguments into `limits`, and return the result."""
     given = {name: kwargs.pop(name) for name in LIMITS if name in kwargs}
     return dataclasses.replace(require_limits("limits", limits), **given)

@@ -183,12 +183,7 @@ def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """
-    What the decorator was told. `stream_cached` documents the options, `Limits` its fields.
-
-    Raises:
-        ConfigurationError: An option has no valid value; the message says what to write.
-    """
+    """What the decorator was told. `stream_cached` documents the options."""
 
     vary: Vary = _option((), _check_vary)
     methods: frozenset[str] = _option(("GET",), _check_methods)
@@ -229,7 +224,6 @@ class Options:
 
     @property
     def secrets(self) -> tuple[bytes, ...]:
-        """What signs entries in a store; the first secret signs, all verify."""
         return self.secret or ()
 
     @property
@@ -265,7 +259,6 @@ class Options:
 def check_arguments(
     options: Options, parameters: Mapping[str, inspect.Parameter], name: str
 ) -> None:
-    """Check that the function has the arguments that the options name."""
     for parameter in parameters.values():
         require(
             parameter.default is not NotInKey,

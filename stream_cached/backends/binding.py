@@ -53,7 +53,6 @@ class Backend:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that one operation may take; None without a bound."""
         return None if self.server is None else self.server.timeout
 
     def public_ttl(self, ttl: float | None) -> Any:
@@ -104,7 +103,6 @@ class Binding:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that one operation may take; None without a bound."""
         return self._bound().backend.timeout
 
     @property
@@ -113,11 +111,7 @@ class Binding:
         return self._bound().backend
 
     async def backend(self, deadline: Deadline) -> Backend:
-        """
-        Return the cache, or the memory that stands in for it while its server is away.
-
-        Raise `StoreUnavailableError` if nothing stands in for it.
-        """
+        """Return the cache or its stand-in; raise `StoreUnavailableError` without one."""
         return self.primary if await self.is_used(deadline) else self.stand_in()
 
     async def is_used(self, deadline: Deadline) -> bool:

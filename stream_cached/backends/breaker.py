@@ -86,17 +86,14 @@ class CircuitBreaker:
 
     @property
     def is_available(self) -> bool:
-        """Whether the breaker is closed."""
         return self._state.state is State.AVAILABLE
 
     @property
     def outages(self) -> int:
-        """The number of outages so far."""
         return self._state.outages
 
     @property
     def health(self) -> Health:
-        """The state for users."""
         known = self._state
         return Health(
             store=self.name,
@@ -121,7 +118,6 @@ class CircuitBreaker:
         return known.state is State.AVAILABLE
 
     def count_request(self) -> None:
-        """Count a request that is answered without the server."""
         self._state.requests += 1
 
     # -- a ping that a request waits for ----------------------------------------------------
@@ -251,7 +247,6 @@ class CircuitBreaker:
 
 
 async def _check(probe: AiocacheStore) -> None:
-    """Check that a server answers and accepts a write."""
     await probe.reconnect()
     await _raise_if_unavailable(probe.ping())
     await _raise_if_unavailable(probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL))

@@ -64,7 +64,7 @@ class BreakerState:
         self._relapses = 0
 
     def lost(self, cause: str, now: float) -> bool:
-        """Record a failure; return whether it starts an outage."""
+        """Return whether the failure starts an outage."""
         if self.state is State.AWAY:
             return False
         # A flapping store is pinged at growing intervals. A store that failed its very first ping
@@ -83,7 +83,6 @@ class BreakerState:
         self.state, self.since, self.cause = State.AVAILABLE, now, None
 
     def next_ping(self, chance: float) -> float:
-        """Return the seconds until the next ping; `chance` is random, from 0 to 1."""
         if not self._failures:
             return 0.0
         longest = max(MAX_INTERVAL, self.retry_interval)

@@ -58,11 +58,9 @@ class PendingInvalidations:
         return ticket
 
     def holds(self, invalidator: Invalidator, key: Key) -> bool:
-        """Whether the invalidation of a key is pending."""
         return key in self._keys.get(invalidator, ())
 
     def discard(self, invalidator: Invalidator, key: Key) -> None:
-        """Remove the invalidation of a key, because it is no longer needed."""
         keys = self._keys.get(invalidator, {})
         self.carried_out(invalidator, key, keys.get(key, -1))
 
@@ -119,7 +117,6 @@ class InvalidatedBefore:
         return key not in self._set_since
 
     def was_set(self, key: Key) -> None:
-        """Record that this process has set a value."""
         if self._since is not None:
             self._set_since[key] = None
             self._set_since.move_to_end(key)

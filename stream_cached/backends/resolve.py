@@ -16,7 +16,6 @@ from stream_cached.stores.memory import MemoryCache
 
 
 def resolve_alias(alias: str) -> Any:
-    """Return the cache of an alias of `caches.set_config`."""
     try:
         return aiocache.caches.get(alias)
     except KeyError:
@@ -89,7 +88,7 @@ def resolve_fallback(fallback: object) -> MemoryCache | None:
 
 
 def with_settings(cache: Any, overrides: Mapping[str, Any]) -> Any:
-    """Return a view of the cache with other settings, over the same client or memory."""
+    """Return a view of the cache, over the same client or memory."""
     if not overrides:
         return cache
     view = copy.copy(cache)

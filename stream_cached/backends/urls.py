@@ -30,7 +30,6 @@ class ExplicitTimeout(float):
 
 
 def mark_explicit_timeout(cache: Any, options: Mapping[str, Any]) -> Any:
-    """Mark the cache's time-out as set by the user if it is among the options."""
     if "timeout" in options and cache.timeout is not None:
         cache.timeout = ExplicitTimeout(cache.timeout)
     return cache
@@ -211,7 +210,6 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
 
 
 def redis_pool_options(timeout: float | None) -> dict[str, Any]:
-    """Return the options of a `BlockingConnectionPool` for this time-out."""
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 

@@ -39,7 +39,6 @@ class Clients:
 
     @classmethod
     def share(cls, cache: Any, view: Any) -> None:
-        """Let a view use the clients of its cache."""
         cls._all[view] = cls.of(cache)
 
     def in_loop(self, cache: Any, loop: asyncio.AbstractEventLoop, pid: int) -> Any:
@@ -115,7 +114,7 @@ def _client_factory(cache: Any) -> Callable[[], Any] | None:
 
 
 def redis_client(cache: Any) -> Any:
-    """Return a new client with its own pool and the options of the cache's client."""
+    """Return a new client with a pool of its own and the same options."""
     pool = cache.client.connection_pool
     options = dict(pool.connection_kwargs)
     if hasattr(pool, "queue_class"):
@@ -134,13 +133,11 @@ def backend_class(name: str) -> Any:
 
 
 def is_redis(cache: object) -> bool:
-    """Whether a cache is of aiocache's Redis backend or a subclass of it."""
     cls = backend_class("RedisCache")
     return cls is not None and isinstance(cache, cls.__mro__[1])
 
 
 def is_memcached(cache: object) -> bool:
-    """Whether a cache is of aiocache's memcached backend or a subclass of it."""
     cls = backend_class("MemcachedCache")
     return cls is not None and isinstance(cache, cls.__mro__[1])
 

@@ -75,7 +75,6 @@ class SharedReads(Generic[K, V]):
             timer.cancel()
 
     def _hand_over(self, key: K) -> None:
-        """Let the first waiting caller read on behalf of all."""
         waiting = self._waiting[key]
         while waiting:
             if _answer(waiting.pop(0), _Task.NEXT):

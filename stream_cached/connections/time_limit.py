@@ -68,7 +68,6 @@ class TimeLimit:
         self._pending: set[_Operation] = set()
 
     async def run(self, name: str, begin: Callable[[], Awaitable[T]], timeout: float | None) -> T:
-        """Start an operation and await it for at most `timeout` seconds."""
         if self._is_cut_off():
             raise StoreUnavailableError(f"{name}: the store is away")
         limit = allowed(timeout)

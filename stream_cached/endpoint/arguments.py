@@ -138,7 +138,6 @@ class Arguments:
         return (), {}, f":{digest(sorted(forms.items()))}"
 
     def _name(self, keyword: str) -> str:
-        """Return our name of a keyword argument."""
         # A key of **kwargs may have the name of a positional-only parameter.
         return keyword if keyword in self._keywords else f"**{keyword}"
 
@@ -239,7 +238,6 @@ def _default(parameter: inspect.Parameter) -> object:
 
 
 def _has_form(value: object) -> bool:
-    """Whether a value can be part of a key."""
     try:
         canonical(value)
     # The value's class may raise anything.

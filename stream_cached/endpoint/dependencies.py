@@ -189,7 +189,6 @@ def _called(call: Call, overrides: Mapping[Call, Call], seen: list[object]) -> I
 
 
 def _shares(call: Call, made: Sequence[Call], overrides: Mapping[Call, Call]) -> bool:
-    """Whether a dependency depends on one of the calls in `made`."""
     return any(each is one for each in _called(call, overrides, []) for one in made)
 
 
@@ -220,7 +219,6 @@ def _returns_nothing(call: Call) -> bool:
 
 
 def _is_generator(call: Call) -> bool:
-    """Whether a dependency is a generator, so that its value exists for one request."""
     code = _code_of(call)
     return code is not None and bool(
         code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)

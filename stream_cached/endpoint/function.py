@@ -53,7 +53,6 @@ class Endpoint:
 
     @property
     def declares_request(self) -> bool:
-        """Whether the function has a parameter for its request."""
         return bool(self._requests)
 
     async def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -65,7 +64,6 @@ class Endpoint:
     def take_request(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[HTTPConnection | None, dict[str, Any]]:
-        """Return the call's request, and the keyword arguments without the hidden one."""
         if not self._takes_request:
             return None, kwargs
         if self.hides_request and HIDDEN in kwargs:
@@ -99,7 +97,6 @@ def closure_digest(function: Callable[..., Any]) -> str:
 
 
 def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Return status and headers of each Response among the arguments."""
     return [
         (value.status_code, list(value.raw_headers))
         for value in (*args, *kwargs.values())
@@ -132,7 +129,6 @@ def _is_async(function: object) -> bool:
 
 
 def _call_of(function: object) -> tuple[object, object]:
-    """Return the function and the `__call__` of its class."""
     return function, inspect.getattr_static(type(function), "__call__", None)
 
 
@@ -143,7 +139,6 @@ def _name(function: Any) -> str:
 
 
 def _place(function: Any) -> str:
-    """Return the file and line of a function; "" if unknown."""
     function = without_partials(function)
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""

@@ -43,17 +43,15 @@ def _resolved(annotation: Any, scope: dict[str, Any]) -> Any:
 
 
 def annotation_of(parameter: inspect.Parameter) -> Any:
-    """Return a parameter's type without the metadata of `Annotated`."""
     return _type_and_metadata(parameter.annotation)[0]
 
 
 def markers_of(parameter: inspect.Parameter) -> list[Any]:
-    """Return a parameter's default and the metadata of `Annotated`."""
     return [parameter.default, *_type_and_metadata(parameter.annotation)[1]]
 
 
 def _type_and_metadata(annotation: Any) -> tuple[Any, list[Any]]:
-    """Return the type and the metadata of `Annotated`, with type aliases resolved."""
+    """Resolve type aliases, and separate the metadata of `Annotated`."""
     added: list[Any] = []
     while True:
         if type(annotation).__name__ == "TypeAliasType":
@@ -66,14 +64,12 @@ def _type_and_metadata(annotation: Any) -> tuple[Any, list[Any]]:
 
 
 def without_partials(function: Any) -> Any:
-    """Return the function inside nested `functools.partial` objects."""
     while isinstance(function, functools.partial):
         function = function.func
     return function
 
 
 def class_names(cls: type) -> set[str]:
-    """Return the qualified names of a class and its base classes."""
     return {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
 
 

@@ -41,7 +41,6 @@ class UnkeyedError(Exception):
 
 
 def findings(unkeyed: Sequence[UnkeyedError], parameters: Parameters) -> list[Finding]:
-    """Return one finding for all unkeyed arguments of a call."""
     uploads = [one for one in unkeyed if _is_upload(one.value)]
     if uploads:
         return [Finding(NotCached.UPLOAD, ", ".join(one.name for one in uploads))]
@@ -100,7 +99,6 @@ def _marked(one: UnkeyedError, dependency: Callable[..., object] | None) -> str:
 
 
 def _identity(value: object) -> str | None:
-    """Return the name of an identifying attribute of the value; None if it has none."""
     state = getattr(value, "__dict__", {})
     return next((n for n in _IDENTITIES if n in state or hasattr(type(value), n)), None)
 

@@ -88,7 +88,6 @@ def checksum(data: bytes) -> int:
 
 
 def pack(state: State, generation: bytes, revision: int, head: object, body: bytes) -> bytes:
-    """Return prefix, head and body as bytes."""
     packed = msgpack.packb(head, unicode_errors="surrogatepass")
     fields = _FIELDS.pack(
         MAGIC,

@@ -69,7 +69,6 @@ class Progress:
 
     @classmethod
     def of(cls, entry: Entry, head: Head, *, stored: bool = True) -> Progress:
-        """Return the progress of a complete run."""
         return cls(head, len(entry.segments), entry.chunks, entry.body, entry.length, stored)
 
 

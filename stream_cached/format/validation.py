@@ -83,7 +83,6 @@ def typed(kind: type[T], value: object) -> T:
 
 
 def fields(head: object, count: int) -> dict[str, Any]:
-    """Return the head if it is a mapping with `count` fields."""
     mapping: dict[str, Any] = typed(dict, head)
     if len(mapping) != count:
         raise UnsoundError("wrong number of fields")
@@ -101,7 +100,6 @@ def partition(lengths: object, total: int) -> tuple[int, ...]:
 
 
 def versions(value: object) -> dict[str, bytes]:
-    """Return the versions of a record if they are a mapping of str to bytes."""
     mapping: dict[object, object] = typed(dict, value)
     return {typed(str, name): typed(bytes, version) for name, version in mapping.items()}
 
@@ -152,7 +150,6 @@ def moment(value: object) -> float:
 
 
 def printable(value: object) -> str:
-    """Return the text if it has no control characters and no lone surrogates."""
     text = typed(str, value)
     if not text.isprintable():
         raise UnsoundError("text with control characters")
@@ -168,12 +165,10 @@ def word(value: object) -> str:
 
 
 def vary_names(value: object) -> tuple[str, ...]:
-    """Return the names of the headers that select a variant, if they are valid."""
     return _matching(_NAMES, value)
 
 
 def digests(value: object) -> tuple[str, ...]:
-    """Return the digests of variants, if they are valid."""
     return _matching(_DIGESTS, value)
 
 

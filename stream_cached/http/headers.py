@@ -38,12 +38,10 @@ def _strictness(argument: str) -> tuple[bool, int]:
 
 
 def vary_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[str]:
-    """Return the header names in the response's Vary, lower-cased."""
     return frozenset(list_members(v for k, v in headers if k.lower() == b"vary"))
 
 
 def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-    """Return the value of Content-Length; None if it is absent or malformed."""
     for name, value in headers:
         if name.lower() == b"content-length":
             return int(value) if value.isdigit() and len(value) < 20 else None
@@ -51,5 +49,4 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """Return the values of a header in the order of its lines."""
     return [value for key, value in headers if key.lower() == name]

@@ -220,11 +220,9 @@ def explained(findings: Iterable[Finding]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the names joined by commas and "and"."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def words(findings: Iterable[Finding]) -> str:
-    """Return the reasons' words for the detail of Cache-Status."""
     return ", ".join(dict.fromkeys(finding.reason.word for finding in findings))

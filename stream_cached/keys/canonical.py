@@ -103,7 +103,6 @@ def _slots(cls: type) -> list[str]:
 
 
 def _state(value: object) -> dict[str, object]:
-    """Return an object's attributes by name."""
     cls = type(value)
     state = {name: getattr(value, name) for name in _slots(cls) if hasattr(value, name)}
     for name, item in getattr(value, "__dict__", {}).items():

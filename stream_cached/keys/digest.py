@@ -12,7 +12,6 @@ import msgpack
 
 
 def class_name(value: object) -> str:
-    """Return the qualified name of a value's class."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
@@ -34,5 +33,4 @@ def _large(value: object) -> object:
 
 
 def digest(structure: object) -> str:
-    """Return the structure's digest as 32 hexadecimal digits."""
     return hashlib.blake2b(_packed(structure), digest_size=16).hexdigest()

@@ -26,7 +26,6 @@ def readable(text: str) -> str:
 
 
 def segment_key(key: str, generation: bytes, index: int) -> str:
-    """Return the key of a segment; the generation makes it unique to one run."""
     return f"{key}:{generation.hex()}:{index}"
 
 
@@ -46,7 +45,6 @@ def is_segment_key(key: str) -> bool:
 
 
 def variant_key(key: str, generation: bytes, variant: str) -> str:
-    """Return the record key of a variant in the variant index of `generation`."""
     return f"{key}:v:{generation.hex()}:{variant}"
 
 
@@ -66,13 +64,11 @@ def is_internal(key: str) -> bool:
 
 
 def lease_key(key: str, versions: Mapping[str, bytes], variant: tuple[Sequence[str], str]) -> str:
-    """Return the key of the lease on a run."""
     # The versions are part of the key, so that an invalidated run does not delay the next run.
     return f"{key}:lease:{digest((sorted(versions.items()), variant))}"
 
 
 def progress_key(key: str, generation: bytes) -> str:
-    """Return the key of a run's progress record."""
     return f"{key}:{generation.hex()}:progress"
 
 
@@ -87,5 +83,5 @@ def revocation_key(key: str) -> str:
 
 
 def holds_address(key: str) -> bool:
-    """Whether a key contains the address of an object, which Python reuses."""
+    """Whether a key contains an object's address, which Python reuses."""
     return _ADDRESS.search(key) is not None

@@ -37,7 +37,6 @@ def request_key(
     arguments: Mapping[str, object],
     headers: Mapping[bytes, object],
 ) -> str:
-    """Return the key of a call that was caused by a request."""
     # `method` is GET for a HEAD request, too. `path` holds the raw path, the path and the mount
     # path. `host` is empty, and `body` (a digest) is None, if not part of the key. `arguments` are
     # in canonical form; `headers` are the normalised values of `vary=`.

@@ -15,7 +15,6 @@ ANY: Variant = ((), "")
 
 
 def variant_of(names: Sequence[str], select: Select | None) -> Variant:
-    """Return the variant that a request selects by these headers."""
     known = tuple(sorted(names))
     return (known, select(known)) if known and select else ANY
 

@@ -52,7 +52,6 @@ class DisconnectShield:
         self.has_run = True
 
     def reveal(self) -> None:
-        """Hide the disconnect no more."""
         self._revealed.set()
 
     async def __call__(self) -> Message:

@@ -26,16 +26,7 @@ class Executed:
 
 
 class Execution:
-    """
-    One call of an endpoint.
-
-    Args:
-        endpoint: The endpoint.
-        args: The positional arguments.
-        kwargs: The keyword arguments.
-        incoming: The request, None without one.
-        terms: What the endpoint may read of its request; None if nothing watches.
-    """
+    """One call of an endpoint. Without `terms`, nothing watches what it reads."""
 
     def __init__(
         self,
@@ -53,19 +44,13 @@ class Execution:
 
     @property
     def function(self) -> Callable[..., Any]:
-        """The decorated function."""
         return self._endpoint.function
 
     async def run(self) -> Any:
-        """Run the endpoint."""
         return await self._endpoint.run(self.args, self.kwargs)
 
     async def run_watched(self, *, release: bool = False) -> Executed:
-        """
-        Run the endpoint, and notice what it reads of its request.
-
-        With `release`, the watched request is taken back from an HTTPEndpoint afterwards.
-        """
+        """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
         guard = self._guard()
         args, kwargs = (self.args, self.kwargs) if guard is None else guard.given(*self._given)
@@ -87,7 +72,6 @@ class Execution:
 
     @contextmanager
     def shielded(self, seconds: float) -> Iterator[DisconnectShield]:
-        """Keep the client's disconnect from the endpoint while its answer is recorded."""
         if self.incoming is None:
             yield DisconnectShield()
             return
@@ -101,6 +85,5 @@ class Execution:
         return self.incoming.can_be_detached and not needs_request(self.incoming.scope)
 
     def outlive_request(self) -> None:
-        """Prepare the request for a run that outlives it."""
         if self.incoming is not None:
             self.incoming.detach()

@@ -162,7 +162,6 @@ class Guard:
                 value.scope = plain_scope(value.scope)
 
     def observed_scope(self, scope: Scope) -> Scope:
-        """Return a scope that reports its reads to the guard."""
         return ObservedMapping(scope, self._scope_item)
 
     def note(self, name: str) -> None:
@@ -177,7 +176,6 @@ class Guard:
 
     @property
     def reads(self) -> int:
-        """The number of distinct reads."""
         return len(self._read)
 
     def findings(self, known: frozenset[str]) -> list[Finding]:
@@ -216,7 +214,6 @@ class Guard:
         return value
 
     def attribute(self, name: str, value: Any) -> None:
-        """Record the read of an attribute that application code has set on the request."""
         # A dependency or an outer decorator may have set it.
         if self._attributes.get(name, ABSENT) is value and not is_shared_infrastructure(
             type(value)
@@ -226,7 +223,6 @@ class Guard:
             self._outer.attribute(name, value)
 
     def state_item(self, name: str, value: Any) -> Any:
-        """Record the read of an item of the request's state."""
         # A missing name counts as read, because it may exist for another client.
         if self._state.get(name, ABSENT) is value and not is_shared_infrastructure(type(value)):
             self._read[f"state.{name}"] = None
@@ -236,7 +232,6 @@ class Guard:
 
 
 def _shown(name: str) -> str:
-    """Return the text for a read in a warning."""
     kind, _, rest = name.partition(".")
     match kind:
         case "state":
@@ -277,7 +272,6 @@ def _fix(unkeyed: Sequence[str]) -> str:
 
 
 def _as_unguarded(name: str) -> str:
-    """Return the word of `unguarded=` for a read."""
     header = name.removeprefix("header.")
     return name if header in READABLE else header
 

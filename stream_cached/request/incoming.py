@@ -82,11 +82,7 @@ class Incoming:
         return value.encode("utf-8", "surrogatepass")
 
     def check(self, methods: frozenset[str], keyed: Set[str]) -> None:
-        """
-        Raise `BypassError` if the request is not for the cache.
-
-        `methods` are cached. `keyed` headers tell its user from another one, or need not.
-        """
+        """Raise `BypassError` unless cached; `keyed` headers tell its user from another."""
         method = "GET" if self.is_head else self.scope.get("method", "WEBSOCKET")
         if method not in methods:
             fix = "leave the decorator off" if method == "WEBSOCKET" else ""
@@ -107,11 +103,7 @@ class Incoming:
         return not length and not self.scope.get("http_version", "1.1").startswith("1.")
 
     async def read_body(self) -> None:
-        """
-        Make the request's body part of its key.
-
-        Raise `BypassError` for an upload, and for a body that was read and not kept.
-        """
+        """Make the body part of the key; raise `BypassError` if it is gone or uploaded."""
         request = self.request
         if not isinstance(request, Request):
             raise BypassError(Finding(NotCached.UPLOAD))
@@ -136,11 +128,9 @@ class Incoming:
 
     @property
     def has_body(self) -> bool:
-        """Whether the request's body is part of its key."""
         return self._body is not None
 
     def key(self, endpoint: str, arguments: Mapping[str, Any], *, host: bool) -> str:
-        """Build the key of a call, from arguments in canonical form."""
         scope = self.scope
         return request_key(
             endpoint,
@@ -157,7 +147,6 @@ class Incoming:
 
     @property
     def host(self) -> Sequence[bytes]:
-        """The values of the Host header."""
         return self._values(b"host")
 
     def _host(self) -> Sequence[bytes]:
@@ -213,11 +202,7 @@ class Incoming:
 
 
 async def _peek(request: Request) -> bytes:
-    """
-    Read the request's body, and let it be read once more.
-
-    Raise `BypassError` for a body that is too large; it can still be read as a whole.
-    """
+    """Read the body, to be read once more; raise `BypassError` if it is too large."""
     messages: list[Message] = []
     receive, size, more = request._receive, 0, True
     while more and size <= MAX_REQUEST_BODY:

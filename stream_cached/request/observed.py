@@ -256,7 +256,6 @@ def _observed_class(cls: type[HTTPConnection]) -> type[HTTPConnection]:
 
 
 def observed_request(request: HTTPConnection, observer: Observer) -> HTTPConnection:
-    """Return the request as an observed request that reports to the observer."""
     if isinstance(request, ObservedRequest):
         request = request._observer.request
     observed = object.__new__(_observed_class(type(request)))
@@ -274,10 +273,8 @@ def _slots(cls: type[HTTPConnection]) -> list[str]:
 
 
 def plain_scope(scope: Scope) -> Scope:
-    """Return the server's scope of a plain or an observed scope."""
     return scope.plain if isinstance(scope, ObservedMapping) else scope
 
 
 def observer_of(request: HTTPConnection) -> Observer | None:
-    """Return the observer of a request; None if the request is plain."""
     return request._observer if isinstance(request, ObservedRequest) else None

@@ -47,7 +47,6 @@ class AiocacheStore:
             raise StoreError(f"key: {type(exc).__name__}") from exc
 
     def native_ttl(self, ttl: float | None) -> Any:
-        """Return the ttl in the unit of the backend's `_set`."""
         return ttl
 
     def is_lost(self, exc: Exception) -> bool:
@@ -162,5 +161,4 @@ class OwnStore(Protocol):
 
 
 def switched_off() -> bool:
-    """Whether aiocache is disabled by `AIOCACHE_DISABLE=1`."""
     return os.getenv("AIOCACHE_DISABLE") == "1"

@@ -176,7 +176,6 @@ class _Pool:
 
 
 async def _simple_command(connection: Any, command: bytes) -> bytes:
-    """Send a command and read a one-line reply; it replaces aiomcache's method."""
     # aiomcache's method loops forever without suspending if the server closes the connection.
     connection.writer.write(command)
     await connection.writer.drain()

@@ -57,7 +57,6 @@ class BoundedMemory:
         self._lock = threading.RLock()
 
     def get(self, key: str) -> Any:
-        """Return the value, None for a missing or expired key."""
         with self._lock:
             item = self._live(key)
             return None if item is None else item.value
@@ -89,7 +88,6 @@ class BoundedMemory:
             return value
 
     def touch(self, key: str, ttl: float | None) -> bool:
-        """Give the key a new ttl; return whether it exists."""
         with self._lock:
             item = self._live(key)
             if item is not None:
@@ -97,7 +95,6 @@ class BoundedMemory:
             return item is not None
 
     def delete(self, key: str) -> bool:
-        """Delete the key; return whether it existed."""
         with self._lock:
             item = self._items.pop(key, None)
             if item is None:
@@ -111,7 +108,6 @@ class BoundedMemory:
             return True
 
     def clear(self, prefix: str) -> None:
-        """Delete every key that starts with the prefix."""
         with self._lock:
             for key in [key for key in self._items if key.startswith(prefix)]:
                 self.delete(key)

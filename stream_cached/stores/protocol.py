@@ -136,7 +136,7 @@ async def add_and_get_many(
 
 
 def as_bytes(value: object) -> bytes | None:
-    """Return a stored value as the protocol requires: bytes, None or `FOREIGN`."""
+    """Return a stored value as the protocol requires it."""
     if value is None or isinstance(value, bytes):
         return value
     return FOREIGN

@@ -65,7 +65,6 @@ class RedisStore(AiocacheStore):
     async def set_and_wake(
         self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
     ) -> None:
-        """Do the work of `set_many`, and publish a message in the channel."""
         if not items and not self._may_publish:
             return
         px = self.native_ttl(ttl)
@@ -84,7 +83,6 @@ class RedisStore(AiocacheStore):
                 raise self.failure("set", reply) from reply
 
     def wakeup(self, channel: str) -> RedisWakeup:
-        """Return a subscription to the channel."""
         return self._wakeups.subscribe(self.native_key(channel))
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
@@ -95,7 +93,6 @@ class RedisStore(AiocacheStore):
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
     ) -> tuple[bool, list[bytes | None]]:
-        """Do the work of `add`, then of `get_many`, in one round trip."""
         pipeline = self.cache.client.pipeline(transaction=False)
         pipeline.set(self.native_key(key), value, px=self.native_ttl(ttl), nx=True)
         pipeline.mget([self.native_key(other) for other in keys])

@@ -40,17 +40,14 @@ class TransformedStore(ABC):
     async def set_and_wake(
         self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
     ) -> None:
-        """Do the work of `set_many`, and wake the subscribers if the store below can."""
         await set_and_wake(self._store, self._all_to_store(items), ttl, channel)
 
     def wakeup(self, channel: str) -> Wakeup:
-        """Return a subscription to the channel."""
         return wakeup(self._store, channel)
 
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
     ) -> tuple[bool, list[bytes | None]]:
-        """Do the work of `add`, then of `get_many`; in one round trip if the store below can."""
         written = self._to_store(key, value)
         done, values = await add_and_get_many(self._store, key, written, ttl, keys)
         return done, self._all_from_store(keys, values)

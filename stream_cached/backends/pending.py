@@ -25,11 +25,9 @@ class Invalidator(Protocol):
 
     async def carry_out(self, key: Key | None, *, away: bool) -> None:
         """Invalidate a key, or all keys; if the store is `away`, through its probe."""
-        ...
 
     def refuse_older(self) -> None:
         """Never again serve a stored value that `carry_out(None)` does not invalidate."""
-        ...
 
 
 class PendingInvalidations:

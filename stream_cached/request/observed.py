@@ -22,41 +22,20 @@ ABSENT = object()
 
 
 class Observer(Protocol):
-    """Receives the reads of a request."""
-
-    @property
-    def request(self) -> HTTPConnection:
-        """The plain request."""
-        ...
+    """Receives the reads of a request. `request` is plain, the other properties are observed."""
 
     scope: Scope
-    """The observed scope."""
 
     @property
-    def headers(self) -> Headers:
-        """The observed headers."""
-        ...
-
+    def request(self) -> HTTPConnection: ...
     @property
-    def state(self) -> State:
-        """The observed state."""
-        ...
-
-    def note(self, name: str) -> None:
-        """Record a read, for example of "cookies", "client", or "headers" as a whole."""
-        ...
-
-    def state_item(self, name: str, value: Any) -> Any:
-        """Record the read of an item of the request's state."""
-        ...
-
-    def attribute(self, name: str, value: Any) -> None:
-        """Record the read of an attribute that application code has set on the request."""
-        ...
-
-    def note_header(self, name: str) -> None:
-        """Record the read of one header by its lower-cased name."""
-        ...
+    def headers(self) -> Headers: ...
+    @property
+    def state(self) -> State: ...
+    def note(self, name: str) -> None: ...
+    def note_header(self, name: str) -> None: ...
+    def state_item(self, name: str, value: Any) -> Any: ...
+    def attribute(self, name: str, value: Any) -> None: ...
 
 
 class ObservedMapping(MutableMapping[str, Any]):

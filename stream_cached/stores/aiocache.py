@@ -155,9 +155,7 @@ class AiocacheStore:
 class OwnStore(Protocol):
     """A cache class that brings its own store."""
 
-    def store(self, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore:
-        """Return the store over this cache."""
-        ...
+    def store(self, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore: ...
 
 
 def switched_off() -> bool:

@@ -32,48 +32,37 @@ class Store(Protocol):
     @property
     def capacity(self) -> int | None:
         """The size of the store in bytes; None if it is unbounded or unknown."""
-        ...
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the value of each key, in one round trip if the store can."""
-        ...
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         """Set each key. The call is not atomic over several keys."""
-        ...
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
         """Set the key if it is missing; return whether it was set. Atomic."""
-        ...
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
         """Set the key if its value equals `expected`; return whether it was set. Atomic."""
-        ...
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         """Give each key a new ttl; return how many of them exist."""
-        ...
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         """Delete each key; a missing key is no error."""
-        ...
 
     async def ping(self) -> None:
-        """Check that the server answers; raise `StoreError` otherwise."""
-        ...
+        """Raise `StoreError` unless the server answers."""
 
 
 @runtime_checkable
 class AddsAndGets(Protocol):
-    """A store that can add one key and read others in one round trip."""
+    """A store that can do the work of `add`, then of `get_many`, in one round trip."""
 
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
-    ) -> tuple[bool, list[bytes | None]]:
-        """Do the work of `add`, then of `get_many`."""
-        ...
+    ) -> tuple[bool, list[bytes | None]]: ...
 
 
 class Wakeup(Protocol):
@@ -81,26 +70,19 @@ class Wakeup(Protocol):
 
     async def wait(self, seconds: float) -> None:
         """Wait for a message since the last call, at most for `seconds`."""
-        ...
 
-    def close(self) -> None:
-        """Unsubscribe."""
-        ...
+    def close(self) -> None: ...
 
 
 @runtime_checkable
 class Wakes(Protocol):
-    """A store that can notify other processes, which otherwise have to poll."""
+    """A store that can wake other processes, which otherwise must poll. Messages may get lost."""
 
     async def set_and_wake(
         self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
-    ) -> None:
-        """Do the work of `set_many`, and wake the subscribers of the channel."""
-        ...
+    ) -> None: ...
 
-    def wakeup(self, channel: str) -> Wakeup:
-        """Return a subscription to the channel; messages may get lost."""
-        ...
+    def wakeup(self, channel: str) -> Wakeup: ...
 
 
 async def set_and_wake(

@@ -72,12 +72,10 @@ class _Bound:
 
 
 class Binding:
-    """
-    A cache as it was configured, and the backends over it in the running loop.
+    """A cache as it was configured, and the backends over it in the running loop.
 
     `fallback` returns the memory that is used while the server is away; it is called at the first
-    use, when aliases are configured. `secrets` sign the values in a server.
-    """
+    use, when aliases are configured. `secrets` sign the values in a server."""
 
     def __init__(
         self,

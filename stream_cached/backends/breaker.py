@@ -40,11 +40,9 @@ _breakers: weakref.WeakValueDictionary[tuple[object, ...], CircuitBreaker] = (
 
 
 class CircuitBreaker:
-    """
-    Decides for the whole process whether one server is used.
+    """Decides for the whole process whether one server is used.
 
-    `name` is the server's address without credentials. `retry_interval` is in seconds.
-    """
+    `name` is the server's address without credentials. `retry_interval` is in seconds."""
 
     def __init__(
         self, name: str, retry_interval: float, chance: Callable[[], float] = random.random

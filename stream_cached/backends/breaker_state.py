@@ -46,12 +46,10 @@ class Health:
 
 
 class BreakerState:
-    """
-    The state machine of one store's circuit breaker; times are monotonic seconds.
+    """The state machine of one store's circuit breaker; times are monotonic seconds.
 
     The first ping follows a failure at once. The next intervals start at `retry_interval` and
-    double up to `MAX_INTERVAL`.
-    """
+    double up to `MAX_INTERVAL`."""
 
     def __init__(self, retry_interval: float, now: float) -> None:
         self.retry_interval = retry_interval

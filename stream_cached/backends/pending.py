@@ -31,11 +31,9 @@ class Invalidator(Protocol):
 
 
 class PendingInvalidations:
-    """
-    The pending invalidations of one store.
+    """The pending invalidations of one store.
 
-    Beyond `max_keys`, the invalidator with the most keys invalidates everything that it owns.
-    """
+    Beyond `max_keys`, the invalidator with the most keys invalidates everything that it owns."""
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
         self._max_keys = max_keys
@@ -88,11 +86,9 @@ class PendingInvalidations:
 
 
 class InvalidatedBefore:
-    """
-    Refuses stored values without versions that may be older than an invalidation.
+    """Refuses stored values without versions that may be older than an invalidation.
 
-    Only values that this process has set since are known to be newer.
-    """
+    Only values that this process has set since are known to be newer."""
 
     def __init__(self, clock: Callable[[], float], max_keys: int = MAX_KEYS) -> None:
         self._clock = clock

@@ -15,12 +15,10 @@ import aiocache
 
 
 class Clients:
-    """
-    The clients of one cache.
+    """The clients of one cache.
 
     The first event loop uses the user's cache itself; each further loop gets a copy of the cache
-    with its own client. A closed loop or a fork frees the user's cache for the next loop.
-    """
+    with its own client. A closed loop or a fork frees the user's cache for the next loop."""
 
     _all: ClassVar[weakref.WeakKeyDictionary[Any, Clients]] = weakref.WeakKeyDictionary()
 

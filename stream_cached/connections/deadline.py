@@ -15,12 +15,10 @@ _deadline: ContextVar[float | None] = ContextVar("stream_cached_deadline", defau
 
 
 class Deadline:
-    """
-    A context manager with one time-out for all operations inside it, taken together.
+    """A context manager with one time-out for all operations inside it, taken together.
 
     It can be entered repeatedly, each time for the remaining seconds. None lifts an outer deadline,
-    also for tasks that are created inside.
-    """
+    also for tasks that are created inside."""
 
     __slots__ = ("_started", "_token", "left")
 

@@ -24,12 +24,9 @@ class _Task(enum.Enum):
 
 
 class SharedReads(Generic[K, V]):
-    """
-    Combines concurrent reads of one key.
+    """Combines concurrent reads of one key: calls during a read share the result of the next.
 
-    All calls that arrive during a read share the result of the next read. The current read can't
-    serve them, because it may have missed a write that returned before the call.
-    """
+    The current read can't serve them, because it may have missed a write before the call."""
 
     def __init__(self, read: Callable[[K], Awaitable[V]]) -> None:
         self._read = read

@@ -49,12 +49,9 @@ class Pulse:
 
 
 class TimeLimit:
-    """
-    Runs the operations on one server, each within a time-out.
+    """Runs the operations on one server, each within a time-out.
 
-    While `is_cut_off()` is true, no operation starts. `on_failure` is called for each failure that
-    counts as an outage of the server.
-    """
+    While `is_cut_off()`, no operation starts. `on_failure` is called for each outage."""
 
     def __init__(
         self,
@@ -106,11 +103,9 @@ class TimeLimit:
 
 
 class _Operation:
-    """
-    One running operation, with a time-out that is more robust than `asyncio.timeout`.
+    """A running operation and its time-out, which is more robust than `asyncio.timeout`.
 
-    It is extended after the event loop was blocked, and repeats a cancellation that was swallowed.
-    """
+    It is extended after the loop was blocked, and repeats a cancellation that was swallowed."""
 
     def __init__(self, timeout: float | None) -> None:
         task = asyncio.current_task()

@@ -15,12 +15,9 @@ _INTERVAL = 0.1
 
 
 class Wakeups:
-    """
-    The subscriptions of one event loop.
+    """The subscriptions of one event loop, over one client that `connect` returns.
 
-    If the server is unreachable or refuses SUBSCRIBE, no wake-up arrives, and the subscribers poll.
-    `connect` returns a new client, which is closed after the last subscription has ended.
-    """
+    If the server is unreachable or refuses SUBSCRIBE, no wake-up arrives: the subscribers poll."""
 
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect

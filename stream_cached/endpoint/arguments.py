@@ -35,11 +35,9 @@ _LEFT_OUT = type("LeftOut", (), {"__repr__": lambda self: "<not in key>"})()
 
 
 class Arguments:
-    """
-    Converts the arguments of one endpoint for its keys.
+    """Converts the arguments of one endpoint for its keys.
 
-    `by_request` says that the key also contains the request's path and query.
-    """
+    `by_request` says that the key also contains the request's path and query."""
 
     def __init__(
         self,

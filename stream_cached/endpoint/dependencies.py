@@ -48,11 +48,9 @@ _ESCAPES = frozenset({"eval", "exec", "locals", "vars"})
 
 
 class Origins:
-    """
-    The origins of an endpoint's arguments.
+    """The origins of an endpoint's arguments.
 
-    `by_request` says that path, query and body of the request are part of the key.
-    """
+    `by_request` says that path, query and body of the request are part of the key."""
 
     def __init__(self, parameters: Mapping[str, inspect.Parameter], *, by_request: bool) -> None:
         calls = {name: dependency_of(parameter) for name, parameter in parameters.items()}

@@ -29,11 +29,9 @@ HIDDEN = "_stream_cached_request"
 
 
 class Endpoint:
-    """
-    A decorated function: a coroutine function, or a plain function for the thread pool.
+    """A decorated function: a coroutine function, or a plain function for the thread pool.
 
-    With `takes_request`, a function that declares no request parameter gets a hidden one.
-    """
+    With `takes_request`, a function that declares no request parameter gets a hidden one."""
 
     def __init__(self, function: Callable[..., Any], *, takes_request: bool = True) -> None:
         _refuse(function)

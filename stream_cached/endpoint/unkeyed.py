@@ -18,11 +18,9 @@ _IDENTITIES = ("id", "pk", "uuid")
 
 
 class UnkeyedError(Exception):
-    """
-    An argument can't be part of a key; `findings` turns it into the reason that users see.
+    """An argument can't be part of a key; `findings` turns it into the reason for users.
 
-    `client_source` names the input that makes the argument depend on the client, if there is one.
-    """
+    `client_source` names the input, if any, that makes the argument depend on the client."""
 
     def __init__(
         self, name: str, value: object, why: str, *, client_source: str = "", fix: str = ""

@@ -28,13 +28,10 @@ class DetachedReceive:
 
 
 class DisconnectShield:
-    """
-    A `receive` that hides the client's disconnect while the answer is, or may be, recorded.
+    """A `receive` that hides the client's disconnect while the answer may be recorded.
 
     `if await request.is_disconnected(): return` would otherwise end a body cleanly, and short.
-    Before there is a run, the disconnect is hidden for `patience` seconds only: an endpoint that
-    waits for the disconnect must not wait for ever.
-    """
+    Without a run, it hides for `patience` seconds only: the endpoint may wait for it."""
 
     receive: Receive
 

@@ -114,11 +114,7 @@ class Terms:
 
 
 class Guard:
-    """
-    Observes the request of one run of an endpoint.
-
-    `with_body` says that the request's body is part of the key.
-    """
+    """Observes the request of one run; `with_body` says that its body is part of the key."""
 
     def __init__(self, request: HTTPConnection, terms: Terms, *, with_body: bool) -> None:
         # If another cached endpoint called this one, its guard is informed, too.

@@ -28,12 +28,10 @@ _NONE: list[bytes] = []
 
 
 class Incoming:
-    """
-    A request that reached the decorator.
+    """A request that reached the decorator.
 
-    `vary` has the lower-cased headers of `vary=`, each with the function that normalises its value.
-    `BypassError` is raised if a function fails.
-    """
+    `vary` has the lower-cased headers of `vary=`, each with the function that normalises its
+    value; `BypassError` is raised if a function fails."""
 
     def __init__(self, request: HTTPConnection, vary: Normalisers) -> None:
         self.request = request
@@ -179,12 +177,10 @@ class Incoming:
 
     @contextmanager
     def shielded(self, instance: object, patience: float) -> Iterator[DisconnectShield]:
-        """
-        Hide the client's disconnect from all code that reads this request.
+        """Hide the client's disconnect from all code that reads this request.
 
-        `instance` is the object of a method: an `HTTPEndpoint` has a `receive` of its own. The
-        shield is lifted at the end of the block unless a run has taken it over.
-        """
+        `instance`, the object of a method, may be an `HTTPEndpoint` with a `receive` of its own.
+        The shield is lifted at the end of the block unless a run has taken it over."""
         shield = DisconnectShield(patience)
         if isinstance(self.request, Request):
             shield.receive = self.request._receive

@@ -143,11 +143,9 @@ class MemcachedStore(AiocacheStore):
 
 
 class _Pool:
-    """
-    aiomcache's pool, entered by no more concurrent calls than it has connections.
+    """aiomcache's pool with at most as many concurrent callers as connections.
 
-    A call that waits inside aiomcache's pool never wakes up if all connections are closed.
-    """
+    A call that waits inside the pool never wakes up if all connections are closed."""
 
     def __init__(self, pool: Any, size: int, wait: float | None) -> None:
         self._pool = pool

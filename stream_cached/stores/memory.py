@@ -41,11 +41,9 @@ class Item:
 
 
 class BoundedMemory:
-    """
-    A dict with expiry, bounded in bytes, which evicts the least recently used group of keys.
+    """A thread-safe dict with expiry, which evicts the least recently used group of keys.
 
-    It is thread-safe. The bound includes keys and an allowance for the objects.
-    """
+    Its bound in bytes includes the keys and an allowance for the objects."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_bytes = max_bytes

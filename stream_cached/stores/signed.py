@@ -25,12 +25,10 @@ _LABEL = b"stream_cached: signed value, version 1\n"
 
 
 class SignedStore(TransformedStore):
-    """
-    A store whose values can't be forged, altered, or moved to another key or namespace.
+    """A store whose values can't be forged, altered, or moved to another key or namespace.
 
     A value without a valid signature reads as `UNSOUND` if it has our magic, and as `FOREIGN`
-    otherwise. The first secret signs; all secrets verify.
-    """
+    otherwise. The first secret signs; all secrets verify."""
 
     def __init__(self, store: Store, secrets: Sequence[bytes], context: str) -> None:
         super().__init__(store)

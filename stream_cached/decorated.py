@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -184,11 +184,11 @@ class Decorated:
         own = decorator.key or decorator.key_builder
         if not own and incoming is not None and incoming.may_have_body:
             await incoming.read_body()
-        token = _keyed.set(_Keyed(self, incoming))
+        token = current_call.set((self, incoming))
         try:
             key = decorator.get_cache_key(self.endpoint.function, args, kwargs)
         finally:
-            _keyed.reset(token)
+            current_call.reset(token)
         if isinstance(key, Enum):
             key = key.value
         if not isinstance(key, str):
@@ -207,20 +207,10 @@ class Decorated:
         return self.service.hooks.is_invalidation_off() or await self._invalidation(key)
 
 
-@dataclass(frozen=True, slots=True)
-class _Keyed:
-    """What `get_cache_key` knows beside its arguments."""
-
-    decorated: Decorated
-    incoming: Incoming | None
-
-
-_keyed: ContextVar[_Keyed | None] = ContextVar("stream_cached_keyed", default=None)
-
-
-def current_call() -> tuple[Decorated, Incoming | None] | None:
-    keyed = _keyed.get()
-    return None if keyed is None else (keyed.decorated, keyed.incoming)
+#: The function and the request whose key is built now.
+current_call: ContextVar[tuple[Decorated, Incoming | None] | None] = ContextVar(
+    "stream_cached_keyed", default=None
+)
 
 
 class AiocacheHooks(Hooks):
@@ -230,11 +220,6 @@ class AiocacheHooks(Hooks):
         self._decorator = decorator
         self._settings = settings
         self._binding: Binding | None = None
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether the cache is known."""
-        return self._binding is not None
 
     @property
     def keys_by_request(self) -> bool:
@@ -258,16 +243,13 @@ class AiocacheHooks(Hooks):
         if alias is None:
             self.bind(resolve_cache(**self._settings))
             return
-        for name, value in self._settings.items():
-            if name in ("serializer", "namespace", "plugins") and value is not None:
-                reporter.warn(f"alias={alias!r} has settings of its own; {name}= is ignored")
-        for name in self._settings["options"]:
+        own = ("serializer", "namespace", "plugins")
+        given = [n for n, value in self._settings.items() if n in own and value is not None]
+        for name in (*given, *self._settings["options"]):
             reporter.warn(f"alias={alias!r} has settings of its own; {name}= is ignored")
-        try:
+        # An alias that is configured later is looked for again at the first use.
+        with contextlib.suppress(ConfigurationError):
             self.bind(resolve_alias(alias))
-        except ConfigurationError:
-            # The alias may be configured later, and is looked for again at the first use.
-            return
 
     def bind(self, cache: Any) -> Binding:
         decorator, options = self._decorator, self._decorator.options

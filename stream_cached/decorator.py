@@ -258,7 +258,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             args: Its positional arguments.
             kwargs: Its keyword arguments.
         """
-        current = current_call()
+        current = current_call.get()
         if self.key or self.key_builder or current is None:
             return cast(str, super().get_cache_key(f, args, kwargs))
         function, incoming = current

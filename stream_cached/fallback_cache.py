@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,12 @@ from aiocache.base import SENTINEL, BaseCache
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.backends.pending import InvalidatedBefore, Invalidator, Key
 from stream_cached.backends.public import ANSWERS
-from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve_fallback
-from stream_cached.connections.clients import Clients
+from stream_cached.backends.resolve import (
+    resolve_alias,
+    resolve_cache,
+    resolve_fallback,
+    with_settings,
+)
 from stream_cached.connections.deadline import Deadline
 from stream_cached.errors import ConfigurationError, StoreUnavailableError
 from stream_cached.limits import RETRY_INTERVAL
@@ -93,14 +96,9 @@ class FallbackCache(BaseCache):  # type: ignore[misc]
         self._cleared = _Cleared(self._binding, self._invalidated_before)
 
     def binding(self, timeout: float | None = SENTINEL, secrets: Sequence[bytes] = ()) -> Binding:
-        view = copy.copy(self.primary)
-        Clients.share(self.primary, view)
-        view.namespace, view.serializer, view.plugins, view.ttl = (
-            *(self.namespace, self.serializer, self.plugins),
-            self.ttl,
-        )
+        names = ("namespace", "serializer", "plugins", "ttl")
         return Binding(
-            view,
+            with_settings(self.primary, {name: getattr(self, name) for name in names}),
             fallback=lambda: self.fallback,
             retry_interval=self.retry_interval,
             timeout=self.operation_timeout if timeout is SENTINEL else timeout,

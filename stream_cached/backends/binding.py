@@ -115,9 +115,7 @@ class Binding:
     async def is_used(self, deadline: Deadline) -> bool:
         """Whether the configured cache is used. The first ping may take the whole deadline."""
         server = self._bound().probe.server
-        if self.breaker is None or server is None:
-            return True
-        if self.breaker.is_available:
+        if self.breaker is None or server is None or self.breaker.is_available:
             return True
         with deadline:
             return await self.breaker.is_used(server, deadline.left)
@@ -150,13 +148,9 @@ class Binding:
         return self._bound().probe
 
     def _made_stand_in(self, memory: MemoryCache, prefix: str) -> Backend:
-        view = copy.copy(memory)
-        view.namespace = f"{prefix}:{self.cache.namespace or ''}:"
-        view.serializer, view.plugins, view.ttl = (
-            self.cache.serializer,
-            self.cache.plugins,
-            self.cache.ttl,
-        )
+        cache, view = self.cache, copy.copy(memory)
+        view.namespace = f"{prefix}:{cache.namespace or ''}:"
+        view.serializer, view.plugins, view.ttl = cache.serializer, cache.plugins, cache.ttl
         return Backend(view, MemoryStore(view), is_fallback=True)
 
     # -- in the running loop ----------------------------------------------------------------
@@ -182,12 +176,12 @@ class Binding:
 
     def _backend_over(self, cache: Any, time_limit: TimeLimit) -> Backend:
         server = _server(cache, self._seconds(cache), time_limit)
-        public = public_view(server)
         is_shared = self.breaker is not None
-        if not self._secrets or not is_shared:
-            return Backend(public, server, server, is_shared=is_shared, scope=self._scope)
-        signed = SignedStore(server, self._secrets, cache.namespace or "")
-        return Backend(public, signed, server, signs=True, is_shared=True, scope=self._scope)
+        signs = is_shared and bool(self._secrets)
+        store = SignedStore(server, self._secrets, cache.namespace or "") if signs else server
+        return Backend(
+            public_view(server), store, server, signs=signs, is_shared=is_shared, scope=self._scope
+        )
 
     def _seconds(self, cache: Any) -> float | None:
         if self._timeout is not SENTINEL:

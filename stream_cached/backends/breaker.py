@@ -77,7 +77,7 @@ class CircuitBreaker:
     def time_limit(self, probe: AiocacheStore) -> TimeLimit:
         """Return a client's time limit, whose failures open the breaker."""
         time_limit = TimeLimit(
-            self._is_cut_off, lambda failure: self._lost(failure, probe), self._pulse
+            lambda: self._cut_off, lambda failure: self._lost(failure, probe), self._pulse
         )
         self._time_limits.add(time_limit)
         return time_limit
@@ -140,9 +140,6 @@ class CircuitBreaker:
             self._state.answered(time.monotonic())
 
     # -- opening ----------------------------------------------------------------------------
-
-    def _is_cut_off(self) -> bool:
-        return self._cut_off
 
     def _lost(self, failure: StoreUnavailableError, probe: AiocacheStore) -> None:
         with self._lock:

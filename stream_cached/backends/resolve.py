@@ -35,15 +35,8 @@ def resolve_cache(
     options: Mapping[str, Any],
 ) -> Any:
     """Return the cache of a URL, a class (with `options`) or an instance."""
-    overrides = {
-        name: value
-        for name, value in (
-            ("serializer", serializer),
-            ("plugins", plugins),
-            ("namespace", namespace),
-        )
-        if value is not None
-    }
+    settings = {"serializer": serializer, "plugins": plugins, "namespace": namespace}
+    overrides = {name: value for name, value in settings.items() if value is not None}
     if isinstance(cache, type) and issubclass(cache, BaseCache):
         try:
             return mark_explicit_timeout(cache(**overrides, **options), options)

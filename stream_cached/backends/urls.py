@@ -158,15 +158,9 @@ def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
     cache_class = _installed("MemcachedCache", parts.scheme)
     if "@" in parts.netloc or parts.path.strip("/"):
         raise ValueError("user, password and database are not supported for memcached: omit them")
-    return cache_class(
-        endpoint=parts.hostname or "127.0.0.1",
-        port=parts.port or 11211,
-        **{
-            "timeout": DEFAULT_TIMEOUT,
-            "pool_size": _MEMCACHED_POOL_SIZE,
-            **_typed(query, _MEMCACHED),
-        },
-    )
+    options = {"timeout": DEFAULT_TIMEOUT, "pool_size": _MEMCACHED_POOL_SIZE}
+    options |= _typed(query, _MEMCACHED)
+    return cache_class(endpoint=parts.hostname or "127.0.0.1", port=parts.port or 11211, **options)
 
 
 def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar, Token
-from types import TracebackType
 
 #: The least time-out of an operation in seconds. A blocked event loop may have used up the
 #: deadline, and a healthy store answers in less time.
@@ -34,12 +33,7 @@ class Deadline:
             self._started = asyncio.get_running_loop().time()
             self._token = _deadline.set(self._started + self.left)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         assert self._token is not None
         _deadline.reset(self._token)
         if self.left is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import TypeVar
 
 from stream_cached.connections.deadline import allowed
@@ -127,12 +126,7 @@ class _Operation:
         if self._bounded:
             self._set_timer(self.timeout)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         self._entered = False
         if self._timer is not None:
             self._timer.cancel()

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -73,10 +74,7 @@ class Arguments:
         """Return the headers of all keyed parameters, and of those without `key_args`."""
         used = {name: headers for name, headers in taken.items() if name not in self._ignored}
         plain = {name: headers for name, headers in used.items() if name not in self._key_args}
-        return (
-            frozenset(header for headers in used.values() for header in headers),
-            frozenset(header for headers in plain.values() for header in headers),
-        )
+        return frozenset(chain(*used.values())), frozenset(chain(*plain.values()))
 
     def forms(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]

@@ -104,11 +104,7 @@ class NotCached(enum.Enum):
         "the function returned an iterator, which can be read only once",
         "return a StreamingResponse over it",
     )
-    SKIPPED = (
-        "skip-cache-func",
-        "skip_cache_func says so",
-        "nothing is wrong",
-    )
+    SKIPPED = ("skip-cache-func", "skip_cache_func says so", "nothing is wrong")
     SWITCHED_OFF = (
         "switched-off",
         "the call or the environment (AIOCACHE_DISABLE) switched the cache off",
@@ -144,12 +140,7 @@ class NotCached(enum.Enum):
         "look at what it raised",
         Scope.PASSING,
     )
-    OVERTAKEN = (
-        "overtaken",
-        "it was invalidated while it ran",
-        "nothing is wrong",
-        Scope.PASSING,
-    )
+    OVERTAKEN = ("overtaken", "it was invalidated while it ran", "nothing is wrong", Scope.PASSING)
     BEHIND = (
         "behind",
         "the store could not keep up with the stream",

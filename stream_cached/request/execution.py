@@ -53,17 +53,15 @@ class Execution:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
         guard = self._guard()
-        args, kwargs = (self.args, self.kwargs) if guard is None else guard.given(*self._given)
+        args, kwargs = (
+            (self.args, self.kwargs) if guard is None else guard.given(self.args, self.kwargs)
+        )
         try:
             result = await self._endpoint.run(args, kwargs)
         finally:
             if guard is not None and release:
                 guard.release(self.args)
         return Executed(result, guard, response_heads(self.args, self.kwargs) != head)
-
-    @property
-    def _given(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return self.args, self.kwargs
 
     def _guard(self) -> Guard | None:
         if self.incoming is None or self._terms is None:

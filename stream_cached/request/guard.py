@@ -184,9 +184,7 @@ class Guard:
         return [Finding(NotCached.READ, listed(map(_shown, unkeyed)), _fix(unkeyed))]
 
     def _is_keyed(self, name: str, known: frozenset[str]) -> bool:
-        if name in self._terms.unguarded:
-            return True
-        if name == "host" and self._terms.host:
+        if name in self._terms.unguarded or (name == "host" and self._terms.host):
             return True
         header = {"cookies": "cookie", "host": "host"}.get(name, name.removeprefix("header."))
         is_header = header != name or name == "host"

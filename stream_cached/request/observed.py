@@ -138,6 +138,16 @@ class ObservedHeaders(Headers):
 _CACHED_ATTRIBUTES = {"_headers": "headers", "_cookies": "cookies"}
 
 
+def _of_client(name: str) -> Any:
+    """Return a property that may differ between clients, and reports its reads."""
+
+    def read(request: ObservedRequest) -> Any:
+        request._observer.note(name)
+        return getattr(request._observer.request, name)
+
+    return property(read)
+
+
 class ObservedRequest:
     """The base class that observes; it precedes the request's own class in the bases."""
 
@@ -182,25 +192,11 @@ class ObservedRequest:
     def state(self) -> State:
         return self._observer.state
 
-    @property
-    def cookies(self) -> dict[str, str]:
-        return cast("dict[str, str]", self._client_attribute("cookies"))
-
-    @property
-    def client(self) -> Any:
-        return self._client_attribute("client")
-
-    @property
-    def session(self) -> Any:
-        return self._client_attribute("session")
-
-    @property
-    def auth(self) -> Any:
-        return self._client_attribute("auth")
-
-    @property
-    def user(self) -> Any:
-        return self._client_attribute("user")
+    cookies = _of_client("cookies")
+    client = _of_client("client")
+    session = _of_client("session")
+    auth = _of_client("auth")
+    user = _of_client("user")
 
     @property
     def url(self) -> URL:
@@ -220,10 +216,6 @@ class ObservedRequest:
             # Starlette's implementation reads all headers, and would report that.
             return getattr(request, name)
         return getattr(super(), name)
-
-    def _client_attribute(self, name: str) -> Any:
-        self._observer.note(name)
-        return getattr(self._observer.request, name)
 
 
 @functools.lru_cache(maxsize=64)

@@ -22,6 +22,9 @@ from stream_cached.stores.protocol import as_bytes
 
 T = TypeVar("T")
 
+Begin = Callable[[], Awaitable[T]]
+Passes = tuple[type[Exception], ...]
+
 
 class AiocacheStore:
     """The store over an aiocache cache, for one event loop; `timeout` is in seconds."""
@@ -57,12 +60,7 @@ class AiocacheStore:
         """Whether the failure concerns one key, value or client instead of the server."""
         return isinstance(exc, UnicodeError)
 
-    async def call(
-        self,
-        name: str,
-        begin: Callable[[], Awaitable[T]],
-        passes: tuple[type[Exception], ...] = (),
-    ) -> T:
+    async def call(self, name: str, begin: Begin[T], passes: Passes = ()) -> T:
         """Await a backend call within the time-out; exceptions in `passes` are answers."""
 
         async def translated() -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -15,7 +15,7 @@ from aiomcache.exceptions import ClientException, ValidationException
 from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION, TimeLimit
 from stream_cached.errors import StoreError
 from stream_cached.keys.memcached import MEMCACHED_LIMIT, for_memcached
-from stream_cached.stores.aiocache import AiocacheStore
+from stream_cached.stores.aiocache import AiocacheStore, Begin, Passes
 
 #: memcached reads a larger number as an absolute time (seconds since the epoch).
 _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
@@ -73,15 +73,10 @@ class MemcachedStore(AiocacheStore):
         is_refused = isinstance(exc, ValidationException)
         return is_mistake or is_refused or super().is_no_outage(exc)
 
-    async def call(
-        self,
-        name: str,
-        begin: Callable[[], Awaitable[T]],
-        passes: tuple[type[Exception], ...] = (),
-    ) -> T:
+    async def call(self, name: str, begin: Begin[T], passes: Passes = ()) -> T:
         return await super().call(name, partial(self._drop_unread, begin), passes)
 
-    async def _drop_unread(self, begin: Callable[[], Awaitable[T]]) -> T:
+    async def _drop_unread(self, begin: Begin[T]) -> T:
         """Await a call, and close the idle connections if it is cancelled."""
         try:
             return await begin()
@@ -91,7 +86,7 @@ class MemcachedStore(AiocacheStore):
             await self.cache.client.close()
             raise
 
-    async def _run_all(self, name: str, begins: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    async def _run_all(self, name: str, begins: Sequence[Begin[T]]) -> list[T]:
         async def run_all() -> list[T]:
             running = map(self._drop_unread, begins)
             results = await asyncio.gather(*running, return_exceptions=True)

@@ -56,28 +56,28 @@ class RedisStore(AiocacheStore):
         return None if ttl is None else max(1, math.ceil(ttl * 1000))
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+        await self.call("set", self._setting(items, ttl).execute)
+
+    def _setting(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> Any:
+        """Return a pipeline that sets each key."""
         px = self.native_ttl(ttl)
         pipeline = self.cache.client.pipeline(transaction=False)
         for key, value in items:
             pipeline.set(self.native_key(key), value, px=px)
-        await self.call("set", pipeline.execute)
+        return pipeline
 
     async def set_and_wake(
         self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
     ) -> None:
         if not items and not self._may_publish:
             return
-        px = self.native_ttl(ttl)
-        pipeline = self.cache.client.pipeline(transaction=False)
-        for key, value in items:
-            pipeline.set(self.native_key(key), value, px=px)
+        pipeline = self._setting(items, ttl)
         if self._may_publish:
             pipeline.publish(self.native_key(channel), b"")
         replies = await self.call("set", partial(pipeline.execute, raise_on_error=False))
-        for reply in replies:
-            if isinstance(reply, NoPermissionError):
-                # Subscribers also poll, so a forbidden PUBLISH delays them only.
-                self._may_publish = False
+        if any(isinstance(reply, NoPermissionError) for reply in replies):
+            # Subscribers also poll, so a forbidden PUBLISH delays them only.
+            self._may_publish = False
         for reply in replies[: len(items)]:
             if isinstance(reply, Exception):
                 raise self.failure("set", reply) from reply

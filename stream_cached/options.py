@@ -95,10 +95,14 @@ def _check_statuses(name: str, statuses: Any) -> frozenset[int]:
     return codes
 
 
-def _check_on_disconnect(name: str, value: Any) -> Any:
-    choices = get_args(OnDisconnect)
-    require(value in choices, f'on_disconnect={value!r}: pass "finish" or "stop"')
-    return value
+def _one_of(literal: Any, hint: str) -> Callable[[str, Any], Any]:
+    """Return the check of an option that is a `Literal`."""
+
+    def check(name: str, value: Any) -> Any:
+        require(value in get_args(literal), f"{name}={value!r}: pass {hint}")
+        return value
+
+    return check
 
 
 def _check_timeout(name: str, value: Any) -> Any:
@@ -120,17 +124,6 @@ def _check_secret(name: str, secret: Any) -> tuple[bytes, ...] | None:
         "random bytes, the same to every process",
     )
     return tuple(each.encode() if isinstance(each, str) else each for each in secrets)
-
-
-def _check_replay(name: str, value: Any) -> Any:
-    require(value in get_args(ReplayMode), f'replay={value!r}: pass "fast" or "exact"')
-    return value
-
-
-def _check_authorized(name: str, value: Any) -> Any:
-    choices = get_args(Authorized)
-    require(value in choices, f"authorized={value!r}: pass one of {', '.join(map(repr, choices))}")
-    return value
 
 
 def _check_key_args(name: str, key_args: Any) -> KeyArgs:
@@ -189,14 +182,16 @@ class Options:
     methods: frozenset[str] = _option(("GET",), _check_methods)
     statuses: frozenset[int] = _option(DEFAULT_STATUSES, _check_statuses)
     limits: Limits = _option(Limits(), require_limits)
-    on_disconnect: OnDisconnect = _option("finish", _check_on_disconnect)
+    on_disconnect: OnDisconnect = _option("finish", _one_of(OnDisconnect, '"finish" or "stop"'))
     stale_while_revalidate: float = _option(0.0, require_seconds_or_0)
     stale_if_error: float = _option(0.0, require_seconds_or_0)
     timeout: float | None = _option(NOT_GIVEN, _check_timeout)
     secret: tuple[bytes, ...] | None = _option(None, _check_secret)
-    replay: ReplayMode = _option("fast", _check_replay)
+    replay: ReplayMode = _option("fast", _one_of(ReplayMode, '"fast" or "exact"'))
     resume: bool = _option(False, require_bool)
-    authorized: Authorized = _option("bypass", _check_authorized)
+    authorized: Authorized = _option(
+        "bypass", _one_of(Authorized, f"one of {', '.join(map(repr, get_args(Authorized)))}")
+    )
     key_host: bool = _option(True, require_bool)
     request_key: bool = _option(True, require_bool)
     key_args: KeyArgs = _option(NO_KEY_ARGS, _check_key_args)

@@ -44,7 +44,6 @@ class Backend:
     server: AiocacheStore | None = None
     """The server behind it, which may hang; None for memory."""
     signs: bool = False
-    """Whether its values are signed."""
     is_fallback: bool = False
     """Whether it stands in for another one."""
     is_shared: bool = False

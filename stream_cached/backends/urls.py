@@ -22,7 +22,6 @@ POOL_SIZE = 64
 
 #: The most connections to a memcached server; each transfers one segment at a time.
 _MEMCACHED_POOL_SIZE = 16
-_EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "memcached": "memcached"}
 
 
 class ExplicitTimeout(float):
@@ -155,7 +154,7 @@ def _make_memory(parts: SplitResult, query: Mapping[str, str]) -> Any:
 
 
 def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
-    cache_class = _installed("MemcachedCache", parts.scheme)
+    cache_class = _installed("MemcachedCache", "memcached")
     if "@" in parts.netloc or parts.path.strip("/"):
         raise ValueError("user, password and database are not supported for memcached: omit them")
     options = {"timeout": DEFAULT_TIMEOUT, "pool_size": _MEMCACHED_POOL_SIZE}
@@ -164,7 +163,7 @@ def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
 
 
 def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
-    cache_class = _installed("RedisCache", parts.scheme)
+    cache_class = _installed("RedisCache", "redis")
     from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
 
     options = _typed(query, _REDIS)
@@ -217,10 +216,8 @@ def redis_pool_options(timeout: float | None) -> dict[str, Any]:
     }
 
 
-def _installed(name: str, scheme: str) -> Any:
+def _installed(name: str, extra: str) -> Any:
     cache_class = backend_class(name)
     if cache_class is None:
-        raise ValueError(
-            f"the client library is missing: pip install 'stream-cached[{_EXTRAS[scheme]}]'"
-        )
+        raise ValueError(f"the client library is missing: pip install 'stream-cached[{extra}]'")
     return cache_class

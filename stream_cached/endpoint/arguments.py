@@ -7,7 +7,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from types import MappingProxyType
 from typing import Any, cast
 
 from starlette.endpoints import HTTPEndpoint
@@ -28,8 +27,6 @@ _PLAIN_VALUE = "let the functions of key_args= return a plain value for every ar
 
 #: The attributes that Starlette sets on every `HTTPEndpoint`.
 _ENDPOINT_ATTRIBUTES = frozenset({"scope", "receive", "send", "_allowed_methods"})
-
-_NO_SCOPE: Mapping[str, Any] = MappingProxyType({})
 
 #: Replaces an argument that is not part of the key, in the arguments for aiocache's key.
 _LEFT_OUT = type("LeftOut", (), {"__repr__": lambda self: "<not in key>"})()
@@ -119,7 +116,7 @@ class Arguments:
                 # aiocache leaves `self` out only if it is positional.
                 return value if args else _LEFT_OUT
             if not _has_form(value) and holds_address(repr(value)):
-                unkeyed.append(self._without_form(name, value, NoCanonicalFormError()))
+                unkeyed.append(self._without_form(name, value, NoCanonicalFormError(), {}))
             return value
 
         positional = tuple(map(shown, names, args))
@@ -187,7 +184,7 @@ class Arguments:
         return _LEFT_OUT
 
     def _without_form(
-        self, name: str, value: object, exc: Exception, scope: Mapping[str, Any] = _NO_SCOPE
+        self, name: str, value: object, exc: Exception, scope: Mapping[str, Any]
     ) -> UnkeyedError:
         if name in self._key_args:
             why = f"key_args[{name!r}] returned a value of type {exc}"
@@ -218,9 +215,7 @@ def _has_exact_repr(value: object) -> bool:
 
 
 def _is_marked(parameter: inspect.Parameter) -> bool:
-    return any(
-        marker is NotInKey or isinstance(marker, NotInKey) for marker in markers_of(parameter)
-    )
+    return any(m is NotInKey or isinstance(m, NotInKey) for m in markers_of(parameter))
 
 
 def _default(parameter: inspect.Parameter) -> object:

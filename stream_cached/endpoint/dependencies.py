@@ -116,12 +116,9 @@ class _Origin:
     """Names in `request.state`, for example a pool of the lifespan, or a client's tenant."""
 
     def client_source(self, state: Mapping[str, Any]) -> str:
-        private = (
-            name for name in self.state if not is_shared_infrastructure(type(state.get(name)))
-        )
-        return ", ".join(
-            dict.fromkeys([*self.sources, *(f"request.state.{name}" for name in private)])
-        )
+        private = [n for n in self.state if not is_shared_infrastructure(type(state.get(n)))]
+        sources = [*self.sources, *(f"request.state.{name}" for name in private)]
+        return ", ".join(dict.fromkeys(sources))
 
     def add(self, call: Call) -> None:
         """Add the inputs of one dependency, without those of its own dependencies."""
@@ -218,9 +215,8 @@ def _returns_nothing(call: Call) -> bool:
 
 def _is_generator(call: Call) -> bool:
     code = _code_of(call)
-    return code is not None and bool(
-        code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
-    )
+    flags = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+    return code is not None and bool(code.co_flags & flags)
 
 
 def _parameters(call: Call) -> list[inspect.Parameter] | None:

@@ -99,6 +99,5 @@ _cached = functools.lru_cache(maxsize=1024)(_is_known)
 #: Whether instances of a class are left out of keys.
 is_infrastructure: Callable[[type], bool] = _cached
 
-#: Whether instances of a class may exist for one request, so that a dependency can bind them to a
-#: client (by setting a session's tenant, say).
+#: Whether a dependency may bind instances of a class to one client (by a session's tenant, say).
 may_be_per_request: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_may_be_per_request)

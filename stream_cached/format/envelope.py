@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from stream_cached.format import validation
-from stream_cached.format.validation import UnsoundError as UnsoundError
+from stream_cached.format.validation import UnsoundError
 
 # 0xC1 starts no msgpack value, no pickle opcode and no UTF-8 text.
 MAGIC = b"\xc1strmch\n"
@@ -89,17 +89,8 @@ def checksum(data: bytes) -> int:
 
 def pack(state: State, generation: bytes, revision: int, head: object, body: bytes) -> bytes:
     packed = msgpack.packb(head, unicode_errors="surrogatepass")
-    fields = _FIELDS.pack(
-        MAGIC,
-        FORMAT_VERSION,
-        state,
-        generation,
-        revision,
-        len(packed),
-        len(body),
-        checksum(packed),
-        checksum(body),
-    )
+    lengths, checksums = (len(packed), len(body)), (checksum(packed), checksum(body))
+    fields = _FIELDS.pack(MAGIC, FORMAT_VERSION, state, generation, revision, *lengths, *checksums)
     prefix = fields + _PADDING
     return b"".join((prefix, _CHECKSUM.pack(checksum(prefix)), packed, body))
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stream_cached.format.validation import Headers
-from stream_cached.format.validation import UnsoundError as UnsoundError
 
 
 @dataclass(frozen=True, slots=True)

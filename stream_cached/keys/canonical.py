@@ -143,12 +143,8 @@ def _dataclass(value: Any, deeper: int) -> list[Any]:
 
 def _model(value: Any, deeper: int) -> list[Any]:
     # `exclude_unset` makes visible which fields were set.
-    parts = (
-        _state(value),
-        getattr(value, "__pydantic_extra__", None),
-        getattr(value, "__pydantic_private__", None),
-        getattr(value, "__pydantic_fields_set__", None),
-    )
+    names = ("__pydantic_extra__", "__pydantic_private__", "__pydantic_fields_set__")
+    parts = (_state(value), *(getattr(value, name, None) for name in names))
     return ["model", class_name(value), [canonical(part, deeper) for part in parts]]
 
 

@@ -25,29 +25,22 @@ class Executed:
     """Whether the endpoint has changed the Response that it was given."""
 
 
+@dataclass(eq=False)
 class Execution:
     """One call of an endpoint. Without `terms`, nothing watches what it reads."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        incoming: Incoming | None,
-        terms: Terms | None,
-    ) -> None:
-        self.args = args
-        self.kwargs = kwargs
-        self.incoming = incoming
-        self._endpoint = endpoint
-        self._terms = terms
+    endpoint: Endpoint
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    incoming: Incoming | None
+    terms: Terms | None
 
     @property
     def function(self) -> Callable[..., Any]:
-        return self._endpoint.function
+        return self.endpoint.function
 
     async def run(self) -> Any:
-        return await self._endpoint.run(self.args, self.kwargs)
+        return await self.endpoint.run(self.args, self.kwargs)
 
     async def run_watched(self, *, release: bool = False) -> Executed:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
@@ -57,16 +50,16 @@ class Execution:
             (self.args, self.kwargs) if guard is None else guard.given(self.args, self.kwargs)
         )
         try:
-            result = await self._endpoint.run(args, kwargs)
+            result = await self.endpoint.run(args, kwargs)
         finally:
             if guard is not None and release:
                 guard.release(self.args)
         return Executed(result, guard, response_heads(self.args, self.kwargs) != head)
 
     def _guard(self) -> Guard | None:
-        if self.incoming is None or self._terms is None:
+        if self.incoming is None or self.terms is None:
             return None
-        return Guard(self.incoming.request, self._terms, with_body=self.incoming.has_body)
+        return Guard(self.incoming.request, self.terms, with_body=self.incoming.has_body)
 
     @contextmanager
     def shielded(self, seconds: float) -> Iterator[DisconnectShield]:

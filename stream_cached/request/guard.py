@@ -108,9 +108,7 @@ class Terms:
     headers: frozenset[str]
     """The headers that are part of the key, lower-cased."""
     host: bool
-    """Whether the host is part of the key."""
     unguarded: frozenset[str]
-    """The names that `unguarded=` exempts."""
 
 
 class Guard:

@@ -53,7 +53,7 @@ def require_seconds_or_0(name: str, value: Any) -> float:
 
 
 def require_size(name: str, value: Any, *, least: int) -> int:
-    """Return a whole number of `least` or more; it may be a text with a unit of bytes."""
+    """The value may also be a text with a unit of bytes."""
     try:
         size = parse_size(value) if isinstance(value, str) else value
     except ValueError as exc:
@@ -66,7 +66,6 @@ def require_size(name: str, value: Any, *, least: int) -> int:
 
 
 def require_ttl(value: Any) -> float | None:
-    """Return a ttl: a number of seconds above 0, or None."""
     require(not callable(value), "write @stream_cached(ttl=60), with parentheses")
     require(
         value is None or _is_above_0(value),

@@ -53,9 +53,8 @@ class Decorated:
         self.endpoint = endpoint = Endpoint(function, takes_request=options.request_key)
         self._decorator = decorator
         self._check()
-        self.reporter = Reporter(
-            f"{endpoint.name} ({endpoint.place})" if endpoint.place else endpoint.name
-        )
+        place = f" ({endpoint.place})" if endpoint.place else ""
+        self.reporter = Reporter(f"{endpoint.name}{place}")
         self.arguments = Arguments(
             function,
             endpoint.declared,

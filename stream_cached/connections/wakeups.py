@@ -83,7 +83,6 @@ class RedisWakeup:
         self._woken.set()
 
     async def wait(self, seconds: float) -> None:
-        """Wait for a message since the last call, at most for `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()

@@ -65,12 +65,10 @@ class BoundedMemory:
             return self._put(key, value, self._deadline(ttl))
 
     def add(self, key: str, value: Any, ttl: float | None) -> bool:
-        """Set the key if it is missing; return whether it was set."""
         with self._lock:
             return self._live(key) is None and self._put(key, value, self._deadline(ttl))
 
     def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
-        """Set the key if its value equals `expected`; return whether it was set."""
         with self._lock:
             item = self._live(key)
             if item is None or item.value != expected:
@@ -111,11 +109,9 @@ class BoundedMemory:
                 self.delete(key)
 
     def fits(self, key: str, value: Any) -> bool:
-        """Whether the value alone is within the bound."""
         return _cost(key, value) <= self.max_bytes
 
     def sizes(self) -> dict[str, int]:
-        """Return the size of each value in bytes by key, the most recently used last."""
         with self._lock:
             self._sweep()
             keys = [key for group in self._groups.values() for key in group]

@@ -84,7 +84,7 @@ class TransformedStore(ABC):
 
 
 class CompressedStore(TransformedStore):
-    """A store that compresses its values; a value that is not compressed is returned unchanged."""
+    """A store that compresses its values; it also returns values that are not compressed."""
 
     def __init__(self, store: Store, compress: Transform, decompress: Transform) -> None:
         super().__init__(store)

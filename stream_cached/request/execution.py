@@ -46,9 +46,8 @@ class Execution:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
         guard = self._guard()
-        args, kwargs = (
-            (self.args, self.kwargs) if guard is None else guard.given(self.args, self.kwargs)
-        )
+        given = self.args, self.kwargs
+        args, kwargs = given if guard is None else guard.given(*given)
         try:
             result = await self.endpoint.run(args, kwargs)
         finally:

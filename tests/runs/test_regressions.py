@@ -1,0 +1,255 @@
+"""What a run did before it was a state machine, and has to do still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiocache.base import BaseCache
+from aiocache.serializers import NullSerializer
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Message
+
+from stream_cached import MemoryCache, stream_cached
+
+
+class Shared(BaseCache):  # type: ignore[misc]
+    """A connection to a memory that processes share: two of them are two processes."""
+
+    NAME = "shared"
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(serializer=NullSerializer())
+        self.server = server
+        self.reads = 0
+
+    async def _get(self, key: str, encoding: Any = None, _conn: Any = None) -> Any:
+        self.reads += 1
+        await asyncio.sleep(0)
+        return await self.server._get(key)
+
+    async def _multi_get(self, keys: Any, encoding: Any = None, _conn: Any = None) -> Any:
+        self.reads += 1
+        await asyncio.sleep(0)
+        return await self.server._multi_get(keys)
+
+    async def _set(
+        self, key: str, value: Any, ttl: Any = None, _cas_token: Any = None, _conn: Any = None
+    ) -> Any:
+        return await self.server._set(key, value, ttl, _cas_token=_cas_token)
+
+    async def _add(self, key: str, value: Any, ttl: Any = None, _conn: Any = None) -> Any:
+        return await self.server._add(key, value, ttl)
+
+    async def _exists(self, key: str, _conn: Any = None) -> Any:
+        return await self.server._exists(key)
+
+    async def _expire(self, key: str, ttl: Any, _conn: Any = None) -> Any:
+        return await self.server._expire(key, ttl)
+
+    async def _delete(self, key: str, _conn: Any = None) -> Any:
+        return await self.server._delete(key)
+
+
+class Client:
+    """A request by hand; once it has some bytes, it takes nothing more until it `goes_on`."""
+
+    def __init__(self, app: Any, *, cookie: str = "", held_at: int | None = None) -> None:
+        self.body = b""
+        self.complete = False
+        self.error: BaseException | None = None
+        self.begun = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        if held_at is None:
+            self.goes_on.set()
+        self._held_at = held_at or 0
+        self._asked = False
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"example.org"), (b"cookie", cookie.encode())],
+            "client": ("127.0.0.1", 5000),
+            "server": ("example.org", 80),
+        }
+        self.task = asyncio.create_task(self._run(app, scope))
+
+    async def _run(self, app: Any, scope: Any) -> None:
+        try:
+            await app(scope, self._receive, self._send)
+        except Exception as exc:
+            self.error = exc
+        finally:
+            self.begun.set()
+
+    async def _receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return await asyncio.get_running_loop().create_future()
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] != "http.response.body":
+            return
+        self.body += message.get("body", b"")
+        self.complete = not message.get("more_body", False)
+        if self.body:
+            self.begun.set()
+        if len(self.body) >= self._held_at:
+            await self.goes_on.wait()
+
+    async def over(self, seconds: float = 5.0) -> bool:
+        """Return whether it is answered by then."""
+        done, _ = await asyncio.wait({self.task}, timeout=seconds)
+        return bool(done)
+
+
+def app_of(cached: Any) -> Starlette:
+    return Starlette(routes=[Route("/", cached)])
+
+
+@pytest.mark.parametrize("ending", ["raises", "grows", "expires"])
+def test_a_slow_reader_of_an_ended_run_of_another_process_holds_nobody_up(ending: str) -> None:
+    runs = 0
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def endpoint(request: Request) -> Response:
+            nonlocal runs
+            runs += 1
+            run = runs
+
+            async def body() -> AsyncIterator[bytes]:
+                for _ in range(60):
+                    yield b"%02d" % run * 50_000
+                    await asyncio.sleep(0)
+                if run == 1:
+                    await ended.wait()
+                    if ending == "raises":
+                        raise RuntimeError
+                    if ending == "grows":
+                        yield b"x" * 1_000_000
+
+            return StreamingResponse(body())
+
+        server = MemoryCache(max_bytes=256 * 1024 * 1024)
+        caches = Shared(server), Shared(server)
+        settings: dict[str, Any] = {"ttl": 0.2 if ending == "expires" else 60}
+        settings["max_body"] = 6_500_000
+        here, there = [app_of(stream_cached(cache=c, **settings)(endpoint)) for c in caches]
+        leader = Client(there)
+        await leader.begun.wait()
+        slow = Client(here, held_at=100_000)
+        await slow.begun.wait()
+        await asyncio.sleep(0.3)
+        assert runs == 1
+        ended.set()
+        assert await leader.over()
+        await asyncio.sleep(0.5)
+        caches[1].reads = caches[0].reads = 0
+        later = Client(here)
+        assert await later.over(2), f"it hangs, and has looked {caches[0].reads} times"
+        assert later.complete
+        assert runs == 2 or ending == "grows"
+        slow.goes_on.set()
+        assert await slow.over()
+
+    asyncio.run(main())
+
+
+def test_an_end_that_a_cookie_decides_is_not_the_end_of_those_who_joined() -> None:
+    async def main() -> None:
+        @stream_cached(ttl=60)
+        async def endpoint(request: Request) -> Response:
+            async def body() -> AsyncIterator[bytes]:
+                for _ in range(3):
+                    yield b"x" * 300_000
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
+                if request.cookies.get("plan") == "paid":
+                    yield b"for those who have paid"
+
+            return StreamingResponse(body())
+
+        app = app_of(endpoint)
+        leader = Client(app)
+        await leader.begun.wait()
+        joined = Client(app, cookie="plan=paid", held_at=100_000)
+        await joined.begun.wait()
+        assert await leader.over()
+        assert leader.complete
+        joined.goes_on.set()
+        assert await joined.over()
+        # Its own body has one chunk more.
+        assert not joined.complete
+
+    asyncio.run(main())
+
+
+def test_a_run_that_could_not_be_shared_says_so_once() -> None:
+    runs = 0
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        @stream_cached(ttl=60, max_body=1000)
+        async def endpoint(request: Request) -> Response:
+            nonlocal runs
+            runs += 1
+            run = runs
+
+            async def body() -> AsyncIterator[bytes]:
+                yield b"a"
+                await asyncio.sleep(0.02)
+                if run == 1:
+                    yield b"b" * 2000
+                    await ended.wait()
+
+            return StreamingResponse(body())
+
+        app = app_of(endpoint)
+        large = Client(app)
+        await asyncio.sleep(0.2)
+        await endpoint.invalidate()
+        assert await Client(app).over()
+        # That one is stored: from now on others wait for a run again.
+        ended.set()
+        assert await large.over()
+        await endpoint.invalidate()
+        clients = [Client(app) for _ in range(10)]
+        for client in clients:
+            assert await client.over()
+            assert client.complete
+        assert runs == 3
+
+    asyncio.run(main())
+
+
+def test_an_endpoint_that_takes_long_to_answer_does_not_look_for_followers() -> None:
+    async def main() -> None:
+        async def endpoint(request: Request) -> Response:
+            cache.reads = 0
+            # Nobody can follow what has no head yet.
+            await asyncio.sleep(2.2)
+            nonlocal reads
+            reads = cache.reads
+            return StreamingResponse(iter([b"a"]))
+
+        cache, reads = Shared(MemoryCache()), -1
+        assert await Client(app_of(stream_cached(ttl=60, cache=cache)(endpoint))).over()
+        # Of each beat, what compare-and-set needs may read; see the count of the old code.
+        assert reads == 0
+
+    asyncio.run(main())

@@ -43,6 +43,10 @@ class Remote(Source, Archive, Protocol):
         """Wait until it is known to have gone on; return False if it has ended."""
         ...
 
+    def followed_by(self, run: Run) -> None:
+        """Let a run of this process be retired once the remote one has ended."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -41,6 +41,7 @@ class Claim:
         self._registry = registry
         self.is_listed = True
         self._alone = False
+        self._is_marked = False
         self._answered = asyncio.Event()
 
     def is_for(self, select: Select | None) -> bool:
@@ -125,7 +126,10 @@ class Claim:
 
     def unlist(self) -> None:
         """Let no other request join, in any process."""
-        self._leave_registry(alone=self._alone)
+        # Once: another run may have shown meanwhile that the response can be shared.
+        marks = self._alone and not self._is_marked
+        self._is_marked = self._is_marked or marks
+        self._leave_registry(alone=marks)
         if self.lease is not None:
             self.lease.release(alone=self.variant if self._alone else None)
 

@@ -152,6 +152,8 @@ class Run(Claim):
         self._stream_from(remote, self.answer, archive=remote)
         self.variant, self.versions = (head.names, head.variant), versions
         self.advance(Event.ANSWER)
+        # However long this run still takes to hand on what there is, to slow readers.
+        remote.followed_by(self)
         self.start()
 
     # -- joining ----------------------------------------------------------------------------

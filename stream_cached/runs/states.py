@@ -110,7 +110,7 @@ TRANSITIONS: dict[RunState, dict[Event, tuple[RunState, tuple[Effect, ...]]]] = 
     },
     State.COMMITTING: {
         E.SHOW: (State.VISIBLE, (F.UNLIST,)),
-        E.UNSTORE: (State.DRAINED, (F.UNLIST,)),
+        E.UNSTORE: (State.DRAINED, (F.UNLIST, F.CUT)),
         E.RAISE: (State.COMMITTING, (F.UNLIST,)),
         **_CLOSE,
     },

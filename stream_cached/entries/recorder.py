@@ -108,10 +108,10 @@ class Recorder:
 
     def feed(self, chunk: bytes) -> None:
         """Take one chunk; never wait."""
-        if self.failure is not None:
-            return
+        # Also if there will be no entry: readers may have joined before that was known.
         if reason := self._owner.objection():
             self.fail(reason)
+        if self.failure is not None:
             return
         if self._length + len(chunk) > self._limits.max_body:
             self.fail(NotCached.BODY_SIZE)
@@ -215,10 +215,10 @@ class Recorder:
     async def commit(self) -> None:
         """Publish the complete body, or fail."""
         declared = content_length(self._entry.headers)
-        if declared is not None and declared != self._length:
-            self.fail(NotCached.CONTENT_LENGTH)
-        elif reason := self._owner.objection():
+        if reason := self._owner.objection():
             self.fail(reason)
+        elif declared is not None and declared != self._length:
+            self.fail(NotCached.CONTENT_LENGTH)
         try:
             if self.failure is None:
                 await self._commit()

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from stream_cached.runs.registry import RunRegistry
 
 
+#: Why readers who joined are cut.
+_PRIVATE = "it turned out to be one client's own"
+
+
 class Run(Claim):
     """One run. `Claim` says what its parameters are."""
 
@@ -291,7 +295,12 @@ class Run(Claim):
 
     def objection(self) -> NotCached | None:
         """Return why the body must not be stored, if there is a reason."""
-        return None if self._storage is None else self._storage.objection()
+        reason = None if self._storage is None else self._storage.objection()
+        if reason is not None and self.is_unstored and self.stream is not None:
+            # There is no event any more that would cut the readers who joined.
+            if self.stream.is_joined:
+                self.stream.cut_joined(_PRIVATE)
+        return reason
 
     def recorder_moved(self) -> None:
         """Note that segments were written."""
@@ -304,7 +313,7 @@ class Run(Claim):
             self._storage.unstored(reason, cause)
         self._alone = reason.is_lasting
         self._cut_because = (
-            "it turned out to be one client's own" if reason.scope is Scope.PRIVATE else ""
+            _PRIVATE if reason.scope is Scope.PRIVATE else ""
         )
         self.advance(Event.UNSTORE)
         if self.audience is not None:

@@ -253,3 +253,44 @@ def test_an_endpoint_that_takes_long_to_answer_does_not_look_for_followers() -> 
         assert reads == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("limit", ["max_body", "max_duration"])
+@pytest.mark.parametrize("when", ["before a chunk", "at the end"])
+def test_what_is_private_reaches_nobody_who_joined_though_a_limit_was_passed_before(
+    limit: str, when: str
+) -> None:
+    async def main() -> None:
+        passed, joined = asyncio.Event(), asyncio.Event()
+
+        @stream_cached(ttl=60, **{limit: 1000 if limit == "max_body" else 0.2})
+        async def endpoint(request: Request) -> Response:
+            async def body() -> AsyncIterator[bytes]:
+                yield b"a" * 400
+                await joined.wait()
+                if limit == "max_body":
+                    yield b"b" * 2000
+                await passed.wait()
+                if when == "at the end":
+                    if request.cookies.get("plan") == "paid":
+                        yield b"for those who have paid"
+                else:
+                    yield f"plan={request.cookies.get('plan')}".encode()
+
+            return StreamingResponse(body())
+
+        app = app_of(endpoint)
+        leader = Client(app, cookie="plan=free")
+        await leader.begun.wait()
+        other = Client(app, cookie="plan=paid")
+        await other.begun.wait()
+        joined.set()
+        await asyncio.sleep(0.3)
+        passed.set()
+        assert await leader.over()
+        assert await other.over()
+        assert leader.complete
+        assert not other.complete
+        assert b"plan" not in other.body
+
+    asyncio.run(main())

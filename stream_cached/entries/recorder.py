@@ -270,7 +270,7 @@ class Recorder:
             self.fail(reason)
 
     async def discard(self) -> None:
-        """Delete what was written; there will be no entry."""
+        """Delete what was written."""
         self.fail(NotCached.INCOMPLETE)
         await self.settled()
 
@@ -290,6 +290,8 @@ class Recorder:
                 return self._body.unpack(index, packed.value)
             return await self._stored(index)
         except (StoreError, UnsoundError, LookupError) as exc:
+            if isinstance(exc, UnsoundError) and not self._closing:
+                self.fail(NotCached.STORE, StoreError("segments are missing that were written"))
             raise LostStreamError(f"chunks that a slow reader needs are lost: {exc}") from exc
 
     async def _stored(self, index: int) -> Segment:

@@ -297,9 +297,8 @@ class Run(Claim):
         """Return why the body must not be stored, if there is a reason."""
         reason = None if self._storage is None else self._storage.objection()
         if reason is not None and self.is_unstored and self.stream is not None:
-            # There is no event any more that would cut the readers who joined.
-            if self.stream.is_joined:
-                self.stream.cut_joined(_PRIVATE)
+            # No event would cut the readers who joined.
+            self.stream.cut_joined(_PRIVATE)
         return reason
 
     def recorder_moved(self) -> None:
@@ -312,9 +311,7 @@ class Run(Claim):
         if self._storage is not None:
             self._storage.unstored(reason, cause)
         self._alone = reason.is_lasting
-        self._cut_because = (
-            _PRIVATE if reason.scope is Scope.PRIVATE else ""
-        )
+        self._cut_because = _PRIVATE if reason.scope is Scope.PRIVATE else ""
         self.advance(Event.UNSTORE)
         if self.audience is not None:
             self.audience.lost_entry()

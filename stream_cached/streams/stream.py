@@ -229,7 +229,8 @@ class Stream:
 
     def cut_joined(self, why: str) -> None:
         """Break off the readers that have joined."""
-        self.cut(lambda seat: seat.joins, why)
+        if self.is_joined:
+            self.cut(lambda seat: seat.joins, why)
 
     async def older(self, number: int) -> list[bytes]:
         """Return chunks that memory has dropped, from a number on; at least one."""

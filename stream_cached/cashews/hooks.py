@@ -137,7 +137,7 @@ class CashewsHooks(AiocacheHooks):
     def binding(self) -> Binding:
         """Return the cache that is used now."""
         backend = backend_of(self.cashews, self.full(self._route))
-        if self.backend is backend:
+        if self._binding is not None and self.backend is backend:
             return super().binding()
         self.backend = backend
         self._warn_of_other_backends()

@@ -115,7 +115,7 @@ class Collapse:
 
     async def _wait_for(self, run: Run, view: View) -> Decision | View:
         """Join the run of another call, or look up again once it has ended."""
-        if not await run.answered(self._left):
+        if self._left <= 0 or not await run.answered(self._left):
             raise BypassError(Finding(NotCached.WAITED))
         # The headers that its response varies on are known only now.
         is_other = not run.is_for(view.resource.select)

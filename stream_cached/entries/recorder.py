@@ -106,10 +106,10 @@ class Recorder:
 
     def feed(self, chunk: bytes) -> None:
         """Take one chunk; never wait."""
-        if self.failure is not None:
-            return
+        # Also if there will be no entry: readers may have joined before that was known.
         if reason := self._owner.objection():
             self.fail(reason)
+        if self.failure is not None:
             return
         if self._length + len(chunk) > self._limits.max_body:
             self.fail(NotCached.BODY_SIZE)
@@ -212,10 +212,10 @@ class Recorder:
     async def commit(self) -> None:
         """Publish the complete body, or fail."""
         declared = content_length(self._entry.headers)
-        if declared is not None and declared != self._length:
-            self.fail(NotCached.CONTENT_LENGTH)
-        elif reason := self._owner.objection():
+        if reason := self._owner.objection():
             self.fail(reason)
+        elif declared is not None and declared != self._length:
+            self.fail(NotCached.CONTENT_LENGTH)
         try:
             if self.failure is None:
                 await self._commit()
@@ -267,7 +267,7 @@ class Recorder:
             self.fail(reason)
 
     async def discard(self) -> None:
-        """Delete what was written; there will be no entry."""
+        """Delete what was written."""
         self.fail(NotCached.INCOMPLETE)
         await self.settled()
 
@@ -287,6 +287,8 @@ class Recorder:
                 return self._body.unpack(index, packed.value)
             return await self._stored(index)
         except (StoreError, UnsoundError, LookupError) as exc:
+            if isinstance(exc, UnsoundError) and not self._closing:
+                self.fail(NotCached.STORE, StoreError("segments are missing that were written"))
             raise LostStreamError(f"chunks that a slow reader needs are lost: {exc}") from exc
 
     async def _stored(self, index: int) -> Segment:

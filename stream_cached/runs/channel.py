@@ -45,6 +45,11 @@ class ProgressChannel:
 
     # -- the run's side ---------------------------------------------------------------------
 
+    @property
+    def is_told(self) -> bool:
+        """Whether there is anything that a process could follow."""
+        return self._is_told
+
     def open(self, head: Head) -> None:
         self._head = head
 

@@ -44,4 +44,7 @@ async def join(run: Run, seconds: float, since: float) -> Joined | None:
     finally:
         if not begins:
             reader.close()
+    if not begins and run.can_be_joined:
+        # Its beginning is lost: whoever comes next would find that, too, again and again.
+        run.retire()
     return Joined(run, answer, reader) if begins else None

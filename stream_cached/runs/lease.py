@@ -149,7 +149,7 @@ class Lease:
             if not is_held and await self._store.add(self._key, value, LEASE_TTL):
                 # The lease had lapsed while the process was held up, and no other has taken it.
                 self._value = value
-            if self._holder is not None:
+            if self._holder is not None and self.channel.is_told:
                 followed = await self.channel.read_followed()
                 # The lease may have been released meanwhile.
                 self._tell_holder(followed)

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from stream_cached.runs.registry import RunRegistry
 
 
+#: Why readers who joined are cut.
+_PRIVATE = "it turned out to be one client's own"
+
+
 class Run(Claim):
     """One run. `Claim` says what its parameters are."""
 
@@ -150,10 +154,11 @@ class Run(Claim):
         """Read a run of another process, for the requests of this one."""
         self.answer = Answer(head, limits, DisconnectShield(), finish_timeout=0)
         self.remote = remote
-        remote.followed_by(self)
         self._stream_from(remote, self.answer, archive=remote)
         self.variant, self.versions = (head.names, head.variant), versions
         self.advance(Event.ANSWER)
+        # However long this run still takes to hand on what there is, to slow readers.
+        remote.followed_by(self)
         self.start()
 
     # -- joining ----------------------------------------------------------------------------
@@ -278,7 +283,11 @@ class Run(Claim):
     # -- the recorder -----------------------------------------------------------------------
 
     def objection(self) -> NotCached | None:
-        return None if self._storage is None else self._storage.objection()
+        reason = None if self._storage is None else self._storage.objection()
+        if reason is not None and self.is_unstored and self.stream is not None:
+            # No event would cut the readers who joined.
+            self.stream.cut_joined(_PRIVATE)
+        return reason
 
     def recorder_moved(self) -> None:
         if self.stream is not None:
@@ -289,9 +298,7 @@ class Run(Claim):
         if self._storage is not None:
             self._storage.unstored(reason, cause)
         self._alone = reason.is_lasting
-        self._cut_because = (
-            "it turned out to be one client's own" if reason.scope is Scope.PRIVATE else ""
-        )
+        self._cut_because = _PRIVATE if reason.scope is Scope.PRIVATE else ""
         self.advance(Event.UNSTORE)
         if self.audience is not None:
             self.audience.lost_entry()

@@ -227,7 +227,8 @@ class Stream:
         self.owner.reader_left(None)
 
     def cut_joined(self, why: str) -> None:
-        self.cut(lambda seat: seat.joins, why)
+        if self.is_joined:
+            self.cut(lambda seat: seat.joins, why)
 
     async def older(self, number: int) -> list[bytes]:
         """Return chunks that memory has dropped, from a number on; at least one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, assert_type
 import cashews
 import pytest
 from cashews import Command
+from cashews.backends.memory import Memory
 from cashews.contrib.fastapi import (
     CacheDeleteMiddleware,
     CacheEtagMiddleware,
@@ -888,3 +890,24 @@ async def test_a_cluster_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="cluster"):
         await report()
+
+
+def test_a_backend_that_cannot_hold_streams_is_named_at_each_request() -> None:
+    class Odd(Memory):
+        """One of another type, as far as its name says."""
+
+    async def main() -> None:
+        cache = cashews.Cache()
+        cache.setup("mem://")
+
+        @stream_cached(cache, ttl=60)
+        async def endpoint() -> str:
+            return "value"
+
+        for _ in range(3):
+            with pytest.raises(ConfigurationError, match="can't store streams"):
+                await endpoint()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stream_cached.cashews.views.Memory", Odd)
+        asyncio.run(main())

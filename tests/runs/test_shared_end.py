@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -199,6 +200,49 @@ def test_an_end_that_a_cookie_decides_is_not_the_end_of_those_who_joined() -> No
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("limit", ["max_body", "max_duration"])
+@pytest.mark.parametrize("when", ["before a chunk", "at the end"])
+def test_what_is_private_reaches_nobody_who_joined_though_a_limit_was_passed_before(
+    limit: str, when: str
+) -> None:
+    async def main() -> None:
+        passed, joined = asyncio.Event(), asyncio.Event()
+
+        bound: dict[str, Any] = {limit: 1000 if limit == "max_body" else 0.2}
+
+        @stream_cached(ttl=60, **bound)
+        async def endpoint(request: Request) -> Response:
+            async def body() -> AsyncIterator[bytes]:
+                yield b"a" * 400
+                await joined.wait()
+                if limit == "max_body":
+                    yield b"b" * 2000
+                await passed.wait()
+                if when == "at the end":
+                    if request.cookies.get("plan") == "paid":
+                        yield b"for those who have paid"
+                else:
+                    yield f"plan={request.cookies.get('plan')}".encode()
+
+            return StreamingResponse(body())
+
+        app = app_of(endpoint)
+        leader = Client(app, cookie="plan=free")
+        await leader.begun.wait()
+        other = Client(app, cookie="plan=paid")
+        await other.begun.wait()
+        joined.set()
+        await asyncio.sleep(0.3)
+        passed.set()
+        assert await leader.over()
+        assert await other.over()
+        assert leader.complete
+        assert not other.complete
+        assert b"plan" not in other.body
+
+    asyncio.run(main())
+
+
 def test_a_run_that_could_not_be_shared_says_so_once() -> None:
     runs = 0
 
@@ -252,5 +296,51 @@ def test_an_endpoint_that_takes_long_to_answer_does_not_look_for_followers() -> 
 
         assert await Client(app_of(stream_cached(ttl=60, cache=cache)(endpoint))).over()
         assert reads == [0]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["memory", "shared"])
+def test_a_run_whose_beginning_the_store_has_lost_holds_nobody_up(shared: bool) -> None:
+    runs = 0
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def endpoint(request: Request) -> Response:
+            nonlocal runs
+            runs += 1
+            run = runs
+
+            async def body() -> AsyncIterator[bytes]:
+                for _ in range(18):
+                    yield b"%02d" % run * 25_000
+                    await asyncio.sleep(0.001)
+                if run == 1:
+                    await ended.wait()
+
+            return StreamingResponse(body())
+
+        server = MemoryCache(max_bytes=4 * 1024 * 1024)
+        cache: Any = Shared(server) if shared else server
+        app = app_of(stream_cached(ttl=60, cache=cache, max_ahead=65_536)(endpoint))
+        leader = Client(app)
+        await leader.begun.wait()
+        await asyncio.sleep(0.3)
+        # As a store does that is full: what was written first goes first.
+        for key in [key for key in server.memory.sizes() if key.rpartition(":")[2].isdigit()]:
+            await server._delete(key)
+        joining = Client(app)
+        # Should the event loop never get to anything else, this ends it.
+        signal.alarm(10)
+        try:
+            assert await joining.over(5)
+        finally:
+            signal.alarm(0)
+        assert joining.complete
+        assert joining.body == b"02" * 25_000 * 18
+        ended.set()
+        assert await leader.over()
+        assert leader.complete
 
     asyncio.run(main())

@@ -67,6 +67,9 @@ def installed() -> Iterator[None]:
     uninstall()
 
 
+pytestmark = pytest.mark.matrix
+
+
 @pytest.fixture(params=["mem", "redis", "redis that raises", "disk"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
     """Returns a cache that is set up, with more options perhaps."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
+
+T = TypeVar("T")
 
 _QUICK = "not full"
 
@@ -35,6 +38,20 @@ def load_profile(config: pytest.Config) -> None:
     settings.register_profile("full", deadline=None, max_examples=_EXAMPLES)
     settings.register_profile("quick", deadline=None, max_examples=_EXAMPLES // 5)
     settings.load_profile("quick" if is_quick(config) else "full")
+
+
+def share(values: Mapping[str, T], of: Iterable[str], name: str) -> list[T]:
+    """
+    Return all values in a full run; in a quick one the share of one of those who try them.
+
+    Args:
+        values: What there is to try.
+        of: The names of those who try them: together they try all.
+        name: Whose share it is.
+    """
+    names = [*of]
+    step = 1 if settings().max_examples == _EXAMPLES else min(len(names), len(values))
+    return [*values.values()][names.index(name) % step :: step]
 
 
 def no_address(value: object) -> str:

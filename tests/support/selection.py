@@ -63,7 +63,9 @@ def thin_out(items: Collection[pytest.Item]) -> None:
     """Mark as `full` what a quick run does not need of the matrices among the tests."""
     matrices: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("matrix"):
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        if item.get_closest_marker("matrix"):
             matrices[item.nodeid.partition("[")[0]].append(item)
     for matrix in matrices.values():
         candidates = [item for item in matrix if not item.get_closest_marker("full")]

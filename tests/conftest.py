@@ -28,6 +28,7 @@ _numbers = itertools.count(1)
 
 def pytest_configure(config: pytest.Config) -> None:
     selection.load_profile(config)
+    memory.keep_together()
     # Else pytest shares one directory with all other runs on this machine, and tidies it up.
     if config.option.basetemp is None and not hasattr(config, "workerinput"):
         directory = tempfile.mkdtemp(prefix="stream-cached-tests-")

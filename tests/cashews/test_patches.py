@@ -69,6 +69,9 @@ def installed() -> Iterator[None]:
     uninstall()
 
 
+pytestmark = pytest.mark.matrix
+
+
 @pytest.fixture(params=["mem", "redis", "redis that raises", "disk"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
     """Returns a function that sets up a cache."""

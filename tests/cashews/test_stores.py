@@ -260,7 +260,7 @@ async def test_a_large_value_is_never_missing_while_it_is_replaced(disk: DiskCac
     await store.set_many([("key", values[0])], 60)
 
     async def replace() -> None:
-        for number in range(300):
+        for number in range(100):
             await store.set_many([("key", values[number % 2])], 60)
 
     async def read() -> None:

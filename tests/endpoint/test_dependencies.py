@@ -22,6 +22,7 @@ from stream_cached import not_in_key, stream_cached
 from stream_cached.endpoint.dependencies import Origins
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
+from tests.support.selection import share
 
 ARGUMENT = 'stream-cached; fwd=bypass; detail="argument"'
 
@@ -317,7 +318,7 @@ def made(form: str, take: str) -> Any:
 def test_a_session_of_the_application_is_infrastructure_in_every_form_of_dependency(
     caplog: pytest.LogCaptureFixture, form: str
 ) -> None:
-    for take in HARMLESS.values():
+    for take in share(HARMLESS, FORMS, form):
         assert_is_infrastructure(caplog, made(form, take))
 
 
@@ -325,7 +326,7 @@ def test_a_session_of_the_application_is_infrastructure_in_every_form_of_depende
 def test_a_session_of_a_client_is_none_in_any_form_of_dependency(
     caplog: pytest.LogCaptureFixture, form: str
 ) -> None:
-    for take, culprit in PRIVATE.values():
+    for take, culprit in share(PRIVATE, FORMS, form):
         caplog.clear()
         assert_is_of_a_client(caplog, made(form, take), culprit)
 

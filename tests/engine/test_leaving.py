@@ -12,6 +12,7 @@ from tests.support.runs import CHUNK, HIT, MISS, HeldRuns, segments
 from tests.support.servers import RedisServer
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("leave", ["close", "abort"])
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("chunks", [10, 50])

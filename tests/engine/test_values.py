@@ -107,6 +107,7 @@ def test_plain_values_and_responses_live_in_one_alias_with_any_serializer(
     run(test)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("serializer", "values"),
     [

@@ -392,6 +392,7 @@ def test_an_exact_replay_sends_each_chunk_by_itself(
     assert hit == miss == [*((chunk, True) for chunk in chunks), (b"", False)]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("inline_max", [0, "256KiB"])
 @each_list_of_chunks
 def test_the_body_iterator_of_a_hit_gives_the_chunks_of_the_run(

@@ -15,7 +15,7 @@ from tests.support.gates import wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.keyspace import Keyspace
 from tests.support.process import HOST
-from tests.support.runs import CHUNK, FailingRuns, HeldRuns, Runs, segments
+from tests.support.runs import CHUNK, HIT, FailingRuns, HeldRuns, Runs, segments
 from tests.support.servers import RedisServer
 
 
@@ -233,12 +233,15 @@ def test_a_run_that_an_invalidation_overtook_leaves_nothing(
 def test_the_segments_of_a_hit_under_way_outlive_their_entry(
     serve: Serve, redis_server: RedisServer, redis_url: str
 ) -> None:
-    app = App(serve, redis_server, Runs(10, 2_000_000), ttl=1)
+    app = App(serve, redis_server, Runs(10, 1_000_000), ttl=30, max_pending="64MiB")
     app.get()
     with RawClient(app.server.port, receive_buffer=1 << 16) as client:
         client.send()
         client.read_head()
-        wait_until(lambda: len(app.keys.all()) == len(segments(app.keys.all())) + 1)  # the version
+        app.keys.let_pass(30)
+        left = app.keys.all()
+        assert len(left) == len(segments(left)) + 1  # the version
         hit = client.read_rest()
     assert hit.complete
+    assert hit.header("Cache-Status") == HIT
     assert hit.body == app.runs.bodies[0]

@@ -296,6 +296,7 @@ def test_bytes_taken_out_or_put_in_are_unsound(
                     decode(damaged)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("first", SAMPLES)
 @pytest.mark.parametrize("second", SAMPLES)
 def test_two_spliced_at_any_place_are_unsound(first: str, second: str) -> None:
@@ -795,6 +796,7 @@ def test_a_segment_where_a_record_is_expected_is_unsound() -> None:
         decode_record(SAMPLES["segment"][0])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("state", range(256))
 def test_the_head_of_one_state_under_another_is_unsound(state: int) -> None:
     for data, _ in SAMPLES.values():
@@ -825,6 +827,7 @@ def test_a_foreign_version_need_not_have_our_layout() -> None:
     assert issubclass(ForeignVersionError, UnsoundError)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("size", range(PREFIX_SIZE))
 def test_what_is_cut_within_the_prefix_is_nobodys_version(size: int) -> None:
     data = MAGIC + bytes([FORMAT_VERSION + 1]) + bytes(100)

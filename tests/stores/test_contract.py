@@ -375,6 +375,7 @@ async def held(
         yield signed(held) if request.param.startswith("signed ") else held
 
 
+@pytest.mark.matrix
 class TestEveryStore:
     """A test for each sentence of the guarantees."""
 
@@ -393,7 +394,6 @@ class TestEveryStore:
         assert await held.store.add("key", b"four", 60)
         assert await held.other.get_many(["key"]) == [b"four"]
 
-    @pytest.mark.matrix
     @pytest.mark.parametrize(
         "value", [BYTES, b"", b"\x00", b"\x80\x04K\x01.", b"1", b"null", os.urandom(300_000)]
     )
@@ -460,7 +460,6 @@ class TestEveryStore:
 
     # -- ttl
 
-    @pytest.mark.matrix
     @pytest.mark.parametrize("ttl", [0.0004, 0.75, 1.5, 59.5, 60, 40 * DAY, 40.5 * DAY])
     async def test_a_ttl_is_kept_or_rounded_up(self, held: Held, ttl: float) -> None:
         if ttl < 0.01 and not held.whole_seconds:
@@ -515,7 +514,6 @@ class TestEveryStore:
 
     # -- keys
 
-    @pytest.mark.matrix
     @pytest.mark.parametrize("key", AWKWARD_KEYS, ids=lambda key: repr(key)[:12])
     async def test_keys_have_any_length_and_any_characters(self, held: Held, key: str) -> None:
         assert await held.store.get_many([key]) == [None]

@@ -13,6 +13,21 @@ from typing import Any
 from stream_cached import decorated
 from stream_cached.backends import urls
 
+# The numbers that glibc's malloc.h gives them.
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+
+
+def keep_together() -> None:
+    """
+    Let glibc's allocator take large values from the system, one by one, and give them back.
+
+    Else each thread has a heap of its own, and a small value at its end keeps the rest.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+        libc.mallopt(_M_ARENA_MAX, 1)
+
 
 def give_back() -> None:
     """Free what is garbage; let the allocator return what it keeps (where it is glibc's)."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
+
+T = TypeVar("T")
 
 _QUICK = "not full"
 
@@ -37,6 +40,20 @@ def load_profile(config: pytest.Config) -> None:
     settings.load_profile("quick" if is_quick(config) else "full")
 
 
+def share(values: Mapping[str, T], of: Iterable[str], name: str) -> list[T]:
+    """
+    Return all values in a full run; in a quick one the share of one of those who try them.
+
+    Args:
+        values: What there is to try.
+        of: The names of those who try them: together they try all.
+        name: Whose share it is.
+    """
+    names = [*of]
+    step = 1 if settings().max_examples == _EXAMPLES else min(len(names), len(values))
+    return [*values.values()][names.index(name) % step :: step]
+
+
 def no_address(value: object) -> str:
     """The id of a value among parameters: all processes of a run have to give it the same."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
@@ -46,7 +63,9 @@ def thin_out(items: Collection[pytest.Item]) -> None:
     """Mark as `full` what a quick run does not need of the matrices among the tests."""
     matrices: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("matrix"):
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        if item.get_closest_marker("matrix"):
             matrices[item.nodeid.partition("[")[0]].append(item)
     for matrix in matrices.values():
         candidates = [item for item in matrix if not item.get_closest_marker("full")]

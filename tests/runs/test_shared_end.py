@@ -173,7 +173,7 @@ def test_a_slow_reader_of_an_ended_run_of_another_process_holds_nobody_up(ending
 
 def test_an_end_that_a_cookie_decides_is_not_the_end_of_those_who_joined() -> None:
     async def main() -> None:
-        @stream_cached(ttl=60)
+        @stream_cached(ttl=60, cache=MemoryCache())
         async def endpoint(request: Request) -> Response:
             async def body() -> AsyncIterator[bytes]:
                 for _ in range(3):
@@ -210,7 +210,7 @@ def test_what_is_private_reaches_nobody_who_joined_though_a_limit_was_passed_bef
 
         bound: dict[str, Any] = {limit: 1000 if limit == "max_body" else 0.2}
 
-        @stream_cached(ttl=60, **bound)
+        @stream_cached(ttl=60, cache=MemoryCache(), **bound)
         async def endpoint(request: Request) -> Response:
             async def body() -> AsyncIterator[bytes]:
                 yield b"a" * 400
@@ -249,7 +249,7 @@ def test_a_run_that_could_not_be_shared_says_so_once() -> None:
     async def main() -> None:
         ended = asyncio.Event()
 
-        @stream_cached(ttl=60, max_body=1000)
+        @stream_cached(ttl=60, cache=MemoryCache(), max_body=1000)
         async def endpoint(request: Request) -> Response:
             nonlocal runs
             runs += 1

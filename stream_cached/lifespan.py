@@ -9,8 +9,8 @@ from typing import Any
 
 from stream_cached import tasks
 from stream_cached.checks import require_seconds
-from stream_cached.connections.clients import Clients
 from stream_cached.runs.run import runs_here
+from stream_cached.stores.clients import Clients
 
 #: Seconds for the clean-up of aborted runs: a store may hang.
 _CLEAN_UP = 2.0

@@ -15,12 +15,12 @@ from aiocache.base import SENTINEL, BaseCache
 from stream_cached.backends.breaker import CircuitBreaker
 from stream_cached.backends.public import public_view
 from stream_cached.backends.urls import DEFAULT_TIMEOUT, ExplicitTimeout
-from stream_cached.connections.clients import Clients, address_of, is_memcached, is_redis
 from stream_cached.connections.deadline import Deadline
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreUnavailableError
 from stream_cached.limits import RETRY_INTERVAL
 from stream_cached.stores.aiocache import AiocacheStore, OwnStore
+from stream_cached.stores.clients import Clients, address_of, is_memcached, is_redis
 from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.stores.protocol import Store
 from stream_cached.stores.signed import SignedStore

@@ -10,8 +10,8 @@ import aiocache
 from aiocache.base import BaseCache
 
 from stream_cached.backends.urls import from_url, mark_explicit_timeout, without_secrets
-from stream_cached.connections.clients import Clients
 from stream_cached.errors import ConfigurationError
+from stream_cached.stores.clients import Clients
 from stream_cached.stores.memory import MemoryCache
 
 

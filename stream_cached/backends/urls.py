@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from stream_cached.checks import parse_size
-from stream_cached.connections.clients import backend_class
 from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION
 from stream_cached.errors import ConfigurationError
+from stream_cached.stores.clients import backend_class
 from stream_cached.stores.memory import MemoryCache
 
 #: The default time-out of one store operation in seconds.

@@ -14,10 +14,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from stream_cached.connections.clients import redis_client
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.connections.wakeups import RedisWakeup, Wakeups
 from stream_cached.stores.aiocache import AiocacheStore
+from stream_cached.stores.clients import redis_client
 from stream_cached.stores.protocol import as_bytes
 
 #: Prefixes of errors that concern one key (it holds another type) or this client (its pool is

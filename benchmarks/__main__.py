@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from benchmarks import flight, keys, outage, round_trips, stampede, streams
+from benchmarks import keys, outage, round_trips, runs, stampede, streams
 from tests.support.servers import ServerMissingError, find_redis
 
 PARTS: dict[str, Callable[[float], None]] = {
@@ -24,7 +24,7 @@ PARTS: dict[str, Callable[[float], None]] = {
     "round-trips": lambda share: round_trips.main(),
     "outage": outage.main,
     "keys": lambda share: keys.main(),
-    "flight": flight.main,
+    "runs": runs.main,
     "stampede": stampede.main,
 }
 

@@ -17,7 +17,7 @@ pytest.importorskip("uvloop")
     "part",
     [
         "keys",
-        pytest.param("flight", marks=pytest.mark.full),
+        pytest.param("runs", marks=pytest.mark.full),
         pytest.param("outage", marks=pytest.mark.full),
         pytest.param("stampede", marks=pytest.mark.full),
         pytest.param("round-trips", marks=pytest.mark.full),

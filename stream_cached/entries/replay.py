@@ -113,7 +113,7 @@ class Replay:
         indexes = self._take()
         if indexes:
             self._ahead = asyncio.create_task(self._read(indexes))
-            # Nobody awaits the last read of a replay that is abandoned.
+            # The last read of an abandoned replay is never awaited.
             self._ahead.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def _take(self) -> range:

@@ -45,6 +45,6 @@ async def join(run: Run, seconds: float, since: float) -> Joined | None:
         if not begins:
             reader.close()
     if not begins and run.can_be_joined:
-        # Its beginning is lost: whoever comes next would find that, too, again and again.
+        # The first chunks are lost: the next requests would find the run, too, and fail again.
         run.retire()
     return Joined(run, answer, reader) if begins else None

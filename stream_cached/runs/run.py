@@ -157,7 +157,7 @@ class Run(Claim):
         self._stream_from(remote, self.answer, archive=remote)
         self.variant, self.versions = (head.names, head.variant), versions
         self.advance(Event.ANSWER)
-        # However long this run still takes to hand on what there is, to slow readers.
+        # The remote run may end long before its slow readers here do.
         remote.followed_by(self)
         self.start()
 

@@ -1,4 +1,4 @@
-"""Thousands of flights, one after the other: nothing is left of them but their entries."""
+"""Thousands of runs, one after the other, leave nothing but their entries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def descriptors() -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells what is open")
 @pytest.mark.parametrize("kind", ["memory", "redis"])
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.full)])
-def test_nothing_is_left_of_many_flights(
+def test_nothing_is_left_of_many_runs(
     redis_server: RedisServer, redis_url: str, namespace: str, kind: str, count: int
 ) -> None:
     url = redis_url if kind == "redis" else f"memory://?namespace={namespace}&max_bytes=200MiB"

@@ -1,13 +1,13 @@
 """
-What the flight costs per chunk where nobody joins, beside a tee in line.
+What a run costs per chunk without joins, beside a tee in line.
 
 A tee is the cheapest way to keep what is streamed: a generator that appends each chunk to a list
-and yields it. A flight drains the endpoint's generator in a task of its own, which costs switches
+and yields it. A run drains the endpoint's generator in a task of its own, which costs switches
 between tasks: at each chunk where the endpoint awaits between its chunks, seldom where it does not.
 Both once more while the chunks are recorded over the store of `memory://`; whoever iterates then
 waits until the entry is visible.
 
-In process and without a server, in uvloop. The flight is read as a response reads it, several
+In process and without a server, in uvloop. The run is read as a response reads it, several
 chunks at once. The ways take turns, round by round; of each the median is shown, in microseconds
 per chunk, over the bare iteration of the same generator. That every byte came, and that what was
 recorded is stored, is checked in each round, outside of its time.
@@ -220,7 +220,7 @@ def main(share: float = 1.0) -> None:
         share: Of the rounds.
     """
     rounds = max(3, round(ROUNDS * share))
-    print(f"\nflight: {BODY}, nobody joins, {rounds} rounds")
+    print(f"\nruns: {BODY}, without joins, {rounds} rounds")
     print("  us a chunk over the bare iteration, where the endpoint")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         taken = {

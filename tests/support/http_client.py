@@ -34,8 +34,6 @@ class RawResponse:
     status: int = 0
     reason: bytes = b""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    size: int = 0
-    """How many bytes of the body have come."""
     complete: bool = False
     """The body is whole, as far as the protocol can tell: with `framing` "close" it can't."""
     error: str | None = None
@@ -43,19 +41,30 @@ class RawResponse:
     framing: Framing = "none"
     trailers: list[tuple[bytes, bytes]] = field(default_factory=list)
     head_at: float = 0.0
-    pieces: list[tuple[float, bytes]] = field(default_factory=list)
-    """The body as it came: (seconds since the request was sent, bytes)."""
+    pieces: list[tuple[float, int]] = field(default_factory=list)
+    """The body as it came: (seconds since the request was sent, how many bytes it had by then)."""
     ended_at: float | None = None
     """When its end was seen, clean or broken, in seconds since the request was sent."""
-    _body: bytes = b""
+    _parts: list[bytes] = field(default_factory=list)
 
     @property
     def body(self) -> bytes:
         """The body so far."""
-        # Joined only where it is asked for: for each piece it would take minutes for a large one.
-        if len(self._body) < self.size:
-            self._body = b"".join(piece for _, piece in self.pieces)
-        return self._body
+        # Joined where it is asked for: once for each piece would take minutes for a large body.
+        if len(self._parts) != 1:
+            self._parts[:] = [b"".join(self._parts)]
+        return self._parts[0]
+
+    @property
+    def size(self) -> int:
+        """How many bytes of the body have come."""
+        return self.pieces[-1][1] if self.pieces else 0
+
+    def add(self, piece: bytes, at: float, *, keep: bool) -> None:
+        """Take in the next piece of the body."""
+        self.pieces.append((at, self.size + len(piece)))
+        if keep:
+            self._parts.append(piece)
 
     def header(self, name: str) -> str | None:
         """The one value of a header, None without; more than one is an error."""
@@ -187,9 +196,7 @@ class RawClient:
             self._end(broken)
             return b""
         if piece:
-            response.size += len(piece)
-            if self._keeps:
-                response.pieces.append((self._elapsed(), piece))
+            response.add(piece, self._elapsed(), keep=self._keeps)
         elif self._buffer and not self._asked:
             self._end(_BrokenError(f"bytes after the end of the body: {self._buffer[:40]!r}"))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
@@ -50,14 +50,17 @@ class Runs:
     async def __call__(self, request: Request) -> Response:
         run = len(self.bodies)
         seed = os.urandom(self.chunk)
-        chunks = [bytes([run, number]) + seed[2:] for number in range(self.chunks)]
-        self.bodies.append(b"".join(chunks))
+
+        def chunks() -> Iterator[bytes]:
+            return (bytes([run, number]) + seed[2:] for number in range(self.chunks))
+
+        self.bodies.append(b"".join(chunks()))
         self.made.append(0)
         self.closed.append(Gate())
 
         async def body() -> AsyncIterator[bytes]:
             try:
-                for number, chunk in enumerate(chunks):
+                for number, chunk in enumerate(chunks()):
                     await self.before(run, number)
                     yield chunk
                     self.made[run] += 1

@@ -29,17 +29,20 @@ HOST = "127.0.0.1"
 
 _WATCHDOG = 'read _; kill -9 "$1"; rm -rf "$2"'
 
-#: Below the range that outgoing connections use: nobody who polls a server that is away can end up
-#: connected to himself.
+#: Below the range of outgoing connections: a client that polls a server that is away can't end up
+#: connected to itself.
 _PORTS = range(10_000, 32_000)
 
-#: How many of them a process of the tests has for itself.
-_BLOCK = 1_000
+#: How many ports a process of the tests takes at once.
+_BLOCK = 500
+
+#: The locks of this process's blocks. They keep its ports from all other processes while it runs.
+_locks: list[IO[str]] = []
 
 
 @cache
-def _own_ports() -> tuple[Iterator[int], IO[str]]:
-    """The ports of this process, and the lock that keeps them from all others while it runs."""
+def _own_ports() -> Iterator[int]:
+    """The ports of this process, each of them once."""
     blocks = [range(start, start + _BLOCK) for start in _PORTS[::_BLOCK]]
     for block in random.sample(blocks, len(blocks)):
         with contextlib.suppress(OSError):
@@ -49,24 +52,23 @@ def _own_ports() -> tuple[Iterator[int], IO[str]]:
             except OSError:
                 lock.close()
             else:
-                return iter(block), lock
-    raise RuntimeError(f"all ports of {_PORTS} belong to tests that run")
+                _locks.append(lock)
+                yield from block
 
 
 def free_port() -> int:
-    """A port that is free now, and is given to nobody else while the tests run.
+    """A port that is free now, and is given to nothing else while the tests run.
 
     A server that is stopped and started again finds it still free. No port is given twice: what
     this process knows of a server, such as that it is away, goes by its address.
     """
-    ports, _ = _own_ports()
-    for port in ports:
+    for port in _own_ports():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((HOST, port))
                 return port
-    raise RuntimeError("this process of the tests has used up its ports")
+    raise RuntimeError(f"the tests have used up all ports of {_PORTS}")
 
 
 class ServerProcess:

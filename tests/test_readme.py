@@ -46,7 +46,9 @@ def _snippets(page: Path) -> list[str]:
 
 
 SNIPPETS = [
-    pytest.param(code, id=f"{_name(page)}-{number}")
+    pytest.param(
+        code, id=f"{_name(page)}-{number}", marks=() if page == README else pytest.mark.full
+    )
     for page in PAGES
     for number, code in enumerate(_snippets(page), 1)
 ]

@@ -162,8 +162,32 @@ _outages = pytest.mark.parametrize(
 )
 
 
+#: The outages of the quick run, where another test goes through all of them.
+_FEW = {"killed", "paused", "mute", "refused"}
+
+_few_outages = pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        pytest.param(
+            kind,
+            fault,
+            id=f"{kind}-{fault}",
+            marks=() if str(fault) in _FEW else pytest.mark.full,
+        )
+        for kind, faults in FAULTS.items()
+        for fault in faults
+        if fault.is_outage
+    ],
+)
+
+
 def each_outage(test: Test) -> Test:
     marked: Test = pytest.mark.matrix(_outages(test))
+    return marked
+
+
+def few_outages(test: Test) -> Test:
+    marked: Test = _few_outages(test)
     return marked
 
 
@@ -244,7 +268,7 @@ def test_a_connection_that_is_cut_under_a_hit_breaks_it_or_costs_it_a_run(
     attempt(kind, scenario)
 
 
-@each_outage
+@few_outages
 def test_a_slow_client_is_given_all_that_was_read_before_its_store_died(
     attempt: Attempt, kind: str, fault: Fault
 ) -> None:
@@ -265,7 +289,7 @@ def test_a_slow_client_is_given_all_that_was_read_before_its_store_died(
     attempt(kind, scenario)
 
 
-@each_outage
+@few_outages
 def test_a_client_that_leaves_in_an_outage_leaves_nothing_behind(
     attempt: Attempt, kind: str, fault: Fault
 ) -> None:
@@ -303,7 +327,7 @@ def test_each_outage_is_told_of_once(attempt: Attempt, kind: str, fault: Fault) 
     attempt(kind, scenario, outages=4)
 
 
-@each_outage
+@few_outages
 def test_without_a_fallback_requests_go_past_a_store_that_is_away(
     attempt: Attempt, kind: str, fault: Fault
 ) -> None:
@@ -324,7 +348,7 @@ def test_without_a_fallback_requests_go_past_a_store_that_is_away(
     attempt(kind, scenario, fallback=False)
 
 
-@each_outage
+@few_outages
 def test_what_is_invalidated_in_an_outage_is_not_served_after_it(
     attempt: Attempt, kind: str, fault: Fault
 ) -> None:

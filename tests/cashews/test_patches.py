@@ -614,6 +614,7 @@ def test_a_client_that_leaves_leaves_nothing_short(serve: Serve, setup: Setup) -
     assert (hit.body, hit.header("cache-status")) == (Held.body(1), HIT)
 
 
+@pytest.mark.full
 def test_a_full_memory_never_serves_what_is_short(serve: Serve) -> None:
     cache = Cache()
     cache.setup("mem://", size=10)

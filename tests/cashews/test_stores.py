@@ -245,6 +245,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.full
 def test_no_increment_is_lost_between_processes(disk: DiskCache, tmp_path: Path) -> None:
     store = CashewsDiskStore(CashewsDisk(disk), 30)
     asyncio.run(store.set_many([("key", b"0")], 60))

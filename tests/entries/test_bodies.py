@@ -416,7 +416,15 @@ def test_the_body_iterator_of_a_hit_gives_the_chunks_of_the_run(
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("count", [16_382, 16_383, 16_384, 32_768])
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(16_382, marks=pytest.mark.full),
+        16_383,
+        16_384,
+        pytest.param(32_768, marks=pytest.mark.full),
+    ],
+)
 def test_a_segment_is_full_of_tiny_chunks_when_a_large_one_comes(
     serve: Serve, cache_url: str, count: int
 ) -> None:

@@ -433,6 +433,7 @@ def batch() -> list[str]:
     return keys
 
 
+@pytest.mark.full
 def test_another_process_with_another_hash_seed_makes_the_same_keys() -> None:
     here = batch()
     assert len(set(here)) == len(here) == 300

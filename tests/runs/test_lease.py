@@ -196,8 +196,10 @@ def test_a_leader_whose_client_leaves_goes_on_for_followers(serve: Serve, shared
     assert len(runs.bodies) == 1
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize("settings", [{"on_disconnect": "stop"}, {"finish_timeout": 0.2}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"on_disconnect": "stop"}, pytest.param({"finish_timeout": 0.2}, marks=pytest.mark.full)],
+)
 def test_a_run_goes_on_while_it_is_read_in_another_process(
     serve: Serve, shared_url: str, settings: dict[str, object]
 ) -> None:
@@ -838,7 +840,8 @@ def test_who_comes_after_a_process_was_killed_is_given_a_whole_body(
     follower.close()
 
 
-@pytest.mark.parametrize("same", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("same", [True, False])
 def test_a_body_goes_on_from_another_run_where_that_is_the_same(
     spawn: Spawn,
     tmp_path: Path,

@@ -113,6 +113,7 @@ def _no_garbage() -> Iterator[None]:
 def _no_caches() -> Iterator[None]:
     with memory.forgetting_caches():
         yield
+    memory.give_back_if_grown()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from tests.support.process import ROOT
 pytest.importorskip("uvloop")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("redis_server")
 @pytest.mark.parametrize(
     "part",

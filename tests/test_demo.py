@@ -122,6 +122,7 @@ def wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.full
 def test_shows_that_the_second_answer_is_the_stored_first_one() -> None:
     start = time.monotonic()
     result = run_demo()
@@ -168,6 +169,7 @@ def serving(port: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
             process.kill()
 
 
+@pytest.mark.full
 def test_serve_answers_until_ctrl_c() -> None:
     port = free_port()
     with serving(port) as (process, pids):
@@ -178,6 +180,7 @@ def test_serve_answers_until_ctrl_c() -> None:
     wait_until_gone(pids)
 
 
+@pytest.mark.full
 def test_servers_end_with_a_parent_that_is_killed() -> None:
     port = free_port()
     with serving(port) as (process, pids):
@@ -188,6 +191,7 @@ def test_servers_end_with_a_parent_that_is_killed() -> None:
         ask(HOST, port, "/tokens")
 
 
+@pytest.mark.full
 def test_port_in_use_is_said() -> None:
     with socket.create_server((HOST, 0)) as listener:
         result = run_demo("--serve", "--port", str(listener.getsockname()[1]))
@@ -225,6 +229,7 @@ def test_missing_extra_is_named(
     assert f"{module} is missing: pip install 'stream-cached[{extra}]'" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_mistaken_cache_url_is_said() -> None:
     for url, hint in (("memory://?size=3", "unknown option 'size'"), ("local", "--cache takes")):
         result = run_demo("--cache", url)

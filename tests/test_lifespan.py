@@ -62,6 +62,7 @@ def test_a_run_is_completed_before_its_application_ends(
     assert answer.header("Cache-Status") == HIT
 
 
+@pytest.mark.full
 def test_a_run_that_takes_too_long_is_given_up_and_leaves_nothing(
     spawn: Spawn, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_run_that_takes_too_long_is_given_up_and_leaves_nothing(
     assert answer.header("Cache-Status") == MISS
 
 
+@pytest.mark.full
 def test_an_application_without_a_lifespan_ends_without_complaint(
     spawn: Spawn, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

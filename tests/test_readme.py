@@ -86,6 +86,7 @@ def test_the_example_answers_as_the_readme_shows(spawn: Spawn, tmp_path: Path) -
     assert answers[0].text == answers[1].text == "0,0\n1,1\n2,4\n3,9\n4,16\n"
 
 
+@pytest.mark.full
 def test_the_example_answers_without_a_redis_with_one_warning(spawn: Spawn, tmp_path: Path) -> None:
     (line,) = re.findall(r'`(@stream_cached\(.+"redis://.+)`', TEXTS[README])
     example, changes = re.subn(r"^@stream_cached\(.+$", line, _snippets(README)[0], flags=re.M)

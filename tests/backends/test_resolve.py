@@ -623,6 +623,7 @@ loop.close()
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_fork_that_goes_on_with_its_parents_loop_has_another_client(
     server_url: str, namespace: str

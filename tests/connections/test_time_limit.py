@@ -143,6 +143,7 @@ async def test_an_answer_that_came_while_the_loop_was_held_up_counts() -> None:
     assert failures.noted == []
 
 
+@pytest.mark.full
 async def test_a_loop_that_is_held_up_for_ever_does_not_put_it_off_for_ever() -> None:
     failures = Failures()
     loop = asyncio.get_running_loop()

@@ -64,6 +64,7 @@ def ask(port: int, mib: int) -> tuple[str | None, int, str]:
     return response.headers["Cache-Status"], length, digest.hexdigest()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
 def test_200_mib_on_redis_take_less_than_32_of_the_server(
     spawn: Spawn, redis_url: str, tmp_path: Path
@@ -89,7 +90,10 @@ def test_200_mib_on_redis_take_less_than_32_of_the_server(
     assert miss[1] == 200 * 1024 * 1024
 
 
-@pytest.mark.parametrize("store", ["up", "down", "too small"])
+@pytest.mark.parametrize(
+    "store",
+    ["up", *(pytest.param(each, marks=pytest.mark.full) for each in ("down", "too small"))],
+)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
 def test_a_client_that_reads_nothing_takes_no_memory(
     spawn: Spawn, redis_url: str, tmp_path: Path, store: str
@@ -152,6 +156,7 @@ app = Starlette(routes=[Route("/", endpoint)])
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
 @pytest.mark.parametrize("mib", [100, pytest.param(1024, marks=pytest.mark.full)])
 def test_a_gigabyte_goes_through_a_disk_of_cashews(spawn: Spawn, tmp_path: Path, mib: int) -> None:

@@ -289,6 +289,7 @@ def test_a_request_after_the_end_is_a_hit_behind_middleware(
     assert hit.body == miss.body
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("http", ["h11", pytest.param("httptools", marks=pytest.mark.full)])
 def test_a_request_after_the_end_is_a_hit_in_another_process(
     spawn: Spawn, redis_server: RedisServer, redis_url: str, http: HttpParser

@@ -78,6 +78,7 @@ def test_what_a_run_that_raised_has_written_is_deleted(
 # -- a server that is killed ----------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ttl", ["60", pytest.param("none", marks=pytest.mark.full)])
 def test_what_a_killed_server_leaves_expires_and_is_never_served(
     spawn: Spawn, redis_server: RedisServer, redis_url: str, ttl: str

@@ -499,6 +499,7 @@ SHARED: list[Any] = [
 ]
 
 
+@pytest.mark.full
 def test_another_process_with_another_hash_seed_makes_the_same_keys() -> None:
     def run(seed: str) -> str:
         return subprocess.run(

@@ -808,6 +808,7 @@ def lapse(url: str) -> None:
                 client.delete(key)
 
 
+@pytest.mark.full
 def test_the_process_that_runs_is_killed(spawn: Spawn, tmp_path: Path, processes_url: str) -> None:
     workers = Workers(spawn, tmp_path, processes_url, 3)
     leader = begin(workers.all[0])
@@ -919,6 +920,7 @@ def test_the_process_that_runs_is_frozen_and_goes_on(
     assert len(workers.runs) == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.full)])
 def test_100_cold_clients_of_uvicorns_workers(
     spawn: Spawn, tmp_path: Path, redis_url: str, workers: int

@@ -121,7 +121,10 @@ def app_of(cached: Any) -> Starlette:
     return Starlette(routes=[Route("/", cached)])
 
 
-@pytest.mark.parametrize("ending", ["raises", "grows", "expires"])
+@pytest.mark.parametrize(
+    "ending",
+    ["raises", *(pytest.param(each, marks=pytest.mark.full) for each in ("grows", "expires"))],
+)
 def test_a_slow_reader_of_an_ended_run_of_another_process_holds_nobody_up(ending: str) -> None:
     runs = 0
 

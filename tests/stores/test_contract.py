@@ -818,6 +818,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("reply", ["", "STO"], ids=["nothing", "half a line"])
 def test_a_memcached_that_closes_instead_of_answering_is_a_store_error(reply: str) -> None:
     # In a process of its own: aiomcache's own code then never suspends again, and no time-out

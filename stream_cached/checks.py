@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from collections.abc import Collection
 from typing import Any, cast
 
 from stream_cached.errors import ConfigurationError
@@ -33,9 +34,20 @@ def require_function(name: str, value: object) -> None:
     )
 
 
+def is_items(value: Any) -> bool:
+    """Whether the value is a collection, and no text, which would be a collection of letters."""
+    return isinstance(value, Collection) and not isinstance(value, str | bytes)
+
+
+def require_items(name: str, value: Any, example: object) -> list[Any]:
+    """Return the items of a collection; a single item is refused."""
+    shown = value if value and isinstance(value, type(example)) else example
+    require(is_items(value), f"{name}={value!r}: pass a tuple, {name}=({shown!r},)")
+    return list(value)
+
+
 def require_names(name: str, value: Any) -> frozenset[str]:
-    require(not isinstance(value, str), f"{name}={value!r}: pass a tuple, {name}=({value!r},)")
-    names = list(value)
+    names = require_items(name, value, "name")
     require(
         all(isinstance(each, str) and each for each in names),
         f"{name}={names!r}: pass names of arguments",

@@ -255,7 +255,7 @@ class AiocacheHooks(Hooks):
         decorator.cache = cache
         timeout = SENTINEL if options.timeout is NOT_GIVEN else options.timeout
         if isinstance(cache, FallbackCache):
-            self._binding = cache.binding(timeout, options.secrets)
+            self._binding = cache.binding(timeout, self.secrets())
         else:
             self._binding = Binding(
                 cache,

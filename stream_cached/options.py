@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import MappingProxyType
@@ -12,9 +12,11 @@ from typing import Any, Literal, get_args
 
 from stream_cached.checks import (
     is_0,
+    is_items,
     require,
     require_bool,
     require_function,
+    require_items,
     require_names,
     require_seconds,
     require_seconds_or_0,
@@ -60,39 +62,37 @@ NO_KEY_ARGS: KeyArgs = MappingProxyType({})
 
 
 def _check_vary(name: str, vary: Any) -> Vary:
-    require(not isinstance(vary, str), f"vary={vary!r}: pass a tuple of names, vary=({vary!r},)")
-    functions = dict(vary) if isinstance(vary, Mapping) else dict.fromkeys(vary)
-    for header, function in functions.items():
+    for header in require_items(name, vary, "Accept"):
         require(
             isinstance(header, str) and _HEADER_NAME.fullmatch(header),
             f"vary={header!r} is no name of a header",
         )
+    functions = dict(vary) if isinstance(vary, Mapping) else dict.fromkeys(vary)
+    for header, function in functions.items():
         if function is not None:
             require_function(f"vary[{header!r}]", function)
     return functions
 
 
 def _check_methods(name: str, methods: Any) -> frozenset[str]:
-    require(not isinstance(methods, str), f'methods={methods!r}: pass a tuple, ("GET", "POST")')
-    names = frozenset(methods)
     require(
-        names and all(isinstance(each, str) for each in names),
-        f'methods={methods!r}: pass names of methods, ("GET", "POST")',
+        is_items(methods) and methods and all(isinstance(each, str) for each in methods),
+        f'methods={methods!r}: pass a tuple of names, ("GET", "POST")',
     )
-    return frozenset(each.upper() for each in names)
+    return frozenset(each.upper() for each in methods)
 
 
 def _check_statuses(name: str, statuses: Any) -> frozenset[int]:
-    codes = frozenset(statuses)
+    codes = require_items(name, statuses, 200)
     require(
         codes and all(isinstance(code, int) and 200 <= code <= 599 for code in codes),
         f"statuses={statuses!r}: pass final status codes, such as (200, 404)",
     )
     require(
-        codes.isdisjoint(NEVER_STORED),
+        NEVER_STORED.isdisjoint(codes),
         "statuses= has 206 or 304, which are parts of another response and can't be stored",
     )
-    return codes
+    return frozenset(codes)
 
 
 def _one_of(literal: Any, hint: str) -> Callable[[str, Any], Any]:
@@ -116,8 +116,7 @@ def _check_secret(name: str, secret: Any) -> tuple[bytes, ...] | None:
     """Return the secrets as bytes; no message shows one."""
     if secret is None:
         return None
-    is_collection = isinstance(secret, Collection) and not isinstance(secret, str | bytes)
-    secrets = tuple(secret) if is_collection else (secret,)
+    secrets = tuple(secret) if is_items(secret) else (secret,)
     require(
         secrets and all(isinstance(each, str | bytes) and each for each in secrets),
         "secret= has to be a str or bytes, or several of them, and none of them empty: pass 32 "
@@ -169,9 +168,9 @@ def _check_unguarded(name: str, unguarded: Any) -> frozenset[str]:
 # -- the options ----------------------------------------------------------------------------------
 
 
-def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
+def _option(default: Any, check: Callable[[str, Any], Any], *, repr: bool = True) -> Any:
     """Return a field. Its check takes name and value, and returns the value in its final type."""
-    return field(default_factory=lambda: default, metadata={"check": check})
+    return field(default_factory=lambda: default, metadata={"check": check}, repr=repr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +185,7 @@ class Options:
     stale_while_revalidate: float = _option(0.0, require_seconds_or_0)
     stale_if_error: float = _option(0.0, require_seconds_or_0)
     timeout: float | None = _option(NOT_GIVEN, _check_timeout)
-    secret: tuple[bytes, ...] | None = _option(None, _check_secret)
+    secret: tuple[bytes, ...] | None = _option(None, _check_secret, repr=False)
     replay: ReplayMode = _option("fast", _one_of(ReplayMode, '"fast" or "exact"'))
     resume: bool = _option(False, require_bool)
     authorized: Authorized = _option(

@@ -224,7 +224,15 @@ def test_other_limits_are_refused(decorator: Callable[..., Any], limits: Any) ->
     ("settings", "message"),
     [
         ({"vary": "Accept"}, "vary=('Accept',)"),
-        ({"methods": ()}, "methods=(): pass names of methods"),
+        ({"vary": None}, "vary=None: pass a tuple, vary=('Accept',)"),
+        ({"vary": 5}, "vary=5: pass a tuple"),
+        ({"vary": ([],)}, "vary=[] is no name of a header"),
+        ({"methods": ()}, "methods=(): pass a tuple of names"),
+        ({"methods": "POST"}, "methods='POST': pass a tuple of names"),
+        ({"methods": None}, "methods=None: pass a tuple"),
+        ({"methods": ([],)}, "methods=([],): pass a tuple of names"),
+        ({"statuses": 404}, "statuses=404: pass a tuple, statuses=(404,)"),
+        ({"statuses": ([],)}, "pass final status codes"),
         ({"statuses": (206,)}, "206"),
         ({"on_disconnect": "wait"}, 'on_disconnect=\'wait\': pass "finish" or "stop"'),
         ({"stale_while_revalidate": -1}, "stale_while_revalidate=-1: pass a number of seconds"),
@@ -240,6 +248,8 @@ def test_other_limits_are_refused(decorator: Callable[..., Any], limits: Any) ->
         ({"request_key": False, "authorized": "vary"}, "authorized= is about the request"),
         ({"key_args": str}, "pass functions by name"),
         ({"key_ignore": "user"}, "key_ignore=('user',)"),
+        ({"key_ignore": 5}, "key_ignore=5: pass a tuple"),
+        ({"unguarded": None}, "unguarded=None: pass a tuple"),
         ({"unguarded": ("state",)}, "unguarded='state': pass the name of a header"),
     ],
 )
@@ -259,6 +269,10 @@ def test_all_other_keyword_arguments_go_to_the_class_of_the_cache() -> None:
         cached(max_boddy=5)(report)
     with pytest.raises(ConfigurationError, match="MemoryCache does not accept"):
         cached(cache=MemoryCache, max_boddy=5)(report)
+
+
+def test_the_representation_shows_no_secret() -> None:
+    assert "a secret" not in repr(Options(secret=(b"a secret of 32 bytes",)))
 
 
 # -- what follows from the options ----------------------------------------------------------------

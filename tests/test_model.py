@@ -704,9 +704,11 @@ class World:
         since = [(run.ended or 0.0, run.is_complete) for run in reading]
         # The other process learns later that a run has failed.
         has_failed = any(ended > asking.asked - 1 for ended, complete in since if not complete)
-        # What is too much for the file is in the store, as long as an entry is.
+        # What is too much for the file is in the store, as long as an entry is; and so is what a
+        # hit has not read yet.
         has_slept = any(self.loop.time() - ended > TTL for ended, _ in since)
-        return has_failed or (has_slept and "slow reader" in str(asking.error))
+        is_from_store = any(part in asking.error for part in ("slow reader", "stored body"))
+        return has_failed or (has_slept and is_from_store)
 
     def _may_answer(self, run: Run, asking: Client) -> bool:
         if run.client is asking:
@@ -1154,11 +1156,46 @@ def told(config: Config, story: list[Happening]) -> None:
         teller.close()
 
 
+_USUAL_CLIENT: dict[str, Any] = {
+    "where": 0,
+    "kind": "a",
+    "permits": float("inf"),
+    "begins": True,
+    "raises": False,
+}
+_THEN: Then = (None, 0)
+
+
+def _asks(where: int = 0) -> Happening:
+    return "somebody_asks", _THEN, {**_USUAL_CLIENT, "where": where}
+
+
+def _yields(*sizes: int) -> Happening:
+    return "a_source_yields", _THEN, {"index": 0, "sizes": [*sizes]}
+
+
+_ENDS: Happening = ("a_source_ends", _THEN, {"index": 0, "how": "ends"})
+_MANY: Happening = ("many_ask", _THEN, {"where": 0, "kind": "a", "count": 2})
+
+
 @pytest.fixture(autouse=True, scope="module")
 def thaws() -> Iterator[None]:
     """What was kept out of sight of the garbage collector is seen again."""
     yield
     gc.unfreeze()
+
+
+def test_a_reader_does_not_join_a_run_that_another_process_has_ended_without_an_entry() -> None:
+    begin = [_asks(), _MANY, _yields(10), ("time_passes", _THEN, {"seconds": 0.01})]
+    # The store can't keep up with the last chunks, just when the last two ask.
+    end = [_yields(10), _yields(5000, 10), _MANY, _ENDS]
+    told(Config(max_pending=4096, fallback=False), [*begin, *end])
+
+
+def test_a_slow_store_does_not_make_a_stream_longer_than_max_duration() -> None:
+    slow: Happening = ("the_store_is_slow", _THEN, {"where": 0, "what": "all"})
+    held_up: Happening = ("the_loop_is_held_up", _THEN, {"seconds": 6})
+    told(Config(max_duration=15, fallback=False), [_asks(), slow, _ENDS, held_up, held_up, held_up])
 
 
 @given(configs, happenings)

@@ -211,6 +211,8 @@ class Recorder:
 
     async def commit(self) -> None:
         """Publish the complete body, or fail."""
+        # The stream is over: from here on, the store's own time-outs bound what is left.
+        self._stop_timers()
         declared = content_length(self._entry.headers)
         if reason := self._owner.objection():
             self.fail(reason)
@@ -221,8 +223,6 @@ class Recorder:
                 await self._commit()
         except StoreError as exc:
             self.fail(NotCached.STORE, exc)
-        finally:
-            self._stop_timers()
 
     async def settled(self) -> None:
         """Wait until the segments of a failed run are deleted."""

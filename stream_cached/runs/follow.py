@@ -115,7 +115,7 @@ class RemoteRun:
         try:
             async with asyncio.timeout(seconds):
                 while not (
-                    self._is_over or (self.head is not None and (self._alive_at or -1.0) >= since)
+                    self._is_over or (self.head is not None and (self._alive_at or 0.0) > since)
                 ):
                     await self._news.wait()
         except TimeoutError:

@@ -126,7 +126,9 @@ class Client:
         except TimeoutError:
             answer.error = f"nothing came for {PATIENCE} s"
         _fill(answer, client.response)
-        failed = answer.is_hit and not answer.of_fallback and self.trouble.since(began)
+        # Who joins late reads from the store, too: the chunks that memory does not keep.
+        reads_store = answer.is_hit or answer.is_joined
+        failed = reads_store and not answer.of_fallback and self.trouble.since(began)
         answer.may_break = answer.error is None and (failed or "/failing" in path)
         answer.error = answer.error or client.response.error
         self.seen[answer.cache_status] += 1

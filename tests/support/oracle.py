@@ -34,6 +34,11 @@ class Answer:
         return self.cache_status.startswith("stream-cached; hit")
 
     @property
+    def is_joined(self) -> bool:
+        """Whether it came from a run that another request had begun."""
+        return "; collapsed" in self.cache_status
+
+    @property
     def of_fallback(self) -> bool:
         """Whether the memory of the process stood in for the store."""
         return self.cache_status.endswith(FALLBACK)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -34,9 +34,16 @@ def examples(count: int = 100) -> settings:
 
 
 def load_profile(config: pytest.Config) -> None:
-    """Let Hypothesis know whether the run is a full one. To be called before tests are imported."""
-    settings.register_profile("full", deadline=None, max_examples=_EXAMPLES)
-    settings.register_profile("quick", deadline=None, max_examples=_EXAMPLES // 5)
+    """
+    Let Hypothesis know whether the run is a full one. To be called before tests are imported.
+
+    Each run tries the same examples, so that a change that fails is the one to blame. Another
+    `--hypothesis-seed` tries others.
+    """
+    is_same = config.getoption("hypothesis_seed", None) is None
+    kwargs: dict[str, Any] = {"deadline": None, "derandomize": is_same}
+    settings.register_profile("full", max_examples=_EXAMPLES, **kwargs)
+    settings.register_profile("quick", max_examples=_EXAMPLES // 5, **kwargs)
     settings.load_profile("quick" if is_quick(config) else "full")
 
 

@@ -165,7 +165,7 @@ async def run(chunks: Chunks, recording: Recording | None) -> int:
     """Read a run as `LiveResponse` does."""
     one = Run(None, "key", ANY)
     if recording is None:
-        one.refuse(ANY, alone=False)
+        one.refuse(ANY, alone_for=0.0)
     answer = Answer(HEAD, LIMITS, DisconnectShield(), finish_timeout=30)
     one.begin(IteratorSource(chunks(), "utf-8"), answer, recording)
     reader = one.read()

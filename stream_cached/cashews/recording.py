@@ -202,7 +202,7 @@ class Recording:
         try:
             return await self._record(self._original, scope)
         except BaseException:
-            self._run.fail(alone=False)
+            self._run.fail()
             raise
 
     async def _record(self, response: Response, scope: Scope) -> Response:

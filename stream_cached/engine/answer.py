@@ -16,6 +16,7 @@ from stream_cached.engine.outcome import (
     LeadOrStale,
     PassOn,
     PlainValue,
+    Raise,
     Serve,
     Stale,
     View,
@@ -33,6 +34,9 @@ async def answer(call: Call) -> Any:
     match await decide(call):
         case Serve(result):
             return result
+        case Raise(error, traceback):
+            # Each `raise` adds to the traceback: a hundred requests raise this one.
+            raise error.with_traceback(traceback)
         case Bypass() as decision:
             return await bypass(call, decision)
         case PassOn(event):

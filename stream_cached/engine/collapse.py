@@ -13,17 +13,25 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from stream_cached.engine.lookup import look_up
-from stream_cached.engine.outcome import Absent, Call, Decision, Lead, LeadOrStale, Serve, View
+from stream_cached.engine.outcome import (
+    Absent,
+    Call,
+    Decision,
+    Lead,
+    LeadOrStale,
+    Raise,
+    Serve,
+    View,
+)
 from stream_cached.engine.outcome import Stale as StaleEntry
 from stream_cached.engine.record import join
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.format.progress import Head, LeaseRecord, LeaseState
-from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.http.reasons import NOT_HANDED_ON_FOR, BypassError, Finding, NotCached
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY, Variant, variant_of
-from stream_cached.responses.produced import error_status
 from stream_cached.runs.follow import RemoteRun
 from stream_cached.runs.lease import Lease, read_lease
 from stream_cached.runs.registry import part_of
@@ -43,14 +51,12 @@ async def leading(run: Run | None) -> AsyncIterator[None]:
     with part_of(run):
         try:
             yield
-        except Exception as exc:
-            status = error_status(exc)
-            # An exception below 500 is an answer: it is no use to the requests that wait.
-            run.fail(alone=status is not None and status < 500)
+        except Exception:
+            run.fail()
             await run.released()
             raise
         except BaseException:
-            run.fail(alone=False)
+            run.fail()
             raise
     await run.released()
 
@@ -123,6 +129,8 @@ class Collapse:
             joined = await run.join(self._left, self._call.started)
             if joined is not None:
                 return Serve(join(self._call, view, joined))
+            if run.error is not None and isinstance(view.found, Absent):
+                return Raise(run.error, run.traceback)
         view = await look_up(self._call)
         if run.versions != view.resource.versions:
             # The run began before an invalidation.
@@ -185,7 +193,7 @@ class Collapse:
         self, holder: LeaseRecord, run: Run, view: View, variant: Variant
     ) -> tuple[Decision | View | None, Head | None]:
         if holder.state is LeaseState.ALONE:
-            run.refuse(holder.variant, alone=True)
+            run.refuse(holder.variant, alone_for=NOT_HANDED_ON_FOR)
             return _lead(view), None
         return await self._follow(run, view, variant, holder)
 
@@ -262,6 +270,8 @@ async def take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
 
 
 def _lead(view: View, run: Run | None = None) -> Decision:
+    if run is not None:
+        run.versions = dict(view.resource.versions)
     if isinstance(view.found, StaleEntry):
         return LeadOrStale(view, view.found, run)
     return Lead(view, run)

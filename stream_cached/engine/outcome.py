@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stream_cached.engine.values import Use
@@ -220,6 +221,14 @@ class Serve:
 
 
 @dataclass(frozen=True, slots=True)
+class Raise:
+    """The run that the call waited for has failed."""
+
+    error: Exception
+    traceback: TracebackType | None
+
+
+@dataclass(frozen=True, slots=True)
 class Bypass:
     """The call is not for the cache."""
 
@@ -251,4 +260,4 @@ class LeadOrStale:
     run: Run | None = None
 
 
-Decision = Serve | Bypass | PassOn | Lead | LeadOrStale
+Decision = Serve | Raise | Bypass | PassOn | Lead | LeadOrStale

@@ -10,6 +10,14 @@ from typing import Any
 
 from stream_cached.engine.lookup import detail_of
 from stream_cached.engine.outcome import Bypass, Call, Stale, View
+from stream_cached.engine.sharing import (
+    alone_for,
+    fail,
+    is_failure_for_all,
+    of_one_client,
+    variant_for,
+    varies_on,
+)
 from stream_cached.engine.values import store_value
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
@@ -18,9 +26,9 @@ from stream_cached.events import Answered, Outcome, bypassed
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
 from stream_cached.http.headers import content_length, vary_names
-from stream_cached.http.policy import is_failure, may_be_shared, why_not_stored
-from stream_cached.http.reasons import Finding, NotCached, Scope
-from stream_cached.keys.variants import ANY, Variant, variant_of
+from stream_cached.http.policy import is_failure, why_not_stored
+from stream_cached.http.reasons import NOT_HANDED_ON_FOR, Finding, NotCached
+from stream_cached.keys.variants import ANY, Variant
 from stream_cached.limits import Limits
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.guard import Guard
@@ -50,7 +58,12 @@ async def record(
     if not view.records:
         return pass_on(call, await execution.run(), Answered(Outcome.MISS, fwd=_fwd(call, view)))
     with execution.shielded(call.service.options.effective_finish_timeout) as shield:
-        executed = await execution.run_watched()
+        try:
+            executed = await execution.run_watched()
+        except Exception as exc:
+            if run is not None and not shield.has_revealed:
+                fail(call, view, run, exc)
+            raise
         result = executed.result
         if not call.service.hooks.accepts(call, view.resource, result):
             return _refuse(call, run, result, [Finding(NotCached.SKIPPED)])
@@ -116,20 +129,9 @@ def join(call: Call, view: View, joined: Joined) -> Any:
     )
 
 
-def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[Finding]:
-    """Return why an answer may be one client's own."""
-    findings, known = [], vary_names(headers)
-    if call.is_authorized and not may_be_shared(headers, age=0):
-        findings.append(Finding(NotCached.AUTHORIZATION))
-        known |= {"authorization"}
-    if guard is not None:
-        findings.extend(guard.findings(known))
-    return findings
-
-
 def _refuse(call: Call, run: Run | None, result: Any, findings: Sequence[Finding]) -> Any:
     if run is not None:
-        run.refuse(run.variant, alone=True)
+        run.refuse(run.variant, alone_for=alone_for((), findings))
     call.service.reporter.not_cached(*findings)
     return pass_on(call, result, bypassed(list(findings)))
 
@@ -187,8 +189,8 @@ class _Record:
 
     def _record_stream(self, made: Produced, source: Source) -> Any:
         """Return the response of a stream that is recorded while it is sent."""
-        entry, head = self._described(made)
         # The head of a response that sends by itself is known only now.
+        entry, head = self._described(made)
         findings = self._why_not_stored(made)
         if findings:
             self._refuse(made, findings)
@@ -268,8 +270,8 @@ class _Record:
 
     def _recording(self, entry: Entry, made: Produced) -> Recording:
         self._headers = made.headers
-        varies_on = self._varies_on(made.headers)
-        return Recording(self._resource, entry, varies_on, storage=self)
+        names = varies_on(self._call, made.headers)
+        return Recording(self._resource, entry, names, storage=self)
 
     @property
     def _max_body(self) -> int:
@@ -294,25 +296,26 @@ class _Record:
             findings.append(Finding(NotCached.INCOMPLETE))
         if (content_length(headers) or 0) > self._max_body:
             findings.append(Finding(NotCached.BODY_SIZE))
-        if self._call.request is None and self._varies_on(headers):
+        if self._call.request is None and varies_on(self._call, headers):
             findings.append(Finding(NotCached.NO_REQUEST))
         return findings
 
     def _refuse(self, made: Produced, findings: Sequence[Finding]) -> None:
         if isinstance(self._view.found, Stale) and is_failure(made.status):
             self._view.registry.back_off(self._resource.place)
-        names, variant = self._variant(made.headers)
-        # One after the other if the endpoint failed, or if its client has left.
-        alone = made.status < 500 and not all(f.reason.scope is Scope.PASSING for f in findings)
-        self._run.refuse(ANY if "*" in names else (names, variant), alone=alone)
-
-    def _varies_on(self, headers: RawHeaders) -> frozenset[str]:
-        return self._service.headers.varies_on(headers, keyed=self._call.keyed)
+        seconds = alone_for(made.headers, findings)
+        hands_on = is_failure_for_all(made.headers, findings)
+        if hands_on and (made.source is not None or made.sends_by_itself):
+            # The generator may read its own client's request: the others run their own.
+            seconds, hands_on = max(seconds, NOT_HANDED_ON_FOR), False
+        if hands_on:
+            entry, head = self._described(made)
+            answer = dataclasses.replace(self._answer(entry, head, made), background=None)
+            self._run.begin(None, answer, None)
+        self._run.refuse(self._variant(made.headers), alone_for=seconds, hands_on=hands_on)
 
     def _variant(self, headers: RawHeaders) -> Variant:
-        """Return what selects a response beyond its key, for this request."""
-        names = {*self._resource.names, *self._varies_on(headers)}
-        return variant_of(tuple(names), self._resource.select)
+        return variant_for(self._call, self._resource, headers)
 
     # -- the storage of the run -------------------------------------------------------------
 

@@ -57,6 +57,11 @@ def why_not_stored(
     """Return why the response's head forbids storing it; None if it may be stored."""
     if status in NEVER_STORED or status not in statuses:
         return NotCached.STATUS
+    return why_not_shared(headers)
+
+
+def why_not_shared(headers: Sequence[tuple[bytes, bytes]]) -> NotCached | None:
+    """Return why a response's headers forbid sharing it; None if it may be shared."""
     names = {name.lower() for name, _ in headers}
     # Stricter than RFC 9111, section 7.3, which lets Cache-Control decide about Set-Cookie.
     if b"set-cookie" in names:

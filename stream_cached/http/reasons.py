@@ -8,14 +8,24 @@ from dataclasses import dataclass
 
 from stream_cached.errors import StreamCachedError
 
+#: Seconds for which a response is remembered that may not be shared. Until then no request for it
+#: waits for another one (Varnish's hit-for-miss).
+NOT_SHARED_FOR = 120.0
+
+#: Seconds for which no request waits for a run after one whose answer could not be handed on.
+NOT_HANDED_ON_FOR = 1.0
+
 
 class Scope(enum.Enum):
     """What a reason says of other requests for the same."""
 
-    ANSWER = enum.auto()
-    """Another run would answer alike: no request waits for it."""
     PRIVATE = enum.auto()
-    """The same, found while the body was made: readers that joined are cut."""
+    """The answer may not be shared, nor may the next one: no request waits for a run, and readers
+    that joined are cut."""
+    UNSHARED = enum.auto()
+    """This answer can't be handed on. The next one may be another."""
+    FAILURE = enum.auto()
+    """The answer is not stored, and the requests that waited for it are given it."""
     LIMIT = enum.auto()
     """The body is not stored, but readers that joined may read it to its end."""
     STORE = enum.auto()
@@ -73,6 +83,7 @@ class NotCached(enum.Enum):
         "status",
         "its status is not among those that are stored",
         "pass statuses= if it may be stored",
+        Scope.FAILURE,
     )
     SET_COOKIE = (
         "set-cookie",
@@ -93,18 +104,26 @@ class NotCached(enum.Enum):
         "no-request",
         "no request reached the decorator, and the response can't be stored without one",
         "call the endpoint with its Request",
+        Scope.UNSHARED,
     )
     RESPONSE = (
         "response",
         "the function set a status or headers on the Response that it was given",
         "return a Response with them",
+        Scope.UNSHARED,
     )
     ITERATOR = (
         "iterator",
         "the function returned an iterator, which can be read only once",
         "return a StreamingResponse over it",
+        Scope.UNSHARED,
     )
-    SKIPPED = ("skip-cache-func", "skip_cache_func says so", "nothing is wrong")
+    SKIPPED = (
+        "skip-cache-func",
+        "skip_cache_func says so",
+        "nothing is wrong",
+        Scope.UNSHARED,
+    )
     SWITCHED_OFF = (
         "switched-off",
         "the call or the environment (AIOCACHE_DISABLE) switched the cache off",
@@ -154,7 +173,7 @@ class NotCached(enum.Enum):
         Scope.PASSING,
     )
 
-    def __init__(self, word: str, sentence: str, fix: str, scope: Scope = Scope.ANSWER) -> None:
+    def __init__(self, word: str, sentence: str, fix: str, scope: Scope = Scope.PRIVATE) -> None:
         self.word = word
         self.sentence = sentence
         self.fix = fix
@@ -164,6 +183,17 @@ class NotCached(enum.Enum):
     def is_lasting(self) -> bool:
         """Whether a run that was recorded in vain would be so again."""
         return self.scope in (Scope.PRIVATE, Scope.LIMIT)
+
+    @property
+    def alone_for(self) -> float:
+        """Seconds for which no request for the same waits for another one."""
+        match self.scope:
+            case Scope.PRIVATE:
+                return NOT_SHARED_FOR
+            case Scope.UNSHARED | Scope.LIMIT:
+                return NOT_HANDED_ON_FOR
+            case _:
+                return 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class Execution:
     kwargs: dict[str, Any]
     incoming: Incoming | None
     terms: Terms | None
+    guard: Guard | None = None
+    """What notices the reads of the request while the endpoint runs."""
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -45,7 +47,7 @@ class Execution:
     async def run_watched(self, *, release: bool = False) -> Executed:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
-        guard = self._guard()
+        guard = self.guard = self._guard()
         given = self.args, self.kwargs
         args, kwargs = given if guard is None else guard.given(*given)
         try:

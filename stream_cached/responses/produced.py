@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from stream_cached.request.guard import Guard
@@ -99,6 +100,19 @@ def with_header(
     clone.__dict__.pop("_headers", None)
     clone.raw_headers = [*(response.raw_headers if headers is None else headers), header]
     return clone
+
+
+def error_headers(exc: BaseException) -> RawHeaders:
+    """Return the headers of an exception that is an answer."""
+    headers = getattr(exc, "headers", None)
+    if not isinstance(exc, HTTPException) or not headers:
+        return []
+    return [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+
+
+def is_disconnect(exc: BaseException) -> bool:
+    """Whether an exception says that the client of its request has left."""
+    return isinstance(exc, ClientDisconnect)
 
 
 def error_status(exc: BaseException) -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from stream_cached.keys.variants import Select, Variant, is_for
@@ -41,7 +42,12 @@ class Claim:
         self._registry = registry
         self.is_listed = True
         self._is_unlisted = False
-        self._alone = False
+        self.error: Exception | None = None
+        """What the endpoint raised, if the requests that waited may be given it."""
+        self.traceback: TracebackType | None = None
+        self.hands_on_refusal = False
+        """Whether the requests that waited may be given the answer, though it is not stored."""
+        self._alone_for = 0.0
         self._answered = asyncio.Event()
 
     def is_for(self, select: Select | None) -> bool:
@@ -75,7 +81,7 @@ class Claim:
 
     def retire(self) -> None:
         """Let no other request of this process join, though the run may go on."""
-        self._leave_registry(alone=False)
+        self._leave_registry(alone_for=0.0)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -100,9 +106,18 @@ class Claim:
         self.advance(Event.CLOSE)
         await self.released()
 
-    def fail(self, *, alone: bool) -> None:
-        """Note that the endpoint has raised; `alone` if the exception is an answer."""
-        self._alone = self._alone or alone
+    def fail(
+        self, error: Exception | None = None, variant: Variant | None = None, alone_for: float = 0.0
+    ) -> None:
+        """
+        Note that the endpoint has raised.
+
+        The requests that waited are given the `error`, if they are for the `variant`.
+        """
+        if error is not None:
+            self.error, self.traceback = error, error.__traceback__
+        self.variant = variant or self.variant
+        self._alone_for = max(self._alone_for, alone_for)
         self.advance(Event.RAISE)
 
     def bring_value(self, versions: Mapping[str, bytes]) -> None:
@@ -110,9 +125,14 @@ class Claim:
         self.brought_value, self.versions = True, versions
         self.advance(Event.VALUE)
 
-    def refuse(self, variant: Variant, *, alone: bool) -> None:
-        """Note that the answer is not stored; `alone` if no response of it can be shared."""
-        self.variant, self._alone = variant, alone
+    def refuse(self, variant: Variant, *, alone_for: float, hands_on: bool = False) -> None:
+        """
+        Note that the answer is not stored.
+
+        For `alone_for` seconds no request for the variant waits for another one. `hands_on` says
+        that the requests that waited are given the answer.
+        """
+        self.variant, self._alone_for, self.hands_on_refusal = variant, alone_for, hands_on
         self.advance(Event.REFUSE)
 
     # -- the end ----------------------------------------------------------------------------
@@ -127,12 +147,14 @@ class Claim:
             # By the next time, another run of the variant may have been shared.
             return
         self._is_unlisted = True
-        self._leave_registry(alone=self._alone)
+        self._leave_registry(alone_for=self._alone_for)
         if self.lease is not None:
-            self.lease.release(alone=self.variant if self._alone else None)
+            self.lease.release(
+                alone=self.variant if self._alone_for else None, alone_for=self._alone_for
+            )
 
-    def _leave_registry(self, *, alone: bool) -> None:
+    def _leave_registry(self, *, alone_for: float) -> None:
         self.is_listed = False
         if self._registry is not None:
-            self._registry.remove(self, alone=alone)
+            self._registry.remove(self, alone_for=alone_for)
         self._answered.set()

@@ -20,6 +20,8 @@ async def join(run: Run, seconds: float, since: float) -> Joined | None:
     The first chunk may take so many `seconds`; otherwise `BypassError` is raised. `since` is the
     begin of the request, by the monotonic clock.
     """
+    if run.hands_on_refusal and run.answer is not None:
+        return Joined(run, run.answer, None)
     if not run.is_listed:
         return None
     # The run of a process that was killed looks as if it went on.

@@ -28,8 +28,8 @@ LEASE_TTL = 5.0
 #: Seconds after which it is renewed, so that others see that its holder is alive.
 BEAT = 0.5
 
-#: Seconds for which other processes learn that a response could not be shared. Each process then
-#: remembers it for longer.
+#: Seconds for which other processes learn at most that a response could not be shared. A process
+#: that has run the endpoint itself may remember it for longer.
 ALONE_FOR = 10.0
 
 #: Seconds that a released lease still exists. Not every store can delete with compare-and-set.
@@ -185,12 +185,13 @@ class Lease:
 
     # -- its end ----------------------------------------------------------------------------
 
-    def release(self, *, alone: Variant | None = None) -> None:
+    def release(self, *, alone: Variant | None = None, alone_for: float = ALONE_FOR) -> None:
         """
         Let another process run, or find what was stored.
 
         Args:
-            alone: A variant whose response can't be shared: all requests for it run, for a while.
+            alone: A variant whose response can't be shared: no request for it waits.
+            alone_for: For how many seconds, 10 at most.
         """
         if self._is_released:
             return
@@ -201,9 +202,12 @@ class Lease:
         if self._timer is not None:
             self._timer.cancel()
         with Deadline(None):
-            self._work = spawn(self._release(self._work, alone))
+            seconds = min(alone_for, ALONE_FOR)
+            self._work = spawn(self._release(self._work, alone, seconds))
 
-    async def _release(self, renewal: asyncio.Task[None] | None, alone: Variant | None) -> None:
+    async def _release(
+        self, renewal: asyncio.Task[None] | None, alone: Variant | None, alone_for: float
+    ) -> None:
         if renewal is not None:
             await asyncio.wait([renewal])
         is_told = await self.channel.tell_last_word()
@@ -211,7 +215,7 @@ class Lease:
             if alone is None:
                 await self._replace(self._encoded(LeaseState.RELEASED), _GONE_AFTER)
             else:
-                await self._replace(self._encoded(LeaseState.ALONE, alone), ALONE_FOR)
+                await self._replace(self._encoded(LeaseState.ALONE, alone), alone_for)
         except StoreError:
             abandon(self.token)
         await self.channel.close(keep_progress=is_told)

@@ -15,10 +15,6 @@ from stream_cached.keys.variants import Select, Variant, is_for, variant_of
 from stream_cached.runs.claim import Claim
 from stream_cached.runs.run import Run
 
-#: Seconds for which a variant is remembered whose response could not be shared. Until then no
-#: request for it waits for another one (Varnish's hit-for-miss).
-NOT_SHARED_FOR = 120.0
-
 #: Seconds for which a stale entry is not refreshed again after a refresh has failed.
 BACK_OFF = 5.0
 
@@ -97,16 +93,16 @@ class RunRegistry:
     def __contains__(self, run: Run) -> bool:
         return run in self._runs.get(run.key, [])
 
-    def remove(self, run: Claim, *, alone: bool) -> None:
-        """Take a run away. Remember its variant if the response can't be shared."""
+    def remove(self, run: Claim, *, alone_for: float) -> None:
+        """Take a run away. For so many seconds, no request for its variant waits for another."""
         runs = self._runs.get(run.key, [])
         if run in runs:
             self.ended += 1
             runs.remove(run)
             if not runs:
                 del self._runs[run.key]
-        if alone:
-            self._hit_for_miss.add(run.key, run.variant)
+        if alone_for:
+            self._hit_for_miss.add(run.key, run.variant, alone_for)
 
     def share_again(self, key: str, select: Select | None) -> None:
         """Forget that the response to a request could not be shared."""
@@ -188,14 +184,14 @@ class HitForMiss:
     def __init__(self) -> None:
         self._until: dict[str, dict[Variant, float]] = {}
 
-    def add(self, key: str, variant: Variant) -> None:
+    def add(self, key: str, variant: Variant, seconds: float) -> None:
         until = self._until.pop(key, {})
         until.pop(variant, None)
         if len(self._until) >= _MAX_KEYS:
             del self._until[next(iter(self._until))]
         if len(until) >= _MAX_VARIANTS:
             del until[next(iter(until))]
-        until[variant] = time.monotonic() + NOT_SHARED_FOR
+        until[variant] = time.monotonic() + seconds
         self._until[key] = until
 
     def variants(self, key: str) -> list[Variant]:

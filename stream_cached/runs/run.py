@@ -297,7 +297,7 @@ class Run(Claim):
         """Note that there will be no entry."""
         if self._storage is not None:
             self._storage.unstored(reason, cause)
-        self._alone = reason.is_lasting
+        self._alone_for = reason.alone_for
         self._cut_because = _PRIVATE if reason.scope is Scope.PRIVATE else ""
         self.advance(Event.UNSTORE)
         if self.audience is not None:

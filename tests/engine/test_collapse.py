@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -174,36 +174,7 @@ def test_a_session_outlives_the_run_though_its_client_has_left(
     assert "closed" in after
 
 
-def test_a_run_that_raises_before_its_first_byte_is_followed_by_one_other(
-    serve: Serve, cache_url: str
-) -> None:
-    gate, reached = Gate(), Gate()
-    runs = 0
-
-    @stream_cached(ttl=60, cache=cache_url)
-    async def endpoint(request: Request) -> Response:
-        nonlocal runs
-        runs += 1
-        if runs == 1:
-            reached.open()
-            await gate.passed()
-            raise HTTPException(503)
-        return StreamingResponse(iter([b"whole"]))
-
-    server = serve(Starlette(routes=[Route("/", endpoint)]))
-    waiting = Waiting(server.port, 20)
-    reached.wait()
-    wait_until(lambda: server.requests_running == 20)
-    gate.open()
-    answers = waiting.answers()
-    assert sorted(answer.status for answer in answers) == [200] * 19 + [503]
-    assert runs == 2
-
-
-@pytest.mark.parametrize("where", ["endpoint", "status", "generator"])
-def test_one_after_the_other_runs_while_the_endpoint_fails(
-    serve: Serve, cache_url: str, where: str
-) -> None:
+def test_one_after_the_other_runs_while_the_generator_fails(serve: Serve, cache_url: str) -> None:
     gate, reached = Gate(), Gate()
     runs, running, most = 0, 0, 0
 
@@ -219,10 +190,6 @@ def test_one_after_the_other_runs_while_the_endpoint_fails(
         running -= 1
         if run > 3:
             return StreamingResponse(iter([b"whole"]))
-        if where == "endpoint":
-            raise LookupError
-        if where == "status":
-            return PlainTextResponse("no", 500)
 
         async def body() -> AsyncIterator[bytes]:
             raise LookupError
@@ -278,35 +245,6 @@ def test_what_can_not_be_shared_queues_nobody_up(
     # And for a while, nobody waits.
     hold, gate = Gate(), Gate()
     assert fetch(server.port).body == b"11"
-
-
-@pytest.mark.parametrize("status", [403, 404])
-def test_who_waits_for_one_who_is_refused_is_not_queued_up(
-    serve: Serve, cache_url: str, status: int
-) -> None:
-    gate, hold, reached = Gate(), Gate(), Gate()
-    runs = 0
-
-    @stream_cached(ttl=60, cache=cache_url, wait_timeout=25)
-    async def endpoint(request: Request) -> Response:
-        nonlocal runs
-        runs += 1
-        if runs == 1:
-            reached.open()
-            await gate.passed()
-        else:
-            await hold.passed()
-        raise HTTPException(status)
-
-    server = serve(Starlette(routes=[Route("/", endpoint)]))
-    waiting = Waiting(server.port, 10)
-    reached.wait()
-    wait_until(lambda: server.requests_running == 10)
-    gate.open()
-    # All others at once.
-    wait_until(lambda: runs == 10)
-    hold.open()
-    assert [answer.status for answer in waiting.answers()] == [status] * 10
 
 
 @pytest.mark.parametrize("length", [None, 12])

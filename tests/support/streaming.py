@@ -27,7 +27,7 @@ def run_of(
 ) -> Run:
     """Return a run that is not recorded."""
     run = Run(None, "key", ANY)
-    run.refuse(ANY, alone=False)
+    run.refuse(ANY, alone_for=0)
     limits = Limits(max_ahead=max_ahead)
     answer = Answer(HEAD, limits, DisconnectShield(), finish_timeout, background=background)
     run.begin(source, answer, None)

@@ -1,0 +1,69 @@
+"""May an answer be given to the other requests that want the same, and to which of them?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stream_cached.engine.outcome import Call, View
+from stream_cached.entries.resource import Resource
+from stream_cached.http import policy
+from stream_cached.http.headers import vary_names
+from stream_cached.http.policy import why_not_shared
+from stream_cached.http.reasons import Finding, NotCached, Scope
+from stream_cached.keys.variants import ANY, Variant, variant_of
+from stream_cached.request.guard import Guard
+from stream_cached.responses.messages import RawHeaders
+from stream_cached.responses.produced import error_headers, is_disconnect
+from stream_cached.runs.run import Run
+
+
+def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[Finding]:
+    """Return why an answer may be one client's own."""
+    findings, known = [], vary_names(headers)
+    if call.is_authorized and not policy.may_be_shared(headers, age=0):
+        findings.append(Finding(NotCached.AUTHORIZATION))
+        known |= {"authorization"}
+    if guard is not None:
+        findings.extend(guard.findings(known))
+    return findings
+
+
+def varies_on(call: Call, headers: RawHeaders) -> frozenset[str]:
+    """Return the names of the headers that select an answer, beyond its key."""
+    return call.service.headers.varies_on(headers, keyed=call.keyed)
+
+
+def variant_for(call: Call, resource: Resource, headers: RawHeaders) -> Variant:
+    """Return what selects an answer beyond its key, for the request of a call."""
+    names = {*resource.names, *varies_on(call, headers)}
+    return ANY if "*" in names else variant_of(tuple(names), resource.select)
+
+
+def alone_for(headers: RawHeaders, findings: Sequence[Finding]) -> float:
+    """Return the seconds for which no request for the same waits for another one."""
+    reasons = {finding.reason for finding in findings} | {why_not_shared(headers)}
+    return max((reason.alone_for for reason in reasons if reason is not None), default=0.0)
+
+
+def is_failure_for_all(headers: RawHeaders, findings: Sequence[Finding]) -> bool:
+    """Whether an answer is not stored only because of its status, and may be shared."""
+    is_failure = all(finding.reason.scope is Scope.FAILURE for finding in findings)
+    return is_failure and why_not_shared(headers) is None
+
+
+def fail(call: Call, view: View, run: Run, error: Exception) -> None:
+    """
+    End a run whose endpoint has raised.
+
+    The requests that waited for it are given the exception if they would have been given a response
+    (singleflight). Otherwise they run the endpoint themselves, side by side.
+    """
+    headers = error_headers(error)
+    findings = of_one_client(call, headers, call.execution.guard)
+    if call.request is None and varies_on(call, headers):
+        findings.append(Finding(NotCached.NO_REQUEST))
+    # The disconnect of its own client is no failure of the endpoint.
+    is_own = bool(findings) or is_disconnect(error)
+    may_be_shared = not is_own and why_not_shared(headers) is None
+    variant = variant_for(call, view.resource, headers)
+    run.fail(error if may_be_shared else None, variant, alone_for(headers, findings))

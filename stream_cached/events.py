@@ -22,6 +22,7 @@ _QUIET = frozenset(
     {
         # The state of a store has log lines of its own.
         NotCached.STORE,
+        NotCached.RANGE,
         NotCached.STATUS,
         NotCached.SKIPPED,
         NotCached.SWITCHED_OFF,

@@ -33,7 +33,7 @@ from stream_cached.format.codec import UnsoundError, decode_record, encode_recor
 from stream_cached.format.envelope import is_ours, key_digest
 from stream_cached.format.records import Entry
 from stream_cached.http.cache_status import cache_status
-from stream_cached.http.headers import content_length, vary_names
+from stream_cached.http.headers import answers_ranges, content_length, vary_names
 from stream_cached.http.policy import why_not_stored
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.responses.stored import stored_response
@@ -109,6 +109,9 @@ def _why_not_stored(response: Response) -> NotCached | None:
     headers = response.raw_headers
     if (content_length(headers) or 0) > OPTIONS.limits.max_body:
         return NotCached.BODY_SIZE
+    if answers_ranges(headers):
+        # cashews answers a hit without a look at the request, which may ask for a range.
+        return NotCached.RANGE
     reason = why_not_stored(response.status_code, headers, OPTIONS.statuses)
     # The values of the headers in Vary are unknown here.
     return NotCached.NO_REQUEST if reason is None and vary_names(headers) else reason

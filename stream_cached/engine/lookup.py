@@ -21,7 +21,9 @@ from stream_cached.entries.replay import Replay
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import BrokenStreamError, StoreUnavailableError
 from stream_cached.events import Answered, Outcome
+from stream_cached.http.headers import answers_ranges
 from stream_cached.http.policy import may_be_shared, may_be_stale
+from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.responses.stored import ReplayResponse, stored_response
 from stream_cached.runs.registry import registry_of
 
@@ -31,6 +33,7 @@ async def look_up(call: Call) -> View:
     Find what can answer a call, in the store or in the memory that stands in for it.
 
     Raises:
+        BypassError: Nothing can answer a request for a range.
         StoreError: The store failed.
     """
     binding = call.service.hooks.binding()
@@ -60,7 +63,9 @@ async def _look_up_in(call: Call, use: Use) -> View:
         found = Absent()
         with use.deadline:
             await resource.look_up()
-    lacks = call.writes and isinstance(found, Absent | Stale)
+    if call.has_range and isinstance(found, Absent):
+        raise BypassError(Finding(NotCached.RANGE))
+    lacks = call.writes and not call.has_range and isinstance(found, Absent | Stale)
     records = lacks and not call.is_head
     if records:
         with use.deadline:
@@ -128,6 +133,9 @@ async def find_entry(
         return found
     now = time.time()
     entry = found.entry
+    if call.has_range and answers_ranges(entry.headers):
+        # The endpoint answers ranges of it, and the cache does not.
+        return Absent()
     if call.is_authorized and not may_be_shared(entry.headers, now - entry.stored_at):
         return Absent()
     if entry.fresh_until is not None and entry.fresh_until <= now:

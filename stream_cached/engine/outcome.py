@@ -41,6 +41,8 @@ class RequestView:
     """Returns the digest of the request's values for some headers."""
     is_authorized: bool = False
     """Whether it carries Authorization, so that its answer may be one user's own."""
+    has_range: bool = False
+    """Whether it asks for a part of the response, or for several parts."""
 
     @classmethod
     def of(cls, incoming: Incoming) -> RequestView:
@@ -54,6 +56,7 @@ class RequestView:
             headers=scope["headers"],
             select=incoming.select,
             is_authorized=incoming.is_authorized,
+            has_range=incoming.has_range,
         )
 
     @property
@@ -114,9 +117,18 @@ class Call:
         return self.request is not None and self.request.is_authorized
 
     @property
+    def has_range(self) -> bool:
+        """
+        Whether the request has a Range.
+
+        What the endpoint answers may be a part, so the call neither leads a run nor joins one.
+        """
+        return self.request is not None and self.request.has_range
+
+    @property
     def collapses(self) -> bool:
         """Whether the call may wait for the run of another one."""
-        return self.reads and not self.is_authorized
+        return self.reads and not self.is_authorized and not self.has_range
 
 
 # -- what a look-up can find --------------------------------------------------------------------

@@ -50,3 +50,14 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     return [value for key, value in headers if key.lower() == name]
+
+
+def answers_ranges(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """
+    Whether a response says that its server answers ranges of it (RFC 9110, section 14.3).
+
+    This is how an entry tells that it came from a `FileResponse`. The class is not stored, and says
+    less: other responses answer ranges, too, and a client asks for ranges where it was told so.
+    """
+    units = list_members(header_values(headers, b"accept-ranges"))
+    return any(unit != "none" for unit in units)

@@ -47,6 +47,11 @@ class NotCached(enum.Enum):
         'pass methods=("GET", "POST") if it only asks, and changes nothing: its body is then part '
         "of the key",
     )
+    RANGE = (
+        "range",
+        "ranges are answered by the endpoint, and not by the cache",
+        "nothing is wrong",
+    )
     UPLOAD = (
         "upload",
         "it uploads a file or a large body",

@@ -91,6 +91,11 @@ class Incoming:
             raise BypassError(Finding(NotCached.UPLOAD))
 
     @property
+    def has_range(self) -> bool:
+        """Whether it asks for a part of the response, in whatever unit."""
+        return bool(self._values(b"range"))
+
+    @property
     def may_have_body(self) -> bool:
         """Whether there may be a body; in HTTP/2 it need not be announced."""
         if self.scope["method"] not in ("GET", "HEAD"):

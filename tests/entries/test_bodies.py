@@ -286,22 +286,6 @@ def test_a_file_response_is_stored_and_replayed(
     assert runs.count == 1
 
 
-def test_a_miss_on_a_file_with_a_range_stores_the_whole_file(
-    serve: Serve, cache_url: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(range(256)))
-    runs = Runs(lambda: FileResponse(path))
-    port = serve(app_of(stream_cached(ttl=60, cache=cache_url)(runs.__call__))).port
-
-    fetch(port, headers={"Range": "bytes=0-9"})
-    hit = fetch(port)
-
-    assert hit.status == 200
-    assert hit.body == bytes(range(256))
-    assert runs.count == 1
-
-
 # -- keys and ttls --------------------------------------------------------------------------------
 
 

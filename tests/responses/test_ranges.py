@@ -1,0 +1,244 @@
+"""Ranges: whoever asks for one is answered as by the same endpoint without the decorator."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cashews import Cache
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+import stream_cached.cashews
+from stream_cached import stream_cached as cached
+from tests.conftest import Serve
+from tests.support.gates import Gate, wait_until
+from tests.support.http_client import RawResponse, fetch
+from tests.support.logs import warnings
+
+HIT = "stream-cached; hit"
+MISS = "stream-cached; fwd=uri-miss; stored"
+BYPASS = 'stream-cached; fwd=bypass; detail="range"'
+
+SIZE = 300_000
+
+Make = Callable[[Path], Response]
+
+
+class OwnFileResponse(FileResponse):
+    chunk_size = 1000
+
+
+class Blob(Response):
+    """A response that is no file, and answers a range by itself."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content, headers={"accept-ranges": "bytes", "etag": '"1"'})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = Headers(scope=scope).get("range")
+        response = Response(self.body, headers={"accept-ranges": "bytes", "etag": '"1"'})
+        if asked is not None:
+            first, last = (int(number) for number in asked.removeprefix("bytes=").split("-"))
+            response = Response(self.body[first : last + 1], 206, {"accept-ranges": "bytes"})
+            response.headers["content-range"] = f"bytes {first}-{last}/{len(self.body)}"
+        await response(scope, receive, send)
+
+
+FILES: dict[str, Make] = {
+    "file": FileResponse,
+    "subclass": OwnFileResponse,
+    "download": lambda path: FileResponse(path, filename="a file.bin", media_type="video/mp4"),
+    "private": lambda path: FileResponse(path, headers={"cache-control": "private"}),
+}
+
+RANGES: dict[str, dict[str, str]] = {
+    "first bytes": {"Range": "bytes=0-99"},
+    "resumed": {"Range": "bytes=299000-"},
+    "last bytes": {"Range": "bytes=-8"},
+    "several": {"Range": "bytes=0-9, 100-199, 299990-"},
+    "not satisfiable": {"Range": f"bytes={SIZE}-"},
+    "malformed": {"Range": "bytes=a-b"},
+    "another unit": {"Range": "rows=0-9"},
+    "the same file": {"Range": "bytes=0-9", "If-Range": "{etag}"},
+    "another file": {"Range": "bytes=0-9", "If-Range": '"another"'},
+    "the same date": {"Range": "bytes=5-", "If-Range": "{last-modified}"},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "file.bin"
+    file.write_bytes(os.urandom(SIZE))
+    return file
+
+
+def serve_both(
+    serve: Serve, make: Callable[[], Response], *, sync: bool = False, **settings: Any
+) -> int:
+    """Serve one endpoint at `/plain`, and decorated at `/cached`."""
+
+    async def endpoint(request: Request) -> Response:
+        return make()
+
+    def in_thread(request: Request) -> Response:
+        return make()
+
+    decorated = cached(**{"ttl": 60, **settings})(in_thread if sync else endpoint)
+    return serve(Starlette(routes=[Route("/plain", endpoint), Route("/cached", decorated)])).port
+
+
+def seen(response: RawResponse) -> tuple[object, ...]:
+    """What a client sees of a response, without what differs from one transfer to the next."""
+    boundary = re.search(r"boundary=(\w+)", response.header("content-type") or "")
+    headers = sorted(
+        (name.lower(), value)
+        for name, value in response.headers
+        if name.lower() not in (b"date", b"cache-status")
+    )
+    text = repr((headers, response.body))
+    if boundary is not None:
+        text = text.replace(boundary[1], "-")
+    return response.status, response.complete, text
+
+
+def filled(headers: Mapping[str, str], whole: RawResponse) -> dict[str, str]:
+    values = {name: whole.header(name) for name in ("etag", "last-modified")}
+    return {name: value.format_map(values) for name, value in headers.items()}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("asked", RANGES)
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_file_is_answered_as_without_the_decorator(
+    serve: Serve, cache_url: str, path: Path, sync: bool, kind: str, asked: str, method: str
+) -> None:
+    port = serve_both(serve, lambda: FILES[kind](path), sync=sync, cache=cache_url)
+    headers = filled(RANGES[asked], fetch(port, "/plain"))
+    plain = fetch(port, "/plain", headers, method=method)
+
+    cold = fetch(port, "/cached", headers, method=method)
+    wholes = [fetch(port, "/cached") for _ in range(2)]
+    warm = fetch(port, "/cached", headers, method=method)
+
+    assert [seen(cold), seen(warm)] == [seen(plain)] * 2
+    assert [whole.body for whole in wholes] == [path.read_bytes()] * 2
+    if kind != "private":
+        assert [whole.header("cache-status") for whole in wholes] == [MISS, HIT]
+    if plain.status in (200, 206):
+        assert [cold.header("cache-status"), warm.header("cache-status")] == [BYPASS] * 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"unguarded": ("headers",)}, {"key": "blob"}])
+def test_another_response_that_answers_ranges(
+    serve: Serve, cache_url: str, settings: dict[str, Any]
+) -> None:
+    content = os.urandom(1000)
+    port = serve_both(serve, lambda: Blob(content), cache=cache_url, **settings)
+    headers = {"Range": "bytes=10-19"}
+    plain = fetch(port, "/plain", headers)
+    assert (plain.status, plain.body) == (206, content[10:20])
+    for _ in range(2):
+        assert seen(fetch(port, "/cached", headers)) == seen(plain)
+        assert fetch(port, "/cached").body == content
+
+
+def test_a_range_is_answered_while_another_request_runs(
+    serve: Serve, cache_url: str, path: Path
+) -> None:
+    begun, gate = Gate(), Gate()
+
+    async def endpoint(request: Request) -> Response:
+        if not begun.is_open:
+            begun.open()
+            await gate.passed()
+        return FileResponse(path)
+
+    decorated = cached(ttl=60, cache=cache_url)(endpoint)
+    server = serve(Starlette(routes=[Route("/", decorated)]))
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(fetch, server.port)
+        begun.wait()
+        part = fetch(server.port, headers={"Range": "bytes=0-9"})
+        gate.open()
+        assert whole.result().body == path.read_bytes()
+    assert (part.status, part.body) == (206, path.read_bytes()[:10])
+    assert fetch(server.port).header("cache-status") == HIT
+
+
+def test_a_range_of_a_stale_file(serve: Serve, cache_url: str, path: Path) -> None:
+    settings: dict[str, Any] = {"ttl": 0.05, "stale_while_revalidate": 60, "stale_if_error": 60}
+    port = serve_both(serve, lambda: FileResponse(path), cache=cache_url, **settings)
+    fetch(port, "/cached")
+    headers = {"Range": "bytes=0-9"}
+    plain = fetch(port, "/plain", headers)
+    wait_until(lambda: "ttl=" in (fetch(port, "/cached").header("cache-status") or ""))
+    assert seen(fetch(port, "/cached", headers)) == seen(plain)
+
+
+async def numbers() -> AsyncIterator[bytes]:
+    for number in range(1000):
+        yield b"%d\n" % number
+
+
+def test_a_stream_is_answered_whole_from_its_entry(serve: Serve, cache_url: str) -> None:
+    port = serve_both(serve, lambda: StreamingResponse(numbers()), cache=cache_url)
+    headers = {"Range": "bytes=0-9"}
+    cold, whole, warm = (fetch(port, "/cached", each) for each in (headers, {}, headers))
+    assert [each.header("cache-status") for each in (cold, whole, warm)] == [BYPASS, MISS, HIT]
+    assert [each.status for each in (cold, whole, warm)] == [200] * 3
+    assert cold.body == whole.body == warm.body
+
+
+def test_a_stale_stream_is_answered_whole_and_not_refreshed(serve: Serve, cache_url: str) -> None:
+    settings: dict[str, Any] = {"ttl": 0.05, "stale_while_revalidate": 60}
+    port = serve_both(serve, lambda: StreamingResponse(numbers()), cache=cache_url, **settings)
+    fetch(port, "/cached")
+    headers = {"Range": "bytes=0-9"}
+    stale = "stream-cached; hit; ttl="
+
+    def is_stale() -> bool:
+        answer = fetch(port, "/cached", headers)
+        assert answer.status == 200
+        return (answer.header("cache-status") or "").startswith(stale)
+
+    wait_until(is_stale)
+    # A run under a request for a range might record what only that request is to have.
+    assert all(is_stale() for _ in range(3))
+
+
+def test_no_warning(
+    serve: Serve, cache_url: str, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = serve_both(serve, lambda: FileResponse(path), cache=cache_url)
+    for _ in range(3):
+        fetch(port, "/cached", {"Range": "bytes=0-9"})
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_cashews(serve: Serve, path: Path, warm: bool) -> None:
+    cache = Cache()
+    cache.setup("mem://")
+    decorated = stream_cached.cashews.stream_cached(cache, ttl=60)
+
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(path)
+
+    app = Starlette(routes=[Route("/plain", endpoint), Route("/cached", decorated(endpoint))])
+    port = serve(app).port
+    if warm:
+        assert [fetch(port, "/cached").header("cache-status") for _ in "12"] == [MISS, HIT]
+    headers = {"Range": "bytes=0-9, 100-"}
+    assert seen(fetch(port, "/cached", headers)) == seen(fetch(port, "/plain", headers))

@@ -148,6 +148,16 @@ class Reporter:
             exc_info=cause if isinstance(cause, Exception) else None,
         )
 
+    def failed_apart(self, cause: Exception) -> None:
+        """Warn that a run has failed after the call that began it."""
+        logger.warning(
+            "%s: a run failed after its client had left (%r): later runs end before their requests "
+            "do, in case they need what a middleware closes",
+            self._endpoint,
+            cause,
+            exc_info=cause,
+        )
+
     def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
         if isinstance(cause, StoreUnavailableError):

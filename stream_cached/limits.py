@@ -59,6 +59,8 @@ class Limits:
         spool_max: Bytes of temporary files for the slow readers of one run, where the store does
             not hold the bytes. Beyond this, the connection of the slowest reader breaks.
         finish_timeout: Seconds that a run without readers may go on in order to be stored.
+        held_finish_timeout: The same, where the run needs something that ends with its request: a
+            dependency with `yield`, an unread request body. The smaller of the two counts.
         wait_timeout: Seconds that a request waits for the run of another request to begin its
             response. Then it runs the endpoint itself, uncached.
         retry_interval: Seconds from the first ping of a store that is away to the second. The
@@ -76,6 +78,7 @@ class Limits:
     inline_max: Size = Size(VALUE_SIZE)
     spool_max: Size = Size("256MiB")
     finish_timeout: float = 30.0
+    held_finish_timeout: float = 5.0
     wait_timeout: float = 10.0
     retry_interval: float = RETRY_INTERVAL
 
@@ -89,7 +92,13 @@ class Limits:
             ("spool_max", 1),
         ):
             self._set(name, require_size(name, getattr(self, name), least=least))
-        for name in ("max_duration", "finish_timeout", "wait_timeout", "retry_interval"):
+        for name in (
+            "max_duration",
+            "finish_timeout",
+            "held_finish_timeout",
+            "wait_timeout",
+            "retry_interval",
+        ):
             self._set(name, require_seconds(name, getattr(self, name)))
         require(
             self.max_variants <= MAX_VARIANTS,

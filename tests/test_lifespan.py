@@ -52,8 +52,7 @@ def test_a_run_is_completed_before_its_application_ends(
     begin(ending).abort()
     with ThreadPoolExecutor() as threads:
         stopping = threads.submit(ending.stop, 20)
-        # The server itself waits no longer.
-        ending.wait_for_output("timeout graceful shutdown exceeded")
+        ending.wait_for_output("Waiting for application shutdown")
         workers.open()
         stopping.result()
     assert not complaints(ending.output())

@@ -121,6 +121,7 @@ def test_the_defaults_of_limits() -> None:
         "inline_max": VALUE_SIZE,
         "spool_max": 256 * 2**20,
         "finish_timeout": 30.0,
+        "held_finish_timeout": 5.0,
         "wait_timeout": 10.0,
         "retry_interval": 1.0,
     }
@@ -188,6 +189,7 @@ def test_limits_are_taken_as_a_group(decorator: Callable[..., Any]) -> None:
         ("inline_max", 0, 0),
         ("spool_max", "1GB", 10**9),
         ("finish_timeout", 1, 1.0),
+        ("held_finish_timeout", 1, 1.0),
         ("wait_timeout", 0.5, 0.5),
         ("retry_interval", 2, 2.0),
     ],

@@ -229,9 +229,17 @@ class Recording:
             with shield_task(shield):
                 # The response of one entry's run is what the next entry's run records.
                 response = await record(call, view, self._run if is_last else None)
-            if isinstance(response, LiveResponse) and ref.expire is not None:
-                spawn(_extend_pointer(ref, ref.expire, response))
+            if isinstance(response, LiveResponse):
+                if is_last:
+                    spawn(self._stay())
+                if ref.expire is not None:
+                    spawn(_extend_pointer(ref, ref.expire, response))
         return response
+
+    async def _stay(self) -> None:
+        """Let other requests find the recording until its run is over, also without a caller."""
+        assert self._run is not None
+        await self._run.over()
 
     async def _view(self, ref: EntryRef) -> View:
         backend = ref.entries.backend

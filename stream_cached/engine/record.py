@@ -207,6 +207,7 @@ class _Record:
             sending=self._call.sending(event),
             body=made.body,
             generation=entry.generation,
+            failed_apart=None if self._call.is_held else self._call.failed_apart,
         )
 
     async def _record_body(self, made: Produced) -> Any:
@@ -254,13 +255,13 @@ class _Record:
         return entry, head
 
     def _answer(self, entry: Entry, head: Head, made: Produced) -> Answer:
-        options, backend = self._service.options, self._view.use.backend
+        backend = self._view.use.backend
         is_backed = isinstance(self._view.found, Stale)
         return Answer(
             head=head,
             limits=self._limits(),
             shield=self._shield,
-            finish_timeout=None if self._is_refresh else options.effective_finish_timeout,
+            finish_timeout=None if self._is_refresh else self._call.finish_timeout,
             commit_wait=_shorter(COMMIT_WAIT, backend.timeout),
             background=made.background,
             body=made.body,

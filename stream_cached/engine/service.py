@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stream_cached.backends.binding import Backend, Binding
@@ -82,6 +82,18 @@ class Hooks:
         """Do what comes before a look-up."""
 
 
+class RequestBound:
+    """Whether the runs of a function need something that ends with their request."""
+
+    def __init__(self) -> None:
+        self.is_known = False
+        """Whether a run has failed after its request: a middleware closes a session, perhaps."""
+
+    def note_failure(self) -> None:
+        """Let later runs end before their requests."""
+        self.is_known = True
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """One cached function."""
@@ -94,6 +106,7 @@ class Service:
     hooks: Hooks
     invalidated_before: InvalidatedBefore
     """The plain values that may have been invalidated while the store was away."""
+    request_bound: RequestBound = field(default_factory=RequestBound)
 
     def lifetimes(self) -> Lifetimes:
         options = self.options

@@ -17,8 +17,13 @@ from stream_cached.events import Answered, Outcome
 from stream_cached.http.policy import is_failure
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.produced import discard, error_status, finish, produced
+from stream_cached.responses.stored import Carrying
 from stream_cached.runs.run import Run
+from stream_cached.streams.ends import Failed
 from stream_cached.tasks import spawn
+
+#: Seconds for which a call waits for its refresh, once its client has everything.
+_CARRIED_FOR = 1.0
 
 # -- stale-while-revalidate ---------------------------------------------------------------------
 
@@ -43,19 +48,21 @@ async def serve_stale(call: Call, view: View, stale: Stale) -> Any:
     # One response that could not be shared need not be the last one.
     run, is_new = view.lead_or_join(shared=True)
     if run is not None and is_new:
-        needs_request = not call.execution.can_outlive_request()
+        needs_request = call.is_held
         if not needs_request:
             call.execution.outlive_request()
         # The refresh is not part of the request.
         with Deadline(None):
-            refresh = spawn(_refresh(call, view, stale, run))
-        if needs_request:
-            response.carry(refresh)
+            refresh = spawn(_refresh(call, view, stale, run, response))
+        # A session that a middleware opened is closed when the call returns, and nobody knows of
+        # it: the call waits for a quick refresh in any case.
+        response.carry(refresh, None if needs_request else _CARRIED_FOR)
     return response
 
 
-async def _refresh(call: Call, view: View, stale: Stale, run: Run) -> None:
+async def _refresh(call: Call, view: View, stale: Stale, run: Run, response: Carrying) -> None:
     registry, place = view.registry, view.resource.place
+    failed = False
     try:
         max_duration = call.service.options.limits.max_duration
         async with asyncio.timeout(max_duration), leading(run):
@@ -69,7 +76,12 @@ async def _refresh(call: Call, view: View, stale: Stale, run: Run) -> None:
     # No request waits for a refresh, whatever it raises.
     except Exception as exc:
         call.service.reporter.refresh_failed(exc)
-    if not await _is_replaced(view, stale):
+        failed = True
+    if response.has_returned and (failed or isinstance(run.end, Failed)):
+        # The next refresh finds what this one missed: its call is held open.
+        call.service.request_bound.note_failure()
+        registry.try_again(place)
+    elif not await _is_replaced(view, stale):
         registry.back_off(place)
 
 

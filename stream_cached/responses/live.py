@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import anyio
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -23,14 +26,18 @@ from stream_cached.responses.resumption import Resumption, resuming
 from stream_cached.runs.run import Run
 from stream_cached.streams.reader import Reader
 
+#: Seconds within which a cancelled call ends, though its run is not closed yet.
+_ABORT_WITHIN = 0.9
+
 
 class LiveResponse(StreamingResponse):
     """
     The response of a run: its `body_iterator` is a reader of the stream.
 
-    `__call__` of the request that leads the run does not return before the run has ended, so that
-    what belongs to the request (a session from a `yield` dependency) outlives the run, even when
-    its client has left. A request that joined may leave: nothing of it belongs to the run.
+    `__call__` of the request that leads the run returns once its client has everything, or has
+    left; the run goes on, and `failed_apart` is told what it raises. Without `failed_apart` the
+    call is held open until the run has ended, so that what belongs to the request (a session from a
+    `yield` dependency) outlives the run. Nothing of a request that joined belongs to the run.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class LiveResponse(StreamingResponse):
         body: bytes | None = None,
         generation: bytes | None = None,
         joined: bool = False,
+        failed_apart: Callable[[Exception], None] | None = None,
     ) -> None:
         set_head(self, head.status, headers, head.media_type, head.charset)
         if body is not None:
@@ -55,6 +63,7 @@ class LiveResponse(StreamingResponse):
         self._reader = reader
         self._merge = merge
         self._joined = joined
+        self._failed_apart = failed_apart
         self._sending = sending
         self._sent = 0
         self.generation = generation
@@ -67,6 +76,7 @@ class LiveResponse(StreamingResponse):
         if isinstance(receive, DisconnectShield):
             receive = receive.receive
         counted = CountedSend(scope, send)
+        is_cancelled = False
         try:
             if self.body_iterator is self._reader and scope["type"] == "http":
                 await resuming(self.resumption, self._send_body, scope, receive, counted.send)
@@ -74,11 +84,14 @@ class LiveResponse(StreamingResponse):
                 background, self.background = self.background, None
                 await super().__call__(scope, receive, counted.send)
                 self.background = background
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         finally:
             self._reader.close()
             self._sending.sent(counted.size)
             if not self._joined:
-                await self.run_is_over()
+                await self._until_released(is_cancelled)
         if not self._joined and self._run.background_error is not None:
             raise self._run.background_error
         if self.background is not None:
@@ -99,10 +112,33 @@ class LiveResponse(StreamingResponse):
         self._reader.close()
         await self._run.over()
 
-    async def run_is_over(self) -> None:
-        # An enclosing scope may be cancelled (BaseHTTPMiddleware); the run is bounded.
-        with anyio.CancelScope(shield=True):
+    async def _until_released(self, is_cancelled: bool) -> None:
+        """Wait as long as the run needs the call that leads it. A cancellation ends the wait."""
+        run = self._run
+        if self._failed_apart is not None and (is_cancelled or not run.has_ended):
+            run.go_on_alone(self._failed_apart)
+            return
+        try:
+            if not is_cancelled:
+                await run.over()
+                return
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
+        finally:
+            if is_cancelled:
+                await self._end_cancelled()
+
+    async def _end_cancelled(self) -> None:
+        if self._failed_apart is not None:
+            self._run.go_on_alone(self._failed_apart)
+            return
+        self._run.abort("its request was cancelled, and it needs what belongs to the request")
+        with anyio.move_on_after(_ABORT_WITHIN, shield=True):
             await self._run.over()
+
+    async def run_is_over(self) -> None:
+        await self._run.over()
 
     async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = content_length(self.raw_headers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import anyio
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -25,19 +24,29 @@ from stream_cached.responses.resumption import Resumption, resuming
 
 
 class Carrying:
-    """A response whose `__call__` does not return before a refresh that needs its request."""
+    """A response whose `__call__` returns after a refresh that may need its request."""
 
     refresh: asyncio.Task[None] | None = None
+    carried_for: float | None = None
+    has_returned = False
+    """Whether the call has returned, and what belonged to its request may be closed."""
 
-    def carry(self, refresh: asyncio.Task[None]) -> None:
-        """Let the response return only after a refresh."""
-        self.refresh = refresh
+    def carry(self, refresh: asyncio.Task[None], seconds: float | None) -> None:
+        """Let the response return only after a refresh, or after so many seconds."""
+        self.refresh, self.carried_for = refresh, seconds
 
     async def refreshed(self) -> None:
-        if self.refresh is not None:
-            # An enclosing scope may be cancelled; the run is bounded.
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([self.refresh])
+        if self.refresh is None:
+            return
+        try:
+            await asyncio.wait([self.refresh], timeout=self.carried_for)
+        except asyncio.CancelledError:
+            if self.carried_for is None:
+                # The refresh needs what ends with this call.
+                self.refresh.cancel()
+            raise
+        finally:
+            self.has_returned = True
 
 
 class StoredResponse(Carrying, Response):

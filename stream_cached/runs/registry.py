@@ -116,6 +116,10 @@ class RunRegistry:
         """Whether a stale entry is not to be refreshed yet."""
         return place in self._backing_off
 
+    def try_again(self, place: str) -> None:
+        """Let the next request refresh a stale entry."""
+        self._backing_off.discard(place)
+
     def leave_to_others(self, place: str) -> None:
         """Remember that another process refreshes a stale entry."""
         self._left_to_others.add(place)
@@ -170,6 +174,9 @@ class _Remembered:
             return True
         del self._until[key]
         return False
+
+    def discard(self, key: str) -> None:
+        self._until.pop(key, None)
 
     def add(self, key: str) -> None:
         self._until.pop(key, None)

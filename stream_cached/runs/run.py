@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stream_cached.entries.recorder import Recorder
@@ -59,6 +59,7 @@ class Run(Claim):
         self.audience: Audience | None = None
         self._effects = EffectQueue(self)
         self._over = asyncio.Event()
+        self._failed_apart: Callable[[Exception], None] | None = None
 
     def __repr__(self) -> str:
         readers = 0 if self.stream is None else len(self.stream.seats)
@@ -258,9 +259,24 @@ class Run(Claim):
             await self.released()
         finally:
             self._over.set()
+            self._report_apart()
 
     async def over(self) -> None:
         await self._over.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the readers can reach the end."""
+        return self.stream is None or self.stream.end is not None
+
+    def go_on_alone(self, failed_apart: Callable[[Exception], None]) -> None:
+        """Let the run outlive the call that leads it, and report what it raises."""
+        self._failed_apart = failed_apart
+
+    def _report_apart(self) -> None:
+        error = self.end.cause if isinstance(self.end, Failed) else self.background_error
+        if self._failed_apart is not None and isinstance(error, Exception):
+            self._failed_apart(error)
 
     # -- the readers ------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stream_cached import tasks
 from tests.conftest import Serve
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, fetch
@@ -27,7 +28,7 @@ def test_a_run_whose_client_has_left_is_completed_and_stored(
         client.read_until(runs.at * CHUNK)
         getattr(client, leave)()
     runs.gate.open()
-    wait_until(lambda: server.requests_running == 0)
+    wait_until(lambda: not tasks._running)
 
     hit = fetch(server.port)
 
@@ -45,7 +46,7 @@ def test_the_client_may_leave_before_it_has_read_anything(serve: Serve, cache_ur
         runs.reached.wait()
         client.abort()
     runs.gate.open()
-    wait_until(lambda: server.requests_running == 0)
+    wait_until(lambda: not tasks._running)
 
     assert fetch(server.port).header("Cache-Status") == HIT
 
@@ -60,7 +61,7 @@ def test_a_run_that_outlives_its_client_too_long_is_closed_and_deleted(
         runs.reached.wait()
         client.abort()
     runs.closed[0].wait()
-    wait_until(lambda: server.requests_running == 0)
+    wait_until(lambda: not tasks._running)
 
     assert not segments(Keyspace(redis_server.port).all())
     following = fetch(server.port)

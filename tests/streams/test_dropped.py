@@ -303,6 +303,7 @@ def test_a_class_based_endpoint_does_not_see_its_client_leave_while_it_is_record
         gone.set()
         with contextlib.suppress(ClientDisconnect):  # which is how it ends from 2.4 on
             await running
+        await nothing_pending()
         assert asked == [False] * 3
         hit = await get(Page)
         assert hit.cache_status == HIT
@@ -335,7 +336,7 @@ def test_the_time_to_finish_begins_when_the_client_leaves(spec_version: str, bas
             source.gate.set()
         with contextlib.suppress(ClientDisconnect):
             await running
-        assert source.closed.is_set()
         await nothing_pending()
+        assert source.closed.is_set()
 
     run(test)

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from stream_cached import MemoryCache, stream_cached
+from stream_cached.tasks import running_here
 from tests.support.asgi import Exchange, get
 from tests.support.gates import TIMEOUT
 from tests.support.runs import HIT
@@ -187,6 +188,8 @@ def test_a_run_that_only_the_store_reads_is_paced_by_it_and_stored(size: int) ->
         exchange.left.set()
         exchange.take_all()
         await task
+        while runs := running_here():
+            await asyncio.wait(runs)
         source.keeps_to_max_ahead()
         hit = await get(source.app)
         assert (hit.cache_status, hit.body == source.body()) == (HIT, True)

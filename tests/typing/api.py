@@ -69,6 +69,7 @@ async def by_position(request: Request) -> dict[str, int]:
         inline_max=0,
         spool_max="1GB",
         finish_timeout=1.5,
+        held_finish_timeout=1.5,
         wait_timeout=2,
         retry_interval=0.5,
     ),

@@ -87,6 +87,9 @@ class Storage:
 
     has_slow_readers = False
 
+    async def has_lost_lease(self) -> bool:
+        return False
+
     def objection(self) -> NotCached | None:
         return None
 

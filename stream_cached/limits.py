@@ -62,7 +62,8 @@ class Limits:
         held_finish_timeout: The same, where the run needs something that ends with its request: a
             dependency with `yield`, an unread request body. The smaller of the two counts.
         wait_timeout: Seconds that a request waits for the run of another request to begin its
-            response. Then it runs the endpoint itself, uncached.
+            response. Then one of those that wait leads a new run, and the others join that one.
+            None waits as long as the run is alive, within `max_duration`.
         retry_interval: Seconds from the first ping of a store that is away to the second. The
             interval doubles from ping to ping, up to 30.
 
@@ -79,7 +80,7 @@ class Limits:
     spool_max: Size = Size("256MiB")
     finish_timeout: float = 30.0
     held_finish_timeout: float = 5.0
-    wait_timeout: float = 10.0
+    wait_timeout: float | None = None
     retry_interval: float = RETRY_INTERVAL
 
     def __post_init__(self) -> None:
@@ -96,16 +97,22 @@ class Limits:
             "max_duration",
             "finish_timeout",
             "held_finish_timeout",
-            "wait_timeout",
             "retry_interval",
         ):
             self._set(name, require_seconds(name, getattr(self, name)))
+        if self.wait_timeout is not None:
+            self._set("wait_timeout", require_seconds("wait_timeout", self.wait_timeout))
         require(
             self.max_variants <= MAX_VARIANTS,
             f"max_variants={self.max_variants}: pass {MAX_VARIANTS:,} at the most, or a function "
             "in vary= that makes few values of many",
         )
         self._set("inline_max", min(VALUE_SIZE, self.inline_max))
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that a request waits for one run at most."""
+        return self.max_duration if self.wait_timeout is None else self.wait_timeout
 
     def _set(self, name: str, value: float) -> None:
         object.__setattr__(self, name, value)

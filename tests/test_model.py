@@ -391,7 +391,7 @@ class Config:
     spool_max: int = 1_000_000
     inline_max: int = VALUE_SIZE
     on_disconnect: str = "finish"
-    wait_timeout: float = 10.0
+    wait_timeout: float | None = 10.0
     max_duration: float = 600.0
     exact: bool = False
     fallback: bool = True
@@ -519,8 +519,11 @@ class World:
     def _check_alone(self, run: Run) -> None:
         """See that no other run goes on, unless there is a reason."""
         now, asking = self.loop.time(), run.client
-        # The clock rounds: a wait of ten seconds may be a little less.
-        has_waited = now - asking.asked >= self.config.wait_timeout - 1e-6
+        # The clock rounds: a wait of ten seconds may be a little less. Once one has waited for so
+        # long, any of those that wait may lead the next run.
+        longest = self.config.wait_timeout or self.config.max_duration
+        waiting = [each for each in self.clients if each is asking or not each.is_done]
+        has_waited = any(now - each.asked >= longest - 1e-6 for each in waiting)
         is_away = any(not self._is_available(where) for where in (0, 1))
         run.is_excused = asking.is_troubled or has_waited or is_away or now <= self.alone_until
         if run.is_excused:
@@ -1034,7 +1037,7 @@ configs = st.builds(
     spool_max=st.sampled_from([1_000_000, 500]),
     inline_max=st.sampled_from([VALUE_SIZE, 0]),
     on_disconnect=st.sampled_from(["finish", "stop"]),
-    wait_timeout=st.sampled_from([10.0, 10.0, 1.0]),
+    wait_timeout=st.sampled_from([None, 10.0, 1.0]),
     max_duration=st.sampled_from([600.0, 600.0, 15.0]),
     exact=st.booleans(),
     fallback=st.booleans(),

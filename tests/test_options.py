@@ -122,7 +122,7 @@ def test_the_defaults_of_limits() -> None:
         "spool_max": 256 * 2**20,
         "finish_timeout": 30.0,
         "held_finish_timeout": 5.0,
-        "wait_timeout": 10.0,
+        "wait_timeout": None,
         "retry_interval": 1.0,
     }
 
@@ -143,6 +143,8 @@ def test_limits_do_not_change() -> None:
 @pytest.mark.parametrize("value", [None, "", -1, True, "much", math.nan, [5]])
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_wrong_limit_is_refused_by_its_name(name: str, value: Any) -> None:
+    if name == "wait_timeout" and value is None:
+        return
     with pytest.raises(ConfigurationError) as refused:
         Limits(**{name: value})
     assert str(refused.value).startswith(f"{name}={value!r}: ")

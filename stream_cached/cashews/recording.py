@@ -33,7 +33,6 @@ from stream_cached.engine.record import join, record
 from stream_cached.engine.service import Hooks, Service
 from stream_cached.engine.values import Use
 from stream_cached.errors import StoreError
-from stream_cached.http.reasons import BypassError
 from stream_cached.keys.variants import ANY
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.execution import Executed, Execution
@@ -159,7 +158,7 @@ class Recording:
         if asyncio.get_running_loop() is not self._loop:
             return None
         if self._is_sent:
-            return await self._join(OPTIONS.limits.wait_timeout)
+            return await self._join(OPTIONS.limits.longest_wait)
         # The time counts from the stream's creation, so that a stream that no caller sends delays
         # only the first requests.
         left = self._created + _SEND_TIMEOUT - time.monotonic()
@@ -257,8 +256,8 @@ class Recording:
         if run is None or not await run.answered(seconds):
             return None
         try:
-            joined = await run.join(max(seconds, OPTIONS.limits.wait_timeout), since)
-        except BypassError:
+            joined = await run.join(max(seconds, OPTIONS.limits.longest_wait), since)
+        except TimeoutError:
             return None
         if joined is not None and self._last is not None:
             return cast(Response, join(*self._last, joined))

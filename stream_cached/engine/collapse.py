@@ -29,7 +29,7 @@ from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.format.progress import Head, LeaseRecord, LeaseState
-from stream_cached.http.reasons import NOT_HANDED_ON_FOR, BypassError, Finding, NotCached
+from stream_cached.http.reasons import NOT_HANDED_ON_FOR
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.runs.follow import RemoteRun
@@ -79,18 +79,19 @@ class Collapse:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._looks = 0
-        self._deadline = call.started + call.service.options.limits.wait_timeout
+        self._waited_enough = False
+        """Whether a run took longer than `wait_timeout` to answer: the next one needs no lease."""
 
-    @property
-    def _left(self) -> float:
-        return self._deadline - time.monotonic()
+    def _left(self, run: Run) -> float:
+        """Return the seconds that the call may still wait for a run."""
+        longest = self._call.service.options.limits.longest_wait
+        return max(self._call.started, run.began) + longest - time.monotonic()
 
     async def step(self, view: View) -> Decision | View:
         """
         Decide what a call does whose look-up found no answer; or look up again.
 
         Raises:
-            BypassError: The call has waited long enough.
             StoreError: The store failed.
         """
         if not self._call.collapses:
@@ -105,7 +106,7 @@ class Collapse:
         if not is_new:
             return await self._wait_for(run, view)
         self._looks += 1
-        if self._looks > _MAX_LOOKS:
+        if self._looks > _MAX_LOOKS or self._waited_enough:
             return _lead(view, run)
         async with leading(run):
             return await self._take(run, view)
@@ -121,12 +122,18 @@ class Collapse:
 
     async def _wait_for(self, run: Run, view: View) -> Decision | View:
         """Join the run of another call, or look up again once it has ended."""
-        if self._left <= 0 or not await run.answered(self._left):
-            raise BypassError(Finding(NotCached.WAITED))
+        while not await run.answered(max(0.0, self._left(run))):
+            # Its call may have begun to lead it only now, after it had followed another process.
+            if self._left(run) <= 0:
+                return await self._give_up_on(run)
+        self._waited_enough = self._waited_enough or run.was_given_up_on
         # The headers that its response varies on are known only now.
         is_other = not run.is_for(view.resource.select)
         if run.versions == view.resource.versions and not is_other:
-            joined = await run.join(self._left, self._call.started)
+            try:
+                joined = await run.join(max(0.0, self._left(run)), self._call.started)
+            except TimeoutError:
+                return await self._give_up_on(run)
             if joined is not None:
                 return Serve(join(self._call, view, joined))
             if run.error is not None and isinstance(view.found, Absent):
@@ -140,6 +147,12 @@ class Collapse:
             # The value is not stored, and the next one would not be either.
             return _lead(view)
         return view
+
+    async def _give_up_on(self, run: Run) -> View:
+        """Wait no longer for a run: one of those that wait leads another, which the others join."""
+        self._waited_enough = True
+        run.retire()
+        return await look_up(self._call)
 
     async def _take(self, run: Run, view: View) -> Decision | View:
         """Lead a run, unless that is not necessary, or another process does."""
@@ -210,8 +223,8 @@ class Collapse:
         remote = RemoteRun(resource, _lease_key(resource, variant), holder)
         with ExitStack() as unless_followed:
             unless_followed.callback(remote.leave)
-            if not await remote.begin(self._left):
-                raise BypassError(Finding(NotCached.WAITED))
+            if not await remote.begin(max(0.0, self._left(run))):
+                return _lead(view, run), None
             head = remote.head if remote.state is LeaseState.HELD else None
             if head is None:
                 return await self._look_once_more(run, view), None
@@ -221,7 +234,10 @@ class Collapse:
         run.give_up_lease()
         limits = self._call.service.options.limits
         run.follow(remote, head, limits, dict(resource.versions))
-        joined = await run.join(self._left, self._call.started)
+        try:
+            joined = await run.join(max(0.0, self._left(run)), self._call.started)
+        except TimeoutError:
+            return await self._give_up_on(run), None
         if joined is not None:
             return Serve(join(self._call, view, joined)), None
         return await look_up(self._call), None
@@ -271,7 +287,7 @@ async def take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
 
 def _lead(view: View, run: Run | None = None) -> Decision:
     if run is not None:
-        run.versions = dict(view.resource.versions)
+        run.versions, run.began = dict(view.resource.versions), time.monotonic()
     if isinstance(view.found, StaleEntry):
         return LeadOrStale(view, view.found, run)
     return Lead(view, run)

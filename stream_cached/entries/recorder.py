@@ -255,7 +255,9 @@ class Recorder:
         lifetimes = self._resource.lifetimes
         if lifetimes.ttl is not None and lifetimes.stale:
             entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
-        reason = await self._resource.publish(entry, self._varies_on)
+        reason: NotCached | None = NotCached.OVERTAKEN
+        if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
+            reason = await self._resource.publish(entry, self._varies_on)
         if self._channel is not None and reason in (None, NotCached.OVERTAKEN):
             self._channel.complete(entry, stored=reason is None)
             # Followers that have begun to read the body may go on to its end.

@@ -200,6 +200,11 @@ class Resource:
         _, *versions = await self._current()
         return self._as_versions(versions) == self._versions
 
+    async def was_replaced(self) -> bool:
+        """Whether another run has been stored since the look-up."""
+        value, *_ = await self._current()
+        return value != self.seen.get(self.key)
+
     # -- publish ----------------------------------------------------------------------------
 
     async def publish(self, entry: Entry, varies_on: frozenset[str]) -> NotCached | None:

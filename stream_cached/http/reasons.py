@@ -171,12 +171,6 @@ class NotCached(enum.Enum):
         "raise max_pending=, or use a quicker store",
         Scope.STORE,
     )
-    WAITED = (
-        "wait-timeout",
-        "another run of it did not begin to answer within wait_timeout=",
-        "raise wait_timeout= if the endpoint takes that long before its first byte",
-        Scope.PASSING,
-    )
 
     def __init__(self, word: str, sentence: str, fix: str, scope: Scope = Scope.PRIVATE) -> None:
         self.word = word

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ class Claim:
         self.identity = object()
         """Stands for the run where the run itself must not be kept alive."""
         self.versions: Mapping[str, bytes] = {}
+        self.began = time.monotonic()
+        """When it was claimed or, later, when its call began to lead it."""
         self.lease: Lease | None = None
         """What makes it the only run among processes; None if it need not be."""
         self.state = RunState.CLAIMED
@@ -72,6 +75,15 @@ class Claim:
 
     def hold(self, lease: Lease) -> None:
         self.lease = lease
+
+    @property
+    def was_given_up_on(self) -> bool:
+        """Whether requests no longer wait for it, though the endpoint has not answered."""
+        return self.state is RunState.CLAIMED and not self.is_listed
+
+    async def has_lost_lease(self) -> bool:
+        """Whether another process may have run the endpoint meanwhile."""
+        return self.lease is not None and not await self.lease.is_held()
 
     def give_up_lease(self) -> None:
         """Release the lease, because the run of another process comes first."""

@@ -27,7 +27,6 @@ from stream_cached.format.progress import (
 )
 from stream_cached.format.records import Entry, Segment
 from stream_cached.format.validation import UnsoundError
-from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.runs.channel import FOLLOWED_TTL, ProgressChannel
 from stream_cached.runs.lease import BEAT, LEASE_TTL, abandon, read_lease
 from stream_cached.streams.stream import Stream
@@ -105,9 +104,14 @@ class RemoteRun:
         return is_known
 
     async def shows_life(self, since: float, seconds: float) -> bool:
-        """Wait for a sign of life after `since`. Return False if the run has ended."""
+        """
+        Wait for a sign of life after `since`. Return False if the run has ended.
+
+        Raises:
+            TimeoutError: There was none for so many seconds.
+        """
         if not await self._until_known(seconds, since):
-            raise BypassError(Finding(NotCached.WAITED))
+            raise TimeoutError
         return not self._is_over
 
     async def _until_known(self, seconds: float, since: float = 0.0) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stream_cached.http.headers import content_length
-from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.runs.answer import Joined
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ async def join(run: Run, seconds: float, since: float) -> Joined | None:
     """
     Return the answer of a run for one more request; None if there is none for it.
 
-    The first chunk may take so many `seconds`; otherwise `BypassError` is raised. `since` is the
+    The first chunk may take so many `seconds`; otherwise `TimeoutError` is raised. `since` is the
     begin of the request, by the monotonic clock.
     """
     if run.hands_on_refusal and run.answer is not None:
@@ -41,8 +40,6 @@ async def join(run: Run, seconds: float, since: float) -> Joined | None:
         # Until there is a chunk, the stream may turn out to be for its own client only.
         async with asyncio.timeout(seconds):
             begins = await reader.begun()
-    except TimeoutError as exc:
-        raise BypassError(Finding(NotCached.WAITED)) from exc
     finally:
         if not begins:
             reader.close()

@@ -23,7 +23,7 @@ from stream_cached.stores.protocol import Store, add_and_get_many
 from stream_cached.tasks import spawn
 
 #: Seconds that a lease lives unless it is renewed: a killed process holds others up for so long.
-LEASE_TTL = 5.0
+LEASE_TTL = 2.5
 
 #: Seconds after which it is renewed, so that others see that its holder is alive.
 BEAT = 0.5
@@ -80,6 +80,8 @@ class Lease:
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
         self._is_released = False
+        self._renewed_at = self._loop.time()
+        self._was_lost = False
 
     def report_to(self, holder: Holder) -> None:
         """Tell a run, at each renewal, whether another process follows it."""
@@ -146,6 +148,8 @@ class Lease:
         value = self._encoded(LeaseState.HELD)
         try:
             is_held = await self._replace(value, LEASE_TTL)
+            self._was_lost = self._was_lost or not is_held
+            self._renewed_at = self._loop.time() if is_held else self._renewed_at
             if not is_held and await self._store.add(self._key, value, LEASE_TTL):
                 # The lease had lapsed while the process was held up, and no other has taken it.
                 self._value = value
@@ -161,6 +165,16 @@ class Lease:
             pass
         if not self._is_released and self._loop.time() < self._until:
             self._renew_later()
+
+    async def is_held(self) -> bool:
+        """Whether no other process can have taken the lease since this one took it."""
+        if self._was_lost or self._is_released:
+            return not self._was_lost
+        if self._loop.time() - self._renewed_at < LEASE_TTL:
+            return True
+        (found,) = await self._store.get_many([self._key])
+        record = read_lease(found, self._key)
+        return record is not None and record.token == self.token
 
     def _tell_holder(self, followed: bool) -> None:
         if self._holder is not None:

@@ -54,7 +54,7 @@ ERRORS = {
     "StoreError": lambda: StoreError("the endpoint's own"),
     "StoreUnavailableError": lambda: StoreUnavailableError("the endpoint's own"),
     "BrokenStreamError": lambda: BrokenStreamError("the endpoint's own"),
-    "BypassError": lambda: BypassError(Finding(NotCached.WAITED)),
+    "BypassError": lambda: BypassError(Finding(NotCached.INCOMPLETE)),
 }
 
 each_error = pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)

@@ -727,9 +727,37 @@ def test_waiting_for_another_process_is_bounded(serve: Serve, shared_url: str) -
     first = Waiting(servers[0].port, 1)
     wait_until(lambda: calls)
     answer = fetch(servers[1].port)
-    assert answer.header("Cache-Status") == 'stream-cached; fwd=bypass; detail="wait-timeout"'
+    assert answer.header("Cache-Status") == MISS
     gate.open()
     assert first.answers()[0].header("Cache-Status") == MISS
+
+
+def test_who_has_lost_the_lease_stores_nothing_over_a_newer_entry(
+    serve: Serve, redis_url: str, namespace: str
+) -> None:
+    runs = HeldRuns()
+    servers = [
+        serve(runs.app(f"{redis_url}?namespace={namespace}", key_host=False)) for _ in range(2)
+    ]
+
+    def leases() -> list[bytes]:
+        return [key for key in client.keys(f"*{namespace}*") if b":lease:" in key]
+
+    with RawClient(servers[0].port) as first, redis.Redis.from_url(redis_url) as client:
+        first.send()
+        first.read_head()
+        runs.reached.wait()
+        # As if the first process had been held up until its lease lapsed.
+        client.delete(*leases())
+        newer = fetch(servers[1].port)
+        assert newer.body == runs.bodies[1]
+        assert fetch(servers[1].port).header("Cache-Status") == HIT
+        # The first process takes the lease once more.
+        wait_until(leases)
+        runs.gate.open()
+        assert first.read_rest().body == runs.bodies[0]
+        wait_until(lambda: not leases())
+    assert fetch(servers[0].port).body == newer.body
 
 
 def test_nothing_is_left_but_the_entries(serve: Serve, redis_url: str, namespace: str) -> None:

@@ -136,7 +136,7 @@ is_cached(limits_as_keywords)
 
 assert_type(Limits().max_body, int)
 assert_type(Limits(spool_max="1MiB").spool_max, int)
-assert_type(Limits().wait_timeout, float)
+assert_type(Limits().wait_timeout, float | None)
 
 # -- keys -----------------------------------------------------------------------------------------
 

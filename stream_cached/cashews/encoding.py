@@ -33,7 +33,13 @@ from stream_cached.format.codec import UnsoundError, decode_record, encode_recor
 from stream_cached.format.envelope import is_ours, key_digest
 from stream_cached.format.records import Entry
 from stream_cached.http.cache_status import cache_status
-from stream_cached.http.headers import answers_ranges, content_length, vary_names
+from stream_cached.http.headers import (
+    aged,
+    answers_ranges,
+    content_length,
+    end_to_end,
+    vary_names,
+)
 from stream_cached.http.policy import why_not_stored
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.responses.stored import stored_response
@@ -124,7 +130,7 @@ def _pack_record(response: Response, key: str) -> bytes:
             key=key_digest(key),
             versions={},
             status=response.status_code,
-            headers=tuple(response.raw_headers),
+            headers=tuple(end_to_end(response.raw_headers)),
             media_type=response.media_type,
             charset=response.charset,
             streamed=False,
@@ -185,7 +191,8 @@ def _unpack_record(value: bytes, key: str) -> Response:
         raise DecodeError from exc
     if not isinstance(entry, Entry) or entry.key != key_digest(key):
         raise DecodeError
-    return stored_response(entry, [*entry.headers, _HIT], entry.body)
+    headers = aged(entry.headers, time.time() - entry.stored_at)
+    return stored_response(entry, [*headers, _HIT], entry.body)
 
 
 def unpack_refs(value: bytes, entries: CashewsEntries, key: str) -> list[EntryRef]:

@@ -21,7 +21,7 @@ from stream_cached.entries.replay import Replay
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import BrokenStreamError, StoreUnavailableError
 from stream_cached.events import Answered, Outcome
-from stream_cached.http.headers import answers_ranges
+from stream_cached.http.headers import aged, answers_ranges
 from stream_cached.http.policy import may_be_shared, may_be_stale
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.responses.stored import ReplayResponse, stored_response
@@ -152,7 +152,8 @@ async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> 
     replay = Replay(resource, hit)
     if not await replay.open():
         return None
-    headers, sending = [*hit.entry.headers, event.header], call.sending(event)
+    headers = [*aged(hit.entry.headers, time.time() - hit.entry.stored_at), event.header]
+    sending = call.sending(event)
     if hit.entry.streamed:
         return ReplayResponse(replay, headers, exact=call.service.options.exact, sending=sending)
     body = await _whole(replay)

@@ -13,7 +13,7 @@ from stream_cached.engine.outcome import Bypass, Call, Stale, View
 from stream_cached.engine.sharing import (
     alone_for,
     fail,
-    is_failure_for_all,
+    handed_on,
     of_one_client,
     variant_for,
     varies_on,
@@ -25,9 +25,9 @@ from stream_cached.errors import StoreError
 from stream_cached.events import Answered, Outcome, bypassed
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
-from stream_cached.http.headers import content_length, vary_names
+from stream_cached.http.headers import content_length, end_to_end, vary_names
 from stream_cached.http.policy import is_failure, why_not_stored
-from stream_cached.http.reasons import NOT_HANDED_ON_FOR, Finding, NotCached
+from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.variants import ANY, Variant
 from stream_cached.limits import Limits
 from stream_cached.request.disconnect import DisconnectShield
@@ -163,6 +163,7 @@ class _Record:
         self._shield = shield
         self._is_refresh = is_refresh
         self._service = call.service
+        self._with_vary = call.service.headers.with_vary
         self._resource: Resource = view.resource
         self._headers: RawHeaders = ()
         self._reads = -1
@@ -202,7 +203,7 @@ class _Record:
             self._run,
             self._run.read(),
             head,
-            [*entry.headers, event.header],
+            [*self._with_vary(made.headers), event.header],
             merge=not self._service.options.exact,
             sending=self._call.sending(event),
             body=made.body,
@@ -213,6 +214,7 @@ class _Record:
     async def _record_body(self, made: Produced) -> Any:
         """Store a response whose body is at hand, and return it."""
         entry, head = self._described(made)
+        headers = self._with_vary(made.headers)
         self._run.begin(None, self._answer(entry, head, made), self._recording(entry, made))
         write = self._run.store_body()
         if self._call.waits or self._is_refresh:
@@ -220,7 +222,7 @@ class _Record:
             await asyncio.wait({write}, timeout=wait)
         event = self._miss()
         self._call.sent(event, len(made.body or b""))
-        return made.with_header(event.header, headers=entry.headers)
+        return made.with_header(event.header, headers=headers)
 
     def _miss(self) -> Answered:
         fwd, detail = _fwd(self._call, self._view), detail_of(self._view.use)
@@ -230,13 +232,13 @@ class _Record:
 
     def _described(self, made: Produced) -> tuple[Entry, Head]:
         """Copy the head of a response now: middleware will change it later, on each hit again."""
-        rules = self._service.headers
         names, variant = self._variant(made.headers)
         entry = Entry(
             key=b"",
             versions={},
             status=made.status,
-            headers=tuple(rules.with_vary(made.headers)),
+            # The other clients have connections of their own.
+            headers=tuple(self._with_vary(end_to_end(made.headers))),
             media_type=made.media_type,
             charset=made.charset,
             streamed=made.body is None,
@@ -304,11 +306,8 @@ class _Record:
     def _refuse(self, made: Produced, findings: Sequence[Finding]) -> None:
         if isinstance(self._view.found, Stale) and is_failure(made.status):
             self._view.registry.back_off(self._resource.place)
-        seconds = alone_for(made.headers, findings)
-        hands_on = is_failure_for_all(made.headers, findings)
-        if hands_on and (made.source is not None or made.sends_by_itself):
-            # The generator may read its own client's request: the others run their own.
-            seconds, hands_on = max(seconds, NOT_HANDED_ON_FOR), False
+        is_at_hand = made.source is None and not made.sends_by_itself
+        seconds, hands_on = handed_on(made.headers, findings, at_hand=is_at_hand)
         if hands_on:
             entry, head = self._described(made)
             answer = dataclasses.replace(self._answer(entry, head, made), background=None)

@@ -9,7 +9,7 @@ from stream_cached.entries.resource import Resource
 from stream_cached.http import policy
 from stream_cached.http.headers import vary_names
 from stream_cached.http.policy import why_not_shared
-from stream_cached.http.reasons import Finding, NotCached, Scope
+from stream_cached.http.reasons import NOT_HANDED_ON_FOR, Finding, NotCached, Scope
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.request.guard import Guard
 from stream_cached.responses.messages import RawHeaders
@@ -45,10 +45,26 @@ def alone_for(headers: RawHeaders, findings: Sequence[Finding]) -> float:
     return max((reason.alone_for for reason in reasons if reason is not None), default=0.0)
 
 
-def is_failure_for_all(headers: RawHeaders, findings: Sequence[Finding]) -> bool:
-    """Whether an answer is not stored only because of its status, and may be shared."""
+def handed_on(
+    headers: RawHeaders, findings: Sequence[Finding], *, at_hand: bool
+) -> tuple[float, bool]:
+    """
+    Return what an answer that is not stored is to the other requests.
+
+    Args:
+        headers: Its headers.
+        findings: Why it is not stored.
+        at_hand: Whether its body is at hand. A generator may read its own client's request.
+
+    Returns:
+        The seconds for which no request waits for another one, and whether the requests that waited
+        are given the answer: it is not stored only because of its status, and may be shared.
+    """
+    seconds = alone_for(headers, findings)
     is_failure = all(finding.reason.scope is Scope.FAILURE for finding in findings)
-    return is_failure and why_not_shared(headers) is None
+    if not is_failure or why_not_shared(headers) is not None:
+        return seconds, False
+    return (seconds, True) if at_hand else (max(seconds, NOT_HANDED_ON_FOR), False)
 
 
 def fail(call: Call, view: View, run: Run, error: Exception) -> None:

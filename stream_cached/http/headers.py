@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 #: A directive of Cache-Control. Separators and quotes that break the grammar are tolerated, so
 #: that `private; max-age=60` still counts as private.
@@ -14,6 +14,26 @@ _DIRECTIVE = re.compile(
 #: A number of seconds or bytes. Longer numbers are invalid: Python refuses to parse thousands of
 #: digits.
 DIGITS = re.compile(r"[0-9]{1,19}")
+
+#: The fields that are for one connection, beside those that Connection names (RFC 9110, section
+#: 7.6.1), and those that are between a client and its proxy (RFC 9111, section 3.1).
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+#: What a larger age counts as (RFC 9111, section 1.2.2).
+_MAX_AGE = 2**31
 
 
 def list_members(values: Iterable[bytes]) -> list[str]:
@@ -50,6 +70,33 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     return [value for key, value in headers if key.lower() == name]
+
+
+def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Leave out the fields that are not for another connection (RFC 9111, section 3.1)."""
+    headers = list(headers)
+    named = list_members(header_values(headers, b"connection"))
+    dropped = _HOP_BY_HOP.union(name.encode("latin-1") for name in named)
+    return [(name, value) for name, value in headers if name.lower() not in dropped]
+
+
+def aged(headers: Sequence[tuple[bytes, bytes]], seconds: float) -> Sequence[tuple[bytes, bytes]]:
+    """
+    Add the seconds in the cache to the Age of a response (RFC 9111, section 5.1).
+
+    A response without Age gets none. Of several ages the first counts; one that is no number is
+    left out.
+    """
+    ages = header_values(headers, b"age")
+    if not ages:
+        return headers
+    others = [(name, value) for name, value in headers if name.lower() != b"age"]
+    first = ages[0].partition(b",")[0].strip()
+    if not first.isdigit():
+        return others
+    # Python refuses to parse thousands of digits. A clock that was set back makes nothing younger.
+    age = (int(first) if len(first) < 20 else _MAX_AGE) + max(0, int(seconds))
+    return [*others, (b"age", b"%d" % min(age, _MAX_AGE))]
 
 
 def answers_ranges(headers: Iterable[tuple[bytes, bytes]]) -> bool:

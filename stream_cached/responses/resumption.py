@@ -14,14 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached.errors import BrokenStreamError, LostStreamError
+from stream_cached.http.headers import end_to_end
 
 #: How many runs a response may need beyond the first.
 _ATTEMPTS = 3
 
-#: Headers that may differ between two equal responses.
-_OF_THE_TRANSFER = frozenset(
-    {b"age", b"cache-status", b"content-length", b"date", b"transfer-encoding"}
-)
+#: Headers that may differ between two equal responses, beside those that are for one connection.
+_OF_THE_TRANSFER = frozenset({b"age", b"cache-status", b"content-length", b"date"})
 
 
 class Resumption:
@@ -126,5 +125,5 @@ async def resuming(
 
 
 def _head_of(message: Message) -> tuple[int, list[tuple[bytes, bytes]]]:
-    headers = [(name.lower(), value) for name, value in message.get("headers", ())]
+    headers = [(name.lower(), value) for name, value in end_to_end(message.get("headers", ()))]
     return message["status"], [each for each in headers if each[0] not in _OF_THE_TRANSFER]

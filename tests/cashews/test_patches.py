@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -207,6 +208,30 @@ def test_all_headers_come(serve: Serve, setup: Setup, http: Any) -> None:
         assert answer.header("link") == "<a>, <b>"
         assert answer.header("content-type") == "application/x; charset=latin-1"
     assert pages.runs == 1
+
+
+@pytest.mark.parametrize("kind", ["stream", "body"])
+def test_the_fields_of_one_connection_are_for_its_client_alone(
+    serve: Serve, setup: Setup, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def respond(run: int) -> Response:
+        headers = {"Connection": "X-Hop", "X-Hop": "1", "TE": "trailers", "X-A": "b", "Age": "7"}
+        if kind == "body":
+            return Response(b"a", 200, headers)
+        return StreamingResponse(chunks(b"a"), 200, headers)
+
+    pages = Pages(serve, setup()(ttl=600), respond)
+    miss = pages.get()
+    later = SimpleNamespace(time=lambda: time.time() + 100, monotonic=time.monotonic)
+    for module in "cashews.encoding", "engine.lookup":
+        monkeypatch.setattr(f"stream_cached.{module}.time", later)
+    hit = pages.get()
+    for name in "connection", "x-hop", "te":
+        assert (len(miss.header_values(name)), hit.header_values(name)) == (1, []), name
+    assert miss.header("x-a") == hit.header("x-a") == "b"
+    assert miss.header("age") == "7"
+    assert 107 <= int(hit.header("age") or "") < 167
+    assert (hit.body, pages.runs) == (b"a", 1)
 
 
 def test_bodies_in_memory(serve: Serve, setup: Setup) -> None:

@@ -106,7 +106,7 @@ class Collapse:
         if not is_new:
             return await self._wait_for(run, view)
         self._looks += 1
-        if self._looks > _MAX_LOOKS or self._waited_enough:
+        if self._looks > _MAX_LOOKS:
             return _lead(view, run)
         async with leading(run):
             return await self._take(run, view)
@@ -156,7 +156,7 @@ class Collapse:
 
     async def _take(self, run: Run, view: View) -> Decision | View:
         """Lead a run, unless that is not necessary, or another process does."""
-        if view.use.backend.is_shared:
+        if view.use.backend.is_shared and not self._waited_enough:
             try:
                 return await self._lead_or_follow(run, view)
             except StoreUnavailableError:

@@ -190,7 +190,7 @@ def test_a_leader_whose_client_leaves_goes_on_for_followers(serve: Serve, shared
         follower.read_head()
         follower.read_until(100)
         first.abort()
-        wait_until(lambda: servers[0].requests_running)
+        wait_until(lambda: not servers[0].requests_running)
         runs.gate.open()
         assert runs.is_whole(follower.read_rest())
     assert len(runs.bodies) == 1

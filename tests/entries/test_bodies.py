@@ -37,7 +37,14 @@ MISS = "stream-cached; fwd=uri-miss; stored"
 HIT = "stream-cached; hit"
 
 #: What the server, the framing and the cache itself say about one transfer.
-_OF_THE_TRANSFER = {b"date", b"server", b"cache-status", b"content-length", b"transfer-encoding"}
+_OF_THE_TRANSFER = {
+    b"cache-status",
+    b"connection",
+    b"content-length",
+    b"date",
+    b"server",
+    b"transfer-encoding",
+}
 
 
 async def stream(*chunks: bytes) -> AsyncIterator[bytes]:

@@ -230,6 +230,11 @@ class Options:
         """Seconds that a run without readers may go on; 0 where it stops at once."""
         return self.limits.finish_timeout if self.on_disconnect == "finish" else 0.0
 
+    def finish_timeout_of(self, *, held: bool) -> float:
+        """Return the same for a run; `held` if it needs something that ends with its request."""
+        finish = self.effective_finish_timeout
+        return min(finish, self.limits.held_finish_timeout) if held else finish
+
     @property
     def longest_run(self) -> float:
         """Seconds that a run may take, with and without readers."""

@@ -323,7 +323,7 @@ class _ResponseExecution(Execution):
 
     async def run_watched(self, *, release: bool = False) -> Executed:
         """Return the response, without a guard: the application is responsible for the key."""
-        return Executed(self._response, None, False)
+        return Executed(self._response, False)
 
     def can_outlive_request(self) -> bool:
         """Whether the stream may outlive its request."""

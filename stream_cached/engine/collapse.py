@@ -51,12 +51,10 @@ async def leading(run: Run | None) -> AsyncIterator[None]:
     with part_of(run):
         try:
             yield
-        except Exception:
+        except BaseException as exc:
             run.fail()
-            await run.released()
-            raise
-        except BaseException:
-            run.fail()
+            if isinstance(exc, Exception):
+                await run.released()
             raise
     await run.released()
 
@@ -85,7 +83,7 @@ class Collapse:
     def _left(self, run: Run) -> float:
         """Return the seconds that the call may still wait for a run."""
         longest = self._call.service.options.limits.longest_wait
-        return max(self._call.started, run.began) + longest - time.monotonic()
+        return max(0.0, max(self._call.started, run.began) + longest - time.monotonic())
 
     async def step(self, view: View) -> Decision | View:
         """
@@ -122,20 +120,17 @@ class Collapse:
 
     async def _wait_for(self, run: Run, view: View) -> Decision | View:
         """Join the run of another call, or look up again once it has ended."""
-        while not await run.answered(max(0.0, self._left(run))):
+        while not await run.answered(self._left(run)):
             # Its call may have begun to lead it only now, after it had followed another process.
-            if self._left(run) <= 0:
+            if not self._left(run):
                 return await self._give_up_on(run)
         self._waited_enough = self._waited_enough or run.was_given_up_on
         # The headers that its response varies on are known only now.
         is_other = not run.is_for(view.resource.select)
         if run.versions == view.resource.versions and not is_other:
-            try:
-                joined = await run.join(max(0.0, self._left(run)), self._call.started)
-            except TimeoutError:
-                return await self._give_up_on(run)
-            if joined is not None:
-                return Serve(join(self._call, view, joined))
+            step = await self._join(run, view)
+            if step is not None:
+                return step
             if run.error is not None and isinstance(view.found, Absent):
                 return Raise(run.error, run.traceback)
         view = await look_up(self._call)
@@ -147,6 +142,14 @@ class Collapse:
             # The value is not stored, and the next one would not be either.
             return _lead(view)
         return view
+
+    async def _join(self, run: Run, view: View) -> Decision | View | None:
+        """Join a run; None if it has no answer for this call."""
+        try:
+            joined = await run.join(self._left(run), self._call.started)
+        except TimeoutError:
+            return await self._give_up_on(run)
+        return None if joined is None else Serve(join(self._call, view, joined))
 
     async def _give_up_on(self, run: Run) -> View:
         """Wait no longer for a run: one of those that wait leads another, which the others join."""
@@ -223,7 +226,7 @@ class Collapse:
         remote = RemoteRun(resource, _lease_key(resource, variant), holder)
         with ExitStack() as unless_followed:
             unless_followed.callback(remote.leave)
-            if not await remote.begin(max(0.0, self._left(run))):
+            if not await remote.begin(self._left(run)):
                 return _lead(view, run), None
             head = remote.head if remote.state is LeaseState.HELD else None
             if head is None:
@@ -234,13 +237,7 @@ class Collapse:
         run.give_up_lease()
         limits = self._call.service.options.limits
         run.follow(remote, head, limits, dict(resource.versions))
-        try:
-            joined = await run.join(max(0.0, self._left(run)), self._call.started)
-        except TimeoutError:
-            return await self._give_up_on(run), None
-        if joined is not None:
-            return Serve(join(self._call, view, joined)), None
-        return await look_up(self._call), None
+        return await self._join(run, view) or await look_up(self._call), None
 
     async def _look_once_more(self, run: Run, view: View) -> View | None:
         """Look up what another run may have stored; None if nothing has changed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -91,13 +90,6 @@ class Call:
     def is_held(self) -> bool:
         """Whether a run needs something that ends with the request of this call."""
         return self.service.request_bound.is_known or not self.execution.can_outlive_request()
-
-    @property
-    def finish_timeout(self) -> float:
-        """Seconds that its run may go on without readers."""
-        options = self.service.options
-        held = options.limits.held_finish_timeout if self.is_held else math.inf
-        return min(options.effective_finish_timeout, held)
 
     def failed_apart(self, error: Exception) -> None:
         """Note that a run has failed after the call had ended."""

@@ -31,7 +31,6 @@ from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.variants import ANY, Variant
 from stream_cached.limits import Limits
 from stream_cached.request.disconnect import DisconnectShield
-from stream_cached.request.guard import Guard
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import Produced, produce_messages, produced
@@ -71,9 +70,9 @@ async def record(
             return _refuse(call, run, result, [Finding(NotCached.ITERATOR)])
         if (made := produced(result)) is not None:
             run = run or Run(None, view.resource.key, ANY)
-            recorder = _Record(call, view, run, executed.guard, shield, is_refresh)
+            recorder = _Record(call, view, run, shield, is_refresh)
             return await recorder.take(made)
-    findings = of_one_client(call, (), executed.guard)
+    findings = of_one_client(call, (), execution.guard)
     if executed.changed_head:
         findings.append(Finding(NotCached.RESPONSE))
     if findings:
@@ -94,7 +93,7 @@ async def bypass(call: Call, decision: Bypass) -> Any:
         executed = await call.execution.run_watched(release=True)
         result = executed.result
         made = produced(result)
-        more = of_one_client(call, () if made is None else made.headers, executed.guard)
+        more = of_one_client(call, () if made is None else made.headers, call.execution.guard)
     findings = (*decision.findings, *more)
     call.service.reporter.not_cached(*findings)
     return pass_on(call, result, bypassed(findings))
@@ -152,16 +151,17 @@ class _Record:
         call: Call,
         view: View,
         run: Run,
-        guard: Guard | None,
         shield: DisconnectShield,
         is_refresh: bool,
     ) -> None:
         self._call = call
         self._view = view
         self._run = run
-        self._guard = guard
+        self._guard = call.execution.guard
         self._shield = shield
         self._is_refresh = is_refresh
+        # Once: it may look through all dependencies of the route.
+        self._is_held = call.is_held
         self._service = call.service
         self._with_vary = call.service.headers.with_vary
         self._resource: Resource = view.resource
@@ -208,7 +208,7 @@ class _Record:
             sending=self._call.sending(event),
             body=made.body,
             generation=entry.generation,
-            failed_apart=None if self._call.is_held else self._call.failed_apart,
+            failed_apart=None if self._is_held else self._call.failed_apart,
         )
 
     async def _record_body(self, made: Produced) -> Any:
@@ -258,12 +258,13 @@ class _Record:
 
     def _answer(self, entry: Entry, head: Head, made: Produced) -> Answer:
         backend = self._view.use.backend
+        finish_timeout = self._service.options.finish_timeout_of(held=self._is_held)
         is_backed = isinstance(self._view.found, Stale)
         return Answer(
             head=head,
             limits=self._limits(),
             shield=self._shield,
-            finish_timeout=None if self._is_refresh else self._call.finish_timeout,
+            finish_timeout=None if self._is_refresh else finish_timeout,
             commit_wait=_shorter(COMMIT_WAIT, backend.timeout),
             background=made.background,
             body=made.body,

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from stream_cached.engine.outcome import Call, View
 from stream_cached.entries.resource import Resource
-from stream_cached.http import policy
 from stream_cached.http.headers import vary_names
-from stream_cached.http.policy import why_not_shared
+from stream_cached.http.policy import may_be_shared, why_not_shared
 from stream_cached.http.reasons import NOT_HANDED_ON_FOR, Finding, NotCached, Scope
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.request.guard import Guard
@@ -20,7 +19,7 @@ from stream_cached.runs.run import Run
 def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[Finding]:
     """Return why an answer may be one client's own."""
     findings, known = [], vary_names(headers)
-    if call.is_authorized and not policy.may_be_shared(headers, age=0):
+    if call.is_authorized and not may_be_shared(headers, age=0):
         findings.append(Finding(NotCached.AUTHORIZATION))
         known |= {"authorization"}
     if guard is not None:
@@ -61,10 +60,9 @@ def handed_on(
         are given the answer: it is not stored only because of its status, and may be shared.
     """
     seconds = alone_for(headers, findings)
-    is_failure = all(finding.reason.scope is Scope.FAILURE for finding in findings)
-    if not is_failure or why_not_shared(headers) is not None:
+    if seconds or any(finding.reason.scope is not Scope.FAILURE for finding in findings):
         return seconds, False
-    return (seconds, True) if at_hand else (max(seconds, NOT_HANDED_ON_FOR), False)
+    return (0.0, True) if at_hand else (NOT_HANDED_ON_FOR, False)
 
 
 def fail(call: Call, view: View, run: Run, error: Exception) -> None:
@@ -78,8 +76,7 @@ def fail(call: Call, view: View, run: Run, error: Exception) -> None:
     findings = of_one_client(call, headers, call.execution.guard)
     if call.request is None and varies_on(call, headers):
         findings.append(Finding(NotCached.NO_REQUEST))
+    seconds = alone_for(headers, findings)
     # The disconnect of its own client is no failure of the endpoint.
-    is_own = bool(findings) or is_disconnect(error)
-    may_be_shared = not is_own and why_not_shared(headers) is None
-    variant = variant_for(call, view.resource, headers)
-    run.fail(error if may_be_shared else None, variant, alone_for(headers, findings))
+    is_own = seconds > 0 or is_disconnect(error)
+    run.fail(None if is_own else error, variant_for(call, view.resource, headers), seconds)

@@ -19,8 +19,6 @@ class Executed:
     """What one run of an endpoint came to."""
 
     result: Any
-    guard: Guard | None
-    """What noticed the reads of the request; None if nothing watched."""
     changed_head: bool
     """Whether the endpoint has changed the Response that it was given."""
 
@@ -35,7 +33,7 @@ class Execution:
     incoming: Incoming | None
     terms: Terms | None
     guard: Guard | None = None
-    """What notices the reads of the request while the endpoint runs."""
+    """What notices the reads of the request in its last run; None if nothing watches."""
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -55,7 +53,7 @@ class Execution:
         finally:
             if guard is not None and release:
                 guard.release(self.args)
-        return Executed(result, guard, response_heads(self.args, self.kwargs) != head)
+        return Executed(result, response_heads(self.args, self.kwargs) != head)
 
     def _guard(self) -> Guard | None:
         if self.incoming is None or self.terms is None:

@@ -114,22 +114,18 @@ class LiveResponse(StreamingResponse):
 
     async def _until_released(self, is_cancelled: bool) -> None:
         """Wait as long as the run needs the call that leads it. A cancellation ends the wait."""
-        run = self._run
-        if self._failed_apart is not None and (is_cancelled or not run.has_ended):
-            run.go_on_alone(self._failed_apart)
-            return
-        try:
-            if not is_cancelled:
-                await run.over()
-                return
-        except asyncio.CancelledError:
-            is_cancelled = True
-            raise
-        finally:
-            if is_cancelled:
-                await self._end_cancelled()
+        is_held = self._failed_apart is None
+        if not is_cancelled and (is_held or self._run.has_ended):
+            try:
+                await self._run.over()
+            except asyncio.CancelledError:
+                await self._let_go()
+                raise
+        else:
+            await self._let_go()
 
-    async def _end_cancelled(self) -> None:
+    async def _let_go(self) -> None:
+        """Let the run go on without the call, or give it up if it needs the request."""
         if self._failed_apart is not None:
             self._run.go_on_alone(self._failed_apart)
             return

@@ -148,11 +148,13 @@ class Lease:
         value = self._encoded(LeaseState.HELD)
         try:
             is_held = await self._replace(value, LEASE_TTL)
-            self._was_lost = self._was_lost or not is_held
-            self._renewed_at = self._loop.time() if is_held else self._renewed_at
-            if not is_held and await self._store.add(self._key, value, LEASE_TTL):
-                # The lease had lapsed while the process was held up, and no other has taken it.
-                self._value = value
+            if is_held:
+                self._renewed_at = self._loop.time()
+            else:
+                self._was_lost = True
+                if await self._store.add(self._key, value, LEASE_TTL):
+                    # It had lapsed while the process was held up, and no other holds it now.
+                    self._value = value
             if self._holder is not None and self.channel.is_told:
                 followed = await self.channel.read_followed()
                 # The lease may have been released meanwhile.
@@ -168,9 +170,9 @@ class Lease:
 
     async def is_held(self) -> bool:
         """Whether no other process can have taken the lease since this one took it."""
-        if self._was_lost or self._is_released:
-            return not self._was_lost
-        if self._loop.time() - self._renewed_at < LEASE_TTL:
+        if self._was_lost:
+            return False
+        if self._is_released or self._loop.time() - self._renewed_at < LEASE_TTL:
             return True
         (found,) = await self._store.get_many([self._key])
         record = read_lease(found, self._key)

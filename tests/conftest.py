@@ -19,6 +19,7 @@ import pytest
 
 from tests.support import memory, selection
 from tests.support.app_server import AppProcess, AppServer, EventLoop, HttpParser
+from tests.support.clock import Clock, moved_clock
 from tests.support.servers import MemcachedServer, RedisServer, ServerMissingError
 
 S = TypeVar("S", RedisServer, MemcachedServer)
@@ -164,6 +165,11 @@ def cache_url(request: pytest.FixtureRequest, namespace: str) -> str:
     base: str = request.getfixturevalue(f"{request.param}_url")
     # A machine that is busy is no outage.
     return f"{base}?namespace={namespace}&timeout=5"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return moved_clock(monkeypatch)
 
 
 @pytest.fixture

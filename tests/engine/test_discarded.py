@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,19 +18,11 @@ from starlette.types import Receive, Scope, Send
 from stream_cached import stream_cached
 from stream_cached.tasks import running_here
 from tests.support.asgi import get
-from tests.support.gates import TIMEOUT
+from tests.support.gates import run
 
 TTL = 60.0
 
 _sizes = itertools.count(5 << 25)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(TIMEOUT):
-            await test()
-
-    asyncio.run(bounded())
 
 
 class Chunks:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
@@ -20,6 +18,7 @@ from stream_cached import ConfigurationError, stream_cached
 from stream_cached.runs.lease import Lease
 from tests.conftest import Serve
 from tests.engine.test_collapse import Waiting
+from tests.support.clock import Clock
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawResponse, fetch
 from tests.support.runs import HIT, MISS, HeldRuns, Runs
@@ -27,35 +26,6 @@ from tests.support.runs import HIT, MISS, HeldRuns, Runs
 TTL = 60
 STALE = "stream-cached; hit; ttl=-1"
 RENEWED = "stream-cached; fwd=stale; stored"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.passed = 0.0
-
-    def time(self) -> float:
-        return time.time() + self.passed
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.passed
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that the test moves; stores have their own."""
-    clock = Clock()
-    for module in (
-        "engine.outcome",
-        "engine.lookup",
-        "engine.record",
-        "engine.collapse",
-        "entries.recorder",
-        "runs.registry",
-        "events",
-    ):
-        namespace = SimpleNamespace(time=clock.time, monotonic=clock.monotonic)
-        monkeypatch.setattr(f"stream_cached.{module}.time", namespace)
-    return clock
 
 
 class Held(HeldRuns):

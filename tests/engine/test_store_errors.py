@@ -29,7 +29,7 @@ from stream_cached import (
 from stream_cached.http.reasons import Finding
 from stream_cached.tasks import running_here
 from tests.support.asgi import Exchange
-from tests.support.gates import TIMEOUT
+from tests.support.gates import run
 from tests.support.servers import RedisServer
 
 Endpoint = Callable[[Request], Awaitable[Any]]
@@ -40,14 +40,6 @@ _sizes = itertools.count(3 << 25)
 def memory() -> str:
     """The address of a store that no other test has: equal ones share one."""
     return f"memory://?max_bytes={next(_sizes)}"
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(TIMEOUT):
-            await test()
-
-    asyncio.run(bounded())
 
 
 ERRORS = {

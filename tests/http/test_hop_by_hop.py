@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
@@ -19,6 +18,7 @@ from tests.conftest import Serve
 from tests.engine.test_collapse import COLLAPSED, Waiting
 from tests.responses.test_resumption import BODY as LONG
 from tests.responses.test_resumption import Reruns, lose_a_segment_under_a_hit
+from tests.support.clock import Clock
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawResponse, fetch
 from tests.support.servers import RedisServer
@@ -140,28 +140,6 @@ class World:
         assert [answer.body for answer in answers.values()] == [BODY] * 5
         assert all(answer.complete for answer in answers.values())
         return answers
-
-
-class Clock:
-    """A clock that the test moves; stores have their own."""
-
-    def __init__(self) -> None:
-        self.passed = 0.0
-
-    def time(self) -> float:
-        return time.time() + self.passed
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.passed
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    for module in ("engine.lookup", "engine.record", "entries.recorder"):
-        namespace = SimpleNamespace(time=clock.time, monotonic=clock.monotonic)
-        monkeypatch.setattr(f"stream_cached.{module}.time", namespace)
-    return clock
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -21,8 +21,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
-from stream_cached.tasks import running_here
 from tests.support.asgi import Exchange, get
+from tests.support.gates import run, runs_over
 
 HIT = "stream-cached; hit"
 ROWS = [b"row %d\n" % number for number in range(10)]
@@ -40,14 +40,6 @@ LAYERS = {
     "behind three BaseHTTPMiddleware": [Middleware(BaseHTTPMiddleware, dispatch=pass_through)] * 3,
 }
 each_stack = pytest.mark.parametrize("middleware", LAYERS.values(), ids=LAYERS)
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(10):
-            await test()
-
-    asyncio.run(bounded())
 
 
 class Rows:
@@ -114,8 +106,7 @@ async def finish(request: asyncio.Task[None]) -> None:
     """Wait for the call and for its run, which may outlive it."""
     with contextlib.suppress(ClientDisconnect, OSError):
         await request
-    while runs := running_here():
-        await asyncio.wait(runs)
+    await runs_over()
 
 
 @each_version

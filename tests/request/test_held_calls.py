@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,17 +23,10 @@ from stream_cached import MemoryCache, stream_cached
 from tests.conftest import Serve
 from tests.request.test_disconnect import finish, leave
 from tests.support.asgi import Exchange, get
+from tests.support.gates import run, runs_over
 from tests.support.http_client import RawClient
 
 HIT = "stream-cached; hit"
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(10):
-            await test()
-
-    asyncio.run(bounded())
 
 
 class Held:
@@ -270,7 +263,7 @@ def test_a_refresh_finds_the_session_of_its_middleware_open(
             await asyncio.sleep(0.02)
         world.go_on.set()
         assert (await request).body == b"first rows"
-        await finish(asyncio.create_task(asyncio.sleep(0)))
+        await runs_over()
         assert world.failures == (1 if is_slow else 0)
         if is_slow:
             # It is served stale once more, at once, and refreshed before its call returns.

@@ -1,4 +1,4 @@
-"""Ranges: whoever asks for one is answered as by the same endpoint without the decorator."""
+"""A request for a range is answered as by the same endpoint without the decorator."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from stream_cached import stream_cached
 from tests.support.asgi import Exchange, get
+from tests.support.gates import run
 from tests.support.runs import HIT, MISS
 
 Wrapper = Callable[[Request], Awaitable[Response]]
@@ -27,14 +28,6 @@ _sizes = itertools.count(1 << 25)
 def memory() -> str:
     """A store that no other test has: equal URLs share one."""
     return f"memory://?max_bytes={next(_sizes)}"
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(10):
-            await test()
-
-    asyncio.run(bounded())
 
 
 async def nothing_pending() -> None:

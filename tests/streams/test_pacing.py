@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from starlette.applications import Starlette
@@ -13,9 +13,8 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from stream_cached import MemoryCache, stream_cached
-from stream_cached.tasks import running_here
 from tests.support.asgi import Exchange, get
-from tests.support.gates import TIMEOUT
+from tests.support.gates import run, runs_over
 from tests.support.runs import HIT
 
 MAX_AHEAD = 100_000
@@ -113,14 +112,6 @@ class Held(Exchange):
         await super()._send({**message, "body": b""} if size and self.forgets else message)
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(TIMEOUT):
-            await test()
-
-    asyncio.run(bounded())
-
-
 async def until_nothing_goes_on(source: Source) -> None:
     """Wait until the source stands still."""
     seen = -1
@@ -188,8 +179,7 @@ def test_a_run_that_only_the_store_reads_is_paced_by_it_and_stored(size: int) ->
         exchange.left.set()
         exchange.take_all()
         await task
-        while runs := running_here():
-            await asyncio.wait(runs)
+        await runs_over()
         source.keeps_to_max_ahead()
         hit = await get(source.app)
         assert (hit.cache_status, hit.body == source.body()) == (HIT, True)

@@ -19,6 +19,7 @@ from stream_cached.streams.ends import Aborted, Complete, Failed
 from stream_cached.streams.sources import AppSource, IteratorSource
 from stream_cached.streams.stream import Stream
 from tests.support.asgi import Exchange, get
+from tests.support.gates import run
 from tests.support.runs import HIT, MISS
 from tests.support.streaming import end_of, read, run_of
 
@@ -29,14 +30,6 @@ Chunks = Callable[[], AsyncIterator[bytes]]
 
 def run_over(chunks: Chunks, *, max_ahead: int = 1_000_000) -> Run:
     return run_of(IteratorSource(chunks(), "utf-8"), max_ahead=max_ahead)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(10):
-            await test()
-
-    asyncio.run(bounded())
 
 
 async def everything(reader: AsyncIterator[bytes]) -> list[bytes]:

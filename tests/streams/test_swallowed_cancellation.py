@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from starlette.applications import Starlette
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from stream_cached import stream_cached
 from tests.support.asgi import Exchange, get
-from tests.support.gates import TIMEOUT
+from tests.support.gates import run
 from tests.support.runs import HIT, MISS
 
 
@@ -30,14 +30,6 @@ class Sending(Response):
         async for chunk in self.chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(TIMEOUT):
-            await test()
-
-    asyncio.run(bounded())
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 3])

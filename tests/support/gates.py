@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from stream_cached.tasks import running_here
 
 TIMEOUT = 10.0
 
@@ -57,3 +60,19 @@ def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> Non
         if time.monotonic() > deadline:
             raise TimeoutError("it did not come true")
         time.sleep(0.005)
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test in an event loop of its own, for `TIMEOUT` seconds at most."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(TIMEOUT):
+            await test()
+
+    asyncio.run(bounded())
+
+
+async def runs_over() -> None:
+    """Wait for what goes on in the running event loop, also without a call."""
+    while runs := running_here():
+        await asyncio.wait(runs)

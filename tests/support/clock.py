@@ -1,0 +1,38 @@
+"""A clock that a test moves."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+
+class Clock:
+    """The time of the engine. Stores have clocks of their own."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.passed
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
+
+
+def moved_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let the engine go by a clock that the test moves."""
+    clock = Clock()
+    for module in (
+        "engine.outcome",
+        "engine.lookup",
+        "engine.record",
+        "engine.collapse",
+        "entries.recorder",
+        "runs.registry",
+        "events",
+    ):
+        namespace = SimpleNamespace(time=clock.time, monotonic=clock.monotonic)
+        monkeypatch.setattr(f"stream_cached.{module}.time", namespace)
+    return clock

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -60,22 +61,35 @@ def as_bytes(chunk: object, charset: str) -> bytes:
 class IteratorSource:
     """The `body_iterator` of a StreamingResponse. `charset` encodes a chunk that is a str."""
 
-    def __init__(self, iterator: AsyncIterable[Any], charset: str) -> None:
-        self._iterator = iterator
+    def __init__(self, iterable: AsyncIterable[Any], charset: str) -> None:
+        self._iterable = iterable
+        self._iterator: AsyncIterator[Any] | None = None
         self._charset = charset
 
     async def drain(self, stream: Stream) -> None:
-        try:
-            async for chunk in self._iterator:
-                if stream.feed(as_bytes(chunk, self._charset)):
-                    await stream.pace()
-        finally:
-            await self.close()
+        self._iterator = aiter(self._iterable)
+        async for chunk in self._iterator:
+            if stream.feed(as_bytes(chunk, self._charset)):
+                await stream.pace()
 
     async def close(self) -> None:
         # Starlette never closes the iterator, and leaves the clean-up to the garbage collector.
-        if hasattr(self._iterator, "aclose"):
-            await self._iterator.aclose()
+        iterator, self._iterator = self._iterator, None
+        try:
+            if isinstance(iterator, AsyncGenerator) and iterator is not self._iterable:
+                # `__aiter__` has made it: no one else knows it.
+                await iterator.aclose()
+        finally:
+            await close_iterable(self._iterable)
+
+
+async def close_iterable(iterable: object) -> None:
+    """Call `aclose`, where there is one, and await it, where that is possible."""
+    aclose = getattr(iterable, "aclose", None)
+    if callable(aclose):
+        closing = aclose()
+        if inspect.isawaitable(closing):
+            await closing
 
 
 class AppSource:
@@ -135,10 +149,7 @@ class AppSource:
     async def drain(self, stream: Stream) -> None:
         assert self._task is not None
         self._may_go_on.set_result(stream)
-        try:
-            await self._task
-        finally:
-            await self.close()
+        await self._task
         if not self._complete.is_set():
             raise BrokenStreamError("the app returned before the end of its body")
 

@@ -158,6 +158,18 @@ class Reporter:
             exc_info=cause,
         )
 
+    def clean_up_failed(self, cause: BaseException | str) -> None:
+        """Warn once that the clean-up of what the endpoint iterates over fails."""
+        if ("clean-up", "") not in self._said:
+            self._said.add(("clean-up", ""))
+            logger.warning(
+                "%s: the clean-up of what it iterates over fails, which changes nothing of its "
+                "responses (logged once): %s",
+                self._endpoint,
+                cause if isinstance(cause, str) else repr(cause),
+                exc_info=cause if isinstance(cause, BaseException) else None,
+            )
+
     def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
         if isinstance(cause, StoreUnavailableError):

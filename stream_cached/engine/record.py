@@ -267,6 +267,7 @@ class _Record:
             finish_timeout=None if self._is_refresh else finish_timeout,
             commit_wait=_shorter(COMMIT_WAIT, backend.timeout),
             background=made.background,
+            reporter=self._service.reporter,
             body=made.body,
             generation=entry.generation,
             stale_place=self._resource.place if is_backed else None,

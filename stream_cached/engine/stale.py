@@ -72,7 +72,8 @@ async def _refresh(call: Call, view: View, stale: Stale, run: Run, response: Car
                 return
             # No client is sent its answer.
             unreported, _ = call.withholding()
-            await finish(await record(unreported, view, run, is_refresh=True))
+            result = await record(unreported, view, run, is_refresh=True)
+            await finish(result, call.service.reporter)
     # No request waits for a refresh, whatever it raises.
     except Exception as exc:
         call.service.reporter.refresh_failed(exc)
@@ -126,7 +127,7 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
     response = await _instead(call, view, stale, status)
     if response is not None:
         call.service.reporter.refresh_failed(failure or status)
-        await discard(result)
+        await discard(result, call.service.reporter)
         return response
     if failure is not None:
         raise failure

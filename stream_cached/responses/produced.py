@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,19 +12,23 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
+from stream_cached.events import Reporter
 from stream_cached.request.guard import Guard
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
+from stream_cached.runs.producer import CLEAN_UP_MAX
 from stream_cached.streams.protocols import Source
 from stream_cached.streams.sources import (
     AppSource,
     IteratorSource,
+    close_iterable,
     sends_by_itself,
     sends_what_it_is_given,
     unconditional,
 )
+from stream_cached.tasks import spawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +125,27 @@ def error_status(exc: BaseException) -> int | None:
     return exc.status_code if isinstance(exc, HTTPException) else None
 
 
-async def finish(result: Any) -> None:
+async def finish(result: Any, reporter: Reporter) -> None:
     """Let a response come to its end without a client."""
     if isinstance(result, LiveResponse):
         await result.run_unsent()
     else:
-        await discard(result)
+        await discard(result, reporter)
     if isinstance(result, Response) and result.background is not None:
         await result.background()
 
 
-async def discard(result: Any) -> None:
+async def discard(result: Any, reporter: Reporter) -> None:
+    """Close a response that is not sent; nothing waits for a body that was never iterated over."""
     if isinstance(result, LiveResponse):
         await result.discard()
-    elif isinstance(result, StreamingResponse) and hasattr(result.body_iterator, "aclose"):
-        await result.body_iterator.aclose()
+    elif isinstance(result, StreamingResponse):
+        spawn(_close(result.body_iterator, reporter))
+
+
+async def _close(body: Any, reporter: Reporter) -> None:
+    try:
+        async with asyncio.timeout(CLEAN_UP_MAX):
+            await close_iterable(body)
+    except Exception as exc:
+        reporter.clean_up_failed(exc)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from stream_cached.entries.resource import Resource
+from stream_cached.events import Reporter
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
 from stream_cached.http.reasons import NotCached
@@ -49,6 +50,8 @@ class Answer:
     """Seconds that a run without readers goes on while it is stored; None without a bound."""
     commit_wait: float = COMMIT_WAIT
     background: Background | None = None
+    reporter: Reporter | None = None
+    """The log of the endpoint; None for a run of another process."""
     body: bytes | None = None
     """The body, if it is at hand."""
     generation: bytes | None = None

@@ -1,19 +1,32 @@
-"""The task that drains the source of a run."""
+"""The task that drains the source of a run, and what follows the end of the source."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stream_cached.streams.ends import Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Source
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
 
+if TYPE_CHECKING:
+    from stream_cached.runs.answer import Answer
+
 #: What is done after a complete run.
 Background = Callable[[], Awaitable[None]]
+
+#: Seconds after which the clean-up of a source is cancelled. It may have to finish a query or to
+#: give back a connection, and gets as long as sse-starlette gives the same clean-up.
+CLEAN_UP_MAX = 30.0
+
+#: Seconds that a run whose source has ended stays open for the clean-up, so that what belongs to
+#: the request (a session from a `yield` dependency) outlives a usual clean-up. Without a cache
+#: nothing would wait at all, so this is short.
+CLEAN_UP_WAIT = 1.0
 
 
 class Owner(Protocol):
@@ -30,20 +43,27 @@ class Owner(Protocol):
 
 
 class Producer:
-    """Drains a source into a stream, in the context of the request that brought the source."""
+    """
+    Drains a source into a stream, in the context of the request that brought the source.
 
-    def __init__(
-        self, owner: Owner, source: Source, stream: Stream, background: Background | None
-    ) -> None:
+    The task that drains the source also closes it: an async generator must be closed in the task
+    that iterated it. A second task winds the run up, so that neither the readers nor the commit
+    nor the background tasks wait for that.
+    """
+
+    def __init__(self, owner: Owner, source: Source, stream: Stream, answer: Answer) -> None:
         self.error: Exception | None = None
         """What was raised after the body was complete."""
         self._owner = owner
         self._source = source
         self._stream = stream
-        self._background = background
+        self._background = answer.background
+        self._reporter = answer.reporter
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[None] | None = None
         self._is_running = False
+        self._is_clean = asyncio.Event()
+        self._clean_up_is_late = False
 
     @property
     def is_started(self) -> bool:
@@ -65,10 +85,12 @@ class Producer:
         self._is_running = True
         end: End = Aborted("cancelled")
         try:
-            if self._owner.is_aborting:
-                await self._source.close()
             # A source that swallows its cancellation ends cleanly, and short.
-            elif await self._stream.drain(self._source) and not self._owner.is_aborting:
+            if (
+                not self._owner.is_aborting
+                and await self._stream.drain(self._source)
+                and not self._owner.is_aborting
+            ):
                 end = Complete()
         except asyncio.CancelledError:
             if not self._owner.is_aborting:
@@ -76,16 +98,68 @@ class Producer:
         except Exception as exc:
             end = Failed(exc)
         finally:
-            await self._wind_up(end)
+            await self._end(end)
 
-    async def _wind_up(self, end: End) -> None:
+    async def _end(self, end: End) -> None:
+        if not self._owner.source_ended(end) and isinstance(end, Failed):
+            # The body was complete before: the source raised after it.
+            self.error = end.cause
+        winding_up = spawn(self._wind_up(), self._context)
         try:
-            if not self._owner.source_ended(end) and isinstance(end, Failed):
-                # The body was complete before: the source raised after it.
-                self.error = end.cause
+            await self._clean_up()
+        finally:
+            self._is_clean.set()
+            # Whoever ends the event loop and cancels this task waits for both.
+            await asyncio.wait({winding_up})
+
+    # -- the clean-up -----------------------------------------------------------------------
+
+    async def _clean_up(self) -> None:
+        task = self._task
+        assert task is not None
+        try:
+            # A clean-up may hold up the whole event loop.
+            await self._stream.handed_on()
+        finally:
+            cancellations = task.cancelling()
+            timer = asyncio.get_running_loop().call_later(CLEAN_UP_MAX, self._stop_clean_up)
+            try:
+                await self._source.close()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as exc:
+                if not self._clean_up_is_late:
+                    if task.cancelling() > cancellations:
+                        raise
+                    self._report(exc)
+            finally:
+                timer.cancel()
+
+    def _stop_clean_up(self) -> None:
+        self._clean_up_is_late = True
+        self._report(f"it takes longer than {CLEAN_UP_MAX:g} seconds, and is cancelled")
+        if self._task is not None:
+            self._task.cancel()
+
+    def _report(self, cause: BaseException | str) -> None:
+        if self._reporter is not None:
+            self._reporter.clean_up_failed(cause)
+
+    async def _clean_up_ended(self) -> None:
+        """Wait for the clean-up, for as long as the run stays open for it."""
+        is_aborted = isinstance(self._stream.end, Aborted)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLEAN_UP_WAIT + (CLEAN_UP_MAX if is_aborted else 0)):
+                await self._is_clean.wait()
+
+    # -- the end ----------------------------------------------------------------------------
+
+    async def _wind_up(self) -> None:
+        try:
             await self._owner.settled()
             if self._background is not None and isinstance(self._stream.end, Complete):
                 await self._run_background(self._background)
+            await self._clean_up_ended()
         finally:
             await self._owner.finish()
 

@@ -117,7 +117,7 @@ class Run(Claim):
             recorder=self.recorder,
             archive=archive,
         )
-        self._producer = Producer(self, source, self.stream, answer.background)
+        self._producer = Producer(self, source, self.stream, answer)
         self.audience = Audience(self, self.stream, answer)
         _streaming.add(self)
 

@@ -14,13 +14,15 @@ class Source(Protocol):
 
     async def drain(self, stream: Stream) -> None:
         """
-        Feed every chunk to the stream, and close the source in this same task.
+        Feed every chunk to the stream.
 
         Return once the source is complete. Raise if it is not.
         """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Clean up, in the task that drains the source. What this raises is no end of the body."""
+        ...
 
 
 class Archive(Protocol):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -13,6 +14,10 @@ from starlette.types import ASGIApp, Message, Scope
 from stream_cached.errors import BrokenStreamError
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
+
+#: Seconds that an app has to react to the disconnect of its client, before it is cancelled. The end
+#: of an application leaves aborted runs as long.
+REACT_WITHIN = 2.0
 
 #: Headers that make an app send a part of its body, or no body.
 _CONDITIONS = frozenset(
@@ -60,22 +65,35 @@ def as_bytes(chunk: object, charset: str) -> bytes:
 class IteratorSource:
     """The `body_iterator` of a StreamingResponse. `charset` encodes a chunk that is a str."""
 
-    def __init__(self, iterator: AsyncIterable[Any], charset: str) -> None:
-        self._iterator = iterator
+    def __init__(self, iterable: AsyncIterable[Any], charset: str) -> None:
+        self._iterable = iterable
+        self._iterator: AsyncIterator[Any] | None = None
         self._charset = charset
 
     async def drain(self, stream: Stream) -> None:
-        try:
-            async for chunk in self._iterator:
-                if stream.feed(as_bytes(chunk, self._charset)):
-                    await stream.pace()
-        finally:
-            await self.close()
+        self._iterator = aiter(self._iterable)
+        async for chunk in self._iterator:
+            if stream.feed(as_bytes(chunk, self._charset)):
+                await stream.pace()
 
     async def close(self) -> None:
         # Starlette never closes the iterator, and leaves the clean-up to the garbage collector.
-        if hasattr(self._iterator, "aclose"):
-            await self._iterator.aclose()
+        iterator, self._iterator = self._iterator, None
+        try:
+            if isinstance(iterator, AsyncGenerator) and iterator is not self._iterable:
+                # `__aiter__` has made it: no one else knows it.
+                await iterator.aclose()
+        finally:
+            await close_iterable(self._iterable)
+
+
+async def close_iterable(iterable: object) -> None:
+    """Call `aclose`, where there is one, and await it, where that is possible."""
+    aclose = getattr(iterable, "aclose", None)
+    if callable(aclose):
+        closing = aclose()
+        if inspect.isawaitable(closing):
+            await closing
 
 
 class AppSource:
@@ -84,6 +102,9 @@ class AppSource:
 
     `begin` starts the app, and returns once the app has sent its head. The first part of the body
     waits for the run to start. `body` is the request's body, if it is known.
+
+    Its client leaves when the run is given up: `receive` says so, and what the app still sends goes
+    nowhere, as with a server. An app that never asks `receive` for that is cancelled at once.
     """
 
     def __init__(self, app: ASGIApp, scope: Scope, body: bytes = b"") -> None:
@@ -96,6 +117,11 @@ class AppSource:
         self._may_go_on: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self._complete = asyncio.Event()
+        self._gone = asyncio.Event()
+        """Set once the app may see a disconnect: the body is complete, or the run is given up."""
+        self._is_given_up = False
+        self._is_listening = False
+        self._is_stopped = False
         self._handled_around: BaseException | None = None
 
     async def begin(self) -> None:
@@ -109,7 +135,7 @@ class AppSource:
         try:
             await asyncio.wait({self._task, head}, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            await self.close()
+            await self._stop()
             raise
         finally:
             head.cancel()
@@ -123,11 +149,23 @@ class AppSource:
         await self._app(self._scope, self._receive, self._send)
 
     async def close(self) -> None:
+        self._give_up()
+        if self._task is not None and self._is_listening and not self._task.done():
+            await asyncio.wait({self._task}, timeout=REACT_WITHIN)
+        await self._stop()
+
+    def _give_up(self) -> None:
+        """Let the app see that its client has left."""
+        self._is_given_up = True
+        self._gone.set()
+
+    async def _stop(self) -> None:
+        self._is_stopped = True
         if self._task is None:
             return
         if not self._task.done():
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.wait({self._task})
         if not self._task.cancelled():
             # `drain` raises what the app has raised. Without it, the exception is of no interest.
             self._task.exception()
@@ -136,9 +174,12 @@ class AppSource:
         assert self._task is not None
         self._may_go_on.set_result(stream)
         try:
-            await self._task
-        finally:
-            await self.close()
+            await asyncio.wait({self._task})
+        except asyncio.CancelledError:
+            # From now on nothing is fed. `close` gives the app time to react.
+            self._give_up()
+            raise
+        await self._task
         if not self._complete.is_set():
             raise BrokenStreamError("the app returned before the end of its body")
 
@@ -146,8 +187,9 @@ class AppSource:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        # The run goes on when the client leaves: only the end of the body is a disconnect.
-        await self._complete.wait()
+        # The run may go on when the client leaves: then only the end of the body is a disconnect.
+        self._is_listening = True
+        await self._gone.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
@@ -157,10 +199,35 @@ class AppSource:
             self._head.set()
         elif message["type"] == "http.response.body":
             stream = await asyncio.shield(self._may_go_on)
-            if stream.feed(bytes(message.get("body", b""))):
-                await stream.pace()
+            if stream.owner.is_aborting or self._is_given_up:
+                await self._send_to_no_one()
+                return
+            if stream.feed(bytes(message.get("body", b""))) and not await self._pace(stream):
+                return
             if not message.get("more_body", False):
                 self._end_body(stream)
+
+    async def _pace(self, stream: Stream) -> bool:
+        """Wait for the readers. Return False if the run is given up meanwhile."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancellations = task.cancelling()
+        try:
+            await stream.pace()
+        except asyncio.CancelledError:
+            if task.cancelling() > cancellations or not stream.owner.is_aborting:
+                raise
+            # It is the stream that raises this. In an app it would cancel what reacts.
+            await self._send_to_no_one()
+            return False
+        return True
+
+    async def _send_to_no_one(self) -> None:
+        """Give way, because an app may send without an end."""
+        if self._is_stopped:
+            # An app that swallowed its cancellation ends here.
+            raise asyncio.CancelledError
+        await asyncio.sleep(0)
 
     def _end_body(self, stream: Stream) -> None:
         if self._task is not None and self._task.cancelling():
@@ -171,6 +238,7 @@ class AppSource:
             # would without a cache, but the body is not stored.
             stream.owner.mark_incomplete()
         self._complete.set()
+        self._gone.set()
         stream.owner.finish_body()
 
 

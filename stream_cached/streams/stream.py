@@ -10,6 +10,7 @@ chunks from the source, so no reader can spoil the stream for another.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -164,6 +165,14 @@ class Stream:
         if self.seats and not self.owner.is_followed:
             return False
         return self._recorder is None or self._recorder.has_room
+
+    async def handed_on(self) -> None:
+        """Wait until the readers have the end, for as long as that may wait for the commit."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.commit_wait):
+                await self.ended.wait()
+        for _ in range(_TURNS_TO_READER if self.seats else 0):
+            await asyncio.sleep(0)
 
     # -- what memory drops ------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ The same application without the decorator is the oracle.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from stream_cached.streams import sources
 from stream_cached.tasks import running_here
 from tests.conftest import Serve
 from tests.support.asgi import Exchange, get
-from tests.support.gates import TIMEOUT, wait_until
+from tests.support.gates import run, runs_over, wait_until
 from tests.support.http_client import RawClient
 from tests.support.runs import HIT, MISS
 
@@ -117,19 +117,6 @@ def application(
     return Starlette(routes=[Route("/plain", endpoint), Route("/", cached(endpoint))])
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(TIMEOUT):
-            await test()
-
-    asyncio.run(bounded())
-
-
-async def some_turns() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
 async def leave(app: Starlette, path: str = "/", query: bytes = b"") -> Exchange:
     exchange = Exchange(app, path=path)
     exchange.scope["query_string"] = query
@@ -137,6 +124,7 @@ async def leave(app: Starlette, path: str = "/", query: bytes = b"") -> Exchange
     await exchange.received.wait()
     exchange.left.set()
     await sending
+    await runs_over()
     return exchange
 
 
@@ -151,7 +139,6 @@ def test_it_reacts_as_without_the_cache(
             said = Said()
             began = asyncio.get_running_loop().time()
             await leave(application(cache_url, form, said), path, query)
-            await some_turns()
             # Starlette leaves a generator that is suspended to the garbage collector: some time.
             words.append([word for word in said.words if "generator" not in word])
             assert asyncio.get_running_loop().time() - began < 1
@@ -191,6 +178,7 @@ def test_it_learns_nothing_while_the_run_goes_on(cache_url: str) -> None:
         assert not said.words
         said.ends.set()
         await sending
+        await runs_over()
         hit = await get(app)
         assert (hit.cache_status, hit.body) == (HIT, b"data: first\r\n\r\ndata: last\r\n\r\n")
 
@@ -247,8 +235,6 @@ def test_a_handler_that_never_ends_is_cancelled(
         app = application(cache_url, lambda events, said: Never(), Said())
         exchange = await leave(app)
         assert not exchange.complete
-        await some_turns()
-        assert not running_here()
         assert (await leave(app)).cache_status == MISS
 
     run(test)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -23,7 +23,7 @@ from stream_cached.runs import producer
 from stream_cached.tasks import running_here
 from tests.conftest import Serve
 from tests.support.asgi import Exchange, get
-from tests.support.gates import TIMEOUT, Gate, wait_until
+from tests.support.gates import Gate, run, runs_over, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
@@ -200,19 +200,6 @@ class Endpoint:
         return Starlette(routes=[Route("/plain", self.__call__), Route("/", self.cached)])
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(TIMEOUT):
-            await test()
-
-    asyncio.run(bounded())
-
-
-async def some_turns() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 # -- the body is complete -----------------------------------------------------------------------
 
 
@@ -366,8 +353,7 @@ def test_a_run_that_is_given_up_is_cleaned_up(
         leaving.left.set()
         await sending
         assert not leaving.complete
-        await some_turns()
-        assert not running_here()
+        await runs_over()
         endpoint.gate.open()
         assert (await get(app)).cache_status == MISS
 
@@ -435,6 +421,7 @@ def test_it_is_closed_once_by_the_task_that_iterated_it(
             with pytest.raises(TypeError, match="a stream yields"):
                 await sending
         await asyncio.wait({sending})
+        await runs_over()
         assert len(rows.iterating) == 1
         assert rows.closing == [*rows.iterating]
 

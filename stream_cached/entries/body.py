@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stream_cached.format.codec import decode_segment, encode_segment
@@ -20,6 +20,10 @@ from stream_cached.stores.protocol import Store
 
 #: Segments that are written or read in one round trip.
 WINDOW = 4
+
+#: Segments that are renewed or dropped in one round trip. Each round trip has the time-out of one
+#: operation, within which a store that takes one key at a time must be through.
+_BATCH = 256
 
 #: Seconds that a segment lives unless it is renewed.
 RUN_TTL = 60.0
@@ -86,9 +90,9 @@ class Body:
         ]
 
     async def renew(self, indexes: range, ttl: float | None) -> int:
-        """Give segments a new ttl. Return how many of them exist."""
+        """Give segments a new ttl, in as many round trips as it takes. Return how many exist."""
         self._renewed_at = _now()
-        return await self._store.touch_many(self.keys(indexes), ttl)
+        return sum([await self._store.touch_many(keys, ttl) for keys in self._batches(indexes)])
 
     async def renew_if_due(self, indexes: range, ttl: float | None) -> None:
         """Give segments a new ttl, unless that happened less than `RENEW_EVERY` ago."""
@@ -96,11 +100,16 @@ class Body:
             await self.renew(indexes, ttl)
 
     async def drop(self, indexes: range) -> None:
-        await self._store.delete_many(self.keys(indexes))
+        for keys in self._batches(indexes):
+            await self._store.delete_many(keys)
 
     def keys(self, indexes: range) -> list[str]:
         """Return the keys of segments, for indexes of keys that others keep."""
         return [self._key_of(index) for index in indexes]
+
+    def _batches(self, indexes: range) -> Iterator[list[str]]:
+        for start in range(0, len(indexes), _BATCH):
+            yield self.keys(indexes[start : start + _BATCH])
 
     def _key_of(self, index: int) -> str:
         return segment_key(self._key, self._generation, index)

@@ -297,6 +297,17 @@ class BodyContract:
         assert [await place.raw(body, index) for index in ALL] == [None] * len(ALL)
         await place.of().drop(ALL)  # what is gone already is no error
 
+    # -- of thousands of segments
+
+    async def test_thousands_of_segments_are_renewed_and_dropped(self, place: Place) -> None:
+        body, count = place.of(), 1000
+        packed = [body.pack(index, SEGMENTS[0]) for index in range(count)]
+        await body.write(packed)
+        assert await body.renew(range(count + 5), 1000) == count
+        assert all(lives(place, body, index, 1000) for index in (0, 255, 256, 511, 512, 999))
+        await body.drop(range(1, count))
+        assert await body.renew(range(count), 1000) == 1
+
     # -- apart from others
 
     @pytest.mark.parametrize(
@@ -378,6 +389,24 @@ class TestBodyInStore(BodyContract):
         async with contextlib.AsyncExitStack() as stack:
             opened = redis if request.param == "redis" else memcached
             yield in_store(await stack.enter_async_context(opened(server, namespace)))
+
+    async def test_no_operation_has_to_be_through_with_thousands_of_segments_in_time(
+        self, namespace: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = memory(namespace).store
+        sizes: list[int] = []
+
+        async def counted(keys: Sequence[str], *ttl: float | None) -> int:
+            sizes.append(len(keys))
+            return len(keys)
+
+        monkeypatch.setattr(store, "touch_many", counted)
+        monkeypatch.setattr(store, "delete_many", counted)
+        body = Body(store, KEY, GENERATION)
+        assert await body.renew(range(4000), 60) == 4000
+        await body.drop(range(4000))
+        assert sum(sizes) == 8000
+        assert max(sizes) <= 256
 
 
 # -- the keys of segments -------------------------------------------------------------------------

@@ -28,8 +28,9 @@ from stream_cached.cashews.shared import (
 )
 from stream_cached.cashews.shield import RecordingShield, shield_task
 from stream_cached.connections.deadline import Deadline
+from stream_cached.engine.join import join
 from stream_cached.engine.outcome import Absent, Call, RequestView, View
-from stream_cached.engine.record import join, record
+from stream_cached.engine.record import record
 from stream_cached.engine.service import Hooks, Service
 from stream_cached.engine.values import Use
 from stream_cached.errors import StoreError
@@ -256,7 +257,7 @@ class Recording:
         if run is None or not await run.answered(seconds):
             return None
         try:
-            joined = await run.join(max(seconds, OPTIONS.limits.longest_wait), since)
+            joined = await run.join(max(seconds, OPTIONS.limits.longest_wait), since, at_once=False)
         except TimeoutError:
             return None
         if joined is not None and self._last is not None:

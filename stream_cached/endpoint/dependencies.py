@@ -162,6 +162,24 @@ def needs_request(scope: Mapping[str, Any]) -> bool:
     )
 
 
+def closes_before_response(scope: Mapping[str, Any]) -> bool:
+    """Whether FastAPI may close a dependency of the route before the response is sent."""
+    if not needs_request(scope):
+        return False
+    overrides = getattr(scope.get("app"), "dependency_overrides", None)
+    # Before 0.118, FastAPI closes all of them then. What an override has is not looked up.
+    return bool(
+        overrides or "fastapi_inner_astack" not in scope or _ends_with_function(_dependant(scope))
+    )
+
+
+def _ends_with_function(dependant: Any) -> bool:
+    return any(
+        getattr(each, "scope", None) == "function" or _ends_with_function(each)
+        for each in dependant.dependencies
+    )
+
+
 def _dependant(scope: Mapping[str, Any]) -> Any:
     """Return FastAPI's tree of the dependencies of the route and its routers."""
     context = scope.get("fastapi")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, assert_never
 
 from stream_cached.engine.collapse import Collapse, leading
@@ -54,7 +55,8 @@ async def decide(call: Call) -> Decision:
     """Decide how a call is answered. The endpoint never runs here."""
     try:
         call.check()
-        collapse, view = Collapse(call), await look_up(call)
+        again = functools.partial(_answer_again, call)
+        collapse, view = Collapse(call, again), await look_up(call)
         while True:
             match view.found:
                 case Fresh(result) | PlainValue(result):
@@ -78,3 +80,7 @@ async def decide(call: Call) -> Decision:
     except StoreError as exc:
         call.service.reporter.store_failed(exc, "reading")
         return Bypass((Finding(NotCached.STORE),))
+
+
+async def _answer_again(call: Call) -> Any:
+    return await answer(call.once_more())

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from stream_cached.engine.join import join
 from stream_cached.engine.lookup import look_up
 from stream_cached.engine.outcome import (
     Absent,
@@ -24,7 +25,6 @@ from stream_cached.engine.outcome import (
     View,
 )
 from stream_cached.engine.outcome import Stale as StaleEntry
-from stream_cached.engine.record import join
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError
@@ -32,6 +32,7 @@ from stream_cached.format.progress import Head, LeaseRecord, LeaseState
 from stream_cached.http.reasons import NOT_HANDED_ON_FOR
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY, Variant, variant_of
+from stream_cached.responses.resumption import Again
 from stream_cached.runs.follow import RemoteRun
 from stream_cached.runs.lease import Lease, read_lease
 from stream_cached.runs.registry import part_of
@@ -72,12 +73,19 @@ class _Claim:
 
 
 class Collapse:
-    """The way of one call among others that want the same."""
+    """
+    The way of one call among others that want the same.
 
-    def __init__(self, call: Call) -> None:
+    Args:
+        call: The call.
+        again: Answers it once more, if a run that it has joined is not for it after all.
+    """
+
+    def __init__(self, call: Call, again: Again) -> None:
         self._call = call
+        self._again = again
         self._looks = 0
-        self._waited_enough = False
+        self._waited_enough = call.has_waited_enough
         """Whether a run took longer than `wait_timeout` to answer: the next one needs no lease."""
 
     def _left(self, run: Run) -> float:
@@ -145,11 +153,12 @@ class Collapse:
 
     async def _join(self, run: Run, view: View) -> Decision | View | None:
         """Join a run; None if it has no answer for this call."""
+        at_once = self._call.execution.can_run_later()
         try:
-            joined = await run.join(self._left(run), self._call.started)
+            joined = await run.join(self._left(run), self._call.started, at_once=at_once)
         except TimeoutError:
             return await self._give_up_on(run)
-        return None if joined is None else Serve(join(self._call, view, joined))
+        return None if joined is None else Serve(join(self._call, view, joined, self._again))
 
     async def _give_up_on(self, run: Run) -> View:
         """Wait no longer for a run: one of those that wait leads another, which the others join."""

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from stream_cached.engine.service import Service
 
 
+#: How many answers of other calls a call takes that turn out not to be for it.
+_MAX_ATTEMPTS = 3
+
+
 # -- what a front door hands over ---------------------------------------------------------------
 
 
@@ -85,6 +89,8 @@ class Call:
 
     reports: Reports | None = None
     """Where its answer is reported; None for the log."""
+    attempt: int = 0
+    """How many answers of other calls were not for it after all."""
 
     @property
     def is_held(self) -> bool:
@@ -118,6 +124,16 @@ class Call:
         withheld = Withheld(self.reports or self.service.reporter)
         return replace(self, reports=withheld), withheld
 
+    def once_more(self) -> Call:
+        """Return the same call, whose answer goes on from one that is reported already."""
+        return replace(self.withholding()[0], attempt=self.attempt + 1)
+
+    @property
+    def has_waited_enough(self) -> bool:
+        """Whether it has waited for another call for as long as `wait_timeout` lets it."""
+        longest = self.service.options.limits.longest_wait
+        return self.attempt > 0 and time.monotonic() - self.started >= longest
+
     @property
     def is_head(self) -> bool:
         return self.request is not None and self.request.is_head
@@ -138,7 +154,8 @@ class Call:
     @property
     def collapses(self) -> bool:
         """Whether the call may wait for the run of another one."""
-        return self.reads and not self.is_authorized and not self.has_range
+        is_shared = not self.is_authorized and not self.has_range
+        return self.reads and is_shared and self.attempt < _MAX_ATTEMPTS
 
 
 # -- what a look-up can find --------------------------------------------------------------------

@@ -34,8 +34,7 @@ from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import Produced, produce_messages, produced
-from stream_cached.responses.stored import stored_response
-from stream_cached.runs.answer import Answer, Joined, Recording
+from stream_cached.runs.answer import Answer, Recording
 from stream_cached.runs.run import Run
 from stream_cached.streams.protocols import Source
 from stream_cached.streams.stream import COMMIT_WAIT
@@ -105,27 +104,6 @@ def pass_on(call: Call, result: Any, event: Answered) -> Any:
     body = None if made is None else made.body
     call.sent(event, None if body is None else len(body))
     return result if made is None else made.with_header(event.header)
-
-
-def join(call: Call, view: View, joined: Joined) -> Any:
-    """Return the response of a run that a call has joined."""
-    event = Answered(Outcome.JOINED, fwd=view.fwd, detail=detail_of(view.use))
-    answer, head, sending = joined.answer, joined.answer.head, call.sending(event)
-    headers = [*head.headers, event.header]
-    if joined.reader is None:
-        assert answer.body is not None
-        return stored_response(head, headers, answer.body, sending)
-    return LiveResponse(
-        joined.run,
-        joined.reader,
-        head,
-        headers,
-        merge=not call.service.options.exact,
-        sending=sending,
-        body=answer.body,
-        generation=answer.generation,
-        joined=True,
-    )
 
 
 def _refuse(call: Call, run: Run | None, result: Any, findings: Sequence[Finding]) -> Any:

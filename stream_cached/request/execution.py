@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stream_cached.endpoint.dependencies import needs_request
+from stream_cached.endpoint.dependencies import closes_before_response, needs_request
 from stream_cached.endpoint.function import Endpoint, response_heads
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.guard import Guard, Terms
@@ -73,6 +73,10 @@ class Execution:
         if self.incoming is None:
             return True
         return self.incoming.can_be_detached and not needs_request(self.incoming.scope)
+
+    def can_run_later(self) -> bool:
+        """Whether the endpoint can still run once the response to the request has begun."""
+        return self.incoming is None or not closes_before_response(self.incoming.scope)
 
     def outlive_request(self) -> None:
         if self.incoming is not None:

@@ -9,6 +9,7 @@ import anyio
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from stream_cached.errors import LostStreamError
 from stream_cached.events import Sending
 from stream_cached.format.progress import Head
 from stream_cached.http.headers import content_length
@@ -22,7 +23,9 @@ from stream_cached.responses.messages import (
     start_message,
     watch_client,
 )
-from stream_cached.responses.resumption import Resumption, resuming
+from stream_cached.responses.resumption import Again, Resumption, resuming
+from stream_cached.runs.answer import Joined
+from stream_cached.runs.joining import begins
 from stream_cached.runs.run import Run
 from stream_cached.streams.reader import Reader
 
@@ -51,7 +54,8 @@ class LiveResponse(StreamingResponse):
         sending: Sending,
         body: bytes | None = None,
         generation: bytes | None = None,
-        joined: bool = False,
+        joined: Joined | None = None,
+        again: Again | None = None,
         failed_apart: Callable[[Exception], None] | None = None,
     ) -> None:
         set_head(self, head.status, headers, head.media_type, head.charset)
@@ -69,6 +73,8 @@ class LiveResponse(StreamingResponse):
         self.generation = generation
         """The id of the run; None for a run of another process."""
         self.resumption: Resumption | None = None
+        if again is not None:
+            self.resumption = Resumption(again, within_body=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # An HTTPEndpoint sends with the scope and the `receive` that its method was given.
@@ -146,14 +152,25 @@ class LiveResponse(StreamingResponse):
                 # For the client the head is the end, and the end waits for the commit.
                 await self._reader.ended()
             await send(start_message(self.status_code, self.raw_headers))
-            if self._joined and scope["method"] == "HEAD":
-                await send(body_message(b"", more=False))
-                return
+            if self._joined is not None:
+                if scope["method"] == "HEAD":
+                    await send(body_message(b"", more=False))
+                    return
+                await self._begins(self._joined)
             while chunks := await self._reader.take():
                 for part in [b"".join(chunks)] if self._merge else chunks:
                     await self._send_part(part, declared, send)
             if not self._reader.closed:
                 await send(body_message(b"", more=False))
+
+    async def _begins(self, joined: Joined) -> None:
+        """Wait for the first chunk. Raises `LostStreamError` if it is not for this client."""
+        try:
+            if await begins(joined):
+                return
+        except TimeoutError:
+            self._run.retire()
+        raise LostStreamError("the run that was joined is not for this request")
 
     async def _send_part(self, part: bytes, declared: int | None, send: Send) -> None:
         self._sent += len(part)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached.errors import BrokenStreamError, LostStreamError
-from stream_cached.http.headers import end_to_end
+from stream_cached.http.headers import content_length, end_to_end
+
+#: Answers a call once more.
+Again = Callable[[], Awaitable[Any]]
 
 #: How many runs a response may need beyond the first.
 _ATTEMPTS = 3
@@ -23,12 +27,41 @@ _ATTEMPTS = 3
 _OF_THE_TRANSFER = frozenset({b"age", b"cache-status", b"content-length", b"date"})
 
 
-class Resumption:
-    """What a response has sent so far, and how it continues. `again` answers the call once more."""
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What two responses share, of which one goes on where the other one was sent."""
 
-    def __init__(self, again: Callable[[], Awaitable[Any]]) -> None:
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    length: int | None
+
+    @classmethod
+    def of(cls, message: Message) -> _Head:
+        headers = message.get("headers", ())
+        pairs = [(name.lower(), value) for name, value in end_to_end(headers)]
+        kept = tuple(pair for pair in pairs if pair[0] not in _OF_THE_TRANSFER)
+        return cls(message["status"], kept, content_length(headers))
+
+    def may_follow(self, sent: _Head) -> bool:
+        if self.status != sent.status or self.headers != sent.headers:
+            return False
+        # A hit has a length, a stream has none.
+        return self.length is None or sent.length is None or self.length == sent.length
+
+
+class Resumption:
+    """
+    What a response has sent so far, and how it continues.
+
+    Args:
+        again: Answers the call once more.
+        within_body: Whether it may also go on after the first byte of its body.
+    """
+
+    def __init__(self, again: Again, *, within_body: bool = True) -> None:
         self._again = again
-        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self._within_body = within_body
+        self._head: _Head | None = None
         self._length = 0
         self._digest = hashlib.blake2b()
 
@@ -36,12 +69,14 @@ class Resumption:
         """Return a `send` that remembers what is sent."""
 
         async def watching(message: Message) -> None:
-            await send(message)
             if message["type"] == "http.response.start":
-                self._head = _head_of(message)
-            elif message["type"] == "http.response.body":
+                # Now: a middleware may add to the headers that it is sent.
+                self._head = _Head.of(message)
+            await send(message)
+            if message["type"] == "http.response.body":
                 self._length += len(message.get("body", b""))
-                self._digest.update(message.get("body", b""))
+                if self._within_body:
+                    self._digest.update(message.get("body", b""))
 
         return watching
 
@@ -53,6 +88,8 @@ class Resumption:
 
         Raise `BrokenStreamError` if the new body is another one, or is lost, too.
         """
+        if self._length and not self._within_body:
+            raise cause
         for _ in range(_ATTEMPTS):
             response = await self._again()
             if not isinstance(response, Response):
@@ -72,7 +109,7 @@ class _Rest:
     def __init__(
         self,
         send: Send,
-        head: tuple[int, list[tuple[bytes, bytes]]] | None,
+        head: _Head | None,
         length: int,
         digest: hashlib.blake2b,
     ) -> None:
@@ -86,7 +123,7 @@ class _Rest:
         if message["type"] == "http.response.body" and self._left:
             message = self._rest_of(message)
         elif message["type"] == "http.response.start" and self._head is not None:
-            if _head_of(message) != self._head:
+            if not _Head.of(message).may_follow(self._head):
                 raise BrokenStreamError("the endpoint has answered with another head")
             return
         await self._send(message)
@@ -104,7 +141,7 @@ class _Rest:
         return {**message, "body": rest}
 
 
-def resume_from(result: Any, again: Callable[[], Awaitable[Any]]) -> None:
+def resume_from(result: Any, again: Again) -> None:
     """Let the body of a response, if it is lost, go on from another answer to the call."""
     if hasattr(result, "resumption"):
         result.resumption = Resumption(again)
@@ -122,8 +159,3 @@ async def resuming(
         await respond(scope, receive, send)
     except LostStreamError as exc:
         await resumption.go_on(exc, scope, receive, send)
-
-
-def _head_of(message: Message) -> tuple[int, list[tuple[bytes, bytes]]]:
-    headers = [(name.lower(), value) for name, value in end_to_end(message.get("headers", ()))]
-    return message["status"], [each for each in headers if each[0] not in _OF_THE_TRANSFER]

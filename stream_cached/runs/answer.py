@@ -78,3 +78,5 @@ class Joined:
     answer: Answer
     reader: Reader | None
     """The reader of the stream; None for a body at hand."""
+    until: float = 0.0
+    """How long the reader may wait for the first chunk, by the clock of the event loop."""

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from stream_cached.runs.run import Run
 
 
-async def join(run: Run, seconds: float, since: float) -> Joined | None:
+async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Joined | None:
     """
     Return the answer of a run for one more request; None if there is none for it.
 
-    The first chunk may take so many `seconds`; otherwise `TimeoutError` is raised. `since` is the
-    begin of the request, by the monotonic clock.
+    Args:
+        run: The run.
+        seconds: How long the first chunk may take; past it `TimeoutError` is raised.
+        since: The begin of the request, by the monotonic clock.
+        at_once: Whether the request may be answered before the first chunk, because it can run the
+            endpoint itself if that chunk is not for it.
     """
     if run.hands_on_refusal and run.answer is not None:
         return Joined(run, run.answer, None)
@@ -33,17 +37,32 @@ async def join(run: Run, seconds: float, since: float) -> Joined | None:
         return Joined(run, answer, None)
     reader = stream.read(content_length(answer.head.headers), joins=True)
     audience.came()
-    if reader.is_at_hand:
-        return Joined(run, answer, reader)
-    begins = False
+    until = asyncio.get_running_loop().time() + seconds
+    joined = Joined(run, answer, reader, until)
+    # A stale entry answers if the run fails before its first chunk.
+    if reader.is_at_hand or (at_once and answer.stale_place is None):
+        return joined
+    return joined if await begins(joined) else None
+
+
+async def begins(joined: Joined) -> bool:
+    """
+    Wait for the first chunk, or a clean end. Return False if the request gets none.
+
+    Until there is a chunk, the stream may turn out to be for its own client only. `TimeoutError` is
+    raised if it takes too long.
+    """
+    run, reader = joined.run, joined.reader
+    if reader is None:
+        return True
+    is_there = False
     try:
-        # Until there is a chunk, the stream may turn out to be for its own client only.
-        async with asyncio.timeout(seconds):
-            begins = await reader.begun()
+        async with asyncio.timeout_at(joined.until):
+            is_there = await reader.begun()
     finally:
-        if not begins:
+        if not is_there:
             reader.close()
-    if not begins and run.can_be_joined:
+    if not is_there and run.can_be_joined:
         # The first chunks are lost: the next requests would find the run, too, and fail again.
         run.retire()
-    return Joined(run, answer, reader) if begins else None
+    return is_there

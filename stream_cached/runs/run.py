@@ -180,8 +180,8 @@ class Run(Claim):
             return False
         return self.stream is None or self.stream.is_kept
 
-    async def join(self, seconds: float, since: float) -> Joined | None:
-        return await join(self, seconds, since)
+    async def join(self, seconds: float, since: float, *, at_once: bool) -> Joined | None:
+        return await join(self, seconds, since, at_once=at_once)
 
     def read(self) -> Reader:
         assert self.stream is not None
@@ -192,10 +192,18 @@ class Run(Claim):
     def is_for_one(self) -> bool:
         """Whether a reader that has no chunk yet should run the endpoint itself."""
         assert self.stream is not None
-        if isinstance(self.stream.end, Failed | Aborted):
-            return True
+        match self.stream.end:
+            case Aborted():
+                return True
+            case Failed():
+                return not self._shares_failure()
         failure = None if self.recorder is None else self.recorder.failure
         return failure is not None and failure.scope is not Scope.STORE
+
+    def _shares_failure(self) -> bool:
+        """Whether readers that have no chunk are given what the source has raised."""
+        is_backed = self.answer is not None and self.answer.stale_place is not None
+        return self.remote is None and not is_backed and self.objection() is None
 
     # -- the source -------------------------------------------------------------------------
 

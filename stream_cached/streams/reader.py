@@ -118,10 +118,10 @@ class Reader:
         return self._is_there and not self._stream.owner.is_for_one
 
     async def begun(self) -> bool:
-        """Wait for the first chunk, or a clean end. Return False if this reader gets none."""
+        """Wait for the first chunk, or the end. Return False if they are not for this reader."""
         stream, seat = self._stream, self._seat
         while not stream.has_begun and not stream.owner.is_for_one and not seat.cut:
-            if stream.end is not None:
+            if stream.end is not None or self.closed:
                 return True
             await self._woken()
         if seat.cut or not stream.has_begun:

@@ -412,7 +412,7 @@ def test_a_run_that_needs_its_requests_session_is_carried_by_it(
     clock.passed = TTL + 0.5
     assert fetch(server.port).text == "run 0"
     wait_until(lambda: len(runs) == 2)
-    assert server.requests_running == 1
+    wait_until(lambda: server.requests_running == 1)
     gate.open()
     wait_until(lambda: not server.requests_running)
     assert states == ["open", "open"]

@@ -34,6 +34,8 @@ class Exchange:
             "server": ("example.org", 80),
         }
         self.sent: list[Message] = []
+        self.begun = asyncio.Event()
+        """The head has come."""
         self.received = asyncio.Event()
         """The first byte of a body has come."""
         self.left = asyncio.Event()
@@ -70,6 +72,7 @@ class Exchange:
                 raise OSError("the client has left")
             return
         self.sent.append(message)
+        self.begun.set()
         if message.get("body"):
             self.received.set()
 

@@ -174,34 +174,6 @@ def test_a_session_outlives_the_run_though_its_client_has_left(
     assert "closed" in after
 
 
-def test_a_generator_that_fails_at_once_fails_for_all_who_waited(
-    serve: Serve, cache_url: str
-) -> None:
-    gate, reached = Gate(), Gate()
-    runs = 0
-
-    @stream_cached(ttl=60, cache=cache_url)
-    async def endpoint(request: Request) -> Response:
-        nonlocal runs
-        runs += 1
-        reached.open()
-        await gate.passed()
-
-        async def body() -> AsyncIterator[bytes]:
-            raise LookupError
-            yield b""
-
-        return StreamingResponse(body())
-
-    server = serve(Starlette(routes=[Route("/", endpoint)]))
-    waiting = Waiting(server.port, 10)
-    reached.wait()
-    wait_until(lambda: server.requests_running == 10)
-    gate.open()
-    assert [(answer.body, answer.complete) for answer in waiting.answers()] == [(b"", False)] * 10
-    assert runs == 1
-
-
 @pytest.mark.parametrize(
     "headers", [{"set-cookie": "a=b"}, {"cache-control": "private"}, {"vary": "*"}]
 )

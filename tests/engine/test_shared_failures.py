@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -150,6 +150,25 @@ def test_those_who_waited_share_a_failure(
     # The next request is not given it.
     assert fetch(server.port).status == status
     assert world.runs == 2
+
+
+def broken(request: Request) -> Response:
+    async def body() -> AsyncIterator[bytes]:
+        raise LookupError
+        yield b""
+
+    return StreamingResponse(body())
+
+
+def test_those_who_waited_share_the_failure_of_a_generator(
+    serve: Serve, cache_url: str, waiters: Waiters
+) -> None:
+    world = World(cache_url, broken, is_async=True)
+    _, waiting = waiting_for(world, serve, waiters)
+    world.gate.open()
+    answers = waiting.answers()
+    assert [(answer.body, answer.complete) for answer in answers] == [(b"", False)] * CLIENTS
+    assert world.runs == 1
 
 
 @pytest.mark.parametrize("kind", PRIVATE)

@@ -232,7 +232,7 @@ async def test_a_mark_that_says_it_can_not_be_stored(log: Log) -> None:
     # While it is sent, it is not known yet how long it is.
     assert said(await log.of(first)) == ("miss", WHOLE, "")
     assert first.cache_status == MISS
-    assert said(await log.of(second)) == ("bypass", None, "max-body")
+    assert said(await log.of(second)) == ("bypass", WHOLE, "max-body")
     assert second.cache_status == 'stream-cached; fwd=bypass; detail="max-body"'
 
 

@@ -168,7 +168,8 @@ class Collapse:
 
     async def _take(self, run: Run, view: View) -> Decision | View:
         """Lead a run, unless that is not necessary, or another process does."""
-        if view.use.backend.is_shared and not self._waited_enough:
+        needs_lease = view.use.backend.is_shared and view.limit is None
+        if needs_lease and not self._waited_enough:
             try:
                 return await self._lead_or_follow(run, view)
             except StoreUnavailableError:

@@ -129,6 +129,8 @@ async def find_entry(
     found = await resource.look_up()
     if isinstance(found, Miss):
         return Absent(found.varied)
+    if isinstance(found, Unstorable) and (limit := NotCached.limit(found.detail)):
+        return Absent(limit=limit)
     if not isinstance(found, Hit):
         return found
     now = time.time()

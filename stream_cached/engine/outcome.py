@@ -12,7 +12,7 @@ from stream_cached.engine.values import Use
 from stream_cached.entries.found import Hit, Unstorable
 from stream_cached.entries.resource import Resource
 from stream_cached.events import Answered, Reports, Sending, Withheld, logs_answers
-from stream_cached.http.reasons import BypassError, Finding
+from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.digest import digest
 from stream_cached.keys.variants import Select
 from stream_cached.request.execution import Execution
@@ -190,6 +190,8 @@ class Absent:
 
     varied: bool = False
     """Whether there are other variants."""
+    limit: NotCached | None = None
+    """The limit that the last response has passed: the next one is shared, and not stored."""
 
 
 Found = Fresh | PlainValue | Stale | Unstorable | Absent
@@ -214,6 +216,11 @@ class View:
     def lacks_answer(self) -> bool:
         """Whether there is nothing fresh, and an answer is to be stored."""
         return self.records and isinstance(self.found, Absent | Stale)
+
+    @property
+    def limit(self) -> NotCached | None:
+        """The limit for which the answer of a run is not to be stored."""
+        return self.found.limit if isinstance(self.found, Absent) else None
 
     @property
     def is_backing_off(self) -> bool:

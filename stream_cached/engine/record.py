@@ -54,7 +54,7 @@ async def record(
     """
     execution = call.execution
     if not view.records:
-        return pass_on(call, await execution.run(), Answered(Outcome.MISS, fwd=_fwd(call, view)))
+        return pass_on(call, await execution.run(), _miss(call, view, stored=False))
     with execution.shielded(call.service.options.effective_finish_timeout) as shield:
         try:
             executed = await execution.run_watched()
@@ -77,7 +77,7 @@ async def record(
     if findings:
         return _refuse(call, run, result, findings)
     await store_value(call, view, result, run, wait=call.waits or is_refresh)
-    call.sent(Answered(Outcome.MISS, fwd=_fwd(call, view), stored=True), None)
+    call.sent(_miss(call, view), None)
     return result
 
 
@@ -113,8 +113,9 @@ def _refuse(call: Call, run: Run | None, result: Any, findings: Sequence[Finding
     return pass_on(call, result, bypassed(list(findings)))
 
 
-def _fwd(call: Call, view: View) -> str:
-    return view.fwd if call.reads else "request"
+def _miss(call: Call, view: View, *, stored: bool = True, detail: str = "") -> Answered:
+    fwd = view.fwd if call.reads else "request"
+    return Answered(Outcome.MISS, fwd=fwd, stored=stored, detail=detail)
 
 
 class _Record:
@@ -153,7 +154,8 @@ class _Record:
         incoming = self._call.execution.incoming
         if made.sends_by_itself and incoming is None:
             findings.append(Finding(NotCached.NO_REQUEST))
-        if findings:
+        is_stream = made.source is not None or made.sends_by_itself
+        if findings and not (is_stream and _are_limits(findings)):
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)
             return pass_on(self._call, made.response, bypassed(findings))
@@ -171,12 +173,16 @@ class _Record:
         # The head of a response that sends by itself is known only now.
         entry, head = self._described(made)
         findings = self._why_not_stored(made)
-        if findings:
+        is_shared = _are_limits(findings)
+        if not is_shared:
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)
-        event = bypassed(findings) if findings else self._miss()
+        limit = self._view.limit
+        known = [Finding(limit)] if limit is not None else []
+        event = bypassed([*findings, *known]) if findings or known else self._miss()
         answer = self._answer(entry, head, made)
-        self._run.begin(source, answer, None if findings else self._recording(entry, made))
+        self._run.begin(source, answer, self._recording(entry, made) if is_shared else None)
+        self._record_nothing(findings)
         return LiveResponse(
             self._run,
             self._run.read(),
@@ -188,6 +194,17 @@ class _Record:
             generation=entry.generation,
             failed_apart=None if self._is_held else self._call.failed_apart,
         )
+
+    def _record_nothing(self, findings: Sequence[Finding]) -> None:
+        """Give the entry up where a limit is known to be passed; others may read the stream."""
+        recorder, limit = self._run.recorder, self._view.limit
+        if recorder is None:
+            return
+        if limit is not None:
+            # The mark is not renewed: later bodies may be within the limit again.
+            recorder.fail(limit, known=True)
+        elif findings:
+            recorder.fail(findings[0].reason)
 
     async def _record_body(self, made: Produced) -> Any:
         """Store a response whose body is at hand, and return it."""
@@ -203,8 +220,7 @@ class _Record:
         return made.with_header(event.header, headers=headers)
 
     def _miss(self) -> Answered:
-        fwd, detail = _fwd(self._call, self._view), detail_of(self._view.use)
-        return Answered(Outcome.MISS, fwd=fwd, stored=True, detail=detail)
+        return _miss(self._call, self._view, detail=detail_of(self._view.use))
 
     # -- what the run is told ---------------------------------------------------------------
 
@@ -322,6 +338,10 @@ class _Record:
     async def stored(self) -> None:
         self._view.registry.share_again(self._resource.key, self._resource.select)
         await self._service.hooks.stored(self._view)
+
+
+def _are_limits(findings: Sequence[Finding]) -> bool:
+    return all(finding.reason.is_limit for finding in findings)
 
 
 def _shorter(seconds: float, other: float | None) -> float:

@@ -57,10 +57,12 @@ def handed_on(
 
     Returns:
         The seconds for which no request waits for another one, and whether the requests that waited
-        are given the answer: it is not stored only because of its status, and may be shared.
+        are given the answer: it is not stored only because of its status or size, and may be
+        shared.
     """
     seconds = alone_for(headers, findings)
-    if seconds or any(finding.reason.scope is not Scope.FAILURE for finding in findings):
+    shared = (Scope.FAILURE, Scope.LIMIT)
+    if seconds or any(finding.reason.scope not in shared for finding in findings):
         return seconds, False
     return (0.0, True) if at_hand else (NOT_HANDED_ON_FOR, False)
 

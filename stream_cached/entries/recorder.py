@@ -307,14 +307,14 @@ class Recorder:
             self._is_held = False
             self._cleanup = spawn(self._clean_up(None))
 
-    def fail(self, reason: NotCached, cause: Exception | None = None) -> None:
-        """Give the entry up, at once and once."""
+    def fail(self, reason: NotCached, cause: Exception | None = None, known: bool = False) -> None:
+        """Give the entry up, at once and once. The store has a mark already if that is `known`."""
         if self.failure is not None:
             return
         self.failure = reason
         self._kept_up.set()
         self._stop_timers()
-        mark = reason if reason.is_lasting else None
+        mark = reason if reason.is_lasting and not known else None
         # A slow reader goes on to the end if only a limit was passed.
         self._is_held = reason is not NotCached.INCOMPLETE and self._owner.has_slow_readers
         if not self._is_held:

@@ -27,7 +27,7 @@ class Scope(enum.Enum):
     FAILURE = enum.auto()
     """The answer is not stored, and the requests that waited for it are given it."""
     LIMIT = enum.auto()
-    """The body is not stored, but readers that joined may read it to its end."""
+    """The body is not stored, nor the next one, but other requests may read it, too."""
     STORE = enum.auto()
     """The store can't hold the body, which may be shared all the same."""
     PASSING = enum.auto()
@@ -178,6 +178,15 @@ class NotCached(enum.Enum):
         self.fix = fix
         self.scope = scope
 
+    @classmethod
+    def limit(cls, word: str) -> NotCached | None:
+        """Return the limit that a word in a record stands for; None if it is no limit."""
+        return next((each for each in cls if each.word == word and each.is_limit), None)
+
+    @property
+    def is_limit(self) -> bool:
+        return self.scope is Scope.LIMIT
+
     @property
     def is_lasting(self) -> bool:
         """Whether a run that was recorded in vain would be so again."""
@@ -189,7 +198,7 @@ class NotCached(enum.Enum):
         match self.scope:
             case Scope.PRIVATE:
                 return NOT_SHARED_FOR
-            case Scope.UNSHARED | Scope.LIMIT:
+            case Scope.UNSHARED:
                 return NOT_HANDED_ON_FOR
             case _:
                 return 0.0

@@ -51,6 +51,10 @@ class DisconnectShield:
     def reveal(self) -> None:
         self._revealed.set()
 
+    def hide(self) -> None:
+        """Hide what was to be revealed, because another client reads the answer, too."""
+        self._revealed.clear()
+
     async def __call__(self) -> Message:
         message = await self.receive()
         if message["type"] == "http.disconnect":
@@ -65,9 +69,9 @@ class DisconnectShield:
             if self.has_run:
                 await self._revealed.wait()
             elif (left := self._gone_at + self._patience - now()) <= 0:
-                self.has_revealed = True
-                return
+                break
             else:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await self._revealed.wait()
+        self.has_revealed = True

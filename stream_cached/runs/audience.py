@@ -57,6 +57,7 @@ class Audience:
     # -- readers come and leave -------------------------------------------------------------
 
     def came(self) -> None:
+        self._shield.hide()
         self.keep()
         self.expect_start()
 

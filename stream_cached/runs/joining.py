@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stream_cached.http.headers import content_length
 from stream_cached.runs.answer import Joined
+from stream_cached.runs.states import RunState
 
 if TYPE_CHECKING:
     from stream_cached.runs.run import Run
@@ -32,6 +33,9 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
         return None
     answer, stream, audience = run.answer, run.stream, run.audience
     if not run.can_be_joined or answer is None:
+        if run.state is RunState.OUTGROWN:
+            # Memory no longer holds the beginning.
+            run.retire()
         return None
     if stream is None or audience is None:
         return Joined(run, answer, None)

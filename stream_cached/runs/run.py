@@ -71,6 +71,8 @@ class Run(Claim):
         match effect:
             case Effect.UNLIST:
                 self.unlist()
+            case Effect.RELEASE if self.lease is not None:
+                self.lease.release()
             case Effect.WAKE:
                 self._answered.set()
             case Effect.CUT if self._cut_because and self.stream is not None:
@@ -178,7 +180,10 @@ class Run(Claim):
         """Whether one more request may have the answer from its beginning."""
         if self.state not in JOINABLE or self.answer is None or not self.is_listed:
             return False
-        return self.stream is None or self.stream.is_kept
+        if self.stream is None or self.stream.is_kept:
+            return True
+        # An endpoint that knows of its client's disconnect may cut its body short.
+        return self.stream.is_whole and not self.answer.shield.has_revealed
 
     async def join(self, seconds: float, since: float, *, at_once: bool) -> Joined | None:
         return await join(self, seconds, since, at_once=at_once)
@@ -198,7 +203,7 @@ class Run(Claim):
             case Failed():
                 return not self._shares_failure()
         failure = None if self.recorder is None else self.recorder.failure
-        return failure is not None and failure.scope is not Scope.STORE
+        return failure is not None and failure.scope not in (Scope.STORE, Scope.LIMIT)
 
     def _shares_failure(self) -> bool:
         """Whether readers that have no chunk are given what the source has raised."""
@@ -309,7 +314,9 @@ class Run(Claim):
     def objection(self) -> NotCached | None:
         reason = None if self._storage is None else self._storage.objection()
         if reason is not None and self.is_unstored and self.stream is not None:
-            # No event would cut the readers who joined.
+            self._alone_for = reason.alone_for
+            self.advance(Event.UNSTORE)
+            # Where that is no event, readers have joined before the entry was given up.
             self.stream.cut_joined(_PRIVATE)
         return reason
 
@@ -323,7 +330,7 @@ class Run(Claim):
             self._storage.unstored(reason, cause)
         self._alone_for = reason.alone_for
         self._cut_because = _PRIVATE if reason.scope is Scope.PRIVATE else ""
-        self.advance(Event.UNSTORE)
+        self.advance(Event.OUTGROW if reason.scope is Scope.LIMIT else Event.UNSTORE)
         if self.audience is not None:
             self.audience.lost_entry()
 

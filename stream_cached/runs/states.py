@@ -1,8 +1,9 @@
 """The states of a run, and how events change them: a table, without I/O.
 
 A run begins as CLAIMED: the endpoint runs, and its answer is not known. Requests for the same may
-join a run that is CLAIMED, STREAMING or COMMITTING. `TRANSITIONS` has for each state and event the
-next state and the effects. An event that is not in the table changes nothing in that state.
+join a run that is CLAIMED, STREAMING, OUTGROWN or COMMITTING. `TRANSITIONS` has for each state and
+event the next state and the effects. An event that is not in the table changes nothing in that
+state.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class RunState(Enum):
     """The endpoint has answered with a plain value, which only the store can hand on."""
     REFUSED = auto()
     """The answer must not be stored."""
+    OUTGROWN = auto()
+    """The stream has passed a limit: it goes on without an entry, also for requests to come."""
     UNSTORED = auto()
     """The stream goes on for its readers, without an entry."""
     DRAINED = auto()
@@ -58,6 +61,8 @@ class Event(Enum):
     """The stream is to be given up."""
     UNSTORE = auto()
     """There will be no entry."""
+    OUTGROW = auto()
+    """There will be no entry, because the stream has passed a limit."""
     SHOW = auto()
     """The entry is visible."""
     CLOSE = auto()
@@ -69,6 +74,8 @@ class Effect(Enum):
 
     UNLIST = auto()
     """Leave the registry, wake the requests that wait, and release the lease. At once."""
+    RELEASE = auto()
+    """Release the lease: no other process can follow what is not recorded. At once."""
     WAKE = auto()
     """Wake the requests that wait for the answer. At once."""
     CUT = auto()
@@ -104,13 +111,24 @@ TRANSITIONS: dict[RunState, dict[Event, tuple[RunState, tuple[Effect, ...]]]] = 
         E.BREAK: (State.FAILED, (F.BACK_OFF, F.UNLIST, F.END, F.DISCARD)),
         E.ABORT: (State.ABORTED, (F.UNLIST, F.STOP_SOURCE)),
         E.UNSTORE: (State.UNSTORED, (F.UNLIST, F.CUT)),
+        E.OUTGROW: (State.OUTGROWN, (F.RELEASE,)),
         # The response may still be sent, to its own client only.
         E.RAISE: (State.STREAMING, (F.UNLIST,)),
+        **_CLOSE,
+    },
+    State.OUTGROWN: {
+        E.ABANDON: (State.OUTGROWN, (F.UNLIST, F.CUT)),
+        E.COMPLETE: (State.DRAINED, (F.UNLIST, F.COMMIT)),
+        E.BREAK: (State.FAILED, (F.UNLIST, F.END, F.DISCARD)),
+        E.ABORT: (State.ABORTED, (F.UNLIST, F.STOP_SOURCE)),
+        E.UNSTORE: (State.UNSTORED, (F.UNLIST, F.CUT)),
+        E.RAISE: (State.OUTGROWN, (F.UNLIST,)),
         **_CLOSE,
     },
     State.COMMITTING: {
         E.SHOW: (State.VISIBLE, (F.UNLIST,)),
         E.UNSTORE: (State.DRAINED, (F.UNLIST, F.CUT)),
+        E.OUTGROW: (State.DRAINED, (F.UNLIST,)),
         E.RAISE: (State.COMMITTING, (F.UNLIST,)),
         **_CLOSE,
     },
@@ -135,4 +153,4 @@ TRANSITIONS: dict[RunState, dict[Event, tuple[RunState, tuple[Effect, ...]]]] = 
 }
 
 #: The states in which other requests may wait for a run, or read its stream.
-JOINABLE = frozenset({State.CLAIMED, State.STREAMING, State.COMMITTING})
+JOINABLE = frozenset({State.CLAIMED, State.STREAMING, State.OUTGROWN, State.COMMITTING})

@@ -197,6 +197,11 @@ class Stream:
             return False
         return self._archive is not None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether memory still holds the first chunk, or will hold it."""
+        return not self._backlog.first_number
+
     def _spool_chunks(self, number: int, chunks: list[bytes]) -> None:
         try:
             self.forget_spooled()

@@ -61,7 +61,6 @@ REASONS: dict[str, tuple[Callable[[Request, AsyncIterator[bytes]], Any], dict[st
     "private": (with_headers(cache_control="private"), {}),
     "no-store": (with_headers(cache_control="no-store"), {}),
     "varies on everything": (with_headers(vary="*"), {}),
-    "the length is too much": (with_headers(content_length="2000"), {"max_body": 1000}),
     "the status is not stored": (lambda r, c: StreamingResponse(c, status_code=403), {}),
     "a cookie is read": (reading, {}),
     "a cookie is read for the body": (reading_later, {}),
@@ -70,7 +69,7 @@ REASONS: dict[str, tuple[Callable[[Request, AsyncIterator[bytes]], Any], dict[st
 }
 
 #: Those of one answer: the next one may be shared.
-PASSING = {"the length is too much", "the status is not stored", "not wanted"}
+PASSING = {"the status is not stored", "not wanted"}
 
 
 class World:

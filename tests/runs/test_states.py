@@ -89,8 +89,8 @@ def test_nothing_leads_out_of_the_end() -> None:
     assert TRANSITIONS[S.CLOSED] == {}
 
 
-def test_other_requests_may_join_in_three_states() -> None:
-    assert {S.CLAIMED, S.STREAMING, S.COMMITTING} == JOINABLE
+def test_other_requests_may_join_in_four_states() -> None:
+    assert {S.CLAIMED, S.STREAMING, S.OUTGROWN, S.COMMITTING} == JOINABLE
 
 
 def test_a_run_never_goes_back() -> None:
@@ -116,6 +116,8 @@ def test_an_event_that_is_listed_changes_the_state_or_has_an_effect() -> None:
     assert [(state, event) for state, event, after, effects in ALL if after is state] == [
         (S.STREAMING, E.ABANDON),
         (S.STREAMING, E.RAISE),
+        (S.OUTGROWN, E.ABANDON),
+        (S.OUTGROWN, E.RAISE),
         (S.COMMITTING, E.RAISE),
         (S.ABORTED, E.BREAK),
     ]
@@ -152,6 +154,8 @@ def test_readers_are_cut_where_the_body_turns_out_not_to_be_for_them() -> None:
     assert {(s, e) for s, e, _, effects in ALL if F.CUT in effects} == {
         (S.STREAMING, E.ABANDON),
         (S.STREAMING, E.UNSTORE),
+        (S.OUTGROWN, E.ABANDON),
+        (S.OUTGROWN, E.UNSTORE),
         # What is read after the last chunk counts, too.
         (S.COMMITTING, E.UNSTORE),
     }
@@ -264,4 +268,4 @@ def test_every_effect_is_said_to_happen_at_once_or_in_order() -> None:
 
 def test_the_module_names_the_states_that_can_be_joined() -> None:
     text = (states.__doc__ or "").replace("\n", " ")
-    assert "join a run that is CLAIMED, STREAMING or COMMITTING." in text
+    assert "join a run that is CLAIMED, STREAMING, OUTGROWN or COMMITTING." in text

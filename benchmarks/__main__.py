@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from benchmarks import keys, outage, round_trips, runs, stampede, streams
+from benchmarks import keys, outage, round_trips, runs, stampede, streams, waits
 from tests.support.servers import ServerMissingError, find_redis
 
 PARTS: dict[str, Callable[[float], None]] = {
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[float], None]] = {
     "keys": lambda share: keys.main(),
     "runs": runs.main,
     "stampede": stampede.main,
+    "waits": lambda share: waits.main(),
 }
 
 PACKAGES = (

@@ -31,15 +31,20 @@ class DisconnectShield:
     """A `receive` that hides the client's disconnect while the answer may be recorded.
 
     `if await request.is_disconnected(): return` would otherwise end a body cleanly, and short.
-    Without a run, it hides for `patience` seconds only: the endpoint may wait for it."""
+    Without a run, it hides for `patience` seconds only: the endpoint may wait for it. It does not
+    hide from an endpoint that the rest of the request's body will never come."""
 
     receive: Receive
 
-    def __init__(self, patience: float = 0.0) -> None:
+    def __init__(
+        self, patience: float = 0.0, *, may_have_body: bool = True, body_is_read: bool = True
+    ) -> None:
         self.has_run = False
         """Whether a run has taken the shield over."""
         self.has_revealed = False
         """Whether the endpoint knows of the disconnect, and may have cut its body short."""
+        self._may_have_body = may_have_body
+        self._body_is_read = body_is_read
         self._patience = patience
         self._gone_at: float | None = None
         self._revealed = asyncio.Event()
@@ -57,8 +62,17 @@ class DisconnectShield:
 
     async def __call__(self) -> Message:
         message = await self.receive()
-        if message["type"] == "http.disconnect":
-            await self._hide()
+        if message["type"] == "http.request":
+            self._body_is_read = not message.get("more_body", False)
+        elif message["type"] == "http.disconnect":
+            if self._body_is_read or self.has_run:
+                await self._hide()
+            elif self._may_have_body:
+                self.has_revealed = True
+            else:
+                # A server whose client left early says nothing of the body, which is empty.
+                self._body_is_read = True
+                return {"type": "http.request", "body": b"", "more_body": False}
         return message
 
     async def _hide(self) -> None:

@@ -38,6 +38,8 @@ class Incoming:
         self.is_authorized = False
         """Whether it carries Authorization, so that the answer may be one user's own."""
         self.scope = plain_scope(request.scope)
+        # Not every server or test sends them, and ASGI has this default.
+        self.scope.setdefault("headers", [])
         self._body: str | None = None
         self.is_head = self.scope["type"] == "http" and self.scope["method"] == "HEAD"
         """Whether it is a HEAD request, for which GET's entries are used."""
@@ -186,7 +188,11 @@ class Incoming:
 
         `instance`, the object of a method, may be an `HTTPEndpoint` with a `receive` of its own.
         The shield is lifted at the end of the block unless a run has taken it over."""
-        shield = DisconnectShield(patience)
+        shield = DisconnectShield(
+            patience,
+            may_have_body=self.may_have_body,
+            body_is_read=getattr(self.request, "_stream_consumed", False),
+        )
         if isinstance(self.request, Request):
             shield.receive = self.request._receive
             self.request._receive = shield

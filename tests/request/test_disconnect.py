@@ -359,3 +359,38 @@ def test_a_background_task_of_a_response_that_is_no_stream_runs_once_a_run() -> 
         assert log == ["done"]
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    ("headers", "parts"),
+    [([], []), ([(b"content-length", b"7")], [b"cut"]), ([(b"transfer-encoding", b"chunked")], [])],
+    ids=["no body", "a part of a body", "no part of a body"],
+)
+def test_an_endpoint_does_not_wait_for_a_body_that_will_never_come(
+    headers: list[tuple[bytes, bytes]], parts: list[bytes]
+) -> None:
+    said: list[bytes | str] = []
+
+    async def reads(request: Request) -> Response:
+        try:
+            said.append(await request.body())
+        except ClientDisconnect:
+            said.append("left")
+        return Response(b"whole")
+
+    async def test() -> None:
+        cached = stream_cached(ttl=9, cache=memory(), methods=("GET",))(reads)
+        exchange = Exchange(Starlette(routes=[Route("/", cached)]))
+        exchange.scope["headers"] += headers
+        messages = iter({"type": "http.request", "body": p, "more_body": True} for p in parts)
+
+        async def receive() -> Any:
+            return next(messages, {"type": "http.disconnect"})
+
+        async with asyncio.timeout(2):
+            with contextlib.suppress(ClientDisconnect):
+                await exchange.app(exchange.scope, receive, exchange._send)
+
+    run(test)
+    # A request without a body has an empty one, whether its client is there or not.
+    assert said == ([b""] if not headers else ["left"] * len(said))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import datetime
 import decimal
@@ -48,6 +47,14 @@ def canonical(value: object, depth: int = 0) -> Any:
 
 #: Returns the form of a value. Its second argument is the depth of the values inside that value.
 _Converter = Callable[[Any, int], Any]
+
+
+def has_form(value: object) -> bool:
+    try:
+        canonical(value)
+    except NoCanonicalFormError:
+        return False
+    return True
 
 
 def _find_converter(cls: type) -> _Converter:
@@ -106,8 +113,9 @@ def _state(value: object) -> dict[str, object]:
     cls = type(value)
     state = {name: getattr(value, name) for name in _slots(cls) if hasattr(value, name)}
     for name, item in getattr(value, "__dict__", {}).items():
-        # A cached property follows from the other attributes, and exists only after its first use.
-        if not isinstance(inspect.getattr_static(cls, name, None), functools.cached_property):
+        is_cached = isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
+        # A cached property follows from the other attributes, unless it was set from outside.
+        if not is_cached or has_form(item):
             state[name] = item
     return state
 
@@ -117,10 +125,20 @@ def _refuse(value: object, deeper: int) -> NoReturn:
 
 
 def _moment(value: datetime.datetime | datetime.time, deeper: int) -> list[Any]:
-    # Two time zones may have the same offset and name at one moment, and differ at another.
-    zone = str(getattr(value.tzinfo, "key", ""))
+    zone = _zone(value.tzinfo)
     cls = datetime.datetime if isinstance(value, datetime.datetime) else datetime.time
     return [class_name(value), cls.isoformat(value), value.tzname(), zone, value.fold]  # type: ignore[arg-type]
+
+
+def _zone(zone: datetime.tzinfo | None) -> str:
+    """Return the name of a time zone: two may agree at one moment, and differ at another."""
+    if zone is None or type(zone) is datetime.timezone or class_name(zone) in _OFFSETS:
+        return ""
+    # Those of zoneinfo, and of pytz.
+    name = getattr(zone, "key", None) or getattr(zone, "zone", None)
+    if not isinstance(name, str):
+        raise NoCanonicalFormError(class_name(zone))
+    return f"{class_name(zone)} {name}"
 
 
 def _sequence(value: Iterable[object], deeper: int) -> list[Any]:
@@ -164,9 +182,12 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Converter], ...] = (
     (range, lambda v, _: ["range", repr(v[:])]),
     ((list, tuple), _sequence),
     ((set, frozenset), _set),
-    (collections.OrderedDict, _ordered),
-    (dict, lambda v, deeper: [class_name(v), _pairs(v, deeper)]),
+    # The order is part of what an endpoint may show: columns, sort keys.
+    (dict, _ordered),
 )
+
+#: Time zones that are an offset, which is part of the moment's form.
+_OFFSETS = frozenset({"pydantic_core._pydantic_core.TzInfo"})
 
 #: Modules of classes whose slots hold nothing beside their content.
 _STANDARD = frozenset(

@@ -36,10 +36,12 @@ def request_key(
     body: str | None,
     arguments: Mapping[str, object],
     headers: Mapping[bytes, object],
+    parameters: Sequence[tuple[str, object]] = (),
 ) -> str:
     # `method` is GET for a HEAD request, too. `path` holds the raw path, the path and the mount
-    # path. `host` is empty, and `body` (a digest) is None, if not part of the key. `arguments` are
-    # in canonical form; `headers` are the normalised values of `vary=`.
+    # path. `host` is empty, and `body` (a digest) is None, if not part of the key. `arguments` and
+    # `parameters`, those of the path, are in canonical form; `headers` are the normalised values of
+    # `vary=`.
     whole = digest(
         (
             endpoint,
@@ -47,6 +49,7 @@ def request_key(
             scheme,
             [value.lower() for value in host],
             path,
+            parameters,
             query_pairs(query) if query else (),
             body,
             sorted(arguments.items()),

@@ -20,6 +20,7 @@ from stream_cached.request.observed import (
     ABSENT,
     ObservedHeaders,
     ObservedMapping,
+    attributes_of,
     observed_request,
     observer_of,
     plain_scope,
@@ -92,8 +93,8 @@ READABLE = tuple(_WORDS)
 def read_name(name: str) -> str:
     """Return the guard's name for a word or a header name of `unguarded=`."""
     kind, _, rest = name.partition(".")
-    if kind == "scope" and rest in (*READABLE, "server"):
-        return "host" if rest == "server" else rest
+    if kind == "scope" and rest in READABLE:
+        return rest
     if kind in KINDS:
         return name
     word = name.lower()
@@ -121,9 +122,10 @@ class Guard:
         self._terms = terms
         self._keyed = terms.headers | _OF_BODY if with_body else terms.headers
         self._read: dict[str, None] = {}
+        self._lacked: set[str] = set()
         # Only items that existed before the run count. The endpoint may read back its own items.
         self._state = dict(self.request.scope.setdefault("state", {}))
-        self._attributes = dict(self.request.__dict__)
+        self._attributes = attributes_of(self.request)
         self.scope = self.observed_scope(self.request.scope)
         self.headers = ObservedHeaders(self.request, self)
         self.state = State(cast("dict[str, Any]", self.scope["state"]))
@@ -170,11 +172,14 @@ class Guard:
 
     @property
     def reads(self) -> int:
-        return len(self._read)
+        return len(self._read) + len(self._lacked)
 
     def findings(self, known: frozenset[str]) -> list[Finding]:
         """Return the reads outside the key; `known` are lower-cased exempt headers."""
-        unkeyed = [name for name in list(self._read) if not self._is_keyed(name, known)]
+        # What the endpoint has set itself, it has not read: a property that memoises its value.
+        lacked = self._lacked - attributes_of(self.request).keys()
+        names = [*self._read, *(f"request.{name}" for name in sorted(lacked))]
+        unkeyed = [name for name in names if not self._is_keyed(name, known)]
         if "headers" in unkeyed:
             unkeyed = [name for name in unkeyed if not name.startswith("header.")]
         if not unkeyed:
@@ -194,16 +199,22 @@ class Guard:
         if name == "state":
             return ObservedMapping(value, self.state_item)
         if name == "server":
-            self.note("host")
+            # The key has the Host header, if there is one: a client may send any.
+            self.note("scope.server" if "host" in self.request.headers else "host")
         elif name in ("auth", "client", "headers", "session", "user"):
             self.note(name)
         elif name == "extensions":
-            # ASGI's TLS extension contains the client's certificate.
-            if isinstance(value, dict) and "tls" in value:
+            # ASGI's TLS extension contains the client's certificate. Others tell what a server can.
+            if not isinstance(value, dict) or not all(map(_is_ability, value)):
                 self.note("scope.extensions")
         elif not (name in _COMMON or is_shared_infrastructure(type(value))):
             self.note(f"scope.{name}")
         return value
+
+    def lacks(self, name: str) -> None:
+        self._lacked.add(name)
+        if self._outer is not None:
+            self._outer.lacks(name)
 
     def attribute(self, name: str, value: Any) -> None:
         # A dependency or an outer decorator may have set it.
@@ -221,6 +232,10 @@ class Guard:
         if self._outer is not None:
             self._outer.state_item(name, value)
         return value
+
+
+def _is_ability(extension: object) -> bool:
+    return isinstance(extension, str) and extension.startswith(("http.response.", "websocket."))
 
 
 def _shown(name: str) -> str:

@@ -14,6 +14,7 @@ from starlette.types import Message
 
 from stream_cached.http.headers import header_values
 from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.keys.canonical import NoCanonicalFormError, canonical
 from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
 from stream_cached.request.disconnect import DetachedReceive, DisconnectShield
@@ -141,9 +142,10 @@ class Incoming:
             endpoint,
             method="GET" if self.is_head else scope["method"],
             scheme=scope.get("scheme", "http"),
-            host=self._host() if host else self._of_host(),
+            host=self._host() if host else (),
             # A middleware may rewrite one of the three and leave the others.
             path=(scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
+            parameters=self._path_parameters(),
             query=scope.get("query_string", b""),
             body=self._body,
             arguments=arguments,
@@ -158,10 +160,18 @@ class Incoming:
         self._note(["host"])
         return self._values(b"host") or [repr(self.scope.get("server")).encode()]
 
-    def _of_host(self) -> Sequence[bytes]:
-        """Return the path parameters, which a route may have taken from the host."""
-        parameters = sorted(self.scope.get("path_params", {}).items())
-        return [f"{name}={value!r}".encode("utf-8", "surrogatepass") for name, value in parameters]
+    def _path_parameters(self) -> list[tuple[str, Any]]:
+        """Return the path parameters, which the host may give, and a dependency may change."""
+        forms = []
+        for name, value in sorted(self.scope.get("path_params", {}).items()):
+            try:
+                forms.append((name, canonical(value)))
+            except NoCanonicalFormError as exc:
+                fix = "let what puts it there put a str or a number there"
+                raise BypassError(
+                    Finding(NotCached.ARGUMENT, f"the path parameter {name}: {exc}", fix)
+                ) from exc
+        return forms
 
     def select(self, names: Sequence[str]) -> str:
         """Return the digest of the request's values for the named headers."""

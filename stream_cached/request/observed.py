@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, cast
 
-from starlette.datastructures import URL, Headers, MutableHeaders, State
+from starlette.datastructures import URL, Headers, MutableHeaders, QueryParams, State
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -35,6 +35,7 @@ class Observer(Protocol):
     def note(self, name: str) -> None: ...
     def note_header(self, name: str) -> None: ...
     def state_item(self, name: str, value: Any) -> Any: ...
+    def lacks(self, name: str) -> None: ...
     def attribute(self, name: str, value: Any) -> None: ...
 
 
@@ -134,8 +135,22 @@ class ObservedHeaders(Headers):
         return repr(self._whole())
 
 
-#: The attributes in which Starlette's Request caches what it has parsed.
-_CACHED_ATTRIBUTES = {"_headers": "headers", "_cookies": "cookies"}
+#: The attributes in which Starlette's Request caches what it has parsed of a part of the request.
+_CACHED_ATTRIBUTES = {
+    "_base_url": "host",
+    "_cookies": "cookies",
+    "_headers": "headers",
+    "_url": "host",
+}
+
+#: Attributes of Starlette's Request itself. Its body is part of the key.
+_OWN_ATTRIBUTES = frozenset(
+    {
+        *_CACHED_ATTRIBUTES,
+        *("_body", "_form", "_is_disconnected", "_json", "_receive", "_send", "_state"),
+        *("_stream_consumed", "scope"),
+    }
+)
 
 
 def _of_client(name: str) -> Any:
@@ -156,19 +171,28 @@ class ObservedRequest:
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        if name[:1] != "_":
-            if name != "scope" and name in object.__getattribute__(self, "__dict__"):
-                object.__getattribute__(self, "_observer").attribute(name, value)
-        elif name in _CACHED_ATTRIBUTES:
-            object.__getattribute__(self, "_observer").note(_CACHED_ATTRIBUTES[name])
+        if name == "_observer":
+            return value
+        observer = object.__getattribute__(self, "_observer")
+        if name in _CACHED_ATTRIBUTES:
+            observer.note(_CACHED_ATTRIBUTES[name])
+        elif name == "_query_params":
+            # A dependency may have replaced what the query says.
+            if value != QueryParams(plain_scope(observer.scope).get("query_string", b"")):
+                observer.note("request.query_params")
+        elif name == "__dict__":
+            for each in value.keys() - _OWN_ATTRIBUTES:
+                getattr(self, each)
+        elif name not in _OWN_ATTRIBUTES and _is_set(self, name):
+            observer.attribute(name, value)
         return value
 
     def __getattr__(self, name: str) -> Any:
         if name == "_observer" or name.startswith("__"):
             raise AttributeError(name)
-        if name[:1] != "_":
+        if name not in _OWN_ATTRIBUTES and name != "_query_params":
             # A missing attribute counts as read, because it may exist for another client.
-            self._observer.note(f"request.{name}")
+            self._observer.lacks(name)
         return getattr(self._observer.request, name)
 
     def __bool__(self) -> bool:
@@ -216,6 +240,19 @@ class ObservedRequest:
             # Starlette's implementation reads all headers, and would report that.
             return getattr(request, name)
         return getattr(super(), name)
+
+
+def _is_set(request: ObservedRequest, name: str) -> bool:
+    """Whether a name is an attribute of this one request, and not of its class."""
+    observer: Observer = object.__getattribute__(request, "_observer")
+    own = object.__getattribute__(request, "__dict__")
+    return name in own or name in _slots(type(observer.request))
+
+
+def attributes_of(request: HTTPConnection) -> dict[str, Any]:
+    """Return the attributes of a plain request, also those in slots."""
+    slots = {n: getattr(request, n) for n in _slots(type(request)) if hasattr(request, n)}
+    return {**slots, **request.__dict__}
 
 
 @functools.lru_cache(maxsize=64)

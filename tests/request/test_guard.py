@@ -136,6 +136,7 @@ NOTICED: dict[str, tuple[Callable[[Any], object], str]] = {
     "scope": (lambda r: r.scope["tenant"], 'request.scope["tenant"]'),
     "scope, get": (lambda r: r.scope.get("tenant"), 'request.scope["tenant"]'),
     "scope, absent": (lambda r: r.scope.get("absent"), 'request.scope["absent"]'),
+    "scope, server": (lambda r: r.scope["server"], 'request.scope["server"]'),
     "scope, in": (lambda r: "absent" in r.scope, 'request.scope["absent"]'),
     "scope, by the request": (lambda r: r["tenant"], 'request.scope["tenant"]'),
     "scope, got by the request": (lambda r: r.get("tenant"), 'request.scope["tenant"]'),
@@ -292,7 +293,6 @@ FINE: dict[str, Callable[[Request], object]] = {
     "url": lambda r: r.url,
     "base_url": lambda r: r.base_url,
     "url_for": lambda r: r.url_for("endpoint"),
-    "server": lambda r: r.scope["server"],
     "state, written": writes_state,
     "scope, written": writes_scope,
     "state, infrastructure": lambda r: r.state.workers is WORKERS and r.state.logger is LOGGER,
@@ -476,7 +476,7 @@ def test_a_word_of_unguarded_lets_this_be_read_and_nothing_else(
 @pytest.mark.parametrize("word", ["host", "url", "Host"])
 def test_the_host_can_be_unguarded(word: str) -> None:
     def read(request: Request) -> object:
-        return request.url, request.base_url, request.headers["host"], request.scope["server"]
+        return request.url, request.base_url, request.headers["host"]
 
     app = routed(answering(read, key_host=False, unguarded=(word,)))
     assert states(ask(app, "alice")) == [MISS]
@@ -497,7 +497,6 @@ OF_HOST: dict[str, Callable[[Request], object]] = {
     "url": lambda r: r.url,
     "base_url": lambda r: r.base_url,
     "url_for": lambda r: r.url_for("endpoint"),
-    "server": lambda r: r.scope["server"],
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types all the way down."""
+    """Equal, of the same types all the way down, and in the same order."""
     if type(one) is not type(other):
         return False
     if isinstance(one, list | tuple):
@@ -15,9 +15,7 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, frozenset):
         return len(one) == len(other) and all(any(same(a, b) for b in other) for a in one)
     if isinstance(one, dict):
-        return len(one) == len(other) and all(
-            any(same(k, kk) and same(v, vv) for kk, vv in other.items()) for k, v in one.items()
-        )
+        return same(list(one.items()), list(other.items()))
     if isinstance(one, float):
         return math.copysign(1, one) == math.copysign(1, other) and one == other
     return bool(one == other)

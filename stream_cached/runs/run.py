@@ -27,6 +27,7 @@ from stream_cached.runs.effects import EffectQueue
 from stream_cached.runs.joining import join
 from stream_cached.runs.producer import Producer
 from stream_cached.runs.states import JOINABLE, Effect, Event, RunState
+from stream_cached.streams.asides import Asides
 from stream_cached.streams.ends import Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Archive, Source
 from stream_cached.streams.reader import Reader, Seat
@@ -183,10 +184,10 @@ class Run(Claim):
     async def join(self, seconds: float, since: float) -> Joined | None:
         return await join(self, seconds, since)
 
-    def read(self) -> Reader:
+    def read(self, asides: Asides | None = None) -> Reader:
         assert self.stream is not None
         assert self.answer is not None
-        return self.stream.read(content_length(self.answer.head.headers))
+        return self.stream.read(content_length(self.answer.head.headers), asides=asides)
 
     @property
     def is_for_one(self) -> bool:
@@ -238,6 +239,11 @@ class Run(Claim):
         """Note that the body must not be stored, however it ends."""
         if self.recorder is not None:
             self.recorder.fail(NotCached.INCOMPLETE)
+
+    def mark_unstorable(self) -> None:
+        """Note that more than the body was sent, which only its own client can be given."""
+        if self.recorder is not None:
+            self.recorder.fail(NotCached.MESSAGE)
 
     def source_ended(self, end: End) -> bool:
         """Note how the source ended. Return False if the body was complete before."""

@@ -116,8 +116,12 @@ def _watched_items(made: Produced) -> WatchedItems | None:
     if is_run or not is_event_stream(made.headers) or not hasattr(items, "__aiter__"):
         return None
     watched = WatchedItems(items.plain if isinstance(items, WatchedItems) else items)
-    # Not in a copy: the class, or its user, may hold on to the response.
-    response.body_iterator = watched
+    try:
+        # Not in a copy: the class, or its user, may hold on to the response.
+        response.body_iterator = watched
+    except AttributeError:
+        # It is a property that can't be set.
+        return None
     return watched
 
 

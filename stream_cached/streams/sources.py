@@ -229,6 +229,8 @@ class AppSource:
                 await self._send_to_no_one()
             elif is_comment:
                 stream.comment(Comment(message))
+                # An app may send comments without an end.
+                await asyncio.sleep(0)
             elif (not stream.feed(body) or await self._pace(stream)) and not more:
                 self._end_body(stream)
         elif not self._head.is_set():

@@ -202,9 +202,23 @@ class WithoutEnd(Own):
 #: Those of which it shows which messages answer an item.
 TOLD_APART: list[type[Own]] = [Own, InOneTask, ByHand, Twice, Framed]
 
+
+class Fixed(Own):
+    """Makes its `body_iterator` anew for whoever asks."""
+
+    @property
+    def body_iterator(self) -> Any:
+        return self.feed.events()
+
+    @body_iterator.setter
+    def body_iterator(self, value: object) -> None:
+        if hasattr(self, "feed"):
+            raise AttributeError
+
+
 #: Those whose comments count as a part of the body.
 STORED: list[type[Own]] = [
-    *(Collecting, LeavingOut, Apart, Compressed, OfLines, WithEvent, WithoutEnd),
+    *(Collecting, LeavingOut, Apart, Fixed, Compressed, OfLines, WithEvent, WithoutEnd),
 ]
 
 
@@ -367,6 +381,33 @@ def test_a_slow_client_is_not_sent_all_pings_that_it_missed(cache_url: str) -> N
         assert slow.complete
         assert 0 < slow.body.count(PING) < 20
         assert slow.body.replace(PING, b"") == ITEMS
+
+    run(test)
+
+
+def test_pings_without_a_pause_leave_others_their_turns(cache_url: str) -> None:
+    turns = 0
+
+    class Flooding(Own):
+        async def pinging(self, send: Send) -> None:
+            await self.feed.pings.get()
+            before = turns
+            for _ in range(1000):
+                await send(part(PING))
+            assert turns - before > 500
+            self.feed.gate.open()
+
+    async def test() -> None:
+        nonlocal turns
+        feed = Feed()
+        exchange = Exchange(application(cache_url, Flooding, feed))
+        sending = asyncio.create_task(exchange.run())
+        await came(lambda: exchange.body == HELLO + ONE)
+        feed.ping()
+        while not sending.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert exchange.complete
 
     run(test)
 

@@ -37,7 +37,6 @@ from stream_cached.tasks import spawn
 if TYPE_CHECKING:
     from stream_cached.runs.registry import RunRegistry
 
-
 #: Why readers who joined are cut.
 _PRIVATE = "it turned out to be one client's own"
 
@@ -235,15 +234,10 @@ class Run(Claim):
         """Note that the body is complete, though the source itself goes on."""
         self.advance(Event.COMPLETE)
 
-    def mark_incomplete(self) -> None:
+    def mark_unstorable(self, reason: NotCached) -> None:
         """Note that the body must not be stored, however it ends."""
         if self.recorder is not None:
-            self.recorder.fail(NotCached.INCOMPLETE)
-
-    def mark_unstorable(self) -> None:
-        """Note that more than the body was sent, which only its own client can be given."""
-        if self.recorder is not None:
-            self.recorder.fail(NotCached.MESSAGE)
+            self.recorder.fail(reason)
 
     def source_ended(self, end: End) -> bool:
         """Note how the source ended. Return False if the body was complete before."""

@@ -14,8 +14,8 @@ from typing import Any
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
-#: The places of messages before the head and after the body. In between, a place is the number that
-#: `Stream.made` has there.
+#: The places of messages before the head and after the body. In between, a place is what
+#: `Stream.made` is there: how far the stream has come.
 BEFORE = -1
 AFTER = math.inf
 

@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Scope
 
 from stream_cached.errors import BrokenStreamError
+from stream_cached.http.reasons import NotCached
 from stream_cached.streams.asides import AFTER, BEFORE, Comment, LeadersAsides
 from stream_cached.streams.items import WatchedItems, is_event_stream, takes_comments
 from stream_cached.streams.stream import Stream
@@ -266,7 +267,7 @@ class AppSource:
             return
         is_complete = self._complete.is_set()
         if message["type"] != _DEBUG:
-            stream.owner.mark_unstorable()
+            stream.owner.mark_unstorable(NotCached.MESSAGE)
             if not is_complete:
                 # It may stand for a part of the body.
                 stream.cut_joined("a part of it can't be sent to it")
@@ -305,7 +306,7 @@ class AppSource:
         if sys.exc_info()[1] not in (None, self._handled_around):
             # The app ends its body while an exception passes. Its client gets this end, as it
             # would without a cache, but the body is not stored.
-            stream.owner.mark_incomplete()
+            stream.owner.mark_unstorable(NotCached.INCOMPLETE)
         self._complete.set()
         if not self.asides.awaits_trailers:
             self._gone.set()

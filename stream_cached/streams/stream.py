@@ -276,7 +276,6 @@ class Stream:
 
     @property
     def made(self) -> int:
-        """How far the stream has come: the place of what comes next."""
         return self._backlog.made
 
     @property

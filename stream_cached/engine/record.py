@@ -185,7 +185,7 @@ class _Record:
         self._record_nothing(findings)
         return LiveResponse(
             self._run,
-            self._run.read(),
+            self._run.read(made.asides),
             head,
             [*self._with_vary(made.headers), event.header],
             merge=not self._service.options.exact,
@@ -287,7 +287,7 @@ class _Record:
 
     def _why_not_stored(self, made: Produced) -> list[Finding]:
         headers = made.headers
-        findings = of_one_client(self._call, headers, self._guard)
+        findings = [*of_one_client(self._call, headers, self._guard), *made.findings]
         reason = why_not_stored(made.status, headers, self._service.options.statuses)
         if reason is not None:
             findings.insert(0, Finding(reason))

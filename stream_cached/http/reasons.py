@@ -134,6 +134,13 @@ class NotCached(enum.Enum):
         "the call or the environment (AIOCACHE_DISABLE) switched the cache off",
         "nothing is wrong",
     )
+    MESSAGE = (
+        "asgi-message",
+        "the response sends trailers, or another ASGI message beside its head and its body, which "
+        "only its own client can be given",
+        "leave such an endpoint without the decorator, or let it send its head and its body alone",
+        Scope.UNSHARED,
+    )
     BODY_SIZE = (
         "max-body",
         "the body is larger than max_body=, or than a quarter of the store",

@@ -204,11 +204,16 @@ class Guard:
         elif name in ("auth", "client", "headers", "session", "user"):
             self.note(name)
         elif name == "extensions":
-            # ASGI's TLS extension contains the client's certificate. Others tell what a server can.
-            if not isinstance(value, dict) or not all(map(_is_ability, value)):
-                self.note("scope.extensions")
+            if isinstance(value, dict):
+                return ObservedMapping(value, self._extension)
         elif not (name in _COMMON or is_shared_infrastructure(type(value))):
             self.note(f"scope.{name}")
+        return value
+
+    def _extension(self, name: str, value: Any) -> Any:
+        # ASGI's TLS extension contains the client's certificate. Others tell what a server can do.
+        if not name.startswith(("http.response.", "websocket.")):
+            self.note("scope.extensions")
         return value
 
     def lacks(self, name: str) -> None:
@@ -232,10 +237,6 @@ class Guard:
         if self._outer is not None:
             self._outer.state_item(name, value)
         return value
-
-
-def _is_ability(extension: object) -> bool:
-    return isinstance(extension, str) and extension.startswith(("http.response.", "websocket."))
 
 
 def _shown(name: str) -> str:

@@ -27,6 +27,7 @@ from stream_cached.responses.resumption import Again, Resumption, resuming
 from stream_cached.runs.answer import Joined
 from stream_cached.runs.joining import begins
 from stream_cached.runs.run import Run
+from stream_cached.streams.items import takes_comments
 from stream_cached.streams.reader import Reader
 
 #: Seconds within which a cancelled call ends, though its run is not closed yet.
@@ -81,6 +82,9 @@ class LiveResponse(StreamingResponse):
         scope = plain_scope(scope)
         if isinstance(receive, DisconnectShield):
             receive = receive.receive
+        if scope["type"] == "http":
+            self._reader.asides.takes_comments = takes_comments(self.raw_headers)
+            send = self._reader.asides.through(send)
         counted = CountedSend(scope, send)
         is_cancelled = False
         try:
@@ -102,6 +106,13 @@ class LiveResponse(StreamingResponse):
             raise self._run.background_error
         if self.background is not None:
             await self.background()
+
+    def go_on_for_another(self, *, within_body: bool) -> None:
+        """Send the rest of what another response has begun."""
+        if within_body:
+            self._reader.asides.close()
+        else:
+            self._reader.asides.go_on_after_head()
 
     async def fails_at_once(self) -> bool:
         """Wait for the first chunk. Return whether the run failed before there was one."""

@@ -13,12 +13,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from stream_cached.events import Reporter
+from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.request.guard import Guard
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.runs.producer import CLEAN_UP_MAX
+from stream_cached.streams.asides import LeadersAsides
+from stream_cached.streams.items import WatchedItems, is_event_stream
 from stream_cached.streams.protocols import Source
 from stream_cached.streams.sources import (
     AppSource,
@@ -47,6 +50,10 @@ class Produced:
     background: Callable[[], Awaitable[None]] | None = None
     sends_by_itself: bool = False
     """Whether it sends in its own way: its source and its head are known by `produce_messages`."""
+    asides: LeadersAsides | None = None
+    """What it sends beside its body."""
+    findings: tuple[Finding, ...] = ()
+    """Why it can't be stored, beside its status and its headers."""
 
     def with_header(
         self, header: tuple[bytes, bytes], headers: RawHeaders | None = None
@@ -83,8 +90,9 @@ async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | No
     scope = unconditional(plain_scope(request.scope))
     if guard is not None and not sends_what_it_is_given(made.response):
         scope = guard.observed_scope(scope)
-    source = AppSource(made.response, scope, getattr(request, "_body", b""))
+    source = AppSource(made.response, scope, getattr(request, "_body", b""), _watched_items(made))
     await source.begin()
+    unstorable = source.unstorable
     return Produced(
         response=made.response,
         status=source.status,
@@ -94,7 +102,27 @@ async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | No
         body=made.body,
         source=source,
         sends_by_itself=True,
+        asides=source.asides,
+        findings=(Finding(NotCached.MESSAGE, unstorable),) if unstorable else (),
     )
+
+
+def _watched_items(made: Produced) -> WatchedItems | None:
+    """Watch the items of an event stream, to know which comments are of its response class."""
+    response: Any = made.response
+    items: Any = getattr(response, "body_iterator", None)
+    # A run tells its comments from its body itself.
+    is_run = isinstance(response, LiveResponse)
+    if is_run or not is_event_stream(made.headers) or not hasattr(items, "__aiter__"):
+        return None
+    watched = WatchedItems(items.plain if isinstance(items, WatchedItems) else items)
+    try:
+        # Not in a copy: the class, or its user, may hold on to the response.
+        response.body_iterator = watched
+    except AttributeError:
+        # It is a property that can't be set.
+        return None
+    return watched
 
 
 def with_header(

@@ -94,6 +94,8 @@ class Resumption:
             response = await self._again()
             if not isinstance(response, Response):
                 break
+            if hasattr(response, "go_on_for_another"):
+                response.go_on_for_another(within_body=self._length > 0)
             try:
                 await response(scope, receive, _Rest(send, self._head, self._length, self._digest))
             except LostStreamError as exc:

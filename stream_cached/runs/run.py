@@ -27,6 +27,7 @@ from stream_cached.runs.effects import EffectQueue
 from stream_cached.runs.joining import join
 from stream_cached.runs.producer import Producer
 from stream_cached.runs.states import JOINABLE, Effect, Event, RunState
+from stream_cached.streams.asides import Asides
 from stream_cached.streams.ends import Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Archive, Source
 from stream_cached.streams.reader import Reader, Seat
@@ -35,7 +36,6 @@ from stream_cached.tasks import spawn
 
 if TYPE_CHECKING:
     from stream_cached.runs.registry import RunRegistry
-
 
 #: Why readers who joined are cut.
 _PRIVATE = "it turned out to be one client's own"
@@ -188,10 +188,10 @@ class Run(Claim):
     async def join(self, seconds: float, since: float, *, at_once: bool) -> Joined | None:
         return await join(self, seconds, since, at_once=at_once)
 
-    def read(self) -> Reader:
+    def read(self, asides: Asides | None = None) -> Reader:
         assert self.stream is not None
         assert self.answer is not None
-        return self.stream.read(content_length(self.answer.head.headers))
+        return self.stream.read(content_length(self.answer.head.headers), asides=asides)
 
     @property
     def is_for_one(self) -> bool:
@@ -247,10 +247,10 @@ class Run(Claim):
         """Note that the body is complete, though the source itself goes on."""
         self.advance(Event.COMPLETE)
 
-    def mark_incomplete(self) -> None:
+    def mark_unstorable(self, reason: NotCached) -> None:
         """Note that the body must not be stored, however it ends."""
         if self.recorder is not None:
-            self.recorder.fail(NotCached.INCOMPLETE)
+            self.recorder.fail(reason)
 
     def source_ended(self, end: End) -> bool:
         """Note how the source ended. Return False if the body was complete before."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from stream_cached.http.reasons import NotCached
+
 if TYPE_CHECKING:
     from stream_cached.streams.reader import Seat
     from stream_cached.streams.stream import Stream
@@ -68,4 +70,4 @@ class Owner(Protocol):
 
     def finish_body(self) -> None: ...
 
-    def mark_incomplete(self) -> None: ...
+    def mark_unstorable(self, reason: NotCached) -> None: ...

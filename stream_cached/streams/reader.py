@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from stream_cached.errors import BrokenStreamError
+from stream_cached.streams.asides import Asides
 from stream_cached.streams.backlog import LINK_SIZE, Link
 from stream_cached.streams.ends import Aborted, Complete, End, Failed
 
@@ -21,10 +22,11 @@ TAKE_MAX = 256 * 1024
 class Seat:
     """The position of a reader. A stream holds the seat, so as not to keep the reader alive."""
 
-    __slots__ = ("cut", "future", "joins", "link", "number")
+    __slots__ = ("asides", "cut", "future", "joins", "link", "number")
 
-    def __init__(self, joins: bool, link: Link | None) -> None:
+    def __init__(self, joins: bool, link: Link | None, asides: Asides) -> None:
         self.joins = joins
+        self.asides = asides
         self.link = link
         """The last link that was read; None if memory no longer holds the next chunk."""
         self.number = 0
@@ -88,11 +90,16 @@ class Reader:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
+            self.asides.close()
             self._seat.wake()
             self._stream.left(self._seat)
 
     async def aclose(self) -> None:
         self.close()
+
+    @property
+    def asides(self) -> Asides:
+        return self._seat.asides
 
     def start(self) -> None:
         """Start the run, unless this reader has joined it."""
@@ -123,7 +130,10 @@ class Reader:
         while not stream.has_begun and not stream.owner.is_for_one and not seat.cut:
             if stream.end is not None or self.closed:
                 return True
-            await self._woken()
+            if self.asides.is_due(self._position):
+                await self.asides.deliver(self._position)
+            else:
+                await self._woken()
         if seat.cut or not stream.has_begun:
             return not seat.cut and not stream.owner.is_for_one
         try:
@@ -150,7 +160,9 @@ class Reader:
             Exception: The source raised it.
         """
         chunks: list[bytes] = []
-        if (self._is_there and not self.closed) or await self._has_next():
+        if (self._is_next and not self.closed) or await self._has_next():
+            if (place := self.asides.next_place) is not None and place > self._position:
+                return self._take_before(place)
             size = 0
             while self._older and size < TAKE_MAX:
                 chunks.append(self._older.popleft())
@@ -165,6 +177,14 @@ class Reader:
             seat.number += len(chunks) - from_older
             self._position += size + LINK_SIZE * len(chunks)
             self._stream.advanced(self._position)
+        return chunks
+
+    def _take_before(self, place: float) -> list[bytes]:
+        chunks, size = [], 0
+        while self._is_there and size < TAKE_MAX and self._position < place:
+            chunks.append(self._advance())
+            size += len(chunks[-1])
+        self._stream.advanced(self._position)
         return chunks
 
     def __aiter__(self) -> Reader:
@@ -187,13 +207,20 @@ class Reader:
         link = self._seat.link
         return bool(self._older) or (link is not None and link.next is not None)
 
+    @property
+    def _is_next(self) -> bool:
+        """Whether a chunk is there, and nothing that belongs before it."""
+        return self._is_there and not self._seat.asides.is_due(self._position)
+
     async def _has_next(self) -> bool:
         self.start()
         seat = self._seat
-        while not self._is_there and not self.closed:
-            if seat.cut:
+        while not self._is_next and not self.closed:
+            if self.asides.is_due(self._position):
+                await self.asides.deliver(self._position)
+            elif seat.cut:
                 raise BrokenStreamError(f"the stream was cut for this reader: {seat.cut}")
-            if seat.link is None:
+            elif seat.link is None:
                 await self._read_older()
             elif self._stream.end is not None:
                 self._end(self._stream.end)

@@ -12,12 +12,21 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Scope
 
 from stream_cached.errors import BrokenStreamError
+from stream_cached.http.reasons import NotCached
+from stream_cached.streams.asides import AFTER, BEFORE, Comment, LeadersAsides
+from stream_cached.streams.items import WatchedItems, is_event_stream, takes_comments
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
 
 #: Seconds that an app has to react to the disconnect of its client, before it is cancelled. The end
 #: of an application leaves aborted runs as long.
 REACT_WITHIN = 2.0
+
+#: What lets a test see how a response was made. It is for the client of the request alone.
+_DEBUG = "http.response.debug"
+
+#: Messages that put something else than bytes into the body: a recorded app is not offered them.
+_BODIES_ELSEWHERE = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 
 #: Headers that make an app send a part of its body, or no body.
 _CONDITIONS = frozenset(
@@ -101,15 +110,24 @@ class AppSource:
     An ASGI app, such as a response, recorded by the messages that it sends.
 
     `begin` starts the app, and returns once the app has sent its head. The first part of the body
-    waits for the run to start. `body` is the request's body, if it is known.
+    waits for the run to start. `body` is the request's body, if it is known, and `items` are what
+    the app iterates over, if that tells which comments of an event stream are its own.
+
+    What it sends beside its body is for the client of its own request: `asides`.
 
     Its client leaves when the run is given up: `receive` says so, and what the app still sends goes
     nowhere, as with a server. An app that never asks `receive` for that is cancelled at once.
     """
 
-    def __init__(self, app: ASGIApp, scope: Scope, body: bytes = b"") -> None:
+    def __init__(
+        self, app: ASGIApp, scope: Scope, body: bytes = b"", items: WatchedItems | None = None
+    ) -> None:
         self.status = 200
         self.headers: list[tuple[bytes, bytes]] = []
+        self.asides = LeadersAsides(self._client_left)
+        self.unstorable = ""
+        """The type of a message that the head came with, and that can't be stored."""
+        self._items = items
         self._app = app
         self._scope = scope
         self._body: bytes | None = body
@@ -146,7 +164,10 @@ class AppSource:
     async def _run(self) -> None:
         # An event loop may run in an `except` block.
         self._handled_around = sys.exc_info()[1]
-        await self._app(self._scope, self._receive, self._send)
+        try:
+            await self._app(self._scope, self._receive, self._send)
+        finally:
+            self.asides.no_more()
 
     async def close(self) -> None:
         self._give_up()
@@ -158,6 +179,11 @@ class AppSource:
         """Let the app see that its client has left."""
         self._is_given_up = True
         self._gone.set()
+
+    def _client_left(self) -> None:
+        """Let the app see that its client has left, if only trailers are missing."""
+        if self._complete.is_set():
+            self._gone.set()
 
     async def _stop(self) -> None:
         self._is_stopped = True
@@ -194,18 +220,62 @@ class AppSource:
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
-            self._head.set()
+            self._begin_head(message)
         elif message["type"] == "http.response.body":
+            body, more = bytes(message.get("body", b"")), message.get("more_body", False)
+            # Now: later on, an item may have come that this message does not answer.
+            is_comment = self._is_comment(message, body, more)
             stream = await asyncio.shield(self._may_go_on)
             if stream.owner.is_aborting or self._is_given_up:
                 await self._send_to_no_one()
-                return
-            if stream.feed(bytes(message.get("body", b""))) and not await self._pace(stream):
-                return
-            if not message.get("more_body", False):
+            elif is_comment:
+                stream.comment(Comment(message))
+                # An app may send comments without an end.
+                await asyncio.sleep(0)
+            elif (not stream.feed(body) or await self._pace(stream)) and not more:
                 self._end_body(stream)
+        elif not self._head.is_set():
+            if message["type"] != _DEBUG:
+                self.unstorable = self.unstorable or message["type"]
+            self.asides.put(message, BEFORE)
+        else:
+            await self._send_aside(message)
+
+    def _begin_head(self, message: Message) -> None:
+        self.status = message["status"]
+        self.headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
+        known = ("type", "status", "headers")
+        self.asides.head = {name: value for name, value in message.items() if name not in known}
+        if message.get("trailers", False):
+            self.asides.awaits_trailers = True
+            self.unstorable = self.unstorable or "http.response.trailers"
+        if not is_event_stream(self.headers) or not takes_comments(self.headers):
+            self._items = None
+        self._head.set()
+
+    def _is_comment(self, message: Message, body: bytes, more: bool) -> bool:
+        """Whether a message is for live connections only."""
+        if isinstance(message, Comment):
+            return True
+        return self._items is not None and self._items.is_comment(body, more=more)
+
+    async def _send_aside(self, message: Message) -> None:
+        """Pass a message on to the client of the app's own request, at its place in the body."""
+        stream = await asyncio.shield(self._may_go_on)
+        if stream.owner.is_aborting or self._is_given_up:
+            await self._send_to_no_one()
+            return
+        is_complete = self._complete.is_set()
+        if message["type"] != _DEBUG:
+            stream.owner.mark_unstorable(NotCached.MESSAGE)
+            if not is_complete:
+                # It may stand for a part of the body.
+                stream.cut_joined("a part of it can't be sent to it")
+        self.asides.put(message, AFTER if is_complete else stream.made)
+        stream.wake_readers()
+        if message["type"] == "http.response.trailers" and not message.get("more_trailers", False):
+            self.asides.awaits_trailers = False
+        await self.asides.room()
 
     async def _pace(self, stream: Stream) -> bool:
         """Wait for the readers. Return False if the run is given up meanwhile."""
@@ -236,18 +306,18 @@ class AppSource:
         if sys.exc_info()[1] not in (None, self._handled_around):
             # The app ends its body while an exception passes. Its client gets this end, as it
             # would without a cache, but the body is not stored.
-            stream.owner.mark_incomplete()
+            stream.owner.mark_unstorable(NotCached.INCOMPLETE)
         self._complete.set()
-        self._gone.set()
+        if not self.asides.awaits_trailers:
+            self._gone.set()
         stream.owner.finish_body()
 
 
 def unconditional(scope: Scope) -> Scope:
-    """Return a scope without what asks for less than the whole body."""
-    extensions = {
-        name: value
-        for name, value in scope.get("extensions", {}).items()
-        if not name.startswith("http.response.")
-    }
+    """Return a scope without what asks for less than the whole body, or for other messages."""
     headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _CONDITIONS]
-    return {**scope, "headers": headers, "extensions": extensions}
+    changed = {**scope, "headers": headers}
+    if extensions := scope.get("extensions"):
+        kept = {name: value for name, value in extensions.items() if name not in _BODIES_ELSEWHERE}
+        changed["extensions"] = kept
+    return changed

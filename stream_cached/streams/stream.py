@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from stream_cached.errors import LostStreamError
+from stream_cached.streams.asides import Asides, Comment
 from stream_cached.streams.backlog import Backlog
 from stream_cached.streams.ends import End
 from stream_cached.streams.protocols import Archive, Owner, Recording, Source
@@ -264,11 +265,23 @@ class Stream:
 
     # -- the readers ------------------------------------------------------------------------
 
-    def read(self, length: int | None = None, *, joins: bool = False) -> Reader:
+    def read(
+        self, length: int | None = None, *, joins: bool = False, asides: Asides | None = None
+    ) -> Reader:
         """Return a reader at the beginning; one that joins does not start the run."""
-        seat = Seat(joins, self._backlog.before(0))
+        seat = Seat(joins, self._backlog.before(0), asides or Asides())
         self.seats.add(seat)
         return Reader(self, seat, length)
+
+    def comment(self, message: Comment) -> None:
+        """Hand a comment to the readers that are here now. It is no part of the body."""
+        for seat in self.seats:
+            seat.asides.comment(message, self.made)
+        self.wake_readers()
+
+    @property
+    def made(self) -> int:
+        return self._backlog.made
 
     @property
     def has_begun(self) -> bool:

@@ -67,6 +67,7 @@ def for_users(app: ASGIApp) -> ASGIApp:
             scope["tenant"] = user
             scope["workers"] = WORKERS
             scope["client"] = (f"client of {user}", 5000)
+            scope["extensions"] = {"tls": {"client_cert_name": user}, "http.response.debug": {}}
         await authenticated(scope, receive, send)
 
     return marked
@@ -136,6 +137,11 @@ NOTICED: dict[str, tuple[Callable[[Any], object], str]] = {
     "scope": (lambda r: r.scope["tenant"], 'request.scope["tenant"]'),
     "scope, get": (lambda r: r.scope.get("tenant"), 'request.scope["tenant"]'),
     "scope, absent": (lambda r: r.scope.get("absent"), 'request.scope["absent"]'),
+    "the client's certificate": (
+        lambda r: r.scope["extensions"]["tls"]["client_cert_name"],
+        'request.scope["extensions"]',
+    ),
+    "all extensions": (lambda r: [*r.scope["extensions"]], 'request.scope["extensions"]'),
     "scope, server": (lambda r: r.scope["server"], 'request.scope["server"]'),
     "scope, in": (lambda r: "absent" in r.scope, 'request.scope["absent"]'),
     "scope, by the request": (lambda r: r["tenant"], 'request.scope["tenant"]'),
@@ -297,7 +303,7 @@ FINE: dict[str, Callable[[Request], object]] = {
     "scope, written": writes_scope,
     "state, infrastructure": lambda r: r.state.workers is WORKERS and r.state.logger is LOGGER,
     "scope, infrastructure": lambda r: r.scope["workers"] is WORKERS,
-    "extensions": lambda r: sorted(r.scope.get("extensions", {})),
+    "extensions": lambda r: "http.response.debug" in r.scope.get("extensions", {}),
     "isinstance": lambda r: isinstance(r, Request) and isinstance(r, HTTPConnection),
     "its class": lambda r: type(r).__name__,
     "receive": lambda r: callable(r.receive),

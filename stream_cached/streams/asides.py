@@ -14,9 +14,10 @@ from typing import Any
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
-#: The places of messages before the head and after the body. In between, a place is what
+#: The places of messages before the head, after it, and after the body. In between, a place is what
 #: `Stream.made` is there: how far the stream has come.
 BEFORE = -1
+BEGINNING = 0
 AFTER = math.inf
 
 #: How many messages may wait for a client that is slow.
@@ -137,7 +138,9 @@ class LeadersAsides(Asides):
                 await self.deliver(BEFORE)
                 message = {**self.head, **message}
             await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
+            if message["type"] == "http.response.start":
+                await self.deliver(BEGINNING)
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 await self._deliver_rest()
 
         self._send = send

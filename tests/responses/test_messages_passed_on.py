@@ -567,3 +567,28 @@ def _expect_template(client: TestClient) -> None:
         assert response.template == "Hello {name}"  # type: ignore[attr-defined]
         assert response.context["name"] == "you"  # type: ignore[attr-defined]
     assert not hasattr(hit, "template")
+
+
+def test_debug_messages_follow_the_head_at_once(cache_url: str) -> None:
+    """Starlette's TestClient makes its response from another thread, once it has the head."""
+    app = application(lambda: Scripted([START, DEBUG, part(b"a"), END]), cache_url)
+    turned, in_time = False, False
+
+    async def send(message: Message) -> None:
+        nonlocal turned, in_time
+        if message == DEBUG:
+            in_time = not turned
+        elif message["type"] == "http.response.start":
+            asyncio.get_running_loop().call_soon(turn)
+
+    def turn() -> None:
+        nonlocal turned
+        turned = True
+
+    async def test() -> None:
+        exchange = ask(app)
+        await app(exchange.scope, exchange._receive, send)
+
+    run(test)
+    assert turned
+    assert in_time

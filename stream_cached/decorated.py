@@ -14,7 +14,13 @@ from aiocache.base import SENTINEL
 
 from stream_cached.backends.binding import Binding
 from stream_cached.backends.pending import InvalidatedBefore
-from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve_fallback
+from stream_cached.backends.resolve import (
+    OWN_MEMORY,
+    resolve_alias,
+    resolve_cache,
+    resolve_fallback,
+)
+from stream_cached.backends.users import user_of
 from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest
@@ -48,10 +54,13 @@ _closures: dict[tuple[str, str | int], set[str]] = {}
 class Decorated:
     """A decorated function."""
 
-    def __init__(self, function: Callable[..., Any], decorator: stream_cached) -> None:
+    def __init__(
+        self, function: Callable[..., Any], decorator: stream_cached, hooks: AiocacheHooks
+    ) -> None:
         options = decorator.options
         self.endpoint = endpoint = Endpoint(function, takes_request=options.request_key)
         self._decorator = decorator
+        self.hooks = hooks
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
@@ -69,7 +78,7 @@ class Decorated:
             options=options,
             headers=HeaderRules(options, taken, verbatim),
             reporter=self.reporter,
-            hooks=decorator.hooks,
+            hooks=hooks,
             invalidated_before=InvalidatedBefore(time.monotonic),
         )
         self._invalidation = Invalidation(self.service, decorator.key)
@@ -108,6 +117,8 @@ class Decorated:
     def inform_of_twin(self) -> None:
         """Log that a factory has decorated the same function over another closure."""
         decorator, name = self._decorator, self.endpoint.name
+        if self.hooks.has_own_memory:
+            return
         closure = closure_digest(self.endpoint.function)
         seen = _closures.setdefault((name, decorator.alias or id(decorator.cache)), {closure})
         if closure not in seen and len(seen) == 1:
@@ -142,6 +153,8 @@ class Decorated:
             key = await self._key(incoming, args, kwargs)
         except BypassError as exc:
             findings = exc.findings
+        else:
+            self._note_key(key, incoming)
         keyed = incoming is not None and hooks.keys_by_request
         terms = self.service.headers.terms if keyed else None
         return Call(
@@ -199,6 +212,18 @@ class Decorated:
             raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
         return key
 
+    def _note_key(self, key: str, incoming: Incoming | None) -> None:
+        """Warn if another function uses the same key. Keys of requests name their function."""
+        hooks = self.hooks
+        if hooks.has_own_memory or (incoming is not None and hooks.keys_by_request):
+            return
+        other = user_of(hooks.binding(), key, self.endpoint.name)
+        if other != self.endpoint.name:
+            self.reporter.warn(
+                f"it has a key that {other} has, too, so that each is given what the other one "
+                "returned: pass another key=, key_builder= or namespace= to one of them"
+            )
+
     # -- invalidation -----------------------------------------------------------------------
 
     async def invalidate(self, key: str | None) -> bool:
@@ -219,6 +244,18 @@ class AiocacheHooks(Hooks):
         self._decorator = decorator
         self._settings = settings
         self._binding: Binding | None = None
+
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether no other function has the same keys."""
+        is_default = self._settings.get("cache") is OWN_MEMORY
+        return is_default and self._decorator.alias is None
+
+    def for_function(self) -> AiocacheHooks:
+        """Return the hooks of one more function of the decorator."""
+        if self._binding is None or not self.has_own_memory:
+            return self
+        return AiocacheHooks(self._decorator, self._settings)
 
     @property
     def keys_by_request(self) -> bool:

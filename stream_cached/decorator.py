@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 from aiocache import cached
 from aiocache.base import SENTINEL
 
-from stream_cached.backends.resolve import resolve_fallback
+from stream_cached.backends.resolve import OWN_MEMORY, resolve_fallback
 from stream_cached.checks import require, require_function, require_ttl
 from stream_cached.connections.deadline import Deadline
 from stream_cached.decorated import AiocacheHooks, Decorated, current_call
@@ -29,6 +29,7 @@ from stream_cached.options import (
     ReplayMode,
     Vary,
 )
+from stream_cached.request.application import application_form
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
 
@@ -57,7 +58,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             stored.
         cache: The store: a URL (`memory://?max_bytes=64MiB`, `redis://…`, `rediss://…`,
             `unix://…`, `memcached://…`), a class (`Cache.REDIS`, with its arguments in `kwargs`)
-            or an instance. Equal URLs share one client per process and event loop.
+            or an instance. Equal URLs share one client per process and event loop. By default, each
+            function has keys of its own in one memory of this process, which is bounded as
+            `memory://` is.
         serializer: The serializer of plain values, instead of the cache's own.
         plugins: The plugins of the cache, instead of its own.
         alias: An alias of `caches.set_config`, instead of `cache`.
@@ -112,7 +115,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         namespace: str | None = None,
         key_builder: Callable[..., str] | None = None,
         skip_cache_func: Callable[[Any], bool] = lambda result: False,
-        cache: Any = "memory://",
+        cache: Any = OWN_MEMORY,
         serializer: Any = None,
         plugins: Any = None,
         alias: str | None = None,
@@ -190,14 +193,15 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     @overload
     def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
     def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
-        function = self._functions[id(f)] = Decorated(f, self)
-        self.hooks.bind_early(function.reporter)
+        hooks = self.hooks.for_function()
+        function = self._functions[id(f)] = Decorated(f, self, hooks)
+        hooks.bind_early(function.reporter)
         function.inform_of_twin()
 
         @functools.wraps(f)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             if decorated.cache is None:
-                decorated.cache = self.hooks.binding().cache
+                decorated.cache = hooks.binding().cache
             return await self.decorator(f, *args, **kwargs)
 
         async def invalidate(*, key: str | None = None) -> bool:
@@ -266,6 +270,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
         forms = function.arguments.forms(args, kwargs, incoming.scope)
+        if function.hooks.has_own_memory:
+            forms |= application_form(incoming.scope)
         return incoming.key(function.endpoint.name, forms, host=self.options.key_host)
 
     def _key_from_args(

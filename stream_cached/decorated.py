@@ -178,6 +178,13 @@ class Decorated:
         incoming.check(self.service.options.methods, identifying)
         return incoming
 
+    def generate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function past the cache, for what is going to iterate over its result."""
+        self.reporter.not_cached(Finding(NotCached.ITERATOR))
+        _, kwargs = self.endpoint.take_request(args, kwargs)
+        own = {name: value for name, value in kwargs.items() if name not in SWITCHES}
+        return self.endpoint.function(*args, **own)
+
     # -- the key ----------------------------------------------------------------------------
 
     async def cache_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from stream_cached.checks import require, require_function, require_ttl
 from stream_cached.connections.deadline import Deadline
 from stream_cached.decorated import AiocacheHooks, Decorated, current_call
 from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.endpoint.generators import as_framework_calls_it
 from stream_cached.engine.answer import answer
 from stream_cached.engine.values import Use, current_use
 from stream_cached.http.policy import DEFAULT_STATUSES
@@ -210,7 +211,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         async def cache_key(*args: Any, **kwargs: Any) -> str:
             return await function.cache_key(args, kwargs)
 
-        decorated: Any = wrapper
+        decorated: Any = as_framework_calls_it(wrapper, function.endpoint, function.generate)
         decorated.cache = self.cache
         decorated.invalidate = invalidate
         decorated.cache_key = cache_key

@@ -38,8 +38,13 @@ class Endpoint:
         self.function = function
         self.name = _name(function)
         self.place = _place(function)
-        self._is_async = _is_async(function)
+        self.is_async = _is_async(function)
+        self.wraps_generator = _is_generator(without_partials(inspect.unwrap(function)))
+        """Whether FastAPI takes it for a generator, because that is what it wraps."""
         self.declared = signature_of(function)
+        if self.wraps_generator and self.is_async:
+            # What the generator returns is nothing that the function returns.
+            self.declared = self.declared.replace(return_annotation=inspect.Signature.empty)
         parameters = self.declared.parameters.values()
         self.parameters = frozenset(self.declared.parameters)
         self._requests = [p.name for p in parameters if may_be(annotation_of(p), HTTPConnection)]
@@ -54,7 +59,7 @@ class Endpoint:
         return bool(self._requests)
 
     async def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if self._is_async:
+        if self.is_async:
             return await self.function(*args, **kwargs)
         result = await run_in_threadpool(self.function, *args, **kwargs)
         return await result if inspect.isawaitable(result) else result

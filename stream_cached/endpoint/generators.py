@@ -54,7 +54,9 @@ def _is_iterated(
 
 def _marked_as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let `iscoroutinefunction` say yes, so that Starlette awaits what a call returns."""
-    if hasattr(inspect, "markcoroutinefunction"):
-        return inspect.markcoroutinefunction(function)
-    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+    mark = getattr(inspect, "markcoroutinefunction", None)
+    if mark is None:
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+    else:
+        mark(function)
     return function

@@ -13,6 +13,7 @@ from typing import Any
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
+from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
 from stream_cached.stores.bounded import BoundedMemory, Partition
 from stream_cached.stores.protocol import as_bytes
@@ -26,10 +27,14 @@ class MemoryCache(BaseCache):  # type: ignore[misc]
 
     Args:
         serializer: The aiocache serializer; by default, values are stored unchanged.
-        max_bytes: The bound in bytes, which includes keys and an allowance for the objects. The
-            size of a value that is not bytes is estimated together with its content.
+        max_bytes: The bound in bytes, or a text such as `"64MiB"`. It includes keys and an
+            allowance for the objects. The size of a value that is not bytes is estimated together
+            with all that it holds.
         clock: Monotonic seconds; for tests.
         kwargs: The keyword arguments of `aiocache.base.BaseCache`.
+
+    Raises:
+        ConfigurationError: `max_bytes` is no size.
     """
 
     NAME = "memory"
@@ -38,12 +43,12 @@ class MemoryCache(BaseCache):  # type: ignore[misc]
         self,
         serializer: Any = None,
         *,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_bytes: int | str = DEFAULT_MAX_BYTES,
         clock: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
         super().__init__(serializer=serializer or NullSerializer(), **kwargs)
-        self.memory = BoundedMemory(max_bytes, clock)
+        self.memory = BoundedMemory(require_size("max_bytes", max_bytes, least=1), clock)
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each value in bytes by key, the most recently used last."""

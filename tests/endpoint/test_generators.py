@@ -55,7 +55,7 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-GENERATORS = {
+GENERATORS: dict[str, Callable[..., Any]] = {
     "async": rows,
     "plain": plain_rows,
     "partial": functools.partial(rows, n=3),

@@ -13,11 +13,12 @@ from aiocache.base import SENTINEL
 from stream_cached.backends.resolve import OWN_MEMORY, resolve_fallback
 from stream_cached.checks import require, require_function, require_ttl
 from stream_cached.connections.deadline import Deadline
-from stream_cached.decorated import AiocacheHooks, Decorated, current_call
+from stream_cached.decorated import Decorated, current_call
 from stream_cached.endpoint.cached import CachedEndpoint
 from stream_cached.endpoint.generators import as_framework_calls_it
 from stream_cached.engine.answer import answer
 from stream_cached.engine.values import Use, current_use
+from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, take_limits
 from stream_cached.options import (
@@ -54,7 +55,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             key is built from the request and the arguments; for a call without a request, it is
             the key of aiocache.
         namespace: Text before each key, instead of the cache's own namespace.
-        key_builder: Called with the function and its arguments; returns the key.
+        key_builder: Called with the function and its arguments; returns the key. It is given the
+            request if it has a parameter `request`.
         skip_cache_func: Called with what the function returned; if it returns true, that is not
             stored.
         cache: The store: a URL (`memory://?max_bytes=64MiB`, `redis://…`, `rediss://…`,
@@ -264,6 +266,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             kwargs: Its keyword arguments.
         """
         current = current_call.get()
+        if self.key_builder and current is not None:
+            kwargs = current[0].for_key_builder(args, kwargs, current[1])
         if self.key or self.key_builder or current is None:
             return cast(str, super().get_cache_key(f, args, kwargs))
         function, incoming = current

@@ -139,6 +139,14 @@ class Reporter:
         """Log once what may be intended."""
         self._once((message, ""), logging.INFO, "%s: %s", self._endpoint, message)
 
+    def function_failed(self, cause: BaseException) -> None:
+        """Log at DEBUG where a function of the application, given to the decorator, has failed."""
+        logger.debug(
+            "%s: a function of its decorator failed",
+            self._endpoint,
+            exc_info=(type(cause), _without_message(cause), cause.__traceback__),
+        )
+
     def refresh_failed(self, cause: Exception | int | None) -> None:
         """Warn that a stale response is served because the endpoint has failed."""
         logger.warning(
@@ -192,6 +200,16 @@ class Reporter:
         if what not in self._said and len(self._said) <= _MAX_LINES:
             self._said.add(what)
             logger.log(level, message, *args)
+
+
+def _without_message(cause: BaseException) -> BaseException:
+    """Return an exception of the same class: the message may hold values of the request."""
+    cls = type(cause)
+    try:
+        return cls.__new__(cls)
+    # A class of the application may want arguments.
+    except Exception:
+        return Exception(cls.__qualname__)
 
 
 class Reports(Protocol):

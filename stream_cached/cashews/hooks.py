@@ -26,13 +26,14 @@ from stream_cached.cashews.stores import Raw
 from stream_cached.cashews.tags import TagStore, delete_versions
 from stream_cached.cashews.views import backend_of, secrets_of, view_of
 from stream_cached.checks import require_ttl
-from stream_cached.decorated import AiocacheHooks
 from stream_cached.engine.outcome import Call
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.resource import KeySets, Resource
 from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
+from stream_cached.hooks import AiocacheHooks
+from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_segment_key, tag_key
 from stream_cached.responses.stored import ReplayResponse
 
@@ -180,6 +181,8 @@ class CashewsHooks(AiocacheHooks):
 
     # -- one call ---------------------------------------------------------------------------
 
+    deciding = "ttl=, tags=, condition= or skip_cache_func="
+
     async def prepare(self, call: Call, resource: Resource) -> None:
         """Revoke a resource under `invalidate_further`, so that current runs are not stored."""
         if _INVALIDATE_FURTHER.get():
@@ -206,7 +209,12 @@ class CashewsHooks(AiocacheHooks):
     def _tags(self, call: Call) -> list[str]:
         execution = call.execution
         function, args, kwargs = execution.function, execution.args, dict(execution.kwargs)
-        return [get_cache_key(function, tag, args, kwargs) for tag in self._tag_templates]
+        try:
+            return [get_cache_key(function, tag, args, kwargs) for tag in self._tag_templates]
+        # A template reads attributes of the arguments, whose classes may raise anything.
+        except Exception as exc:
+            subject = f"tags= raised {type(exc).__name__}"
+            raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
 
     def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
         """Whether a result is to be stored. A ttl that depends on the result is set here."""

@@ -55,6 +55,9 @@ class Hooks:
     async def save_value(self, use: Use, key: str, value: Any) -> None:
         raise NotImplementedError
 
+    #: What the user has to say whether a result is to be stored.
+    deciding = "skip_cache_func"
+
     def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
         """Whether a result is to be stored; the hook may set the ttl of the resource."""
         return True

@@ -183,7 +183,15 @@ class Reporter:
         if isinstance(cause, StoreUnavailableError):
             # The circuit breaker logs this once for all endpoints.
             return
-        if self._failing.get(doing) != str(cause):
+        if fix := getattr(cause, "fix", ""):
+            self._once(
+                (fix, ""),
+                logging.ERROR,
+                "%s: the cache fails (%s), and will not recover by itself: %s. Requests are "
+                "answered without it",
+                *(self._endpoint, cause, fix),
+            )
+        elif self._failing.get(doing) != str(cause):
             self._failing[doing] = str(cause)
             logger.warning(
                 "%s: the cache fails (%s); requests are answered without it",

@@ -254,12 +254,6 @@ def test_a_parameter_that_is_a_switch_is_refused(name: str) -> None:
         stream_cached(ttl=60)(scope["endpoint"])
 
 
-def test_a_key_builder_has_to_return_a_str() -> None:
-    app = router(key_builder=lambda function, *args: 5, cache="memory://?max_bytes=9MiB")
-    with pytest.raises(ConfigurationError, match="let key_builder return a str"):
-        asyncio.run(get(app))
-
-
 # -- URLs -------------------------------------------------------------------------------------
 
 

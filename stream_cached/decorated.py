@@ -28,6 +28,7 @@ from stream_cached.options import MIN_SECRET, check_arguments
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
+from stream_cached.tasks import has_event_loop
 
 if TYPE_CHECKING:
     from stream_cached.decorator import stream_cached
@@ -50,6 +51,8 @@ class Decorated:
         self.endpoint = endpoint = Endpoint(function, takes_request=options.request_key)
         self._decorator = decorator
         self.hooks = hooks
+        self._asked: set[bool] = set()
+        """Whether it was called with a request, without one, or both."""
         self._key_builder = _asking_for_request(decorator.key_builder)
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
@@ -133,6 +136,7 @@ class Decorated:
         """Return a call as the engine answers it."""
         hooks = self.service.hooks
         request, kwargs = self.endpoint.take_request(args, kwargs)
+        self._asked.add(request is not None)
         incoming: Incoming | None = None
         key = ""
         findings: tuple[Finding, ...] = ()
@@ -170,6 +174,21 @@ class Decorated:
         incoming.check(self.service.options.methods, identifying)
         return incoming
 
+    def can_cache(self) -> bool:
+        """Whether anything can be cached here; otherwise say once why not."""
+        if has_event_loop():
+            return True
+        self.reporter.error(
+            "nothing is cached, because no event loop of asyncio runs: the library needs asyncio, "
+            "and does not work under trio"
+        )
+        return False
+
+    async def run_uncached(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the function where nothing can be cached."""
+        _, kwargs = self.endpoint.take_request(args, kwargs)
+        return await self.endpoint.run(args, kwargs)
+
     def generate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function past the cache, for what is going to iterate over its result."""
         self.reporter.not_cached(Finding(NotCached.ITERATOR))
@@ -186,7 +205,23 @@ class Decorated:
             kwargs = dict(kwargs)
             kwargs[HIDDEN] = kwargs.pop("request")
         request, kwargs = endpoint.take_request(args, kwargs)
+        if request is None and self._is_asked_by_requests:
+            raise BypassError(
+                Finding(
+                    NotCached.NO_REQUEST,
+                    "its key is made from the request",
+                    "pass the request of the call whose key it is, as request=; invalidate() takes "
+                    "no key",
+                )
+            )
         return await self._key(self._incoming(request), args, kwargs)
+
+    @property
+    def _is_asked_by_requests(self) -> bool:
+        """Whether its keys are made from requests. A function may be called with and without."""
+        if not self.hooks.keys_by_request:
+            return False
+        return self.endpoint.needs_request or self._asked == {True}
 
     @property
     def _key_maker(self) -> str:
@@ -248,7 +283,9 @@ class Decorated:
 
     async def invalidate(self, key: str | None) -> bool:
         """Invalidate what is stored under a key, or (None) everything."""
-        return self.service.hooks.is_invalidation_off() or await self._invalidation(key)
+        if self.service.hooks.is_invalidation_off() or not self.can_cache():
+            return False
+        return await self._invalidation(key)
 
 
 def _asking_for_request(key_builder: Callable[..., Any] | None) -> inspect.Signature | None:

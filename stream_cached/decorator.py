@@ -239,7 +239,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         aiocache_wait_for_write: bool = True,
         **kwargs: Any,
     ) -> Any:
-        call = await self._functions[id(f)].call(
+        function = self._functions[id(f)]
+        if not function.can_cache():
+            return await function.run_uncached(args, kwargs)
+        call = await function.call(
             args,
             kwargs,
             cache_read=cache_read,

@@ -135,6 +135,10 @@ class Reporter:
         """Warn once."""
         self._once((message, ""), logging.WARNING, "%s: %s", self._endpoint, message)
 
+    def error(self, message: str) -> None:
+        """Log an error once."""
+        self._once((message, ""), logging.ERROR, "%s: %s", self._endpoint, message)
+
     def inform(self, message: str) -> None:
         """Log once what may be intended."""
         self._once((message, ""), logging.INFO, "%s: %s", self._endpoint, message)

@@ -23,6 +23,7 @@ from stream_cached.events import Reporter
 from stream_cached.fallback_cache import FallbackCache
 from stream_cached.options import NOT_GIVEN
 from stream_cached.stores.aiocache import switched_off
+from stream_cached.stores.clients import is_mock
 
 if TYPE_CHECKING:
     from stream_cached.decorator import stream_cached
@@ -55,7 +56,7 @@ class AiocacheHooks(Hooks):
 
     @property
     def has_own_values(self) -> bool:
-        return self._decorator.overrides("get_from_cache")
+        return self._decorator.overrides("get_from_cache") or is_mock(self.binding().cache)
 
     def is_switched_off(self) -> bool:
         return switched_off()

@@ -12,7 +12,7 @@ from aiocache.base import BaseCache
 
 from stream_cached.backends.urls import from_url, mark_explicit_timeout, own_memory, without_secrets
 from stream_cached.errors import ConfigurationError
-from stream_cached.stores.clients import Clients
+from stream_cached.stores.clients import Clients, is_mock
 from stream_cached.stores.memory import MemoryCache
 
 
@@ -67,7 +67,7 @@ def resolve_cache(
     if isinstance(cache, str):
         return with_settings(from_url(cache), overrides)
     if isinstance(cache, BaseCache):
-        return with_settings(cache, overrides)
+        return with_settings(_completed(cache), overrides)
     if cache is None:
         raise ConfigurationError(
             "cache=None: aiocache's Cache.REDIS and Cache.MEMCACHED are None if their client is "
@@ -91,6 +91,15 @@ def resolve_fallback(fallback: object) -> MemoryCache | None:
             'cache in this process: pass "memory://?max_bytes=64MiB", a MemoryCache or the alias '
             "of one, or False to answer requests without a cache instead"
         )
+    return cache
+
+
+def _completed(cache: Any) -> Any:
+    """Give a mock the attributes of an instance, which `create_autospec` does not know of."""
+    if is_mock(cache):
+        for name in ("namespace", "serializer", "plugins", "timeout", "ttl"):
+            if not hasattr(cache, name):
+                setattr(cache, name, None)
     return cache
 
 

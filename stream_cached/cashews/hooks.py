@@ -267,6 +267,7 @@ class CashewsHooks(AiocacheHooks):
                 await self.tag(tag, [full], ttl)
             with _outside_transaction():
                 await self.cashews.set(full, value, expire=ttl)
+            use.invalidated_before.was_set(key)
         # The caller receives a value that could not be stored, too.
         except Exception as exc:
             use.unwritable(exc)

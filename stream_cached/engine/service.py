@@ -97,6 +97,13 @@ class RequestBound:
         self.is_known = True
 
 
+class PlainValues:
+    """Whether a function has values in a cache that have no versions."""
+
+    def __init__(self) -> None:
+        self.are_there = False
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """One cached function."""
@@ -110,6 +117,7 @@ class Service:
     invalidated_before: InvalidatedBefore
     """The plain values that may have been invalidated while the store was away."""
     request_bound: RequestBound = field(default_factory=RequestBound)
+    plain_values: PlainValues = field(default_factory=PlainValues)
 
     def lifetimes(self) -> Lifetimes:
         options = self.options

@@ -226,7 +226,13 @@ class Yields:
         (Route("/", report), ["below the route decorator"]),
         (5, ["with parentheses"]),
         (None, ["with parentheses"]),
-        (property(lambda self: None), ["directly over a function"]),
+        (
+            classmethod(async_generator),
+            ["async_generator: write @classmethod above @stream_cached"],
+        ),
+        (property(report), ["report: write @property above @stream_cached"]),
+        (functools.cached_property(report), ["write @cached_property above @stream_cached"]),
+        (functools.partialmethod(report), ["write @partialmethod above @stream_cached"]),
     ],
 )
 def test_what_can_not_be_decorated_is_refused_with_a_guess(

@@ -53,8 +53,8 @@ class Invalidation:
         if has_unversioned:
             raise ConfigurationError(
                 "the function has returned values that are no responses. On a server they have no "
-                "versions, and stay there: invalidate each by its key, invalidate(key=...); or pass "
-                "key= to the decorator; or let the function return a Response"
+                "versions, and stay there: invalidate each by its key, invalidate(key=...), or "
+                "pass key= to the decorator, or let the function return a Response"
             )
         return done
 

@@ -128,7 +128,7 @@ def test_a_function_that_takes_a_request_has_no_key_without_one() -> None:
         return PlainTextResponse("page")
 
     with pytest.raises(BypassError, match="made from the request"):
-        asyncio.run(stream_cached(ttl=60)(page).cache_key())  # type: ignore[attr-defined]
+        asyncio.run(stream_cached(ttl=60)(page).cache_key())
     assert asyncio.run(stream_cached(ttl=60)(either).cache_key())
     assert asyncio.run(stream_cached(ttl=60, key="page")(page).cache_key()) == "page"
     assert asyncio.run(stream_cached(ttl=60, request_key=False, key="p")(page).cache_key()) == "p"

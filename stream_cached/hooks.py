@@ -56,7 +56,9 @@ class AiocacheHooks(Hooks):
 
     @property
     def has_own_values(self) -> bool:
-        return self._decorator.overrides("get_from_cache") or is_mock(self.binding().cache)
+        is_bound = self._binding is not None
+        overrides = self._decorator.overrides("get_from_cache")
+        return overrides or (is_bound and is_mock(self.binding().cache))
 
     def is_switched_off(self) -> bool:
         return switched_off()

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from starlette._utils import is_async_callable
+
 from stream_cached.endpoint.function import HIDDEN, Endpoint
 
 
@@ -27,9 +29,7 @@ def as_framework_calls_it(
     if not endpoint.wraps_generator:
         return wrapper
     if endpoint.is_async:
-        # FastAPI would iterate over the coroutine.
-        del wrapper.__wrapped__  # type: ignore[attr-defined]
-        return wrapper
+        return _unlinked(wrapper)
 
     @functools.wraps(wrapper)
     def either(*args: Any, **kwargs: Any) -> Any:
@@ -38,7 +38,16 @@ def as_framework_calls_it(
         is_iterated = _is_iterated(kwargs, scope, either)
         return generate(args, kwargs) if is_iterated else wrapper(*args, **kwargs)
 
-    return _marked_as_coroutine_function(either)
+    _mark_as_coroutine_function(either)
+    # An older Starlette, under Python 3.11, looks at the code only. FastAPI is as old there, and
+    # does not iterate over what an endpoint returns.
+    return either if is_async_callable(either) else _unlinked(wrapper)
+
+
+def _unlinked(wrapper: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Let FastAPI see a coroutine function, and not the generator that it wraps."""
+    del wrapper.__wrapped__  # type: ignore[attr-defined]
+    return wrapper
 
 
 def _is_iterated(
@@ -52,11 +61,10 @@ def _is_iterated(
     return not is_endpoint or hasattr(scope.get("route"), "is_json_stream")
 
 
-def _marked_as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
+def _mark_as_coroutine_function(function: Callable[..., Any]) -> None:
     """Let `iscoroutinefunction` say yes, so that Starlette awaits what a call returns."""
     mark = getattr(inspect, "markcoroutinefunction", None)
     if mark is None:
         function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
     else:
         mark(function)
-    return function

@@ -196,6 +196,7 @@ def test_a_generator_itself_is_refused(generator: Callable[..., Any]) -> None:
         stream_cached(ttl=60)(generator)
 
 
+@streams_generators
 @pytest.mark.parametrize("is_async", [True, False])
 def test_a_dependency_with_yield_behind_a_decorator_goes_on_to_work(is_async: bool) -> None:
     said: list[str] = []

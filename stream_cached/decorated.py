@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import inspect
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from aiocache.base import SENTINEL
-
-from stream_cached.backends.binding import Binding
 from stream_cached.backends.pending import InvalidatedBefore
-from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve_fallback
+from stream_cached.backends.users import user_of
 from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest
 from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.invalidate import Invalidation
 from stream_cached.engine.outcome import Call, RequestView
-from stream_cached.engine.service import Hooks, Service
-from stream_cached.engine.values import Use, using
+from stream_cached.engine.service import Service
 from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
-from stream_cached.fallback_cache import FallbackCache
+from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_internal, version_key
-from stream_cached.options import MIN_SECRET, NOT_GIVEN, check_arguments
+from stream_cached.options import MIN_SECRET, check_arguments
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
-from stream_cached.stores.aiocache import switched_off
+from stream_cached.tasks import has_event_loop
 
 if TYPE_CHECKING:
     from stream_cached.decorator import stream_cached
@@ -48,10 +44,16 @@ _closures: dict[tuple[str, str | int], set[str]] = {}
 class Decorated:
     """A decorated function."""
 
-    def __init__(self, function: Callable[..., Any], decorator: stream_cached) -> None:
+    def __init__(
+        self, function: Callable[..., Any], decorator: stream_cached, hooks: AiocacheHooks
+    ) -> None:
         options = decorator.options
         self.endpoint = endpoint = Endpoint(function, takes_request=options.request_key)
         self._decorator = decorator
+        self.hooks = hooks
+        self._asked: set[bool] = set()
+        """Whether it was called with a request, without one, or both."""
+        self._key_builder = _asking_for_request(decorator.key_builder)
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
@@ -69,7 +71,7 @@ class Decorated:
             options=options,
             headers=HeaderRules(options, taken, verbatim),
             reporter=self.reporter,
-            hooks=decorator.hooks,
+            hooks=hooks,
             invalidated_before=InvalidatedBefore(time.monotonic),
         )
         self._invalidation = Invalidation(self.service, decorator.key)
@@ -108,6 +110,8 @@ class Decorated:
     def inform_of_twin(self) -> None:
         """Log that a factory has decorated the same function over another closure."""
         decorator, name = self._decorator, self.endpoint.name
+        if self.hooks.has_own_memory:
+            return
         closure = closure_digest(self.endpoint.function)
         seen = _closures.setdefault((name, decorator.alias or id(decorator.cache)), {closure})
         if closure not in seen and len(seen) == 1:
@@ -132,6 +136,7 @@ class Decorated:
         """Return a call as the engine answers it."""
         hooks = self.service.hooks
         request, kwargs = self.endpoint.take_request(args, kwargs)
+        self._asked.add(request is not None)
         incoming: Incoming | None = None
         key = ""
         findings: tuple[Finding, ...] = ()
@@ -142,6 +147,10 @@ class Decorated:
             key = await self._key(incoming, args, kwargs)
         except BypassError as exc:
             findings = exc.findings
+            if exc.__cause__ is not None:
+                self.reporter.function_failed(exc.__cause__)
+        else:
+            self._note_key(key, incoming)
         keyed = incoming is not None and hooks.keys_by_request
         terms = self.service.headers.terms if keyed else None
         return Call(
@@ -165,6 +174,28 @@ class Decorated:
         incoming.check(self.service.options.methods, identifying)
         return incoming
 
+    def can_cache(self) -> bool:
+        """Whether anything can be cached here; otherwise say once why not."""
+        if has_event_loop():
+            return True
+        self.reporter.error(
+            "nothing is cached, because no event loop of asyncio runs: the library needs asyncio, "
+            "and does not work under trio"
+        )
+        return False
+
+    async def run_uncached(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the function where nothing can be cached."""
+        _, kwargs = self.endpoint.take_request(args, kwargs)
+        return await self.endpoint.run(args, kwargs)
+
+    def generate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function past the cache, for what is going to iterate over its result."""
+        self.reporter.not_cached(Finding(NotCached.ITERATOR))
+        _, kwargs = self.endpoint.take_request(args, kwargs)
+        own = {name: value for name, value in kwargs.items() if name not in SWITCHES}
+        return self.endpoint.function(*args, **own)
+
     # -- the key ----------------------------------------------------------------------------
 
     async def cache_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -174,7 +205,40 @@ class Decorated:
             kwargs = dict(kwargs)
             kwargs[HIDDEN] = kwargs.pop("request")
         request, kwargs = endpoint.take_request(args, kwargs)
+        if request is None and self._is_asked_by_requests:
+            raise BypassError(
+                Finding(
+                    NotCached.NO_REQUEST,
+                    "its key is made from the request",
+                    "pass the request of the call whose key it is, as request=; invalidate() takes "
+                    "no key",
+                )
+            )
         return await self._key(self._incoming(request), args, kwargs)
+
+    @property
+    def _is_asked_by_requests(self) -> bool:
+        """Whether its keys are made from requests. A function may be called with and without."""
+        if not self.hooks.keys_by_request:
+            return False
+        return self.endpoint.needs_request or self._asked == {True}
+
+    @property
+    def _key_maker(self) -> str:
+        return "get_cache_key" if self._decorator.overrides("get_cache_key") else "key_builder"
+
+    def for_key_builder(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], incoming: Incoming | None
+    ) -> dict[str, Any]:
+        """Return the keyword arguments for `key_builder`, which may ask for the request."""
+        if incoming is None or "request" in kwargs or self._key_builder is None:
+            return kwargs
+        try:
+            given = self._key_builder.bind_partial(self.endpoint.function, *args, **kwargs)
+        except TypeError:
+            # It says so itself once it is called.
+            return kwargs
+        return kwargs if "request" in given.arguments else {**kwargs, "request": incoming.request}
 
     async def _key(
         self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -186,103 +250,58 @@ class Decorated:
         token = current_call.set((self, incoming))
         try:
             key = decorator.get_cache_key(self.endpoint.function, args, kwargs)
+        except (BypassError, ConfigurationError):
+            raise
+        # A user's function that fails must not fail the request.
+        except Exception as exc:
+            subject = f"{self._key_maker} raised {type(exc).__name__}"
+            raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
         finally:
             current_call.reset(token)
         if isinstance(key, Enum):
             key = key.value
         if not isinstance(key, str):
-            raise ConfigurationError(
-                f"the key of {self.endpoint.name} is of type {type(key).__name__}: let "
-                "key_builder return a str"
-            )
+            subject = f"{self._key_maker} returned a value of type {type(key).__name__}"
+            raise BypassError(Finding(NotCached.FUNCTION, subject, "let it return a str"))
         if not decorator.hooks.keys_by_request and is_internal(key):
             raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
         return key
+
+    def _note_key(self, key: str, incoming: Incoming | None) -> None:
+        """Warn if another function uses the same key. Keys of requests name their function."""
+        hooks = self.hooks
+        if hooks.has_own_memory or (incoming is not None and hooks.keys_by_request):
+            return
+        other = user_of(hooks.binding(), key, self.endpoint.name)
+        if other != self.endpoint.name:
+            self.reporter.warn(
+                f"it has a key that {other} has, too, so that each is given what the other one "
+                "returned: pass another key=, key_builder= or namespace= to one of them"
+            )
 
     # -- invalidation -----------------------------------------------------------------------
 
     async def invalidate(self, key: str | None) -> bool:
         """Invalidate what is stored under a key, or (None) everything."""
-        return self.service.hooks.is_invalidation_off() or await self._invalidation(key)
+        if self.service.hooks.is_invalidation_off() or not self.can_cache():
+            return False
+        return await self._invalidation(key)
+
+
+def _asking_for_request(key_builder: Callable[..., Any] | None) -> inspect.Signature | None:
+    """Return the signature of a function that has a parameter `request`; None for any other one."""
+    if key_builder is None:
+        return None
+    # A function in C may have no signature.
+    with contextlib.suppress(TypeError, ValueError):
+        signature = inspect.signature(key_builder)
+        parameter = signature.parameters.get("request")
+        if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            return signature
+    return None
 
 
 #: The function and the request whose key is built now.
 current_call: ContextVar[tuple[Decorated, Incoming | None] | None] = ContextVar(
     "stream_cached_keyed", default=None
 )
-
-
-class AiocacheHooks(Hooks):
-    """The cache of the decorator, as aiocache configures it."""
-
-    def __init__(self, decorator: stream_cached, settings: dict[str, Any]) -> None:
-        self._decorator = decorator
-        self._settings = settings
-        self._binding: Binding | None = None
-
-    @property
-    def keys_by_request(self) -> bool:
-        decorator = self._decorator
-        return not (decorator.key or decorator.key_builder or decorator.overrides("get_cache_key"))
-
-    @property
-    def has_own_values(self) -> bool:
-        return self._decorator.overrides("get_from_cache")
-
-    def is_switched_off(self) -> bool:
-        return switched_off()
-
-    def is_invalidation_off(self) -> bool:
-        return switched_off()
-
-    def bind_early(self, reporter: Reporter) -> None:
-        alias = self._decorator.alias
-        if self._binding is not None:
-            return
-        if alias is None:
-            self.bind(resolve_cache(**self._settings))
-            return
-        own = ("serializer", "namespace", "plugins")
-        given = [n for n, value in self._settings.items() if n in own and value is not None]
-        for name in (*given, *self._settings["options"]):
-            reporter.warn(f"alias={alias!r} has settings of its own; {name}= is ignored")
-        # An alias that is configured later is looked for again at the first use.
-        with contextlib.suppress(ConfigurationError):
-            self.bind(resolve_alias(alias))
-
-    def bind(self, cache: Any) -> Binding:
-        decorator, options = self._decorator, self._decorator.options
-        decorator.cache = cache
-        timeout = SENTINEL if options.timeout is NOT_GIVEN else options.timeout
-        if isinstance(cache, FallbackCache):
-            self._binding = cache.binding(timeout, self.secrets())
-        else:
-            self._binding = Binding(
-                cache,
-                fallback=functools.partial(resolve_fallback, decorator.fallback),
-                retry_interval=options.limits.retry_interval,
-                timeout=timeout,
-                secrets=self.secrets(),
-            )
-        return self._binding
-
-    def secrets(self) -> tuple[bytes, ...]:
-        return self._decorator.options.secrets
-
-    def binding(self) -> Binding:
-        return self._binding or self.bind(resolve_alias(self._decorator.alias))
-
-    def ttl(self) -> float | None:
-        ttl: Any = self._decorator.ttl
-        return self.binding().cache.ttl or None if ttl is SENTINEL else ttl
-
-    def accepts(self, call: Call, resource: Any, result: Any) -> bool:
-        return not self._decorator.skip_cache_func(result)
-
-    async def load_value(self, use: Use, key: str) -> Any:
-        with using(use):
-            return await self._decorator.get_from_cache(key)
-
-    async def save_value(self, use: Use, key: str, value: Any) -> None:
-        with using(use):
-            await self._decorator.set_in_cache(key, value)

@@ -10,13 +10,15 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 from aiocache import cached
 from aiocache.base import SENTINEL
 
-from stream_cached.backends.resolve import resolve_fallback
+from stream_cached.backends.resolve import OWN_MEMORY, resolve_fallback
 from stream_cached.checks import require, require_function, require_ttl
 from stream_cached.connections.deadline import Deadline
-from stream_cached.decorated import AiocacheHooks, Decorated, current_call
+from stream_cached.decorated import Decorated, current_call
 from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.endpoint.generators import as_framework_calls_it
 from stream_cached.engine.answer import answer
 from stream_cached.engine.values import Use, current_use
+from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, take_limits
 from stream_cached.options import (
@@ -29,6 +31,7 @@ from stream_cached.options import (
     ReplayMode,
     Vary,
 )
+from stream_cached.request.application import application_form
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
 
@@ -52,12 +55,15 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             key is built from the request and the arguments; for a call without a request, it is
             the key of aiocache.
         namespace: Text before each key, instead of the cache's own namespace.
-        key_builder: Called with the function and its arguments; returns the key.
+        key_builder: Called with the function and its arguments; returns the key. It is given the
+            request if it has a parameter `request`.
         skip_cache_func: Called with what the function returned; if it returns true, that is not
             stored.
         cache: The store: a URL (`memory://?max_bytes=64MiB`, `redis://…`, `rediss://…`,
             `unix://…`, `memcached://…`), a class (`Cache.REDIS`, with its arguments in `kwargs`)
-            or an instance. Equal URLs share one client per process and event loop.
+            or an instance. Equal URLs share one client per process and event loop. By default, each
+            function has keys of its own in one memory of this process, which is bounded as
+            `memory://` is.
         serializer: The serializer of plain values, instead of the cache's own.
         plugins: The plugins of the cache, instead of its own.
         alias: An alias of `caches.set_config`, instead of `cache`.
@@ -112,7 +118,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         namespace: str | None = None,
         key_builder: Callable[..., str] | None = None,
         skip_cache_func: Callable[[Any], bool] = lambda result: False,
-        cache: Any = "memory://",
+        cache: Any = OWN_MEMORY,
         serializer: Any = None,
         plugins: Any = None,
         alias: str | None = None,
@@ -190,14 +196,15 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     @overload
     def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
     def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
-        function = self._functions[id(f)] = Decorated(f, self)
-        self.hooks.bind_early(function.reporter)
+        hooks = self.hooks.for_function()
+        function = self._functions[id(f)] = Decorated(f, self, hooks)
+        hooks.bind_early(function.reporter)
         function.inform_of_twin()
 
         @functools.wraps(f)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             if decorated.cache is None:
-                decorated.cache = self.hooks.binding().cache
+                decorated.cache = hooks.binding().cache
             return await self.decorator(f, *args, **kwargs)
 
         async def invalidate(*, key: str | None = None) -> bool:
@@ -206,7 +213,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         async def cache_key(*args: Any, **kwargs: Any) -> str:
             return await function.cache_key(args, kwargs)
 
-        decorated: Any = wrapper
+        decorated: Any = as_framework_calls_it(wrapper, function.endpoint, function.generate)
         decorated.cache = self.cache
         decorated.invalidate = invalidate
         decorated.cache_key = cache_key
@@ -232,7 +239,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         aiocache_wait_for_write: bool = True,
         **kwargs: Any,
     ) -> Any:
-        call = await self._functions[id(f)].call(
+        function = self._functions[id(f)]
+        if not function.can_cache():
+            return await function.run_uncached(args, kwargs)
+        call = await function.call(
             args,
             kwargs,
             cache_read=cache_read,
@@ -259,6 +269,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             kwargs: Its keyword arguments.
         """
         current = current_call.get()
+        if self.key_builder and current is not None:
+            kwargs = current[0].for_key_builder(args, kwargs, current[1])
         if self.key or self.key_builder or current is None:
             return cast(str, super().get_cache_key(f, args, kwargs))
         function, incoming = current
@@ -266,6 +278,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
         forms = function.arguments.forms(args, kwargs, incoming.scope)
+        if function.hooks.has_own_memory:
+            forms |= application_form(incoming.scope)
         return incoming.key(function.endpoint.name, forms, host=self.options.key_host)
 
     def _key_from_args(

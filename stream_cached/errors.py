@@ -12,6 +12,8 @@ The exceptions of this library.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class StreamCachedError(Exception):
     """Base class of this library's exceptions."""
@@ -23,6 +25,14 @@ class ConfigurationError(StreamCachedError, ValueError):
 
 class StoreError(StreamCachedError):
     """An operation of a store failed; the cause is chained."""
+
+    fix = ""
+    """What to change, where the store will fail again until somebody changes a setting."""
+
+    def with_fix(self, fix: str) -> Self:
+        """Return the error itself, now that it is known what to change."""
+        self.fix = fix
+        return self
 
 
 class StoreUnavailableError(StoreError):

@@ -135,9 +135,21 @@ class Reporter:
         """Warn once."""
         self._once((message, ""), logging.WARNING, "%s: %s", self._endpoint, message)
 
+    def error(self, message: str) -> None:
+        """Log an error once."""
+        self._once((message, ""), logging.ERROR, "%s: %s", self._endpoint, message)
+
     def inform(self, message: str) -> None:
         """Log once what may be intended."""
         self._once((message, ""), logging.INFO, "%s: %s", self._endpoint, message)
+
+    def function_failed(self, cause: BaseException) -> None:
+        """Log at DEBUG where a function of the application, given to the decorator, has failed."""
+        logger.debug(
+            "%s: a function of its decorator failed",
+            self._endpoint,
+            exc_info=(type(cause), _without_message(cause), cause.__traceback__),
+        )
 
     def refresh_failed(self, cause: Exception | int | None) -> None:
         """Warn that a stale response is served because the endpoint has failed."""
@@ -175,7 +187,15 @@ class Reporter:
         if isinstance(cause, StoreUnavailableError):
             # The circuit breaker logs this once for all endpoints.
             return
-        if self._failing.get(doing) != str(cause):
+        if fix := getattr(cause, "fix", ""):
+            self._once(
+                (fix, ""),
+                logging.ERROR,
+                "%s: the cache fails (%s), and will not recover by itself: %s. Requests are "
+                "answered without it",
+                *(self._endpoint, cause, fix),
+            )
+        elif self._failing.get(doing) != str(cause):
             self._failing[doing] = str(cause)
             logger.warning(
                 "%s: the cache fails (%s); requests are answered without it",
@@ -192,6 +212,16 @@ class Reporter:
         if what not in self._said and len(self._said) <= _MAX_LINES:
             self._said.add(what)
             logger.log(level, message, *args)
+
+
+def _without_message(cause: BaseException) -> BaseException:
+    """Return an exception of the same class: the message may hold values of the request."""
+    cls = type(cause)
+    try:
+        return cls.__new__(cls)
+    # A class of the application may want arguments.
+    except Exception:
+        return Exception(cls.__qualname__)
 
 
 class Reports(Protocol):

@@ -45,7 +45,11 @@ async def aclose(timeout: float = 10.0) -> None:
     Raises:
         ConfigurationError: The timeout is not a number of seconds above 0.
     """
-    await _all_done(require_seconds("timeout", timeout))
+    require_seconds("timeout", timeout)
+    if not tasks.has_event_loop():
+        # Under trio, nothing was ever begun.
+        return
+    await _all_done(timeout)
     for run in runs_here():
         run.abort("the application ends")
     await _all_done(_CLEAN_UP)

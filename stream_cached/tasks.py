@@ -10,6 +10,15 @@ from typing import Any
 _running: set[asyncio.Task[None]] = set()
 
 
+def has_event_loop() -> bool:
+    """Whether asyncio runs this code, and not trio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def spawn(
     coroutine: Coroutine[Any, Any, None], context: Context | None = None
 ) -> asyncio.Task[None]:

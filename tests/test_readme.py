@@ -23,6 +23,7 @@ from stream_cached import (
     stream_cached,
 )
 from stream_cached.backends import urls
+from stream_cached.backends.resolve import OWN_MEMORY
 from stream_cached.options import NOT_GIVEN
 from tests.conftest import Spawn
 from tests.support.http_client import fetch
@@ -133,7 +134,7 @@ def test_the_tables_of_options_name_those_of_the_decorator_with_their_defaults()
     assert sorted(name for name, _ in rows) == sorted(options)
     for name, shown in rows:
         default = options[name].default
-        if default in (SENTINEL, NOT_GIVEN) or callable(default):
+        if default in (SENTINEL, NOT_GIVEN, OWN_MEMORY) or callable(default):
             assert "`" not in shown, name
         elif isinstance(default, frozenset):
             assert set(ast.literal_eval(shown.strip("`"))) == default, name

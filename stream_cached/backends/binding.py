@@ -20,7 +20,7 @@ from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreUnavailableError
 from stream_cached.limits import RETRY_INTERVAL
 from stream_cached.stores.aiocache import AiocacheStore, OwnStore
-from stream_cached.stores.clients import Clients, address_of, is_memcached, is_redis
+from stream_cached.stores.clients import Clients, address_of, is_memcached, is_mock, is_redis
 from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.stores.protocol import Store
 from stream_cached.stores.signed import SignedStore
@@ -95,7 +95,8 @@ class Binding:
         self._bound_now: _Bound | None = None
         self._scope = RunScope()
         self.breaker: CircuitBreaker | None = None
-        if not isinstance(cache, MemoryCache | aiocache.SimpleMemoryCache.__mro__[1]):
+        is_memory = isinstance(cache, MemoryCache | aiocache.SimpleMemoryCache.__mro__[1])
+        if not is_memory and not is_mock(cache):
             self.breaker = CircuitBreaker.of(*address_of(cache), retry_interval)
 
     @property
@@ -163,6 +164,10 @@ class Binding:
 
     def _bind(self, loop: asyncio.AbstractEventLoop, pid: int) -> _Bound:
         self._fallback = self._find_fallback()
+        if is_mock(self.cache):
+            # It has no bytes to give, so that only its `get` and `set` are used.
+            backend = Backend(self.cache, MemoryStore(MemoryCache()), scope=self._scope)
+            return _Bound(loop, pid, backend, backend)
         cache = self._clients.in_loop(self.cache, loop, pid)
         if isinstance(cache, MemoryCache):
             backend = Backend(cache, MemoryStore(cache), scope=self._scope)

@@ -63,6 +63,8 @@ class CircuitBreaker:
         self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._due = 0.0
+        self._said = ""
+        """What the log says to change in the current outage."""
 
     @classmethod
     def of(cls, name: str, identity: tuple[object, ...], retry_interval: float) -> CircuitBreaker:
@@ -135,7 +137,7 @@ class CircuitBreaker:
         try:
             await _raise_if_unavailable(probe.ping())
         except StoreUnavailableError as exc:
-            self._lost(exc, probe)
+            self._lost(exc.with_fix(await probe.diagnosis(exc)), probe)
         if self._state.state is State.UNTRIED:
             self._state.answered(time.monotonic())
 
@@ -148,16 +150,30 @@ class CircuitBreaker:
             ends_all = not failure.answered and not self._cut_off
             self._cut_off |= ends_all
         if is_outage:
-            logger.warning(
-                "%s is away (%s): requests are answered without it until it is back",
-                self.name,
-                failure,
-            )
+            self._said = ""
+            self._tell(failure)
         if ends_all:
             for time_limit in tuple(self._time_limits):
                 time_limit.give_up()
         if is_outage:
             self._ping_later(probe)
+
+    def _tell(self, failure: StoreUnavailableError) -> None:
+        if failure.fix:
+            self._said = failure.fix
+            logger.error(
+                "%s can't be used (%s), and will not recover by itself: %s. Requests are "
+                "answered without it",
+                self.name,
+                failure,
+                failure.fix,
+            )
+        else:
+            logger.warning(
+                "%s is away (%s): requests are answered without it until it is back",
+                self.name,
+                failure,
+            )
 
     # -- closing ----------------------------------------------------------------------------
 
@@ -190,6 +206,8 @@ class CircuitBreaker:
             if self.is_available:
                 self._lost(exc, probe)
             else:
+                if exc.fix and exc.fix != self._said:
+                    self._tell(exc)
                 self._state.failed_again()
                 self._ping_later(probe)
 
@@ -245,9 +263,11 @@ async def _check(probe: AiocacheStore) -> None:
     await probe.reconnect()
     await _raise_if_unavailable(probe.ping())
     await _raise_if_unavailable(probe.set_many([(_PROBE_KEY, b"")], _PROBE_TTL))
+    # In cluster mode, it is several keys that a server refuses.
+    await _raise_if_unavailable(probe.get_many([_PROBE_KEY, f"{_PROBE_KEY}:other"]))
 
 
-async def _raise_if_unavailable(operation: Awaitable[None]) -> None:
+async def _raise_if_unavailable(operation: Awaitable[object]) -> None:
     try:
         await operation
     except StoreUnavailableError:

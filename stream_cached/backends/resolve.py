@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import aiocache
 from aiocache.base import BaseCache
 
-from stream_cached.backends.urls import from_url, mark_explicit_timeout, without_secrets
+from stream_cached.backends.urls import from_url, mark_explicit_timeout, own_memory, without_secrets
 from stream_cached.errors import ConfigurationError
-from stream_cached.stores.clients import Clients
+from stream_cached.stores.clients import Clients, is_mock
 from stream_cached.stores.memory import MemoryCache
+
+
+class _Default(Enum):
+    OWN_MEMORY = "a memory of its own"
+
+    def __repr__(self) -> str:
+        return "<memory of its own>"
+
+
+#: The cache of a decorator that is given none: no other function has its keys.
+OWN_MEMORY: Any = _Default.OWN_MEMORY
 
 
 def resolve_alias(alias: str) -> Any:
@@ -34,7 +46,7 @@ def resolve_cache(
     namespace: str | None = None,
     options: Mapping[str, Any],
 ) -> Any:
-    """Return the cache of a URL, a class (with `options`) or an instance."""
+    """Return the cache of a URL, a class (with `options`), an instance, or `OWN_MEMORY`."""
     settings = {"serializer": serializer, "plugins": plugins, "namespace": namespace}
     overrides = {name: value for name, value in settings.items() if value is not None}
     if isinstance(cache, type) and issubclass(cache, BaseCache):
@@ -50,10 +62,12 @@ def resolve_cache(
             "Options of a cache need a class (cache=Cache.REDIS, endpoint=...); with a URL, write "
             "them into its query"
         )
+    if cache is OWN_MEMORY:
+        return with_settings(own_memory(), overrides)
     if isinstance(cache, str):
         return with_settings(from_url(cache), overrides)
     if isinstance(cache, BaseCache):
-        return with_settings(cache, overrides)
+        return with_settings(_completed(cache), overrides)
     if cache is None:
         raise ConfigurationError(
             "cache=None: aiocache's Cache.REDIS and Cache.MEMCACHED are None if their client is "
@@ -77,6 +91,15 @@ def resolve_fallback(fallback: object) -> MemoryCache | None:
             'cache in this process: pass "memory://?max_bytes=64MiB", a MemoryCache or the alias '
             "of one, or False to answer requests without a cache instead"
         )
+    return cache
+
+
+def _completed(cache: Any) -> Any:
+    """Give a mock the attributes of an instance, which `create_autospec` does not know of."""
+    if is_mock(cache):
+        for name in ("namespace", "serializer", "plugins", "timeout", "ttl"):
+            if not hasattr(cache, name):
+                setattr(cache, name, None)
     return cache
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from stream_cached.checks import parse_size
 from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION
 from stream_cached.errors import ConfigurationError
 from stream_cached.stores.clients import backend_class
-from stream_cached.stores.memory import MemoryCache
+from stream_cached.stores.memory import MemoryCache, partition_of
 
 #: The default time-out of one store operation in seconds.
 DEFAULT_TIMEOUT = 0.5
@@ -36,12 +37,24 @@ def mark_explicit_timeout(cache: Any, options: Mapping[str, Any]) -> Any:
 
 _by_url: dict[str, Any] = {}
 
+#: Stands among the URLs for the memory whose partitions decorators have by default.
+_PARTITIONED = "partitioned"
+
+_partitions = itertools.count(1)
+
 
 def from_url(url: str) -> Any:
     """Return the cache of a URL: one per process for equal URLs."""
     if url not in _by_url:
         _by_url[url] = _make(url)
     return _by_url[url]
+
+
+def own_memory() -> MemoryCache:
+    """Return a cache that shares its bound with others, and none of its keys."""
+    if _PARTITIONED not in _by_url:
+        _by_url[_PARTITIONED] = MemoryCache()
+    return partition_of(_by_url[_PARTITIONED], str(next(_partitions)))
 
 
 def _make(url: str) -> Any:

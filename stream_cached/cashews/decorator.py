@@ -12,7 +12,8 @@ from cashews.key import get_cache_key
 from cashews.validation import _INVALIDATE_FURTHER
 
 from stream_cached import decorator
-from stream_cached.cashews.hooks import CashewsHooks, ttl_in_seconds
+from stream_cached.cashews.hooks import CashewsHooks
+from stream_cached.cashews.ttls import ttl_in_seconds
 from stream_cached.checks import require
 from stream_cached.endpoint.cached import CachedEndpoint
 from stream_cached.limits import LIMITS

@@ -26,11 +26,13 @@ from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
 from stream_cached.events import Reporter
+from stream_cached.http.policy import NEVER_STORED
 from stream_cached.options import Options
 from stream_cached.stores.transformed import CompressedStore
 
-#: The options of streams under cashews' own decorators, which accept no options of this library.
-OPTIONS = Options()
+#: The options of streams under cashews' own decorators, which accept no options of this library. As
+#: in cashews, any status is stored, and a `condition` decides; but a part is no whole response.
+OPTIONS = Options(statuses=frozenset(range(200, 600)) - NEVER_STORED)
 
 #: The attribute of a backend that holds its `CashewsEntries`. They refer to the backend, so a weak
 #: dictionary would free neither.

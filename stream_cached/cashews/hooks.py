@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,22 +16,22 @@ from cashews.backends.interface import Backend as CashewsBackend
 from cashews.cache_condition import get_cache_condition
 from cashews.exceptions import WrongKeyError
 from cashews.key import get_cache_key, get_cache_key_template
-from cashews.ttl import ttl_to_seconds
 from cashews.validation import _INVALIDATE_FURTHER
 from cashews.wrapper.transaction import _transaction
 
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.cashews.stores import Raw
 from stream_cached.cashews.tags import TagStore, delete_versions
+from stream_cached.cashews.ttls import takes_result, ttl_in_seconds
 from stream_cached.cashews.views import backend_of, secrets_of, view_of
-from stream_cached.checks import require_ttl
-from stream_cached.decorated import AiocacheHooks
 from stream_cached.engine.outcome import Call
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.resource import KeySets, Resource
 from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
+from stream_cached.hooks import AiocacheHooks
+from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_segment_key, tag_key
 from stream_cached.responses.stored import ReplayResponse
 
@@ -65,7 +64,7 @@ class CashewsHooks(AiocacheHooks):
         self.key_template = key
         self.backend: CashewsBackend | None = None
         self._ttl_of: Any = ttl if callable(ttl) and not isinstance(ttl, type) else None
-        self._ttl_takes_result = self._ttl_of is not None and _takes_result(ttl)
+        self._ttl_takes_result = self._ttl_of is not None and takes_result(ttl)
         self._tag_templates = tuple(tags)
         self._condition = get_cache_condition(condition)
         self._tag_store = TagStore(cache)
@@ -180,6 +179,8 @@ class CashewsHooks(AiocacheHooks):
 
     # -- one call ---------------------------------------------------------------------------
 
+    deciding = "ttl=, tags=, condition= or skip_cache_func="
+
     async def prepare(self, call: Call, resource: Resource) -> None:
         """Revoke a resource under `invalidate_further`, so that current runs are not stored."""
         if _INVALIDATE_FURTHER.get():
@@ -206,7 +207,12 @@ class CashewsHooks(AiocacheHooks):
     def _tags(self, call: Call) -> list[str]:
         execution = call.execution
         function, args, kwargs = execution.function, execution.args, dict(execution.kwargs)
-        return [get_cache_key(function, tag, args, kwargs) for tag in self._tag_templates]
+        try:
+            return [get_cache_key(function, tag, args, kwargs) for tag in self._tag_templates]
+        # A template reads attributes of the arguments, whose classes may raise anything.
+        except Exception as exc:
+            subject = f"tags= raised {type(exc).__name__}"
+            raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
 
     def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
         """Whether a result is to be stored. A ttl that depends on the result is set here."""
@@ -232,6 +238,13 @@ class CashewsHooks(AiocacheHooks):
         """Return the key of a tag's version, as cashews knows it."""
         return self.full(tag_key(self._route, tag))
 
+    def detected(self, key: str, value: Any) -> None:
+        """Tell `cache.detect` of a hit."""
+        full, template = self.full(key), self.full(self.key_template or key)
+        context_cache_detect._set(  # type: ignore[attr-defined]
+            full, ttl=self.ttl(), name="stream_cached", template=template, value=value
+        )
+
     # -- plain values -----------------------------------------------------------------------
 
     async def load_value(self, use: Use, key: str) -> Any:
@@ -245,7 +258,11 @@ class CashewsHooks(AiocacheHooks):
         except Exception as exc:
             use.unreadable(exc)
             return None
-        return None if value is _MISSING or isinstance(value, Raw) else value
+        if value is _MISSING or isinstance(value, Raw):
+            return None
+        # `cache.get` has called the callbacks itself.
+        self.detected(key, value)
+        return value
 
     async def save_value(self, use: Use, key: str, value: Any) -> None:
         """Store a plain value by `cache.set`."""
@@ -259,6 +276,7 @@ class CashewsHooks(AiocacheHooks):
                 await self.tag(tag, [full], ttl)
             with _outside_transaction():
                 await self.cashews.set(full, value, expire=ttl)
+            use.invalidated_before.was_set(key)
         # The caller receives a value that could not be stored, too.
         except Exception as exc:
             use.unwritable(exc)
@@ -299,16 +317,12 @@ class _HitReporter(BasePlugin):  # type: ignore[misc]
         if ret is None:
             return
         hooks = self._hooks
-        full, template = hooks.full(key), hooks.full(hooks.key_template or key)
         # `CacheEtagMiddleware` makes an ETag of this value. The body of a stream is not in memory.
-        value = ret.generation if isinstance(ret, ReplayResponse) else ret
-        context_cache_detect._set(  # type: ignore[attr-defined]
-            full, ttl=hooks.ttl(), name="stream_cached", template=template, value=value
-        )
+        hooks.detected(key, ret.generation if isinstance(ret, ReplayResponse) else ret)
         cashews, backend = hooks.cashews, hooks.backend
         assert backend is not None
         for callback in tuple(cashews.callbacks._callbacks.values()):
-            await callback(Command.GET, key=full, result=ret, backend=backend)
+            await callback(Command.GET, key=hooks.full(key), result=ret, backend=backend)
 
 
 @contextmanager
@@ -319,21 +333,3 @@ def _outside_transaction() -> Iterator[None]:
         yield
     finally:
         _transaction.reset(token)
-
-
-def _takes_result(ttl: Any) -> bool:
-    """Whether a function for the ttl accepts `result=`."""
-    parameters = inspect.signature(ttl).parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    return "result" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
-
-
-def ttl_in_seconds(ttl: TTL) -> float | None:
-    """Return a ttl of cashews in seconds; None for ever."""
-    try:
-        seconds = ttl_to_seconds(ttl)
-    except ValueError as exc:
-        raise ConfigurationError(
-            f'ttl={ttl!r}: pass seconds, a timedelta, or a text such as "1h30m"'
-        ) from exc
-    return require_ttl(seconds)

@@ -49,8 +49,9 @@ def install() -> None:
 
     `@cache(...)`, `@cache.hit` and `@cache.failover` then record a stream while it is sent, and
     serve it once its body is complete; until then, requests in the same process join the run. A
-    response that must not be shared (Set-Cookie, `private`, `no-store`, a status that is not
-    cacheable, any Vary) is not stored, and the log says so once. `@cache.early`, `@cache.soft` and
+    response that must not be shared (Set-Cookie, `private`, `no-store`, any Vary) is not stored,
+    and the log says so once. As in cashews, all statuses are stored (except 206 and 304, which are
+    parts of another response), and `condition` decides. `@cache.early`, `@cache.soft` and
     `client_side=True` keep the response object: for a stream, they raise `ConfigurationError` at
     the first call.
 

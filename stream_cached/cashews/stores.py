@@ -19,7 +19,8 @@ from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreError
 from stream_cached.keys.names import is_segment_key
 from stream_cached.stores.aiocache import AiocacheStore
-from stream_cached.stores.memory import BoundedMemory, Item, MemoryCache
+from stream_cached.stores.bounded import BoundedMemory, Item
+from stream_cached.stores.memory import MemoryCache
 from stream_cached.stores.protocol import as_bytes
 
 if TYPE_CHECKING:

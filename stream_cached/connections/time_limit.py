@@ -89,9 +89,11 @@ class TimeLimit:
         finally:
             self._pending.discard(pending)
 
-    def failure(self, cause: str, *, answered: bool = False) -> StoreUnavailableError:
+    def failure(
+        self, cause: str, *, answered: bool = False, fix: str = ""
+    ) -> StoreUnavailableError:
         """Report a failure that counts as an outage; return the error to raise."""
-        failure = StoreUnavailableError(cause, answered=answered)
+        failure = StoreUnavailableError(cause, answered=answered).with_fix(fix)
         self._on_failure(failure)
         return failure
 

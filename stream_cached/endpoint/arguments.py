@@ -95,7 +95,7 @@ class Arguments:
             except Exception as exc:
                 unkeyed.append(self._without_form(name, value, exc, scope))
         if unkeyed:
-            raise BypassError(*findings(unkeyed, self._parameters))
+            raise BypassError(*findings(unkeyed, self._parameters)) from _cause(unkeyed)
         return forms
 
     def as_for_aiocache(
@@ -122,7 +122,7 @@ class Arguments:
         positional = tuple(map(shown, names, args))
         named = {name: shown(self._name(name), value) for name, value in kwargs.items()}
         if unkeyed:
-            raise BypassError(*findings(unkeyed, self._parameters))
+            raise BypassError(*findings(unkeyed, self._parameters)) from _cause(unkeyed)
         if self._by_request:
             return positional, named, ""
         forms = self.forms(args, kwargs, {})
@@ -212,6 +212,11 @@ def _has_exact_repr(value: object) -> bool:
         type(value).__module__ in ("builtins", "datetime", "decimal", "pathlib", "uuid")
         and not isinstance(value, set | frozenset)
     )
+
+
+def _cause(unkeyed: Iterable[UnkeyedError]) -> BaseException | None:
+    """Return what a function of `key_args` has raised."""
+    return next((one.__cause__ for one in unkeyed if one.__cause__ is not None), None)
 
 
 def _is_marked(parameter: inspect.Parameter) -> bool:

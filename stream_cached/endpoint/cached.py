@@ -27,7 +27,8 @@ class CachedEndpoint(Protocol[P, R_co]):
                 the request as `request=`.
 
         Raises:
-            BypassError: The call can't be cached; the message gives the reason and the fix.
+            BypassError: The call can't be cached, or its key is made from a request that is not
+                passed; the message gives the reason and the fix.
         """
         ...
 
@@ -40,12 +41,15 @@ class CachedEndpoint(Protocol[P, R_co]):
 
         Args:
             key: Invalidate only this key, as returned by `key` or `key_builder`. Plain values are
-                stored in aiocache's own format and can be invalidated only by their key.
+                stored in aiocache's own format. On a server, they can be invalidated only by their
+                key.
 
         Returns:
-            True if the invalidation was carried out, False if it waits for the store's return.
+            True if the invalidation was carried out, False if it waits for the store's return, or
+            the cache is switched off.
 
         Raises:
             StoreError: The store refused the invalidation; old responses may still be served.
+            ConfigurationError: The function has plain values on a server, which are still served.
         """
         ...

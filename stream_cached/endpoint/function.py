@@ -38,8 +38,13 @@ class Endpoint:
         self.function = function
         self.name = _name(function)
         self.place = _place(function)
-        self._is_async = _is_async(function)
+        self.is_async = _is_async(function)
+        self.wraps_generator = _is_generator(without_partials(inspect.unwrap(function)))
+        """Whether FastAPI takes it for a generator, because that is what it wraps."""
         self.declared = signature_of(function)
+        if self.wraps_generator and self.is_async:
+            # What the generator returns is nothing that the function returns.
+            self.declared = self.declared.replace(return_annotation=inspect.Signature.empty)
         parameters = self.declared.parameters.values()
         self.parameters = frozenset(self.declared.parameters)
         self._requests = [p.name for p in parameters if may_be(annotation_of(p), HTTPConnection)]
@@ -53,8 +58,15 @@ class Endpoint:
     def declares_request(self) -> bool:
         return bool(self._requests)
 
+    @property
+    def needs_request(self) -> bool:
+        """Whether it can't be called without a request."""
+        empty = inspect.Parameter.empty
+        parameters = (self.declared.parameters[name] for name in self._requests)
+        return self._takes_request and any(each.default is empty for each in parameters)
+
     async def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if self._is_async:
+        if self.is_async:
             return await self.function(*args, **kwargs)
         result = await run_in_threadpool(self.function, *args, **kwargs)
         return await result if inspect.isawaitable(result) else result
@@ -102,12 +114,20 @@ def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     ]
 
 
+#: Where `classmethod`, `property`, `cached_property` and `partialmethod` keep their function.
+_BENEATH = ("__func__", "fget", "func")
+
+
 def _refuse(function: object) -> None:
     hint = None
     if isinstance(function, BaseRoute):
         hint = "put the decorator below the route decorator, directly over the function"
     elif inspect.isclass(function):
         hint = "decorate its methods (get, post), not the class"
+    elif not callable(function) and hasattr(function, "__get__"):
+        other = type(function).__name__
+        hint = f"write @{other} above @stream_cached, which has to be directly over the function"
+        function = next(filter(callable, (getattr(function, n, None) for n in _BENEATH)), function)
     elif not callable(function):
         hint = "write @stream_cached(ttl=60), with parentheses, directly over a function"
     elif _is_generator(function):

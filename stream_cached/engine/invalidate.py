@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from stream_cached.backends.binding import Binding
+from stream_cached.backends.breaker import CircuitBreaker
 from stream_cached.backends.pending import Key
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.service import Service
 from stream_cached.entries.resource import renew_version
+from stream_cached.errors import ConfigurationError
 from stream_cached.stores.protocol import Store
 
 
@@ -34,12 +37,28 @@ class Invalidation:
 
         Raises:
             StoreError: The store does not take it.
+            ConfigurationError: There are values without versions, which go on to be served.
         """
         binding = self._service.hooks.binding()
         breaker = binding.breaker
+        names_all = key is None and self._key is None
+        has_unversioned = names_all and self._service.plain_values.are_there
         if breaker is None:
             await self._revoke(binding.primary.store, key)
+            if has_unversioned:
+                # No other process has this memory.
+                self.refuse_older()
             return True
+        done = await self._invalidate(binding, breaker, key)
+        if has_unversioned:
+            raise ConfigurationError(
+                "the function has returned values that are no responses. On a server they have no "
+                "versions, and stay there: invalidate each by its key, invalidate(key=...), or "
+                "pass key= to the decorator, or let the function return a Response"
+            )
+        return done
+
+    async def _invalidate(self, binding: Binding, breaker: CircuitBreaker, key: str | None) -> bool:
         used = await binding.is_used(Deadline(binding.timeout))
         done = await breaker.invalidate(self, key, used=used)
         if not done and binding.fallback is not None:

@@ -114,7 +114,10 @@ def _handed_out(found: Found) -> Any:
 
 async def _plain_value(call: Call, use: Use, resource: Resource, otherwise: Absent) -> Found:
     value = await call.service.hooks.load_value(use, resource.key)
-    return otherwise if value is None else _value(call, use, value)
+    if value is None:
+        return otherwise
+    call.service.plain_values.are_there = True
+    return _value(call, use, value)
 
 
 def _value(call: Call, use: Use, value: Any) -> PlainValue:

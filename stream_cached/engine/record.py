@@ -14,6 +14,7 @@ from stream_cached.engine.sharing import (
     alone_for,
     fail,
     handed_on,
+    not_wanted,
     of_one_client,
     variant_for,
     varies_on,
@@ -63,8 +64,8 @@ async def record(
                 fail(call, view, run, exc)
             raise
         result = executed.result
-        if not call.service.hooks.accepts(call, view.resource, result):
-            return _refuse(call, run, result, [Finding(NotCached.SKIPPED)])
+        if unwanted := not_wanted(call, view, result):
+            return _refuse(call, run, result, unwanted)
         if isinstance(result, Iterator | AsyncIterator):
             return _refuse(call, run, result, [Finding(NotCached.ITERATOR)])
         if (made := produced(result)) is not None:
@@ -269,8 +270,7 @@ class _Record:
 
     def _recording(self, entry: Entry, made: Produced) -> Recording:
         self._headers = made.headers
-        names = varies_on(self._call, made.headers)
-        return Recording(self._resource, entry, names, storage=self)
+        return Recording(self._resource, entry, varies_on(self._call, made.headers), storage=self)
 
     @property
     def _max_body(self) -> int:

@@ -55,6 +55,9 @@ class Hooks:
     async def save_value(self, use: Use, key: str, value: Any) -> None:
         raise NotImplementedError
 
+    #: What the user has to say whether a result is to be stored.
+    deciding = "skip_cache_func"
+
     def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
         """Whether a result is to be stored; the hook may set the ttl of the resource."""
         return True
@@ -94,6 +97,13 @@ class RequestBound:
         self.is_known = True
 
 
+class PlainValues:
+    """Whether a function has values in a cache that have no versions."""
+
+    def __init__(self) -> None:
+        self.are_there = False
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """One cached function."""
@@ -107,6 +117,7 @@ class Service:
     invalidated_before: InvalidatedBefore
     """The plain values that may have been invalidated while the store was away."""
     request_bound: RequestBound = field(default_factory=RequestBound)
+    plain_values: PlainValues = field(default_factory=PlainValues)
 
     def lifetimes(self) -> Lifetimes:
         options = self.options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from stream_cached.engine.outcome import Call, View
 from stream_cached.entries.resource import Resource
@@ -14,6 +15,18 @@ from stream_cached.request.guard import Guard
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import error_headers, is_disconnect
 from stream_cached.runs.run import Run
+
+
+def not_wanted(call: Call, view: View, result: Any) -> list[Finding]:
+    """Return why the user does not want a result to be stored."""
+    hooks = call.service.hooks
+    try:
+        is_wanted = hooks.accepts(call, view.resource, result)
+    # A user's function that fails must not fail the request.
+    except Exception as exc:
+        call.service.reporter.function_failed(exc)
+        return [Finding(NotCached.FUNCTION, f"{hooks.deciding} raised {type(exc).__name__}")]
+    return [] if is_wanted else [Finding(NotCached.SKIPPED)]
 
 
 def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[Finding]:

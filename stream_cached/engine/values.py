@@ -150,6 +150,7 @@ async def _publish_value(call: Call, view: View, value: Any) -> None:
         use.reporter.store_failed(exc, "writing")
         return
     if is_current:
+        call.service.plain_values.are_there = True
         await hooks.save_value(use, resource.key, value)
 
 

@@ -129,6 +129,12 @@ class NotCached(enum.Enum):
         "nothing is wrong",
         Scope.UNSHARED,
     )
+    FUNCTION = (
+        "function",
+        "a function that the decorator was given failed",
+        "look at its traceback, which the logger has at DEBUG",
+        Scope.UNSHARED,
+    )
     SWITCHED_OFF = (
         "switched-off",
         "the call or the environment (AIOCACHE_DISABLE) switched the cache off",

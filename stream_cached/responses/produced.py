@@ -17,6 +17,7 @@ from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.request.guard import Guard
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
+from stream_cached.responses.app import as_response
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.runs.producer import CLEAN_UP_MAX
@@ -63,7 +64,8 @@ class Produced:
 
 def produced(result: Any) -> Produced | None:
     """Return what an endpoint produced; None if it is no response."""
-    if not isinstance(result, Response):
+    result = as_response(result)
+    if result is None:
         return None
     by_itself = sends_by_itself(result)
     source, background = None, None

@@ -60,6 +60,14 @@ class AiocacheStore:
         """Whether the failure concerns one key, value or client instead of the server."""
         return isinstance(exc, UnicodeError)
 
+    def fix_of(self, exc: Exception) -> str:
+        """Return what to change, where the failure will not go away by itself."""
+        return ""
+
+    async def diagnosis(self, failure: StoreError) -> str:
+        """Return the same for a server that never answered, as far as it can be found out."""
+        return failure.fix
+
     async def call(self, name: str, begin: Begin[T], passes: Passes = ()) -> T:
         """Await a backend call within the time-out; exceptions in `passes` are answers."""
 
@@ -78,10 +86,10 @@ class AiocacheStore:
 
     def failure(self, name: str, exc: Exception) -> StoreError:
         """Report a backend's exception to the circuit breaker; return the error to raise."""
-        cause = f"{name}: {type(exc).__name__}"
+        cause, fix = f"{name}: {type(exc).__name__}", self.fix_of(exc)
         if self.is_no_outage(exc):
-            return StoreError(cause)
-        return self.time_limit.failure(cause, answered=not self.is_lost(exc))
+            return StoreError(cause).with_fix(fix)
+        return self.time_limit.failure(cause, answered=not self.is_lost(exc), fix=fix)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         natives = tuple(self.native_key(key) for key in keys)

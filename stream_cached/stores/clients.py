@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import os
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -138,6 +139,12 @@ def is_redis(cache: object) -> bool:
 def is_memcached(cache: object) -> bool:
     cls = backend_class("MemcachedCache")
     return cls is not None and isinstance(cache, cls.__mro__[1])
+
+
+def is_mock(cache: object) -> bool:
+    """Whether a test has put it in the place of a cache: there is nothing behind it."""
+    mock = sys.modules.get("unittest.mock")
+    return mock is not None and isinstance(cache, mock.NonCallableMock)
 
 
 def address_of(cache: Any) -> tuple[str, tuple[object, ...]]:

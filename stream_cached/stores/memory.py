@@ -1,195 +1,24 @@
 """The memory store: an aiocache `BaseCache` in this process, bounded in bytes.
 
-aiocache's own memory cache has no bound. This cache evicts the least recently used keys. The
-segments of one run are evicted together, because a body with a missing segment can't be served.
+aiocache's own memory cache has no bound.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
+import copy
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
+from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
-from stream_cached.keys.names import segment_group
+from stream_cached.stores.bounded import BoundedMemory, Partition
 from stream_cached.stores.protocol import as_bytes
 
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
-
-#: Bytes that a key costs beside its characters and its value: the dict slots and the objects.
-_OVERHEAD = 200
-
-#: Seconds between two searches for expired keys. Only a full memory is searched.
-_SWEEP_INTERVAL = 10.0
-
-
-@dataclass(slots=True)
-class Item:
-    """A value, the time of its expiry, and its size in bytes."""
-
-    value: Any
-    deadline: float | None
-    size: int
-
-
-class BoundedMemory:
-    """A thread-safe dict with expiry, which evicts the least recently used group of keys.
-
-    Its bound in bytes includes the keys and an allowance for the objects."""
-
-    def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.max_bytes = max_bytes
-        self.used = 0
-        self._clock = clock
-        self._next_sweep = clock()
-        self._items: dict[str, Item] = {}
-        self._groups: OrderedDict[str, dict[str, None]] = OrderedDict()
-        self._lock = threading.RLock()
-
-    def get(self, key: str) -> Any:
-        with self._lock:
-            item = self._live(key)
-            return None if item is None else item.value
-
-    def set(self, key: str, value: Any, ttl: float | None) -> bool:
-        """Set the key; return False if the value alone exceeds the bound."""
-        with self._lock:
-            return self._put(key, value, self._deadline(ttl))
-
-    def add(self, key: str, value: Any, ttl: float | None) -> bool:
-        with self._lock:
-            return self._live(key) is None and self._put(key, value, self._deadline(ttl))
-
-    def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
-        with self._lock:
-            item = self._live(key)
-            if item is None or item.value != expected:
-                return False
-            return self._put(key, value, self._deadline(ttl))
-
-    def increment(self, key: str, delta: int) -> int:
-        """Add to a number and keep its ttl; a missing key counts as 0."""
-        with self._lock:
-            item = self._live(key)
-            value = delta + (0 if item is None else int(item.value))
-            self._put(key, value, None if item is None else item.deadline)
-            return value
-
-    def touch(self, key: str, ttl: float | None) -> bool:
-        with self._lock:
-            item = self._live(key)
-            if item is not None:
-                item.deadline = self._deadline(ttl)
-            return item is not None
-
-    def delete(self, key: str) -> bool:
-        with self._lock:
-            item = self._items.pop(key, None)
-            if item is None:
-                return False
-            self.used -= item.size
-            name = _group_name(key)
-            group = self._groups[name]
-            del group[key]
-            if not group:
-                del self._groups[name]
-            return True
-
-    def clear(self, prefix: str) -> None:
-        with self._lock:
-            for key in [key for key in self._items if key.startswith(prefix)]:
-                self.delete(key)
-
-    def fits(self, key: str, value: Any) -> bool:
-        return _cost(key, value) <= self.max_bytes
-
-    def sizes(self) -> dict[str, int]:
-        with self._lock:
-            self._sweep()
-            keys = [key for group in self._groups.values() for key in group]
-            return {key: _size(self._items[key].value) for key in keys}
-
-    def _deadline(self, ttl: float | None) -> float | None:
-        return self._clock() + ttl if ttl else None
-
-    def _live(self, key: str) -> Item | None:
-        item = self._items.get(key)
-        if item is None:
-            return None
-        if item.deadline is not None and item.deadline <= self._clock():
-            self.delete(key)
-            return None
-        self._groups.move_to_end(_group_name(key))
-        return item
-
-    def _put(self, key: str, value: Any, deadline: float | None) -> bool:
-        self.delete(key)
-        size = _cost(key, value)
-        if size > self.max_bytes:
-            return False
-        name = _group_name(key)
-        if name in self._groups:
-            self._groups.move_to_end(name)
-        if self.used + size > self.max_bytes and not self._make_room(size, name):
-            return False
-        self.used += size
-        self._items[key] = Item(value, deadline, size)
-        self._groups.setdefault(name, {})[key] = None
-        return True
-
-    def _make_room(self, size: int, name: str) -> bool:
-        """Evict the least recently used groups; return False if the named group is evicted."""
-        if self._clock() >= self._next_sweep:
-            self._next_sweep = self._clock() + _SWEEP_INTERVAL
-            self._sweep()
-        while self.used + size > self.max_bytes:
-            oldest, keys = next(iter(self._groups.items()))
-            for key in list(keys):
-                self.delete(key)
-            if oldest == name:
-                return False
-        return True
-
-    def _sweep(self) -> None:
-        now = self._clock()
-        for key, item in list(self._items.items()):
-            if item.deadline is not None and item.deadline <= now:
-                self.delete(key)
-
-
-def _group_name(key: str) -> str:
-    return segment_group(key) or key
-
-
-def _cost(key: str, value: object) -> int:
-    return _OVERHEAD + len(key) + _size(value)
-
-
-def _size(value: object) -> int:
-    if isinstance(value, bytes):
-        return len(value)
-    size, seen, pending = 0, set(), [value]
-    while pending:
-        item = pending.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        size += sys.getsizeof(item)
-        if isinstance(item, dict):
-            pending.extend((*item.keys(), *item.values()))
-        elif isinstance(item, list | tuple | set | frozenset):
-            pending.extend(item)
-        elif not isinstance(item, type | ModuleType):
-            pending.extend(getattr(item, "__dict__", {}).values())
-    return size
 
 
 class MemoryCache(BaseCache):  # type: ignore[misc]
@@ -198,10 +27,14 @@ class MemoryCache(BaseCache):  # type: ignore[misc]
 
     Args:
         serializer: The aiocache serializer; by default, values are stored unchanged.
-        max_bytes: The bound in bytes, which includes keys and an allowance for the objects. The
-            size of a value that is not bytes is estimated together with its content.
+        max_bytes: The bound in bytes, or a text such as `"64MiB"`. It includes keys and an
+            allowance for the objects. The size of a value that is not bytes is estimated together
+            with all that it holds.
         clock: Monotonic seconds; for tests.
         kwargs: The keyword arguments of `aiocache.base.BaseCache`.
+
+    Raises:
+        ConfigurationError: `max_bytes` is no size.
     """
 
     NAME = "memory"
@@ -210,12 +43,12 @@ class MemoryCache(BaseCache):  # type: ignore[misc]
         self,
         serializer: Any = None,
         *,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_bytes: int | str = DEFAULT_MAX_BYTES,
         clock: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
         super().__init__(serializer=serializer or NullSerializer(), **kwargs)
-        self.memory = BoundedMemory(max_bytes, clock)
+        self.memory = BoundedMemory(require_size("max_bytes", max_bytes, least=1), clock)
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each value in bytes by key, the most recently used last."""
@@ -286,6 +119,13 @@ class MemoryCache(BaseCache):  # type: ignore[misc]
     def parse_uri_path(cls, path: str) -> dict[str, Any]:
         """Return no options: the path of a `memory://` URL is empty."""
         return {}
+
+
+def partition_of(cache: MemoryCache, name: str) -> MemoryCache:
+    """Return a cache in the memory of another one, with keys of its own."""
+    part = copy.copy(cache)
+    part.memory = Partition(cache.memory, name)
+    return part
 
 
 class MemoryStore:

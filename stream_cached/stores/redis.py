@@ -10,15 +10,19 @@ from functools import partial
 from typing import Any
 
 from aiocache.base import BaseCache
+from redis.asyncio import SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from stream_cached.connections.speech import speaks_plainly, speaks_tls
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.connections.wakeups import RedisWakeup, Wakeups
+from stream_cached.errors import StoreError
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.clients import redis_client
 from stream_cached.stores.protocol import as_bytes
+from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
 #: Prefixes of errors that concern one key (it holds another type) or this client (its pool is
 #: small) instead of the server.
@@ -39,6 +43,21 @@ class RedisStore(AiocacheStore):
 
     def is_lost(self, exc: Exception) -> bool:
         return isinstance(exc, RedisConnectionError | RedisTimeoutError) or super().is_lost(exc)
+
+    def fix_of(self, exc: Exception) -> str:
+        return fix_of(exc)
+
+    async def diagnosis(self, failure: StoreError) -> str:
+        """Look whether it is only TLS that the two sides do not agree about."""
+        pool = self.cache.client.connection_pool
+        host, port = (pool.connection_kwargs.get(name) for name in ("host", "port"))
+        if failure.fix or host is None or port is None:
+            return failure.fix
+        if issubclass(pool.connection_class, SSLConnection):
+            return HAS_NO_TLS if await speaks_plainly(host, port) else ""
+        # A server that does not answer in time is one that hangs.
+        is_closed = isinstance(failure.__cause__, RedisConnectionError)
+        return NEEDS_TLS if is_closed and await speaks_tls(host, port) else ""
 
     def is_no_outage(self, exc: Exception) -> bool:
         if isinstance(exc, DataError | NoPermissionError) or super().is_no_outage(exc):

@@ -432,4 +432,6 @@ def test_a_loop_may_end_in_an_outage(
     virtual_time.run(main())
     gc.collect()
     levels = [record.levelname for record in caplog.records]
-    assert levels == ["WARNING"], [record.getMessage() for record in caplog.records]
+    assert levels == ["ERROR" if fault.name == "MOVED" else "WARNING"], [
+        record.getMessage() for record in caplog.records
+    ]

@@ -515,6 +515,39 @@ def test_detect_and_callbacks_are_told(serve: Serve, setup: Setup) -> None:
     assert calls == [(Command.GET, "report:csv")]
 
 
+@pytest.mark.parametrize("settings", [{}, {"key": "value:{name}"}, {"secret": "s" * 32}])
+def test_detect_and_callbacks_are_told_of_plain_values(
+    setup: Setup, settings: dict[str, Any]
+) -> None:
+    cache = setup()
+    calls: list[Command] = []
+
+    async def callback(cmd: Command, key: str, result: Any, backend: Any) -> None:
+        if result == {"a": 1}:
+            calls.append(cmd)
+
+    async def value(name: str) -> dict[str, int]:
+        return {"a": 1}
+
+    cached: Any = stream_cached(cache, ttl=60, **settings)(value)
+
+    async def test() -> None:
+        with cache.detect as detector:
+            assert await cached("b") == {"a": 1}
+            assert detector.calls_list == []
+        cache.callbacks.add_callback(callback, "test")
+        with cache.detect as detector:
+            assert await cached("b") == {"a": 1}
+            ((key, found),) = detector.calls_list
+        assert key == await cached.cache_key("b")
+        assert (found["ttl"], found["value"]) == (60, {"a": 1})
+        assert found["template"] == settings.get("key", key)
+        await cache.close()
+
+    asyncio.run(test())
+    assert calls == [Command.GET]
+
+
 def test_a_transaction_of_the_application_is_left_alone(serve: Serve, setup: Setup) -> None:
     cache = setup()
 

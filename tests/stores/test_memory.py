@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from stream_cached.errors import StoreError
 from stream_cached.keys.names import segment_key
-from stream_cached.stores.memory import DEFAULT_MAX_BYTES, BoundedMemory, MemoryCache, MemoryStore
+from stream_cached.stores.bounded import BoundedMemory
+from stream_cached.stores.memory import DEFAULT_MAX_BYTES, MemoryCache, MemoryStore
 from stream_cached.stores.protocol import FOREIGN
 from tests.support.selection import no_address
 

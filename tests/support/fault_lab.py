@@ -314,13 +314,17 @@ def log_flaws(records: list[logging.LogRecord], outages: int | None) -> list[str
     """
     Say what is wrong with the log: one warning per outage, one INFO at its end, and no error.
 
+    An outage that somebody has to end is told by an ERROR instead of a warning.
+
     Args:
         records: What was logged.
         outages: How many there were; None where each warning has to have its INFO.
     """
-    flaws = [f"logged: {r.getMessage()}" for r in records if r.levelno >= logging.ERROR]
     said = [record for record in records if record.name == "stream_cached"]
-    warnings = [r.getMessage() for r in said if r.levelno == logging.WARNING]
+    lasting = [r for r in said if "will not recover by itself" in r.getMessage()]
+    errors = [r for r in records if r.levelno >= logging.ERROR and r not in lasting]
+    flaws = [f"logged: {r.getMessage()}" for r in errors]
+    warnings = [r.getMessage() for r in said if r.levelno == logging.WARNING or r in lasting]
     infos = [r.getMessage() for r in said if r.levelno == logging.INFO]
     expected = len(warnings) if outages is None else outages
     if len(warnings) != expected:

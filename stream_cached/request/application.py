@@ -1,0 +1,54 @@
+"""The application of a request, as a part of a key within this process."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.types import Scope
+
+_numbers = itertools.count(1)
+
+#: By address: what returns an object, and its number. An address is used again, a number is not.
+_known: dict[int, tuple[Callable[[], object], int]] = {}
+
+
+def application_form(scope: Scope) -> dict[str, Any]:
+    """
+    Return the application of a request, and what overrides its dependencies, by a name in the key.
+
+    A test that makes an application of its own, or overrides a dependency, is not given what
+    another test has cached.
+    """
+    app = scope.get("app")
+    if app is None:
+        return {}
+    overrides = getattr(app, "dependency_overrides", None)
+    if not overrides or not isinstance(overrides, Mapping):
+        return {"<app>": _number(app)}
+    pairs = sorted([_number(given), _number(used)] for given, used in overrides.items())
+    return {"<app>": [_number(app), pairs]}
+
+
+def _number(value: object) -> int:
+    """Return a number that no other object of this process has, or had."""
+    address = id(value)
+    known = _known.get(address)
+    if known is not None and known[0]() is value:
+        return known[1]
+    number = next(_numbers)
+    try:
+        reference: Callable[[], object] = weakref.ref(value, lambda _: _forget(address, number))
+    except TypeError:
+        # It can't be referred to weakly, so it lives as long as its number.
+        reference = lambda: value  # noqa: E731
+    _known[address] = reference, number
+    return number
+
+
+def _forget(address: int, number: int) -> None:
+    known = _known.get(address)
+    if known is not None and known[1] == number:
+        del _known[address]

@@ -1,0 +1,207 @@
+"""A memory of this process, bounded in bytes, and the partitions of one.
+
+It evicts the least recently used keys. The segments of one run are evicted together, because a body
+with a missing segment can't be served.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stream_cached.keys.names import segment_group
+from stream_cached.stores.sizes import size_of
+
+#: Bytes that a key costs beside its characters and its value: the dict slots and the objects.
+_OVERHEAD = 200
+
+#: Seconds between two searches for expired keys. Only a full memory is searched.
+_SWEEP_INTERVAL = 10.0
+
+
+@dataclass(slots=True)
+class Item:
+    """A value, the time of its expiry, and its size in bytes."""
+
+    value: Any
+    deadline: float | None
+    size: int
+
+
+class BoundedMemory:
+    """A thread-safe dict with expiry, which evicts the least recently used group of keys.
+
+    Its bound in bytes includes the keys and an allowance for the objects."""
+
+    def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.max_bytes = max_bytes
+        self.used = 0
+        self._clock = clock
+        self._next_sweep = clock()
+        self._items: dict[str, Item] = {}
+        self._groups: OrderedDict[str, dict[str, None]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def get(self, key: str) -> Any:
+        with self._lock:
+            item = self._live(key)
+            return None if item is None else item.value
+
+    def set(self, key: str, value: Any, ttl: float | None) -> bool:
+        """Set the key; return False if the value alone exceeds the bound."""
+        with self._lock:
+            return self._put(key, value, self._deadline(ttl))
+
+    def add(self, key: str, value: Any, ttl: float | None) -> bool:
+        with self._lock:
+            return self._live(key) is None and self._put(key, value, self._deadline(ttl))
+
+    def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
+        with self._lock:
+            item = self._live(key)
+            if item is None or item.value != expected:
+                return False
+            return self._put(key, value, self._deadline(ttl))
+
+    def increment(self, key: str, delta: int) -> int:
+        """Add to a number and keep its ttl; a missing key counts as 0."""
+        with self._lock:
+            item = self._live(key)
+            value = delta + (0 if item is None else int(item.value))
+            self._put(key, value, None if item is None else item.deadline)
+            return value
+
+    def touch(self, key: str, ttl: float | None) -> bool:
+        with self._lock:
+            item = self._live(key)
+            if item is not None:
+                item.deadline = self._deadline(ttl)
+            return item is not None
+
+    def delete(self, key: str) -> bool:
+        with self._lock:
+            item = self._items.pop(key, None)
+            if item is None:
+                return False
+            self.used -= item.size
+            name = _group_name(key)
+            group = self._groups[name]
+            del group[key]
+            if not group:
+                del self._groups[name]
+            return True
+
+    def clear(self, prefix: str) -> None:
+        with self._lock:
+            for key in [key for key in self._items if key.startswith(prefix)]:
+                self.delete(key)
+
+    def fits(self, key: str, value: Any) -> bool:
+        return _cost(key, value) <= self.max_bytes
+
+    def sizes(self) -> dict[str, int]:
+        with self._lock:
+            self._sweep()
+            keys = [key for group in self._groups.values() for key in group]
+            return {key: size_of(self._items[key].value) for key in keys}
+
+    def _deadline(self, ttl: float | None) -> float | None:
+        return self._clock() + ttl if ttl else None
+
+    def _live(self, key: str) -> Item | None:
+        item = self._items.get(key)
+        if item is None:
+            return None
+        if item.deadline is not None and item.deadline <= self._clock():
+            self.delete(key)
+            return None
+        self._groups.move_to_end(_group_name(key))
+        return item
+
+    def _put(self, key: str, value: Any, deadline: float | None) -> bool:
+        self.delete(key)
+        size = _cost(key, value)
+        if size > self.max_bytes:
+            return False
+        name = _group_name(key)
+        if name in self._groups:
+            self._groups.move_to_end(name)
+        if self.used + size > self.max_bytes and not self._make_room(size, name):
+            return False
+        self.used += size
+        self._items[key] = Item(value, deadline, size)
+        self._groups.setdefault(name, {})[key] = None
+        return True
+
+    def _make_room(self, size: int, name: str) -> bool:
+        """Evict the least recently used groups; return False if the named group is evicted."""
+        if self._clock() >= self._next_sweep:
+            self._next_sweep = self._clock() + _SWEEP_INTERVAL
+            self._sweep()
+        while self.used + size > self.max_bytes:
+            oldest, keys = next(iter(self._groups.items()))
+            for key in list(keys):
+                self.delete(key)
+            if oldest == name:
+                return False
+        return True
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        for key, item in list(self._items.items()):
+            if item.deadline is not None and item.deadline <= now:
+                self.delete(key)
+
+
+class Partition(BoundedMemory):
+    """A part of a memory with keys of its own. The bound is that of the whole."""
+
+    def __init__(self, memory: BoundedMemory, name: str) -> None:
+        self.max_bytes = memory.max_bytes
+        self._memory = memory
+        # No name of another partition begins with this one and its colon.
+        self._prefix = f"{name}:"
+
+    def get(self, key: str) -> Any:
+        return self._memory.get(self._prefix + key)
+
+    def set(self, key: str, value: Any, ttl: float | None) -> bool:
+        return self._memory.set(self._prefix + key, value, ttl)
+
+    def add(self, key: str, value: Any, ttl: float | None) -> bool:
+        return self._memory.add(self._prefix + key, value, ttl)
+
+    def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
+        return self._memory.compare_and_set(self._prefix + key, expected, value, ttl)
+
+    def increment(self, key: str, delta: int) -> int:
+        return self._memory.increment(self._prefix + key, delta)
+
+    def touch(self, key: str, ttl: float | None) -> bool:
+        return self._memory.touch(self._prefix + key, ttl)
+
+    def delete(self, key: str) -> bool:
+        return self._memory.delete(self._prefix + key)
+
+    def clear(self, prefix: str) -> None:
+        self._memory.clear(self._prefix + prefix)
+
+    def fits(self, key: str, value: Any) -> bool:
+        return self._memory.fits(self._prefix + key, value)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of its own values by their keys."""
+        sizes = self._memory.sizes().items()
+        return {k.removeprefix(self._prefix): n for k, n in sizes if k.startswith(self._prefix)}
+
+
+def _group_name(key: str) -> str:
+    return segment_group(key) or key
+
+
+def _cost(key: str, value: object) -> int:
+    return _OVERHEAD + len(key) + size_of(value)

@@ -18,6 +18,7 @@ from stream_cached.backends.resolve import resolve_alias, resolve_cache, resolve
 from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest
+from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.invalidate import Invalidation
 from stream_cached.engine.outcome import Call, RequestView
@@ -32,6 +33,8 @@ from stream_cached.options import MIN_SECRET, NOT_GIVEN, check_arguments
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
+from stream_cached.request.observed import plain_scope
+from stream_cached.responses.rendering import Rendering, Twins
 from stream_cached.stores.aiocache import switched_off
 
 if TYPE_CHECKING:
@@ -50,8 +53,14 @@ class Decorated:
 
     def __init__(self, function: Callable[..., Any], decorator: stream_cached) -> None:
         options = decorator.options
-        self.endpoint = endpoint = Endpoint(function, takes_request=options.request_key)
         self._decorator = decorator
+        self._renders = self._renders_values()
+        self.endpoint = endpoint = Endpoint(
+            function, takes_request=options.request_key, takes_response=self._renders
+        )
+        self._twins = Twins(endpoint)
+        #: What the decorator makes of the function.
+        self.wrapper: Callable[..., Any] | None = None
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
@@ -74,6 +83,14 @@ class Decorated:
         )
         self._invalidation = Invalidation(self.service, decorator.key)
         self._warn(verbatim)
+
+    def _renders_values(self) -> bool:
+        """Whether what an endpoint returns is stored as FastAPI renders it."""
+        decorator, hooks = self._decorator, self._decorator.hooks
+        options = decorator.options
+        is_own = decorator.alias or decorator._serializer is not None or hooks.has_own_values
+        is_asked_for = options.values == "response" and options.request_key
+        return is_asked_for and hooks.keys_by_request and not is_own
 
     def _check(self) -> None:
         decorator, endpoint = self._decorator, self.endpoint
@@ -132,6 +149,8 @@ class Decorated:
         """Return a call as the engine answers it."""
         hooks = self.service.hooks
         request, kwargs = self.endpoint.take_request(args, kwargs)
+        injected, kwargs = self.endpoint.take_response(kwargs)
+        rendering = self._rendering(request, injected)
         incoming: Incoming | None = None
         key = ""
         findings: tuple[Finding, ...] = ()
@@ -139,6 +158,8 @@ class Decorated:
             if hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
             incoming = self._incoming(request)
+            if incoming is not None and rendering is not None:
+                incoming.status = rendering.status
             key = await self._key(incoming, args, kwargs)
         except BypassError as exc:
             findings = exc.findings
@@ -154,7 +175,17 @@ class Decorated:
             reads=cache_read,
             writes=cache_write,
             waits=aiocache_wait_for_write,
+            rendering=rendering,
         )
+
+    def _rendering(self, request: Any, injected: Any) -> Rendering | None:
+        """Return how FastAPI renders what the function returns, where FastAPI gets it unchanged."""
+        if not self._renders or request is None or injected is None:
+            return None
+        route = effective_route(plain_scope(request.scope))
+        if not is_endpoint(self.wrapper, route):
+            return None
+        return Rendering(self._twins, route, request, injected)
 
     def _incoming(self, request: Any) -> Incoming | None:
         if request is None:
@@ -174,6 +205,7 @@ class Decorated:
             kwargs = dict(kwargs)
             kwargs[HIDDEN] = kwargs.pop("request")
         request, kwargs = endpoint.take_request(args, kwargs)
+        _, kwargs = endpoint.take_response(kwargs)
         return await self._key(self._incoming(request), args, kwargs)
 
     async def _key(
@@ -275,6 +307,9 @@ class AiocacheHooks(Hooks):
     def ttl(self) -> float | None:
         ttl: Any = self._decorator.ttl
         return self.binding().cache.ttl or None if ttl is SENTINEL else ttl
+
+    def keeps_objects(self, use: Use) -> bool:
+        return use.keeps_objects and not self._decorator.overrides("set_in_cache")
 
     def accepts(self, call: Call, resource: Any, result: Any) -> bool:
         return not self._decorator.skip_cache_func(result)

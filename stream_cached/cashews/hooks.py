@@ -234,6 +234,10 @@ class CashewsHooks(AiocacheHooks):
 
     # -- plain values -----------------------------------------------------------------------
 
+    def keeps_objects(self, use: Use) -> bool:
+        """Whether the memory stands in for cashews, which decides itself what it can store."""
+        return use.backend.is_fallback and use.keeps_objects
+
     async def load_value(self, use: Use, key: str) -> Any:
         """Return a plain value by `cache.get`; None if there is none."""
         if use.backend.is_fallback:

@@ -29,8 +29,9 @@ from stream_cached.cashews.shared import (
 from stream_cached.cashews.shield import RecordingShield, shield_task
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.outcome import Absent, Call, RequestView, View
-from stream_cached.engine.record import join, record
+from stream_cached.engine.record import record
 from stream_cached.engine.service import Hooks, Service
+from stream_cached.engine.sharing import join
 from stream_cached.engine.values import Use
 from stream_cached.errors import StoreError
 from stream_cached.keys.variants import ANY

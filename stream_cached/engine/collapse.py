@@ -24,7 +24,7 @@ from stream_cached.engine.outcome import (
     View,
 )
 from stream_cached.engine.outcome import Stale as StaleEntry
-from stream_cached.engine.record import join
+from stream_cached.engine.sharing import join
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError

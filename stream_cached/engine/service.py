@@ -55,6 +55,10 @@ class Hooks:
     async def save_value(self, use: Use, key: str, value: Any) -> None:
         raise NotImplementedError
 
+    def keeps_objects(self, use: Use) -> bool:
+        """Whether plain values are kept as objects, of which each caller needs one of its own."""
+        return False
+
     def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
         """Whether a result is to be stored; the hook may set the ttl of the resource."""
         return True

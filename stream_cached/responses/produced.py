@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -47,11 +47,25 @@ class Produced:
     background: Callable[[], Awaitable[None]] | None = None
     sends_by_itself: bool = False
     """Whether it sends in its own way: its source and its head are known by `produce_messages`."""
+    replaces: tuple[str, ...] | None = None
+    """For a value that FastAPI has rendered: see `Entry.replaces`."""
+    beside: RawHeaders = ()
+    """The headers by dependencies that are sent with it and not stored, but for cookies."""
 
-    def with_header(
-        self, header: tuple[bytes, bytes], headers: RawHeaders | None = None
-    ) -> Response:
-        return with_header(self.response, header, headers)
+    is_declared: bool = False
+    """Whether its status is the one of success that its route declares."""
+
+    @property
+    def all_headers(self) -> RawHeaders:
+        """The headers that say whether it may be stored, and for which requests."""
+        return [*self.headers, *self.beside] if self.beside else self.headers
+
+    def with_headers(self, headers: RawHeaders) -> Response:
+        """Return a copy with other headers: the endpoint may return one object again and again."""
+        clone = copy.copy(self.response)
+        clone.__dict__.pop("_headers", None)
+        clone.raw_headers = list(headers)
+        return clone
 
 
 def produced(result: Any) -> Produced | None:
@@ -85,26 +99,7 @@ async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | No
         scope = guard.observed_scope(scope)
     source = AppSource(made.response, scope, getattr(request, "_body", b""))
     await source.begin()
-    return Produced(
-        response=made.response,
-        status=source.status,
-        headers=source.headers,
-        media_type=made.media_type,
-        charset=made.charset,
-        body=made.body,
-        source=source,
-        sends_by_itself=True,
-    )
-
-
-def with_header(
-    response: Response, header: tuple[bytes, bytes], headers: RawHeaders | None = None
-) -> Response:
-    """Return a copy with one header more: the endpoint may return one object again and again."""
-    clone = copy.copy(response)
-    clone.__dict__.pop("_headers", None)
-    clone.raw_headers = [*(response.raw_headers if headers is None else headers), header]
-    return clone
+    return replace(made, status=source.status, headers=source.headers, source=source)
 
 
 def error_headers(exc: BaseException) -> RawHeaders:

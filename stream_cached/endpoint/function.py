@@ -59,6 +59,9 @@ class Endpoint:
         # Of several, FastAPI passes the last one.
         self._response = next((p.name for p in reversed([*parameters]) if _is_injected(p)), None)
         self.signature = self.declared
+        if inspect.signature(function).return_annotation == "None":
+            # What FastAPI makes of the text depends on its version.
+            self.signature = self.declared.replace(return_annotation="None")
         if self.hides_request:
             self.signature = _with_hidden(self.signature, HIDDEN, Request)
         if takes_response and self._response is None and not self._returns_responses():

@@ -97,8 +97,10 @@ def optional(**fields: object) -> dict[str, object]:
 
 def replaced(fields: Mapping[str, object]) -> tuple[str, ...] | None:
     """Return the names in the optional field `replaces`."""
-    names = fields.get("replaces")
-    return vary_names(names) if names else (None if names is None else typed(tuple, names))
+    if "replaces" not in fields:
+        return None
+    names: tuple[str, ...] = typed(tuple, fields["replaces"])
+    return vary_names(names) if names else names
 
 
 def partition(lengths: object, total: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ a request that came by one of its routes.
 from __future__ import annotations
 
 import inspect
+import itertools
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,10 @@ _OF_ROUTE = (
     "response_model_exclude_defaults",
     "response_model_exclude_none",
 )
+
+
+#: The headers that a response class sets first.
+_OF_BODY = (b"content-length", b"content-type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +159,15 @@ class Rendering:
         #: The status that the dependencies have set, if they have.
         self.status: int | None = injected.status_code
         self._before = tuple(injected.raw_headers)
-        # Of this request's own run: the order in which FastAPI sends what it has added.
-        self._added: list[tuple[bytes, bytes]] = []
+        # What the endpoint has left of them, if it ran for this request.
         self._kept: list[tuple[bytes, bytes]] | None = None
 
     async def produce(self, value: Any) -> Produced:
         """Return the response that FastAPI makes of what the endpoint has returned."""
         after = self._injected.raw_headers
-        self._added = _without(after, self._before)
-        self._kept = _without(after, self._added)
-        given = _Given(value, self._injected.status_code, self._added)
+        added = _without(after, self._before)
+        self._kept = _without(after, added)
+        given = _Given(value, self._injected.status_code, added)
         made = produced(await self._twins.render(self._route, self._scope, given))
         assert made is not None
         gone = _without(self._before, self._kept)
@@ -182,9 +186,9 @@ class Rendering:
             own = [field for field in self._before if _name(field[0]) not in replaces]
         if not own:
             return headers
-        at = len(headers)
-        if self._added and self._added[0] in headers:
-            at = headers.index(self._added[0])
+        # FastAPI sends them after those of the body, and before those that the endpoint has added.
+        of_body = itertools.takewhile(lambda field: field[0].lower() in _OF_BODY, headers)
+        at = len(list(of_body))
         return [*headers[:at], *own, *headers[at:]]
 
     def add(self, header: tuple[bytes, bytes]) -> None:

@@ -7,10 +7,12 @@ a request that came by one of its routes.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,7 +84,8 @@ class Twins:
         from fastapi.exceptions import ResponseValidationError
 
         try:
-            return await self.handler(route)(Request({**scope, _GIVEN: given}))
+            with _told_as_serialization(self._endpoint.function):
+                return await self.handler(route)(Request({**scope, _GIVEN: given}))
         except ResponseValidationError as exc:
             self._place(exc)
             raise
@@ -98,6 +101,34 @@ class Twins:
             return
         error.endpoint_file, error.endpoint_line = file, line
         error.endpoint_ctx = {**(error.endpoint_ctx or {}), "file": file, "line": line}
+
+
+@functools.cache
+def _telemetry() -> Any:
+    """Return the module of FastAPI's telemetry; None for a version without one."""
+    try:
+        from fastapi.telemetry import _api
+    except ImportError:
+        return None
+    is_known = hasattr(_api, "_operation") and hasattr(_api, "_REQUEST_TELEMETRY_KEY")
+    return _api if is_known else None
+
+
+@contextmanager
+def _told_as_serialization(function: Any) -> Iterator[None]:
+    """Let FastAPI's telemetry see what a twin does as the serialization by its route."""
+    telemetry = _telemetry()
+    if telemetry is None:
+        yield
+        return
+    from opentelemetry import context
+
+    with telemetry._operation(name="serialization", function=function):
+        token = context.attach(context.set_value(telemetry._REQUEST_TELEMETRY_KEY, None))
+        try:
+            yield
+        finally:
+            context.detach(token)
 
 
 def _twin(route: Any, endpoint: Endpoint) -> Any:

@@ -597,6 +597,37 @@ def test_openapi_is_as_without_the_decorator() -> None:
     assert create_app(cached())[0].openapi() == create_app(undecorated)[0].openapi()
 
 
+def test_fastapis_telemetry_is_told_of_the_request_and_of_one_serialization() -> None:
+    telemetry = pytest.importorskip("fastapi.telemetry")
+    trace = pytest.importorskip("opentelemetry.sdk.trace")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    exporter, provider = memory.InMemorySpanExporter(), trace.TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+    options: Any = {"telemetry": {"tracer_provider": provider}}
+    app = FastAPI(**options)
+    seen: list[Any] = []
+
+    def watch() -> Iterator[None]:
+        yield
+        data = telemetry.get_telemetry_data()
+        seen.append((data.request.url.path, data.values.get("number")))
+
+    @app.get("/{number}", dependencies=[Depends(watch)])
+    @cached()()
+    async def endpoint(number: int) -> dict[str, int]:
+        return {"number": number}
+
+    assert statuses(get(app, "/1", "/1")) == [MISS, HIT]
+    assert seen == [("/1", 1)] * 2
+    spans = [span.name for span in exporter.get_finished_spans()]
+    assert {name: spans.count(name) for name in spans if name.startswith("fastapi.")} == {
+        "fastapi.dependencies": 2,
+        "fastapi.endpoint": 2,
+        "fastapi.serialization": 1,
+    }
+
+
 def test_each_route_renders_by_its_own_model() -> None:
     app = FastAPI()
 

@@ -265,7 +265,7 @@ class CashewsHooks(AiocacheHooks):
                 await self.cashews.set(full, value, expire=ttl)
         # The caller receives a value that could not be stored, too.
         except Exception as exc:
-            use.unwritable(exc)
+            use.unwritable(exc, value)
 
 
 class _TagSets:

@@ -70,7 +70,7 @@ class Use:
             self.reporter.store_failed(exc, "writing")
         # As in aiocache: the caller gets its value all the same.
         except Exception as exc:
-            self.unwritable(exc)
+            self.unwritable(exc, value)
 
     def may_be_older(self, key: str, ttl: float | None) -> bool:
         """Whether a plain value may be one that was invalidated."""
@@ -103,13 +103,16 @@ class Use:
             self.reporter.store_failed(exc, "writing")
         # See above.
         except Exception as exc:
-            self.unwritable(exc)
+            self.unwritable(exc, value)
 
     def unreadable(self, exc: Exception) -> None:
         self.reporter.warn(f"a plain value could not be read: {type(exc).__name__}")
 
-    def unwritable(self, exc: Exception) -> None:
-        self.reporter.warn(f"a plain value could not be stored: {type(exc).__name__}")
+    def unwritable(self, exc: Exception, value: Any) -> None:
+        kind = type(value).__qualname__
+        self.reporter.warn(
+            f"a plain value of type {kind} could not be stored: {type(exc).__name__}"
+        )
 
     # -- plugins ----------------------------------------------------------------------------
 

@@ -220,7 +220,12 @@ def add_responses(app: FastAPI, cached: Decorate, work: Work) -> None:
         await work.done()
         return "<p>é</p>"
 
-    @app.get("/stream", response_class=StreamingResponse, response_model=None)
+    @app.get(
+        "/stream",
+        response_class=StreamingResponse,
+        response_model=None,
+        dependencies=[Depends(cookies)],
+    )
     @cached()
     async def as_stream() -> Any:
         await work.done()
@@ -721,6 +726,21 @@ def test_a_row_beneath_another_decorator_is_not_cached(caplog: pytest.LogCapture
     assert next(runs) == 2
     (warning,) = warnings(caplog)
     assert "list, which holds Hero" in warning
+
+
+def test_a_value_that_the_serializer_refuses_is_named_by_its_type(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @stream_cached(ttl=60, cache=redis_url, values="aiocache")
+    async def endpoint() -> Item:
+        return ITEM
+
+    assert len({answer.text for answer in get(app, "/", "/")}) == 1
+    (warning,) = warnings(caplog)
+    assert "of type Item" in warning
 
 
 @pytest.mark.parametrize(

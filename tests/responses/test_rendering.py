@@ -8,6 +8,7 @@ import gc
 import itertools
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Cookie, Depends, FastAPI, Header, Response
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Cookie,
+    Depends,
+    FastAPI,
+    Header,
+    Response,
+    routing,
+)
 from fastapi.exceptions import ResponseValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from fastapi.testclient import TestClient
@@ -133,6 +143,10 @@ def session() -> Iterator[Session]:
 def cookies(response: Response) -> None:
     response.set_cookie("seen", "yes")
     response.headers["X-By"] = "dependency"
+
+
+async def loops_thread() -> int:
+    return threading.get_ident()
 
 
 def accepted(response: Response) -> None:
@@ -291,6 +305,17 @@ def add_routers(app: FastAPI, cached: Decorate, work: Work) -> None:
     mounted = FastAPI()
     mounted.include_router(inner, prefix="/in")
     app.mount("/mounted", mounted)
+    around = APIRouter()
+    innermost = FastAPI()
+
+    @innermost.get("/text")
+    @cached()
+    async def in_a_mount_of_a_router() -> str:
+        await work.done()
+        return "text"
+
+    around.mount("/deep", innermost)
+    app.include_router(around, prefix="/around")
 
 
 PATHS = [
@@ -318,6 +343,9 @@ PATHS = [
     "/json/text",
     "/mounted/in/text",
 ]
+if hasattr(routing, "_EffectiveRouteContext"):
+    # Older versions include no mounts.
+    PATHS.append("/around/deep/text")
 
 
 def create_app(cached: Decorate) -> tuple[FastAPI, Work]:
@@ -596,6 +624,52 @@ def test_what_can_not_be_rendered_fails_as_without_the_decorator(kind: str) -> N
     assert ours.errors() == plain.errors()
     assert ours.body == plain.body
     assert str(ours) == str(plain)
+
+
+def test_those_who_wait_are_given_the_failure_of_rendering(serve: Serve, waits: Gate) -> None:
+    app, work = FastAPI(), Work()
+
+    @app.get("/", response_model=Narrow)
+    @cached()()
+    async def endpoint() -> Any:
+        await work.done()
+        return {"wrong": 1}
+
+    server = serve(app)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(fetch, server.port)]
+        work.began.wait()
+        asked.append(threads.submit(fetch, server.port))
+        waits.wait()
+        work.gate.open()
+        assert [each.result().status for each in asked] == [500, 500]
+    assert work.runs == 1
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_what_a_plain_function_returns_is_validated_in_a_thread(kind: str) -> None:
+    app, threads = FastAPI(), list[int]()
+
+    class Checked(BaseModel):
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def check(cls, name: str) -> str:
+            threads.append(threading.get_ident())
+            return name
+
+    async def in_loop(loop: Annotated[int, Depends(loops_thread)]) -> Any:
+        return {"name": str(loop)}
+
+    def in_thread(loop: Annotated[int, Depends(loops_thread)]) -> Any:
+        return {"name": str(loop)}
+
+    function = in_loop if kind == "async" else in_thread
+    app.get("/", response_model=Checked)(cached()()(function))
+    (answer,) = get(app, "/")
+    assert answer.status_code == 200
+    assert [str(thread) == answer.json()["name"] for thread in threads] == [kind == "async"]
 
 
 def test_openapi_is_as_without_the_decorator() -> None:

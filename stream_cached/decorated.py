@@ -15,6 +15,7 @@ from stream_cached.backends.users import user_of
 from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest
+from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.invalidate import Invalidation
 from stream_cached.engine.outcome import Call, RequestView
@@ -28,6 +29,8 @@ from stream_cached.options import MIN_SECRET, check_arguments
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
+from stream_cached.request.observed import plain_scope
+from stream_cached.responses.rendering import Rendering, Twins
 from stream_cached.tasks import has_event_loop
 
 if TYPE_CHECKING:
@@ -48,12 +51,18 @@ class Decorated:
         self, function: Callable[..., Any], decorator: stream_cached, hooks: AiocacheHooks
     ) -> None:
         options = decorator.options
-        self.endpoint = endpoint = Endpoint(function, takes_request=options.request_key)
         self._decorator = decorator
         self.hooks = hooks
         self._asked: set[bool] = set()
         """Whether it was called with a request, without one, or both."""
         self._key_builder = _asking_for_request(decorator.key_builder)
+        self._renders = self._renders_values()
+        self.endpoint = endpoint = Endpoint(
+            function, takes_request=options.request_key, takes_response=self._renders
+        )
+        self._twins = Twins(endpoint)
+        #: What the decorator makes of the function.
+        self.wrapper: Callable[..., Any] | None = None
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
@@ -76,6 +85,14 @@ class Decorated:
         )
         self._invalidation = Invalidation(self.service, decorator.key)
         self._warn(verbatim)
+
+    def _renders_values(self) -> bool:
+        """Whether what an endpoint returns is stored as FastAPI renders it."""
+        decorator, hooks = self._decorator, self._decorator.hooks
+        options = decorator.options
+        is_own = decorator.alias or decorator._serializer is not None or hooks.has_own_values
+        is_asked_for = options.values == "response" and options.request_key
+        return is_asked_for and hooks.keys_by_request and not is_own
 
     def _check(self) -> None:
         decorator, endpoint = self._decorator, self.endpoint
@@ -137,6 +154,8 @@ class Decorated:
         hooks = self.service.hooks
         request, kwargs = self.endpoint.take_request(args, kwargs)
         self._asked.add(request is not None)
+        injected, kwargs = self.endpoint.take_response(kwargs)
+        rendering = self._rendering(request, injected)
         incoming: Incoming | None = None
         key = ""
         findings: tuple[Finding, ...] = ()
@@ -144,6 +163,8 @@ class Decorated:
             if hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
             incoming = self._incoming(request)
+            if incoming is not None and rendering is not None:
+                incoming.status = rendering.status
             key = await self._key(incoming, args, kwargs)
         except BypassError as exc:
             findings = exc.findings
@@ -163,7 +184,17 @@ class Decorated:
             reads=cache_read,
             writes=cache_write,
             waits=aiocache_wait_for_write,
+            rendering=rendering,
         )
+
+    def _rendering(self, request: Any, injected: Any) -> Rendering | None:
+        """Return how FastAPI renders what the function returns, where FastAPI gets it unchanged."""
+        if not self._renders or request is None or injected is None:
+            return None
+        route = effective_route(plain_scope(request.scope))
+        if not is_endpoint(self.wrapper, route):
+            return None
+        return Rendering(self._twins, route, request, injected)
 
     def _incoming(self, request: Any) -> Incoming | None:
         if request is None:
@@ -187,12 +218,14 @@ class Decorated:
     async def run_uncached(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the function where nothing can be cached."""
         _, kwargs = self.endpoint.take_request(args, kwargs)
+        _, kwargs = self.endpoint.take_response(kwargs)
         return await self.endpoint.run(args, kwargs)
 
     def generate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function past the cache, for what is going to iterate over its result."""
         self.reporter.not_cached(Finding(NotCached.ITERATOR))
         _, kwargs = self.endpoint.take_request(args, kwargs)
+        _, kwargs = self.endpoint.take_response(kwargs)
         own = {name: value for name, value in kwargs.items() if name not in SWITCHES}
         return self.endpoint.function(*args, **own)
 
@@ -214,6 +247,7 @@ class Decorated:
                     "no key",
                 )
             )
+        _, kwargs = endpoint.take_response(kwargs)
         return await self._key(self._incoming(request), args, kwargs)
 
     @property

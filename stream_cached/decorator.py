@@ -29,6 +29,7 @@ from stream_cached.options import (
     OnDisconnect,
     Options,
     ReplayMode,
+    Values,
     Vary,
 )
 from stream_cached.request.application import application_form
@@ -45,8 +46,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     Put the decorator directly over the function, below the route decorator. All parameters of
     `aiocache.cached` are taken and mean the same. So do the switches of a single call:
-    `cache_read`, `cache_write` and `aiocache_wait_for_write`. A result that is no response is
-    cached as aiocache does.
+    `cache_read`, `cache_write` and `aiocache_wait_for_write`. What the endpoint of a FastAPI route
+    returns is stored as the response that FastAPI makes of it; any other result that is no
+    response is cached as aiocache does.
 
     Args:
         ttl: Seconds that an entry is fresh once it is complete; None for ever. Without it, the ttl
@@ -91,6 +93,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         replay: How a hit is sent: `"fast"` merges chunks, `"exact"` sends each chunk by itself.
         resume: Whether the endpoint is deterministic. If it is, a body whose run or segment is lost
             continues from another run, provided that the bytes sent so far are the same.
+        values: How a value that the endpoint of a FastAPI route returns is stored: `"response"`, as
+            the response that FastAPI makes of it; `"aiocache"`, as the value, by the serializer of
+            the cache. With `alias`, `serializer`, `key` or `key_builder` it is the latter.
         authorized: What happens to a request with Authorization. `"bypass"`: its response is not
             stored unless it says that it may be (RFC 9111, section 3.5). `"vary"`: each credential
             has its own entry. `"keyed"`: the arguments or the key name the user. `"share"`: all
@@ -136,6 +141,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         secret: str | bytes | Collection[str | bytes] | None = None,
         replay: ReplayMode = "fast",
         resume: bool = False,
+        values: Values = "response",
         authorized: Authorized = "bypass",
         key_host: bool = True,
         request_key: bool = True,
@@ -218,6 +224,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         decorated.invalidate = invalidate
         decorated.cache_key = cache_key
         decorated.__signature__ = function.endpoint.signature
+        function.wrapper = decorated
         return cast(CachedEndpoint[P, Any], decorated)
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -107,6 +107,9 @@ class AiocacheHooks(Hooks):
         ttl: Any = self._decorator.ttl
         return self.binding().cache.ttl or None if ttl is SENTINEL else ttl
 
+    def keeps_objects(self, use: Use) -> bool:
+        return use.keeps_objects and not self._decorator.overrides("set_in_cache")
+
     def accepts(self, call: Call, resource: Any, result: Any) -> bool:
         return not self._decorator.skip_cache_func(result)
 

@@ -35,6 +35,9 @@ Authorized = Literal["bypass", "vary", "keyed", "share"]
 #: The values of `on_disconnect`: what happens to a run whose last reader leaves.
 OnDisconnect = Literal["finish", "stop"]
 
+#: The values of `values`: how what an endpoint returns is stored, if it is no response.
+Values = Literal["response", "aiocache"]
+
 #: The values of `replay`: how a hit is sent.
 ReplayMode = Literal["fast", "exact"]
 
@@ -188,6 +191,7 @@ class Options:
     secret: tuple[bytes, ...] | None = _option(None, _check_secret, repr=False)
     replay: ReplayMode = _option("fast", _one_of(ReplayMode, '"fast" or "exact"'))
     resume: bool = _option(False, require_bool)
+    values: Values = _option("response", _one_of(Values, '"response" or "aiocache"'))
     authorized: Authorized = _option(
         "bypass", _one_of(Authorized, f"one of {', '.join(map(repr, get_args(Authorized)))}")
     )

@@ -480,7 +480,7 @@ async def test_a_plain_value_has_no_bytes(log: Log) -> None:
     app = FastAPI()
 
     @app.get("/")
-    @stream_cached(ttl=60, cache=MemoryCache())
+    @stream_cached(ttl=60, cache=MemoryCache(), values="aiocache")
     async def value() -> dict[str, int]:
         return {"a": 1}
 

@@ -39,7 +39,8 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
 
     Put the decorator directly over the function, below the route decorator. The parameters below
     mean what they mean in cashews' own decorators, all others what they mean in
-    `stream_cached.stream_cached`. A result that is no response is stored as `cache.set` does.
+    `stream_cached.stream_cached`. With `key` or `values="aiocache"`, a result that is no response
+    is stored as `cache.set` does.
 
     Args:
         cache: The cache that stores the entries; it may be set up after decoration.

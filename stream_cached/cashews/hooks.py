@@ -247,6 +247,10 @@ class CashewsHooks(AiocacheHooks):
 
     # -- plain values -----------------------------------------------------------------------
 
+    def keeps_objects(self, use: Use) -> bool:
+        """Whether the memory stands in for cashews, which decides itself what it can store."""
+        return use.backend.is_fallback and use.keeps_objects
+
     async def load_value(self, use: Use, key: str) -> Any:
         """Return a plain value by `cache.get`; None if there is none."""
         if use.backend.is_fallback:
@@ -279,7 +283,7 @@ class CashewsHooks(AiocacheHooks):
             use.invalidated_before.was_set(key)
         # The caller receives a value that could not be stored, too.
         except Exception as exc:
-            use.unwritable(exc)
+            use.unwritable(exc, value)
 
 
 class _TagSets:

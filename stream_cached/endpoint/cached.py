@@ -40,9 +40,9 @@ class CachedEndpoint(Protocol[P, R_co]):
         store again. Until then, other processes that reach the store may serve old responses.
 
         Args:
-            key: Invalidate only this key, as returned by `key` or `key_builder`. Plain values are
-                stored in aiocache's own format. On a server, they can be invalidated only by their
-                key.
+            key: Invalidate only this key, as returned by `key`, `key_builder` or `cache_key`.
+                Plain values are stored in aiocache's own format. On a server, they can be
+                invalidated only by their key.
 
         Returns:
             True if the invalidation was carried out, False if it waits for the store's return, or

@@ -27,6 +27,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from stream_cached.endpoint.infrastructure import is_shared_infrastructure, may_be_per_request
+from stream_cached.endpoint.route import effective_route
 from stream_cached.endpoint.signatures import (
     annotation_of,
     class_names,
@@ -182,9 +183,7 @@ def _ends_with_function(dependant: Any) -> bool:
 
 def _dependant(scope: Mapping[str, Any]) -> Any:
     """Return FastAPI's tree of the dependencies of the route and its routers."""
-    context = scope.get("fastapi")
-    effective = context.get("effective_route_context") if isinstance(context, dict) else None
-    return getattr(effective or scope.get("route"), "dependant", None)
+    return getattr(effective_route(scope), "dependant", None)
 
 
 def _called(call: Call, overrides: Mapping[Call, Call], seen: list[object]) -> Iterator[Call]:

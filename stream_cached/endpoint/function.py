@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 
 from stream_cached.endpoint.signatures import (
     annotation_of,
+    dependency_of,
     header_names,
     may_be,
     signature_of,
@@ -27,13 +28,23 @@ from stream_cached.keys.digest import digest
 #: The name of the parameter that the decorator adds to a function without a request parameter.
 HIDDEN = "_stream_cached_request"
 
+#: The name of the one that it adds for the Response that dependencies put headers on.
+HIDDEN_RESPONSE = "_stream_cached_response"
+
 
 class Endpoint:
     """A decorated function: a coroutine function, or a plain function for the thread pool.
 
-    With `takes_request`, a function that declares no request parameter gets a hidden one."""
+    With `takes_request`, a function that declares no request parameter gets a hidden one; with
+    `takes_response` likewise, unless all that it returns are responses."""
 
-    def __init__(self, function: Callable[..., Any], *, takes_request: bool = True) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        takes_request: bool = True,
+        takes_response: bool = False,
+    ) -> None:
         _refuse(function)
         self.function = function
         self.name = _name(function)
@@ -50,7 +61,17 @@ class Endpoint:
         self._requests = [p.name for p in parameters if may_be(annotation_of(p), HTTPConnection)]
         self._takes_request = takes_request
         self.hides_request = takes_request and not self._requests
-        self.signature = _with_hidden(self.declared) if self.hides_request else self.declared
+        # Of several, FastAPI passes the last one.
+        self._response = next((p.name for p in reversed([*parameters]) if _is_injected(p)), None)
+        self.signature = self.declared
+        if inspect.signature(function).return_annotation == "None":
+            # What FastAPI makes of the text depends on its version.
+            self.signature = self.declared.replace(return_annotation="None")
+        if self.hides_request:
+            self.signature = _with_hidden(self.signature, HIDDEN, Request)
+        if takes_response and self._response is None and not self._returns_responses():
+            self._response = HIDDEN_RESPONSE
+            self.signature = _with_hidden(self.signature, HIDDEN_RESPONSE, Response)
         self.headers = {p.name: names for p in parameters if (names := header_names(p))}
         """The names of the request headers of each parameter, by the parameter's name."""
 
@@ -64,6 +85,10 @@ class Endpoint:
         empty = inspect.Parameter.empty
         parameters = (self.declared.parameters[name] for name in self._requests)
         return self._takes_request and any(each.default is empty for each in parameters)
+
+    def _returns_responses(self) -> bool:
+        returned = self.declared.return_annotation
+        return inspect.isclass(returned) and issubclass(returned, Response)
 
     async def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if self.is_async:
@@ -90,6 +115,14 @@ class Endpoint:
         if args and isinstance(args[0], HTTPEndpoint):
             return HTTPConnection(args[0].scope), kwargs
         return None, kwargs
+
+    def take_response(self, kwargs: dict[str, Any]) -> tuple[Response | None, dict[str, Any]]:
+        """Return the Response that FastAPI has passed, and the arguments of the function."""
+        if HIDDEN_RESPONSE in kwargs:
+            kwargs = dict(kwargs)
+            return kwargs.pop(HIDDEN_RESPONSE), kwargs
+        own = kwargs.get(self._response) if self._response else None
+        return (own if isinstance(own, Response) else None), kwargs
 
 
 def closure_digest(function: Callable[..., Any]) -> str:
@@ -162,9 +195,16 @@ def _place(function: Any) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
-def _with_hidden(signature: inspect.Signature) -> inspect.Signature:
+def _is_injected(parameter: inspect.Parameter) -> bool:
+    """Whether FastAPI passes its Response as this parameter."""
+    annotation = annotation_of(parameter)
+    is_response = inspect.isclass(annotation) and issubclass(annotation, Response)
+    return is_response and dependency_of(parameter) is None
+
+
+def _with_hidden(signature: inspect.Signature, name: str, cls: type) -> inspect.Signature:
     parameters = list(signature.parameters.values())
-    hidden = inspect.Parameter(HIDDEN, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+    hidden = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=cls)
     before = len(parameters)
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
         before -= 1

@@ -29,7 +29,8 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         parameter.replace(annotation=_resolved(parameter.annotation, scope))
         for parameter in signature.parameters.values()
     ]
-    return signature.replace(parameters=resolved)
+    returned = _resolved(signature.return_annotation, scope)
+    return signature.replace(parameters=resolved, return_annotation=returned)
 
 
 def _resolved(annotation: Any, scope: dict[str, Any]) -> Any:

@@ -22,7 +22,8 @@ from stream_cached.engine.outcome import (
     Stale,
     View,
 )
-from stream_cached.engine.record import bypass, pass_on, record
+from stream_cached.engine.past import bypass, pass_on
+from stream_cached.engine.record import record
 from stream_cached.engine.stale import lead_or_serve_stale, serve_stale
 from stream_cached.entries.found import Unstorable
 from stream_cached.errors import StoreError

@@ -17,7 +17,7 @@ def join(call: Call, view: View, joined: Joined, again: Again | None = None) -> 
     """Return the response of a run that a call has joined; `again` answers the call once more."""
     event = Answered(Outcome.JOINED, fwd=view.fwd, detail=detail_of(view.use))
     answer, head, sending = joined.answer, joined.answer.head, call.sending(event)
-    headers = [*head.headers, event.header]
+    headers = call.headers(head.headers, event, head.replaces)
     if joined.reader is None:
         assert answer.body is not None
         return stored_response(head, headers, answer.body, sending)

@@ -80,6 +80,9 @@ async def _find(call: Call, use: Use, resource: Resource) -> Found:
         found = await find_entry(call, resource, detail=detail_of(use))
     use.reporter.store_works("reading")
     hooks = call.service.hooks
+    if call.rendering is not None and isinstance(found, Foreign | StoredValue):
+        # A value that an older version has stored, or a call without this route.
+        return Absent()
     if call.is_authorized and not isinstance(found, Fresh):
         # A plain value can't say that it may answer the request of another user.
         return found if isinstance(found, Unstorable) else Absent()
@@ -138,6 +141,9 @@ async def find_entry(
         return found
     now = time.time()
     entry = found.entry
+    if call.rendering is None and entry.replaces is not None:
+        # Another call of the function was one of FastAPI's: this one wants the value itself.
+        return Absent()
     if call.has_range and answers_ranges(entry.headers):
         # The endpoint answers ranges of it, and the cache does not.
         return Absent()
@@ -157,7 +163,8 @@ async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> 
     replay = Replay(resource, hit)
     if not await replay.open():
         return None
-    headers = [*aged(hit.entry.headers, time.time() - hit.entry.stored_at), event.header]
+    stored = aged(hit.entry.headers, time.time() - hit.entry.stored_at)
+    headers = call.headers(stored, event, hit.entry.replaces)
     sending = call.sending(event)
     if hit.entry.streamed:
         return ReplayResponse(replay, headers, exact=call.service.options.exact, sending=sending)

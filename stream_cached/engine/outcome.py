@@ -17,6 +17,8 @@ from stream_cached.keys.digest import digest
 from stream_cached.keys.variants import Select
 from stream_cached.request.execution import Execution
 from stream_cached.request.incoming import Incoming
+from stream_cached.responses.messages import RawHeaders
+from stream_cached.responses.rendering import Rendering
 from stream_cached.runs.registry import RunRegistry
 from stream_cached.runs.run import Run
 
@@ -89,6 +91,8 @@ class Call:
 
     reports: Reports | None = None
     """Where its answer is reported; None for the log."""
+    rendering: Rendering | None = None
+    """How FastAPI renders what the function returns; None if the value itself is wanted."""
     attempt: int = 0
     """How many answers of other calls were not for it after all."""
 
@@ -118,6 +122,14 @@ class Call:
         """Report an answer of which the library sends nothing itself."""
         # To a HEAD request, the server sends no body.
         self.sending(event).sent(0 if size and self.is_head else size)
+
+    def headers(
+        self, headers: RawHeaders, event: Answered, replaces: Sequence[str] | None
+    ) -> RawHeaders:
+        """Return the headers of an answer, for this request; see `Entry.replaces`."""
+        if self.rendering is not None and replaces is not None:
+            headers = self.rendering.merged(headers, replaces)
+        return [*headers, event.header]
 
     def withholding(self) -> tuple[Call, Withheld]:
         """Return a call whose answer is reported only if it is released."""

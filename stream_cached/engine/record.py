@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from stream_cached.engine.lookup import detail_of
-from stream_cached.engine.outcome import Bypass, Call, Stale, View
+from stream_cached.engine.outcome import Call, Stale, View
+from stream_cached.engine.past import pass_on
 from stream_cached.engine.sharing import (
     alone_for,
     fail,
@@ -18,6 +20,7 @@ from stream_cached.engine.sharing import (
     of_one_client,
     variant_for,
     varies_on,
+    why_no_value,
 )
 from stream_cached.engine.values import store_value
 from stream_cached.entries.ids import new_id
@@ -27,7 +30,7 @@ from stream_cached.events import Answered, Outcome, bypassed
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
 from stream_cached.http.headers import content_length, end_to_end, vary_names
-from stream_cached.http.policy import is_failure, why_not_stored
+from stream_cached.http.policy import DEFAULT_STATUSES, is_failure, why_not_stored
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.variants import ANY, Variant
 from stream_cached.limits import Limits
@@ -57,54 +60,35 @@ async def record(
     if not view.records:
         return pass_on(call, await execution.run(), _miss(call, view, stored=False))
     with execution.shielded(call.service.options.effective_finish_timeout) as shield:
-        try:
+        with _failing(call, view, run, shield):
             executed = await execution.run_watched()
-        except Exception as exc:
-            if run is not None and not shield.has_revealed:
-                fail(call, view, run, exc)
-            raise
         result = executed.result
         if unwanted := not_wanted(call, view, result):
             return _refuse(call, run, result, unwanted)
-        if isinstance(result, Iterator | AsyncIterator):
-            return _refuse(call, run, result, [Finding(NotCached.ITERATOR)])
-        if (made := produced(result)) is not None:
+        made = produced(result)
+        if made is None and call.rendering is not None:
+            with _failing(call, view, run, shield):
+                made = await call.rendering.produce(result)
+        if made is not None:
             run = run or Run(None, view.resource.key, ANY)
             recorder = _Record(call, view, run, shield, is_refresh)
             return await recorder.take(made)
-    findings = of_one_client(call, (), execution.guard)
-    if executed.changed_head:
-        findings.append(Finding(NotCached.RESPONSE))
-    if findings:
+    if findings := why_no_value(call, view, executed):
         return _refuse(call, run, result, findings)
     await store_value(call, view, result, run, wait=call.waits or is_refresh)
     call.sent(_miss(call, view), None)
     return result
 
 
-async def bypass(call: Call, decision: Bypass) -> Any:
-    """Run the function of a call that is not for the cache, and say all that forbids it."""
-    by_argument = any(finding.reason is NotCached.ARGUMENT for finding in decision.findings)
-    more: list[Finding] = []
-    if not by_argument:
-        result = await call.execution.run()
-    else:
-        # The arguments are in the warning already: say at once what else forbids it.
-        executed = await call.execution.run_watched(release=True)
-        result = executed.result
-        made = produced(result)
-        more = of_one_client(call, () if made is None else made.headers, call.execution.guard)
-    findings = (*decision.findings, *more)
-    call.service.reporter.not_cached(*findings)
-    return pass_on(call, result, bypassed(findings))
-
-
-def pass_on(call: Call, result: Any, event: Answered) -> Any:
-    """Return a result that is not stored, with its Cache-Status."""
-    made = produced(result)
-    body = None if made is None else made.body
-    call.sent(event, None if body is None else len(body))
-    return result if made is None else made.with_header(event.header)
+@contextmanager
+def _failing(call: Call, view: View, run: Run | None, shield: DisconnectShield) -> Iterator[None]:
+    """End a run whose endpoint raises, or returns what can't be rendered."""
+    try:
+        yield
+    except Exception as exc:
+        if run is not None and not shield.has_revealed:
+            fail(call, view, run, exc)
+        raise
 
 
 def _refuse(call: Call, run: Run | None, result: Any, findings: Sequence[Finding]) -> Any:
@@ -159,7 +143,7 @@ class _Record:
         if findings and not (is_stream and _are_limits(findings)):
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)
-            return pass_on(self._call, made.response, bypassed(findings))
+            return pass_on(self._call, made, bypassed(findings))
         if made.sends_by_itself:
             assert incoming is not None
             made = await produce_messages(made, incoming, self._guard)
@@ -188,7 +172,7 @@ class _Record:
             self._run,
             self._run.read(made.asides),
             head,
-            [*self._with_vary(made.headers), event.header],
+            self._call.headers(self._with_vary(made.headers), event, made.replaces),
             merge=not self._service.options.exact,
             sending=self._call.sending(event),
             body=made.body,
@@ -218,7 +202,7 @@ class _Record:
             await asyncio.wait({write}, timeout=wait)
         event = self._miss()
         self._call.sent(event, len(made.body or b""))
-        return made.with_header(event.header, headers=headers)
+        return made.with_headers(self._call.headers(headers, event, made.replaces))
 
     def _miss(self) -> Answered:
         return _miss(self._call, self._view, detail=detail_of(self._view.use))
@@ -227,7 +211,7 @@ class _Record:
 
     def _described(self, made: Produced) -> tuple[Entry, Head]:
         """Copy the head of a response now: middleware will change it later, on each hit again."""
-        names, variant = self._variant(made.headers)
+        names, variant = self._variant(made.all_headers)
         entry = Entry(
             key=b"",
             versions={},
@@ -240,6 +224,7 @@ class _Record:
             stored_at=time.time(),
             length=0,
             generation=self._run.token or new_id(),
+            replaces=made.replaces,
         )
         head = Head(
             status=entry.status,
@@ -248,6 +233,7 @@ class _Record:
             charset=entry.charset,
             names=names,
             variant=variant,
+            replaces=made.replaces,
         )
         return entry, head
 
@@ -269,8 +255,9 @@ class _Record:
         )
 
     def _recording(self, entry: Entry, made: Produced) -> Recording:
-        self._headers = made.headers
-        return Recording(self._resource, entry, varies_on(self._call, made.headers), storage=self)
+        self._headers = made.all_headers
+        names = varies_on(self._call, made.all_headers)
+        return Recording(self._resource, entry, names, storage=self)
 
     @property
     def _max_body(self) -> int:
@@ -286,9 +273,12 @@ class _Record:
     # -- may it be stored? ------------------------------------------------------------------
 
     def _why_not_stored(self, made: Produced) -> list[Finding]:
-        headers = made.headers
+        headers = made.all_headers
         findings = [*of_one_client(self._call, headers, self._guard), *made.findings]
-        reason = why_not_stored(made.status, headers, self._service.options.statuses)
+        statuses = self._service.options.statuses
+        if made.is_declared and statuses == DEFAULT_STATUSES:
+            statuses |= {made.status}
+        reason = why_not_stored(made.status, headers, statuses)
         if reason is not None:
             findings.insert(0, Finding(reason))
         if self._shield.has_revealed:
@@ -303,12 +293,12 @@ class _Record:
         if isinstance(self._view.found, Stale) and is_failure(made.status):
             self._view.registry.back_off(self._resource.place)
         is_at_hand = made.source is None and not made.sends_by_itself
-        seconds, hands_on = handed_on(made.headers, findings, at_hand=is_at_hand)
+        seconds, hands_on = handed_on(made.all_headers, findings, at_hand=is_at_hand)
         if hands_on:
             entry, head = self._described(made)
             answer = dataclasses.replace(self._answer(entry, head, made), background=None)
             self._run.begin(None, answer, None)
-        self._run.refuse(self._variant(made.headers), alone_for=seconds, hands_on=hands_on)
+        self._run.refuse(self._variant(made.all_headers), alone_for=seconds, hands_on=hands_on)
 
     def _variant(self, headers: RawHeaders) -> Variant:
         return variant_for(self._call, self._resource, headers)

@@ -58,6 +58,10 @@ class Hooks:
     #: What the user has to say whether a result is to be stored.
     deciding = "skip_cache_func"
 
+    def keeps_objects(self, use: Use) -> bool:
+        """Whether plain values are kept as objects, of which each caller needs one of its own."""
+        return False
+
     def accepts(self, call: Call, resource: Resource, result: Any) -> bool:
         """Whether a result is to be stored; the hook may set the ttl of the resource."""
         return True

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from stream_cached.engine.copies import why_not_copied
 from stream_cached.engine.outcome import Call, View
 from stream_cached.entries.resource import Resource
 from stream_cached.http.headers import vary_names
 from stream_cached.http.policy import may_be_shared, why_not_shared
 from stream_cached.http.reasons import NOT_HANDED_ON_FOR, Finding, NotCached, Scope
 from stream_cached.keys.variants import ANY, Variant, variant_of
+from stream_cached.request.execution import Executed
 from stream_cached.request.guard import Guard
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import error_headers, is_disconnect
@@ -37,6 +39,18 @@ def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[
         known |= {"authorization"}
     if guard is not None:
         findings.extend(guard.findings(known))
+    return findings
+
+
+def why_no_value(call: Call, view: View, executed: Executed) -> list[Finding]:
+    """Return why a result that is no response is not stored as a plain value."""
+    if isinstance(executed.result, Iterator | AsyncIterator):
+        return [Finding(NotCached.ITERATOR)]
+    findings = of_one_client(call, (), call.execution.guard)
+    if executed.changed_head:
+        findings.append(Finding(NotCached.RESPONSE))
+    if call.service.hooks.keeps_objects(view.use) and (kind := why_not_copied(executed.result)):
+        findings.append(Finding(NotCached.VALUE, kind))
     return findings
 
 

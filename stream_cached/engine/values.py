@@ -9,9 +9,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiocache.serializers import NullSerializer
+
 from stream_cached.backends.binding import Backend
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.connections.deadline import Deadline
+from stream_cached.engine.copies import copied
 from stream_cached.entries.found import StoredValue
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
@@ -36,12 +39,18 @@ class Use:
     invalidated_before: InvalidatedBefore
     reporter: Reporter
 
+    @property
+    def keeps_objects(self) -> bool:
+        """Whether the cache keeps values as they are, and not what a serializer makes of them."""
+        return type(getattr(self.backend.cache, "serializer", None)) is NullSerializer
+
     async def get(self, key: str) -> Any:
         """Return a plain value by the cache's public `get`; None if there is none."""
         cache = self.backend.cache
         try:
             with self.deadline:
-                return await cache.get(key)
+                value = await cache.get(key)
+            return copied(value) if self.keeps_objects else value
         except StoreError as exc:
             self.reporter.store_failed(exc, "reading")
         # As in aiocache: an exception of the cache or of the serializer is a miss.
@@ -52,6 +61,8 @@ class Use:
     async def set(self, key: str, value: Any, ttl: float | None) -> None:
         backend = self.backend
         try:
+            # Its caller may go on to change it.
+            value = copied(value) if self.keeps_objects else value
             await backend.cache.set(key, value, ttl=backend.public_ttl(ttl))
             if not backend.is_fallback:
                 self.invalidated_before.was_set(key)
@@ -59,7 +70,7 @@ class Use:
             self.reporter.store_failed(exc, "writing")
         # As in aiocache: the caller gets its value all the same.
         except Exception as exc:
-            self.unwritable(exc)
+            self.unwritable(exc, value)
 
     def may_be_older(self, key: str, ttl: float | None) -> bool:
         """Whether a plain value may be one that was invalidated."""
@@ -92,13 +103,16 @@ class Use:
             self.reporter.store_failed(exc, "writing")
         # See above.
         except Exception as exc:
-            self.unwritable(exc)
+            self.unwritable(exc, value)
 
     def unreadable(self, exc: Exception) -> None:
         self.reporter.warn(f"a plain value could not be read: {type(exc).__name__}")
 
-    def unwritable(self, exc: Exception) -> None:
-        self.reporter.warn(f"a plain value could not be stored: {type(exc).__name__}")
+    def unwritable(self, exc: Exception, value: Any) -> None:
+        kind = type(value).__qualname__
+        self.reporter.warn(
+            f"a plain value of type {kind} could not be stored: {type(exc).__name__}"
+        )
 
     # -- plugins ----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any
 from stream_cached.format import validation
 from stream_cached.format.envelope import Prefix, State, pack, unpack
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
-from stream_cached.format.validation import MALFORMED, typed
+from stream_cached.format.validation import MALFORMED, optional, typed
 from stream_cached.format.validation import UnsoundError as UnsoundError
 
 
@@ -50,6 +50,7 @@ def encode_record(record: Record) -> bytes:
                 "chunks": record.chunks,
                 "segments": record.segments,
                 "fresh_until": record.fresh_until,
+                **optional(replaces=record.replaces),
             }
         case Index():
             state, head = State.INDEX, {"names": record.names, "variants": record.variants}
@@ -93,7 +94,7 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
 
 
 def _entry(head: object, generation: bytes, body: bytes) -> Entry:
-    fields = validation.fields(head, 12)
+    fields = validation.fields(head, 12, optional=("replaces",))
     length, segments = typed(int, fields["length"]), _segments(fields["segments"])
     if segments and (body or fields["chunks"]):
         raise UnsoundError("a body in two places")
@@ -116,6 +117,7 @@ def _entry(head: object, generation: bytes, body: bytes) -> Entry:
         body=body,
         segments=segments,
         fresh_until=None if fresh_until is None else validation.moment(fresh_until),
+        replaces=validation.replaced(fields),
     )
 
 

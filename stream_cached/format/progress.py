@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stream_cached.format import validation
 from stream_cached.format.envelope import State, key_digest, pack, unpack
 from stream_cached.format.records import Entry
-from stream_cached.format.validation import MALFORMED, Headers, UnsoundError, typed
+from stream_cached.format.validation import MALFORMED, Headers, UnsoundError, optional, typed
 from stream_cached.keys.variants import ANY, Variant
 
 
@@ -49,6 +49,8 @@ class Head:
     """The names of the headers that select the variant."""
     variant: str
     """The digest of the values of these headers; empty without such headers."""
+    replaces: tuple[str, ...] | None = None
+    """See `Entry.replaces`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ def encode_progress(progress: Progress, generation: bytes) -> bytes:
         "chunks": progress.chunks,
         "length": progress.length,
         "stored": progress.stored,
+        **optional(replaces=progress.head.replaces),
     }
     return pack(State.PROGRESS, generation, 0, head, progress.tail)
 
@@ -119,7 +122,7 @@ def decode_progress(data: bytes, generation: bytes) -> Progress:
     if (prefix.state, prefix.generation) != (State.PROGRESS, generation):
         raise UnsoundError("another run")
     try:
-        fields = validation.fields(head, 10)
+        fields = validation.fields(head, 10, optional=("replaces",))
         segments = typed(int, fields["segments"])
         if segments < 0:
             raise UnsoundError("negative number of segments")
@@ -151,4 +154,5 @@ def _head(fields: Mapping[str, object]) -> Head:
         charset=validation.printable(fields["charset"]),
         names=names,
         variant=variant,
+        replaces=validation.replaced(fields),
     )

@@ -45,6 +45,9 @@ class Entry:
     """Length and CRC-32 of each segment's payload."""
     fresh_until: float | None = None
     """Seconds since the epoch, by the same clock; None if the entry never becomes stale."""
+    replaces: tuple[str, ...] | None = None
+    """For a value that FastAPI has rendered: the names of the headers by dependencies which the
+    endpoint has replaced or removed. None for a response that the endpoint has returned."""
 
 
 @dataclass(frozen=True, slots=True)

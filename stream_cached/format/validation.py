@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -82,11 +83,24 @@ def typed(kind: type[T], value: object) -> T:
     return value
 
 
-def fields(head: object, count: int) -> dict[str, Any]:
+def fields(head: object, count: int, optional: Collection[str] = ()) -> dict[str, Any]:
     mapping: dict[str, Any] = typed(dict, head)
-    if len(mapping) != count:
+    if len(mapping) - sum(name in mapping for name in optional) != count:
         raise UnsoundError("wrong number of fields")
     return mapping
+
+
+def optional(**fields: object) -> dict[str, object]:
+    """Return the fields that have a value. A record without them can be read by older versions."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def replaced(fields: Mapping[str, object]) -> tuple[str, ...] | None:
+    """Return the names in the optional field `replaces`."""
+    if "replaces" not in fields:
+        return None
+    names: tuple[str, ...] = typed(tuple, fields["replaces"])
+    return vary_names(names) if names else names
 
 
 def partition(lengths: object, total: int) -> tuple[int, ...]:

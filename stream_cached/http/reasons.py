@@ -123,6 +123,13 @@ class NotCached(enum.Enum):
         "return a StreamingResponse over it",
         Scope.UNSHARED,
     )
+    VALUE = (
+        "value",
+        "the function returned an object that can't be copied, so that the next caller would be "
+        "given the same one",
+        "return plain data (a dict, a dataclass, a model), or pass serializer=",
+        Scope.UNSHARED,
+    )
     SKIPPED = (
         "skip-cache-func",
         "skip_cache_func says so",

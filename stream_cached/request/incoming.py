@@ -38,6 +38,8 @@ class Incoming:
         self.request = request
         self.is_authorized = False
         """Whether it carries Authorization, so that the answer may be one user's own."""
+        self.status: int | None = None
+        """The status that dependencies have set for its response."""
         self.scope = plain_scope(request.scope)
         # Not every server or test sends them, and ASGI has this default.
         self.scope.setdefault("headers", [])
@@ -138,6 +140,8 @@ class Incoming:
 
     def key(self, endpoint: str, arguments: Mapping[str, Any], *, host: bool) -> str:
         scope = self.scope
+        if self.status is not None:
+            arguments = {**arguments, " status": self.status}
         return request_key(
             endpoint,
             method="GET" if self.is_head else scope["method"],

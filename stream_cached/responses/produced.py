@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -51,15 +51,29 @@ class Produced:
     background: Callable[[], Awaitable[None]] | None = None
     sends_by_itself: bool = False
     """Whether it sends in its own way: its source and its head are known by `produce_messages`."""
+    replaces: tuple[str, ...] | None = None
+    """For a value that FastAPI has rendered: see `Entry.replaces`."""
+    beside: RawHeaders = ()
+    """The headers by dependencies that are sent with it and not stored, but for cookies."""
     asides: LeadersAsides | None = None
     """What it sends beside its body."""
     findings: tuple[Finding, ...] = ()
     """Why it can't be stored, beside its status and its headers."""
 
-    def with_header(
-        self, header: tuple[bytes, bytes], headers: RawHeaders | None = None
-    ) -> Response:
-        return with_header(self.response, header, headers)
+    is_declared: bool = False
+    """Whether its status is the one of success that its route declares."""
+
+    @property
+    def all_headers(self) -> RawHeaders:
+        """The headers that say whether it may be stored, and for which requests."""
+        return [*self.headers, *self.beside] if self.beside else self.headers
+
+    def with_headers(self, headers: RawHeaders) -> Response:
+        """Return a copy with other headers: the endpoint may return one object again and again."""
+        clone = copy.copy(self.response)
+        clone.__dict__.pop("_headers", None)
+        clone.raw_headers = list(headers)
+        return clone
 
 
 def produced(result: Any) -> Produced | None:
@@ -95,15 +109,11 @@ async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | No
     source = AppSource(made.response, scope, getattr(request, "_body", b""), _watched_items(made))
     await source.begin()
     unstorable = source.unstorable
-    return Produced(
-        response=made.response,
+    return replace(
+        made,
         status=source.status,
         headers=source.headers,
-        media_type=made.media_type,
-        charset=made.charset,
-        body=made.body,
         source=source,
-        sends_by_itself=True,
         asides=source.asides,
         findings=(Finding(NotCached.MESSAGE, unstorable),) if unstorable else (),
     )
@@ -125,16 +135,6 @@ def _watched_items(made: Produced) -> WatchedItems | None:
         # It is a property that can't be set.
         return None
     return watched
-
-
-def with_header(
-    response: Response, header: tuple[bytes, bytes], headers: RawHeaders | None = None
-) -> Response:
-    """Return a copy with one header more: the endpoint may return one object again and again."""
-    clone = copy.copy(response)
-    clone.__dict__.pop("_headers", None)
-    clone.raw_headers = [*(response.raw_headers if headers is None else headers), header]
-    return clone
 
 
 def error_headers(exc: BaseException) -> RawHeaders:

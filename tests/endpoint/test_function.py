@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import fastapi
 import pytest
+from aiocache.serializers import JsonSerializer
 from starlette.applications import Starlette
 from starlette.background import BackgroundTasks
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +22,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from stream_cached import stream_cached
-from stream_cached.endpoint.function import HIDDEN, Endpoint
+from stream_cached.endpoint.function import HIDDEN, HIDDEN_RESPONSE, Endpoint
 
 if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]
@@ -71,15 +72,50 @@ async def with_keyword_only(*, a: int, **others: str) -> None: ...
 
 
 @pytest.mark.parametrize("function", [without, with_values, with_kwargs, with_keyword_only])
-def test_a_request_is_added_before_any_kwargs(function: Callable[..., Any]) -> None:
+def test_a_request_and_a_response_are_added_before_any_kwargs(
+    function: Callable[..., Any],
+) -> None:
     declared = inspect.signature(function).parameters
     parameters = inspect.signature(cached()(function)).parameters
-    assert [name for name in parameters if name != HIDDEN] == list(declared)
-    hidden = parameters[HIDDEN]
-    assert hidden.kind is inspect.Parameter.KEYWORD_ONLY
-    assert hidden.annotation is Request
-    after = list(parameters.values())[list(parameters).index(HIDDEN) + 1 :]
+    added = [name for name in parameters if name not in declared]
+    assert added == [HIDDEN, HIDDEN_RESPONSE]
+    assert [name for name in parameters if name not in added] == list(declared)
+    hidden = [parameters[name] for name in added]
+    assert [each.kind for each in hidden] == [inspect.Parameter.KEYWORD_ONLY] * 2
+    assert [each.annotation for each in hidden] == [Request, Response]
+    after = list(parameters.values())[list(parameters).index(HIDDEN_RESPONSE) + 1 :]
     assert all(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in after)
+
+
+async def declares_response(response: Response) -> None: ...
+
+
+async def declares_response_annotated(response: Annotated[Response, 1]) -> None: ...
+
+
+async def returns_responses() -> StreamingResponse:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (declares_response, {}),
+        (declares_response_annotated, {}),
+        (returns_responses, {}),
+        (without, {"values": "aiocache"}),
+        (without, {"serializer": JsonSerializer()}),
+        (without, {"alias": "default"}),
+        (without, {"key_builder": lambda *args, **kwargs: "key"}),
+        (without, {"key": "key"}),
+    ],
+)
+def test_no_response_is_added_where_none_is_needed(
+    function: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    parameters = inspect.signature(stream_cached(ttl=60, **options)(function)).parameters
+    assert HIDDEN_RESPONSE not in parameters
+    assert HIDDEN in parameters
 
 
 def declares_request(request: Request) -> None: ...

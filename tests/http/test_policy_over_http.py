@@ -316,13 +316,13 @@ def test_a_value_beside_a_response_that_was_written_on_is_not_stored(
     app, runs = FastAPI(), iter(range(100))
 
     @app.get("/status")
-    @stream_cached(ttl=60, cache=memory())
+    @stream_cached(ttl=60, cache=memory(), values="aiocache")
     async def status(response: Response) -> dict[str, int]:
         response.status_code = 404
         return {"run": next(runs)}
 
     @app.get("/headers")
-    @stream_cached(ttl=60, cache=memory())
+    @stream_cached(ttl=60, cache=memory(), values="aiocache")
     async def headers(response: Response, request: Request) -> dict[str, int]:
         response.headers["X-User"] = request.headers["User"]
         response.set_cookie("user", request.headers["User"])

@@ -1,0 +1,41 @@
+"""The route of a request, as FastAPI and Starlette leave it in the scope."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+
+def effective_route(scope: Mapping[str, Any]) -> Any:
+    """
+    Return the route of a request, with what the including routers add; None without a route.
+
+    FastAPI 0.165 copies no route into the routers that include it: `scope["route"]` is the one that
+    was declared, and a context beside it has the rest.
+    """
+    route, context = scope.get("route"), scope.get("fastapi")
+    effective = context.get("effective_route_context") if isinstance(context, dict) else None
+    # The context of a mount stays in the scope of the application that is mounted there.
+    is_of_route = getattr(effective, "original_route", None) is route
+    return effective if is_of_route and effective is not None else route
+
+
+def is_endpoint(function: object, route: Any) -> bool:
+    """Whether a FastAPI route calls this function, with nothing in between."""
+    if not hasattr(route, "response_model_by_alias"):
+        return False
+    called = getattr(route.dependant, "call", None)
+    return any(_innermost(each) is function for each in (route.endpoint, called))
+
+
+def _innermost(call: Any) -> Any:
+    """Return what a bound method or a partial calls."""
+    while True:
+        if isinstance(call, functools.partial):
+            call = call.func
+        elif inspect.ismethod(call):
+            call = call.__func__
+        else:
+            return call

@@ -1,0 +1,246 @@
+"""What the endpoint of a FastAPI route returns, as the response that FastAPI makes of it.
+
+FastAPI makes it by a *twin* of the route: a route with the same response model, response class and
+status, whose endpoint gives back what the real endpoint has returned. FastAPI is imported only for
+a request that came by one of its routes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stream_cached.endpoint.function import Endpoint
+from stream_cached.request.observed import plain_scope
+from stream_cached.responses.messages import RawHeaders
+from stream_cached.responses.produced import Produced, produced
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+#: The item of a twin's scope that holds what its endpoint gives back.
+_GIVEN = "stream_cached.given"
+
+#: What of a route decides how FastAPI renders a value.
+_OF_ROUTE = (
+    "response_model",
+    "status_code",
+    "response_class",
+    "response_model_include",
+    "response_model_exclude",
+    "response_model_by_alias",
+    "response_model_exclude_unset",
+    "response_model_exclude_defaults",
+    "response_model_exclude_none",
+)
+
+
+#: The headers that a response class sets first.
+_OF_BODY = (b"content-length", b"content-type")
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What an endpoint has returned, and what it has put on the Response that it was given."""
+
+    value: Any
+    status: int | None
+    headers: RawHeaders
+
+
+class Twins:
+    """The twins of the routes of one endpoint. Each lives as long as its route."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._handlers: dict[int, tuple[weakref.ref[Any], Handler]] = {}
+
+    def handler(self, route: Any) -> Handler:
+        """Return the request handler of a route's twin."""
+        known = self._handlers.get(id(route))
+        if known is not None and known[0]() is route:
+            return known[1]
+        place, handlers = id(route), self._handlers
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            # A new route may have the address by now.
+            if place in handlers and handlers[place][0] is reference:
+                del handlers[place]
+
+        handler: Handler = _twin(route, self._endpoint).get_route_handler()
+        handlers[place] = weakref.ref(route, forget), handler
+        return handler
+
+    async def render(self, route: Any, scope: Any, given: _Given) -> Response:
+        """Return what FastAPI makes of a value, or raise what FastAPI raises."""
+        from fastapi.exceptions import ResponseValidationError
+
+        try:
+            with _told_as_serialization(self._endpoint.function):
+                return await self.handler(route)(Request({**scope, _GIVEN: given}))
+        except ResponseValidationError as exc:
+            self._place(exc)
+            raise
+
+    def _place(self, error: Any) -> None:
+        """Let an error of FastAPI name the place of the endpoint, and not that of the twin's."""
+        if not hasattr(error, "endpoint_ctx"):
+            return
+        function = inspect.unwrap(self._endpoint.function)
+        try:
+            file, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
+        except (OSError, TypeError):
+            return
+        error.endpoint_file, error.endpoint_line = file, line
+        error.endpoint_ctx = {**(error.endpoint_ctx or {}), "file": file, "line": line}
+
+
+@functools.cache
+def _telemetry() -> Any:
+    """Return the module of FastAPI's telemetry; None for a version without one."""
+    try:
+        from fastapi.telemetry import _api
+    except ImportError:
+        return None
+    is_known = hasattr(_api, "_operation") and hasattr(_api, "_REQUEST_TELEMETRY_KEY")
+    return _api if is_known else None
+
+
+@contextmanager
+def _told_as_serialization(function: Any) -> Iterator[None]:
+    """Let FastAPI's telemetry see what a twin does as the serialization by its route."""
+    telemetry = _telemetry()
+    if telemetry is None:
+        yield
+        return
+    from opentelemetry import context
+
+    with telemetry._operation(name="serialization", function=function):
+        token = context.attach(context.set_value(telemetry._REQUEST_TELEMETRY_KEY, None))
+        try:
+            yield
+        finally:
+            context.detach(token)
+
+
+def _twin(route: Any, endpoint: Endpoint) -> Any:
+    from fastapi.routing import APIRoute
+
+    give = _give_at_once if endpoint.is_async else _give
+    name = getattr(endpoint.function, "__name__", type(endpoint.function).__name__)
+    return APIRoute(
+        route.path,
+        give(name),
+        # It is in no schema, and a function for ids may not know such a route.
+        generate_unique_id_function=lambda twin: str(twin.name),
+        **{each: getattr(route, each) for each in _OF_ROUTE},
+    )
+
+
+def _give(name: str) -> Callable[[Request, Response], Any]:
+    def give(request: Request, response: Response) -> Any:
+        return _given(request, response)
+
+    give.__name__ = name
+    return give
+
+
+def _give_at_once(name: str) -> Callable[[Request, Response], Any]:
+    # FastAPI validates what a coroutine function returns without a thread.
+    async def give(request: Request, response: Response) -> Any:
+        return _given(request, response)
+
+    give.__name__ = name
+    return give
+
+
+def _given(request: Request, response: Response) -> Any:
+    given: _Given = request.scope[_GIVEN]
+    if given.status is not None:
+        response.status_code = given.status
+    response.headers.raw.extend(given.headers)
+    return given.value
+
+
+class Rendering:
+    """
+    How FastAPI would answer one request with what its endpoint returns.
+
+    Args:
+        twins: The twins of the endpoint's routes.
+        route: The route of the request.
+        request: The request.
+        injected: The Response that FastAPI has passed to the dependencies of the request, and will
+            pass to the endpoint.
+    """
+
+    def __init__(self, twins: Twins, route: Any, request: Any, injected: Response) -> None:
+        self._twins = twins
+        self._route = route
+        self._scope = plain_scope(request.scope)
+        self._injected = injected
+        #: The status that the dependencies have set, if they have.
+        self.status: int | None = injected.status_code
+        self._before = tuple(injected.raw_headers)
+        # What the endpoint has left of them, if it ran for this request.
+        self._kept: list[tuple[bytes, bytes]] | None = None
+
+    async def produce(self, value: Any) -> Produced:
+        """Return the response that FastAPI makes of what the endpoint has returned."""
+        after = self._injected.raw_headers
+        added = _without(after, self._before)
+        self._kept = _without(after, added)
+        given = _Given(value, self._injected.status_code, added)
+        made = produced(await self._twins.render(self._route, self._scope, given))
+        assert made is not None
+        gone = _without(self._before, self._kept)
+        return replace(
+            made,
+            replaces=tuple(dict.fromkeys(_name(name) for name, _ in gone)),
+            # A cookie is for one client, and each one is sent its own.
+            beside=[field for field in self._kept if _name(field[0]) != "set-cookie"],
+            is_declared=made.status == self._route.status_code and made.status < 300,
+        )
+
+    def merged(self, headers: RawHeaders, replaces: Sequence[str]) -> RawHeaders:
+        """Add what the dependencies of this request have put on its Response."""
+        own = self._kept
+        if own is None:
+            own = [field for field in self._before if _name(field[0]) not in replaces]
+        if not own:
+            return headers
+        # FastAPI sends them after those of the body, and before those that the endpoint has added.
+        of_body = itertools.takewhile(lambda field: field[0].lower() in _OF_BODY, headers)
+        at = len(list(of_body))
+        return [*headers[:at], *own, *headers[at:]]
+
+    def add(self, header: tuple[bytes, bytes]) -> None:
+        """Let FastAPI send a header with a value that it renders itself."""
+        self._injected.raw_headers.append(header)
+
+
+def _name(name: bytes) -> str:
+    return name.decode("latin-1").lower()
+
+
+def _without(
+    fields: Sequence[tuple[bytes, bytes]], others: Sequence[tuple[bytes, bytes]]
+) -> list[tuple[bytes, bytes]]:
+    """Return the fields that are not among the others, each of which counts once."""
+    left = list(others)
+    return [field for field in fields if not _taken(left, field)]
+
+
+def _taken(left: list[tuple[bytes, bytes]], field: tuple[bytes, bytes]) -> bool:
+    if field not in left:
+        return False
+    left.remove(field)
+    return True

@@ -238,24 +238,22 @@ class Decorated:
             kwargs = dict(kwargs)
             kwargs[HIDDEN] = kwargs.pop("request")
         request, kwargs = endpoint.take_request(args, kwargs)
-        if request is None and self._is_asked_by_requests:
-            raise BypassError(
-                Finding(
-                    NotCached.NO_REQUEST,
-                    "its key is made from the request",
-                    "pass the request of the call whose key it is, as request=; invalidate() takes "
-                    "no key",
-                )
-            )
+        if request is None and self.hooks.keys_by_request:
+            self._check_key_without_request()
         _, kwargs = endpoint.take_response(kwargs)
         return await self._key(self._incoming(request), args, kwargs)
 
-    @property
-    def _is_asked_by_requests(self) -> bool:
-        """Whether its keys are made from requests. A function may be called with and without."""
-        if not self.hooks.keys_by_request:
-            return False
-        return self.endpoint.needs_request or self._asked == {True}
+    def _check_key_without_request(self) -> None:
+        fix = "pass the request of the call whose key it is, as request=; invalidate() takes no key"
+        if self.endpoint.needs_request:
+            reason = NotCached.NO_REQUEST
+            raise BypassError(Finding(reason, "its key is made from the request", fix))
+        if self._asked == {True}:
+            # It may be called without a request, too.
+            self.reporter.warn(
+                f"cache_key() returns the key of a call without a request, and all calls so far "
+                f"had one: {fix}"
+            )
 
     @property
     def _key_maker(self) -> str:

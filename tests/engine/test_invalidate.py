@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from stream_cached import BypassError, ConfigurationError, NotCached, stream_cached
 from tests.support.asgi import Exchange
+from tests.support.logs import warnings
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -98,7 +99,7 @@ def request_to(path: str, **scope: Any) -> Request:
     return Request({**Exchange(app, path=path).scope, "headers": headers, **scope})
 
 
-def test_a_key_that_is_made_from_a_request_is_refused_without_one() -> None:
+def test_a_key_that_no_request_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
 
     async def product(number: int) -> Response:
@@ -110,9 +111,10 @@ def test_a_key_that_is_made_from_a_request_is_refused_without_one() -> None:
     asyncio.run(cached.cache_key(number=1))
     with TestClient(app) as client:
         assert client.get("/products/1").text == "product 1"
-    with pytest.raises(BypassError, match="pass the request") as raised:
-        asyncio.run(cached.cache_key(number=1))
-    assert raised.value.reasons == (NotCached.NO_REQUEST,)
+    assert not warnings(caplog)
+    asyncio.run(cached.cache_key(number=1))
+    (warning,) = warnings(caplog)
+    assert "pass the request" in warning
     request = request_to("/products/1", app=app, path_params={"number": "1"})
     key = asyncio.run(cached.cache_key(number=1, request=request))
     assert asyncio.run(cached.invalidate(key=key)) is True
@@ -127,8 +129,9 @@ def test_a_function_that_takes_a_request_has_no_key_without_one() -> None:
     async def either(request: Request | None = None) -> Response:
         return PlainTextResponse("page")
 
-    with pytest.raises(BypassError, match="made from the request"):
+    with pytest.raises(BypassError, match="made from the request") as raised:
         asyncio.run(stream_cached(ttl=60)(page).cache_key())
+    assert raised.value.reasons == (NotCached.NO_REQUEST,)
     assert asyncio.run(stream_cached(ttl=60)(either).cache_key())
     assert asyncio.run(stream_cached(ttl=60, key="page")(page).cache_key()) == "page"
     assert asyncio.run(stream_cached(ttl=60, request_key=False, key="p")(page).cache_key()) == "p"
@@ -141,8 +144,6 @@ def test_a_function_that_is_called_with_and_without_a_request_has_both_keys() ->
 
         cached: Any = stream_cached(ttl=60)(helper)
         await cached(1, request=request_to("/"))
-        with pytest.raises(BypassError):
-            await cached.cache_key(1)
         await cached(1)
         assert await cached.cache_key(1) != await cached.cache_key(1, request=request_to("/"))
 

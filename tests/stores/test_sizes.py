@@ -201,7 +201,7 @@ def test_classes_and_functions_are_referred_to() -> None:
     assert size_of([Local, Local(), size_of, sizes, len]) < 5000
 
 
-@pytest.mark.parametrize("cls", [Slotted, Inherited, LockedSlots, Model])
+@pytest.mark.parametrize("cls", [Slotted, Inherited, Model])
 def test_the_bound_holds_for_values(cls: Callable[..., Any]) -> None:
     async def test() -> None:
         cache = MemoryCache(max_bytes="1MiB")

@@ -26,6 +26,7 @@ from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_internal, version_key
 from stream_cached.options import MIN_SECRET, check_arguments
+from stream_cached.request.context import ContextWatch
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
@@ -66,6 +67,7 @@ class Decorated:
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
+        self.context = ContextWatch(options.key_context, self.reporter)
         self.arguments = Arguments(
             function,
             endpoint.declared,

@@ -33,6 +33,7 @@ from stream_cached.options import (
     Vary,
 )
 from stream_cached.request.application import application_form
+from stream_cached.request.context import KeyContext
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
 
@@ -106,6 +107,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         key_args: Functions by the name of an argument; each returns what stands for that argument
             in the key.
         key_ignore: Names of arguments that are left out of the key.
+        key_context: Context variables, and functions without arguments, whose values are part of
+            the key; `()` says that the answer depends on no context variable. None warns of
+            variables that are set.
         unguarded: What the endpoint may read of its request although it is not part of the key,
             because it does not show in the response: names of headers, `"client"`, `"cookies"`,
             `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
@@ -147,6 +151,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         request_key: bool = True,
         key_args: KeyArgs = NO_KEY_ARGS,
         key_ignore: Collection[str] = (),
+        key_context: KeyContext | None = None,
         unguarded: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -284,7 +289,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if incoming is None:
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
-        forms = function.arguments.forms(args, kwargs, incoming.scope)
+        forms = function.arguments.forms(args, kwargs, incoming.scope) | function.context.forms()
         if function.hooks.has_own_memory:
             forms |= application_form(incoming.scope)
         return incoming.key(function.endpoint.name, forms, host=self.options.key_host)

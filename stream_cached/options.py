@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from stream_cached.checks import (
 from stream_cached.endpoint.infrastructure import NotInKey
 from stream_cached.http.policy import DEFAULT_STATUSES, NEVER_STORED
 from stream_cached.limits import Limits, require_limits
+from stream_cached.request.context import KeyContext
 from stream_cached.request.guard import KINDS, READABLE, read_name
 
 #: A header name (RFC 9110, section 5.6.2), but for the asterisk, which has a meaning in Vary.
@@ -152,6 +154,17 @@ def _takes_one(function: Callable[[Any], Any]) -> bool:
     return True
 
 
+def _check_key_context(name: str, listed: Any) -> tuple[Any, ...] | None:
+    if listed is None:
+        return None
+    require(
+        is_items(listed) and all(isinstance(each, ContextVar) or callable(each) for each in listed),
+        f"key_context={listed!r}: pass a tuple of context variables, or of functions without "
+        "arguments",
+    )
+    return tuple(listed)
+
+
 def _check_unguarded(name: str, unguarded: Any) -> frozenset[str]:
     names = require_names(name, unguarded)
     for each in names:
@@ -199,6 +212,7 @@ class Options:
     request_key: bool = _option(True, require_bool)
     key_args: KeyArgs = _option(NO_KEY_ARGS, _check_key_args)
     key_ignore: frozenset[str] = _option((), require_names)
+    key_context: KeyContext | None = _option(None, _check_key_context)
     unguarded: frozenset[str] = _option((), _check_unguarded)
 
     def __post_init__(self) -> None:
@@ -249,6 +263,7 @@ class Options:
             "vary": self.vary,
             "authorized": self.authorized != "bypass",
             "key_host": not self.key_host,
+            "key_context": self.key_context is not None,
             "unguarded": self.unguarded,
         }
         for name, is_given in given.items():

@@ -71,6 +71,12 @@ class NotCached(enum.Enum):
         "depends; if the answer does not depend on the argument, mark it NotInKey or pass "
         "key_ignore=; or pass key_builder=",
     )
+    CONTEXT = (
+        "context-variable",
+        "a context variable is set on which the answer may depend, and it is no part of the key",
+        "pass key_context= with the variables on which the answer depends, or key_context=() if it "
+        "depends on none",
+    )
     READ = (
         "request-read",
         "the endpoint read something from its request that is not part of the key, and may be one "

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from stream_cached.endpoint.dependencies import Origins
 from stream_cached.endpoint.infrastructure import NotInKey, is_infrastructure
 from stream_cached.endpoint.signatures import class_names, dependency_of, markers_of
+from stream_cached.endpoint.startup import is_held
 from stream_cached.endpoint.unkeyed import UnkeyedError, findings
 from stream_cached.http.reasons import BypassError
 from stream_cached.keys.canonical import PLAIN, TOO_DEEP, NoCanonicalFormError, canonical
@@ -170,7 +171,7 @@ class Arguments:
             # this request.
             own = {n: i for n, i in vars(value).items() if n not in _ENDPOINT_ATTRIBUTES}
             return class_name(value), {
-                n: i for n, i in own.items() if not is_infrastructure(type(i))
+                n: i for n, i in own.items() if not _is_the_applications(i, value, scope)
             }
         if not is_infrastructure(type(value)):
             return value
@@ -199,6 +200,12 @@ class Arguments:
         if client_source := self._origins.client_source(name, type(value), scope):
             why += f", and depends on {client_source}"
         return UnkeyedError(name, value, why, client_source=client_source)
+
+
+def _is_the_applications(item: object, endpoint: HTTPEndpoint, scope: Mapping[str, Any]) -> bool:
+    """Whether an attribute of an `HTTPEndpoint`, which is made for one request, is for all."""
+    module = type(endpoint).__module__
+    return is_infrastructure(type(item)) and is_held(item, scope, module)
 
 
 def _has_exact_repr(value: object) -> bool:

@@ -26,7 +26,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from stream_cached.endpoint.infrastructure import is_shared_infrastructure, may_be_per_request
+from stream_cached.endpoint.infrastructure import may_be_per_request
 from stream_cached.endpoint.route import effective_route
 from stream_cached.endpoint.signatures import (
     annotation_of,
@@ -37,6 +37,7 @@ from stream_cached.endpoint.signatures import (
     signature_of,
     without_partials,
 )
+from stream_cached.endpoint.startup import is_of_lifespan
 from stream_cached.http.reasons import listed
 
 Call = Callable[..., Any]
@@ -74,7 +75,7 @@ class Origins:
         if key not in self._known:
             origin = self._origin(name, dependant, overrides, per_request=per_request)
             self._known[key] = origin, (dependant, dict(overrides))
-        return self._known[key][0].client_source(scope.get("state") or {})
+        return self._known[key][0].client_source(scope)
 
     def _origin(
         self, name: str, dependant: Any, overrides: Mapping[Call, Call], *, per_request: bool
@@ -116,8 +117,9 @@ class _Origin:
     state: list[str] = field(default_factory=list)
     """Names in `request.state`, for example a pool of the lifespan, or a client's tenant."""
 
-    def client_source(self, state: Mapping[str, Any]) -> str:
-        private = [n for n in self.state if not is_shared_infrastructure(type(state.get(n)))]
+    def client_source(self, scope: Mapping[str, Any]) -> str:
+        state = scope.get("state") or {}
+        private = [name for name in self.state if not is_of_lifespan(scope, name, state.get(name))]
         sources = [*self.sources, *(f"request.state.{name}" for name in private)]
         return ", ".join(dict.fromkeys(sources))
 

@@ -37,11 +37,12 @@ def request_key(
     arguments: Mapping[str, object],
     headers: Mapping[bytes, object],
     parameters: Sequence[tuple[str, object]] = (),
+    state: Sequence[str] = (),
 ) -> str:
     # `method` is GET for a HEAD request, too. `path` holds the raw path, the path and the mount
     # path. `host` is empty, and `body` (a digest) is None, if not part of the key. `arguments` and
     # `parameters`, those of the path, are in canonical form; `headers` are the normalised values of
-    # `vary=`.
+    # `vary=`. `state` has the names in the state that are not the lifespan's.
     whole = digest(
         (
             endpoint,
@@ -50,6 +51,7 @@ def request_key(
             [value.lower() for value in host],
             path,
             parameters,
+            state,
             query_pairs(query) if query else (),
             body,
             sorted(arguments.items()),

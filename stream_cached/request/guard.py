@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from stream_cached.endpoint.infrastructure import is_shared_infrastructure
+from stream_cached.endpoint.startup import is_of_lifespan
 from stream_cached.http.reasons import Finding, NotCached, listed
 from stream_cached.request.observed import (
     ABSENT,
@@ -223,16 +224,15 @@ class Guard:
 
     def attribute(self, name: str, value: Any) -> None:
         # A dependency or an outer decorator may have set it.
-        if self._attributes.get(name, ABSENT) is value and not is_shared_infrastructure(
-            type(value)
-        ):
+        if self._attributes.get(name, ABSENT) is value:
             self._read[f"request.{name}"] = None
         if self._outer is not None:
             self._outer.attribute(name, value)
 
     def state_item(self, name: str, value: Any) -> Any:
-        # A missing name counts as read, because it may exist for another client.
-        if self._state.get(name, ABSENT) is value and not is_shared_infrastructure(type(value)):
+        # The key has the names in the state, so that a missing one is missing for all.
+        is_given = value is not ABSENT and self._state.get(name, ABSENT) is value
+        if is_given and not is_of_lifespan(self.request.scope, name, value):
             self._read[f"state.{name}"] = None
         if self._outer is not None:
             self._outer.state_item(name, value)

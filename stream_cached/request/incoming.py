@@ -12,6 +12,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import Message
 
+from stream_cached.endpoint.startup import own_names
 from stream_cached.http.headers import header_values
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
@@ -150,6 +151,7 @@ class Incoming:
             # A middleware may rewrite one of the three and leave the others.
             path=(scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
             parameters=self._path_parameters(),
+            state=own_names(scope),
             query=scope.get("query_string", b""),
             body=self._body,
             arguments=arguments,

@@ -28,6 +28,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_cached import BypassError, stream_cached
+from stream_cached.endpoint.startup import remember_state
 from tests.support.asgi import Exchange
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
@@ -62,7 +63,8 @@ def for_users(app: ASGIApp) -> ASGIApp:
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             user = Headers(scope=scope).get("x-user", "")
-            scope["state"] = {"tenant": user, "workers": WORKERS, "logger": LOGGER}
+            of_user = LOGGER.getChild(user)
+            scope["state"] = {"tenant": user, "workers": WORKERS, "logger": LOGGER, "log": of_user}
             scope["session"] = {"name": user}
             scope["tenant"] = user
             scope["workers"] = WORKERS
@@ -74,7 +76,9 @@ def for_users(app: ASGIApp) -> ASGIApp:
 
 
 def routed(endpoint: Any, path: str = "/", **route: Any) -> ASGIApp:
-    return for_users(Starlette(routes=[Route(path, endpoint, **route)]))
+    app = Starlette(routes=[Route(path, endpoint, **route)])
+    remember_state(app, {"workers": WORKERS, "logger": LOGGER})
+    return for_users(app)
 
 
 def answering(read: Callable[[Request], object], **settings: Any) -> Any:
@@ -127,8 +131,7 @@ NOTICED: dict[str, tuple[Callable[[Any], object], str]] = {
     "client": (lambda r: r.client.host if r.client else None, "the client's address"),
     "state": (lambda r: r.state.tenant, "request.state.tenant"),
     "state, by getattr": (lambda r: getattr(r.state, "tenant", None), "request.state.tenant"),
-    "state, absent": (lambda r: getattr(r.state, "absent", "-"), "request.state.absent"),
-    "state, hasattr": (lambda r: hasattr(r.state, "absent"), "request.state.absent"),
+    "state, infrastructure of a middleware": (lambda r: r.state.log.name, "request.state.log"),
     "state, of the scope": (lambda r: r.scope["state"]["tenant"], "request.state.tenant"),
     "state, got from the scope": (
         lambda r: r.scope.get("state", {}).get("tenant"),
@@ -225,8 +228,8 @@ def test_a_name_in_the_scope_that_begins_like_a_frameworks_is_noticed(name: str)
     [
         (lambda r: r.state["tenant"], "request.state.tenant"),
         (lambda r: "tenant" in r.state, "request.state.tenant"),
-        (lambda r: sorted(r.state), "request.state.tenant"),
-        (lambda r: len(r.state), "request.state.tenant"),
+        (lambda r: sorted(r.state), "request.state.tenant and request.state.log"),
+        (lambda r: len(r.state), "request.state.tenant and request.state.log"),
     ],
     ids=["item", "in", "iteration", "len"],
 )
@@ -301,7 +304,9 @@ FINE: dict[str, Callable[[Request], object]] = {
     "url_for": lambda r: r.url_for("endpoint"),
     "state, written": writes_state,
     "scope, written": writes_scope,
-    "state, infrastructure": lambda r: r.state.workers is WORKERS and r.state.logger is LOGGER,
+    "state, absent": lambda r: getattr(r.state, "absent", "-"),
+    "state, hasattr": lambda r: hasattr(r.state, "absent"),
+    "state, of the lifespan": lambda r: r.state.workers is WORKERS and r.state.logger is LOGGER,
     "scope, infrastructure": lambda r: r.scope["workers"] is WORKERS,
     "extensions": lambda r: "http.response.debug" in r.scope.get("extensions", {}),
     "isinstance": lambda r: isinstance(r, Request) and isinstance(r, HTTPConnection),
@@ -460,7 +465,6 @@ def test_a_session_may_be_read_under_vary_cookie_if_it_is_said_so(
         ("auth", lambda r: (r.auth.scopes, r.scope["auth"].scopes)),
         ("headers", lambda r: (sorted(r.headers), r.scope["headers"])),
         ("state.tenant", lambda r: (r.state.tenant, r.scope["state"]["tenant"])),
-        ("state.absent", lambda r: getattr(r.state, "absent", None)),
         ("scope.tenant", lambda r: (r.scope["tenant"], r["tenant"])),
         ("scope.absent", lambda r: r.get("absent")),
         ("X-User", lambda r: (r.headers["x-user"], r.headers.getlist("X-User"))),

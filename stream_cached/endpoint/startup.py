@@ -1,0 +1,74 @@
+"""What the lifespan of an application has put into its state, and so is the same for all clients.
+
+Servers give each request a copy of that state, and keep the original to themselves. So the one
+place where Starlette fills it is wrapped here, when the package is imported: `Router.lifespan`
+notes what is there once the application has started.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from starlette.routing import Router
+from starlette.types import Message, Receive, Scope, Send
+
+#: The states of applications, as they were after start-up.
+_states: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+_NO_STATE: Mapping[str, Any] = {}
+
+
+def remember_state(app: Any, state: Mapping[str, Any]) -> None:
+    """Note the state of an application that has started."""
+    _states[app] = dict(state)
+
+
+def is_of_lifespan(scope: Mapping[str, Any], name: str, value: object) -> bool:
+    """Whether a value in `request.state` is what the lifespan has put there under that name."""
+    return any(name in state and state[name] is value for state in _given(scope))
+
+
+def own_names(scope: Mapping[str, Any]) -> list[str]:
+    """Return the names in `request.state` that the lifespan did not put there, or that are gone."""
+    state, states = scope.get("state") or _NO_STATE, _given(scope)
+    own = [
+        name
+        for name, value in state.items()
+        if not any(name in given and given[name] is value for given in states)
+    ]
+    gone = states[0].keys() - state.keys() if len(states) == 1 else ()
+    return sorted([*own, *(f"-{name}" for name in gone)])
+
+
+def _given(scope: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    app = scope.get("app")
+    given = None if app is None else _states.get(app)
+    # The lifespan of an application that is mounted within another one is not run.
+    return tuple(_states.values()) if given is None else (given,)
+
+
+def is_held(value: object, scope: Mapping[str, Any], module: str) -> bool:
+    """Whether an object is the application's: a global of a module, or in a state of the app."""
+    of_app = getattr(getattr(scope.get("app"), "state", None), "_state", _NO_STATE)
+    places = [getattr(sys.modules.get(module), "__dict__", _NO_STATE), of_app, *_given(scope)]
+    return any(each is value for place in places for each in tuple(place.values()))
+
+
+def _noting(lifespan: Any) -> Any:
+    @functools.wraps(lifespan)
+    async def noting(self: Router, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete" and scope.get("app") is not None:
+                remember_state(scope["app"], scope.get("state") or _NO_STATE)
+            await send(message)
+
+        await lifespan(self, scope, receive, sending)
+
+    return noting
+
+
+Router.lifespan = _noting(Router.lifespan)  # type: ignore[method-assign]

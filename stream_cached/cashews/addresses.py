@@ -111,16 +111,17 @@ class _Fields(Formatter):
 
 def _why_unusable(value: Any) -> str:
     """Return why the text that cashews makes of a value may be that of another one, too."""
+    # The text of a container is that of its items, which cashews joins.
+    if isinstance(value, dict):
+        return next(filter(None, map(_why_unusable, (*value, *value.values()))), "")
+    if isinstance(value, list | tuple | set):
+        return next(filter(None, map(_why_unusable, value)), "")
     text = default_formatter.format_field(value, "")
     if type(value) in _PLAIN:
         return _why_not_text(text)
     if isinstance(value, HTTPConnection) and text == str(value):
         # A class of the application's own may show the path alone.
         return _NOTHING
-    if isinstance(value, list | tuple | set | frozenset):
-        return next(filter(None, map(_why_unusable, value)), "")
-    if isinstance(value, dict):
-        return next(filter(None, map(_why_unusable, (*value, *value.values()))), "")
     if isinstance(value, UploadFile) or _MASK in text:
         return _HIDDEN
     address = id(value)

@@ -121,6 +121,7 @@ def read(template: str | None, *args: Any, **kwargs: Any) -> tuple[str, list[str
         {"a": {"b": Service("a")}},
         {Service("a"): 1},
         {Service("a")},
+        frozenset({Service("a")}),
         f"a text with {Service('a')}",
         f"{request_to('/')}",
         request_to("/"),
@@ -301,6 +302,23 @@ def test_other_calls_of_the_same_function_are_cached(cache: Cache) -> None:
     assert asyncio.run(calls()) == [1, 2, 1, 3, 4, 4]
 
 
+@pytest.mark.parametrize("options", [{}, {"lock": True}, {"upper": True}], ids=str)
+@pytest.mark.usefixtures("installed")
+def test_calls_at_the_same_time_do_not_share_an_answer(cache: Cache, options: Any) -> None:
+    both = asyncio.Barrier(2)
+
+    @cache(ttl=60, **options)
+    async def find(argument: Service) -> str:
+        await both.wait()
+        return argument.user
+
+    async def calls() -> list[str]:
+        async with asyncio.timeout(10):
+            return [*await asyncio.gather(find(Service("a")), find(Service("b")))]
+
+    assert asyncio.run(calls()) == ["a", "b"]
+
+
 @pytest.mark.usefixtures("installed")
 def test_a_template_over_attributes_is_cached(serve: Serve, cache: Cache) -> None:
     runs: list[str] = []
@@ -362,7 +380,8 @@ def test_an_iterator_is_not_cached_by_an_address(cache: Cache) -> None:
         ]
 
     expected, iterator = asyncio.run(all_of(numbers)), cast(Any, cache.iterator)
-    for iterate in (iterator(60)(numbers), iterator(60, "k:{argument}")(numbers)):
+    for options in ({}, {"key": "k:{argument}"}, {"key": "k:{argument:hash}"}):
+        iterate = iterator(60, **options)(numbers)
         assert asyncio.run(all_of(iterate)) == expected
         assert names_in(cache)
         assert not any(ADDRESS in name for name in names_in(cache))
@@ -414,6 +433,38 @@ def test_a_function_that_was_decorated_earlier(
         key for key in names_in(cache) if not key.startswith("_tag:") and "counter" not in key
     ]
     assert "call install() before functions are decorated" in warnings(caplog)[0]
+
+
+def test_nothing_is_found_that_was_stored_under_an_address(
+    cache: Cache, request: pytest.FixtureRequest
+) -> None:
+    @cache(ttl=60)
+    async def find(argument: Service) -> str:
+        return argument.user
+
+    async def calls() -> list[str]:
+        before = [await find(Service("a")), await find(Service("b"))]
+        request.getfixturevalue("installed")
+        return [*before, await find(Service("b"))]
+
+    assert asyncio.run(calls()) == ["a", "a", "b"]
+
+
+def test_a_deep_argument_costs_no_more_than_its_key() -> None:
+    formatted = 0
+
+    class Leaf:
+        def __str__(self) -> str:
+            nonlocal formatted
+            formatted += 1
+            return "leaf"
+
+    value: Any = Leaf()
+    for _ in range(100):
+        value = [value]
+    assert read(None, value)[1] == []
+    # By cashews for its own key, for ours, and when it was looked at.
+    assert formatted == 3
 
 
 # -- the decorator of this library ----------------------------------------------------------------

@@ -37,8 +37,8 @@ _DECORATOR = (
 )
 
 
-class KeyReader:
-    """Makes the keys of one function as cashews does, and notes where a key holds an address.
+class KeyCheck:
+    """Finds what can't be part of the keys that cashews makes for one function.
 
     `is_default` says that cashews has made the template from the function's parameters."""
 
@@ -48,8 +48,8 @@ class KeyReader:
         self._is_default = is_default
         self._names_calls = _ARGS in template or _KWARGS in template
 
-    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, list[Finding]]:
-        """Return the key of a call, and why it can't be used."""
+    def findings(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Finding]:
+        """Return why the key of a call can't be used."""
         values = dict(kwargs)
         if args or self._names_calls:
             values = _get_call_values(self._function, tuple(args), values)
@@ -58,8 +58,8 @@ class KeyReader:
             values["@"] = context
             values = {**values, **context} if is_stronger else {**context, **values}
         fields = _Fields()
-        key = fields.vformat(self._template, (), values)
-        return key, [self._finding(name, *found) for name, found in fields.unusable.items()]
+        fields.vformat(self._template, (), values)
+        return [self._finding(name, *found) for name, found in fields.unusable.items()]
 
     def _finding(self, name: str, value: object, why: str) -> Finding:
         shown = {_ARGS: "*args", _KWARGS: "**kwargs"}.get(name, name)
@@ -86,7 +86,7 @@ class KeyReader:
 
 
 class _Fields(Formatter):
-    """Formats a template with cashews' own formatter."""
+    """Formats a template with cashews' own formatter, field by field."""
 
     def __init__(self) -> None:
         self.unusable: dict[str, tuple[object, str]] = {}

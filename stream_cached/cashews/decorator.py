@@ -8,10 +8,11 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from cashews import Cache, Command
 from cashews._typing import TTL, CacheCondition, Tags
+from cashews.key import get_cache_key
 from cashews.validation import _INVALIDATE_FURTHER
 
 from stream_cached import decorator
-from stream_cached.cashews.addresses import KeyReader
+from stream_cached.cashews.addresses import KeyCheck
 from stream_cached.cashews.hooks import CashewsHooks
 from stream_cached.cashews.ttls import ttl_in_seconds
 from stream_cached.checks import require
@@ -113,10 +114,9 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         template = self.hooks.template_of(f)
         if template is None:
             return super().get_cache_key(f, args, kwargs)
-        key, findings = KeyReader(f, template, is_default=False).read(args, kwargs)
-        if findings:
+        if findings := KeyCheck(f, template, is_default=False).findings(args, kwargs):
             raise BypassError(*findings)
-        return key
+        return get_cache_key(f, template, args, kwargs)
 
 
 def _check_names(options: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from cashews import Cache
 from cashews.key import get_cache_key_template
 
-from stream_cached.cashews.addresses import KeyReader, shows_object
+from stream_cached.cashews.addresses import KeyCheck, shows_object
 from stream_cached.cashews.encoding import function_of
 from stream_cached.cashews.entries import reporter_of
 from stream_cached.http.reasons import Finding, NotCached
@@ -69,13 +69,13 @@ def _address_check(
     """Return what says of a call, and logs once, that its key holds an address."""
     key, prefix = options.get("key"), options.get("prefix", "")
     template = get_cache_key_template(func, key=key, prefix=prefix)
-    reader = KeyReader(func, template, is_default=key is None)
+    check = KeyCheck(func, template, is_default=key is None)
 
     def has_address(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if cache.is_full_disable:
             # cashews makes no key then.
             return False
-        _, findings = reader.read(args, kwargs)
+        findings = check.findings(args, kwargs)
         if findings:
             reporter_of(f"{func.__module__}.{func.__qualname__}").not_cached(*findings)
         return bool(findings)

@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached.cashews import install, stream_cached, uninstall
-from stream_cached.cashews.addresses import KeyReader
+from stream_cached.cashews.addresses import KeyCheck
 from tests.conftest import Serve
 from tests.support.closed_cache import Cache
 from tests.support.http_client import fetch
@@ -98,10 +98,10 @@ DEFAULT = get_cache_key_template(find)
 
 def read(template: str | None, *args: Any, **kwargs: Any) -> tuple[str, list[str]]:
     """Return the key of a call, and what is said against it."""
-    reader = KeyReader(find, template or DEFAULT, is_default=template is None)
-    key, findings = reader.read(args, kwargs)
-    assert key == get_cache_key(find, template or DEFAULT, args, kwargs)
-    return key, [finding.subject for finding in findings]
+    template, is_default = template or DEFAULT, template is None
+    check = KeyCheck(find, template, is_default=is_default)
+    said = [finding.subject for finding in check.findings(args, kwargs)]
+    return get_cache_key(find, template, args, kwargs), said
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_an_address_is_seen_in_any_form(form: str) -> None:
     ],
     ids=repr,
 )
-def test_other_values_have_the_key_that_cashews_makes(value: Any) -> None:
+def test_other_values_may_be_part_of_a_key(value: Any) -> None:
     for template in (None, "a:{one}", "{one:hash}", "{one!s}"):
         assert read(template, value)[1] == []
         assert read(template, one=value)[1] == []
@@ -463,7 +463,7 @@ def test_a_deep_argument_costs_no_more_than_its_key() -> None:
     for _ in range(100):
         value = [value]
     assert read(None, value)[1] == []
-    # By cashews for its own key, for ours, and when it was looked at.
+    # For the key, for its check field by field, and when the value was looked at.
     assert formatted == 3
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
 from typing import Any
@@ -15,10 +14,7 @@ from starlette.requests import HTTPConnection
 
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.digest import class_name
-from stream_cached.keys.names import holds_address
-
-#: An object's text within a text that a client may have written.
-_SHOWN_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]{6,}[^<>]*>")
+from stream_cached.keys.names import holds_address, shows_object
 
 #: Types whose values have no address in their text, unless it was written there.
 _PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
@@ -131,8 +127,3 @@ def _why_unusable(value: Any) -> str:
 
 def _why_not_text(text: str) -> str:
     return _ADDRESS if shows_object(text) else ""
-
-
-def shows_object(text: str) -> bool:
-    """Whether a text that a client may have written holds the text of an object."""
-    return "0x" in text and _SHOWN_OBJECT.search(text) is not None

@@ -10,10 +10,11 @@ from typing import Any
 from cashews import Cache
 from cashews.key import get_cache_key_template
 
-from stream_cached.cashews.addresses import KeyCheck, shows_object
+from stream_cached.cashews.addresses import KeyCheck
 from stream_cached.cashews.encoding import function_of
 from stream_cached.cashews.entries import reporter_of
 from stream_cached.http.reasons import Finding, NotCached
+from stream_cached.keys.names import shows_object
 
 
 def patch_wrap(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ _INTERNAL = re.compile(
     re.DOTALL,
 )
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
-_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]{6,}[^<>]*>")
+_END_OF_OBJECT = re.compile(r" at 0x[0-9a-fA-F]{6,}[^<>]{0,200}>")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -90,4 +90,4 @@ def holds_address(key: str) -> bool:
 
 def shows_object(text: str) -> bool:
     """Whether a text that a client may have written contains an object's text with its address."""
-    return "0x" in text and _OBJECT.search(text) is not None
+    return " at 0x" in text and "<" in text and _END_OF_OBJECT.search(text) is not None

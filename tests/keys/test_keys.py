@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import datetime
@@ -655,9 +656,15 @@ def test_the_address_of_an_object_is_seen_in_a_key() -> None:
 
 
 def test_the_text_of_an_object_is_seen_in_a_text() -> None:
-    for value in (object(), [object()], lambda: None, "".join, io.BytesIO().read):
+    for value in (object(), [object()], lambda: None, asyncio.Lock(), "".join, io.BytesIO().read):
         assert shows_object(f"a text with {value!r}")
-    for text in ("crash at 0x7f3c5e8b9d10", "<b>0x7f3c5e8b9d10</b>", "< at 0x1>", "at home"):
+    for text in (
+        "crash at 0x7f3c5e8b9d10",
+        "<b>0x7f3c5e8b9d10</b>",
+        "< at 0x1>",
+        "a at 0x7f3c5e8b9d10>",
+        "at home",
+    ):
         assert not shows_object(text)
 
 

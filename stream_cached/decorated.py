@@ -24,7 +24,7 @@ from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
 from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.reasons import BypassError, Finding, NotCached
-from stream_cached.keys.names import is_internal, version_key
+from stream_cached.keys.names import is_internal, shows_object, version_key
 from stream_cached.options import MIN_SECRET, check_arguments
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.execution import Execution
@@ -297,6 +297,9 @@ class Decorated:
         if not isinstance(key, str):
             subject = f"{self._key_maker} returned a value of type {type(key).__name__}"
             raise BypassError(Finding(NotCached.FUNCTION, subject, "let it return a str"))
+        # The function itself has the same address as long as its keys are made.
+        if decorator.key_builder and shows_object(key.replace(repr(self.endpoint.function), "")):
+            raise BypassError(Finding(NotCached.ARGUMENT, *_ADDRESS))
         if not decorator.hooks.keys_by_request and is_internal(key):
             raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
         return key
@@ -334,6 +337,12 @@ def _asking_for_request(key_builder: Callable[..., Any] | None) -> inspect.Signa
             return signature
     return None
 
+
+#: What is said of a key that holds an address, and what to write.
+_ADDRESS = (
+    "key_builder returned a key with the address of an object, which another one is given later",
+    "let it name what the answer depends on: request.url.path instead of request",
+)
 
 #: The function and the request whose key is built now.
 current_call: ContextVar[tuple[Decorated, Incoming | None] | None] = ContextVar(

@@ -130,6 +130,45 @@ def test_a_key_that_is_no_text_costs_the_cache_only(
     assert f"key_builder returned a value of type {type(key).__name__}" in line
 
 
+class Tenant:
+    """All of these have one address, as they may have one after the other."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return "<app.Tenant object at 0x7f3c5e8b9d10>"
+
+
+def test_a_key_with_an_address_costs_the_cache_only(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async def names(tenant: Tenant) -> list[str]:
+            return [tenant.name]
+
+        function: Any = stream_cached(ttl=60, key_builder=lambda f, tenant: f"x:{tenant}")(names)
+        assert [await function(Tenant(name)) for name in "ab"] == [["a"], ["b"]]
+
+    run(test)
+    (line,) = warnings(caplog)
+    assert "request.url.path instead of request" in line
+
+
+def test_a_key_may_name_the_function_by_its_address(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        runs: list[str] = []
+
+        async def names(name: str) -> list[str]:
+            runs.append(name)
+            return [name]
+
+        function: Any = stream_cached(ttl=60, key_builder=lambda f, name: f"{f}:{name}")(names)
+        assert [await function(name) for name in "aba"] == [["a"], ["b"], ["a"]]
+        assert runs == ["a", "b"]
+
+    run(test)
+    assert warnings(caplog) == []
+
+
 def test_a_value_is_returned_if_skip_cache_func_raises() -> None:
     async def test() -> None:
         runs: list[int] = []

@@ -12,10 +12,12 @@ from cashews.key import get_cache_key
 from cashews.validation import _INVALIDATE_FURTHER
 
 from stream_cached import decorator
+from stream_cached.cashews.addresses import KeyCheck
 from stream_cached.cashews.hooks import CashewsHooks
 from stream_cached.cashews.ttls import ttl_in_seconds
 from stream_cached.checks import require
 from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.http.reasons import BypassError
 from stream_cached.limits import LIMITS
 
 P = ParamSpec("P")
@@ -112,6 +114,8 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         template = self.hooks.template_of(f)
         if template is None:
             return super().get_cache_key(f, args, kwargs)
+        if findings := KeyCheck(f, template, is_default=False).findings(args, kwargs):
+            raise BypassError(*findings)
         return get_cache_key(f, template, args, kwargs)
 
 

@@ -78,7 +78,7 @@ async def encode(
         return None
     reason = _why_not_stored(response)
     if reason is not None:
-        reporter_of(_function_of(key)).not_cached(Finding(reason))
+        reporter_of(function_of(key)).not_cached(Finding(reason))
     if not is_stream(response):
         return _pack_record(response, key) if reason is None else _NOT_STORED
     entries = CashewsEntries.of(backend)
@@ -90,7 +90,7 @@ async def encode(
     ref = EntryRef.new(entries, key, expire)
     sender = sender_of(response)
     if not isinstance(sender, Recording) or not sender.is_unchanged(response):
-        sender = Recording(response, service_of(_function_of(key)))
+        sender = Recording(response, service_of(function_of(key)))
     sender.add(ref, previous)
     return _pack_refs([ref, *previous])
 
@@ -159,7 +159,7 @@ async def _previous_refs(entries: CashewsEntries, key: str) -> list[EntryRef]:
 
 
 @lru_cache(maxsize=1000)
-def _function_of(key: str) -> str:
+def function_of(key: str) -> str:
     """Return the function in a default key of cashews; "cashews" for a key without one."""
     parts = key.split(":")
     for module, name in pairwise(parts[:3]):
@@ -178,7 +178,7 @@ async def decode(value: bytes, backend: Backend, key: str) -> Response:
     if hasattr(backend, "_local_cache") or _is_memory_sweep():
         raise DecodeError
     refs = unpack_refs(value, CashewsEntries.of(backend), key)
-    response = await find_to_share(refs, service_of(_function_of(key)))
+    response = await find_to_share(refs, service_of(function_of(key)))
     if response is None:
         raise DecodeError
     return response

@@ -16,6 +16,8 @@ from cashews.contrib import fastapi as contrib
 from cashews.decorators.cache import hit
 from cashews.exceptions import UnSecureDataError
 from cashews.serialize import Serializer
+from cashews.wrapper.commands import CommandWrapper
+from cashews.wrapper.decorators import DecoratorsWrapper
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,6 +34,7 @@ from stream_cached.cashews.shared import (
     type_of,
 )
 from stream_cached.cashews.shield import is_shielded, shield_task
+from stream_cached.cashews.uncached import patch_get, patch_iterator, patch_set, patch_wrap
 from stream_cached.entries.ids import new_id
 
 #: The name of cashews' own decoder for streams.
@@ -55,11 +58,14 @@ def install() -> None:
     `client_side=True` keep the response object: for a stream, they raise `ConfigurationError` at
     the first call.
 
-    The keys are those of cashews, and the key alone decides which users share a response. Call
-    `install` before functions are decorated. If a function was decorated earlier, with
-    `protected=True`, concurrent callers may be given one stream that is not stored: the first one
-    gets the body, the others get an error, or an empty body if `condition` or `cache.disable`
-    prevents the storing.
+    The keys are those of cashews, and the key alone decides which users share a response. A call
+    whose key would hold a Request, or an object's address in memory, is not cached, and the log
+    says so once: Python uses an address again, so that two calls could have one key.
+
+    Call `install` before functions are decorated. If a function was decorated earlier, only a key
+    that shows an address is refused. With `protected=True`, concurrent callers of such a function
+    may be given one stream that is not stored: the first one gets the body, the others get an
+    error, or an empty body if `condition` or `cache.disable` prevents the storing.
 
     A second call has no effect. `uninstall` removes the patches.
     """
@@ -70,6 +76,11 @@ def install() -> None:
     _replace(Serializer, "decode", _patch_decode)
     _replace(Memory, "expire", _patch_memory_expire)
     _replace(decorators, "thunder_protection", _patch_thunder_protection)
+    _replace(DecoratorsWrapper, "_wrap", patch_wrap)
+    _replace(DecoratorsWrapper, "_wrap_with_condition", patch_wrap)
+    _replace(DecoratorsWrapper, "iterator", patch_iterator)
+    _replace(CommandWrapper, "get", patch_get)
+    _replace(CommandWrapper, "set", patch_set)
     _replace(hit, "_get_and_save", _patch_get_and_save)
     _replace(Request, "is_disconnected", _patch_is_disconnected)
     _replace(contrib, "_get_etag", _patch_get_etag)

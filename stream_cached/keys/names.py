@@ -17,6 +17,7 @@ _INTERNAL = re.compile(
     re.DOTALL,
 )
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
+_END_OF_OBJECT = re.compile(r" at 0x[0-9a-fA-F]{6,}[^<>]{0,200}>")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -85,3 +86,8 @@ def revocation_key(key: str) -> str:
 def holds_address(key: str) -> bool:
     """Whether a key contains an object's address, which Python reuses."""
     return _ADDRESS.search(key) is not None
+
+
+def shows_object(text: str) -> bool:
+    """Whether a text that a client may have written contains an object's text with its address."""
+    return " at 0x" in text and "<" in text and _END_OF_OBJECT.search(text) is not None

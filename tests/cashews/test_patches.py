@@ -263,8 +263,8 @@ def test_each_hit_on_a_body_in_memory_is_an_object_of_its_own(serve: Serve, setu
 
         return call
 
-    for respond in rows, lambda run: JSONResponse(run):
-        pages = Pages(serve, setup()(ttl=60, key=f"{respond}"), respond, stamped)
+    for key, respond in {"rows": rows, "json": lambda run: JSONResponse(run)}.items():
+        pages = Pages(serve, setup()(ttl=60, key=key), respond, stamped)
         for _ in range(3):
             assert pages.get().header_values("x-stamp") == ["here"]
         assert pages.runs == 1

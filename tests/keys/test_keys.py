@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import datetime
 import decimal
 import enum
 import functools
+import io
 import ipaddress
 import itertools
 import math
@@ -36,6 +38,7 @@ from stream_cached.keys.names import (
     revocation_key,
     segment_group,
     segment_key,
+    shows_object,
     variant_key,
     version_key,
 )
@@ -650,6 +653,19 @@ def test_the_address_of_an_object_is_seen_in_a_key() -> None:
     assert holds_address(repr(lambda: None))
     for key in ("app.report('at home',)", "at 0x", "0xff", "what 0x12", "/report?at=0x1"):
         assert not holds_address(key)
+
+
+def test_the_text_of_an_object_is_seen_in_a_text() -> None:
+    for value in (object(), [object()], lambda: None, asyncio.Lock(), "".join, io.BytesIO().read):
+        assert shows_object(f"a text with {value!r}")
+    for text in (
+        "crash at 0x7f3c5e8b9d10",
+        "<b>0x7f3c5e8b9d10</b>",
+        "< at 0x1>",
+        "a at 0x7f3c5e8b9d10>",
+        "at home",
+    ):
+        assert not shows_object(text)
 
 
 # -- what a subclass adds, or says of itself ------------------------------------------------------

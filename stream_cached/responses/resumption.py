@@ -28,7 +28,7 @@ _OF_THE_TRANSFER = frozenset({b"age", b"cache-status", b"content-length", b"date
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class SentHead:
     """What two responses share, of which one goes on where the other one was sent."""
 
     status: int
@@ -36,13 +36,13 @@ class _Head:
     length: int | None
 
     @classmethod
-    def of(cls, message: Message) -> _Head:
+    def of(cls, message: Message) -> SentHead:
         headers = message.get("headers", ())
         pairs = [(name.lower(), value) for name, value in end_to_end(headers)]
         kept = tuple(pair for pair in pairs if pair[0] not in _OF_THE_TRANSFER)
         return cls(message["status"], kept, content_length(headers))
 
-    def may_follow(self, sent: _Head) -> bool:
+    def may_follow(self, sent: SentHead) -> bool:
         if self.status != sent.status or self.headers != sent.headers:
             return False
         # A hit has a length, a stream has none.
@@ -61,7 +61,7 @@ class Resumption:
     def __init__(self, again: Again, *, within_body: bool = True) -> None:
         self._again = again
         self._within_body = within_body
-        self._head: _Head | None = None
+        self._head: SentHead | None = None
         self._length = 0
         self._digest = hashlib.blake2b()
 
@@ -71,7 +71,7 @@ class Resumption:
         async def watching(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # Now: a middleware may add to the headers that it is sent.
-                self._head = _Head.of(message)
+                self._head = SentHead.of(message)
             await send(message)
             if message["type"] == "http.response.body":
                 self._length += len(message.get("body", b""))
@@ -111,7 +111,7 @@ class _Rest:
     def __init__(
         self,
         send: Send,
-        head: _Head | None,
+        head: SentHead | None,
         length: int,
         digest: hashlib.blake2b,
     ) -> None:
@@ -125,7 +125,7 @@ class _Rest:
         if message["type"] == "http.response.body" and self._left:
             message = self._rest_of(message)
         elif message["type"] == "http.response.start" and self._head is not None:
-            if not _Head.of(message).may_follow(self._head):
+            if not SentHead.of(message).may_follow(self._head):
                 raise BrokenStreamError("the endpoint has answered with another head")
             return
         await self._send(message)

@@ -220,6 +220,25 @@ def test_a_follower_goes_on_with_its_own_body(
     assert all(answer.complete for answer in answers)
 
 
+def test_a_first_chunk_of_no_bytes_is_no_beginning(serve: Serve, cache_url: str) -> None:
+    """An endpoint may yield nothing first, to send its head."""
+
+    class Flushing(World):
+        async def chunks(self, request: Request, run: int) -> AsyncIterator[bytes]:
+            yield b""
+            async for chunk in super().chunks(request, run):
+                yield chunk
+
+    world = Flushing(cookie)
+    server = serve(world.app(cache_url))
+    with with_heads(*[server.port] * 3) as clients:
+        for gate in world.gates:
+            gate.open()
+        answers = [client.read_rest() for client in clients]
+    assert [each.body for each in answers] == [b"for %d\nthe end\n" % number for number in range(3)]
+    assert all(each.complete for each in answers)
+
+
 # -- a run that fails before its first chunk ------------------------------------------------------
 
 
@@ -311,6 +330,46 @@ def test_who_joined_a_run_that_is_given_up_runs_the_endpoint_itself(cache_url: s
 
     run(test)
     # One of those who had joined leads, the other one joins again.
+    assert world.runs == 2
+
+
+@pytest.mark.parametrize("form", ["no content", "no length"])
+def test_that_is_so_too_where_the_head_is_the_end(cache_url: str, form: str) -> None:
+    world = World()
+    app, reached = FastAPI(), Gate()
+    status, headers = (204, {}) if form == "no content" else (200, {"Content-Length": "0"})
+
+    async def nothing(run: int) -> AsyncIterator[bytes]:
+        reached.open()
+        await world.gates[run].passed()
+        for chunk in list[bytes]():
+            yield chunk
+
+    @app.get("/")
+    @stream_cached(ttl=60, cache=cache_url, key_ignore=("database",))
+    async def endpoint(
+        request: Request,
+        database: Database = Depends(open_database),  # noqa: B008
+    ) -> StreamingResponse:
+        world.runs += 1
+        return StreamingResponse(nothing(world.runs), status, headers)
+
+    async def test() -> None:
+        exchanges = [Exchange(app) for _ in range(3)]
+        tasks = [asyncio.create_task(each.run()) for each in exchanges]
+        await reached.passed()
+        # The others join.
+        for _ in range(200):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        for gate in world.gates[2:]:
+            gate.open()
+        await asyncio.wait(tasks)
+        assert [each.sent[0]["status"] for each in exchanges[1:]] == [status] * 2
+        assert all(each.complete for each in exchanges[1:])
+        await runs_over()
+
+    run(test)
     assert world.runs == 2
 
 

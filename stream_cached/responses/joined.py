@@ -8,8 +8,7 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 
 from stream_cached.errors import BrokenStreamError, LostStreamError
-from stream_cached.responses.messages import RawHeaders, start_message
-from stream_cached.responses.resumption import Again, SentHead
+from stream_cached.responses.resumption import Again, RunHead
 from stream_cached.runs.answer import Joined
 from stream_cached.runs.joining import begins
 from stream_cached.streams.reader import Reader
@@ -32,14 +31,12 @@ class JoinedBody:
     A decorator around the endpoint, or a function that calls it, may iterate over the body.
     """
 
-    def __init__(
-        self, joined: Joined, reader: Reader, status: int, headers: RawHeaders, again: Again
-    ) -> None:
+    def __init__(self, joined: Joined, reader: Reader, head: RunHead, again: Again) -> None:
         self.own: Response | None = None
         """The call's own answer, if the run was not for it."""
         self._joined = joined
         self._reader = reader
-        self._head = SentHead.of(start_message(status, headers))
+        self._head = head
         self._again = again
         self._chunks: AsyncIterator[Any] | None = None
 
@@ -58,8 +55,7 @@ class JoinedBody:
         if not isinstance(own, Response):
             raise LostStreamError("the run that was joined is not for this request")
         self.own = own
-        message = start_message(own.status_code, own.raw_headers)
-        if not SentHead.of(message).may_follow(self._head):
+        if not RunHead.of(own.status_code, own.raw_headers).may_follow(self._head):
             raise BrokenStreamError("the endpoint has answered with another head")
         if isinstance(own, StreamingResponse):
             return own.body_iterator

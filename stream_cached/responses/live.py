@@ -24,7 +24,7 @@ from stream_cached.responses.messages import (
     start_message,
     watch_client,
 )
-from stream_cached.responses.resumption import Again, Resumption, resuming
+from stream_cached.responses.resumption import Again, Resumption, RunHead, resuming
 from stream_cached.runs.answer import Joined
 from stream_cached.runs.run import Run
 from stream_cached.streams.items import takes_comments
@@ -75,8 +75,9 @@ class LiveResponse(StreamingResponse):
         self.resumption: Resumption | None = None
         self._body: AsyncIterator[bytes] = reader
         if again is not None and joined is not None:
-            self.resumption = Resumption(again, within_body=False)
-            self._body = JoinedBody(joined, reader, head.status, headers, again)
+            of_run = RunHead.of(head.status, headers)
+            self.resumption = Resumption(again, of_run, within_body=False)
+            self._body = JoinedBody(joined, reader, of_run, again)
         self.body_iterator = self._body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -187,6 +187,27 @@ def test_each_goes_on_also_behind_a_middleware_that_sends_it(serve: Serve, cache
     assert bodies == [b"for %d\nthe end\n" % number for number in range(3)]
 
 
+def test_each_goes_on_also_under_a_decorator_that_changes_the_head(
+    serve: Serve, cache_url: str
+) -> None:
+    world = World(cookie)
+    cached = stream_cached(ttl=60, cache=cache_url, key_host=False)(world.endpoint)
+
+    async def endpoint(request: Request) -> Response:
+        response: Response = await cached(request)
+        response.headers["X-Name"] = request.cookies["name"]
+        return response
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    with with_heads(*[server.port] * 3) as clients:
+        for gate in world.gates:
+            gate.open()
+        answers = [client.read_rest() for client in clients]
+    assert [each.body for each in answers] == [b"for %d\nthe end\n" % number for number in range(3)]
+    assert [each.header("X-Name") for each in answers] == ["0", "1", "2"]
+    assert all(each.complete for each in answers)
+
+
 @pytest.mark.parametrize("head", ["a header", "a length"])
 def test_a_connection_breaks_only_where_its_own_head_is_another_one(
     serve: Serve, cache_url: str, head: str

@@ -94,9 +94,9 @@ class Resumption:
 
         Raise `BrokenStreamError` if the new body is another one, or is lost, too.
         """
-        if self._length and not self._within_body:
-            raise cause
         for _ in range(_ATTEMPTS):
+            if self._length and not self._within_body:
+                break
             response = await self._again()
             if not isinstance(response, Response):
                 break

@@ -226,6 +226,23 @@ def test_a_connection_breaks_only_where_its_own_head_is_another_one(
     assert (joined.body, joined.complete) == (b"", False)
 
 
+def test_a_client_of_http_1_0_waits_for_the_head_that_is_its_own(
+    serve: Serve, cache_url: str
+) -> None:
+    """By HTTP/1.0, a body that breaks off looks as if it were whole."""
+    world = World(cookie)
+    world.head = lambda run: {"X-Run": str(run)}
+    server = serve(world.app(cache_url))
+    with with_heads(server.port) as [first], RawClient(server.port) as joined:
+        joined.send(headers={"Cookie": "name=1"}, version="1.0")
+        wait_until(lambda: server.requests_running == 2)
+        for gate in world.gates:
+            gate.open()
+        assert first.read_rest().body == b"for 0\nthe end\n"
+        answer = joined.read_all()
+    assert (answer.header("X-Run"), answer.body) == ("2", b"for 1\nthe end\n")
+
+
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
 def test_a_follower_goes_on_with_its_own_body(
     request: pytest.FixtureRequest, serve: Serve, namespace: str, kind: str

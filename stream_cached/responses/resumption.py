@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached.errors import BrokenStreamError, LostStreamError
 from stream_cached.http.headers import content_length, end_to_end
+from stream_cached.streams.sources import unconditional
 
 #: Answers a call once more.
 Again = Callable[[], Awaitable[Any]]
@@ -94,6 +95,8 @@ class Resumption:
 
         Raise `BrokenStreamError` if the new body is another one, or is lost, too.
         """
+        # A file that the server sends would come whole, after what was sent already.
+        scope = unconditional(scope)
         for _ in range(_ATTEMPTS):
             if self._length and not self._within_body:
                 break

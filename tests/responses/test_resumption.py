@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -129,3 +131,30 @@ def test_a_body_that_is_lost_after_it_went_on_is_not_begun_again() -> None:
 
     run(test)
     assert runs == 1
+
+
+def test_a_file_that_goes_on_is_not_sent_by_the_server(tmp_path: Path) -> None:
+    """The server would send all of it, after the part that was sent already."""
+    path = tmp_path / "file"
+    path.write_bytes(b"the whole file")
+
+    async def again() -> Response:
+        return FileResponse(path, headers={"etag": "one", "last-modified": "then"})
+
+    async def test() -> None:
+        response = await again()
+        exchange = Exchange(response)
+        exchange.scope["extensions"] = {"http.response.pathsend": {}}
+        head = RunHead.of(response.status_code, response.raw_headers)
+
+        async def lost(scope: Scope, receive: Receive, send: Send) -> None:
+            start = {"type": "http.response.start", "status": 200, "headers": response.raw_headers}
+            await send(start)
+            await send({"type": "http.response.body", "body": b"the wh", "more_body": True})
+            raise LostStreamError("a segment is lost")
+
+        resumption = Resumption(again, head)
+        await resuming(resumption, lost, exchange.scope, exchange._receive, exchange._send)
+        assert (exchange.body, exchange.complete) == (b"the whole file", True)
+
+    run(test)

@@ -38,6 +38,7 @@ class JoinedBody:
         self._reader = reader
         self._head = head
         self._again = again
+        self._is_lost = False
         self._chunks: AsyncIterator[Any] | None = None
 
     def __aiter__(self) -> JoinedBody:
@@ -45,8 +46,10 @@ class JoinedBody:
 
     async def __anext__(self) -> bytes:
         if self._chunks is None:
-            is_lost = not self._reader.closed and not await is_for_call(self._joined)
-            self._chunks = aiter(await self._own_body()) if is_lost else self._reader
+            # Kept: the next wait may be cancelled, and a closed reader would end the body short.
+            if not self._is_lost and not self._reader.closed:
+                self._is_lost = not await is_for_call(self._joined)
+            self._chunks = aiter(await self._own_body()) if self._is_lost else self._reader
         chunk = await anext(self._chunks)
         return chunk if self.own is None else as_bytes(chunk, self.own.charset)
 

@@ -159,3 +159,42 @@ def test_a_function_that_calls_a_cached_one_has_the_right_body(
             gate.open()
         bodies = sorted(client.read_all().body for client in (one, other))
     assert bodies == [b"for 0\nthe end\n", b"for 1\nthe end\n"]
+
+
+@pytest.mark.parametrize("first", [None, cookie], ids=["shared", "private"])
+def test_a_wait_for_a_chunk_may_be_cancelled(
+    cache_url: str, first: Callable[[Request, int], bytes] | None
+) -> None:
+    world = World(first)
+    inner = stream_cached(ttl=60, cache=cache_url, key_host=False)(world.endpoint)
+    application = FastAPI()
+    leads = asyncio.Event()
+
+    @application.get("/")
+    async def endpoint(request: Request) -> Response:
+        response: Any = await inner(request)
+        body: AsyncIterator[bytes] = response.body_iterator
+        if request.cookies["name"] == "1":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(body), 0.05)
+            for gate in world.gates:
+                gate.open()
+        else:
+            leads.set()
+        return Response(b"".join([chunk async for chunk in body]))
+
+    async def test() -> None:
+        exchanges = [Exchange(application) for _ in range(2)]
+        tasks = []
+        for number, exchange in enumerate(exchanges):
+            exchange.scope["headers"].append((b"cookie", b"name=%d" % number))
+            tasks.append(asyncio.create_task(exchange.run()))
+            await leads.wait()
+        await asyncio.wait(tasks)
+        bodies = [exchange.body for exchange in exchanges]
+        assert bodies == (
+            [b"for 0\nthe end\n", b"for 1\nthe end\n"] if first else [b"run 1\nthe end\n"] * 2
+        )
+        await runs_over()
+
+    run(test)

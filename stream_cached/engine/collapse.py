@@ -153,7 +153,9 @@ class Collapse:
 
     async def _join(self, run: Run, view: View) -> Decision | View | None:
         """Join a run; None if it has no answer for this call."""
-        at_once = self._call.execution.can_run_later()
+        execution = self._call.execution
+        # Once the head is sent, an answer with another head can only break off.
+        at_once = execution.can_run_later() and execution.shows_break()
         try:
             joined = await run.join(self._left(run), self._call.started, at_once=at_once)
         except TimeoutError:

@@ -78,6 +78,13 @@ class Execution:
         """Whether the endpoint can still run once the response to the request has begun."""
         return self.incoming is None or not closes_before_response(self.incoming.scope)
 
+    def shows_break(self) -> bool:
+        """Whether a body that breaks off looks broken: by HTTP/1.0, the end is the end."""
+        if self.incoming is None:
+            return True
+        scope = self.incoming.scope
+        return scope.get("http_version") != "1.0" or scope.get("method") == "HEAD"
+
     def outlive_request(self) -> None:
         if self.incoming is not None:
             self.incoming.detach()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import anyio
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from stream_cached.errors import LostStreamError
@@ -15,6 +15,7 @@ from stream_cached.format.progress import Head
 from stream_cached.http.headers import content_length
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.observed import plain_scope
+from stream_cached.responses.joined import JoinedBody, is_for_call
 from stream_cached.responses.messages import (
     CountedSend,
     RawHeaders,
@@ -23,9 +24,8 @@ from stream_cached.responses.messages import (
     start_message,
     watch_client,
 )
-from stream_cached.responses.resumption import Again, Resumption, resuming
+from stream_cached.responses.resumption import Again, Resumption, RunHead, resuming
 from stream_cached.runs.answer import Joined
-from stream_cached.runs.joining import begins
 from stream_cached.runs.run import Run
 from stream_cached.streams.items import takes_comments
 from stream_cached.streams.reader import Reader
@@ -63,7 +63,6 @@ class LiveResponse(StreamingResponse):
         if body is not None:
             # The body of a response that is no stream, but sends in its own way.
             self.body = body
-        self.body_iterator = reader
         self._run = run
         self._reader = reader
         self._merge = merge
@@ -74,8 +73,12 @@ class LiveResponse(StreamingResponse):
         self.generation = generation
         """The id of the run; None for a run of another process."""
         self.resumption: Resumption | None = None
-        if again is not None:
-            self.resumption = Resumption(again, within_body=False)
+        self._body: AsyncIterator[bytes] = reader
+        if again is not None and joined is not None:
+            of_run = RunHead.of(head.status, headers)
+            self.resumption = Resumption(again, of_run, within_body=False)
+            self._body = JoinedBody(joined, reader, of_run, again)
+        self.body_iterator = self._body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # An HTTPEndpoint sends with the scope and the `receive` that its method was given.
@@ -88,7 +91,7 @@ class LiveResponse(StreamingResponse):
         counted = CountedSend(scope, send)
         is_cancelled = False
         try:
-            if self.body_iterator is self._reader and scope["type"] == "http":
+            if self.body_iterator is self._body and scope["type"] == "http":
                 await resuming(self.resumption, self._send_body, scope, receive, counted.send)
             else:
                 background, self.background = self.background, None
@@ -98,14 +101,27 @@ class LiveResponse(StreamingResponse):
             is_cancelled = True
             raise
         finally:
-            self._reader.close()
             self._sending.sent(counted.size)
-            if not self._joined:
-                await self._until_released(is_cancelled)
+            await self.end_call(is_cancelled)
         if not self._joined and self._run.background_error is not None:
             raise self._run.background_error
         if self.background is not None:
             await self.background()
+        if self._own is not None and self._own.background is not None:
+            await self._own.background()
+
+    @property
+    def _own(self) -> Response | None:
+        """What the call has answered itself to what iterates over the body of a run it joined."""
+        return self._body.own if isinstance(self._body, JoinedBody) else None
+
+    async def end_call(self, is_cancelled: bool) -> None:
+        """Read no more, and wait as long as a run needs the call that leads it."""
+        self._reader.close()
+        if not self._joined:
+            await self._until_released(is_cancelled)
+        elif isinstance(self._own, LiveResponse):
+            await self._own.end_call(is_cancelled)
 
     def go_on_for_another(self, *, within_body: bool) -> None:
         """Send the rest of what another response has begun."""
@@ -167,21 +183,13 @@ class LiveResponse(StreamingResponse):
                 if scope["method"] == "HEAD":
                     await send(body_message(b"", more=False))
                     return
-                await self._begins(self._joined)
+                if not await is_for_call(self._joined):
+                    raise LostStreamError("the run that was joined is not for this request")
             while chunks := await self._reader.take():
                 for part in [b"".join(chunks)] if self._merge else chunks:
                     await self._send_part(part, declared, send)
             if not self._reader.closed:
                 await send(body_message(b"", more=False))
-
-    async def _begins(self, joined: Joined) -> None:
-        """Wait for the first chunk. Raises `LostStreamError` if it is not for this client."""
-        try:
-            if await begins(joined):
-                return
-        except TimeoutError:
-            self._run.retire()
-        raise LostStreamError("the run that was joined is not for this request")
 
     async def _send_part(self, part: bytes, declared: int | None, send: Send) -> None:
         self._sent += len(part)

@@ -7,8 +7,8 @@ and all bytes that were sent so far have to be the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.responses import Response
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached.errors import BrokenStreamError, LostStreamError
 from stream_cached.http.headers import content_length, end_to_end
+from stream_cached.streams.sources import unconditional
 
 #: Answers a call once more.
 Again = Callable[[], Awaitable[Any]]
@@ -28,7 +29,7 @@ _OF_THE_TRANSFER = frozenset({b"age", b"cache-status", b"content-length", b"date
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class RunHead:
     """What two responses share, of which one goes on where the other one was sent."""
 
     status: int
@@ -36,13 +37,14 @@ class _Head:
     length: int | None
 
     @classmethod
-    def of(cls, message: Message) -> _Head:
-        headers = message.get("headers", ())
+    def of(cls, status: int, headers: Iterable[tuple[bytes, bytes]]) -> RunHead:
+        # Now: whoever is given the headers may add to them.
+        headers = tuple(headers)
         pairs = [(name.lower(), value) for name, value in end_to_end(headers)]
         kept = tuple(pair for pair in pairs if pair[0] not in _OF_THE_TRANSFER)
-        return cls(message["status"], kept, content_length(headers))
+        return cls(status, kept, content_length(headers))
 
-    def may_follow(self, sent: _Head) -> bool:
+    def may_follow(self, sent: RunHead) -> bool:
         if self.status != sent.status or self.headers != sent.headers:
             return False
         # A hit has a length, a stream has none.
@@ -55,13 +57,16 @@ class Resumption:
 
     Args:
         again: Answers the call once more.
+        head: What another answer must share: the head that the run has given. What is sent may be
+            another one, because a decorator around the endpoint may have changed it.
         within_body: Whether it may also go on after the first byte of its body.
     """
 
-    def __init__(self, again: Again, *, within_body: bool = True) -> None:
+    def __init__(self, again: Again, head: RunHead, *, within_body: bool = True) -> None:
         self._again = again
         self._within_body = within_body
-        self._head: _Head | None = None
+        self._head = head
+        self._has_head = False
         self._length = 0
         self._digest = hashlib.blake2b()
 
@@ -70,8 +75,10 @@ class Resumption:
 
         async def watching(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # Now: a middleware may add to the headers that it is sent.
-                self._head = _Head.of(message)
+                self._has_head = True
+                # That of a hit is known only now.
+                length = content_length(message.get("headers", ()))
+                self._head = replace(self._head, length=length)
             await send(message)
             if message["type"] == "http.response.body":
                 self._length += len(message.get("body", b""))
@@ -88,16 +95,19 @@ class Resumption:
 
         Raise `BrokenStreamError` if the new body is another one, or is lost, too.
         """
-        if self._length and not self._within_body:
-            raise cause
+        # A file that the server sends would come whole, after what was sent already.
+        scope = unconditional(scope)
         for _ in range(_ATTEMPTS):
+            if self._length and not self._within_body:
+                break
             response = await self._again()
             if not isinstance(response, Response):
                 break
             if hasattr(response, "go_on_for_another"):
                 response.go_on_for_another(within_body=self._length > 0)
             try:
-                await response(scope, receive, _Rest(send, self._head, self._length, self._digest))
+                head = self._head if self._has_head else None
+                await response(scope, receive, _Rest(send, head, self._length, self._digest))
             except LostStreamError as exc:
                 cause = exc
             else:
@@ -111,7 +121,7 @@ class _Rest:
     def __init__(
         self,
         send: Send,
-        head: _Head | None,
+        head: RunHead | None,
         length: int,
         digest: hashlib.blake2b,
     ) -> None:
@@ -125,7 +135,8 @@ class _Rest:
         if message["type"] == "http.response.body" and self._left:
             message = self._rest_of(message)
         elif message["type"] == "http.response.start" and self._head is not None:
-            if not _Head.of(message).may_follow(self._head):
+            own = RunHead.of(message["status"], message.get("headers", ()))
+            if not own.may_follow(self._head):
                 raise BrokenStreamError("the endpoint has answered with another head")
             return
         await self._send(message)
@@ -146,7 +157,8 @@ class _Rest:
 def resume_from(result: Any, again: Again) -> None:
     """Let the body of a response, if it is lost, go on from another answer to the call."""
     if hasattr(result, "resumption"):
-        result.resumption = Resumption(again)
+        head = RunHead.of(result.status_code, result.raw_headers)
+        result.resumption = Resumption(again, head)
 
 
 async def resuming(

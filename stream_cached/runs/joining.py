@@ -46,7 +46,11 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
     # A stale entry answers if the run fails before its first chunk.
     if reader.is_at_hand or (at_once and answer.stale_place is None):
         return joined
-    return joined if await begins(joined) else None
+    try:
+        return joined if await begins(joined) else None
+    except BaseException:
+        reader.close()
+        raise
 
 
 async def begins(joined: Joined) -> bool:
@@ -59,13 +63,15 @@ async def begins(joined: Joined) -> bool:
     run, reader = joined.run, joined.reader
     if reader is None:
         return True
-    is_there = False
     try:
         async with asyncio.timeout_at(joined.until):
             is_there = await reader.begun()
-    finally:
-        if not is_there:
-            reader.close()
+    except TimeoutError:
+        reader.close()
+        raise
+    # Not if the wait is cancelled: whoever iterates over the body may wait once more.
+    if not is_there:
+        reader.close()
     if not is_there and run.can_be_joined:
         # The first chunks are lost: the next requests would find the run, too, and fail again.
         run.retire()

@@ -36,10 +36,6 @@ class Backlog:
         self.dropped = 0
 
     @property
-    def is_empty(self) -> bool:
-        return self.last is self.first and not self.first_number
-
-    @property
     def is_full(self) -> bool:
         """Whether memory holds more than it should."""
         return self.made - self.dropped > 2 * self._max_ahead

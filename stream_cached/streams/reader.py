@@ -110,19 +110,24 @@ class Reader:
         """
         Wait until the stream has ended, for as long as it may wait for the commit.
 
-        Raises what `take` raises: the source may fail after its last chunk, too.
+        Raises what `take` raises: the source may fail after its last chunk, too. To a reader that
+        the run is not for, `begun` says so.
         """
         self.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._stream.commit_wait):
                 await self._stream.ended.wait()
+        is_unread = self._seat.joins and not self._stream.has_begun
+        if is_unread and self._stream.owner.is_for_one:
+            return
         if self._stream.end is not None and not self.closed:
             self._end(self._stream.end)
 
     @property
     def is_at_hand(self) -> bool:
         """Whether memory holds a first chunk for this reader."""
-        return self._is_there and not self._stream.owner.is_for_one
+        stream = self._stream
+        return self._is_there and stream.has_begun and not stream.owner.is_for_one
 
     async def begun(self) -> bool:
         """Wait for the first chunk, or the end. Return False if they are not for this reader."""

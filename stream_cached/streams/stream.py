@@ -75,6 +75,8 @@ class Stream:
         self._spool = Spool(spool_max)
         self._fastest = 0
         self._is_first = True
+        self.has_begun = False
+        """Whether there is a first byte. An endpoint may yield nothing first, to send the head."""
         self._store_turn_at = 0
         self._gave_way = time.monotonic()
         # Seats that have read everything: looked at once a wake-up, not at each chunk.
@@ -101,6 +103,8 @@ class Stream:
             # First: the chunk may turn out to be for no other client.
             self._recorder.feed(chunk)
         self._backlog.append(chunk)
+        if chunk:
+            self.has_begun = True
         if self._waiting:
             for seat in self._waiting:
                 seat.wake()
@@ -282,10 +286,6 @@ class Stream:
     @property
     def made(self) -> int:
         return self._backlog.made
-
-    @property
-    def has_begun(self) -> bool:
-        return not self._backlog.is_empty
 
     @property
     def has_slow_readers(self) -> bool:

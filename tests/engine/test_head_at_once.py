@@ -187,6 +187,27 @@ def test_each_goes_on_also_behind_a_middleware_that_sends_it(serve: Serve, cache
     assert bodies == [b"for %d\nthe end\n" % number for number in range(3)]
 
 
+def test_each_goes_on_also_under_a_decorator_that_changes_the_head(
+    serve: Serve, cache_url: str
+) -> None:
+    world = World(cookie)
+    cached = stream_cached(ttl=60, cache=cache_url, key_host=False)(world.endpoint)
+
+    async def endpoint(request: Request) -> Response:
+        response: Response = await cached(request)
+        response.headers["X-Name"] = request.cookies["name"]
+        return response
+
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    with with_heads(*[server.port] * 3) as clients:
+        for gate in world.gates:
+            gate.open()
+        answers = [client.read_rest() for client in clients]
+    assert [each.body for each in answers] == [b"for %d\nthe end\n" % number for number in range(3)]
+    assert [each.header("X-Name") for each in answers] == ["0", "1", "2"]
+    assert all(each.complete for each in answers)
+
+
 @pytest.mark.parametrize("head", ["a header", "a length"])
 def test_a_connection_breaks_only_where_its_own_head_is_another_one(
     serve: Serve, cache_url: str, head: str
@@ -205,6 +226,23 @@ def test_a_connection_breaks_only_where_its_own_head_is_another_one(
     assert (joined.body, joined.complete) == (b"", False)
 
 
+def test_a_client_of_http_1_0_waits_for_the_head_that_is_its_own(
+    serve: Serve, cache_url: str
+) -> None:
+    """By HTTP/1.0, a body that breaks off looks as if it were whole."""
+    world = World(cookie)
+    world.head = lambda run: {"X-Run": str(run)}
+    server = serve(world.app(cache_url))
+    with with_heads(server.port) as [first], RawClient(server.port) as joined:
+        joined.send(headers={"Cookie": "name=1"}, version="1.0")
+        wait_until(lambda: server.requests_running == 2)
+        for gate in world.gates:
+            gate.open()
+        assert first.read_rest().body == b"for 0\nthe end\n"
+        answer = joined.read_all()
+    assert (answer.header("X-Run"), answer.body) == ("2", b"for 1\nthe end\n")
+
+
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
 def test_a_follower_goes_on_with_its_own_body(
     request: pytest.FixtureRequest, serve: Serve, namespace: str, kind: str
@@ -218,6 +256,25 @@ def test_a_follower_goes_on_with_its_own_body(
         answers = [client.read_rest() for client in clients]
     assert [answer.body for answer in answers] == [b"for 0\nthe end\n", b"for 1\nthe end\n"]
     assert all(answer.complete for answer in answers)
+
+
+def test_a_first_chunk_of_no_bytes_is_no_beginning(serve: Serve, cache_url: str) -> None:
+    """An endpoint may yield nothing first, to send its head."""
+
+    class Flushing(World):
+        async def chunks(self, request: Request, run: int) -> AsyncIterator[bytes]:
+            yield b""
+            async for chunk in super().chunks(request, run):
+                yield chunk
+
+    world = Flushing(cookie)
+    server = serve(world.app(cache_url))
+    with with_heads(*[server.port] * 3) as clients:
+        for gate in world.gates:
+            gate.open()
+        answers = [client.read_rest() for client in clients]
+    assert [each.body for each in answers] == [b"for %d\nthe end\n" % number for number in range(3)]
+    assert all(each.complete for each in answers)
 
 
 # -- a run that fails before its first chunk ------------------------------------------------------
@@ -311,6 +368,46 @@ def test_who_joined_a_run_that_is_given_up_runs_the_endpoint_itself(cache_url: s
 
     run(test)
     # One of those who had joined leads, the other one joins again.
+    assert world.runs == 2
+
+
+@pytest.mark.parametrize("form", ["no content", "no length"])
+def test_that_is_so_too_where_the_head_is_the_end(cache_url: str, form: str) -> None:
+    world = World()
+    app, reached = FastAPI(), Gate()
+    status, headers = (204, {}) if form == "no content" else (200, {"Content-Length": "0"})
+
+    async def nothing(run: int) -> AsyncIterator[bytes]:
+        reached.open()
+        await world.gates[run].passed()
+        for chunk in list[bytes]():
+            yield chunk
+
+    @app.get("/")
+    @stream_cached(ttl=60, cache=cache_url, key_ignore=("database",))
+    async def endpoint(
+        request: Request,
+        database: Database = Depends(open_database),  # noqa: B008
+    ) -> StreamingResponse:
+        world.runs += 1
+        return StreamingResponse(nothing(world.runs), status, headers)
+
+    async def test() -> None:
+        exchanges = [Exchange(app) for _ in range(3)]
+        tasks = [asyncio.create_task(each.run()) for each in exchanges]
+        await reached.passed()
+        # The others join.
+        for _ in range(200):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        for gate in world.gates[2:]:
+            gate.open()
+        await asyncio.wait(tasks)
+        assert [each.sent[0]["status"] for each in exchanges[1:]] == [status] * 2
+        assert all(each.complete for each in exchanges[1:])
+        await runs_over()
+
+    run(test)
     assert world.runs == 2
 
 

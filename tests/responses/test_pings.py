@@ -24,7 +24,7 @@ from starlette.types import Message, Send
 import stream_cached.cashews
 from stream_cached import stream_cached as cached
 from stream_cached.errors import LostStreamError
-from stream_cached.responses.resumption import Resumption
+from stream_cached.responses.resumption import Resumption, RunHead
 from tests.conftest import Serve
 from tests.support.asgi import Exchange, get
 from tests.support.gates import Gate, run, runs_over, wait_until
@@ -463,9 +463,9 @@ def test_a_body_that_goes_on_from_another_run_has_no_ping_of_it(cache_url: str) 
         async def again() -> Response:
             return await endpoint(Request(exchange.scope, exchange._receive))
 
-        resumption = Resumption(again)
-        send = resumption.watched(exchange._send)
         raw = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+        resumption = Resumption(again, RunHead.of(200, raw))
+        send = resumption.watched(exchange._send)
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         await send(part(HELLO + ONE + AGAIN))
         lost = LostStreamError("the test says so")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from stream_cached import ConfigurationError, stream_cached
+from stream_cached.errors import LostStreamError
+from stream_cached.responses.resumption import Resumption, RunHead, resuming
 from tests.conftest import Serve
+from tests.support.asgi import Exchange
+from tests.support.gates import run
 from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.keyspace import Keyspace
 from tests.support.runs import HIT, segments
@@ -95,3 +102,59 @@ def test_it_breaks_where_the_next_run_is_another_one(
 def test_it_is_asked_for() -> None:
     with pytest.raises(ConfigurationError, match="resume='yes'"):
         stream_cached(ttl=60, resume="yes")  # type: ignore[arg-type]
+
+
+def test_a_body_that_is_lost_after_it_went_on_is_not_begun_again() -> None:
+    """Only a response that has sent nothing of its body goes on without `resume=True`."""
+    runs = 0
+
+    class Lost(Response):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.body", "body": b"part", "more_body": True})
+            raise LostStreamError("it is lost")
+
+    async def again() -> Response:
+        nonlocal runs
+        runs += 1
+        return Lost()
+
+    async def test() -> None:
+        exchange = Exchange(Lost())
+        resumption = Resumption(again, RunHead.of(200, ()), within_body=False)
+
+        async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+            raise LostStreamError("it is for another one")
+
+        with pytest.raises(LostStreamError, match="it is lost"):
+            await resuming(resumption, nothing, exchange.scope, exchange._receive, exchange._send)
+        assert exchange.body == b"part"
+
+    run(test)
+    assert runs == 1
+
+
+def test_a_file_that_goes_on_is_not_sent_by_the_server(tmp_path: Path) -> None:
+    """The server would send all of it, after the part that was sent already."""
+    path = tmp_path / "file"
+    path.write_bytes(b"the whole file")
+
+    async def again() -> Response:
+        return FileResponse(path, headers={"etag": "one", "last-modified": "then"})
+
+    async def test() -> None:
+        response = await again()
+        exchange = Exchange(response)
+        exchange.scope["extensions"] = {"http.response.pathsend": {}}
+        head = RunHead.of(response.status_code, response.raw_headers)
+
+        async def lost(scope: Scope, receive: Receive, send: Send) -> None:
+            start = {"type": "http.response.start", "status": 200, "headers": response.raw_headers}
+            await send(start)
+            await send({"type": "http.response.body", "body": b"the wh", "more_body": True})
+            raise LostStreamError("a segment is lost")
+
+        resumption = Resumption(again, head)
+        await resuming(resumption, lost, exchange.scope, exchange._receive, exchange._send)
+        assert (exchange.body, exchange.complete) == (b"the whole file", True)
+
+    run(test)

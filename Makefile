@@ -8,11 +8,11 @@ JOBS ?= 2
 
 INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
 
-# Whoever has nothing left to run takes tests from the others.
+# A process that has nothing left to run takes tests from the others.
 PYTEST = -m pytest --numprocesses=$(JOBS) --dist=worksteal
 
 # Names the stamps after the Python and the directory: with another of either, and when
-# pyproject.toml has changed, .venv is made anew.
+# pyproject.toml has changed, .venv is made again.
 TAG := $(shell "$(PYTHON)" -c 'import os, sys, zlib; print("%d.%d.%d-%08x" % (sys.version_info[:3] + (zlib.crc32(os.getcwd().encode()),)))' 2>/dev/null)
 
 # The oldest versions that are supported, and a FastAPI of their time.

@@ -56,7 +56,7 @@ class Answer:
 
     @property
     def body(self) -> bytes:
-        """The body, or as much of it as came; put together anew each time."""
+        """The body, or as much of it as came; put together at each access."""
         if "transfer-encoding: chunked" not in self.headers:
             return self.payload
         pieces, start = [], 0

@@ -4,8 +4,8 @@ What a run costs per chunk without joins, beside a tee in line.
 A tee is the cheapest way to keep what is streamed: a generator that appends each chunk to a list
 and yields it. A run drains the endpoint's generator in a task of its own, which costs switches
 between tasks: at each chunk where the endpoint awaits between its chunks, seldom where it does not.
-Both once more while the chunks are recorded over the store of `memory://`; whoever iterates then
-waits until the entry is visible.
+Both once more while the chunks are recorded over the store of `memory://`; a loop then waits until
+the entry is visible.
 
 In process and without a server, in uvloop. The run is read as a response reads it, several
 chunks at once. The ways take turns, round by round; of each the median is shown, in microseconds

@@ -16,8 +16,8 @@ server itself takes for a hundred. With two workers, over one Redis, the clients
 processes as the kernel has it; hits are those who came to know of the run in the other process when
 that was over already.
 
-Every body is compared, byte for byte, and every Cache-Status; a header that the endpoint makes anew
-in each run says how many runs there were. Anything else than whole bodies of one run ends the
+Every body is compared, byte for byte, and every Cache-Status; a header that the endpoint makes in
+each run says how many runs there were. Anything else than whole bodies of one run ends the
 benchmarks.
 """
 

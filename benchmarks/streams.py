@@ -104,7 +104,7 @@ class Asker:
 
 
 def flaw_of(answer: Answer, body: Body, media_type: str) -> str:
-    """Say what is wrong with an answer, whoever gave it."""
+    """Say what is wrong with an answer."""
     if not answer.status:
         return "no answer: the connection was closed"
     came = answer.body

@@ -1,6 +1,6 @@
 """A model of many requests for one stream, in two processes that share a store.
 
-Whoever asks, leaves, is cancelled or reads slowly, whatever the source, the store and the clock do,
+Clients ask, leave, are cancelled or read slowly; whatever the source, the store and the clock do,
 and in whatever order: each reader is given one complete run, or a visible break; one run goes on
 at a time, unless there is a reason; and in the end, nothing of it is left.
 """
@@ -544,7 +544,7 @@ class World:
                 continue
             begun_at = now if other.client.begun_at is None else other.client.begun_at
             if other.answered is not None and begun_at - other.answered >= 1:
-                # Whoever brought it did not read it in time.
+                # The client that brought it did not read it in time.
                 continue
             self.faults.append(f"run {run.number} goes on beside run {other.number}")
 
@@ -733,7 +733,7 @@ class World:
     # -- what happens to them ---------------------------------------------------------------
 
     def trouble(self) -> None:
-        """Something has happened that excuses whoever is on the way."""
+        """Something has happened that excuses the clients that are on their way."""
         for run in self.runs:
             if run.ended is None:
                 run.is_excused = True
@@ -836,7 +836,7 @@ class World:
             self.faults.append(f"left: {left!r}")
 
     def _check_usable(self) -> None:
-        """See that whoever comes now is answered, by one run."""
+        """See that clients that come now are answered, by one run."""
         first = len(self.runs)
         asking = [self.ask(where) for where in (0, 1)]
         self._come_to_an_end()

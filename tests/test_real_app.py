@@ -157,7 +157,7 @@ PAGES = [
         ),
         with_token,
     ),
-    Page("/orders/mended", own, "of each", headers=with_token),
+    Page("/orders/fixed", own, "of each", headers=with_token),
     Page(
         "/greeting",
         own,
@@ -165,7 +165,7 @@ PAGES = [
         "request-read",
         (READ, "(the session)", "let a dependency read the session", BY_DEPENDENCY),
     ),
-    Page("/greeting/mended", own, "of each"),
+    Page("/greeting/fixed", own, "of each"),
     Page(
         "/profile",
         own,
@@ -173,7 +173,7 @@ PAGES = [
         "request-read",
         (READ, "(request.state.user)", "let a dependency read request.state.user", BY_DEPENDENCY),
     ),
-    Page("/profile/mended", own, "of each"),
+    Page("/profile/fixed", own, "of each"),
     Page(
         "/stock",
         own,
@@ -186,7 +186,7 @@ PAGES = [
             'key_ignore=("session",)',
         ),
     ),
-    Page("/stock/mended", own, "of each", vary=("cookie",)),
+    Page("/stock/fixed", own, "of each", vary=("cookie",)),
     Page("/stock/ignored", own, "of each"),
     Page(
         "/report",
@@ -200,7 +200,7 @@ PAGES = [
             "not_in_key(ReportService)",
         ),
     ),
-    Page("/report/mended", common, "one"),
+    Page("/report/fixed", common, "one"),
     Page("/report/ignored", common, "one"),
     Page("/report/declared", common, "one"),
     Page("/chat", own, "of each", headers=as_json, body=prompt, written=told),
@@ -213,7 +213,7 @@ PAGES = [
         "request-read",
         (READ, "the header x-request-id", 'unguarded=("x-request-id",)'),
     ),
-    Page("/traced/mended", common, "one"),
+    Page("/traced/fixed", common, "one"),
     Page("/classes/catalogue", common, "one"),
     Page(
         "/classes/basket",
@@ -229,7 +229,7 @@ PAGES = [
         "argument",
         ("self is of type", "pass noself=True if all instances give the same answer"),
     ),
-    Page("/sales/mended", common, "one"),
+    Page("/sales/fixed", common, "one"),
 ]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)
@@ -433,9 +433,9 @@ def test_a_question_of_another_temperature_has_an_answer_of_its_own(site: Site) 
 
 def test_who_is_not_known_is_refused_what_is_cached_of_those_who_are(site: Site) -> None:
     for user in USERS * 2:
-        assert fetch(site.port, "/orders/mended", with_token(user)).text == csv(user)
+        assert fetch(site.port, "/orders/fixed", with_token(user)).text == csv(user)
         for credential in ({}, {"Authorization": "Bearer stolen"}):
-            refused = fetch(site.port, "/orders/mended", credential)
+            refused = fetch(site.port, "/orders/fixed", credential)
             assert (refused.status, refused.header("Cache-Status")) == (401, None)
 
 
@@ -444,7 +444,7 @@ def test_who_is_not_known_is_refused_what_is_cached_of_those_who_are(site: Site)
 
 @dataclass(frozen=True)
 class Way:
-    """An endpoint that greets whoever asks, and what they are known by."""
+    """An endpoint that greets its client, and what that is known by."""
 
     name: str
     credential: Callable[[Site, str], dict[str, str]]

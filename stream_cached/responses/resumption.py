@@ -38,7 +38,7 @@ class RunHead:
 
     @classmethod
     def of(cls, status: int, headers: Iterable[tuple[bytes, bytes]]) -> RunHead:
-        # Now: whoever is given the headers may add to them.
+        # Now: a middleware that is given the headers may add to them.
         headers = tuple(headers)
         pairs = [(name.lower(), value) for name, value in end_to_end(headers)]
         kept = tuple(pair for pair in pairs if pair[0] not in _OF_THE_TRANSFER)

@@ -69,7 +69,7 @@ async def begins(joined: Joined) -> bool:
     except TimeoutError:
         reader.close()
         raise
-    # Not if the wait is cancelled: whoever iterates over the body may wait once more.
+    # Not if the wait is cancelled: the loop over the body may wait once more.
     if not is_there:
         reader.close()
     if not is_there and run.can_be_joined:

@@ -109,7 +109,7 @@ class Producer:
             await self._clean_up()
         finally:
             self._is_clean.set()
-            # Whoever ends the event loop and cancels this task waits for both.
+            # What ends the event loop and cancels this task waits for both.
             await asyncio.wait({winding_up})
 
     # -- the clean-up -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Many clients of one cold stream, in one process: one run, and whoever leaves, leaves alone."""
+"""Many clients of one cold stream, in one process: one run, and who leaves, leaves alone."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class BodyContract:
             await place.of().read(range(1))
 
     async def test_a_replaced_segment_is_unsound(self, place: Place) -> None:
-        """One that was written anew, and is whole, is not the one that the entry knows."""
+        """One that was written again, and is whole, is not the one that the entry knows."""
         body = place.of()
         seals = await written(body)
         same_length = Segment((1,), False, b"\1")

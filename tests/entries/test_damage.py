@@ -284,7 +284,7 @@ def test_two_runs_that_overlap_never_mix(
     cached = stream_cached(ttl=60, cache=cache_url)(runs.__call__)
 
     async def endpoint(request: Request) -> Response:
-        # Whoever insists joins nobody.
+        # A client that asks again joins nobody.
         return await cached(request, cache_read="insists" not in request.headers)  # type: ignore[call-arg]
 
     port = serve(Starlette(routes=[Route("/", endpoint)])).port

@@ -250,8 +250,8 @@ def test_a_warning_says_which_lines_mend_it(caplog: pytest.LogCaptureFixture) ->
     (warning,) = warnings(caplog)
     assert 'vary=("x-one", "x-two")' in warning
     assert 'unguarded=("x-one", "x-two", "state.tenant")' in warning
-    mended = answering(read, unguarded=("x-one", "x-two", "state.tenant"))
-    assert states(ask(routed(mended), "alice", "alice")) == [MISS, HIT]
+    fixed = answering(read, unguarded=("x-one", "x-two", "state.tenant"))
+    assert states(ask(routed(fixed), "alice", "alice")) == [MISS, HIT]
 
 
 def test_all_that_is_read_is_named_once_and_other_reads_are_named_later(
@@ -274,8 +274,8 @@ def test_the_line_for_a_header_that_is_called_like_a_word_works(
     (warning,) = warnings(caplog)
     _, _, rest = warning.partition("unguarded=")
     unguarded = eval(rest.partition(")")[0] + ")")
-    mended = answering(lambda r: r.headers.get(name), unguarded=unguarded)
-    assert states(ask(routed(mended), "alice", "alice")) == [MISS, HIT]
+    fixed = answering(lambda r: r.headers.get(name), unguarded=unguarded)
+    assert states(ask(routed(fixed), "alice", "alice")) == [MISS, HIT]
 
 
 # -- what is fine ---------------------------------------------------------------------------------

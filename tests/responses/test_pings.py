@@ -204,7 +204,7 @@ TOLD_APART: list[type[Own]] = [Own, InOneTask, ByHand, Twice, Framed]
 
 
 class Fixed(Own):
-    """Makes its `body_iterator` anew for whoever asks."""
+    """Makes a new `body_iterator` at each access."""
 
     @property
     def body_iterator(self) -> Any:

@@ -409,7 +409,7 @@ def test_miss_join_and_hit_are_as_without_the_decorator(
     assert work.runs == 1
 
 
-# -- what is sent anew with each answer ------------------------------------------------------------
+# -- what is sent fresh with each answer ----------------------------------------------------------
 
 
 def get(app: FastAPI, *paths: str, **options: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from tests.support.runs import HIT, segments
 from tests.support.servers import RedisServer
 from tests.support.suspensions import Suspensions
 
-#: Seconds within which all that a run began has to be over, and whoever comes next to be answered:
+#: Seconds within which all that a run began has to be over, and the next client to be answered:
 #: fewer than a lease lives.
 SOON = 2.0
 

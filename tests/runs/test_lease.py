@@ -284,7 +284,7 @@ def test_a_slow_follower_reads_on_what_is_no_longer_served(
                 keys.set(key, None)
         else:
             servers[0].run(endpoint.invalidate())
-        # Whoever comes now does not join him.
+        # A client that comes now does not join it.
         assert fetch(servers[1].port).body == runs.bodies[1]
         assert slow.read_rest().body == runs.bodies[0]
 
@@ -844,7 +844,7 @@ def test_the_process_that_runs_is_killed(spawn: Spawn, tmp_path: Path, processes
     assert len(workers.runs) == 1
     workers.all[0].kill()
     lapse(processes_url)
-    # Whoever has bytes of it breaks visibly, within the time that a lease lives.
+    # A client that has bytes of it breaks visibly, within the time that a lease lives.
     for client in (leader, *followers):
         assert not client.read_rest().complete
         client.close()

@@ -1,7 +1,7 @@
 """Bodies that say themselves which request they answer: no two runs have the same.
 
 A body begins with a line that names its path and its run, and goes on with bytes that follow from
-this line. So whoever has a body, or its beginning, can tell whether it is what one run has made,
+this line. So a test that has a body, or its beginning, can tell whether it is what one run made,
 in whatever process, without keeping any.
 """
 

@@ -1,6 +1,6 @@
 """A proxy on the loopback that understands what it passes on, and fails where it is told to.
 
-It runs in the loop of whoever enters it: in virtual time its delays cost nothing. `InThread` gives
+It runs in the loop that enters it: in virtual time its delays cost nothing. `InThread` gives
 it a loop and a thread of its own.
 """
 

@@ -1,7 +1,7 @@
 """An application as people write them, with the decorator put on by somebody who read nothing.
 
-Beside each endpoint that can't be cached so stands a second one, `mended`, with the very lines
-that the first one's warning asks for. Whoever a body is for has their name in each of its lines.
+Beside each endpoint that can't be cached so stands a second one, `fixed`, with the very lines
+that the first one's warning asks for. Each line of a body names the client that it is for.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ async def current_user(user: Annotated[User | None, Depends(find_user)]) -> User
 
 
 class Visitor:
-    """Whoever a cookie says that it is: of a class that can't be part of a key."""
+    """The user that a cookie names: of a class that can't be part of a key."""
 
     def __init__(self, user: Annotated[str, Cookie()] = ANONYMOUS) -> None:
         self.called = user
@@ -273,7 +273,7 @@ class Identity:
 
 
 def create_model() -> Starlette:
-    """Speak the streaming chat completions: whoever a prompt names is answered in tokens."""
+    """Speak the streaming chat completions: the user that a prompt names is answered in tokens."""
 
     def event(delta: dict[str, str], finish_reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -434,7 +434,7 @@ def _add_users(app: FastAPI, cached: Cached, pause: Pause) -> None:
     async def orders(user: Annotated[User, Depends(current_user)], session: Session) -> Response:
         return _streamed(lines_of(session, orders_of(user)), pause)
 
-    @app.get("/orders/mended")
+    @app.get("/orders/fixed")
     @cached(authorized="keyed", key_args={"user": lambda user: user.id})
     async def orders_mended(
         user: Annotated[User, Depends(current_user)], session: Session
@@ -446,7 +446,7 @@ def _add_users(app: FastAPI, cached: Cached, pause: Pause) -> None:
     async def greeting(request: Request) -> Response:
         return _streamed(lines(request.session.get("user", ANONYMOUS)), pause)
 
-    @app.get("/greeting/mended")
+    @app.get("/greeting/fixed")
     @cached()
     async def greeting_mended(user: Annotated[str, Depends(user_in_session)]) -> Response:
         return _streamed(lines(user), pause)
@@ -456,7 +456,7 @@ def _add_users(app: FastAPI, cached: Cached, pause: Pause) -> None:
     async def profile(request: Request) -> Response:
         return _streamed(lines(request.state.user), pause)
 
-    @app.get("/profile/mended")
+    @app.get("/profile/fixed")
     @cached()
     async def profile_mended(user: Annotated[str, Depends(user_in_state)]) -> Response:
         return _streamed(lines(user), pause)
@@ -470,7 +470,7 @@ def _add_tenants(app: FastAPI, cached: Cached, pause: Pause) -> None:
     async def stock(session: Annotated[AsyncSession, Depends(get_tenant_session)]) -> Response:
         return _streamed(lines_of(session, PRODUCTS), pause)
 
-    @app.get("/stock/mended")
+    @app.get("/stock/fixed")
     @cached()
     async def stock_mended(
         tenant: Annotated[str, Cookie()],
@@ -495,7 +495,7 @@ def _add_services(app: FastAPI, cached: Cached, pause: Pause) -> None:
     async def report(service: Annotated[ReportService, Depends(get_service)]) -> Response:
         return _streamed(service.rows(), pause)
 
-    @app.get("/report/mended")
+    @app.get("/report/fixed")
     @cached()
     async def report_mended(
         service: Annotated[ReportService, Depends(get_service), NotInKey],
@@ -556,7 +556,7 @@ def _add_headers(app: FastAPI, cached: Cached, pause: Pause) -> None:
     async def traced_naively(request: Request) -> Response:
         return traced(request)
 
-    @app.get("/traced/mended")
+    @app.get("/traced/fixed")
     @cached(unguarded=("X-Request-ID",))
     async def traced_mended(request: Request) -> Response:
         return traced(request)
@@ -584,18 +584,18 @@ def _add_classes(app: FastAPI, cached: Cached, pause: Pause) -> None:
             return _streamed(lines(self._owner), pause)
 
         @cached(noself=True)
-        async def mended(self) -> Response:
+        async def fixed(self) -> Response:
             return _streamed(lines(self._owner), pause)
 
     classes = Starlette(routes=[Route("/catalogue", Catalogue), Route("/basket", Basket)])
     app.mount("/classes", classes)
     sales = Sales(PUBLIC)
     app.get("/sales")(sales.naively)
-    app.get("/sales/mended")(sales.mended)
+    app.get("/sales/fixed")(sales.fixed)
 
 
 def _add_visitors(app: FastAPI, cached: Cached, pause: Pause) -> None:
-    """Greet whoever asks, known or not, by each way to know them; all by one credential each."""
+    """Greet each client, known or not, by each way to know them; all by one credential each."""
 
     def whole(user: str) -> Response:
         return whole_of(lines(user))

@@ -24,7 +24,7 @@ _START = 1000.0
 #: Steps after which a loop in which no time passes is taken for one that spins.
 _MOST = 100_000
 
-#: Steps of which one is that of whoever has waited longest: nobody waits for ever.
+#: Steps of which one is that of the task that has waited longest: nobody waits for ever.
 _FAIR = 10
 
 #: Which process what runs belongs to; what it begins belongs there, too.

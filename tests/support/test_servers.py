@@ -80,7 +80,7 @@ def test_the_shared_redis_comes_back_for_the_next_test(
 ) -> None:
     assert redis_url == f"redis://127.0.0.1:{redis_server.port}/0"
     assert redis_server.url(namespace="a b") == f"{redis_url}?namespace=a+b"
-    redis_server.kill()  # the next test that wants it gets it anew
+    redis_server.kill()  # the next test that wants it gets a new one
 
 
 def test_the_shared_redis_has_come_back(redis_server: RedisServer, redis_url: str) -> None:

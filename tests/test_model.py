@@ -481,6 +481,8 @@ class World:
             on_disconnect=config.on_disconnect,  # type: ignore[arg-type]
             wait_timeout=config.wait_timeout,
             max_duration=config.max_duration,
+            # Those that are set are the test's own.
+            key_context=(),
             replay="exact" if config.exact else "fast",
             fallback=memory if config.fallback else False,
         )

@@ -144,7 +144,7 @@ class Collapse:
         view = await look_up(self._call)
         if run.versions != view.resource.versions:
             # The run began before an invalidation.
-            if run.can_be_joined:
+            if run.is_listed:
                 run.retire()
         elif run.brought_value and view.lacks_answer:
             # The value is not stored, and the next one would not be either.

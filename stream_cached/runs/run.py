@@ -230,7 +230,7 @@ class Run(Claim):
             self._producer.start()
             if self.audience is not None:
                 self.audience.started()
-            if self.recorder is not None:
+            if self.recorder is not None and not self.recorder.is_failed:
                 self.recorder.start()
 
     def abandon(self) -> None:

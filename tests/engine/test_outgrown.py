@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Any
@@ -16,7 +17,8 @@ from stream_cached import stream_cached
 from stream_cached.entries.resource import Resource
 from tests.conftest import Serve
 from tests.engine.test_collapse import Waiting
-from tests.support.gates import Gate, wait_until
+from tests.support.asgi import Exchange
+from tests.support.gates import Gate, run, runs_over, wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.logs import warnings
 
@@ -211,4 +213,38 @@ def test_in_another_process_one_leads_and_its_neighbours_join(
         world.gate.open()
         answers = [client.read_rest() for client in clients]
     assert [(each.body, each.complete) for each in answers] == [(WHOLE, True)] * 6
+    assert world.runs == 2
+
+
+def test_no_timer_is_left_of_a_run_that_is_given_up(cache_url: str) -> None:
+    world = World(content_length=str(len(WHOLE)))
+    app = world.app(cache_url, on_disconnect="stop")
+
+    async def test() -> None:
+        leaving = Exchange(app)
+        sending = asyncio.create_task(leaving.run())
+        await leaving.received.wait()
+        leaving.left.set()
+        await sending
+        await runs_over()
+        loop: Any = asyncio.get_running_loop()
+        timers = [each.when() - loop.time() for each in loop._scheduled if not each.cancelled()]
+        # That of `max_duration` would be due in ten minutes.
+        assert not [seconds for seconds in timers if seconds > 100]
+
+    run(test)
+
+
+def test_who_comes_after_an_invalidation_leads_a_run(serve: Serve, cache_url: str) -> None:
+    world = World()
+    cached = stream_cached(ttl=60, cache=cache_url, max_body=MAX_BODY, max_ahead=200)
+    endpoint = cached(world.endpoint)
+    server = serve(Starlette(routes=[Route("/", endpoint)]))
+    with ExitStack() as stack:
+        # Memory no longer holds the beginning of this one.
+        ask(stack, server.port, 1)
+        assert server.run(endpoint.invalidate())
+        late = ask(stack, server.port, 1)
+        world.gate.open()
+        assert late[0].read_rest().body == WHOLE
     assert world.runs == 2

@@ -29,19 +29,19 @@ def remember_state(app: Any, state: Mapping[str, Any]) -> None:
 
 def is_of_lifespan(scope: Mapping[str, Any], name: str, value: object) -> bool:
     """Whether a value in `request.state` is what the lifespan has put there under that name."""
-    return any(name in state and state[name] is value for state in _given(scope))
+    return _is_in(_given(scope), name, value)
 
 
 def own_names(scope: Mapping[str, Any]) -> list[str]:
     """Return the names in `request.state` that the lifespan did not put there, or that are gone."""
     state, states = scope.get("state") or _NO_STATE, _given(scope)
-    own = [
-        name
-        for name, value in state.items()
-        if not any(name in given and given[name] is value for given in states)
-    ]
+    own = [name for name, value in state.items() if not _is_in(states, name, value)]
     gone = states[0].keys() - state.keys() if len(states) == 1 else ()
     return sorted([*own, *(f"-{name}" for name in gone)])
+
+
+def _is_in(states: Sequence[Mapping[str, Any]], name: str, value: object) -> bool:
+    return any(name in state and state[name] is value for state in states)
 
 
 def _given(scope: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

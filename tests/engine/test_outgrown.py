@@ -17,8 +17,8 @@ from stream_cached import stream_cached
 from stream_cached.entries.resource import Resource
 from tests.conftest import Serve
 from tests.engine.test_collapse import Waiting
-from tests.support.asgi import Exchange
-from tests.support.gates import Gate, run, runs_over, wait_until
+from tests.support.asgi import leave
+from tests.support.gates import Gate, run, wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.logs import warnings
 
@@ -221,12 +221,7 @@ def test_no_timer_is_left_of_a_run_that_is_given_up(cache_url: str) -> None:
     app = world.app(cache_url, on_disconnect="stop")
 
     async def test() -> None:
-        leaving = Exchange(app)
-        sending = asyncio.create_task(leaving.run())
-        await leaving.received.wait()
-        leaving.left.set()
-        await sending
-        await runs_over()
+        await leave(app)
         loop: Any = asyncio.get_running_loop()
         timers = [each.when() - loop.time() for each in loop._scheduled if not each.cancelled()]
         # That of `max_duration` would be due in ten minutes.

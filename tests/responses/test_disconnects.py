@@ -21,7 +21,7 @@ from stream_cached import aclose, stream_cached
 from stream_cached.streams import sources
 from stream_cached.tasks import running_here
 from tests.conftest import Serve
-from tests.support.asgi import Exchange, get
+from tests.support.asgi import Exchange, get, leave
 from tests.support.gates import run, runs_over, wait_until
 from tests.support.http_client import RawClient
 from tests.support.runs import HIT, MISS
@@ -115,17 +115,6 @@ def application(
     settings = {"on_disconnect": "stop", **how}
     cached = stream_cached(ttl=60, cache=cache_url, **settings)
     return Starlette(routes=[Route("/plain", endpoint), Route("/", cached(endpoint))])
-
-
-async def leave(app: Starlette, path: str = "/", query: bytes = b"") -> Exchange:
-    exchange = Exchange(app, path=path)
-    exchange.scope["query_string"] = query
-    sending = asyncio.create_task(exchange.run())
-    await exchange.received.wait()
-    exchange.left.set()
-    await sending
-    await runs_over()
-    return exchange
 
 
 @pytest.mark.parametrize("query", [b"", b"endless"])

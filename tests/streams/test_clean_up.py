@@ -22,7 +22,7 @@ from stream_cached import aclose, stream_cached
 from stream_cached.runs import producer
 from stream_cached.tasks import running_here
 from tests.conftest import Serve
-from tests.support.asgi import Exchange, get
+from tests.support.asgi import Exchange, get, leave
 from tests.support.gates import Gate, run, runs_over, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.logs import warnings
@@ -347,13 +347,7 @@ def test_a_run_that_is_given_up_is_cleaned_up(
     app = endpoint.app(cache_url, on_disconnect="stop")
 
     async def test() -> None:
-        leaving = Exchange(app)
-        sending = asyncio.create_task(leaving.run())
-        await leaving.received.wait()
-        leaving.left.set()
-        await sending
-        assert not leaving.complete
-        await runs_over()
+        assert not (await leave(app)).complete
         endpoint.gate.open()
         assert (await get(app)).cache_status == MISS
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
+from tests.support.gates import runs_over
+
 
 class Exchange:
     """
@@ -81,4 +83,16 @@ async def get(app: ASGIApp, path: str = "/") -> Exchange:
     """A request of a client that stays."""
     exchange = Exchange(app, path=path)
     await exchange.run()
+    return exchange
+
+
+async def leave(app: ASGIApp, path: str = "/", query: bytes = b"") -> Exchange:
+    """A request of a client that leaves with its first byte; wait until nothing of it is left."""
+    exchange = Exchange(app, path=path)
+    exchange.scope["query_string"] = query
+    sending = asyncio.create_task(exchange.run())
+    await exchange.received.wait()
+    exchange.left.set()
+    await sending
+    await runs_over()
     return exchange

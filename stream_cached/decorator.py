@@ -289,7 +289,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if incoming is None:
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
-        forms = function.arguments.forms(args, kwargs, incoming.scope) | function.context.forms()
+        forms, names_user = function.arguments.forms(args, kwargs, incoming.scope)
+        forms |= function.context.forms()
+        if names_user:
+            incoming.is_authorized = False
         if function.hooks.has_own_memory:
             forms |= application_form(incoming.scope)
         return incoming.key(function.endpoint.name, forms, host=self.options.key_host)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from stream_cached.endpoint.arguments import Arguments
+from stream_cached.endpoint.taken import Keyed
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
 
 
@@ -181,7 +182,7 @@ def arguments(function: Callable[..., None], *args: int, **kwargs: int) -> objec
         function,
         inspect.signature(function),
         noself=False,
-        by_request=True,
+        keyed=Keyed(),
         key_args={},
         key_ignore=frozenset(),
     ).forms(args, kwargs, {})

@@ -313,7 +313,7 @@ def test_a_client_that_leaves_in_an_outage_leaves_nothing_behind(
 @each_outage
 def test_each_outage_is_told_of_once(attempt: Attempt, kind: str, fault: Fault) -> None:
     async def scenario(lab: Lab) -> None:
-        for outage in range(4):
+        for outage in range(2):
             await lab.break_down(fault)
             for n in range(2):
                 await lab.ask_all(*(f"/{size}/{outage}-{n}" for size in (1000, 700_000)))
@@ -327,7 +327,7 @@ def test_each_outage_is_told_of_once(attempt: Attempt, kind: str, fault: Fault) 
             miss, hit = await lab.ask(f"/700000/{outage}"), await lab.ask(f"/700000/{outage}")
             assert (miss.cache_status, hit.cache_status) == (MISS, HIT)
 
-    attempt(kind, scenario, outages=4)
+    attempt(kind, scenario, outages=2)
 
 
 @few_outages

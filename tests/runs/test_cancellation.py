@@ -222,6 +222,7 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
     assert not complaints
 
 
+@pytest.mark.matrix("kind", "others")
 @pytest.mark.parametrize("others", [0, 1])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_request_that_is_cancelled_anywhere_leaves_nothing(
@@ -247,6 +248,7 @@ def test_a_request_that_is_cancelled_anywhere_leaves_nothing(
     trial.has_left_nothing()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", ["stream", "short", "own messages"])
 def test_a_source_that_is_cancelled_anywhere_leaves_nothing(store: Store, kind: str) -> None:
     trial = Trial(store, kind)
@@ -267,6 +269,7 @@ def test_a_source_that_is_cancelled_anywhere_leaves_nothing(store: Store, kind: 
     trial.has_left_nothing()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", ["stream", "short"])
 def test_a_producer_that_is_cancelled_after_its_last_chunk_leaves_nothing(
     store: Store, kind: str

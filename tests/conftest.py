@@ -37,9 +37,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    selection.thin_out(items)
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    made = yield
+    if isinstance(made, list):
+        # All combinations of one test.
+        selection.thin_out(made)
+        if hasattr(collector.config, "workerinput"):
+            # Each process would keep them, only to leave them out.
+            return [item for item in made if not selection.leaves_out(collector.config, item)]
+    return made
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -48,15 +55,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         assert reporter is not None
         reporter.stats.clear()
-    memory.give_back()
+    memory.settle()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.passed:
-        # What it has logged would be kept to the end of the run.
+        # All this would be kept to the end of the run: what it has logged, and its names.
         report.sections.clear()
+        report.keywords = {}
     return report
 
 

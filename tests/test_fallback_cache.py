@@ -29,7 +29,7 @@ from stream_cached import (
 from stream_cached.backends.pending import MAX_KEYS
 from tests.conftest import _server
 from tests.support.asgi import get
-from tests.support.gates import wait_until
+from tests.support.gates import TIMEOUT, wait_until
 from tests.support.runs import FALLBACK_HIT, HIT
 from tests.support.servers import MemcachedServer, RedisServer
 
@@ -223,8 +223,12 @@ def test_what_is_set_without_end_does_not_keep_the_server_away(server: RedisServ
 
         setters = [asyncio.ensure_future(set_on()) for _ in range(20)]
         server.resume()
-        await back(server)
-        assert await cache.get("key") is None
+        async with asyncio.timeout(TIMEOUT):
+            await back(server)
+            while (value := await cache.get("key")) == "new":
+                # A busy machine: the server was late once more, and memory stood in.
+                await back(server)
+        assert value is None
         stopped = True
         await asyncio.gather(*setters)
 

@@ -127,8 +127,9 @@ def _place_of(variable: ContextVar[Any]) -> str:
             _places.clear()
         for name, module in list(sys.modules.items()):
             for attribute, value in list(getattr(module, "__dict__", {}).items()):
-                # The first module to have it is not always the one that defines it.
-                if isinstance(value, ContextVar) and (
+                # isinstance() would ask a proxy for its class, and so make it load what it stands
+                # for. The first module to have a variable is not always the one that defines it.
+                if type(value) is ContextVar and (
                     value not in _places or _defines(module, attribute, value)
                 ):
                     _places[value] = f"{name}.{attribute}"

@@ -21,8 +21,15 @@ from tests.support.runs import HIT, MISS
 
 
 def _params() -> Iterator[object]:
-    for kind, faults in FAULTS.items():
-        for fault, (name, moment) in itertools.product(faults, MOMENTS.items()):
+    """Each fault at each moment. One that both kinds of servers have: at each with one of them."""
+    names = [{str(fault) for fault in faults} for faults in FAULTS.values()]
+    common = sorted(set.intersection(*names))
+    for place, (kind, faults) in enumerate(FAULTS.items()):
+        for fault, (number, (name, moment)) in itertools.product(
+            faults, enumerate(MOMENTS.items(), place)
+        ):
+            if str(fault) in common and (number + common.index(str(fault))) % 2:
+                continue
             yield pytest.param(kind, fault, moment, id=f"{kind}-{fault}-{name}")
 
 
@@ -313,7 +320,7 @@ def test_a_client_that_leaves_in_an_outage_leaves_nothing_behind(
 @each_outage
 def test_each_outage_is_told_of_once(attempt: Attempt, kind: str, fault: Fault) -> None:
     async def scenario(lab: Lab) -> None:
-        for outage in range(4):
+        for outage in range(2):
             await lab.break_down(fault)
             for n in range(2):
                 await lab.ask_all(*(f"/{size}/{outage}-{n}" for size in (1000, 700_000)))
@@ -327,7 +334,7 @@ def test_each_outage_is_told_of_once(attempt: Attempt, kind: str, fault: Fault) 
             miss, hit = await lab.ask(f"/700000/{outage}"), await lab.ask(f"/700000/{outage}")
             assert (miss.cache_status, hit.cache_status) == (MISS, HIT)
 
-    attempt(kind, scenario, outages=4)
+    attempt(kind, scenario, outages=2)
 
 
 @few_outages

@@ -77,6 +77,7 @@ def test_without_its_redis_an_endpoint_caches_in_memory_and_with_it_in_redis_aga
     assert "3 requests were answered without it" in told(caplog)[1][1]
 
 
+@pytest.mark.matrix
 @each_outage
 @pytest.mark.parametrize("at", [0, 5, 10])
 def test_a_redis_that_goes_in_mid_stream_costs_the_entry_only(
@@ -170,6 +171,7 @@ def test_what_memory_held_in_one_outage_is_not_served_in_the_next(
         wait_until_back(own_redis)
 
 
+@pytest.mark.matrix
 @each_outage
 @pytest.mark.parametrize("replay", ["fast", "exact"])
 def test_a_redis_that_goes_in_the_middle_of_a_hit_breaks_it_visibly(

@@ -162,23 +162,24 @@ def test_a_stream_is_stored_and_served_again(serve: Serve, setup: Setup) -> None
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize(
-    ("parts", "body"),
+    "parts",
     [
-        ((b"a", b"", b"b"), b"ab"),
-        ((b"",), b""),
-        ((), b""),
-        (("grüße ", "日本"), "grüße 日本".encode()),
-        ((memoryview(b"\x00\xff"), b"~stream_cached:", b"\xc1"), b"\x00\xff~stream_cached:\xc1"),
-        (tuple(b"%d," % n for n in range(5000)), b"".join(b"%d," % n for n in range(5000))),
-        ((b"x" * 3_000_000, b"y" * 2_000_001), b"x" * 3_000_000 + b"y" * 2_000_001),
+        lambda: (b"a", b"", b"b"),
+        lambda: (b"",),
+        lambda: (),
+        lambda: ("grüße ", "日本"),
+        lambda: (memoryview(b"\x00\xff"), b"~stream_cached:", b"\xc1"),
+        lambda: tuple(b"%d," % n for n in range(5000)),
+        lambda: (b"x" * 3_000_000, b"y" * 2_000_001),
     ],
     ids=["empty chunk", "only an empty chunk", "no chunk", "str", "memoryview", "many", "MiB"],
 )
-def test_bodies_come_whole(serve: Serve, setup: Setup, http: Any, parts: Any, body: bytes) -> None:
+def test_bodies_come_whole(serve: Serve, setup: Setup, http: Any, parts: Any) -> None:
+    body = b"".join(part.encode() if isinstance(part, str) else part for part in parts())
     pages = Pages(
         serve,
         setup()(ttl=60),
-        lambda run: StreamingResponse(chunks(*parts), media_type="text/plain"),
+        lambda run: StreamingResponse(chunks(*parts()), media_type="text/plain"),
         http=http,
     )
     answers = [pages.get() for _ in range(3)]

@@ -271,6 +271,7 @@ def test_who_leaves_while_the_head_is_sent_leaves_alone(serve: Serve, cache_url:
     assert len(runs.bodies) == 1
 
 
+@pytest.mark.matrix("known", "why")
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("why", ["status", "private", "max_body"])
 def test_a_variant_that_can_not_be_shared_leaves_the_others_alone(
@@ -716,6 +717,7 @@ def test_hits_follow_a_stampede(serve: Serve, cache_url: str) -> None:
     assert fetch(server.port).header("Cache-Status") == HIT
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 def test_clients_leave_after_each_byte(serve: Serve, cache_url: str, http: HttpParser) -> None:
     runs = HeldRuns(chunks=24, chunk=2)

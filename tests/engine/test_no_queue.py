@@ -105,6 +105,7 @@ class World:
         return app
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("why", REASONS)
 def test_in_one_process(serve: Serve, cache_url: str, why: str) -> None:
     world = World(cache_url, why)
@@ -127,6 +128,7 @@ def test_in_one_process(serve: Serve, cache_url: str, why: str) -> None:
     assert world.runs == 1 + OTHERS + later
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("why", REASONS)
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
 def test_among_processes(

@@ -32,6 +32,7 @@ class Sending(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+@pytest.mark.matrix("size", "when")
 @pytest.mark.parametrize("when", ["after the last chunk", "in finally"])
 @pytest.mark.parametrize("size", [10, 700_000], ids=["short", "long"])
 @pytest.mark.parametrize("response", [StreamingResponse, Sending])

@@ -133,6 +133,7 @@ def without_cache_status(answer: RawResponse) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in answer.headers if name.lower() not in ours]
 
 
+@pytest.mark.matrix("kind", "is_async")
 @pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 def test_those_who_waited_share_a_failure(

@@ -356,6 +356,7 @@ def test_an_invalidation_while_the_store_is_down_is_put_off_and_the_endpoint_run
     run(test)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("fallback", ["memory://?max_bytes=64MiB", False], ids=["memory", "none"])
 def test_it_runs_once_while_its_own_store_is_down(

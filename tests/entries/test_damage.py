@@ -266,6 +266,7 @@ def test_a_cache_that_is_flushed_in_mid_stream_costs_the_entry_only(
 # -- runs that overlap or take long ---------------------------------------------------------------
 
 
+@pytest.mark.matrix("chunks", "last")
 @pytest.mark.parametrize("last", [0, 1])
 @pytest.mark.parametrize("chunks", [2, 10])
 def test_two_runs_that_overlap_never_mix(

@@ -302,15 +302,14 @@ def test_bytes_taken_out_or_put_in_are_unsound(
                     decode(damaged)
 
 
-@pytest.mark.matrix
 @pytest.mark.parametrize("first", SAMPLES)
-@pytest.mark.parametrize("second", SAMPLES)
-def test_two_spliced_at_any_place_are_unsound(first: str, second: str) -> None:
-    one, two = SAMPLES[first][0], SAMPLES[second][0]
-    for cut in range(1, min(len(one), len(two))):
-        spliced = one[:cut] + two[cut:]
-        if spliced not in (one, two):
-            assert_unsound(spliced)
+def test_two_spliced_at_any_place_are_unsound(first: str) -> None:
+    one = SAMPLES[first][0]
+    for two, _ in SAMPLES.values():
+        for cut in range(1, min(len(one), len(two))):
+            spliced = one[:cut] + two[cut:]
+            if spliced not in (one, two):
+                assert_unsound(spliced)
 
 
 @settings(deadline=None)
@@ -804,12 +803,10 @@ def test_a_segment_where_a_record_is_expected_is_unsound() -> None:
         decode_record(SAMPLES["segment"][0])
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize("state", range(256))
-def test_the_head_of_one_state_under_another_is_unsound(state: int) -> None:
+def test_the_head_of_one_state_under_another_is_unsound() -> None:
     for data, _ in SAMPLES.values():
         prefix, head = read_prefix(data), head_of(data)
-        if prefix.state != state:
+        for state in set(range(256)) - {prefix.state}:
             assert_unsound(pack(state, head, body_of(data), revision=prefix.revision))
 
 

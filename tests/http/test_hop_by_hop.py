@@ -16,8 +16,7 @@ from stream_cached import stream_cached
 from stream_cached.http.headers import aged, end_to_end
 from tests.conftest import Serve
 from tests.engine.test_collapse import COLLAPSED, Waiting
-from tests.responses.test_resumption import BODY as LONG
-from tests.responses.test_resumption import Reruns, lose_a_segment_under_a_hit
+from tests.responses.test_resumption import Reruns, large_body, lose_a_segment_under_a_hit
 from tests.support.clock import Clock
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawResponse, fetch
@@ -228,5 +227,5 @@ def test_it_is_no_part_of_what_another_run_has_to_repeat(
 ) -> None:
     runs = Reruns()
     runs.headers = {"Connection": "X-Hop", "X-Hop": "1", "Age": "7"}
-    answer = lose_a_segment_under_a_hit(serve, redis_server, redis_url, runs, {})
-    assert (answer.complete, answer.body) == (True, LONG)
+    answer = lose_a_segment_under_a_hit(serve, redis_server, redis_url, runs, lambda body: {})
+    assert (answer.complete, answer.body) == (True, large_body())

@@ -85,6 +85,26 @@ def test_what_is_set_and_not_listed_is_told_once(caplog: pytest.LogCaptureFixtur
     assert "key_context=(locale,)" in warning
 
 
+class Proxy:
+    """Stands for what is not there yet, as those of werkzeug and openai do."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("there is no current object")
+
+
+def test_what_other_modules_have_is_not_touched(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = types.ModuleType("a_module_with_a_proxy")
+    module.__dict__["current"] = Proxy()
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    ask = client(lambda: "page", ContextVar("of no module"))
+    assert [ask("de"), ask("fr")] == [("page", MISS), ("page", HIT)]
+    (warning,) = warnings(caplog)
+    assert "the context variable of no module is set" in warning
+
+
 def test_none_matters_where_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     ask = client(lambda: "page", locale, key_context=())
     assert [ask("de"), ask("fr")] == [("page", MISS), ("page", HIT)]

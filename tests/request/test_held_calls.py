@@ -135,6 +135,7 @@ class GivesUp:
             await asyncio.wait_for(self.app(scope, receive, send), 0.25)
 
 
+@pytest.mark.matrix("client", "is_cached")
 @pytest.mark.parametrize("way", ["anyio", "asyncio", "wait_for"])
 @pytest.mark.parametrize("client", ["leads", "joins"])
 @pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "plain"])

@@ -96,7 +96,13 @@ def test_the_request_stays_open_for_the_run_of_its_own(cache_url: str) -> None:
 
     @application.get("/")
     @upper
-    @stream_cached(ttl=60, cache=cache_url, key_host=False, key_ignore=("session",))
+    @stream_cached(
+        ttl=60,
+        cache=cache_url,
+        key_host=False,
+        key_ignore=("session",),
+        held_finish_timeout=0.1,
+    )
     async def endpoint(
         request: Request,
         session: dict[str, bool] = Depends(opened),  # noqa: B008

@@ -586,6 +586,7 @@ def from_a_queue(feed: Feed) -> Response:
 _PINGS = re.compile(rb"(: ping - [^\r\n]*|: still\r\n: here)\r\n\r\n")
 
 
+@pytest.mark.matrix("make", "sync")
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("make", [sse, with_a_message, from_a_queue])
 @pytest.mark.parametrize("sync", [False, True])

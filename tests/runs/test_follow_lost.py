@@ -29,7 +29,8 @@ class World:
     def __init__(self, serve: Serve, redis: RedisServer, size: int, held_at: int) -> None:
         self.size, self.held_at = size, held_at
         self.keys = Keyspace(redis.port)
-        self.gate = Gate()
+        self.gates = [Gate() for _ in range(4)]
+        self.gates[0].open()
         self.runs = 0
         decorate = stream_cached(ttl=60, key_host=False, cache=f"{redis.url()}?timeout=5")
         cached: Callable[..., Awaitable[Response]] = decorate(self.endpoint)
@@ -45,12 +46,11 @@ class World:
         run = self.runs
 
         async def body() -> AsyncIterator[bytes]:
-            for number in range(3):
-                if run == 1 and number == self.held_at:
-                    await self.gate.passed()
-                yield self.chunk(run, number)
-            if run == 1 and self.held_at == 3:
-                await self.gate.passed()
+            for number, gate in enumerate(self.gates):
+                if run == 1:
+                    await gate.passed()
+                if number < 3:
+                    yield self.chunk(run, number)
 
         return StreamingResponse(body())
 
@@ -67,12 +67,17 @@ class World:
             for client in (first, follower):
                 client.send()
                 client.read_head()
-                client.read_until(self.held_at * self.size)
+            # One chunk at a time: of each, followers are told once, and of the last one no more
+            # after they have it.
+            for number in range(self.held_at):
+                self.gates[number].open()
+                follower.read_until((number + 1) * self.size)
             assert self.runs == 1
             try:
                 yield follower
             finally:
-                self.gate.open()
+                for gate in self.gates:
+                    gate.open()
 
     def lose_the_run(self) -> None:
         """Let it look as if its process was gone: what stands there now, nobody renews."""

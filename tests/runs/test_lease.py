@@ -289,6 +289,7 @@ def test_a_slow_follower_reads_on_what_is_no_longer_served(
         assert slow.read_rest().body == runs.bodies[0]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("chunks", [10, 200])
 def test_what_is_invalidated_in_mid_stream_is_followed_to_its_end(
     serve: Serve, shared_url: str, chunks: int

@@ -38,6 +38,7 @@ class Sending(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+@pytest.mark.matrix("chunks", "length")
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize(
     ("chunks", "length"),

@@ -228,6 +228,7 @@ def test_its_body_ends_as_without_the_cache(
     assert hit.header("Cache-Status") == (HIT if plain.complete else MISS)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_a_clean_up_that_fails_is_logged_once(
     caplog: pytest.LogCaptureFixture,
@@ -236,6 +237,7 @@ def test_a_clean_up_that_fails_is_logged_once(
     form: Callable[[Gate], Any],
 ) -> None:
     monkeypatch.setattr(producer, "CLEAN_UP_WAIT", 0.05)
+    monkeypatch.setitem(aclose.__globals__, "_CLEAN_UP", 0.05)
     endpoint = Endpoint(form)
     app = endpoint.app(cache_url)
     endpoint.gate.open()
@@ -453,6 +455,7 @@ def test_the_error_of_a_source_is_not_replaced_nor_held_up(
 # -- a clean-up that never ends -----------------------------------------------------------------
 
 
+@pytest.mark.matrix("way", "is_stubborn")
 @pytest.mark.parametrize("way", ["complete", "given up"])
 @pytest.mark.parametrize("is_stubborn", [False, True], ids=["", "swallows its cancellation"])
 def test_it_does_not_keep_the_run_open_for_ever(
@@ -464,6 +467,7 @@ def test_it_does_not_keep_the_run_open_for_ever(
 ) -> None:
     monkeypatch.setattr(producer, "CLEAN_UP_MAX", 0.1)
     monkeypatch.setattr(producer, "CLEAN_UP_WAIT", 0.05)
+    monkeypatch.setitem(aclose.__globals__, "_CLEAN_UP", 0.05)
     ended = asyncio.Event()
 
     class Endless(Cursor):
@@ -496,7 +500,10 @@ def test_it_does_not_keep_the_run_open_for_ever(
     assert "it takes longer than 0.1 seconds, and is cancelled" in line
 
 
-def test_the_end_of_the_application_waits_for_it(cache_url: str) -> None:
+def test_the_end_of_the_application_waits_for_it(
+    cache_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer, "CLEAN_UP_WAIT", 0.05)
     steps: list[str] = []
     endpoint = Endpoint(Cursor)
 
@@ -524,6 +531,7 @@ def test_the_end_of_the_application_waits_for_it(cache_url: str) -> None:
 # -- a response that is not sent ----------------------------------------------------------------
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("form", [Raises, IsNoCoroutine, TakesItsTime, IsNotCallable])
 def test_a_stale_response_does_not_wait_for_the_one_that_it_replaces(
     cache_url: str, monkeypatch: pytest.MonkeyPatch, form: type[Cursor]

@@ -123,6 +123,7 @@ async def until_nothing_goes_on(source: Source) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.matrix
 @each_size
 @each_limit
 def test_a_source_waits_for_a_client_that_is_slow_and_goes_on(size: int, limit: int) -> None:
@@ -146,6 +147,7 @@ def test_a_source_waits_for_a_client_that_is_slow_and_goes_on(size: int, limit: 
     run(test)
 
 
+@pytest.mark.matrix
 @each_size
 @each_limit
 def test_memory_is_bounded_by_max_ahead_though_one_client_takes_nothing(

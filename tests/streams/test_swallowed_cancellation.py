@@ -32,6 +32,7 @@ class Sending(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+@pytest.mark.matrix("size", "chunks")
 @pytest.mark.parametrize("chunks", [0, 1, 3])
 @pytest.mark.parametrize("size", [10, 300_000], ids=["short", "long"])
 @pytest.mark.parametrize("response", [StreamingResponse, Sending])

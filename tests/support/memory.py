@@ -31,13 +31,21 @@ def keep_together() -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
+def settle() -> None:
+    """Let garbage be looked for only among what comes from now on, not among all the tests."""
+    gc.collect()
+    gc.freeze()
+    _trim()
+
+
 def give_back() -> None:
     """Free what is garbage; let the allocator return what it keeps (where it is glibc's)."""
     _forget_functions()
-    gc.unfreeze()
     gc.collect()
-    # Tests that collect garbage need not look through all modules and tests again.
-    gc.freeze()
+    _trim()
+
+
+def _trim() -> None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -8,7 +8,6 @@ all its combinations of parameters, except those that show each value of each pa
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -66,20 +65,26 @@ def no_address(value: object) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def thin_out(items: Collection[pytest.Item]) -> None:
-    """Mark as `full` what a quick run does not need of the matrices among the tests."""
-    matrices: dict[str, list[pytest.Function]] = defaultdict(list)
-    for item in items:
-        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
-            continue
-        if item.get_closest_marker("matrix"):
-            matrices[item.nodeid.partition("[")[0]].append(item)
-    for matrix in matrices.values():
-        candidates = [item for item in matrix if not item.get_closest_marker("full")]
-        chosen = _chosen([set(_shown(item)) for item in candidates])
-        for number, item in enumerate(candidates):
-            if number not in chosen:
-                item.add_marker("full")
+def thin_out(combinations: Collection[pytest.Item]) -> None:
+    """Mark as `full` what a quick run does not need of the combinations of one test."""
+    candidates = [
+        item
+        for item in combinations
+        if isinstance(item, pytest.Function)
+        and hasattr(item, "callspec")
+        and item.get_closest_marker("matrix")
+        and not item.get_closest_marker("full")
+    ]
+    chosen = _chosen([set(_shown(item)) for item in candidates])
+    for number, item in enumerate(candidates):
+        if number not in chosen:
+            item.add_marker("full")
+
+
+def leaves_out(config: pytest.Config, item: pytest.Item) -> bool:
+    """Whether a run of one of the two halves of the tests leaves out a test: it is in the other."""
+    is_full = item.get_closest_marker("full") is not None
+    return bool(config.option.markexpr == (_QUICK if is_full else "full"))
 
 
 def _shown(item: pytest.Function) -> Iterator[Hashable]:

@@ -27,7 +27,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from stream_cached.endpoint.infrastructure import may_be_per_request
-from stream_cached.endpoint.route import effective_route
+from stream_cached.endpoint.route import dependencies_of, effective_route
 from stream_cached.endpoint.signatures import (
     annotation_of,
     class_names,
@@ -88,7 +88,7 @@ class Origins:
             return origin
         # Objects that exist for one request, and that FastAPI may pass to other dependencies.
         made = [call for call in calls if call is calls[0] or _is_generator(call)]
-        of_route = [each.call for each in getattr(dependant, "dependencies", ()) if each.call]
+        of_route = dependencies_of(dependant)
         in_key = [overrides.get(call, call) for call in self._dependencies.values()]
         for other in (*self._dependencies.values(), *of_route):
             tree = list(_called(other, overrides, []))
@@ -155,13 +155,11 @@ class _Origin:
 def needs_request(scope: Mapping[str, Any]) -> bool:
     """Whether FastAPI closes a dependency of the route at the end of the request."""
     overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
-    dependencies = getattr(_dependant(scope), "dependencies", ())
     seen: list[object] = []
     return any(
         _is_generator(call)
-        for each in dependencies
-        if each.call
-        for call in _called(each.call, overrides, seen)
+        for each in dependencies_of(_dependant(scope))
+        for call in _called(each, overrides, seen)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -20,6 +20,20 @@ def effective_route(scope: Mapping[str, Any]) -> Any:
     # The context of a mount stays in the scope of the application that is mounted there.
     is_of_route = getattr(effective, "original_route", None) is route
     return effective if is_of_route and effective is not None else route
+
+
+def dependencies_of(dependant: Any) -> Iterator[Any]:
+    """Yield the functions that FastAPI calls for a route and the parameters of its endpoint."""
+    for each in getattr(dependant, "dependencies", ()):
+        if stands_for_endpoint(each.call):
+            yield from dependencies_of(each)
+        elif each.call:
+            yield each.call
+
+
+def stands_for_endpoint(call: object) -> bool:
+    """Whether it is a dependency of our own, which has the parameters of a generator endpoint."""
+    return getattr(call, "_stands_for_endpoint", False) is True
 
 
 def is_endpoint(function: object, route: Any) -> bool:

@@ -54,7 +54,7 @@ class Endpoint:
         self.name = _name(function)
         self.place = _place(function)
         self.is_async = _is_async(function)
-        self.wraps_generator = is_generator(without_partials(inspect.unwrap(function)))
+        self.wraps_generator = is_generator(inspect.unwrap(function))
         """Whether FastAPI takes it for a generator, because that is what it wraps."""
         self.declared = signature_of(function)
         if self.wraps_generator and self.is_async:
@@ -199,7 +199,7 @@ def _refuse(function: object) -> None:
 
 
 def is_generator(function: object) -> bool:
-    call = _call_of(function)
+    call = _call_of(without_partials(function))
     return any(inspect.isgeneratorfunction(c) or inspect.isasyncgenfunction(c) for c in call)
 
 

@@ -71,8 +71,8 @@ class GeneratorSource:
             return self._encoded_or_stood_in(item)
         except UnstorableItemError as exc:
             self._is_refused = True
-            stream.owner.mark_unstorable(NotCached.ITEM, exc)
             stream.cut_joined(f"it has an item that can't be stored: {exc}")
+            stream.owner.mark_unstorable(NotCached.ITEM, exc)
             return NO_ITEM
 
     def _encoded_or_stood_in(self, item: Any) -> bytes:

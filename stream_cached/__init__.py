@@ -3,7 +3,7 @@
 from stream_cached.backends.breaker import health
 from stream_cached.backends.breaker_state import Health, State
 from stream_cached.decorator import stream_cached
-from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.endpoint.in_key import InKey, in_key
 from stream_cached.endpoint.infrastructure import NotInKey, not_in_key
 from stream_cached.errors import (
@@ -23,6 +23,7 @@ __all__ = [
     "BrokenStreamError",
     "BypassError",
     "CachedEndpoint",
+    "CachedGenerator",
     "ConfigurationError",
     "FallbackCache",
     "Health",

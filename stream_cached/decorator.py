@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from enum import Enum
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -14,7 +14,9 @@ from stream_cached.backends.resolve import OWN_MEMORY, resolve_fallback
 from stream_cached.checks import require, require_function, require_ttl
 from stream_cached.connections.deadline import Deadline
 from stream_cached.decorated import Decorated, current_call
-from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.decorated_generator import DecoratedGenerator
+from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
+from stream_cached.endpoint.function import is_generator
 from stream_cached.endpoint.generators import as_framework_calls_it
 from stream_cached.engine.answer import answer
 from stream_cached.engine.values import Use, current_use
@@ -205,10 +207,19 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     @overload
     def __call__(self, f: Callable[P, Awaitable[R]]) -> CachedEndpoint[P, R]: ...
     @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, f: Callable[P, AsyncIterator[R]]
+    ) -> CachedGenerator[P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, f: Callable[P, Iterator[R]]
+    ) -> CachedGenerator[P, R]: ...
+    @overload
     def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
-    def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
+    def __call__(self, f: Callable[P, Any]) -> Any:
         hooks = self.hooks.for_function()
-        function = self._functions[id(f)] = Decorated(f, self, hooks)
+        kind = DecoratedGenerator if is_generator(f) else Decorated
+        function = self._functions[id(f)] = kind(f, self, hooks)
         hooks.bind_early(function.reporter)
         function.inform_of_twin()
 
@@ -224,13 +235,17 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         async def cache_key(*args: Any, **kwargs: Any) -> str:
             return await function.cache_key(args, kwargs)
 
-        decorated: Any = as_framework_calls_it(wrapper, function.endpoint, function.generate)
+        decorated: Any
+        if isinstance(function, DecoratedGenerator):
+            decorated = function.wrapped(wrapper)
+        else:
+            decorated = as_framework_calls_it(wrapper, function.endpoint, function.generate)
+            decorated.__signature__ = function.endpoint.signature
         decorated.cache = self.cache
         decorated.invalidate = invalidate
         decorated.cache_key = cache_key
-        decorated.__signature__ = function.endpoint.signature
         function.wrapper = decorated
-        return cast(CachedEndpoint[P, Any], decorated)
+        return decorated
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
@@ -261,7 +276,10 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             cache_write=cache_write,
             aiocache_wait_for_write=aiocache_wait_for_write,
         )
-        return await answer(call if is_reported else call.withholding()[0])
+        call = call if is_reported else call.withholding()[0]
+        if isinstance(function, DecoratedGenerator):
+            return await function.open(call)
+        return await answer(call)
 
     # -- what a subclass may override -------------------------------------------------------
 

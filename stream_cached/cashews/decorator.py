@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from typing import Any, ParamSpec, TypeVar, overload
 
 from cashews import Cache, Command
@@ -16,7 +16,7 @@ from stream_cached.cashews.addresses import KeyCheck
 from stream_cached.cashews.hooks import CashewsHooks
 from stream_cached.cashews.ttls import ttl_in_seconds
 from stream_cached.checks import require
-from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.http.reasons import BypassError
 from stream_cached.limits import LIMITS
 
@@ -94,8 +94,16 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
     @overload
     def __call__(self, f: Callable[P, Awaitable[R]]) -> CachedEndpoint[P, R]: ...
     @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, f: Callable[P, AsyncIterator[R]]
+    ) -> CachedGenerator[P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, f: Callable[P, Iterator[R]]
+    ) -> CachedGenerator[P, R]: ...
+    @overload
     def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
-    def __call__(self, f: Callable[P, Any]) -> CachedEndpoint[P, Any]:
+    def __call__(self, f: Callable[P, Any]) -> Any:
         self.hooks.register(f)
         return super().__call__(f)
 

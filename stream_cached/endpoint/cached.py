@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class CachedEndpoint(Protocol[P, R_co]):
-    """A decorated function."""
+class Cached(Protocol):
+    """What all decorated functions have."""
 
     cache: Any
     """The aiocache cache; None until its alias is configured."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
 
     async def cache_key(self, *args: Any, **kwargs: Any) -> str:
         """
@@ -53,3 +51,15 @@ class CachedEndpoint(Protocol[P, R_co]):
             ConfigurationError: The function has plain values on a server, which are still served.
         """
         ...
+
+
+class CachedEndpoint(Cached, Protocol[P, R_co]):
+    """A decorated function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
+
+
+class CachedGenerator(Cached, Protocol[P, R_co]):
+    """A decorated generator function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R_co, None]: ...

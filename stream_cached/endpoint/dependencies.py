@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from stream_cached.endpoint.reads import is_generator
-from stream_cached.endpoint.route import effective_route
+from stream_cached.endpoint.route import dependencies_of, effective_route, stands_for
 from stream_cached.endpoint.signatures import dependency_of, signature_of
 
 Call = Callable[..., Any]
@@ -36,9 +36,8 @@ def needs_request(scope: Mapping[str, Any]) -> bool:
     overrides, seen = overrides_of(scope), list[object]()
     return any(
         is_generator(call)
-        for each in getattr(dependant_of(scope), "dependencies", ())
-        if each.call
-        for call in _called(each.call, overrides, seen)
+        for each in dependencies_of(dependant_of(scope))
+        for call in _called(each, overrides, seen)
     )
 
 
@@ -74,11 +73,16 @@ def given_by_fastapi(
 
 def runs(call: Any, function: Callable[..., Any]) -> bool:
     """Whether a call is a function, or a method, a partial or a wrapper of it."""
-    while call is not None:
+    seen: list[object] = []
+    while call is not None and not any(call is each for each in seen):
         if call is function:
             return True
+        seen.append(call)
         inner = [getattr(call, name, None) for name in ("__wrapped__", "__func__")]
-        call = call.func if isinstance(call, functools.partial) else inner[0] or inner[1]
+        if isinstance(call, functools.partial):
+            call = call.func
+        else:
+            call = inner[0] or inner[1] or stands_for(call)
     return False
 
 

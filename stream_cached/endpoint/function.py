@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from typing import Any
 
+import anyio
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection, Request
@@ -47,10 +49,12 @@ class Endpoint:
     ) -> None:
         _refuse(function)
         self.function = function
+        self.generates = is_generator(function)
+        """Whether a call gives what it yields, as an async generator."""
         self.name = _name(function)
         self.place = _place(function)
         self.is_async = _is_async(function)
-        self.wraps_generator = _is_generator(without_partials(inspect.unwrap(function)))
+        self.wraps_generator = is_generator(inspect.unwrap(function))
         """Whether FastAPI takes it for a generator, because that is what it wraps."""
         self.declared = signature_of(function)
         if self.wraps_generator and self.is_async:
@@ -69,6 +73,7 @@ class Endpoint:
             self.signature = self.declared.replace(return_annotation="None")
         if self.hides_request:
             self.signature = _with_hidden(self.signature, HIDDEN, Request)
+        takes_response = takes_response or self.generates
         if takes_response and self._response is None and not self._returns_responses():
             self._response = HIDDEN_RESPONSE
             self.signature = _with_hidden(self.signature, HIDDEN_RESPONSE, Response)
@@ -93,6 +98,9 @@ class Endpoint:
     async def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if self.is_async:
             return await self.function(*args, **kwargs)
+        if self.generates:
+            generator = self.function(*args, **kwargs)
+            return generator if isinstance(generator, AsyncGenerator) else in_threads(generator)
         result = await run_in_threadpool(self.function, *args, **kwargs)
         return await result if inspect.isawaitable(result) else result
 
@@ -123,6 +131,28 @@ class Endpoint:
             return kwargs.pop(HIDDEN_RESPONSE), kwargs
         own = kwargs.get(self._response) if self._response else None
         return (own if isinstance(own, Response) else None), kwargs
+
+
+async def in_threads(generator: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
+    """Iterate over a plain generator in the thread pool, and close it there."""
+    end = object()
+    # A call that is cancelled does not stop its thread.
+    lock = threading.Lock()
+
+    def step() -> Any:
+        with lock:
+            return next(generator, end)
+
+    def close() -> None:
+        with lock:
+            generator.close()
+
+    try:
+        while (item := await run_in_threadpool(step)) is not end:
+            yield item
+    finally:
+        with anyio.CancelScope(shield=True):
+            await run_in_threadpool(close)
 
 
 def closure_digest(function: Callable[..., Any]) -> str:
@@ -163,15 +193,13 @@ def _refuse(function: object) -> None:
         function = next(filter(callable, (getattr(function, n, None) for n in _BENEATH)), function)
     elif not callable(function):
         hint = "write @stream_cached(ttl=60), with parentheses, directly over a function"
-    elif _is_generator(function):
-        hint = "let it return a StreamingResponse over the generator"
     if hint:
         what = getattr(function, "__qualname__", repr(function))
         raise ConfigurationError(f"stream_cached can't decorate {what}: {hint}")
 
 
-def _is_generator(function: object) -> bool:
-    call = _call_of(function)
+def is_generator(function: object) -> bool:
+    call = _call_of(without_partials(function))
     return any(inspect.isgeneratorfunction(c) or inspect.isasyncgenfunction(c) for c in call)
 
 
@@ -203,10 +231,17 @@ def _is_injected(parameter: inspect.Parameter) -> bool:
 
 
 def _with_hidden(signature: inspect.Signature, name: str, cls: type) -> inspect.Signature:
-    parameters = list(signature.parameters.values())
     hidden = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=cls)
+    return signature.replace(parameters=with_parameter(signature, hidden))
+
+
+def with_parameter(
+    signature: inspect.Signature, parameter: inspect.Parameter
+) -> list[inspect.Parameter]:
+    """Return the parameters of a signature with one more that is passed by its name."""
+    parameters = list(signature.parameters.values())
     before = len(parameters)
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
         before -= 1
-    parameters.insert(before, hidden)
-    return signature.replace(parameters=parameters)
+    parameters.insert(before, parameter)
+    return parameters

@@ -26,6 +26,7 @@ from stream_cached.endpoint.dependencies import (
 from stream_cached.endpoint.held import ABSENT, is_proxy, returned_by
 from stream_cached.endpoint.infrastructure import is_shared_infrastructure
 from stream_cached.endpoint.reads import is_generator
+from stream_cached.endpoint.route import dependencies_of
 from stream_cached.endpoint.signatures import dependency_of, signature_of
 from stream_cached.endpoint.startup import is_of_lifespan
 from stream_cached.endpoint.taken import Keyed, Taken, name_of, takes_inputs, what_it_takes
@@ -103,8 +104,7 @@ class RouteOrigins:
         # what its signature says.
         calls = {**declared, **self._given}
         self._own = {name: tree_of(call, overrides) for name, call in calls.items()}
-        of_route = [each.call for each in getattr(dependant, "dependencies", ()) if each.call]
-        self._trees = [tree_of(call, overrides) for call in of_route]
+        self._trees = [tree_of(call, overrides) for call in dependencies_of(dependant)]
         self._taken: dict[int, list[Taken]] = {}
         self._known: dict[tuple[object, ...], Any] = {}
 

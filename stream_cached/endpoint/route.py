@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -20,6 +20,21 @@ def effective_route(scope: Mapping[str, Any]) -> Any:
     # The context of a mount stays in the scope of the application that is mounted there.
     is_of_route = getattr(effective, "original_route", None) is route
     return effective if is_of_route and effective is not None else route
+
+
+def dependencies_of(dependant: Any) -> Iterator[Any]:
+    """Yield the functions that FastAPI calls for a route and the parameters of its endpoint."""
+    for each in getattr(dependant, "dependencies", ()):
+        if stands_for(each.call):
+            yield from dependencies_of(each)
+        elif each.call:
+            yield each.call
+
+
+def stands_for(call: object) -> Any:
+    """Return the generator function whose parameters a dependency of our own has, if it is one."""
+    # Not by `getattr`: a mock has all attributes.
+    return getattr(call, "__dict__", {}).get("_stands_for")
 
 
 def is_endpoint(function: object, route: Any) -> bool:

@@ -133,6 +133,8 @@ class Collapse:
             if not self._left(run):
                 return await self._give_up_on(run)
         self._waited_enough = self._waited_enough or run.was_given_up_on
+        if run.answer is not None and not self._call.can_use(run.answer.head.media_type):
+            return _lead(view)
         # The headers that its response varies on are known only now.
         is_other = not run.is_for(view.resource.select)
         if run.versions == view.resource.versions and not is_other:
@@ -241,6 +243,8 @@ class Collapse:
             if not await remote.begin(self._left(run)):
                 return _lead(view, run), None
             head = remote.head if remote.state is LeaseState.HELD else None
+            if head is not None and not self._call.can_use(head.media_type):
+                return _lead(view), None
             if head is None:
                 return await self._look_once_more(run, view), None
             if variant_of(head.names, resource.select) != (head.names, head.variant):

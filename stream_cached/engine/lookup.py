@@ -80,7 +80,7 @@ async def _find(call: Call, use: Use, resource: Resource) -> Found:
         found = await find_entry(call, resource, detail=detail_of(use))
     use.reporter.store_works("reading")
     hooks = call.service.hooks
-    if call.rendering is not None and isinstance(found, Foreign | StoredValue):
+    if not call.takes_values and isinstance(found, Foreign | StoredValue):
         # A value that an older version has stored, or a call without this route.
         return Absent()
     if call.is_authorized and not isinstance(found, Fresh):
@@ -96,7 +96,7 @@ async def _find(call: Call, use: Use, resource: Resource) -> Found:
         case StoredValue():
             value = use.loaded(found)
             result: Found = Absent() if value is None else _value(call, use, value)
-        case Absent() if hooks.has_own_values:
+        case Absent() if hooks.has_own_values and not call.items:
             result = await _plain_value(call, use, resource, found)
         case _:
             result = found
@@ -143,6 +143,9 @@ async def find_entry(
     entry = found.entry
     if call.rendering is None and entry.replaces is not None:
         # Another call of the function was one of FastAPI's: this one wants the value itself.
+        return Absent()
+    if not call.can_use(entry.media_type):
+        # Another function has the same key, or the classes of the items have changed.
         return Absent()
     if call.has_range and answers_ranges(entry.headers):
         # The endpoint answers ranges of it, and the cache does not.

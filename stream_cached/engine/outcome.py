@@ -12,6 +12,7 @@ from stream_cached.engine.values import Use
 from stream_cached.entries.found import Hit, Unstorable
 from stream_cached.entries.resource import Resource
 from stream_cached.events import Answered, Reports, Sending, Withheld, logs_answers
+from stream_cached.format.items import is_of_items
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.digest import digest
 from stream_cached.keys.variants import Select
@@ -93,6 +94,8 @@ class Call:
     """Where its answer is reported; None for the log."""
     rendering: Rendering | None = None
     """How FastAPI renders what the function returns; None if the value itself is wanted."""
+    items: str | None = None
+    """The media type of what a generator yields, as it is stored; None for any other function."""
     attempt: int = 0
     """How many answers of other calls were not for it after all."""
 
@@ -122,6 +125,15 @@ class Call:
         """Report an answer of which the library sends nothing itself."""
         # To a HEAD request, the server sends no body.
         self.sending(event).sent(0 if size and self.is_head else size)
+
+    @property
+    def takes_values(self) -> bool:
+        """Whether a plain value can answer it."""
+        return self.rendering is None and self.items is None
+
+    def can_use(self, media_type: str | None) -> bool:
+        """Whether a body of this type can answer it: the items of a generator, or a response."""
+        return media_type == self.items if self.items else not is_of_items(media_type)
 
     def headers(
         self, headers: RawHeaders, event: Answered, replaces: Sequence[str] | None

@@ -27,6 +27,7 @@ from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
 from stream_cached.events import Answered, Outcome, bypassed
+from stream_cached.format.items import UnstorableItemError
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
 from stream_cached.http.headers import content_length, end_to_end, vary_names
@@ -323,7 +324,8 @@ class _Record:
         elif reason is NotCached.READ:
             reporter.not_cached(*self._read_by_guard())
         else:
-            reporter.not_cached(Finding(reason))
+            is_item = isinstance(cause, UnstorableItemError)
+            reporter.not_cached(Finding(reason, str(cause) if is_item else ""))
 
     async def stored(self) -> None:
         self._view.registry.share_again(self._resource.key, self._resource.select)

@@ -23,7 +23,7 @@ def not_wanted(call: Call, view: View, result: Any) -> list[Finding]:
     """Return why the user does not want a result to be stored."""
     hooks = call.service.hooks
     try:
-        is_wanted = hooks.accepts(call, view.resource, result)
+        is_wanted = hooks.accepts(call, view.resource, getattr(result, "items", result))
     # A user's function that fails must not fail the request.
     except Exception as exc:
         call.service.reporter.function_failed(exc)

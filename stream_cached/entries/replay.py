@@ -61,6 +61,13 @@ class Replay:
         self._window.extend(window)
         return True
 
+    async def discard(self) -> None:
+        """Delete the record of a body that turned out to be unsound."""
+        self.close()
+        # If the store fails here, too, the next look-up finds the same damage.
+        with contextlib.suppress(StoreError):
+            await self._resource.delete(self._hit)
+
     def close(self) -> None:
         self.closed = True
         if self._ahead is not None:

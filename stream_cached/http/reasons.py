@@ -138,6 +138,12 @@ class NotCached(enum.Enum):
         "return plain data (a dict, a dataclass, a model), or pass serializer=",
         Scope.UNSHARED,
     )
+    ITEM = (
+        "item",
+        "the generator yielded an item that can't be stored",
+        "yield plain data (text, bytes, numbers, dates, lists, dicts), or name the class of the "
+        "items in the annotation: -> AsyncIterator[Item], for a dataclass or a model",
+    )
     SKIPPED = (
         "skip-cache-func",
         "skip_cache_func says so",

@@ -130,6 +130,27 @@ class LiveResponse(StreamingResponse):
         else:
             self._reader.asides.go_on_after_head()
 
+    # -- for what reads the items of a generator --------------------------------------------
+
+    @property
+    def reader(self) -> Reader:
+        return self._reader
+
+    @property
+    def is_joined(self) -> bool:
+        return self._joined is not None
+
+    async def is_for_call(self) -> bool:
+        """Wait for the first chunk. Return whether it is for this call."""
+        return self._joined is None or await is_for_call(self._joined)
+
+    async def end_read(self, size: int, is_cancelled: bool) -> None:
+        """Report what was read, and wait as long as the run needs the call that leads it."""
+        self._sending.sent(size)
+        await self.end_call(is_cancelled)
+        if not is_cancelled and not self._joined and self._run.is_aborting:
+            await self._run.over()
+
     async def fails_at_once(self) -> bool:
         """Wait for the first chunk. Return whether the run failed before there was one."""
         return await self._reader.fails_at_once()

@@ -18,6 +18,7 @@ from stream_cached.request.guard import Guard
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.app import as_response
+from stream_cached.responses.items import ItemsResponse
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.runs.producer import CLEAN_UP_MAX
@@ -82,8 +83,12 @@ def produced(result: Any) -> Produced | None:
     if result is None:
         return None
     by_itself = sends_by_itself(result)
-    source, background = None, None
-    if not by_itself and isinstance(result, StreamingResponse):
+    source: Source | None = None
+    background: Callable[[], Awaitable[None]] | None = None
+    beside: RawHeaders = ()
+    if isinstance(result, ItemsResponse):
+        source, beside = result.source, result.beside
+    elif not by_itself and isinstance(result, StreamingResponse):
         source = IteratorSource(result.body_iterator, result.charset)
         background = result.background
     body = getattr(result, "body", None)
@@ -97,6 +102,7 @@ def produced(result: Any) -> Produced | None:
         source=source,
         background=background,
         sends_by_itself=by_itself,
+        beside=beside,
     )
 
 

@@ -80,8 +80,18 @@ class ReplayResponse(Carrying, StreamingResponse):
         self.resumption: Resumption | None = None
 
     @property
+    def replay(self) -> Replay:
+        return self._replay
+
+    @property
     def generation(self) -> bytes:
         return self._replay.entry.generation
+
+    async def end_read(self, size: int) -> None:
+        """Report what was read of the items of a generator."""
+        self._replay.close()
+        self._sending.sent(size)
+        await self.refreshed()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         counted = CountedSend(scope, send)

@@ -247,10 +247,10 @@ class Run(Claim):
         """Note that the body is complete, though the source itself goes on."""
         self.advance(Event.COMPLETE)
 
-    def mark_unstorable(self, reason: NotCached) -> None:
+    def mark_unstorable(self, reason: NotCached, cause: Exception | None = None) -> None:
         """Note that the body must not be stored, however it ends."""
         if self.recorder is not None:
-            self.recorder.fail(reason)
+            self.recorder.fail(reason, cause)
 
     def source_ended(self, end: End) -> bool:
         """Note how the source ended. Return False if the body was complete before."""

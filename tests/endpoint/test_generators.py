@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from stream_cached import ConfigurationError, stream_cached
+from stream_cached import stream_cached
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
 
@@ -188,12 +188,6 @@ def test_a_plain_function_over_a_generator_may_return_a_response() -> None:
             answers = [client.get("/") for _ in range(2)]
         assert [answer.text for answer in answers] == ["one two"] * 2
         assert answers[1].headers["cache-status"].endswith(HIT)
-
-
-@pytest.mark.parametrize("generator", [rows, plain_rows, functools.partial(rows, 3), Rows()])
-def test_a_generator_itself_is_refused(generator: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigurationError, match="return a StreamingResponse over the generator"):
-        stream_cached(ttl=60)(generator)
 
 
 @streams_generators

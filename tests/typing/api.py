@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from datetime import timedelta
 from typing import Annotated, Any, assert_type
 
@@ -15,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 import stream_cached.cashews
 from stream_cached import (
     CachedEndpoint,
+    CachedGenerator,
     ConfigurationError,
     FallbackCache,
     Health,
@@ -97,6 +99,16 @@ async def limits_as_keywords(request: Request) -> Response:
     return Response()
 
 
+@cached(ttl=60)
+async def tokens(prompt: str, *, model: str = "m") -> AsyncIterator[str]:
+    yield prompt
+
+
+@cached(ttl=60)
+def plain_tokens(count: int) -> Iterator[dict[str, int]]:
+    yield {"n": count}
+
+
 class Reports:
     @cached(ttl=60, noself=True)
     async def report(self, request: Request) -> Response:
@@ -126,11 +138,24 @@ async def calls(request: Request) -> None:
     assert_type(await without_options.invalidate(key="key"), bool)
     assert_type(await not_async.cache_key(request, "name"), str)
     await Reports.report(Reports(), request)
+    assert_type(tokens("prompt", model="m"), AsyncGenerator[str, None])
+    assert_type(plain_tokens(3), AsyncGenerator[dict[str, int], None])
+    assert_type([each async for each in tokens("prompt")], list[str])
+    assert_type(await tokens.cache_key("prompt"), str)
+    assert_type(await plain_tokens.invalidate(), bool)
+    tokens(5)  # type: ignore[arg-type]
+    tokens("prompt", "m")  # type: ignore[call-arg]
+    async with contextlib.aclosing(tokens("prompt")) as items:
+        assert_type(await anext(items), str)
 
 
 def is_cached(endpoint: CachedEndpoint[..., Response]) -> None: ...
 
 
+def is_generator(endpoint: CachedGenerator[..., str]) -> None: ...
+
+
+is_generator(tokens)
 is_cached(all_options)
 is_cached(limits_as_keywords)
 

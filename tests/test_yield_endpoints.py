@@ -1,0 +1,573 @@
+"""FastAPI's endpoints that yield: the same bytes as without a cache, live, joined and replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Query, Security
+from fastapi import __version__ as fastapi_version
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.testclient import TestClient
+
+from stream_cached import ConfigurationError, stream_cached
+from stream_cached.endpoint.dependencies import needs_request
+from tests.conftest import Serve
+from tests.support.app_server import AppServer
+from tests.support.gates import Gate, runs_over, wait_until
+from tests.support.http_client import RawClient, RawResponse, fetch
+from tests.support.logs import warnings
+from tests.support.runs import HIT, MISS
+
+VERSION = tuple(map(int, fastapi_version.split(".")[:2]))
+
+pytestmark = pytest.mark.skipif(
+    VERSION < (0, 135), reason="this FastAPI does not stream what an endpoint yields"
+)
+
+BEARER = HTTPBearer()
+
+Decorate = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Item(BaseModel):
+    name: str
+    price: float = 1.5
+
+
+class World:
+    """An application whose endpoint yields, and what its runs have seen."""
+
+    def __init__(self, form: str, *, is_async: bool = True, has_request: bool = False) -> None:
+        self.form, self.is_async, self.has_request = form, is_async, has_request
+        self.gate = Gate()
+        self.held_at = -1
+        self.fails_at = -1
+        self.runs = 0
+        self.closed = 0
+        self.users = 0
+
+    def items(self, count: int) -> list[Any]:
+        match self.form:
+            case "jsonl":
+                return [Item(name=f"ä {number}") for number in range(count)]
+            case "raw":
+                return [[f"row {number}\n", b"bytes\n"][number % 2] for number in range(count)]
+        event: Any = importlib.import_module("fastapi.sse").ServerSentEvent
+        kinds = [
+            {"n": 1},
+            event(data=Item(name="x"), event="item", id="7", retry=5),
+            event(raw_data="two\nlines", comment="a comment"),
+        ]
+        return [kinds[number % 3] for number in range(count)]
+
+    def before(self, number: int) -> bool:
+        """Fail before an item, or say that it is held."""
+        if number == self.fails_at:
+            raise OSError("the source is gone")
+        return number == self.held_at
+
+    def user(self, x_user: Annotated[str, Header()] = "nobody") -> str:
+        self.users += 1
+        return x_user
+
+    def endpoint(self) -> Callable[..., Any]:
+        user = Depends(self.user)
+        limit = Query(1, le=5)
+
+        async def rows(count: int, limit: int = limit, who: str = user) -> AsyncIterator[Any]:
+            """Yield some rows."""
+            self.runs += 1
+            try:
+                for number, item in enumerate(self.items(count)):
+                    if self.before(number):
+                        await self.gate.passed()
+                    yield item
+            finally:
+                self.closed += 1
+
+        async def asking(
+            count: int, request: Request, limit: int = limit, who: str = user
+        ) -> AsyncIterator[Any]:
+            """Yield some rows."""
+            assert request.query_params["count"] == str(count)
+            async for item in rows(count):
+                yield item
+
+        def plain(count: int, limit: int = limit, who: str = user) -> Iterator[Any]:
+            """Yield some rows."""
+            self.runs += 1
+            try:
+                for number, item in enumerate(self.items(count)):
+                    if self.before(number):
+                        self.gate.wait()
+                    yield item
+            finally:
+                self.closed += 1
+
+        def plain_asking(
+            count: int, request: Request, limit: int = limit, who: str = user
+        ) -> Iterator[Any]:
+            """Yield some rows."""
+            assert request.query_params["count"] == str(count)
+            yield from plain(count)
+
+        kinds = {(True, False): rows, (True, True): asking, (False, False): plain}
+        function: Any = kinds.get((self.is_async, self.has_request), plain_asking)
+        kind: Any = AsyncIterator if self.is_async else Iterator
+        item: Any = {"jsonl": Item, "raw": str | bytes, "sse": Any}[self.form]
+        function.__annotations__["return"] = kind[item]
+        function.__name__ = "rows"
+        return function  # type: ignore[no-any-return]
+
+    def app(self, decorate: Decorate = lambda function: function) -> FastAPI:
+        classes = {"raw": StreamingResponse}
+        if self.form == "sse":
+            classes["sse"] = importlib.import_module("fastapi.sse").EventSourceResponse
+        router = APIRouter(tags=["rows"])
+        options: Any = {"response_class": classes[self.form]} if self.form in classes else {}
+        router.get("/rows", **options)(decorate(self.endpoint()))
+        app = FastAPI()
+        app.include_router(router, prefix="/v1")
+        return app
+
+
+def fields(response: RawResponse) -> list[tuple[bytes, bytes]]:
+    left_out = (b"date", b"cache-status")
+    return [field for field in response.headers if field[0] not in left_out]
+
+
+def says(response: RawResponse) -> str:
+    return response.header("cache-status") or ""
+
+
+TARGET = "/v1/rows?count=7"
+
+
+@pytest.mark.matrix("form", "is_async")
+@pytest.mark.parametrize("store", ["memory", "redis"])
+@pytest.mark.parametrize("has_request", [False, True])
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("form", ["jsonl", "sse", "raw"])
+def test_a_miss_a_join_and_a_hit_have_the_bytes_of_the_endpoint(
+    form: str,
+    is_async: bool,
+    has_request: bool,
+    store: str,
+    serve: Serve,
+    request: pytest.FixtureRequest,
+) -> None:
+    plain = World(form, is_async=is_async, has_request=has_request)
+    world = World(form, is_async=is_async, has_request=has_request)
+    url = "memory://" if store == "memory" else request.getfixturevalue("redis_url")
+    cached = world.app(stream_cached(ttl=60, cache=url, key_host=False))
+    assert cached.openapi() == plain.app().openapi()
+    original, server = serve(plain.app()), serve(cached)
+    wanted = fetch(original.port, TARGET)
+    assert wanted.complete
+    for wrong in ("?count=x&limit=9", "?limit=9", ""):
+        errors = fetch(original.port, f"/v1/rows{wrong}")
+        found = fetch(server.port, f"/v1/rows{wrong}")
+        assert (found.status, found.body) == (422, errors.body)
+        assert fields(found) == fields(errors)
+    world.held_at, world.users = 4, 0
+    with RawClient(server.port) as first, RawClient(server.port) as second:
+        first.send(target=TARGET)
+        assert first.read_head().status == 200
+        size = len(first.read_until(len(wanted.body) // 3))
+        second.send(target=TARGET)
+        second.read_head()
+        assert second.read_until(size) == first.response.body
+        assert not first.response.complete
+        world.gate.open()
+        miss, joined = first.read_rest(), second.read_rest()
+    hit = fetch(server.port, TARGET)
+    for answer in (miss, joined, hit):
+        assert answer.complete
+        assert answer.body == wanted.body
+        assert fields(answer) == fields(wanted)
+    assert says(miss) == MISS
+    assert "collapsed" in says(joined)
+    assert says(hit) == HIT
+    assert (world.runs, world.closed) == (1, 1)
+    # Not for each request once more: FastAPI calls it once, as it does without a cache.
+    assert world.users == 3
+
+
+@pytest.mark.parametrize("form", ["jsonl", "sse", "raw"])
+def test_a_body_that_breaks_is_never_stored_and_never_ends_cleanly(form: str, serve: Serve) -> None:
+    world = World(form)
+    server = serve(world.app(stream_cached(ttl=60)))
+    world.fails_at = 4
+    for _ in range(2):
+        broken = fetch(server.port, TARGET)
+        assert (broken.status, broken.complete) == (200, False)
+    world.fails_at = -1
+    assert [says(fetch(server.port, TARGET)) for _ in range(2)] == [MISS, HIT]
+    assert world.runs == 3
+
+
+def left_half_way(world: World, server: AppServer) -> RawResponse:
+    """Leave in the middle of a body, and return what there was of it."""
+    world.held_at = 4
+    client = RawClient(server.port)
+    client.send(target=TARGET)
+    client.read_head()
+    client.read_some()
+    client.abort()
+    wait_until(lambda: not server.connections)
+    return client.response
+
+
+@pytest.mark.parametrize("form", ["jsonl", "sse", "raw"])
+def test_a_client_that_leaves_half_way_leaves_a_run_that_is_stored(form: str, serve: Serve) -> None:
+    world = World(form)
+    server = serve(world.app(stream_cached(ttl=60)))
+    left_half_way(world, server)
+    assert world.closed == 0
+    world.gate.open()
+    server.run(runs_over())
+    assert says(fetch(server.port, TARGET)) == HIT
+    assert (world.runs, world.closed) == (1, 1)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("form", ["jsonl", "sse", "raw"])
+def test_with_stop_the_run_of_a_client_that_leaves_is_closed(
+    form: str, is_async: bool, serve: Serve
+) -> None:
+    world = World(form, is_async=is_async)
+    server = serve(world.app(stream_cached(ttl=60, on_disconnect="stop")))
+    left_half_way(world, server)
+    if not is_async:
+        # What a thread waits for goes on.
+        world.gate.open()
+    wait_until(lambda: world.closed)
+    world.gate.open()
+    assert says(fetch(server.port, TARGET)) == MISS
+
+
+def test_an_invalidation_while_it_runs_counts(serve: Serve) -> None:
+    world = World("jsonl")
+    cached: Any = stream_cached(ttl=60)(world.endpoint())
+    app = FastAPI()
+    app.get("/v1/rows")(cached)
+    server = serve(app)
+    world.held_at = 4
+    with RawClient(server.port) as client:
+        client.send(target=TARGET)
+        client.read_head()
+        client.read_some()
+        server.run(cached.invalidate())
+        world.gate.open()
+        assert client.read_rest().complete
+    assert says(fetch(server.port, TARGET)) == MISS
+    assert says(fetch(server.port, TARGET)) == HIT
+
+
+# -- what is private ----------------------------------------------------------------------------
+
+
+def answers(app: FastAPI, *requests: dict[str, str], target: str = "/") -> list[Any]:
+    with TestClient(app) as client:
+        return [client.get(target, headers=headers) for headers in requests]
+
+
+def detail(answer: Any) -> str:
+    return str(answer.headers["cache-status"])
+
+
+def test_what_a_running_generator_reads_of_its_request_is_not_shared(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def rows(request: Request) -> AsyncIterator[str]:
+        yield "first"
+        yield request.cookies.get("who", "nobody")
+
+    app = FastAPI()
+    app.get("/")(stream_cached(ttl=60)(rows))
+    found = answers(app, {"cookie": "who=a"}, {"cookie": "who=b"})
+    assert [answer.text.split() for answer in found] == [['"first"', '"a"'], ['"first"', '"b"']]
+    (line,) = warnings(caplog)
+    assert "the cookies" in line
+
+
+@pytest.mark.parametrize("options", [{"unguarded": ("cookies",)}, {"vary": ("Cookie",)}])
+def test_what_is_unguarded_or_in_the_key_may_be_read(options: Any) -> None:
+    async def rows(request: Request) -> AsyncIterator[str]:
+        yield request.cookies.get("who", "nobody")
+
+    app = FastAPI()
+    app.get("/")(stream_cached(ttl=60, **options)(rows))
+    found = answers(app, {"cookie": "who=a"}, {"cookie": "who=a"})
+    assert [detail(answer) for answer in found] == [MISS, HIT]
+
+
+def test_authorization_a_private_answer_and_a_large_body_are_not_stored() -> None:
+    def private(response: Response) -> None:
+        response.headers["cache-control"] = "private"
+
+    async def rows() -> AsyncIterator[str]:
+        yield "row" * 100
+
+    app = FastAPI()
+    app.get("/")(stream_cached(ttl=60)(rows))
+    app.get("/private", dependencies=[Depends(private)])(stream_cached(ttl=60)(rows))
+    app.get("/large")(stream_cached(ttl=60, max_body=100)(rows))
+    for _ in range(2):
+        (secret,) = answers(app, {"authorization": "Bearer a"})
+        assert detail(secret).endswith('detail="authorization"')
+        (own,) = answers(app, {}, target="/private")
+        assert detail(own).endswith('detail="cache-control"')
+    large = answers(app, {}, {}, target="/large")
+    assert large[0].text == large[1].text
+    assert detail(large[1]).endswith('detail="max-body"')
+
+
+def test_a_user_in_the_key_has_rows_of_its_own() -> None:
+    async def user(token: Annotated[Any, Security(BEARER)]) -> str:
+        return str(token.credentials)
+
+    known = Depends(user)
+
+    async def rows(who: str = known) -> AsyncIterator[str]:
+        yield who
+
+    app = FastAPI()
+    app.get("/")(stream_cached(ttl=60, authorized="keyed")(rows))
+    requests = [{"authorization": f"Bearer {name}"} for name in ("a", "b", "a")]
+    found = answers(app, *requests)
+    assert [answer.json() for answer in found] == ["a", "b", "a"]
+    assert [detail(answer) for answer in found] == [MISS, MISS, HIT]
+    assert answers(app, {})[0].status_code == 401
+
+
+# -- dependencies -------------------------------------------------------------------------------
+
+
+class Session:
+    """Not part of a key."""
+
+
+@pytest.mark.parametrize("scope", ["request", "function"])
+def test_a_dependency_with_yield_is_closed_after_the_run_that_needs_it(scope: Any) -> None:
+    said: list[str] = []
+
+    async def session() -> AsyncIterator[Session]:
+        said.append("open")
+        yield Session()
+        said.append("closed")
+
+    needed = Depends(session, scope=scope)
+
+    async def rows(session: Session = needed) -> AsyncIterator[str]:
+        yield "first"
+        said.append("last")
+
+    app, plain = FastAPI(), FastAPI()
+    app.get("/")(stream_cached(ttl=60, key_ignore=("session",))(rows))
+    plain.get("/")(rows)
+    wanted, order = answers(plain, {}), list(said)
+    said.clear()
+    found = answers(app, {})
+    assert found[0].text == wanted[0].text
+    assert said == order
+    said.clear()
+    assert detail(answers(app, {})[0]) == HIT
+    assert said == ["open", "closed"]
+
+
+def test_the_resolver_itself_holds_no_request_open() -> None:
+    seen: list[bool] = []
+
+    async def rows(request: Request) -> AsyncIterator[str]:
+        seen.append(needs_request(request.scope))
+        yield "row"
+
+    app = FastAPI()
+    app.get("/")(stream_cached(ttl=60)(rows))
+    answers(app, {})
+    assert seen == [False]
+
+
+def test_headers_and_background_tasks_of_dependencies_are_those_of_each_request() -> None:
+    done: list[str] = []
+
+    def sign(response: Response, x_name: Annotated[str, Header()]) -> None:
+        response.headers["x-signed"] = x_name
+        response.set_cookie("name", x_name)
+        response.status_code = 203
+
+    async def rows(tasks: BackgroundTasks) -> AsyncIterator[str]:
+        tasks.add_task(done.append, "done")
+        yield "row"
+
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(sign)])(stream_cached(ttl=60)(rows))
+    found = answers(app, {"x-name": "a"}, {"x-name": "b"})
+    assert [detail(answer) for answer in found] == [MISS, HIT]
+    for name, answer in zip("ab", found, strict=True):
+        assert answer.status_code == 203
+        assert answer.headers["x-signed"] == name
+        assert f"name={name}" in answer.headers["set-cookie"]
+    assert done == ["done"]
+
+
+def test_an_error_of_a_dependency_is_answered_and_nothing_runs() -> None:
+    world = World("jsonl")
+    app = world.app(stream_cached(ttl=60))
+    world.user = None  # type: ignore[assignment,method-assign]
+    assert answers(app, {}, target="/v1/rows?count=x")[0].status_code == 422
+    assert world.runs == 0
+
+
+def test_a_dependency_with_yield_can_not_be_cached() -> None:
+    @stream_cached(ttl=60)
+    async def session() -> AsyncIterator[str]:
+        yield "session"
+
+    needed = Depends(session)
+
+    async def endpoint(given: str = needed) -> str:
+        return given
+
+    app = FastAPI()
+    app.get("/")(endpoint)
+    with pytest.raises(ConfigurationError, match="leave the decorator off"):
+        answers(app, {})
+
+
+# -- other ways to an endpoint ------------------------------------------------------------------
+
+
+def test_items_that_no_annotation_describes_are_stored_as_fastapi_renders_them() -> None:
+    runs: list[int] = []
+
+    async def rows():  # type: ignore[no-untyped-def]
+        runs.append(1)
+        yield Item(name="a")
+        yield {"names": {"one"}, "item": Item(name="b")}
+
+    app, plain = FastAPI(), FastAPI()
+    app.get("/")(stream_cached(ttl=60)(rows))
+    plain.get("/")(rows)
+    wanted = answers(plain, {})[0]
+    runs.clear()
+    found = answers(app, {}, {})
+    assert [answer.text for answer in found] == [wanted.text] * 2
+    assert detail(found[1]) == HIT
+    assert runs == [1]
+
+
+def test_an_item_that_can_not_be_stored_is_sent_and_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Special(Item):
+        pass
+
+    async def rows() -> AsyncIterator[Item]:
+        yield Special(name="a")
+
+    app = FastAPI()
+    app.get("/")(stream_cached(ttl=60)(rows))
+    found = answers(app, {}, {})
+    assert [answer.json() for answer in found] == [{"name": "a", "price": 1.5}] * 2
+    assert "hit" not in detail(found[1])
+    (line,) = warnings(caplog)
+    assert "Special" in line
+
+
+def test_a_method_is_an_endpoint_too() -> None:
+    runs: list[int] = []
+
+    class Pages:
+        @stream_cached(ttl=60, noself=True)
+        async def rows(self, count: int) -> AsyncIterator[int]:
+            runs.append(count)
+            for number in range(count):
+                yield number
+
+    app = FastAPI()
+    app.get("/")(Pages().rows)
+    found = answers(app, {}, {}, target="/?count=2")
+    assert [answer.text for answer in found] == ["0\n1\n"] * 2
+    assert answers(app, {"authorization": "a"}, target="/?count=2")[0].text == "0\n1\n"
+    assert runs == [2, 2]
+
+
+def test_the_endpoint_is_a_plain_generator_function_where_it_is_called_directly() -> None:
+    runs: list[int] = []
+
+    @stream_cached(ttl=60)
+    async def rows(count: int) -> AsyncIterator[int]:
+        runs.append(count)
+        for number in range(count):
+            yield number
+
+    app = FastAPI()
+    app.get("/")(rows)
+    assert answers(app, {}, target="/?count=2")[0].text == "0\n1\n"
+
+    async def direct() -> None:
+        for _ in range(2):
+            assert [item async for item in rows(2)] == [0, 1]
+
+    asyncio.run(direct())
+    # The key of a request is another one.
+    assert runs == [2, 2]
+
+
+def test_a_decorator_around_it_changes_nothing() -> None:
+    def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    async def rows(count: int = 2) -> AsyncIterator[int]:
+        for number in range(count):
+            yield number
+
+    app = FastAPI()
+    app.get("/")(traced(stream_cached(ttl=60)(rows)))
+    found = answers(app, {}, {})
+    assert [(answer.text, detail(answer)) for answer in found] == [
+        ("0\n1\n", MISS),
+        ("0\n1\n", HIT),
+    ]
+
+
+def test_a_post_is_cached_by_its_body() -> None:
+    async def rows(item: Item) -> AsyncIterator[Item]:
+        yield item
+
+    app, plain = FastAPI(), FastAPI()
+    app.post("/")(stream_cached(ttl=60, methods=("POST",))(rows))
+    plain.post("/")(rows)
+    with TestClient(app) as client, TestClient(plain) as original:
+        for body in ({"name": "a"}, {"name": "b"}, {"price": 1}, [1]):
+            wanted = original.post("/", json=body)
+            found = [client.post("/", json=body) for _ in range(2)]
+            assert [(each.status_code, each.text) for each in found] == [
+                (wanted.status_code, wanted.text)
+            ] * 2
+            if wanted.status_code == 200:
+                assert [detail(each) for each in found] == [MISS, HIT]
+
+
+def test_a_stale_entry_is_served_while_one_run_makes_the_new_one(serve: Serve) -> None:
+    world = World("jsonl")
+    server = serve(world.app(stream_cached(ttl=0.2, stale_while_revalidate=60)))
+    wanted = fetch(server.port, TARGET)
+    wait_until(lambda: "stale" in says(fetch(server.port, TARGET)) or world.runs > 1)
+    server.run(runs_over())
+    assert world.runs > 1
+    assert fetch(server.port, TARGET).body == wanted.body

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,10 @@ from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest
 from stream_cached.endpoint.route import effective_route, is_endpoint
+from stream_cached.endpoint.signatures import signature_with_request
+from stream_cached.endpoint.tags import Tagging
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
-from stream_cached.engine.invalidate import Invalidation
+from stream_cached.engine.invalidate import Invalidation, Version
 from stream_cached.engine.outcome import Call, RequestView
 from stream_cached.engine.service import Service
 from stream_cached.errors import ConfigurationError
@@ -56,7 +56,7 @@ class Decorated:
         self.hooks = hooks
         self._asked: set[bool] = set()
         """Whether it was called with a request, without one, or both."""
-        self._key_builder = _asking_for_request(decorator.key_builder)
+        self._key_builder = signature_with_request(decorator.key_builder)
         self._renders = self._renders_values()
         self.endpoint = endpoint = Endpoint(
             function, takes_request=options.request_key, takes_response=self._renders
@@ -75,6 +75,9 @@ class Decorated:
             keyed=keyed_of(options),
             key_args=options.key_args,
             key_ignore=options.key_ignore,
+        )
+        self._tagging = Tagging(
+            endpoint.name, endpoint.declared, options.tags, options.invalidate_by
         )
         taken, verbatim = self.arguments.headers(endpoint.headers)
         self.service = Service(
@@ -159,11 +162,12 @@ class Decorated:
         injected, kwargs = self.endpoint.take_response(kwargs)
         rendering = self._rendering(request, injected)
         incoming: Incoming | None = None
-        key = ""
+        key, versions = "", tuple[str, ...]()
         findings: tuple[Finding, ...] = ()
         try:
             if hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
+            versions = self._tagging.versions(args, kwargs)
             incoming = self._incoming(request)
             if incoming is not None and rendering is not None:
                 incoming.status = rendering.status
@@ -180,14 +184,28 @@ class Decorated:
             service=self.service,
             execution=Execution(self.endpoint, args, kwargs, incoming, terms),
             key=key,
+            versions=versions,
             request=None if incoming is None else RequestView.of(incoming),
             keyed=keyed,
             findings=findings,
-            reads=cache_read,
+            reads=cache_read and not self._is_refresh(request),
             writes=cache_write,
             waits=aiocache_wait_for_write,
             rendering=rendering,
         )
+
+    def _is_refresh(self, request: Any) -> bool:
+        """Whether the request asks for a new run, and may."""
+        refresh = self._decorator.options.refresh
+        if refresh is None or request is None:
+            return False
+        try:
+            return bool(refresh(request))
+        # A user's function that fails must not fail the request.
+        except Exception as exc:
+            self.reporter.function_failed(exc)
+            self.reporter.warn(f"refresh= raised {type(exc).__name__}: no new run is forced")
+            return False
 
     def _rendering(self, request: Any, injected: Any) -> Rendering | None:
         """Return how FastAPI renders what the function returns, where FastAPI gets it unchanged."""
@@ -318,24 +336,17 @@ class Decorated:
 
     # -- invalidation -----------------------------------------------------------------------
 
-    async def invalidate(self, key: str | None) -> bool:
-        """Invalidate what is stored under a key, or (None) everything."""
+    async def invalidate(self, key: str | None, arguments: Mapping[str, Any]) -> bool:
+        """Invalidate what is stored under a key, for an argument, or (without both) everything."""
+        require(
+            not (key and arguments), "invalidate() takes a key or an argument: pass one of them"
+        )
+        versions = self._tagging.named(arguments) if arguments else []
         if self.service.hooks.is_invalidation_off() or not self.can_cache():
             return False
+        if versions:
+            return all([await self._invalidation(Version(each)) for each in versions])
         return await self._invalidation(key)
-
-
-def _asking_for_request(key_builder: Callable[..., Any] | None) -> inspect.Signature | None:
-    """Return the signature of a function that has a parameter `request`; None for any other one."""
-    if key_builder is None:
-        return None
-    # A function in C may have no signature.
-    with contextlib.suppress(TypeError, ValueError):
-        signature = inspect.signature(key_builder)
-        parameter = signature.parameters.get("request")
-        if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            return signature
-    return None
 
 
 #: What is said of a key that holds an address, and what to write.

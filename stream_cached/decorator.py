@@ -18,6 +18,7 @@ from stream_cached.decorated_generator import DecoratedGenerator
 from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.endpoint.function import is_generator
 from stream_cached.endpoint.generators import as_framework_calls_it
+from stream_cached.endpoint.tags import Tags
 from stream_cached.engine.answer import answer
 from stream_cached.engine.values import Use, current_use
 from stream_cached.hooks import AiocacheHooks
@@ -112,6 +113,11 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         key_context: Context variables, and functions without arguments, whose values are part of
             the key; `()` says that the answer depends on no context variable. None warns of
             variables that are set.
+        tags: Texts by which entries are invalidated together: templates of arguments, such as
+            `"item:{item}"` or `"user:{user.id}"`, or a function of the arguments that returns texts.
+        invalidate_by: Names of arguments by which `invalidate(NAME=value)` invalidates entries.
+        refresh: A function of the request; if it returns true, the endpoint runs, and its response
+            replaces the entry. It decides who may ask for that.
         unguarded: What the endpoint may read of its request although it is not part of the key,
             because it does not show in the response: names of headers, `"client"`, `"cookies"`,
             `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
@@ -154,6 +160,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         key_args: KeyArgs = NO_KEY_ARGS,
         key_ignore: Collection[str] = (),
         key_context: KeyContext | None = None,
+        tags: Tags = (),
+        invalidate_by: Collection[str] = (),
+        refresh: Callable[[Any], bool] | None = None,
         unguarded: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -229,8 +238,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
                 decorated.cache = hooks.binding().cache
             return await self.decorator(f, *args, **kwargs)
 
-        async def invalidate(*, key: str | None = None) -> bool:
-            return await function.invalidate(key)
+        async def invalidate(*, key: str | None = None, **arguments: Any) -> bool:
+            return await function.invalidate(key, arguments)
 
         async def cache_key(*args: Any, **kwargs: Any) -> str:
             return await function.cache_key(args, kwargs)

@@ -23,6 +23,7 @@ from stream_cached.checks import (
     require_seconds_or_0,
 )
 from stream_cached.endpoint.infrastructure import NotInKey
+from stream_cached.endpoint.tags import Tags, check_tags
 from stream_cached.http.policy import DEFAULT_STATUSES, NEVER_STORED
 from stream_cached.limits import Limits, require_limits
 from stream_cached.request.context import KeyContext
@@ -165,6 +166,13 @@ def _check_key_context(name: str, listed: Any) -> tuple[Any, ...] | None:
     return tuple(listed)
 
 
+def _check_refresh(name: str, function: Any) -> Any:
+    if function is not None:
+        require_function(name, function)
+        require(_takes_one(function), f"{name}={function!r}: pass a function of the request")
+    return function
+
+
 def _check_unguarded(name: str, unguarded: Any) -> frozenset[str]:
     names = require_names(name, unguarded)
     for each in names:
@@ -213,6 +221,9 @@ class Options:
     key_args: KeyArgs = _option(NO_KEY_ARGS, _check_key_args)
     key_ignore: frozenset[str] = _option((), require_names)
     key_context: KeyContext | None = _option(None, _check_key_context)
+    tags: Tags = _option((), check_tags)
+    invalidate_by: frozenset[str] = _option((), require_names)
+    refresh: Callable[[Any], bool] | None = _option(None, _check_refresh)
     unguarded: frozenset[str] = _option((), _check_unguarded)
 
     def __post_init__(self) -> None:
@@ -264,6 +275,7 @@ class Options:
             "authorized": self.authorized != "bypass",
             "key_host": not self.key_host,
             "key_context": self.key_context is not None,
+            "refresh": self.refresh is not None,
             "unguarded": self.unguarded,
         }
         for name, is_given in given.items():

@@ -5,6 +5,7 @@ FastAPI may not be installed, so its classes are recognised by their qualified n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -31,6 +32,19 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     ]
     returned = _resolved(signature.return_annotation, scope)
     return signature.replace(parameters=resolved, return_annotation=returned)
+
+
+def signature_with_request(function: Callable[..., Any] | None) -> inspect.Signature | None:
+    """Return the signature of a function that has a parameter `request`; None for any other one."""
+    if function is None:
+        return None
+    # A function in C may have no signature.
+    with contextlib.suppress(TypeError, ValueError):
+        signature = inspect.signature(function)
+        parameter = signature.parameters.get("request")
+        if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            return signature
+    return None
 
 
 def _resolved(annotation: Any, scope: dict[str, Any]) -> Any:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stream_cached.backends.binding import Binding
 from stream_cached.backends.breaker import CircuitBreaker
 from stream_cached.backends.pending import Key
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.service import Service
-from stream_cached.entries.resource import renew_version
+from stream_cached.entries.versions import renew_version
 from stream_cached.errors import ConfigurationError
 from stream_cached.stores.protocol import Store
+
+
+class Version(str):
+    """The key of a version, where another key is that of an entry."""
+
+    __slots__ = ()
 
 
 class Invalidation:
@@ -30,7 +38,7 @@ class Invalidation:
         Let nothing be served any more that was made before.
 
         Args:
-            key: What is stored under it, None for everything.
+            key: What is stored under it, or depends on it; None for everything.
 
         Returns:
             Whether it is done; otherwise it will be, before the store is used again.
@@ -77,8 +85,13 @@ class Invalidation:
 
     async def _revoke(self, store: Store, key: str | None) -> None:
         service = self._service
+        if isinstance(key, Version):
+            # Other functions may depend on it, whose entries live longer.
+            ttl = replace(service.lifetimes(), differ=True).versions
+            await renew_version(store, key, ttl)
+            return
         if key is None:
-            await renew_version(store, service.version, service.lifetimes())
+            await renew_version(store, service.version, service.lifetimes().versions)
             key = self._key
         if key is not None:
             await service.resource_at(store, key).revoke()

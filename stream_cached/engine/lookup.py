@@ -152,8 +152,9 @@ async def find_entry(
         return Absent()
     if call.is_authorized and not may_be_shared(entry.headers, now - entry.stored_at):
         return Absent()
-    if entry.fresh_until is not None and entry.fresh_until <= now:
-        late = now - entry.fresh_until
+    ends = [each for each in (entry.fresh_until, found.stale_since) if each is not None]
+    if ends and min(ends) <= now:
+        late = now - min(ends)
         is_kept = late <= call.service.options.stale and may_be_stale(entry.headers)
         return Stale(found, late) if is_kept else Absent()
     event = Answered(Outcome.HIT, detail=detail)

@@ -78,6 +78,8 @@ class Call:
     service: Service
     execution: Execution
     key: str = ""
+    versions: tuple[str, ...] = ()
+    """The keys of the versions that its entry depends on, beside the function's: of its tags."""
     request: RequestView | None = None
     keyed: bool = False
     """Whether the key is built from the request, with the headers of `vary`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stream_cached.backends.binding import Backend, Binding
@@ -76,7 +76,9 @@ class Hooks:
 
     def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
         """Return how long the records of a call live."""
-        return lifetimes
+        # Functions with other ttls may share a tag, whose version outlives the entries of all.
+        has_ttl = bool(call.versions) and lifetimes.ttl is not None
+        return replace(lifetimes, differ=True) if has_ttl else lifetimes
 
     def key_sets(self, call: Call, backend: Backend) -> KeySets | None:
         """Return the sets that the keys of a call are added to."""
@@ -131,7 +133,7 @@ class Service:
         return Resource(
             backend.store,
             call.key,
-            needs=(self.version, *self.hooks.versions(call)),
+            needs=(self.version, *call.versions, *self.hooks.versions(call)),
             lifetimes=self.hooks.adapt_lifetimes(call, self.lifetimes()),
             select=None if call.request is None else call.request.select,
             max_variants=self.options.limits.max_variants,

@@ -14,6 +14,8 @@ class Hit:
     key: str
     """The key of its record: the resource's, or its variant's."""
     entry: Entry
+    stale_since: float | None = None
+    """Seconds since the epoch, if a soft invalidation has made it stale."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ back, however late it publishes.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from stream_cached.entries.body import Body
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue, Unstorable
-from stream_cached.entries.ids import ID_SIZE, as_id, new_id
+from stream_cached.entries.ids import as_id, new_id, stale_since, version_of
 from stream_cached.entries.lifetimes import MARGIN, Lifetimes
 from stream_cached.entries.records import Records
 from stream_cached.entries.variant_index import VariantIndex
@@ -125,8 +126,12 @@ class Resource:
             return self._found(key, await self._sound(key, value)) or Miss(varied=True)
         return self._found(self.key, record) or Miss()
 
-    @staticmethod
-    def _found(key: str, record: Record | None) -> Found | None:
+    def _found(self, key: str, record: Record | None) -> Found | None:
+        if record is None:
+            return None
+        until = self._current_until(record)
+        if until < math.inf:
+            return Hit(key, record, until) if isinstance(record, Entry) else None
         match record:
             case Entry():
                 return Hit(key, record)
@@ -134,22 +139,33 @@ class Resource:
                 return Unstorable(record.detail)
             case Value():
                 return StoredValue(record.payload, record.text)
-            case Index() | None:
+            case Index():
                 return None
 
     async def _sound(self, key: str, value: bytes | None) -> Record | None:
-        """Decode a record of this key and of the current versions."""
+        """Decode a record of this key, of the current versions or of softly replaced ones."""
         record = await self._records.decode(key, value)
-        return record if record is not None and self._is_current(record) else None
+        if record is None or self._current_until(record) < 0:
+            return None
+        return record
 
     def _is_current(self, record: Record) -> bool:
+        return self._current_until(record) == math.inf
+
+    def _current_until(self, record: Record) -> float:
+        """Return infinity for a current record, the time of a soft invalidation, or less than 0."""
+        until = math.inf
         # A missing version is a miss: an evicted version must not bring old entries back.
         for key in self._needs:
-            version = self._versions.get(key)
-            if version is None or record.versions.get(key) != version:
-                return False
+            version, own = self._versions.get(key), record.versions.get(key)
+            if version is None:
+                return -math.inf
+            if own != version:
+                since = stale_since(self.seen.get(key), own)
+                until = min(until, -math.inf if since is None else since)
         revoked = self._versions.get(self._revocation)
-        return revoked is None or record.versions.get(self._revocation) == revoked
+        is_revoked = revoked is not None and record.versions.get(self._revocation) != revoked
+        return -math.inf if is_revoked else until
 
     async def _current(self) -> list[bytes | None]:
         return await self.store.get_many(self._keys)
@@ -167,7 +183,7 @@ class Resource:
     def _as_versions(self, values: Sequence[bytes | None]) -> dict[str, bytes]:
         *found, revocation = values
         pairs = zip(self._needs, found, strict=True)
-        versions = {key: value for key, value in pairs if value and len(value) == ID_SIZE}
+        versions = {key: version for key, value in pairs if (version := version_of(value))}
         if revocation is not None:
             # A damaged revocation counts, too: what was revoked must not be served.
             versions[self._revocation] = as_id(revocation)
@@ -189,8 +205,8 @@ class Resource:
             if await self.store.add(key, version, ttl):
                 return version
             (found,) = await self.store.get_many([key])
-            if found is not None and len(found) == ID_SIZE:
-                return found
+            if existing := version_of(found):
+                return existing
             if found is not None:
                 # The version is damaged, so that no record of that version is served any more.
                 await self.store.compare_and_set(key, found, version, ttl)
@@ -292,6 +308,8 @@ class Resource:
         if value and not is_ours(value):
             return
         current, key = await self._sound(self.key, value), self.key
+        if current is not None and not self._is_current(current):
+            current = None
         if isinstance(current, Entry | Value):
             # Another run was stored meanwhile.
             return
@@ -327,8 +345,3 @@ class Resource:
         if self.lifetimes.ttl is None:
             await self._records.retire(entry)
             await self.store.touch_many([self.key], self.lifetimes.longest_run)
-
-
-async def renew_version(store: Store, version: str, lifetimes: Lifetimes) -> None:
-    """Invalidate every entry that depends on a version."""
-    await store.set_many([(version, new_id())], lifetimes.versions)

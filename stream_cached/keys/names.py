@@ -59,6 +59,11 @@ def tag_key(prefix: str, tag: str) -> str:
     return f"{prefix}stream_cached:tag:{digest(tag)}"
 
 
+def argument_key(endpoint: str, argument: str, value: str) -> str:
+    """Return the key of the version of all entries whose argument has a value with this digest."""
+    return f"{readable(endpoint)}:version:{digest([endpoint, argument, value])}"
+
+
 def is_internal(key: str) -> bool:
     """Whether a user's key could collide with a key derived from another key."""
     return _INTERNAL.fullmatch(key) is not None

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.replay import Replay
-from stream_cached.entries.resource import Resource, renew_version
+from stream_cached.entries.resource import Resource
+from stream_cached.entries.versions import renew_version
 from stream_cached.format.codec import decode_record, encode_record, encode_segment
 from stream_cached.format.envelope import MAGIC, is_ours, key_digest, read_prefix
 from stream_cached.format.records import Entry, Marker, Record, Segment, Value
@@ -399,7 +400,7 @@ def test_an_unsigned_version_does_not_bring_an_old_entry_back_to_life() -> None:
         await publish(view)
         version = await value_of(store, VERSION)
         assert version is not None
-        await renew_version(view, VERSION, Lifetimes(60, 60))
+        await renew_version(view, VERSION, Lifetimes(60, 60).versions)
         assert await body_of(view) is None
         await store.set_many([(VERSION, version[:16])], None)
         assert await body_of(view) is None
@@ -572,7 +573,7 @@ def test_a_value_is_not_published_under_a_version_that_was_renewed() -> None:
         before = resource(view)
         await before.look_up()
         await before.begin()
-        await renew_version(view, VERSION, Lifetimes(60, 60))
+        await renew_version(view, VERSION, Lifetimes(60, 60).versions)
         assert await before.publish_value(b"{}", text=True) is NotCached.OVERTAKEN
         assert await look_up(view) == Miss()
 

@@ -1,0 +1,196 @@
+"""The tags of a call, and the arguments by which its entries are invalidated."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import inspect
+import string
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from stream_cached.checks import require
+from stream_cached.errors import ConfigurationError
+from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.keys.canonical import canonical
+from stream_cached.keys.digest import class_name, digest
+from stream_cached.keys.names import argument_key, tag_key
+
+#: Templates of tags, or a function of the arguments that returns tags.
+Tags = Sequence[str] | Callable[..., Iterable[str]]
+
+#: Types whose text is the same for equal values.
+_TEXTS = (str, int, float, decimal.Decimal, uuid.UUID, datetime.date, type(None))
+
+
+class Tagging:
+    """
+    The tags of one function.
+
+    Args:
+        name: The name of the function.
+        signature: Its signature.
+        tags: Templates such as `"item:{item}"`, or a function of the arguments.
+        invalidate_by: The names of arguments by which entries are invalidated.
+
+    Raises:
+        ConfigurationError: The function has no such parameter.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        signature: inspect.Signature,
+        tags: Tags,
+        invalidate_by: Collection[str],
+    ) -> None:
+        self._name = name
+        self._signature = signature
+        self._function = tags if callable(tags) else None
+        self._templates = () if callable(tags) else tuple(tags)
+        self._named = tuple(sorted(invalidate_by))
+        for template in self._templates:
+            for field in _fields(template):
+                self._check(f"tags={template!r}", field.partition(".")[0])
+        for each in self._named:
+            self._check("invalidate_by=", each)
+
+    def _check(self, option: str, parameter: str) -> None:
+        names = self._signature.parameters
+        require(
+            parameter in names,
+            f"{option} names {parameter!r}, but {self._name} takes {', '.join(names) or 'nothing'}",
+        )
+
+    @property
+    def are_there(self) -> bool:
+        return bool(self._templates or self._function)
+
+    def versions(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """
+        Return the keys of the versions that the entry of a call depends on.
+
+        Raises:
+            BypassError: An argument is of no type that a tag can have, or the function has failed.
+        """
+        if not (self.are_there or self._named):
+            return ()
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            values = bound.arguments
+            tags = [*map(tag_key_of, self._tags(args, kwargs, values))]
+            return (*dict.fromkeys(tags), *(self._key_of(n, values[n]) for n in self._named))
+        except BypassError:
+            raise
+        # A user's function, or the class of an argument, may raise anything.
+        except Exception as exc:
+            subject = f"tags= or invalidate_by= raised {type(exc).__name__}"
+            raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
+
+    def _tags(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], values: Mapping[str, Any]
+    ) -> Iterable[str]:
+        if self._function is None:
+            return [_formatted(template, values) for template in self._templates]
+        given = self._function(*args, **kwargs)
+        tags = [given] if isinstance(given, bytes) else list(given)
+        if isinstance(given, str) or not all(isinstance(tag, str) for tag in tags):
+            raise BypassError(
+                Finding(NotCached.FUNCTION, "tags= returned no list of str", 'return ["item:7"]')
+            )
+        return tags
+
+    def _key_of(self, name: str, value: object) -> str:
+        return argument_key(self._name, name, digest(canonical(value)))
+
+    def named(self, arguments: Mapping[str, Any]) -> list[str]:
+        """
+        Return the keys of the versions to replace for one argument.
+
+        Raises:
+            ConfigurationError: It is not one by which entries can be invalidated.
+        """
+        require(
+            len(arguments) == 1,
+            f"invalidate() takes one argument of {self._name}: for a combination, pass tags= to "
+            "its decorator, and invalidate the tag",
+        )
+        ((name, value),) = arguments.items()
+        keys = [
+            tag_key_of(_formatted(template, arguments))
+            for template in self._templates
+            if _fields(template) == [name]
+        ]
+        if name in self._named:
+            keys.append(self._key_of(name, value))
+        if not keys:
+            self._check("invalidate()", name)
+            raise ConfigurationError(
+                f"{self._name} has no entries by {name}: pass "
+                f'invalidate_by=("{name}",), or tags=("{name}:{{{name}}}",), to its decorator'
+            )
+        return keys
+
+
+def tag_key_of(tag: str) -> str:
+    """Return the key of a tag's version, which all endpoints of a namespace share."""
+    return tag_key("", tag)
+
+
+def check_tags(name: str, tags: Any) -> Tags:
+    """Return the value of the option `tags`."""
+    if callable(tags):
+        return tags  # type: ignore[no-any-return]
+    require(
+        isinstance(tags, list | tuple) and all(isinstance(tag, str) and tag for tag in tags),
+        f'{name}={tags!r}: pass a tuple of texts, ("item:{{item}}",), or a function of the '
+        "arguments",
+    )
+    for tag in tags:
+        _fields(tag)
+    return tuple(tags)
+
+
+def _fields(template: str) -> list[str]:
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as exc:
+        raise ConfigurationError(f"tags={template!r}: {exc}") from exc
+    fields = [field for _, field, _, _ in parsed if field is not None]
+    plain = all(not (spec or conversion) for _, _, spec, conversion in parsed)
+    require(
+        plain and all(part.isidentifier() for field in fields for part in field.split(".")),
+        f"tags={template!r}: name parameters of the function, or attributes of them, as "
+        '"item:{item}" or "user:{user.id}"',
+    )
+    return fields
+
+
+def _formatted(template: str, values: Mapping[str, Any]) -> str:
+    text = ""
+    for literal, field, _, _ in string.Formatter().parse(template):
+        text += literal
+        if field is not None:
+            name, *attributes = field.split(".")
+            value = values[name]
+            for attribute in attributes:
+                value = getattr(value, attribute)
+            text += _text(field, value)
+    return text
+
+
+def _text(field: str, value: object) -> str:
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if not isinstance(value, _TEXTS):
+        raise BypassError(
+            Finding(
+                NotCached.FUNCTION,
+                f"tags= has {{{field}}}, which is of type {class_name(value)}",
+                f"name an attribute of it that is a str or a number, as {{{field}.id}}",
+            )
+        )
+    return str(value)

@@ -114,7 +114,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             the key; `()` says that the answer depends on no context variable. None warns of
             variables that are set.
         tags: Texts by which entries are invalidated together: templates of arguments, such as
-            `"item:{item}"` or `"user:{user.id}"`, or a function of the arguments that returns texts.
+            `"item:{item}"` or `"user:{user.id}"`, or a function of the arguments.
         invalidate_by: Names of arguments by which `invalidate(NAME=value)` invalidates entries.
         refresh: A function of the request; if it returns true, the endpoint runs, and its response
             replaces the entry. It decides who may ask for that.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -16,6 +14,7 @@ from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest
 from stream_cached.endpoint.route import effective_route, is_endpoint
+from stream_cached.endpoint.signatures import taking_request
 from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.invalidate import Invalidation
 from stream_cached.engine.outcome import Call, RequestView
@@ -26,6 +25,7 @@ from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_internal, shows_object, version_key
 from stream_cached.options import MIN_SECRET, check_arguments
+from stream_cached.request.application import Applications
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
@@ -56,7 +56,7 @@ class Decorated:
         self.hooks = hooks
         self._asked: set[bool] = set()
         """Whether it was called with a request, without one, or both."""
-        self._key_builder = _asking_for_request(decorator.key_builder)
+        self._key_builder = taking_request(decorator.key_builder)
         self._renders = self._renders_values()
         self.endpoint = endpoint = Endpoint(
             function, takes_request=options.request_key, takes_response=self._renders
@@ -65,6 +65,7 @@ class Decorated:
         #: What the decorator makes of the function.
         self.wrapper: Callable[..., Any] | None = None
         self._check()
+        self.applications = Applications(endpoint.name, endpoint.place, is_named=hooks.is_named)
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
         self.context = ContextWatch(options.key_context, self.reporter)
@@ -323,19 +324,6 @@ class Decorated:
         if self.service.hooks.is_invalidation_off() or not self.can_cache():
             return False
         return await self._invalidation(key)
-
-
-def _asking_for_request(key_builder: Callable[..., Any] | None) -> inspect.Signature | None:
-    """Return the signature of a function that has a parameter `request`; None for any other one."""
-    if key_builder is None:
-        return None
-    # A function in C may have no signature.
-    with contextlib.suppress(TypeError, ValueError):
-        signature = inspect.signature(key_builder)
-        parameter = signature.parameters.get("request")
-        if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            return signature
-    return None
 
 
 #: What is said of a key that holds an address, and what to write.

@@ -32,7 +32,7 @@ from stream_cached.options import (
     Values,
     Vary,
 )
-from stream_cached.request.application import application_form
+from stream_cached.request.application import number_form
 from stream_cached.request.context import KeyContext
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
@@ -290,8 +290,11 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
         forms = function.arguments.forms(args, kwargs, incoming.scope) | function.context.forms()
-        if function.hooks.has_own_memory:
-            forms |= application_form(incoming.scope)
+        binding = function.hooks.binding()
+        if binding.breaker is None:
+            forms |= number_form(incoming.scope)
+        else:
+            forms |= function.applications.form(incoming.scope, binding.cache.namespace)
         return incoming.key(function.endpoint.name, forms, host=self.options.key_host)
 
     def _key_from_args(

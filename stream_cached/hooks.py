@@ -43,6 +43,11 @@ class AiocacheHooks(Hooks):
         is_default = self._settings.get("cache") is OWN_MEMORY
         return is_default and self._decorator.alias is None
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the user has said which functions have keys in common."""
+        return self._decorator.alias is None and self._settings.get("namespace") is not None
+
     def for_function(self) -> AiocacheHooks:
         """Return the hooks of one more function of the decorator."""
         if self._binding is None or not self.has_own_memory:

@@ -125,6 +125,11 @@ class CashewsHooks(AiocacheHooks):
         return self.key_template is None
 
     @property
+    def is_named(self) -> bool:
+        """Whether the user has said which functions have keys in common."""
+        return bool(self._prefix)
+
+    @property
     def has_own_values(self) -> bool:
         """Whether plain values are stored elsewhere, too."""
         return False

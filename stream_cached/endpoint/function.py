@@ -47,8 +47,8 @@ class Endpoint:
     ) -> None:
         _refuse(function)
         self.function = function
-        self.name = _name(function)
-        self.place = _place(function)
+        self.name = name_of(function)
+        self.place = place_of(function)
         self.is_async = _is_async(function)
         self.wraps_generator = _is_generator(without_partials(inspect.unwrap(function)))
         """Whether FastAPI takes it for a generator, because that is what it wraps."""
@@ -183,13 +183,13 @@ def _call_of(function: object) -> tuple[object, object]:
     return function, inspect.getattr_static(type(function), "__call__", None)
 
 
-def _name(function: Any) -> str:
+def name_of(function: Any) -> str:
     function = without_partials(function)
     qualname = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{function.__module__}.{qualname}"
 
 
-def _place(function: Any) -> str:
+def place_of(function: Any) -> str:
     function = without_partials(function)
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""

@@ -77,6 +77,14 @@ class NotCached(enum.Enum):
         "pass key_context= with the variables on which the answer depends, or key_context=() if it "
         "depends on none",
     )
+    APPLICATION = (
+        "application",
+        "several applications of this process have the function, and it has no name in a module by "
+        "which to tell them apart",
+        "make each application a global of a module (app = create_app()), or pass namespace= to "
+        "the decorator: a text of its own for each application, or one for all that give the same "
+        "answers",
+    )
     READ = (
         "request-read",
         "the endpoint read something from its request that is not part of the key, and may be one "

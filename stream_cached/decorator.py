@@ -34,6 +34,7 @@ from stream_cached.options import (
 )
 from stream_cached.request.application import number_form
 from stream_cached.request.context import KeyContext
+from stream_cached.request.injected import injected_forms
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
 
@@ -290,6 +291,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
         forms = function.arguments.forms(args, kwargs, incoming.scope) | function.context.forms()
+        if function.endpoint.injects:
+            forms |= injected_forms((*args, *kwargs.values()))
         binding = function.hooks.binding()
         if binding.breaker is None:
             forms |= number_form(incoming.scope)

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection, Request
@@ -72,6 +73,8 @@ class Endpoint:
         if takes_response and self._response is None and not self._returns_responses():
             self._response = HIDDEN_RESPONSE
             self.signature = _with_hidden(self.signature, HIDDEN_RESPONSE, Response)
+        self.injects = any(map(_is_shared_by_dependencies, parameters))
+        """Whether it takes an object of FastAPI's on which dependencies may leave something."""
         self.headers = {p.name: names for p in parameters if (names := header_names(p))}
         """The names of the request headers of each parameter, by the parameter's name."""
 
@@ -200,6 +203,12 @@ def _is_injected(parameter: inspect.Parameter) -> bool:
     annotation = annotation_of(parameter)
     is_response = inspect.isclass(annotation) and issubclass(annotation, Response)
     return is_response and dependency_of(parameter) is None
+
+
+def _is_shared_by_dependencies(parameter: inspect.Parameter) -> bool:
+    annotation = annotation_of(parameter)
+    is_shared = any(may_be(annotation, cls) for cls in (Response, BackgroundTask))
+    return is_shared and dependency_of(parameter) is None
 
 
 def _with_hidden(signature: inspect.Signature, name: str, cls: type) -> inspect.Signature:

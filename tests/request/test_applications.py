@@ -353,7 +353,7 @@ def test_a_subclass_of_an_application_with_a_new_of_its_own_is_found(
 ) -> None:
     class App(Starlette):
         def __new__(cls, *args: Any, **kwargs: Any) -> App:
-            app: App = super().__new__(cls, *args, **kwargs)  # type: ignore[call-arg]
+            app: App = super().__new__(cls, *args, **kwargs)
             return app
 
     def made(tenant: str) -> App:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from starlette.types import Scope
 
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.numbers import number_of
 from stream_cached.request.live_apps import (
+    are_alike,
     changes,
     collect_dead,
     live_apps,
@@ -79,6 +82,7 @@ class Applications:
         self._place = place
         self._is_named = is_named
         self._known: dict[tuple[int, int], _Known] = {}
+        self._callers: WeakSet[Any] = WeakSet()
 
     def form(self, scope: Scope, namespace: object) -> Form:
         """
@@ -94,6 +98,7 @@ class Applications:
         known = self._known.get((id(app), id(router)))
         if known is None or not _still_holds(known, app):
             note(app)
+            self._note_caller(app)
             known = self._found_out(app, root_of(app, router), namespace)
             if len(self._known) > 100:
                 self._known.clear()
@@ -113,6 +118,11 @@ class Applications:
             form = None
         return _Known(changes(), _reference(app), _reference(root), place, root_place, form)
 
+    def _note_caller(self, app: Any) -> None:
+        # Only an application of another framework has no weak references, or no hash.
+        with contextlib.suppress(TypeError):
+            self._callers.add(app)
+
     def _is_shared(self, app: Any, root: Any, namespace: object) -> bool:
         """Whether another live application reaches the function, too."""
         if not self._others(app, root, namespace):
@@ -126,10 +136,10 @@ class Applications:
         others = [
             each for each in apps if each is not app and each is not root and id(each) not in within
         ]
-        # What its routes don't show (a helper that they call) may be reached by all.
-        if not reaches(app, self._name, self._place, namespace):
-            return bool(others)
-        return any(reaches(each, self._name, self._place, namespace) for each in others)
+        if reaches(app, self._name, self._place, namespace):
+            return any(reaches(each, self._name, self._place, namespace) for each in others)
+        # The routes don't show a helper that they call.
+        return any(each in self._callers or are_alike(app, each) for each in others)
 
 
 def _reference(app: Any) -> Callable[[], object]:

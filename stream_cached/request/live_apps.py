@@ -17,6 +17,8 @@ from starlette.applications import Starlette
 
 from stream_cached.endpoint.function import name_of, place_of
 
+_UNDECORATED = object()
+
 _live: dict[int, weakref.ref[Any]] = {}
 
 
@@ -84,14 +86,33 @@ def reaches(app: Any, name: str, place: str, namespace: object) -> bool:
     return any(
         name_of(function) == name
         and place_of(function) == place
-        and _namespace(function) in (namespace, None)
+        and _namespace(function, namespace) == namespace
         for _, part in _parts(app, [], {id(app)})
         for function in _functions(part)
     )
 
 
-def _namespace(function: Any) -> object:
-    return getattr(getattr(function, "cache", None), "namespace", None)
+def are_alike(app: Any, other: Any) -> bool:
+    """Whether two applications have a route's function in common: one factory made both."""
+    return not _identities(app).isdisjoint(_identities(other))
+
+
+def _identities(app: Any) -> set[tuple[str, str]]:
+    found = [each for _, part in _parts(app, [], {id(app)}) for each in _functions(part)]
+    return {(name_of(each), place_of(each)) for each in found if not _is_frameworks(each)}
+
+
+def _is_frameworks(value: Any) -> bool:
+    return str(value.__module__).partition(".")[0] in ("fastapi", "starlette")
+
+
+def _namespace(function: Any, default: object) -> object:
+    """Return the namespace of a decorated function; an undecorated one has no entries."""
+    cache = getattr(function, "cache", _UNDECORATED)
+    if cache is None:
+        # It is not known yet.
+        return default
+    return getattr(cache, "namespace", _UNDECORATED)
 
 
 def _functions(part: Any) -> Iterator[Any]:
@@ -100,7 +121,7 @@ def _functions(part: Any) -> Iterator[Any]:
             yield part
         return
     for cls in part.__mro__:
-        if not cls.__module__.startswith("starlette."):
+        if not _is_frameworks(cls):
             yield from (each for each in vars(cls).values() if inspect.isroutine(each))
 
 

@@ -6,6 +6,7 @@ The same application without the decorator is the oracle for what the first clie
 from __future__ import annotations
 
 import asyncio
+import uuid
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -231,7 +232,9 @@ def application(
     def in_thread(request: Request) -> Response:
         return make(feed)
 
-    decorated = cached(**{"ttl": 60, "cache": cache, **settings})(in_thread if sync else endpoint)
+    decorated = cached(**{"ttl": 60, "cache": cache, "namespace": uuid.uuid4().hex, **settings})(
+        in_thread if sync else endpoint
+    )
     return Starlette(routes=[Route("/plain", endpoint), Route("/", decorated)])
 
 

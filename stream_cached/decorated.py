@@ -12,7 +12,7 @@ from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.backends.users import user_of
 from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
-from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest
+from stream_cached.endpoint.function import HIDDEN, Endpoint
 from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.signatures import taking_request
 from stream_cached.engine.header_rules import HeaderRules
@@ -25,11 +25,11 @@ from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_internal, shows_object, version_key
 from stream_cached.options import MIN_SECRET, check_arguments
-from stream_cached.request.application import Applications
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
+from stream_cached.request.key_parts import KeyParts
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.rendering import Rendering, Twins
 from stream_cached.tasks import has_event_loop
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 #: The switches of a single call, as in aiocache's decorators.
 SWITCHES = frozenset({"cache_read", "cache_write", "aiocache_wait_for_write"})
-
-#: For each name of a decorated function and its cache, the digests of up to two closures that were
-#: decorated under that name: a factory that decorates twice causes one log line.
-_closures: dict[tuple[str, str | int], set[str]] = {}
 
 
 class Decorated:
@@ -65,12 +61,10 @@ class Decorated:
         #: What the decorator makes of the function.
         self.wrapper: Callable[..., Any] | None = None
         self._check()
-        self.applications = Applications(endpoint.name, endpoint.place, is_named=hooks.is_named)
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
-        self.context = ContextWatch(options.key_context, self.reporter)
+        self._context = ContextWatch(options.key_context, self.reporter)
         self.arguments = Arguments(
-            function,
             endpoint.declared,
             noself=decorator.noself,
             by_request=options.request_key,
@@ -127,20 +121,18 @@ class Decorated:
                 "will be no hits: take its parameter out of the key by key_ignore= or NotInKey"
             )
 
-    def inform_of_twin(self) -> None:
-        """Log that a factory has decorated the same function over another closure."""
-        decorator, name = self._decorator, self.endpoint.name
-        if self.hooks.has_own_memory:
-            return
-        closure = closure_digest(self.endpoint.function)
-        seen = _closures.setdefault((name, decorator.alias or id(decorator.cache)), {closure})
-        if closure not in seen and len(seen) == 1:
-            seen.add(closure)
-            # A factory that is called again for each test is no mistake.
-            self.reporter.inform(
-                "it is decorated once more, over other values, by a factory perhaps: the two share "
-                "entries where host, path, query and arguments agree; pass namespace= to part them"
-            )
+    def has_made(self, wrapper: Callable[..., Any]) -> None:
+        """Note what the decorator has made of the function, once it may have a cache."""
+        self.wrapper = wrapper
+        own = self.hooks.namespace
+        self.parts = KeyParts(
+            self.endpoint,
+            wrapper,
+            self.arguments,
+            self._context,
+            own_namespace=own,
+            namespace=own or getattr(self._decorator.cache, "namespace", None),
+        )
 
     # -- one call ---------------------------------------------------------------------------
 

@@ -32,9 +32,7 @@ from stream_cached.options import (
     Values,
     Vary,
 )
-from stream_cached.request.application import number_form
 from stream_cached.request.context import KeyContext
-from stream_cached.request.injected import injected_forms
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
 
@@ -211,7 +209,6 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         hooks = self.hooks.for_function()
         function = self._functions[id(f)] = Decorated(f, self, hooks)
         hooks.bind_early(function.reporter)
-        function.inform_of_twin()
 
         @functools.wraps(f)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -230,7 +227,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         decorated.invalidate = invalidate
         decorated.cache_key = cache_key
         decorated.__signature__ = function.endpoint.signature
-        function.wrapper = decorated
+        function.has_made(decorated)
         return cast(CachedEndpoint[P, Any], decorated)
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -289,15 +286,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         function, incoming = current
         if incoming is None:
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
+            lacking += function.parts.suffix(function.hooks)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
-        forms = function.arguments.forms(args, kwargs, incoming.scope) | function.context.forms()
-        if function.endpoint.injects:
-            forms |= injected_forms((*args, *kwargs.values()))
-        binding = function.hooks.binding()
-        if binding.breaker is None:
-            forms |= number_form(incoming.scope)
-        else:
-            forms |= function.applications.form(incoming.scope, binding.cache.namespace)
+        forms = function.parts.forms(args, kwargs, incoming, function.hooks)
         return incoming.key(function.endpoint.name, forms, host=self.options.key_host)
 
     def _key_from_args(
@@ -307,9 +298,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             return cast(str, super()._key_from_args(func, args, kwargs))
         # aiocache has no key for a partial, nor for an instance that can be called.
         function = self._functions[id(func)]
-        bound = function.arguments.bound or ""
         positional = args[1:] if self.noself else args
-        return f"{function.endpoint.name}{bound}{positional}{sorted(kwargs.items())}"
+        return f"{function.endpoint.name}{positional}{sorted(kwargs.items())}"
 
     async def get_from_cache(self, key: str) -> Any:
         """Return a plain value by the cache's public `get`; None if there is none."""

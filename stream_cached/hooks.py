@@ -44,9 +44,14 @@ class AiocacheHooks(Hooks):
         return is_default and self._decorator.alias is None
 
     @property
-    def is_named(self) -> bool:
-        """Whether the user has said which functions have keys in common."""
-        return self._decorator.alias is None and self._settings.get("namespace") is not None
+    def is_in_process(self) -> bool:
+        """Whether no other process has the same entries."""
+        return self.binding().breaker is None
+
+    @property
+    def namespace(self) -> str | None:
+        """By what the user says which functions have keys in common; None if nothing is said."""
+        return None if self._decorator.alias else self._settings.get("namespace")
 
     def for_function(self) -> AiocacheHooks:
         """Return the hooks of one more function of the decorator."""

@@ -125,9 +125,9 @@ class CashewsHooks(AiocacheHooks):
         return self.key_template is None
 
     @property
-    def is_named(self) -> bool:
-        """Whether the user has said which functions have keys in common."""
-        return bool(self._prefix)
+    def namespace(self) -> str | None:
+        """By what the user says which functions have keys in common; None if nothing is said."""
+        return self._prefix or None
 
     @property
     def has_own_values(self) -> bool:

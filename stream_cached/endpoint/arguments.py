@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -40,7 +38,6 @@ class Arguments:
 
     def __init__(
         self,
-        function: Callable[..., Any],
         signature: inspect.Signature,
         *,
         noself: bool,
@@ -66,7 +63,6 @@ class Arguments:
         marked = (name for name, parameter in parameters.items() if _is_marked(parameter))
         self._ignored = {*map(self._name_in_setting, key_ignore), *marked}
         self._origins = Origins(parameters, by_request=by_request)
-        self.bound = _bound(function)
 
     def headers(self, taken: Mapping[str, Sequence[str]]) -> tuple[frozenset[str], frozenset[str]]:
         """Return the headers of all keyed parameters, and of those without `key_args`."""
@@ -78,7 +74,7 @@ class Arguments:
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return the keyed arguments in canonical form, or raise BypassError."""
-        forms: dict[str, Any] = {"": self.bound} if self.bound else {}
+        forms: dict[str, Any] = {}
         unkeyed: list[UnkeyedError] = []
         for name, value in self._named(args, kwargs).items():
             if name in self._ignored:
@@ -247,15 +243,3 @@ def _has_form(value: object) -> bool:
     except Exception:
         return False
     return not is_infrastructure(type(value))
-
-
-def _bound(function: Any) -> dict[str, Any]:
-    """Return the arguments of `functools.partial` objects in canonical form."""
-    bound: dict[str, Any] = {}
-    while isinstance(function, functools.partial):
-        for name, value in (*enumerate(function.args), *function.keywords.items()):
-            # A value without a canonical form (a client, a service) is the same in every call.
-            with contextlib.suppress(NoCanonicalFormError):
-                bound[f"{len(bound)} {name}"] = canonical(value)
-        function = function.func
-    return bound

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,8 +22,6 @@ from stream_cached.endpoint.signatures import (
     without_partials,
 )
 from stream_cached.errors import ConfigurationError
-from stream_cached.keys.canonical import NoCanonicalFormError, canonical
-from stream_cached.keys.digest import digest
 
 #: The name of the parameter that the decorator adds to a function without a request parameter.
 HIDDEN = "_stream_cached_request"
@@ -126,20 +123,6 @@ class Endpoint:
             return kwargs.pop(HIDDEN_RESPONSE), kwargs
         own = kwargs.get(self._response) if self._response else None
         return (own if isinstance(own, Response) else None), kwargs
-
-
-def closure_digest(function: Callable[..., Any]) -> str:
-    """Return a digest of a function's closure, valid within one process."""
-    forms: list[Any] = []
-    for cell in getattr(inspect.unwrap(function), "__closure__", None) or ():
-        # An empty cell, or a value without a canonical form, can't be compared.
-        with contextlib.suppress(ValueError, NoCanonicalFormError):
-            forms.append(canonical(cell.cell_contents))
-    if inspect.ismethod(function):
-        forms.append(id(function.__self__))
-    elif not inspect.isfunction(function):
-        forms.append(id(function))
-    return digest(list(map(str, forms)))
 
 
 def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:

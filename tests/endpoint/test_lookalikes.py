@@ -178,7 +178,6 @@ def keywords(**others: int) -> None: ...
 
 def arguments(function: Callable[..., None], *args: int, **kwargs: int) -> object:
     return Arguments(
-        function,
         inspect.signature(function),
         noself=False,
         by_request=True,

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import functools
 import itertools
-import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -291,25 +290,6 @@ def test_endpoints_that_inherit_a_method_do_not_share_its_answers(cache_url: str
         assert [answer.cache_status for answer in answers] == [MISS] * 3 + [HIT] * 3
 
     asyncio.run(test())
-
-
-def test_a_factory_that_decorates_one_name_over_other_values_is_told_of(
-    cache_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    def make(version: str) -> Callable[..., Any]:
-        @stream_cached(ttl=60, cache=cache_url)
-        async def report(request: Request) -> Response:
-            return PlainTextResponse(f"version {version}")
-
-        return report
-
-    caplog.set_level(logging.INFO, "stream_cached")
-    make("1"), make("1")
-    assert caplog.messages == []
-    make("2"), make("3")
-    (notice,) = caplog.messages
-    assert "namespace=" in notice
-    assert make.__qualname__ in notice
 
 
 @dataclasses.dataclass

@@ -6,9 +6,9 @@ The same application without the decorator is the oracle for what the first clie
 from __future__ import annotations
 
 import asyncio
-import uuid
 import re
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stream_cached import decorated
 from stream_cached.backends import urls
 from stream_cached.request import live_apps
 
@@ -73,7 +72,7 @@ def forgetting_caches() -> Iterator[None]:
     The applications of a test, too, which live as long as they are frozen.
     """
     # Another cache may have the address of one that is gone, by which this knows them apart.
-    kept: list[dict[Any, Any]] = [urls._by_url, decorated._closures, live_apps._live]
+    kept: list[dict[Any, Any]] = [urls._by_url, live_apps._live]
     before = [set(memory) for memory in kept]
     yield
     for memory, names in zip(kept, before, strict=True):

@@ -4,6 +4,7 @@ from stream_cached.backends.breaker import health
 from stream_cached.backends.breaker_state import Health, State
 from stream_cached.decorator import stream_cached
 from stream_cached.endpoint.cached import CachedEndpoint
+from stream_cached.endpoint.in_key import InKey, in_key
 from stream_cached.endpoint.infrastructure import NotInKey, not_in_key
 from stream_cached.errors import (
     BrokenStreamError,
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigurationError",
     "FallbackCache",
     "Health",
+    "InKey",
     "Limits",
     "MemoryCache",
     "NotCached",
@@ -35,6 +37,7 @@ __all__ = [
     "StreamCachedError",
     "aclose",
     "health",
+    "in_key",
     "lifespan",
     "not_in_key",
     "stream_cached",

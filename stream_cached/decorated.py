@@ -15,7 +15,7 @@ from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint
 from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.signatures import taking_request
-from stream_cached.engine.header_rules import HeaderRules
+from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation
 from stream_cached.engine.outcome import Call, RequestView
 from stream_cached.engine.service import Service
@@ -65,9 +65,10 @@ class Decorated:
         self.reporter = Reporter(f"{endpoint.name}{place}")
         self._context = ContextWatch(options.key_context, self.reporter)
         self.arguments = Arguments(
+            function,
             endpoint.declared,
             noself=decorator.noself,
-            by_request=options.request_key,
+            keyed=keyed_of(options),
             key_args=options.key_args,
             key_ignore=options.key_ignore,
         )

@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any, cast
+from typing import Any, get_args
 
-from starlette.endpoints import HTTPEndpoint
-from starlette.requests import HTTPConnection
-
-from stream_cached.endpoint.dependencies import Origins
-from stream_cached.endpoint.infrastructure import NotInKey, is_infrastructure
-from stream_cached.endpoint.signatures import class_names, dependency_of, markers_of
-from stream_cached.endpoint.startup import is_held
-from stream_cached.endpoint.unkeyed import UnkeyedError, findings
-from stream_cached.http.reasons import BypassError
-from stream_cached.keys.canonical import PLAIN, TOO_DEEP, NoCanonicalFormError, canonical
-from stream_cached.keys.digest import class_name, digest
-from stream_cached.keys.names import holds_address
+from stream_cached.endpoint.in_key import part_of_parameter
+from stream_cached.endpoint.infrastructure import NotInKey
+from stream_cached.endpoint.origins import Origins
+from stream_cached.endpoint.signatures import (
+    annotation_of,
+    class_names,
+    cookie_names,
+    dependency_of,
+    header_names,
+    markers_of,
+)
+from stream_cached.endpoint.taken import Keyed, name_of
+from stream_cached.endpoint.values import LEFT_OUT, CallValues, Rules, has_exact_repr
+from stream_cached.keys.canonical import PLAIN, has_form
+from stream_cached.keys.digest import digest
 
 KeyArgs = Mapping[str, Callable[[Any], Any]]
 
-_PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
-
-#: The attributes that Starlette sets on every `HTTPEndpoint`.
-_ENDPOINT_ATTRIBUTES = frozenset({"scope", "receive", "send", "_allowed_methods"})
-
-#: Replaces an argument that is not part of the key, in the arguments for aiocache's key.
-_LEFT_OUT = type("LeftOut", (), {"__repr__": lambda self: "<not in key>"})()
+#: No default of a parameter.
+_OTHER = object()
 
 
 class Arguments:
     """Converts the arguments of one endpoint for its keys.
 
-    `by_request` says that the key also contains the request's path and query."""
+    `keyed` says what of a request is part of the key beside them."""
 
     def __init__(
         self,
+        function: Callable[..., Any],
         signature: inspect.Signature,
         *,
         noself: bool,
-        by_request: bool,
+        keyed: Keyed,
         key_args: KeyArgs,
         key_ignore: frozenset[str],
     ) -> None:
@@ -57,43 +56,66 @@ class Arguments:
         self._keywords = {name for name, p in parameters.items() if p.kind in keywords}
         defaults = {name: _default(parameter) for name, parameter in parameters.items()}
         self._defaults = {name: value for name, value in defaults.items() if _has_form(value)}
+        #: Defaults that are the same in every call, and can't be told from another value.
+        self._constants = {
+            name: value
+            for name, value in defaults.items()
+            if name not in self._defaults and value is not inspect.Parameter.empty
+        }
         self._noself = noself
-        self._by_request = by_request
+        self._by_request = keyed.request
         self._key_args = {self._name_in_setting(name): key_args[name] for name in key_args}
-        marked = (name for name, parameter in parameters.items() if _is_marked(parameter))
-        self._ignored = {*map(self._name_in_setting, key_ignore), *marked}
-        self._origins = Origins(parameters, by_request=by_request)
+        self._parts = {n: part for n, p in parameters.items() if (part := part_of_parameter(p))}
+        self._marked = {name for name, parameter in parameters.items() if _is_marked(parameter)}
+        self._ignored = {*map(self._name_in_setting, key_ignore)}
+        self._rules = Rules(
+            function=name_of(function),
+            parameters=parameters,
+            origins=Origins(function, parameters, self._with_parameters(keyed)),
+            by_request=keyed.request,
+            key_args=self._key_args,
+            parts=self._parts,
+            marked=frozenset(self._marked),
+        )
+
+    def _with_parameters(self, keyed: Keyed) -> Keyed:
+        """Add the headers and cookies that arguments hold as they are."""
+        out = {*self._key_args, *self._parts, *self._marked, *self._ignored}
+        plain = [p for name, p in self._parameters.items() if name not in out and _is_text(p)]
+        cookies = chain(*map(cookie_names, plain))
+        headers = chain(*(header_names(p) for p in plain if not cookie_names(p)))
+        return keyed.with_names(map(str.lower, headers), cookies)
 
     def headers(self, taken: Mapping[str, Sequence[str]]) -> tuple[frozenset[str], frozenset[str]]:
         """Return the headers of all keyed parameters, and of those without `key_args`."""
-        used = {name: headers for name, headers in taken.items() if name not in self._ignored}
+        out = self._ignored | self._marked
+        used = {name: headers for name, headers in taken.items() if name not in out}
         plain = {name: headers for name, headers in used.items() if name not in self._key_args}
         return frozenset(chain(*used.values())), frozenset(chain(*plain.values()))
 
     def forms(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the keyed arguments in canonical form, or raise BypassError."""
+    ) -> tuple[dict[str, Any], bool]:
+        """
+        Return the keyed arguments in canonical form, and whether they name who asks.
+
+        Raises:
+            BypassError: An argument can't be part of the key.
+        """
         forms: dict[str, Any] = {}
-        unkeyed: list[UnkeyedError] = []
+        others: dict[str, Any] = {}
         for name, value in self._named(args, kwargs).items():
-            if name in self._ignored:
+            if name in self._ignored or self._constants.get(name, _OTHER) is value:
                 continue
-            if type(value) in PLAIN and name not in self._key_args:
-                forms[name] = value
-                continue
-            try:
-                replacement = self._replacement(name, value, scope)
-                if replacement is not _LEFT_OUT:
-                    forms[name] = canonical(replacement)
-            except UnkeyedError as exc:
-                unkeyed.append(exc)
-            # The value's class may raise anything, which must not fail the request.
-            except Exception as exc:
-                unkeyed.append(self._without_form(name, value, exc, scope))
-        if unkeyed:
-            raise BypassError(*findings(unkeyed, self._parameters)) from _cause(unkeyed)
-        return forms
+            if type(value) in PLAIN and not (name in self._key_args or name in self._parts):
+                if name not in self._marked:
+                    forms[name] = value
+            else:
+                others[name] = value
+        if not others:
+            return forms, False
+        call = CallValues(self._rules, others, scope)
+        return forms | call.forms() | call.identity(), call.users.names_credentials
 
     def as_for_aiocache(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -102,30 +124,34 @@ class Arguments:
         # aiocache's key consists of the arguments' `repr`. If a `repr` may hide a difference, the
         # arguments go into the suffix instead, as a digest of their canonical forms.
         names = [*self._positional, *(f"*{n}" for n in range(len(args)))]
-        unkeyed: list[UnkeyedError] = []
+        named = {
+            **dict(zip(names, args, strict=False)),
+            **{self._name(name): value for name, value in kwargs.items()},
+        }
+        call = CallValues(self._rules, self._others(named), {})
 
         def shown(name: str, value: Any) -> Any:
-            try:
-                value = _LEFT_OUT if name in self._ignored else self._replacement(name, value, {})
-            except UnkeyedError as exc:
-                unkeyed.append(exc)
             if self._noself and name in (*names[: len(args)][:1], "self", "cls"):
                 # aiocache leaves `self` out only if it is positional.
-                return value if args else _LEFT_OUT
-            if not _has_form(value) and holds_address(repr(value)):
-                unkeyed.append(self._without_form(name, value, NoCanonicalFormError(), {}))
-            return value
+                return value if args else LEFT_OUT
+            return LEFT_OUT if name in self._ignored else call.shown(name, value)
 
         positional = tuple(map(shown, names, args))
-        named = {name: shown(self._name(name), value) for name, value in kwargs.items()}
-        if unkeyed:
-            raise BypassError(*findings(unkeyed, self._parameters)) from _cause(unkeyed)
+        keywords = {name: shown(self._name(name), value) for name, value in kwargs.items()}
+        call.check()
         if self._by_request:
-            return positional, named, ""
-        forms = self.forms(args, kwargs, {})
-        if all(map(_has_exact_repr, (*positional, *named.values()))):
-            return positional, named, ""
+            return positional, keywords, ""
+        forms, _ = self.forms(args, kwargs, {})
+        if has_exact_repr((*positional, *keywords.values())):
+            return positional, keywords, ""
         return (), {}, f":{digest(sorted(forms.items()))}"
+
+    def _others(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in self._ignored and self._constants.get(name, _OTHER) is not value
+        }
 
     def _name(self, keyword: str) -> str:
         # A key of **kwargs may have the name of a positional-only parameter.
@@ -152,74 +178,12 @@ class Arguments:
                 named.pop(first, None)
         return named
 
-    def _replacement(self, name: str, value: Any, scope: Mapping[str, Any]) -> Any:
-        """Return the part of an argument that belongs into the key, or `_LEFT_OUT`."""
-        if name in self._key_args:
-            try:
-                return self._key_args[name](value)
-            # An error in the user's function must not fail the request.
-            except Exception as exc:
-                what = f" ({exc.name})" if isinstance(exc, AttributeError) and exc.name else ""
-                why = f"key_args[{name!r}] raised {type(exc).__name__}{what}"
-                raise UnkeyedError(name, value, why, fix=_PLAIN_VALUE) from exc
-        if isinstance(value, HTTPEndpoint):
-            # Several classes may inherit the method. Attributes beside Starlette's were set for
-            # this request.
-            own = {n: i for n, i in vars(value).items() if n not in _ENDPOINT_ATTRIBUTES}
-            return class_name(value), {
-                n: i for n, i in own.items() if not _is_the_applications(i, value, scope)
-            }
-        if not is_infrastructure(type(value)):
-            return value
-        if not self._by_request and isinstance(value, HTTPConnection):
-            why = f"{name} is a request, of which nothing is part of the key"
-            fix = "leave request_key=False out"
-            raise UnkeyedError(name, value, why, fix=fix)
-        if client_source := self._origins.client_source(name, type(value), scope):
-            why = f"{name} may belong to one client: it depends on {client_source}"
-            raise UnkeyedError(name, value, why, client_source=client_source)
-        return _LEFT_OUT
 
-    def _without_form(
-        self, name: str, value: object, exc: Exception, scope: Mapping[str, Any]
-    ) -> UnkeyedError:
-        if name in self._key_args:
-            why = f"key_args[{name!r}] returned a value of type {exc}"
-            return UnkeyedError(name, value, why, fix=_PLAIN_VALUE)
-        why = f"{name} is of type {class_name(value)}"
-        if not isinstance(exc, NoCanonicalFormError):
-            why += f", and raised {type(exc).__name__}"
-        elif str(exc) == TOO_DEEP:
-            why += f", {TOO_DEEP}"
-        elif str(exc) not in ("", class_name(value)):
-            why += f", which holds a {exc}"
-        if client_source := self._origins.client_source(name, type(value), scope):
-            why += f", and depends on {client_source}"
-        return UnkeyedError(name, value, why, client_source=client_source)
-
-
-def _is_the_applications(item: object, endpoint: HTTPEndpoint, scope: Mapping[str, Any]) -> bool:
-    """Whether an attribute of an `HTTPEndpoint`, which is made for one request, is for all."""
-    module = type(endpoint).__module__
-    return is_infrastructure(type(item)) and is_held(item, scope, module)
-
-
-def _has_exact_repr(value: object) -> bool:
-    """Whether the `repr` of two different values always differs."""
-    if type(value) in (list, tuple):
-        return all(map(_has_exact_repr, cast("Iterable[object]", value)))
-    if type(value) is dict:
-        return all(_has_exact_repr(item) for pair in value.items() for item in pair)
-    # The order of a set's items in its `repr` differs between processes.
-    return value is _LEFT_OUT or (
-        type(value).__module__ in ("builtins", "datetime", "decimal", "pathlib", "uuid")
-        and not isinstance(value, set | frozenset)
-    )
-
-
-def _cause(unkeyed: Iterable[UnkeyedError]) -> BaseException | None:
-    """Return what a function of `key_args` has raised."""
-    return next((one.__cause__ for one in unkeyed if one.__cause__ is not None), None)
+def _is_text(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter's value is a header or a cookie as it is."""
+    annotation = annotation_of(parameter)
+    parts = get_args(annotation) or (annotation,)
+    return all(part in (str, type(None), inspect.Parameter.empty) for part in parts)
 
 
 def _is_marked(parameter: inspect.Parameter) -> bool:
@@ -237,9 +201,4 @@ def _default(parameter: inspect.Parameter) -> object:
 
 
 def _has_form(value: object) -> bool:
-    try:
-        canonical(value)
-    # The value's class may raise anything.
-    except Exception:
-        return False
-    return not is_infrastructure(type(value))
+    return value is not inspect.Parameter.empty and has_form(value)

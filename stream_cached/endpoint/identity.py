@@ -17,7 +17,9 @@ from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from stream_cached.endpoint.cells import EMPTY, Part, is_at_its_name, parts_of
-from stream_cached.endpoint.value_forms import PathOf, ValueForms
+from stream_cached.endpoint.held import path_of
+from stream_cached.endpoint.infrastructure import is_infrastructure
+from stream_cached.endpoint.value_forms import ValueForms
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.numbers import number_of
 
@@ -101,12 +103,12 @@ class Identity:
         """Whether another process may have another function of this name and line."""
         return self._is_late and not self._has_own_name
 
-    def form(self, path_of: PathOf, *, in_memory: bool) -> list[Any]:
+    def form(self, scope: Mapping[str, Any], *, in_memory: bool) -> list[Any]:
         """
         Return what the key has of the function beside its name.
 
         Args:
-            path_of: Returns the path by which the application holds an object, or None.
+            scope: The scope of the request.
             in_memory: Whether the key is for this process alone.
 
         Raises:
@@ -114,7 +116,7 @@ class Identity:
         """
         form: list[Any] = [] if self._has_own_name else [self._line]
         if self._parts:
-            form += self._of_parts(path_of, in_memory=in_memory)
+            form += self._of_parts(scope, in_memory=in_memory)
         return form
 
     @property
@@ -124,8 +126,8 @@ class Identity:
             self._is_named = is_at_its_name(self._wrapper())
         return self._is_named
 
-    def _of_parts(self, path_of: PathOf, *, in_memory: bool) -> list[Any]:
-        forms = ValueForms(path_of)
+    def _of_parts(self, scope: Mapping[str, Any], *, in_memory: bool) -> list[Any]:
+        forms = ValueForms(lambda value: self._path_of(value, scope))
         found = [self._form_of(part, forms) for part in self._parts.values()]
         unknown = forms.unknown
         if not unknown or not (self._changes(unknown) or self._others_differ(unknown)):
@@ -135,6 +137,11 @@ class Identity:
             raise BypassError(Finding(NotCached.CLOSURE, names))
         values = [value for _, value in unknown if _is_countable(value)]
         return [found, [number_of(self), *map(number_of, values)]]
+
+    def _path_of(self, value: object, scope: Mapping[str, Any]) -> str | None:
+        if not is_infrastructure(type(value)):
+            return None
+        return path_of(value, scope, (self._name, type(value).__qualname__))
 
     def _form_of(self, part: Part, forms: ValueForms) -> Any:
         return self._first_form(part) if part.is_own else forms.form(part.name, part.get())

@@ -33,10 +33,7 @@ _NAMES = _read_names()
 #: Classes whose instances usually exist for one request.
 _PER_REQUEST = _NAMES["per request"]
 
-#: Classes whose instances are usually shared by all requests.
-_SHARED = _NAMES["shared"]
-
-_KNOWN = _PER_REQUEST | _SHARED
+_KNOWN = _PER_REQUEST | _NAMES["shared"]
 
 C = TypeVar("C", bound=type)
 
@@ -90,14 +87,30 @@ def is_shared_infrastructure(cls: type) -> bool:
     return is_infrastructure(cls) and _PER_REQUEST.isdisjoint(class_names(cls))
 
 
-def _may_be_per_request(cls: type) -> bool:
-    return _SHARED.isdisjoint(class_names(cls))
+def is_declared(cls: type) -> bool:
+    """Whether `not_in_key` has named a class or a base class."""
+    return not _declared.isdisjoint(cls.__mro__)
+
+
+#: Classes of what FastAPI itself passes to an endpoint.
+_INJECTED = frozenset(
+    {
+        "fastapi.security.oauth2.SecurityScopes",
+        "starlette.background.BackgroundTask",
+        "starlette.requests.HTTPConnection",
+        "starlette.responses.Response",
+    }
+)
+
+
+def _is_injected(cls: type) -> bool:
+    return not _INJECTED.isdisjoint(class_names(cls))
 
 
 _cached = functools.lru_cache(maxsize=1024)(_is_known)
 
-#: Whether instances of a class are left out of keys.
+#: Whether instances of a class are what endpoints work with.
 is_infrastructure: Callable[[type], bool] = _cached
 
-#: Whether a dependency may bind instances of a class to one client (by a session's tenant, say).
-may_be_per_request: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_may_be_per_request)
+#: Whether FastAPI itself passes instances of a class to endpoints.
+is_injected: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_is_injected)

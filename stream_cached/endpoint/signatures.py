@@ -107,15 +107,26 @@ def dependency_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
 
 def header_names(parameter: inspect.Parameter) -> list[str]:
     """Return the names of the request headers that FastAPI passes as this parameter."""
+    return ["Cookie"] if cookie_names(parameter) else _fields(parameter, "Header", _dashed)
+
+
+def cookie_names(parameter: inspect.Parameter) -> list[str]:
+    """Return the names of the cookies that FastAPI passes as this parameter."""
+    return _fields(parameter, "Cookie", lambda name, _: name)
+
+
+def _fields(
+    parameter: inspect.Parameter, kind: str, default: Callable[[str, Any], str]
+) -> list[str]:
+    """Return the names that a parameter, or the fields of its model, have in the request."""
     for marker in reversed(markers_of(parameter)):
         kinds = class_names(type(marker))
-        if "fastapi.params.Cookie" in kinds:
-            return ["Cookie"]
-        if "fastapi.params.Header" in kinds:
+        if f"fastapi.params.{kind}" in kinds:
             fields = getattr(annotation_of(parameter), "model_fields", None)
-            if fields is None:
-                return [_alias(marker) or _dashed(parameter.name, marker)]
-            return [_alias(field) or _dashed(name, marker) for name, field in fields.items()]
+            named = {parameter.name: marker} if fields is None else fields
+            return [_alias(field) or default(name, marker) for name, field in named.items()]
+        if kinds & {"fastapi.params.Cookie", "fastapi.params.Header"}:
+            return []
     return []
 
 

@@ -8,7 +8,6 @@ notes what is there once the application has started.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,12 +28,12 @@ def remember_state(app: Any, state: Mapping[str, Any]) -> None:
 
 def is_of_lifespan(scope: Mapping[str, Any], name: str, value: object) -> bool:
     """Whether a value in `request.state` is what the lifespan has put there under that name."""
-    return _is_in(_given(scope), name, value)
+    return _is_in(lifespan_states(scope), name, value)
 
 
 def own_names(scope: Mapping[str, Any]) -> list[str]:
     """Return the names in `request.state` that the lifespan did not put there, or that are gone."""
-    state, states = scope.get("state") or _NO_STATE, _given(scope)
+    state, states = scope.get("state") or _NO_STATE, lifespan_states(scope)
     own = [name for name, value in state.items() if not _is_in(states, name, value)]
     gone = states[0].keys() - state.keys() if len(states) == 1 else ()
     return sorted([*own, *(f"-{name}" for name in gone)])
@@ -44,18 +43,12 @@ def _is_in(states: Sequence[Mapping[str, Any]], name: str, value: object) -> boo
     return any(name in state and state[name] is value for state in states)
 
 
-def _given(scope: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def lifespan_states(scope: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what the lifespan has put into the state of the application of a request."""
     app = scope.get("app")
     given = None if app is None else _states.get(app)
     # The lifespan of an application that is mounted within another one is not run.
     return tuple(_states.values()) if given is None else (given,)
-
-
-def is_held(value: object, scope: Mapping[str, Any], module: str) -> bool:
-    """Whether an object is the application's: a global of a module, or in a state of the app."""
-    of_app = getattr(getattr(scope.get("app"), "state", None), "_state", _NO_STATE)
-    places = [getattr(sys.modules.get(module), "__dict__", _NO_STATE), of_app, *_given(scope)]
-    return any(each is value for place in places for each in tuple(place.values()))
 
 
 def _noting(lifespan: Any) -> Any:

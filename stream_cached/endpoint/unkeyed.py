@@ -20,16 +20,25 @@ _IDENTITIES = ("id", "pk", "uuid")
 class UnkeyedError(Exception):
     """An argument can't be part of a key; `findings` turns it into the reason for users.
 
-    `client_source` names the input, if any, that makes the argument depend on the client."""
+    `client_source` names the input, if any, that makes the argument depend on the client;
+    `is_known` is False where the origin of the argument is unknown."""
 
     def __init__(
-        self, name: str, value: object, why: str, *, client_source: str = "", fix: str = ""
+        self,
+        name: str,
+        value: object,
+        why: str,
+        *,
+        client_source: str = "",
+        is_known: bool = True,
+        fix: str = "",
     ) -> None:
         super().__init__(why)
         self.name = name
         self.value = value
         self.why = why
         self.client_source = client_source
+        self.is_known = is_known
         self.fix = fix
 
     @property
@@ -69,24 +78,42 @@ def _fix(one: UnkeyedError, parameters: Parameters) -> str:
         f'key_ignore=("{one.setting}",)'
     )
     if one.client_source:
-        plain = one.client_source.startswith(("the cookie ", "the header "))
-        value = one.client_source if plain else f"the value (a name, an id) that selects {name}"
-        parameter_fix = (
-            f"let the endpoint take {value} as a parameter of its own, so that it is part of the "
-            f"key, and {left_out}"
-        )
-        if is_infrastructure(type(one.value)):
-            return parameter_fix
-        return f"{key_args}; or {parameter_fix}"
-    if identity:
-        return f"{key_args}; or, if the answer is the same for every {variable}, {left_out}"
+        own = _fix_of_client(one)
+        if not one.is_known:
+            own += f", and {left_out}"
+        elif is_infrastructure(type(one.value)):
+            ignored = f'pass key_ignore=("{one.setting}",)'
+            own += f"; or {ignored} if every client is given the same answer"
+        return own if is_infrastructure(type(one.value)) else f"{key_args}; or {own}"
     cls = type(one.value).__name__
+    if is_infrastructure(type(one.value)):
+        return (
+            "keep it in a global of a module, in app.state or in the state of the lifespan, or let "
+            f"a dependency yield it, so that its origin is known; or, if every {variable} gives "
+            f"the same answer, {left_out}, or call not_in_key({cls}) once for all endpoints"
+        )
+    if identity:
+        return (
+            f"{key_args}, or call in_key({cls}, {function}) once for all endpoints; or, if the "
+            f"answer is the same for every {variable}, {left_out}"
+        )
     if type(one.value).__module__ == "builtins":
         return f"{key_args}; or, if the answer does not depend on it, {left_out}"
     fields = f"make {cls} a dataclass, whose fields are part of the key; or "
     return (
         f"{fields if dependency is type(one.value) else ''}{key_args}; or, if the answer does not "
         f"depend on it, {left_out}, or call not_in_key({cls}) once for all endpoints"
+    )
+
+
+def _fix_of_client(one: UnkeyedError) -> str:
+    """Return the way to put into the key what makes an argument depend on who asks."""
+    source = one.client_source.partition(", by ")[0]
+    if ", " not in source and source.startswith(("the cookie ", "the header ")):
+        return f"let the endpoint take {source} as a parameter of its own, so that it is in the key"
+    return (
+        "let the endpoint take who asks as a parameter of its own, as user: Annotated[User, "
+        "Depends(current_user), InKey(lambda user: user.id)] (from stream_cached import InKey)"
     )
 
 

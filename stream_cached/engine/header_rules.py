@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from stream_cached.endpoint.taken import Keyed
 from stream_cached.http.headers import header_values, vary_names
 from stream_cached.options import Options
 from stream_cached.request.guard import Terms
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+def keyed_of(options: Options) -> Keyed:
+    """Return what of a request is part of the key, whatever the function's parameters are."""
+    as_they_are = (name.lower() for name, normalise in options.vary.items() if normalise is None)
+    return Keyed(options.request_key, options.key_host, frozenset(as_they_are))
 
 
 class HeaderRules:

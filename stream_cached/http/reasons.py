@@ -60,6 +60,8 @@ class NotCached(enum.Enum):
     AUTHORIZATION = (
         "authorization",
         "the request carries Authorization, and the answer may be one user's own",
+        "mark the parameter that is the user, as user: Annotated[User, Depends(current_user), "
+        "InKey(lambda user: user.id)], so that there are entries for each user; "
         'pass authorized="keyed" if the arguments or the key name the user, authorized="vary" to '
         'keep entries for each credential, or authorized="share" if all users may be given the '
         "same; or let the response say Cache-Control: public",

@@ -10,7 +10,11 @@ import functools
 import inspect
 import ipaddress
 import pathlib
+import re
+import sys
+import types
 import uuid
+import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -61,7 +65,7 @@ def _find_converter(cls: type) -> _Converter:
     for classes, form in _FORMS:
         if issubclass(cls, classes):
             return _content_only(cls, form) if issubclass(cls, _CONTENT) else form
-    if dataclasses.is_dataclass(cls):
+    if dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__"):
         return _dataclass
     if hasattr(cls, "__pydantic_fields__"):
         return _model
@@ -109,7 +113,8 @@ def _slots(cls: type) -> list[str]:
     return slot_names(base for base in cls.__mro__ if base.__module__ not in _STANDARD)
 
 
-def _state(value: object) -> dict[str, object]:
+def state_of(value: object) -> dict[str, object]:
+    """Return the attributes and the slots of an instance."""
     cls = type(value)
     state = {name: getattr(value, name) for name in _slots(cls) if hasattr(value, name)}
     for name, item in getattr(value, "__dict__", {}).items():
@@ -141,6 +146,17 @@ def _zone(zone: datetime.tzinfo | None) -> str:
     return f"{class_name(zone)} {name}"
 
 
+def _global(value: Any, deeper: int) -> list[Any]:
+    """Return the name by which a function or a class is found in its module."""
+    names = value.__qualname__.split(".")
+    found: Any = sys.modules.get(value.__module__)
+    for name in names:
+        found = getattr(found, "__dict__", {}).get(name)
+    if found is not value:
+        raise NoCanonicalFormError(class_name(value))
+    return ["global", value.__module__, value.__qualname__]
+
+
 def _sequence(value: Iterable[object], deeper: int) -> list[Any]:
     return [class_name(value), [canonical(item, deeper) for item in value]]
 
@@ -156,13 +172,13 @@ def _set(value: Iterable[object], deeper: int) -> list[Any]:
 def _dataclass(value: Any, deeper: int) -> list[Any]:
     # The instance's dict also holds attributes that were set later. `getattr` of a field would
     # make an ORM's instance load that field.
-    return ["dataclass", class_name(value), _pairs(_state(value), deeper)]
+    return ["dataclass", class_name(value), _pairs(state_of(value), deeper)]
 
 
 def _model(value: Any, deeper: int) -> list[Any]:
     # `exclude_unset` makes visible which fields were set.
     names = ("__pydantic_extra__", "__pydantic_private__", "__pydantic_fields_set__")
-    parts = (_state(value), *(getattr(value, name, None) for name in names))
+    parts = (state_of(value), *(getattr(value, name, None) for name in names))
     return ["model", class_name(value), [canonical(part, deeper) for part in parts]]
 
 
@@ -178,6 +194,9 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Converter], ...] = (
     (complex, lambda v, _: [class_name(v), complex.__repr__(v)]),
     (pathlib.PurePath, lambda v, _: [class_name(v), pathlib.PurePath.__str__(v)]),
     (_ADDRESSES, lambda v, _: [class_name(v), str(v)]),
+    (re.Pattern, lambda v, deeper: ["pattern", canonical(v.pattern, deeper), v.flags]),
+    (zoneinfo.ZoneInfo, lambda v, _: ["zone", _zone(v)]),
+    ((types.FunctionType, types.BuiltinFunctionType, type), _global),
     # Slicing normalises the end: range(0, 3, 2) equals range(0, 4, 2).
     (range, lambda v, _: ["range", repr(v[:])]),
     ((list, tuple), _sequence),

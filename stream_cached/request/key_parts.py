@@ -67,23 +67,23 @@ class KeyParts:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], incoming: Incoming, cache: Cache
     ) -> dict[str, Any]:
         """Return the parts by names."""
-        forms = self._arguments.forms(args, kwargs, incoming.scope) | self._context.forms()
+        scope = incoming.scope
+        forms, names_user = self._arguments.forms(args, kwargs, scope)
+        forms |= self._context.forms()
+        if names_user:
+            incoming.is_authorized = False
         if self._endpoint.injects:
             forms |= injected_forms((*args, *kwargs.values()))
-        if identity := self._identity.form(_path_of, in_memory=cache.is_in_process):
+        if identity := self._identity.form(scope, in_memory=cache.is_in_process):
             forms["<function>"] = identity
         if cache.is_in_process:
-            return forms | number_form(incoming.scope)
-        return forms | self._applications.form(incoming.scope, cache.binding().cache.namespace)
+            return forms | number_form(scope)
+        return forms | self._applications.form(scope, cache.binding().cache.namespace)
 
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""
         is_nameless = not hasattr(self._endpoint.function, "__name__")
         if not is_nameless and (cache.has_own_memory or not self._identity.is_one_of_several):
             return ""
-        form = self._identity.form(_path_of, in_memory=cache.is_in_process)
+        form = self._identity.form({}, in_memory=cache.is_in_process)
         return f":{digest(form)}" if form else ""
-
-
-def _path_of(value: object) -> str | None:
-    return None

@@ -35,6 +35,7 @@ from stream_cached import (
     not_in_key,
     stream_cached,
 )
+from stream_cached.endpoint import held
 from tests.support.asgi import Exchange
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
@@ -143,26 +144,40 @@ PLUMBING: dict[str, Callable[[], Any]] = {
     "LoggerAdapter": lambda: OwnLogger(logging.Logger("a name"), {}),
     "ThreadPoolExecutor": ThreadPoolExecutor,
     "ProcessPoolExecutor": lambda: ProcessPoolExecutor(1),
-    "BackgroundTasks": BackgroundTasks,
-    "Response": Response,
     "AsyncOpenAI": of_openai,
     "sqlite3": of_sqlite,
 }
 
 
+#: What the tests below put there.
+ONE: Any = None
+OTHER: Any = None
+
+
 @pytest.mark.parametrize("make", PLUMBING.values(), ids=PLUMBING)
-def test_infrastructure_is_no_part_of_a_key_and_neither_is_that_of_a_subclass(
-    make: Callable[[], Any],
+def test_a_tool_that_a_module_holds_is_keyed_by_its_path_and_any_other_is_refused(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]
 ) -> None:
     endpoint = cached()(report)
-    value = make()
-    keys = {key_of(endpoint, made, other=1) for made in (value, make())}
-    assert len(keys) == 1
-    assert key_of(endpoint, value, other=2) not in keys
+    value, other = make(), make()
+    assert "nothing says whose item is" in refusal(endpoint, value)
+    monkeypatch.setitem(globals(), "ONE", value)
+    monkeypatch.setitem(globals(), "OTHER", other)
+    # No path may have led to what another test has put there.
+    monkeypatch.setattr(held, "_led", {})
+    monkeypatch.setattr(held, "_misses", {})
+    keys = [key_of(endpoint, each, other=1) for each in (value, other, value)]
+    assert keys[0] == keys[2] != keys[1]
     with contextlib.suppress(TypeError):
         # As it is where a class has been put on top of it.
         value.__class__ = type("Derived", (type(value),), {})
-        assert key_of(endpoint, value, other=1) in keys
+        assert key_of(endpoint, value, other=1) == keys[0]
+
+
+@pytest.mark.parametrize("make", [BackgroundTasks, Response])
+def test_what_fastapi_makes_for_each_request_is_no_part_of_the_key(make: Callable[[], Any]) -> None:
+    endpoint = cached()(report)
+    assert key_of(endpoint, make(), other=1) == key_of(endpoint, make(), other=1)
 
 
 def test_infrastructure_among_other_values_is_none() -> None:
@@ -185,6 +200,7 @@ def test_a_session_of_sqlalchemy_is_no_part_of_the_key(tmp_path: Any) -> None:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.engine = engine
         yield
         await engine.dispose()
 
@@ -585,7 +601,7 @@ def test_a_default_that_is_left_out_and_one_that_is_passed_share_a_key() -> None
         key_of(endpoint, order="asc"),
         key_of(endpoint, 5, ("a", "b")),
         key_of(endpoint, words=("a", "b"), order="asc", size=5),
-        key_of(endpoint, 5, ("a", "b"), order="asc", log=logging.getLogger("other")),
+        key_of(endpoint, 5, ("a", "b"), order="asc", log=logging.getLogger("a")),
     }
     assert len(keys) == 1
     others = [
@@ -593,6 +609,7 @@ def test_a_default_that_is_left_out_and_one_that_is_passed_share_a_key() -> None
         key_of(endpoint, 5.0),
         key_of(endpoint, order="desc"),
         key_of(endpoint, words=["a", "b"]),
+        key_of(endpoint, log=logging.getLogger("other")),
     ]
     assert len({*keys, *others}) == len(others) + 1
 
@@ -886,14 +903,14 @@ def test_the_key_of_a_call_without_a_request_is_aiocaches(
     assert asyncio.run(stored())
 
 
-def test_infrastructure_is_left_out_of_the_key_of_a_helper_and_others_are_refused() -> None:
+def test_loggers_are_told_apart_by_a_helper_and_others_are_refused() -> None:
     endpoint: Any = cached(request_key=False, key_ignore=("c",))(helper)
 
     def key(*args: Any, **kwargs: Any) -> str:
         return str(asyncio.run(endpoint.cache_key(*args, **kwargs)))
 
     loggers = logging.getLogger("one"), logging.getLogger("other")
-    assert len({key(logger, 1, c=Service()) for logger in loggers}) == 1
+    assert len({key(logger, 1, c=Service()) for logger in loggers}) == 2
     assert key(loggers[0], 1) != key(loggers[0], 2)
     with pytest.raises(BypassError, match=r"a is of type.*Service"):
         key(Service())

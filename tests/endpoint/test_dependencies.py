@@ -18,9 +18,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from stream_cached import not_in_key, stream_cached
-from stream_cached.endpoint.dependencies import Origins
+from stream_cached import InKey, not_in_key, stream_cached
+from stream_cached.endpoint.origins import NOBODY, Origins
 from stream_cached.endpoint.startup import remember_state
+from stream_cached.endpoint.taken import Keyed
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
 from tests.support.selection import share
@@ -81,7 +82,8 @@ def states(
         assert isinstance(session, Session)
         return PlainTextResponse("rows")
 
-    client = TestClient(with_state(app))
+    headers = {"X-User": "alice", "Cookie": "user=alice"}
+    client = TestClient(with_state(app), headers=headers)
     answers = [client.get(each) for each in asked]
     assert {answer.text for answer in answers} == {"rows"}
     return [answer.headers["cache-status"] for answer in answers]
@@ -93,8 +95,8 @@ def assert_is_infrastructure(caplog: pytest.LogCaptureFixture, dependency: Any) 
 
 def taken_for(parameter: inspect.Parameter) -> str:
     """What the parameter's argument is made of that may be another one for each client."""
-    origins = Origins({"session": parameter}, by_request=True)
-    return origins.client_source("session", Session, {})
+    origins = Origins(nothing, {"session": parameter}, Keyed())
+    return origins.of({}).who_asks("session", NOBODY, {})
 
 
 def assert_is_of_a_client(caplog: pytest.LogCaptureFixture, dependency: Any, culprit: str) -> None:
@@ -248,6 +250,12 @@ HARMLESS: dict[str, str] = {
     "state.pool, and more of it": "accepts(request.state.pool.__class__.__name__)",
     "state.pool, called": "request.state.pool.__repr__()",
     "two of state": "accepts(request.state.pool, request.state.other)",
+    "method": "accepts(request.method)",
+    "path_params": "accepts(request.path_params.get('tenant'))",
+    "path": "accepts(request.url.path)",
+    "query": "accepts(request.query_params['page'] if request.url.query else 1)",
+    "host": "accepts(request.url.hostname, request.url.netloc, request.url.port)",
+    "the host's header": "accepts(request.headers['host'])",
 }
 PRIVATE: dict[str, tuple[str, str]] = {
     "state.tenant": ("accepts(request.state.tenant)", "request.state.tenant"),
@@ -260,8 +268,15 @@ PRIVATE: dict[str, tuple[str, str]] = {
     "state, in a variable": ("state = request.state; accepts(state.tenant)", "the request"),
     "state, written": ("request.state.mine = 1", "the request"),
     "headers": ("accepts(request.headers)", "the request"),
-    "a header": ("accepts(request.headers.get('x-user'))", "the request"),
+    "a header": ("accepts(request.headers.get('X-User'))", "the header x-user"),
+    "a header, as an item": ("accepts(request.headers['x-user'])", "the header x-user"),
+    "a header of any name": ("name = 'a'; accepts(request.headers.get(name))", "the request"),
+    "headers, other methods": ("accepts(request.headers.keys())", "the request"),
     "cookies": ("accepts(request.cookies)", "the request"),
+    "a cookie": ("accepts(request.cookies.get('user', 'nobody'))", "the cookie user"),
+    "a cookie, as an item": ("accepts(request.cookies['user'])", "the cookie user"),
+    "url": ("accepts(request.url)", "the request"),
+    "base_url": ("accepts(request.base_url)", "the request"),
     "scope": ("accepts(request.scope['headers'])", "the request"),
     "an item": ("accepts(request['headers'])", "the request"),
     "after app": ("accepts(request.app); accepts(request.headers)", "the request"),
@@ -793,9 +808,8 @@ def test_a_warning_says_how_such_a_session_is_cached_after_all(
 ) -> None:
     assert states(Depends(session_of_tenant)) == [ARGUMENT] * 2
     (warning,) = warnings(caplog)
-    assert "session: Annotated[Session, Depends(session_of_tenant), NotInKey]" in warning
-    assert 'key_ignore=("session",)' in warning
-    assert "as a parameter of its own" in warning
+    assert "user: Annotated[User, Depends(current_user), InKey(lambda user: user.id)]" in warning
+    assert 'pass key_ignore=("session",) if every client is given the same answer' in warning
     assert states(Depends(session_of_tenant), key_ignore=("session",)) == [MISS, HIT]
 
 
@@ -1006,18 +1020,29 @@ def test_a_switch_beside_the_session_makes_it_a_clients_own(switch: Any) -> None
         assert client.get("/", headers={"X-User": user}).text == user
 
 
-def test_what_an_argument_in_the_key_was_found_with_stays_infrastructure() -> None:
-    """A user is looked up with the session that the endpoint has, too."""
+TheUser = Annotated[str, Depends(returns_the_user), InKey(str)]
+
+
+def test_what_a_user_was_found_with_is_left_out_where_the_user_is_in_the_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A plain argument does not say that it is the one who asks."""
     app = FastAPI()
 
-    @app.get("/")
+    @app.get("/plain")
     @cached()
-    async def endpoint(
-        session: Opened, user: Annotated[str, Depends(returns_the_user)]
-    ) -> Response:
-        return PlainTextResponse(user)
+    async def plain(session: Opened, user: Annotated[str, Depends(returns_the_user)]) -> Response:
+        return PlainTextResponse(f"{session.user} {user}")
+
+    @app.get("/in-key")
+    @cached()
+    async def in_key(session: Opened, user: TheUser) -> Response:
+        return PlainTextResponse(f"{session.user} {user}")
 
     client = TestClient(app)
-    answers = [client.get("/", headers={"X-User": user}) for user in ("alice", "bob") * 2]
-    assert [answer.text for answer in answers] == ["alice", "bob"] * 2
-    assert [answer.headers["cache-status"] for answer in answers] == [MISS, MISS, HIT, HIT]
+    for path, states in [("/plain", [ARGUMENT] * 4), ("/in-key", [MISS, MISS, HIT, HIT])]:
+        answers = [client.get(path, headers={"X-User": user}) for user in ("alice", "bob") * 2]
+        assert [answer.text for answer in answers] == ["alice alice", "bob bob"] * 2
+        assert [answer.headers["cache-status"] for answer in answers] == states
+    (warning,) = warnings(caplog)
+    assert "session may belong to one client: it depends on the header x-user" in warning

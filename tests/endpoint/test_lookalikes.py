@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from stream_cached.endpoint.arguments import Arguments
+from stream_cached.endpoint.taken import Keyed
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
 
 
@@ -178,9 +179,10 @@ def keywords(**others: int) -> None: ...
 
 def arguments(function: Callable[..., None], *args: int, **kwargs: int) -> object:
     return Arguments(
+        function,
         inspect.signature(function),
         noself=False,
-        by_request=True,
+        keyed=Keyed(),
         key_args={},
         key_ignore=frozenset(),
     ).forms(args, kwargs, {})

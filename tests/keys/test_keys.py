@@ -119,6 +119,15 @@ class Site(pydantic.BaseModel):
     url: pydantic.HttpUrl
 
 
+class Attrs:
+    """As a class of the attrs package, which tells its classes by this attribute."""
+
+    __attrs_attrs__ = ()
+
+    def __init__(self, size: object) -> None:
+        self.size = size
+
+
 def form_of(value: object) -> str:
     return digest(canonical(value))
 
@@ -174,6 +183,10 @@ DIFFERENT: list[Any] = [
     *(Site.model_validate({"url": "http://a/"}), Site.model_validate({"url": "http://a/b"})),
     *(pydantic.HttpUrl("http://a/"), "http://a/"),
     *(pydantic.SecretStr("1"), pydantic.SecretStr("2"), pydantic.SecretBytes(b"1")),
+    *(re.compile("a"), re.compile("a", re.IGNORECASE), re.compile(b"a"), re.compile("b")),
+    *(zoneinfo.ZoneInfo("Europe/Berlin"), zoneinfo.ZoneInfo("Europe/Paris"), "Europe/Berlin"),
+    *(int, str, len, os.path.join, form_of, "builtins.len"),
+    *(Attrs(1), Attrs("1"), Attrs(2)),
 ]
 
 
@@ -238,15 +251,21 @@ def _labelled() -> Labelled:
     return value
 
 
+def _zone_file() -> bytes:
+    """A file of a time zone that is UTC (RFC 8536)."""
+    header = b"TZif\0" + bytes(15) + bytes(16) + (1).to_bytes(4, "big") + (4).to_bytes(4, "big")
+    return header + bytes(6) + b"UTC\0"
+
+
 WITHOUT_FORM = {
     "an object": object(),
-    "a function": len,
+    "a function that no module has": _cyclic.__get__(0),
     "a lambda": lambda: None,
-    "a class": int,
+    "a class that no module has": type("Nowhere", (), {}),
     "a module": os,
     "a generator": (letter for letter in "ab"),
     "an iterator": iter([]),
-    "a compiled pattern": re.compile("a"),
+    "a time zone without a name": zoneinfo.ZoneInfo.from_file(io.BytesIO(_zone_file())),
     "a str with a state of its own": _labelled(),
     "a cyclic list": _cyclic(),
     "a cyclic dict": _cyclic_dict(),

@@ -44,7 +44,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from stream_cached import NotInKey, not_in_key, stream_cached
+from stream_cached import InKey, NotInKey, not_in_key, stream_cached
 
 logger = logging.getLogger("real_app")
 
@@ -436,8 +436,16 @@ def _add_users(app: FastAPI, cached: Cached, pause: Pause) -> None:
 
     @app.get("/orders/fixed")
     @cached(authorized="keyed", key_args={"user": lambda user: user.id})
-    async def orders_mended(
+    async def orders_fixed(
         user: Annotated[User, Depends(current_user)], session: Session
+    ) -> Response:
+        return _streamed(lines_of(session, orders_of(user)), pause)
+
+    @app.get("/orders/in-key")
+    @cached()
+    async def orders_in_key(
+        user: Annotated[User, Depends(current_user), InKey(lambda user: user.id)],
+        session: Session,
     ) -> Response:
         return _streamed(lines_of(session, orders_of(user)), pause)
 
@@ -448,7 +456,7 @@ def _add_users(app: FastAPI, cached: Cached, pause: Pause) -> None:
 
     @app.get("/greeting/fixed")
     @cached()
-    async def greeting_mended(user: Annotated[str, Depends(user_in_session)]) -> Response:
+    async def greeting_fixed(user: Annotated[str, Depends(user_in_session)]) -> Response:
         return _streamed(lines(user), pause)
 
     @app.get("/profile")
@@ -458,7 +466,7 @@ def _add_users(app: FastAPI, cached: Cached, pause: Pause) -> None:
 
     @app.get("/profile/fixed")
     @cached()
-    async def profile_mended(user: Annotated[str, Depends(user_in_state)]) -> Response:
+    async def profile_fixed(user: Annotated[str, Depends(user_in_state)]) -> Response:
         return _streamed(lines(user), pause)
 
 
@@ -472,7 +480,7 @@ def _add_tenants(app: FastAPI, cached: Cached, pause: Pause) -> None:
 
     @app.get("/stock/fixed")
     @cached()
-    async def stock_mended(
+    async def stock_fixed(
         tenant: Annotated[str, Cookie()],
         session: Annotated[AsyncSession, Depends(get_tenant_session), NotInKey],
     ) -> Response:
@@ -497,7 +505,7 @@ def _add_services(app: FastAPI, cached: Cached, pause: Pause) -> None:
 
     @app.get("/report/fixed")
     @cached()
-    async def report_mended(
+    async def report_fixed(
         service: Annotated[ReportService, Depends(get_service), NotInKey],
     ) -> Response:
         return _streamed(service.rows(), pause)
@@ -558,7 +566,7 @@ def _add_headers(app: FastAPI, cached: Cached, pause: Pause) -> None:
 
     @app.get("/traced/fixed")
     @cached(unguarded=("X-Request-ID",))
-    async def traced_mended(request: Request) -> Response:
+    async def traced_fixed(request: Request) -> Response:
         return traced(request)
 
 

@@ -1,0 +1,258 @@
+"""Objects that the application holds: engines, pools and clients, and the path that leads to each.
+
+The path stands in the key in place of the object, so that it is the same in every process:
+
+- `package.module.NAME`, and up to two plain attributes of that (`package.db.instance.client`);
+- `package.module.function()`, where `functools.cache` keeps the one value of the function;
+- `app.state.NAME`, and `state.NAME` for what the lifespan has put into the state.
+
+A path that has led to two objects holds nothing: a global that is set for each request, say.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+
+from stream_cached.endpoint.reads import selected
+from stream_cached.endpoint.signatures import class_names, without_partials
+from stream_cached.endpoint.startup import lifespan_states
+
+#: Returns an object, or None once it is gone.
+_Reference = Callable[[], object]
+
+#: Classes that stand for another object, which may be another one in each request.
+_PROXIES = frozenset(
+    {
+        "celery.local.Proxy",
+        "peewee.Proxy",
+        "sqlalchemy.ext.asyncio.scoping.async_scoped_session",
+        "sqlalchemy.orm.scoping.scoped_session",
+        "structlog._config.BoundLoggerLazyProxy",
+    }
+)
+
+#: Factories of sessions, which keep the engine that they bind each session to.
+_SESSION_FACTORIES = frozenset(
+    {
+        "sqlalchemy.ext.asyncio.session.async_sessionmaker",
+        "sqlalchemy.orm.session.sessionmaker",
+    }
+)
+
+#: What is no instance with attributes of its own.
+_NO_HOLDERS = (
+    *(types.BuiltinFunctionType, types.FunctionType, types.MethodType, types.ModuleType, type),
+    *(bool, bytes, dict, float, frozenset, int, list, set, str, tuple, type(None)),
+    threading.local,
+)
+
+#: How many attributes lead from a global to an object.
+_MAX_ATTRIBUTES = 2
+
+#: No value.
+ABSENT = object()
+
+#: The path of an object, by the object's address, and the object.
+_paths: dict[int, tuple[_Reference, str]] = {}
+
+#: The object that a path has led to; None if it has led to several.
+_led: dict[Hashable, _Reference | None] = {}
+
+#: How often an object was looked for in vain, by what it was looked for.
+_misses: dict[Hashable, int] = {}
+
+
+def path_of(value: object, scope: Mapping[str, Any], asker: Hashable) -> str | None:
+    """
+    Return the path that leads to an object; None if the application does not hold it.
+
+    Args:
+        value: The object.
+        scope: The scope of the request.
+        asker: What the object is for. The modules are searched when it asks for the first time,
+            and then less and less often, until something is found.
+    """
+    if is_proxy(value):
+        return None
+    return _path_in_app(value, scope) or _path_in_modules(value, asker)
+
+
+def returned_by(call: Any, scope: Mapping[str, Any]) -> object:
+    """Return what a dependency finds in a module or an application, and only returns."""
+    value = _cached_value(call)
+    names = selected(call)
+    if value is not ABSENT or not names:
+        return value
+    name, *attributes = names
+    if attributes[:2] == ["app", "state"]:
+        of_app = getattr(getattr(scope.get("app"), "state", None), "_state", {})
+        value = of_app.get(attributes[2], ABSENT) if len(attributes) == 3 else ABSENT
+        return value
+    value = getattr(without_partials(call), "__globals__", {}).get(name, ABSENT)
+    for attribute in attributes:
+        of_module = vars(value) if isinstance(value, types.ModuleType) else None
+        value = (of_module or _attributes(value)).get(attribute, ABSENT)
+    return value
+
+
+def is_proxy(value: object) -> bool:
+    """Whether an object stands for another one, as those of werkzeug and wrapt do."""
+    try:
+        cls = value.__class__
+    # It asks the object that it stands for, and there may be none.
+    except Exception:
+        return True
+    return cls is not type(value) or not _PROXIES.isdisjoint(class_names(cls))
+
+
+def _path_in_app(value: object, scope: Mapping[str, Any]) -> str | None:
+    app = scope.get("app")
+    if app is None:
+        return None
+    if app is value:
+        return "app"
+    of_app = getattr(getattr(app, "state", None), "_state", {})
+    for path in _paths_in("app.state", of_app, value):
+        if _leads_to((id(app), path), value, app):
+            return path
+    states = lifespan_states(scope)
+    return next((path for state in states for path in _paths_in("state", state, value)), None)
+
+
+def _paths_in(name: str, state: Mapping[str, Any], value: object) -> Iterator[str]:
+    for attribute, item in tuple(state.items()):
+        if item is value:
+            yield f"{name}.{attribute}"
+        elif _is_session_factory(type(item)) and _attributes(item).get("bind") is value:
+            yield f"{name}.{attribute}.bind"
+
+
+def _path_in_modules(value: object, asker: Hashable) -> str | None:
+    known = _paths.get(id(value))
+    if known is not None and known[0]() is value:
+        path = known[1]
+        if _at(path) is value and _leads_to(path, value):
+            return path
+        # The path leads elsewhere now.
+        del _paths[id(value)]
+    misses = _misses.get(asker, 0)
+    _misses[asker] = misses + 1
+    if misses & (misses - 1):
+        # Neither 0 nor a power of two.
+        return None
+    found = sorted(_search(value), key=lambda path: (path.count("."), path))
+    path = next((each for each in found if _leads_to(each, value)), "")
+    if not path:
+        return None
+    _paths[id(value)] = _reference(value), path
+    del _misses[asker]
+    return path
+
+
+def _search(value: object) -> Iterator[str]:
+    """Yield the paths that lead to an object from a module."""
+    seen: set[int] = set()
+    for module_name, module in sorted(sys.modules.items()):
+        # Not by `getattr`: some modules load others as soon as they are looked into.
+        names = getattr(module, "__dict__", None)
+        if type(names) is not dict:
+            continue
+        for name, item in tuple(names.items()):
+            path = f"{module_name}:{name}"
+            if item is value:
+                yield path
+            elif type(item) is functools._lru_cache_wrapper:
+                if _cached_value(item) is value:
+                    yield f"{path}()"
+            else:
+                yield from _search_in(item, path, value, seen, _MAX_ATTRIBUTES)
+
+
+def _search_in(
+    holder: Any, path: str, value: object, seen: set[int], attributes: int
+) -> Iterator[str]:
+    if id(holder) in seen:
+        return
+    seen.add(id(holder))
+    for name, item in _attributes(holder).items():
+        if item is value:
+            yield f"{path}.{name}"
+        elif attributes > 1:
+            yield from _search_in(item, f"{path}.{name}", value, seen, attributes - 1)
+
+
+def _attributes(holder: Any) -> Mapping[str, Any]:
+    """Return the plain attributes of an instance."""
+    if issubclass(type(holder), _NO_HOLDERS):
+        return {}
+    try:
+        found = object.__getattribute__(holder, "__dict__")
+    except (AttributeError, TypeError):
+        return {}
+    if type(found) is not dict or is_proxy(holder):
+        return {}
+    if _is_session_factory(type(holder)):
+        # What it binds each session to.
+        return {**found, "bind": found.get("kw", {}).get("bind")}
+    return dict(found)
+
+
+def _at(path: str) -> object:
+    """Return the object that a path leads to from a module."""
+    module_name, _, names = path.partition(":")
+    name, *attributes = names.split(".")
+    names_in_module = getattr(sys.modules.get(module_name), "__dict__", {})
+    value = names_in_module.get(name.removesuffix("()"), ABSENT)
+    if name.endswith("()"):
+        value = _cached_value(value)
+    for attribute in attributes:
+        value = _attributes(value).get(attribute, ABSENT)
+    return value
+
+
+def _find_session_factory(cls: type) -> bool:
+    return not _SESSION_FACTORIES.isdisjoint(class_names(cls))
+
+
+_is_session_factory: Callable[[type], bool] = functools.lru_cache(1024)(_find_session_factory)
+
+
+def _cached_value(function: Any) -> object:
+    """Return the one value that `functools.cache` keeps of a function without parameters."""
+    if type(function) is not functools._lru_cache_wrapper or function.cache_info().currsize != 1:
+        return ABSENT
+    try:
+        if inspect.signature(function).parameters:
+            return ABSENT
+    except (TypeError, ValueError):
+        return ABSENT
+    return function()
+
+
+def _leads_to(path: Hashable, value: object, owner: object = None) -> bool:
+    """Note what a path leads to; return whether it has never led to another object."""
+    if path not in _led:
+        _led[path] = _reference(value)
+        if owner is not None:
+            # The address of an application that is gone may be given to another one.
+            weakref.finalize(owner, _led.pop, path, None)
+        return True
+    reference = _led[path]
+    if reference is None or reference() is not value:
+        _led[path] = None
+        return False
+    return True
+
+
+def _reference(value: object) -> _Reference:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return lambda: value

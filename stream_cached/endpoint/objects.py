@@ -1,0 +1,205 @@
+"""Arguments without a canonical form: what stands for them in the key.
+
+There are three kinds. An object that the application holds is keyed by the path that leads to it.
+An object that was made for this request, by a dependency that takes nothing of who asks, is left
+out. A plain object is keyed by its attributes. Of any other object, the origin is unknown.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import logging
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stream_cached.endpoint.held import is_proxy, path_of
+from stream_cached.endpoint.infrastructure import is_infrastructure
+from stream_cached.endpoint.signatures import class_names
+from stream_cached.keys.canonical import NoCanonicalFormError, canonical, slot_names, state_of
+from stream_cached.keys.digest import class_name
+
+#: How deeply plain objects may be nested: a service that has a repository that has a session.
+_MAX_DEPTH = 8
+
+_SESSIONS = frozenset(
+    {
+        "sqlalchemy.ext.asyncio.session.AsyncSession",
+        "sqlalchemy.orm.session.Session",
+    }
+)
+
+_CONNECTIONS = frozenset(
+    {"sqlalchemy.engine.base.Connection", "sqlalchemy.ext.asyncio.engine.AsyncConnection"}
+)
+
+_MONGO = ("pymongo.", "motor.")
+
+#: Modules of base classes that add nothing to an instance.
+_ABSTRACT = frozenset({"abc", "collections.abc", "typing"})
+
+_METACLASSES = (type, abc.ABCMeta, type(Protocol))
+
+#: `Py_TPFLAGS_HEAPTYPE`: a class that is not built into the interpreter.
+_HEAP_TYPE = 1 << 9
+
+_POINTER = struct.calcsize("P")
+
+
+class UnknownOriginError(Exception):
+    """An object of which nothing says whether it is one client's own; the text says which."""
+
+
+@dataclass(frozen=True)
+class Finder:
+    """What is known of an argument."""
+
+    scope: Mapping[str, Any]
+    asker: str
+    """The argument, with its function."""
+    is_given: bool
+    """Whether FastAPI has passed it, as the value of a dependency."""
+    is_made: bool
+    """Whether a `yield` dependency has made it for this request."""
+    holds_made: bool
+    """Whether it may hold what a `yield` dependency has made."""
+
+    def path(self, value: object) -> str | None:
+        return path_of(value, self.scope, (self.asker, type(value).__qualname__))
+
+
+def form_of(value: object, finder: Finder) -> Any:
+    """
+    Return what stands for an object in the key; None if it is left out.
+
+    Raises:
+        UnknownOriginError: Nothing says whether the object is one client's own.
+    """
+    named = _named(value, finder)
+    if named is not None:
+        return named
+    if finder.is_made:
+        return _made(value, finder)
+    path = finder.path(value)
+    if is_infrastructure(type(value)) and path is not None:
+        return ["held", path]
+    if path is None and not finder.is_given:
+        raise UnknownOriginError(class_name(value))
+    return _plain(value, finder, 0)
+
+
+def _named(value: object, finder: Finder) -> Any:
+    """Return the name of an object that has one: a logger, a database, a collection."""
+    if isinstance(value, logging.Logger):
+        if value is logging.root or logging.Logger.manager.loggerDict.get(value.name) is value:
+            return ["logger", value.name]
+        return None
+    cls = type(value)
+    if not cls.__module__.startswith(_MONGO) or is_proxy(value):
+        return None
+    database = getattr(value, "database", value) if "Collection" in cls.__name__ else value
+    client = getattr(database, "client", None)
+    if "Database" not in type(database).__name__ or client is None:
+        return None
+    path = finder.path(client)
+    if path is None:
+        raise UnknownOriginError(f"{class_name(value)}, of a client that no module holds")
+    name = getattr(value, "full_name", None) or getattr(database, "name", "")
+    return ["mongo", path, cls.__qualname__, str(name)]
+
+
+def _made(value: object, finder: Finder) -> Any:
+    """Return the engine that an object made for this request is bound to; None without one."""
+    bound = []
+    for engine in _engines(value):
+        path = finder.path(engine)
+        if path is None:
+            raise UnknownOriginError(
+                f"{class_name(value)}, which is bound to an engine that no module and no "
+                "application holds"
+            )
+        bound.append(path)
+    return ["bound", *sorted(bound)] if bound else None
+
+
+def _engines(value: Any) -> list[object]:
+    """Return what a session or a connection of SQLAlchemy is bound to."""
+    names = class_names(type(value))
+    if not names.isdisjoint(_CONNECTIONS):
+        return [value.engine]
+    if names.isdisjoint(_SESSIONS):
+        return []
+    session = getattr(value, "sync_session", value)
+    binds = [getattr(value, "bind", None)]
+    if binds == [None]:
+        binds = [session.bind, *getattr(session, "_Session__binds", {}).values()]
+    if binds == [None]:
+        binds = [_bind_of(session)]
+    return [_engine_of(each) for each in binds if each is not None]
+
+
+def _bind_of(session: Any) -> object:
+    try:
+        return session.get_bind()
+    # It has none, or wants to know what for. A session without one has no rows either.
+    except Exception:
+        return None
+
+
+def _engine_of(bind: Any) -> object:
+    is_connection = not class_names(type(bind)).isdisjoint(_CONNECTIONS)
+    return bind.engine if is_connection else bind
+
+
+def _plain(value: object, finder: Finder, depth: int) -> Any:
+    """Return the attributes of an instance of a plain class."""
+    if depth > _MAX_DEPTH or not _is_plain(type(value)):
+        raise UnknownOriginError(class_name(value))
+    return [class_name(value), sorted(_attributes(value, finder, depth))]
+
+
+def _attributes(value: object, finder: Finder, depth: int) -> list[list[Any]]:
+    forms = []
+    for name, item in state_of(value).items():
+        try:
+            form = canonical(item)
+        except NoCanonicalFormError:
+            form = _inner(item, finder, depth)
+        forms.append([name, form])
+    return forms
+
+
+def _inner(item: object, finder: Finder, depth: int) -> Any:
+    """Return what stands for an attribute without a canonical form."""
+    named = _named(item, finder)
+    if named is not None:
+        return named
+    path = finder.path(item) if is_infrastructure(type(item)) else None
+    if path is not None:
+        return ["held", path]
+    if _is_plain(type(item)):
+        return _plain(item, finder, depth + 1)
+    if not finder.holds_made:
+        raise UnknownOriginError(class_name(item))
+    return ["made", class_name(item), _made(item, finder)]
+
+
+def _find_plain(cls: type) -> bool:
+    """Whether all that an instance of a class is can be seen in its attributes."""
+    if cls is object or type(cls) not in _METACLASSES or is_infrastructure(cls):
+        return False
+    bases = [base for base in cls.__mro__ if base.__module__ not in _ABSTRACT]
+    # A class of an extension may keep more than a dictionary, weak references and slots.
+    size = object.__basicsize__ + _POINTER * (2 + len(slot_names(cls.__mro__)))
+    return cls.__basicsize__ <= size and all(map(_is_plain_base, bases))
+
+
+def _is_plain_base(cls: type) -> bool:
+    own = vars(cls)
+    is_dynamic = "__getattr__" in own or "__getattribute__" in own
+    return cls is object or (bool(cls.__flags__ & _HEAP_TYPE) and not is_dynamic)
+
+
+_is_plain: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_find_plain)

@@ -1,0 +1,870 @@
+"""Whose answer it is: small applications, each asked by two clients, beside the same without cache.
+
+Each application is asked in several orders, cold and warm. What it answers is what the application
+without the decorator answers; how it is cached says the table.
+"""
+
+import contextlib
+import re
+import zoneinfo
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, cast
+
+import httpx
+import pytest
+from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request
+from fastapi.security import HTTPBearer, OAuth2PasswordBearer
+from sqlalchemy.orm import Session
+from starlette.endpoints import HTTPEndpoint
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from stream_cached import InKey, NotInKey, in_key, not_in_key, stream_cached
+from stream_cached.endpoint import held
+from tests.support import tools
+from tests.support.logs import warnings
+from tests.support.runs import HIT, MISS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Decorate(Protocol):
+    """The decorator, or none."""
+
+    def __call__(self, **settings: Any) -> Callable[[F], F]: ...
+
+
+Build = Callable[[FastAPI, Decorate], None]
+
+_numbers = iter(range(1, 10**6))
+
+User = Annotated[str, Cookie()]
+
+
+@pytest.fixture(autouse=True)
+def no_path_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_paths", "_led", "_misses"):
+        monkeypatch.setattr(held, name, {})
+
+
+def cached(**settings: Any) -> Callable[[F], F]:
+    """The decorator, over a memory that no other test has."""
+    settings.setdefault("cache", f"memory://?max_bytes={(330 << 20) + next(_numbers)}")
+    return cast("Callable[[F], F]", stream_cached(ttl=60, **settings))
+
+
+def as_it_is(**settings: Any) -> Callable[[F], F]:
+    return lambda function: function
+
+
+def headers_of(user: str) -> dict[str, str]:
+    """All by which an application may know who asks."""
+    return {
+        "Cookie": f"user={user}; org=org-of-{user}",
+        "X-User": user,
+        "X-Org": f"org-of-{user}",
+        "X-Plan": "premium" if user == "alice" else "free",
+        "Authorization": f"Bearer {user}",
+    }
+
+
+ORDERS = (("alice", "bob", "alice", "bob"), ("bob", "alice", "bob", "bob"))
+
+
+def asked(case: "Case", order: tuple[str, ...]) -> list[str]:
+    """Ask the application with and without the decorator; return Cache-Status."""
+    apps = []
+    for decorate in (as_it_is, cached):
+        app = FastAPI()
+        case.build(app, decorate)
+        apps.append(app)
+    answers: list[list[Any]] = []
+    for app in apps:
+        with TestClient(app) as client:
+            answers.append(
+                [client.get(case.url(user), headers=case.headers(user)) for user in order]
+            )
+    plain, ours = answers
+    assert {answer.status_code for answer in plain} == {200}, plain[0].text
+    assert [answer.text for answer in ours] == [answer.text for answer in plain]
+    return [answer.headers.get("cache-status", "none") for answer in ours]
+
+
+def first_of_each(order: tuple[str, ...]) -> list[str]:
+    return [HIT if user in order[:number] else MISS for number, user in enumerate(order)]
+
+
+def first_of_all(order: tuple[str, ...]) -> list[str]:
+    return [MISS, *[HIT] * (len(order) - 1)]
+
+
+class Case(NamedTuple):
+    """An application, and how its answers are cached."""
+
+    build: Build
+    cached: str
+    """`never`, `of each` client, `of all`, or `once`: until it is seen that it is another one's."""
+    why: str = ""
+    """What the warning says."""
+    path: str = "/x"
+    token: bool = False
+    """Whether the clients have tokens."""
+    hosts: bool = False
+    """Whether each client asks a host of its own."""
+
+    def url(self, user: str) -> str:
+        return self.path.format(user=user)
+
+    def headers(self, user: str) -> dict[str, str]:
+        host = {"Host": f"{user}.example"} if self.hosts else {}
+        left_out = () if self.token else ("Authorization",)
+        return {n: v for n, v in headers_of(user).items() if n not in left_out} | host
+
+
+def expect(case: Case, statuses: list[str], order: tuple[str, ...]) -> None:
+    match case.cached:
+        case "never":
+            (status,) = set(statuses)
+            assert ("authorization" if case.why == "Authorization" else "argument") in status
+        case "once":
+            assert statuses[0] == MISS
+            assert all("argument" in status for status in statuses[1:])
+        case "of each":
+            assert statuses == first_of_each(order)
+        case "of all":
+            assert statuses == first_of_all(order)
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(cached: str, why: str = "", **settings: Any) -> Callable[[Build], Build]:
+    def add(build: Build) -> Build:
+        name = build.__name__.strip("_").replace("_", " ")
+        CASES[name] = Case(build, cached, why, **settings)
+        return build
+
+    return add
+
+
+# -- sessions -------------------------------------------------------------------------------------
+
+
+def get_db() -> Iterator[Session]:
+    with tools.session_over(tools.engine) as session:
+        yield session
+
+
+DB = Annotated[Session, Depends(get_db)]
+
+
+def whose(session: Session) -> Response:
+    return PlainTextResponse(f"rows of {session.info.get('user', 'everybody')}")
+
+
+def switch(db: DB, user: User) -> bool:
+    """Row-level security."""
+    db.info["user"] = user
+    return True
+
+
+def role(db: DB, user: User) -> str:
+    db.info["user"] = user
+    return "member"
+
+
+async def switch_by_token(db: DB, token: Annotated[Any, Depends(HTTPBearer())]) -> None:
+    db.info["user"] = token.credentials
+
+
+def switch_deeper(_: Annotated[bool, Depends(switch)]) -> int:
+    return 1
+
+
+def _add_switched(app: FastAPI, cached: Decorate, switch: Any) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(db: DB, allowed: Annotated[Any, Depends(switch)]) -> Response:
+        return whose(db)
+
+
+@case("of all")
+def a_session_of_an_engine_in_another_module(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(db: DB) -> Response:
+        return whose(db)
+
+
+@case("never", "the cookie user, by switch")
+def switched_by_what_returns_true(app: FastAPI, cached: Decorate) -> None:
+    _add_switched(app, cached, switch)
+
+
+@case("never", "the cookie user, by role")
+def switched_by_what_returns_a_role(app: FastAPI, cached: Decorate) -> None:
+    _add_switched(app, cached, role)
+
+
+@case("never", "the cookie user, by switch_deeper")
+def switched_deeper(app: FastAPI, cached: Decorate) -> None:
+    _add_switched(app, cached, switch_deeper)
+
+
+@case("never", "the security scheme HTTPBearer, by switch_by_token", token=True)
+def switched_by_a_token(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x", dependencies=[Depends(switch_by_token)])
+    @cached(authorized="keyed")
+    async def rows(db: DB) -> Response:
+        return whose(db)
+
+
+@case("never", "the cookie user, by switch")
+def switched_by_the_router(app: FastAPI, cached: Decorate) -> None:
+    router = APIRouter(dependencies=[Depends(switch)])
+
+    @router.get("/x")
+    @cached()
+    async def rows(db: DB) -> Response:
+        return whose(db)
+
+    app.include_router(router)
+
+
+@case("never", "the cookie user, by switch")
+def not_in_key_does_not_say_that_it_is_nobodys(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(
+        db: Annotated[Session, Depends(get_db), NotInKey],
+        allowed: Annotated[bool, Depends(switch)],
+    ) -> Response:
+        return whose(db)
+
+
+class Plain:
+    """The connection beneath a session."""
+
+    user = "everybody"
+
+
+def get_connection() -> Iterator[Plain]:
+    yield Plain()
+
+
+Connection = Annotated[Plain, Depends(get_connection)]
+
+
+def get_mapper(connection: Connection) -> Iterator[Session]:
+    yield tools.session_over(None, connection=connection)
+
+
+def set_role(connection: Connection, user: User) -> bool:
+    connection.user = user
+    return True
+
+
+@case("never", "the cookie user, by set_role")
+def switched_on_the_connection_beneath(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(
+        db: Annotated[Session, Depends(get_mapper)], _: Annotated[bool, Depends(set_role)]
+    ) -> Response:
+        return PlainTextResponse(db.info["connection"].user)
+
+
+def get_named_db(user: User) -> Iterator[Session]:
+    yield tools.session_over(tools.engine, user=user)
+
+
+@case("of each")
+def a_cookie_that_the_endpoint_has_as_a_parameter(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(user: User, db: Annotated[Session, Depends(get_named_db)]) -> Response:
+        return whose(db)
+
+
+def get_db_by_header(x_user: Annotated[str, Header()]) -> Iterator[Session]:
+    yield tools.session_over(tools.engine, user=x_user)
+
+
+@case("of each")
+def a_header_in_vary(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached(vary=("X-User",))
+    async def rows(db: Annotated[Session, Depends(get_db_by_header)]) -> Response:
+        return whose(db)
+
+
+@case("never", "the header x-user")
+def a_header_in_vary_that_is_normalised(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached(vary={"X-User": lambda value: "one"})
+    async def rows(db: Annotated[Session, Depends(get_db_by_header)]) -> Response:
+        return whose(db)
+
+
+def get_db_of_path(request: Request) -> Iterator[Session]:
+    yield tools.session_over(tools.engine, user=request.path_params["tenant"])
+
+
+@case("of each", path="/{user}/x")
+def a_tenant_in_the_path(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/{tenant}/x")
+    @cached()
+    async def rows(tenant: str, db: Annotated[Session, Depends(get_db_of_path)]) -> Response:
+        return whose(db)
+
+
+def get_db_of_host(request: Request) -> Iterator[Session]:
+    yield tools.session_over(tools.engine, user=str(request.url.hostname).partition(".")[0])
+
+
+@case("of each", hosts=True)
+def a_tenant_in_the_host(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(db: Annotated[Session, Depends(get_db_of_host)]) -> Response:
+        return whose(db)
+
+
+@case("never", "the request, in get_db_of_host")
+def a_tenant_in_a_host_that_is_no_part_of_the_key(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached(key_host=False)
+    async def rows(db: Annotated[Session, Depends(get_db_of_host)]) -> Response:
+        return whose(db)
+
+
+# -- what is held ---------------------------------------------------------------------------------
+
+
+def by_plan(x_plan: Annotated[str, Header()]) -> Any:
+    return tools.PREMIUM if x_plan == "premium" else tools.FREE
+
+
+def name_of_engine(engine: Any) -> Response:
+    names = {"premium": tools.PREMIUM, "free": tools.FREE, "one": tools.engine, **tools.BY_TENANT}
+    return PlainTextResponse(next((n for n, each in names.items() if each is engine), "another"))
+
+
+def _add_engine(app: FastAPI, cached: Decorate, dependency: Any) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(engine: Annotated[Any, Depends(dependency)]) -> Response:
+        return name_of_engine(engine)
+
+
+@case("of each")
+def one_of_two_globals_that_a_header_selects(app: FastAPI, cached: Decorate) -> None:
+    _add_engine(app, cached, by_plan)
+
+
+@case("never", "the cookie user")
+def an_item_of_a_container_that_a_cookie_selects(app: FastAPI, cached: Decorate) -> None:
+    def of_tenant(user: User) -> Any:
+        return tools.BY_TENANT[user]
+
+    _add_engine(app, cached, of_tenant)
+
+
+@case("never", "nothing says whose engine is", path="/x?name={user}")
+def an_item_of_a_container(app: FastAPI, cached: Decorate) -> None:
+    _add_engine(app, cached, lambda: tools.BY_TENANT["alice"])
+
+
+@case("never", "nothing says whose engine is")
+def one_of_many_that_a_cached_function_returns(app: FastAPI, cached: Decorate) -> None:
+    _add_engine(app, cached, lambda: tools.engine_of("one"))
+
+
+@case("of all")
+def the_one_that_a_cached_function_returns(app: FastAPI, cached: Decorate) -> None:
+    _add_engine(app, cached, tools.cached_engine)
+
+
+@case("of all")
+def one_that_is_two_attributes_away(app: FastAPI, cached: Decorate) -> None:
+    _add_engine(app, cached, lambda: tools.resources.database.engine)
+
+
+@case("of all")
+def one_in_the_state_of_the_application(app: FastAPI, cached: Decorate) -> None:
+    app.state.engine = tools.session_over(None)
+
+    def of_state(request: Request) -> Any:
+        return request.app.state.engine
+
+    _add_engine(app, cached, of_state)
+
+
+@case("of all")
+def one_in_the_state_of_the_lifespan(app: FastAPI, cached: Decorate) -> None:
+    async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
+        yield {"engine": tools.session_over(None)}
+
+    app.router.lifespan_context = contextlib.asynccontextmanager(lifespan)
+
+    def of_state(request: Request) -> Any:
+        return request.state.engine
+
+    _add_engine(app, cached, of_state)
+
+
+@case("never", "nothing says whose engine is")
+def a_scoped_session(app: FastAPI, cached: Decorate) -> None:
+    _add_engine(app, cached, lambda: tools.Scoped)
+
+
+@case("never", "nothing says whose api is")
+def a_client_that_a_dependency_returns(app: FastAPI, cached: Decorate) -> None:
+    def get_api() -> httpx.AsyncClient:
+        return httpx.AsyncClient()
+
+    @app.get("/x")
+    @cached()
+    async def rows(api: Annotated[httpx.AsyncClient, Depends(get_api)]) -> Response:
+        return PlainTextResponse("rows")
+
+
+@case("never", "the cookie user")
+def a_held_client_that_its_dependency_gives_a_token(app: FastAPI, cached: Decorate) -> None:
+    def get_api(user: User) -> httpx.AsyncClient:
+        tools.client.headers["authorization"] = user
+        return tools.client
+
+    @app.get("/x")
+    @cached()
+    async def rows(api: Annotated[httpx.AsyncClient, Depends(get_api)]) -> Response:
+        return PlainTextResponse(api.headers["authorization"])
+
+
+def get_yielded_api() -> Iterator[httpx.AsyncClient]:
+    yield httpx.AsyncClient()
+
+
+Api = Annotated[httpx.AsyncClient, Depends(get_yielded_api)]
+
+
+def authenticate(api: Api, user: User) -> None:
+    api.headers["authorization"] = user
+
+
+@case("never", "the cookie user, by authenticate")
+def a_client_that_another_dependency_gives_a_token(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x", dependencies=[Depends(authenticate)])
+    @cached()
+    async def rows(api: Api) -> Response:
+        return PlainTextResponse(api.headers["authorization"])
+
+
+@case("once", "nothing says whose engine is")
+def a_global_that_each_request_sets(app: FastAPI, cached: Decorate) -> None:
+    def swap(user: User) -> None:
+        tools.swapped.session = tools.session_over(None, user=user)
+
+    @app.get("/x", dependencies=[Depends(swap)])
+    @cached()
+    async def rows(engine: Annotated[Any, Depends(lambda: tools.swapped.session)]) -> Response:
+        return whose(engine)
+
+
+@case("never", "bound to an engine that no module")
+def a_session_bound_to_an_engine_that_nobody_holds(app: FastAPI, cached: Decorate) -> None:
+    def get_db() -> Iterator[Session]:
+        yield tools.session_over(tools.BY_TENANT["alice"])
+
+    @app.get("/x")
+    @cached()
+    async def rows(db: Annotated[Session, Depends(get_db)]) -> Response:
+        return whose(db)
+
+
+@case("of all")
+def a_session_of_a_factory_that_a_module_holds(app: FastAPI, cached: Decorate) -> None:
+    def get_db() -> Iterator[Session]:
+        with tools.SessionLocal() as session:
+            yield session
+
+    @app.get("/x")
+    @cached()
+    async def rows(db: Annotated[Session, Depends(get_db)]) -> Response:
+        return whose(db)
+
+
+# -- what is called or set by hand ----------------------------------------------------------------
+
+
+@case("never", "nothing says whose db is")
+def a_helper_that_is_called_with_a_session_of_its_own(app: FastAPI, cached: Decorate) -> None:
+    """Its signature says where FastAPI would take the session from, and it is another one."""
+
+    @cached()
+    async def totals(request: Request, db: DB) -> Response:
+        return whose(db)
+
+    @app.get("/x")
+    async def rows(request: Request, db: DB, user: User) -> Any:
+        return await totals(request, db=tools.session_over(tools.engine, user=user))
+
+
+@case("never", "nothing says whose db is")
+def what_a_decorator_above_passes(app: FastAPI, cached: Decorate) -> None:
+    def with_session(function: Any) -> Any:
+        async def wrapper(request: Request) -> Any:
+            session = tools.session_over(tools.engine, user=request.cookies["user"])
+            return await function(request=request, db=session)
+
+        return wrapper
+
+    @app.get("/x")
+    @with_session
+    @cached()
+    async def rows(request: Request, db: Session) -> Response:
+        return whose(db)
+
+
+@case("never", "self is of type")
+def an_attribute_of_an_endpoint_class(app: FastAPI, cached: Decorate) -> None:
+    class Rows(HTTPEndpoint):
+        async def dispatch(self) -> None:
+            user = Request(self.scope).cookies["user"]
+            self.db = tools.session_over(tools.engine, user=user)
+            response = await self.get(Request(self.scope, self.receive))
+            await response(self.scope, self.receive, self.send)
+
+        @cached()
+        async def get(self, request: Request) -> Response:
+            return whose(self.db)
+
+    app.router.routes.append(Route("/x", Rows))
+
+
+# -- classes and services -------------------------------------------------------------------------
+
+
+class Page:
+    """A class of query parameters."""
+
+    def __init__(self, page: int = 1, user: str = "nobody") -> None:
+        self.page, self.user = page, user
+
+
+class Repository:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+
+class Service:
+    def __init__(self, db: DB) -> None:
+        self._repository = Repository(db)
+        self._log = tools.log
+
+    def rows(self) -> Response:
+        return whose(self._repository._session)
+
+
+def get_service(db: DB) -> Service:
+    return Service(db)
+
+
+class Lazy:
+    """What it is does not show in its attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+class OfHeader:
+    def __init__(self, x_user: Annotated[str, Header()]) -> None:
+        self.user = x_user
+
+
+@case("of each", path="/x?user={user}")
+def a_class_of_query_parameters(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(page: Annotated[Page, Depends()]) -> Response:
+        return PlainTextResponse(f"{page.page} {page.user}")
+
+
+@case("never", "the header x-user")
+def a_class_of_a_header(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(page: Annotated[OfHeader, Depends()]) -> Response:
+        return PlainTextResponse(page.user)
+
+
+@case("never", "Lazy")
+def a_class_with_attributes_that_do_not_show(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(lazy: Annotated[Lazy, Depends()]) -> Response:
+        return PlainTextResponse("rows")
+
+
+@case("of all")
+def a_service_over_a_session(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(service: Annotated[Service, Depends()]) -> Response:
+        return service.rows()
+
+
+@case("of all")
+def a_service_that_a_function_returns(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(service: Annotated[Service, Depends(get_service)]) -> Response:
+        return service.rows()
+
+
+@case("never", "the cookie user, by switch")
+def a_service_over_a_session_that_is_switched(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(
+        service: Annotated[Service, Depends()], allowed: Annotated[bool, Depends(switch)]
+    ) -> Response:
+        return service.rows()
+
+
+@case("of all")
+def settings_of_a_plain_class(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(settings: Annotated[Any, Depends(lambda: tools.settings)]) -> Response:
+        return PlainTextResponse(settings.name)
+
+
+@case("of all")
+def settings_beside_a_login_that_uses_them(app: FastAPI, cached: Decorate) -> None:
+    def get_engine() -> Any:
+        return tools.engine
+
+    def login(engine: Annotated[Any, Depends(get_engine)], user: User) -> str:
+        return "member"
+
+    def get_db(engine: Annotated[Any, Depends(get_engine)]) -> Iterator[Session]:
+        yield tools.session_over(engine)
+
+    @app.get("/x", dependencies=[Depends(login)])
+    @cached()
+    async def rows(db: Annotated[Session, Depends(get_db)]) -> Response:
+        return whose(db)
+
+
+@case("of all")
+def values_that_have_a_form(app: FastAPI, cached: Decorate) -> None:
+    values = [re.compile("a"), zoneinfo.ZoneInfo("Europe/Berlin"), tools.log, tools.session_over]
+
+    @app.get("/x")
+    @cached()
+    async def rows(
+        pattern: Annotated[Any, Depends(lambda: values[0])],
+        zone: Annotated[Any, Depends(lambda: values[1])],
+        log: Annotated[Any, Depends(lambda: values[2])],
+        function: Annotated[Any, Depends(lambda: values[3])],
+    ) -> Response:
+        return PlainTextResponse("rows")
+
+
+# -- users ----------------------------------------------------------------------------------------
+
+
+class Account:
+    """A user, as an ORM has it: without a form."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.loader = object()
+
+
+class Declared(Account):
+    """One that the application declares once."""
+
+
+in_key(Declared, lambda user: user.name)
+
+oauth2 = OAuth2PasswordBearer("/login", auto_error=False)
+
+Token = Annotated[str | None, Depends(oauth2)]
+
+
+def get_user(token: Token, db: DB) -> Account:
+    if token is None:
+        raise HTTPException(401)
+    db.info["user"] = token
+    return Account(token)
+
+
+def get_declared(user: Annotated[Account, Depends(get_user)]) -> Declared:
+    return Declared(user.name)
+
+
+def get_member(user: Annotated[Account, Depends(get_user)], x_org: Annotated[str, Header()]) -> Any:
+    user.org = x_org  # type: ignore[attr-defined]
+    return user
+
+
+def get_member_by_request(user: Annotated[Account, Depends(get_user)], request: Request) -> Any:
+    user.org = request.headers["x-org"]  # type: ignore[attr-defined]
+    return user
+
+
+def get_author(author: str, db: DB) -> Declared:
+    return Declared("author")
+
+
+by_name = InKey(lambda user: user.name)
+TheUser = Annotated[Account, Depends(get_user), by_name]
+
+
+def _add_orders(app: FastAPI, cached: Decorate, **settings: Any) -> None:
+    @app.get("/x")
+    @cached(**settings)
+    async def orders(user: Annotated[Account, Depends(get_user)], db: DB) -> Response:
+        return PlainTextResponse(f"{user.name} {db.info['user']}")
+
+
+@case("never", "Authorization", token=True)
+def a_user_of_a_plain_name(app: FastAPI, cached: Decorate) -> None:
+    def name(user: Annotated[Account, Depends(get_user)]) -> str:
+        return user.name
+
+    @app.get("/x")
+    @cached()
+    async def orders(name: Annotated[str, Depends(name)]) -> Response:
+        return PlainTextResponse(name)
+
+
+@case("of each", token=True)
+def a_user_in_key(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def orders(user: TheUser, db: DB) -> Response:
+        return PlainTextResponse(f"{user.name} {db.info['user']}")
+
+
+@case("of each", token=True)
+def a_user_in_key_args(app: FastAPI, cached: Decorate) -> None:
+    _add_orders(app, cached, key_args={"user": lambda user: user.name})
+
+
+@case("of each", token=True)
+def a_user_of_a_declared_class(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def orders(user: Annotated[Declared, Depends(get_declared)], db: DB) -> Response:
+        return PlainTextResponse(f"{user.name} {db.info['user']}")
+
+
+@case("of each", token=True)
+def a_user_of_a_token_in_key(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def orders(token: Annotated[str | None, Depends(oauth2), InKey(str)]) -> Response:
+        return PlainTextResponse(str(token))
+
+
+@case("never", "the security scheme OAuth2PasswordBearer, by get_user", token=True)
+def an_author_is_not_the_one_who_asks(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x/{author}", dependencies=[Depends(get_user)])
+    @cached()
+    async def orders(author: Annotated[Declared, Depends(get_author)], db: DB) -> Response:
+        return PlainTextResponse(f"{author.name} {db.info['user']}")
+
+
+CASES["an author is not the one who asks"] = CASES["an author is not the one who asks"]._replace(
+    path="/x/somebody"
+)
+
+
+@case("never", "Authorization", token=True)
+def another_login_beside_the_user(app: FastAPI, cached: Decorate) -> None:
+    def other(token: Annotated[Any, Depends(HTTPBearer())]) -> None: ...
+
+    @app.get("/x", dependencies=[Depends(other)])
+    @cached()
+    async def orders(user: TheUser) -> Response:
+        return PlainTextResponse(user.name)
+
+
+@case("of each", token=True)
+def an_organisation_beside_the_user(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def orders(user: Annotated[Any, Depends(get_member), by_name], db: DB) -> Response:
+        return PlainTextResponse(f"{user.name} {user.org} {db.info['user']}")
+
+
+@case("never", "Authorization", token=True)
+def an_organisation_that_is_read_from_the_request(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def orders(user: Annotated[Any, Depends(get_member_by_request), by_name]) -> Response:
+        return PlainTextResponse(f"{user.name} {user.org}")
+
+
+# -- all of them ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize("name", CASES)
+def test_everybody_is_given_their_own(
+    name: str, order: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    case = CASES[name]
+    statuses = asked(case, order)
+    said = warnings(caplog)
+    expect(case, statuses, order)
+    if case.why:
+        (warning,) = said
+        assert case.why in warning
+    else:
+        assert said == []
+
+
+def test_the_organisation_is_in_the_key_by_value() -> None:
+    app = FastAPI()
+
+    @app.get("/x")
+    @cached()
+    async def orders(user: Annotated[Any, Depends(get_member), by_name]) -> Response:
+        return PlainTextResponse(user.org)
+
+    client = TestClient(app)
+    given = [headers_of("alice") | {"X-Org": org} for org in ("one", "other", "one")]
+    answers = [client.get("/x", headers=headers) for headers in given]
+    assert [answer.text for answer in answers] == ["one", "other", "one"]
+    assert [answer.headers["cache-status"] for answer in answers] == [MISS, MISS, HIT]
+
+
+class Marked:
+    """A class that is declared to be no part of a key."""
+
+
+not_in_key(Marked)
+
+
+def test_not_in_key_does_not_say_that_an_object_is_nobodys(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = FastAPI()
+
+    def make(user: User) -> Marked:
+        return Marked()
+
+    @app.get("/x")
+    @cached()
+    async def rows(marked: Annotated[Marked, Depends(make)]) -> Response:
+        return PlainTextResponse("rows")
+
+    client = TestClient(app)
+    answer = client.get("/x", headers=headers_of("alice"))
+    assert "argument" in answer.headers["cache-status"]
+    assert "marked may belong to one client: it depends on the cookie user" in warnings(caplog)[0]

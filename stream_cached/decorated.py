@@ -12,9 +12,9 @@ from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.backends.users import user_of
 from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
-from stream_cached.endpoint.function import HIDDEN, Endpoint, closure_digest
+from stream_cached.endpoint.function import HIDDEN, Endpoint
 from stream_cached.endpoint.route import effective_route, is_endpoint
-from stream_cached.endpoint.signatures import signature_with_request
+from stream_cached.endpoint.signatures import taking_request
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation, Version
@@ -30,6 +30,7 @@ from stream_cached.request.context import ContextWatch
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
+from stream_cached.request.key_parts import KeyParts
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.rendering import Rendering, Twins
 from stream_cached.tasks import has_event_loop
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
 
 #: The switches of a single call, as in aiocache's decorators.
 SWITCHES = frozenset({"cache_read", "cache_write", "aiocache_wait_for_write"})
-
-#: For each name of a decorated function and its cache, the digests of up to two closures that were
-#: decorated under that name: a factory that decorates twice causes one log line.
-_closures: dict[tuple[str, str | int], set[str]] = {}
 
 
 class Decorated:
@@ -56,7 +53,7 @@ class Decorated:
         self.hooks = hooks
         self._asked: set[bool] = set()
         """Whether it was called with a request, without one, or both."""
-        self._key_builder = signature_with_request(decorator.key_builder)
+        self._key_builder = taking_request(decorator.key_builder)
         self._renders = self._renders_values()
         self.endpoint = endpoint = Endpoint(
             function, takes_request=options.request_key, takes_response=self._renders
@@ -67,7 +64,7 @@ class Decorated:
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
-        self.context = ContextWatch(options.key_context, self.reporter)
+        self._context = ContextWatch(options.key_context, self.reporter)
         self.arguments = Arguments(
             function,
             endpoint.declared,
@@ -129,20 +126,18 @@ class Decorated:
                 "will be no hits: take its parameter out of the key by key_ignore= or NotInKey"
             )
 
-    def inform_of_twin(self) -> None:
-        """Log that a factory has decorated the same function over another closure."""
-        decorator, name = self._decorator, self.endpoint.name
-        if self.hooks.has_own_memory:
-            return
-        closure = closure_digest(self.endpoint.function)
-        seen = _closures.setdefault((name, decorator.alias or id(decorator.cache)), {closure})
-        if closure not in seen and len(seen) == 1:
-            seen.add(closure)
-            # A factory that is called again for each test is no mistake.
-            self.reporter.inform(
-                "it is decorated once more, over other values, by a factory perhaps: the two share "
-                "entries where host, path, query and arguments agree; pass namespace= to part them"
-            )
+    def has_made(self, wrapper: Callable[..., Any]) -> None:
+        """Note what the decorator has made of the function, once it may have a cache."""
+        self.wrapper = wrapper
+        own = self.hooks.namespace
+        self.parts = KeyParts(
+            self.endpoint,
+            wrapper,
+            self.arguments,
+            self._context,
+            own_namespace=own,
+            namespace=own or getattr(self._decorator.cache, "namespace", None),
+        )
 
     # -- one call ---------------------------------------------------------------------------
 
@@ -188,24 +183,11 @@ class Decorated:
             request=None if incoming is None else RequestView.of(incoming),
             keyed=keyed,
             findings=findings,
-            reads=cache_read and not self._is_refresh(request),
+            reads=cache_read and not (incoming and incoming.refreshes(self.reporter)),
             writes=cache_write,
             waits=aiocache_wait_for_write,
             rendering=rendering,
         )
-
-    def _is_refresh(self, request: Any) -> bool:
-        """Whether the request asks for a new run, and may."""
-        refresh = self._decorator.options.refresh
-        if refresh is None or request is None:
-            return False
-        try:
-            return bool(refresh(request))
-        # A user's function that fails must not fail the request.
-        except Exception as exc:
-            self.reporter.function_failed(exc)
-            self.reporter.warn(f"refresh= raised {type(exc).__name__}: no new run is forced")
-            return False
 
     def _rendering(self, request: Any, injected: Any) -> Rendering | None:
         """Return how FastAPI renders what the function returns, where FastAPI gets it unchanged."""
@@ -220,7 +202,7 @@ class Decorated:
         if request is None:
             return None
         headers = self.service.headers
-        incoming = Incoming(request, headers.normalisers)
+        incoming = Incoming(request, headers.normalisers, self.service.options.refresh)
         identifying = headers.identifying(keyed=self.service.hooks.keys_by_request)
         incoming.check(self.service.options.methods, identifying)
         return incoming

@@ -35,7 +35,6 @@ from stream_cached.options import (
     Values,
     Vary,
 )
-from stream_cached.request.application import application_form
 from stream_cached.request.context import KeyContext
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
@@ -230,7 +229,6 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         kind = DecoratedGenerator if is_generator(f) else Decorated
         function = self._functions[id(f)] = kind(f, self, hooks)
         hooks.bind_early(function.reporter)
-        function.inform_of_twin()
 
         @functools.wraps(f)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -253,7 +251,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         decorated.cache = self.cache
         decorated.invalidate = invalidate
         decorated.cache_key = cache_key
-        function.wrapper = decorated
+        function.has_made(decorated)
         return decorated
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -315,13 +313,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         function, incoming = current
         if incoming is None:
             args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
+            lacking += function.parts.suffix(function.hooks)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
-        forms, names_user = function.arguments.forms(args, kwargs, incoming.scope)
-        forms |= function.context.forms()
-        if names_user:
-            incoming.is_authorized = False
-        if function.hooks.has_own_memory:
-            forms |= application_form(incoming.scope)
+        forms = function.parts.forms(args, kwargs, incoming, function.hooks)
         return incoming.key(function.endpoint.name, forms, host=self.options.key_host)
 
     def _key_from_args(
@@ -331,9 +325,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             return cast(str, super()._key_from_args(func, args, kwargs))
         # aiocache has no key for a partial, nor for an instance that can be called.
         function = self._functions[id(func)]
-        bound = function.arguments.bound or ""
         positional = args[1:] if self.noself else args
-        return f"{function.endpoint.name}{bound}{positional}{sorted(kwargs.items())}"
+        return f"{function.endpoint.name}{positional}{sorted(kwargs.items())}"
 
     async def get_from_cache(self, key: str) -> Any:
         """Return a plain value by the cache's public `get`; None if there is none."""

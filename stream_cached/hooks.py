@@ -43,6 +43,16 @@ class AiocacheHooks(Hooks):
         is_default = self._settings.get("cache") is OWN_MEMORY
         return is_default and self._decorator.alias is None
 
+    @property
+    def is_in_process(self) -> bool:
+        """Whether no other process has the same entries."""
+        return self.binding().breaker is None
+
+    @property
+    def namespace(self) -> str | None:
+        """By what the user says which functions have keys in common; None if nothing is said."""
+        return None if self._decorator.alias else self._settings.get("namespace")
+
     def for_function(self) -> AiocacheHooks:
         """Return the hooks of one more function of the decorator."""
         if self._binding is None or not self.has_own_memory:

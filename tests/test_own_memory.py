@@ -278,7 +278,7 @@ def test_an_override_may_be_any_object() -> None:
     run(test)
 
 
-def test_a_memory_by_url_is_shared_by_applications() -> None:
+def test_a_memory_by_url_keeps_applications_apart() -> None:
     async def test() -> None:
         async def endpoint(request: Request) -> Response:
             return StreamingResponse(iter([request.app.title]))
@@ -287,6 +287,6 @@ def test_a_memory_by_url_is_shared_by_applications() -> None:
         apps = [FastAPI(title=title) for title in ("first", "second")]
         for app in apps:
             app.get("/")(cached)
-        assert [(await get(app)).body for app in apps] == [b"first", b"first"]
+        assert [(await get(app)).body for app in apps] == [b"first", b"second"]
 
     run(test)

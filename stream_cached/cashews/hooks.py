@@ -125,6 +125,11 @@ class CashewsHooks(AiocacheHooks):
         return self.key_template is None
 
     @property
+    def namespace(self) -> str | None:
+        """By what the user says which functions have keys in common; None if nothing is said."""
+        return self._prefix or None
+
+    @property
     def has_own_values(self) -> bool:
         """Whether plain values are stored elsewhere, too."""
         return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -22,7 +20,7 @@ from stream_cached.endpoint.signatures import (
 )
 from stream_cached.endpoint.taken import Keyed, name_of
 from stream_cached.endpoint.values import LEFT_OUT, CallValues, Rules, has_exact_repr
-from stream_cached.keys.canonical import PLAIN, NoCanonicalFormError, canonical, has_form
+from stream_cached.keys.canonical import PLAIN, has_form
 from stream_cached.keys.digest import digest
 
 KeyArgs = Mapping[str, Callable[[Any], Any]]
@@ -79,7 +77,6 @@ class Arguments:
             parts=self._parts,
             marked=frozenset(self._marked),
         )
-        self.bound = _bound(function)
 
     def _with_parameters(self, keyed: Keyed) -> Keyed:
         """Add the headers and cookies that arguments hold as they are."""
@@ -105,7 +102,7 @@ class Arguments:
         Raises:
             BypassError: An argument can't be part of the key.
         """
-        forms: dict[str, Any] = {"": self.bound} if self.bound else {}
+        forms: dict[str, Any] = {}
         others: dict[str, Any] = {}
         for name, value in self._named(args, kwargs).items():
             if name in self._ignored or self._constants.get(name, _OTHER) is value:
@@ -205,15 +202,3 @@ def _default(parameter: inspect.Parameter) -> object:
 
 def _has_form(value: object) -> bool:
     return value is not inspect.Parameter.empty and has_form(value)
-
-
-def _bound(function: Any) -> dict[str, Any]:
-    """Return the arguments of `functools.partial` objects in canonical form."""
-    bound: dict[str, Any] = {}
-    while isinstance(function, functools.partial):
-        for name, value in (*enumerate(function.args), *function.keywords.items()):
-            # A value without a canonical form (a client, a service) is the same in every call.
-            with contextlib.suppress(NoCanonicalFormError):
-                bound[f"{len(bound)} {name}"] = canonical(value)
-        function = function.func
-    return bound

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import anyio
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection, Request
@@ -24,8 +24,6 @@ from stream_cached.endpoint.signatures import (
     without_partials,
 )
 from stream_cached.errors import ConfigurationError
-from stream_cached.keys.canonical import NoCanonicalFormError, canonical
-from stream_cached.keys.digest import digest
 
 #: The name of the parameter that the decorator adds to a function without a request parameter.
 HIDDEN = "_stream_cached_request"
@@ -51,8 +49,8 @@ class Endpoint:
         self.function = function
         self.generates = is_generator(function)
         """Whether a call gives what it yields, as an async generator."""
-        self.name = _name(function)
-        self.place = _place(function)
+        self.name = name_of(function)
+        self.place = place_of(function)
         self.is_async = _is_async(function)
         self.wraps_generator = is_generator(inspect.unwrap(function))
         """Whether FastAPI takes it for a generator, because that is what it wraps."""
@@ -77,6 +75,8 @@ class Endpoint:
         if takes_response and self._response is None and not self._returns_responses():
             self._response = HIDDEN_RESPONSE
             self.signature = _with_hidden(self.signature, HIDDEN_RESPONSE, Response)
+        self.injects = any(map(_is_shared_by_dependencies, parameters))
+        """Whether it takes an object of FastAPI's on which dependencies may leave something."""
         self.headers = {p.name: names for p in parameters if (names := header_names(p))}
         """The names of the request headers of each parameter, by the parameter's name."""
 
@@ -155,20 +155,6 @@ async def in_threads(generator: Generator[Any, None, None]) -> AsyncGenerator[An
             await run_in_threadpool(close)
 
 
-def closure_digest(function: Callable[..., Any]) -> str:
-    """Return a digest of a function's closure, valid within one process."""
-    forms: list[Any] = []
-    for cell in getattr(inspect.unwrap(function), "__closure__", None) or ():
-        # An empty cell, or a value without a canonical form, can't be compared.
-        with contextlib.suppress(ValueError, NoCanonicalFormError):
-            forms.append(canonical(cell.cell_contents))
-    if inspect.ismethod(function):
-        forms.append(id(function.__self__))
-    elif not inspect.isfunction(function):
-        forms.append(id(function))
-    return digest(list(map(str, forms)))
-
-
 def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     return [
         (value.status_code, list(value.raw_headers))
@@ -211,13 +197,13 @@ def _call_of(function: object) -> tuple[object, object]:
     return function, inspect.getattr_static(type(function), "__call__", None)
 
 
-def _name(function: Any) -> str:
+def name_of(function: Any) -> str:
     function = without_partials(function)
     qualname = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{function.__module__}.{qualname}"
 
 
-def _place(function: Any) -> str:
+def place_of(function: Any) -> str:
     function = without_partials(function)
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
@@ -228,6 +214,12 @@ def _is_injected(parameter: inspect.Parameter) -> bool:
     annotation = annotation_of(parameter)
     is_response = inspect.isclass(annotation) and issubclass(annotation, Response)
     return is_response and dependency_of(parameter) is None
+
+
+def _is_shared_by_dependencies(parameter: inspect.Parameter) -> bool:
+    annotation = annotation_of(parameter)
+    is_shared = any(may_be(annotation, cls) for cls in (Response, BackgroundTask))
+    return is_shared and dependency_of(parameter) is None
 
 
 def _with_hidden(signature: inspect.Signature, name: str, cls: type) -> inspect.Signature:

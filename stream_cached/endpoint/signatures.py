@@ -34,19 +34,6 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     return signature.replace(parameters=resolved, return_annotation=returned)
 
 
-def signature_with_request(function: Callable[..., Any] | None) -> inspect.Signature | None:
-    """Return the signature of a function that has a parameter `request`; None for any other one."""
-    if function is None:
-        return None
-    # A function in C may have no signature.
-    with contextlib.suppress(TypeError, ValueError):
-        signature = inspect.signature(function)
-        parameter = signature.parameters.get("request")
-        if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            return signature
-    return None
-
-
 def _resolved(annotation: Any, scope: dict[str, Any]) -> Any:
     if not isinstance(annotation, str):
         return annotation
@@ -63,6 +50,19 @@ def annotation_of(parameter: inspect.Parameter) -> Any:
 
 def markers_of(parameter: inspect.Parameter) -> list[Any]:
     return [parameter.default, *_type_and_metadata(parameter.annotation)[1]]
+
+
+def taking_request(function: Callable[..., Any] | None) -> inspect.Signature | None:
+    """Return the signature of a function that has a parameter `request`; None for any other one."""
+    if function is None:
+        return None
+    # A function in C may have no signature.
+    with contextlib.suppress(TypeError, ValueError):
+        signature = inspect.signature(function)
+        parameter = signature.parameters.get("request")
+        if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            return signature
+    return None
 
 
 def _type_and_metadata(annotation: Any) -> tuple[Any, list[Any]]:

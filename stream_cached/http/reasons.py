@@ -79,6 +79,21 @@ class NotCached(enum.Enum):
         "pass key_context= with the variables on which the answer depends, or key_context=() if it "
         "depends on none",
     )
+    APPLICATION = (
+        "application",
+        "several applications of this process have the function, and it has no name in a module by "
+        "which to tell them apart",
+        "make each application a global of a module (app = create_app()), or pass namespace= to "
+        "the decorator: a text of its own for each application, or one for all that give the same "
+        "answers",
+    )
+    CLOSURE = (
+        "closure",
+        "the function is decorated more than once, or while a request is answered, and holds a "
+        "value that can't be part of the key",
+        "decorate it once, with that value as an argument, or as a global of a module; or pass "
+        "namespace= with a text of its own for each",
+    )
     READ = (
         "request-read",
         "the endpoint read something from its request that is not part of the key, and may be one "

@@ -12,6 +12,7 @@ from stream_cached.endpoint.function import Endpoint, response_heads
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.guard import Guard, Terms
 from stream_cached.request.incoming import Incoming
+from stream_cached.request.injected import plain_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Execution:
         given = self.args, self.kwargs
         args, kwargs = given if guard is None else guard.given(*given)
         try:
-            result = await self.endpoint.run(args, kwargs)
+            result = plain_result(await self.endpoint.run(args, kwargs))
         finally:
             if guard is not None and release:
                 guard.release(self.args)

@@ -17,6 +17,7 @@ from starlette.types import Scope
 from stream_cached.endpoint.infrastructure import is_shared_infrastructure
 from stream_cached.endpoint.startup import is_of_lifespan
 from stream_cached.http.reasons import Finding, NotCached, listed
+from stream_cached.request.injected import observed_injected
 from stream_cached.request.observed import (
     ABSENT,
     ObservedHeaders,
@@ -81,11 +82,12 @@ _WORDS = {
     "host": "the host",
     "request": "another request",
     "session": "the session",
+    "tasks": "the tasks of dependencies",
     "user": "request.user",
 }
 
 #: Prefixes of dotted names, for example `state.tenant`.
-KINDS = ("state", "scope", "request")
+KINDS = ("state", "scope", "request", "response")
 
 #: The words of `unguarded=` that are not header names.
 READABLE = tuple(_WORDS)
@@ -143,7 +145,7 @@ class Guard:
                         setattr(value, name, given(item))
                 value.scope = self.scope
             if not isinstance(value, HTTPConnection):
-                return value
+                return observed_injected(value, self)
             if plain_scope(value.scope) is not self.request.scope:
                 # No part of another request is part of the key.
                 self.note("request")
@@ -246,6 +248,8 @@ def _shown(name: str) -> str:
             return f"request.state.{rest}"
         case "scope":
             return f'request.scope["{rest}"]'
+        case "response":
+            return "the headers of the Response" if rest == "headers" else f"response.{rest}"
         case "header":
             return f"the header {rest}"
         case "request" if rest:

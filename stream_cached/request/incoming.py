@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import Message
 
 from stream_cached.endpoint.startup import own_names
+from stream_cached.events import Reporter
 from stream_cached.http.headers import header_values
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
@@ -35,8 +36,14 @@ class Incoming:
     `vary` has the lower-cased headers of `vary=`, each with the function that normalises its
     value; `BypassError` is raised if a function fails."""
 
-    def __init__(self, request: HTTPConnection, vary: Normalisers) -> None:
+    def __init__(
+        self,
+        request: HTTPConnection,
+        vary: Normalisers,
+        refresh: Callable[[Any], bool] | None = None,
+    ) -> None:
         self.request = request
+        self._refresh = refresh
         self.is_authorized = False
         """Whether it carries Authorization, so that the answer may be one user's own."""
         self.status: int | None = None
@@ -95,6 +102,16 @@ class Incoming:
         kinds = self._values(b"content-type")
         if kinds and b"".join(kinds).lower().startswith(b"multipart/form-data"):
             raise BypassError(Finding(NotCached.UPLOAD))
+
+    def refreshes(self, reporter: Reporter) -> bool:
+        """Whether it asks for a new run, and `refresh=` lets it."""
+        try:
+            return self._refresh is not None and bool(self._refresh(self.request))
+        # A user's function that fails must not fail the request.
+        except Exception as exc:
+            reporter.function_failed(exc)
+            reporter.warn(f"refresh= raised {type(exc).__name__}, so that nothing is refreshed")
+            return False
 
     @property
     def has_range(self) -> bool:

@@ -97,9 +97,9 @@ def test_who_joins_has_the_head_before_the_first_chunk(serve: Serve, cache_url: 
 def test_who_follows_another_process_has_it_too(
     request: pytest.FixtureRequest, serve: Serve, namespace: str, kind: str
 ) -> None:
-    url = f"{request.getfixturevalue(f'{kind}_url')}?namespace={namespace}&timeout=5"
+    url = f"{request.getfixturevalue(f'{kind}_url')}?timeout=5"
     world = World()
-    ports = [serve(world.app(url)).port for _ in range(2)]
+    ports = [serve(world.app(url, namespace=namespace)).port for _ in range(2)]
     with with_heads(ports[0], ports[1], ports[1]) as clients:
         world.gates[1].open()
         bodies = [client.read_rest().body for client in clients]
@@ -247,9 +247,9 @@ def test_a_client_of_http_1_0_waits_for_the_head_that_is_its_own(
 def test_a_follower_goes_on_with_its_own_body(
     request: pytest.FixtureRequest, serve: Serve, namespace: str, kind: str
 ) -> None:
-    url = f"{request.getfixturevalue(f'{kind}_url')}?namespace={namespace}&timeout=5"
+    url = f"{request.getfixturevalue(f'{kind}_url')}?timeout=5"
     world = World(cookie)
-    ports = [serve(world.app(url)).port for _ in range(2)]
+    ports = [serve(world.app(url, namespace=namespace)).port for _ in range(2)]
     with with_heads(*ports) as clients:
         for gate in world.gates:
             gate.open()

@@ -205,9 +205,9 @@ def test_those_who_waited_share_a_body_at_hand(serve: Serve, cache_url: str) -> 
 def test_in_another_process_one_leads_and_its_neighbours_join(
     request: pytest.FixtureRequest, serve: Serve, namespace: str, kind: str
 ) -> None:
-    url = f"{request.getfixturevalue(f'{kind}_url')}?namespace={namespace}&timeout=5"
+    url = f"{request.getfixturevalue(f'{kind}_url')}?timeout=5"
     world = World()
-    servers = [serve(world.app(url)) for _ in range(2)]
+    servers = [serve(world.app(url, namespace=namespace)) for _ in range(2)]
     with ExitStack() as stack:
         clients = [client for server in servers for client in ask(stack, server.port, 3)]
         world.gate.open()

@@ -72,11 +72,13 @@ PRIVATE: dict[str, tuple[Callable[[Request], Any], int]] = {
 class World:
     """An endpoint that fails once a gate opens, in each of its runs."""
 
-    def __init__(self, cache: str, fails: Callable[[Request], Any], *, is_async: bool) -> None:
+    def __init__(
+        self, cache: str, fails: Callable[[Request], Any], *, is_async: bool, **settings: Any
+    ) -> None:
         self.fails = fails
         self.runs = 0
         self.reached, self.gate = Gate(), Gate()
-        self.cached = stream_cached(ttl=60, cache=cache, key_host=False)
+        self.cached = stream_cached(ttl=60, cache=cache, key_host=False, **settings)
         self.is_async = is_async
         self.handler: Any = lambda request, exc: Response("gone", 410)
 
@@ -206,8 +208,8 @@ def test_a_variant_is_not_given_the_failure_of_another(
 def test_in_another_process_one_leads_and_its_neighbours_join(
     request: pytest.FixtureRequest, serve: Serve, namespace: str, kind: str, waiters: Waiters
 ) -> None:
-    url = f"{request.getfixturevalue(f'{kind}_url')}?namespace={namespace}&timeout=5"
-    world = World(url, raising(ValueError), is_async=True)
+    url = f"{request.getfixturevalue(f'{kind}_url')}?timeout=5"
+    world = World(url, raising(ValueError), is_async=True, namespace=namespace)
     servers = [serve(world.app()) for _ in range(2)]
     waiting = [Waiting(servers[0].port, 1)]
     world.reached.wait()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -231,7 +232,9 @@ def application(
     def in_thread(request: Request) -> Response:
         return make(feed)
 
-    decorated = cached(**{"ttl": 60, "cache": cache, **settings})(in_thread if sync else endpoint)
+    decorated = cached(**{"ttl": 60, "cache": cache, "namespace": uuid.uuid4().hex, **settings})(
+        in_thread if sync else endpoint
+    )
     return Starlette(routes=[Route("/plain", endpoint), Route("/", decorated)])
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stream_cached import decorated
 from stream_cached.backends import urls
+from stream_cached.request import live_apps
 
 # The numbers that glibc's malloc.h gives them.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
@@ -75,9 +75,12 @@ def _resident() -> int:
 
 @contextlib.contextmanager
 def forgetting_caches() -> Iterator[None]:
-    """Forget afterwards what a process keeps for ever: the caches that were named by a URL."""
+    """Forget afterwards what a process keeps for ever: the caches that were named by a URL.
+
+    The applications of a test, too, which live as long as they are frozen.
+    """
     # Another cache may have the address of one that is gone, by which this knows them apart.
-    kept: list[dict[Any, Any]] = [urls._by_url, decorated._closures]
+    kept: list[dict[Any, Any]] = [urls._by_url, live_apps._live]
     before = [set(memory) for memory in kept]
     yield
     for memory, names in zip(kept, before, strict=True):

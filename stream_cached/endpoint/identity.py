@@ -1,0 +1,196 @@
+"""Which function it is, as a part of a key: several may have one name, and hold different values.
+
+A factory decorates a function over each tenant; an endpoint decorates one over its user; a loop
+binds arguments. What such a function holds is part of its key, as it is at each call. A value that
+has no form is left out where no other function of that name and line holds another one.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+from weakref import WeakSet, WeakValueDictionary
+
+from stream_cached.endpoint.cells import EMPTY, Part, is_at_its_name, parts_of
+from stream_cached.endpoint.held import path_of
+from stream_cached.endpoint.infrastructure import is_infrastructure
+from stream_cached.endpoint.value_forms import ValueForms
+from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.keys.numbers import number_of
+
+#: Values without a form, with their names.
+Unknown = Sequence[tuple[str, Any]]
+
+
+class _Alike:
+    """The functions with one name, one line and one namespace that are alive."""
+
+    def __init__(self) -> None:
+        self.members: WeakSet[Identity] = WeakSet()
+        self._collected = 0
+
+    def others(self, one: Identity) -> list[Identity]:
+        if len(self.members) > max(1, self._collected):
+            # They are in cycles with what decorates them.
+            gc.collect()
+            self._collected = len(self.members)
+        return [each for each in tuple(self.members) if each is not one]
+
+
+_alike: WeakValueDictionary[tuple[str, str, object], _Alike] = WeakValueDictionary()
+
+#: Modules whose frames show that a request is being answered.
+_FRAMEWORKS = frozenset(
+    {"fastapi.applications", "fastapi.routing", "starlette.applications", "starlette.routing"}
+)
+
+#: Modules whose threads run plain endpoints, and what endpoints hand over.
+_WORKERS = frozenset({"anyio._backends._asyncio", "concurrent.futures.thread"})
+
+
+class Identity:
+    """
+    Which function it is.
+
+    Args:
+        function: The decorated function.
+        wrapper: What the decorator makes of it.
+        parameters: Its parameters.
+        name: Its module and its qualified name.
+        place: Its file and its first line.
+        namespace: That of its keys, by which a user keeps functions apart.
+    """
+
+    def __init__(
+        self,
+        function: Any,
+        wrapper: Any,
+        parameters: Mapping[str, inspect.Parameter],
+        *,
+        name: str,
+        place: str,
+        namespace: object,
+    ) -> None:
+        self._name = name
+        self._line = place.rpartition(":")[2]
+        self._wrapper = weakref.ref(wrapper)
+        self._parts = {part.name: part for part in parts_of(function, parameters)}
+        self._is_late = _is_in_request()
+        self._is_named: bool | None = None
+        self._first: dict[str, Any] = {}
+        """The forms of what the function changes itself, from before it did."""
+        for part in self._parts.values():
+            if part.is_own:
+                self._first_form(part)
+        self._held: dict[tuple[int, str], weakref.ref[Any]] = {}
+        """What it has held that has no form."""
+        self._varies = False
+        self._alike = _alike.setdefault((name, place, namespace), _Alike())
+        self._alike.members.add(self)
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether there are other functions of this name and line, perhaps in other processes."""
+        return self._may_differ or bool(self._alike.others(self))
+
+    @property
+    def _may_differ(self) -> bool:
+        """Whether another process may have another function of this name and line."""
+        return self._is_late and not self._has_own_name
+
+    def form(self, scope: Mapping[str, Any], *, in_memory: bool) -> list[Any]:
+        """
+        Return what the key has of the function beside its name.
+
+        Args:
+            scope: The scope of the request.
+            in_memory: Whether the key is for this process alone.
+
+        Raises:
+            BypassError: It holds a value without a form, and others may hold another one.
+        """
+        form: list[Any] = [] if self._has_own_name else [self._line]
+        if self._parts:
+            form += self._of_parts(scope, in_memory=in_memory)
+        return form
+
+    @property
+    def _has_own_name(self) -> bool:
+        """Whether a module has it under its own name."""
+        if self._is_named is None:
+            self._is_named = is_at_its_name(self._wrapper())
+        return self._is_named
+
+    def _of_parts(self, scope: Mapping[str, Any], *, in_memory: bool) -> list[Any]:
+        forms = ValueForms(lambda value: self._path_of(value, scope))
+        found = [self._form_of(part, forms) for part in self._parts.values()]
+        unknown = forms.unknown
+        if not unknown or not (self._changes(unknown) or self._others_differ(unknown)):
+            return [found] if any(found) else []
+        if not in_memory:
+            names = ", ".join(dict.fromkeys(name for name, _ in unknown))
+            raise BypassError(Finding(NotCached.CLOSURE, names))
+        values = [value for _, value in unknown if _is_countable(value)]
+        return [found, [number_of(self), *map(number_of, values)]]
+
+    def _path_of(self, value: object, scope: Mapping[str, Any]) -> str | None:
+        if not is_infrastructure(type(value)):
+            return None
+        return path_of(value, scope, (self._name, type(value).__qualname__))
+
+    def _form_of(self, part: Part, forms: ValueForms) -> Any:
+        return self._first_form(part) if part.is_own else forms.form(part.name, part.get())
+
+    def _first_form(self, part: Part) -> Any:
+        form = self._first.get(part.name)
+        if form is None and (value := part.get()) is not EMPTY:
+            # Without a form it is known by nothing: a counter, a queue.
+            form = ValueForms(lambda _: None).form(part.name, value) or ["changed"]
+            self._first[part.name] = form
+        return form
+
+    # -- values without a form --------------------------------------------------------------
+
+    def _changes(self, unknown: Unknown) -> bool:
+        """Whether it may hold another value in the next request, or in another process."""
+        for number, (name, value) in enumerate(unknown):
+            if _is_countable(value):
+                held = self._held.setdefault((number, name), weakref.ref(value))
+                self._varies = self._varies or held() is not value
+        return self._varies or self._may_differ
+
+    def _others_differ(self, unknown: Unknown) -> bool:
+        return any(
+            other.value_of(name) is not value
+            for other in self._alike.others(self)
+            for name, value in unknown
+        )
+
+    def value_of(self, name: str) -> object:
+        part = self._parts.get(name)
+        return EMPTY if part is None else part.get()
+
+
+def _is_countable(value: object) -> bool:
+    """Whether a value can be told from one that takes its address later."""
+    return type(value).__weakrefoffset__ > 0
+
+
+def _is_in_request() -> bool:
+    """Whether the code that runs now answers a request."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__")
+        if module in _WORKERS:
+            return True
+        if module in _FRAMEWORKS:
+            scope = frame.f_locals.get("scope")
+            if isinstance(scope, Mapping) and scope.get("type") in ("http", "websocket"):
+                return True
+        frame = frame.f_back
+    return False

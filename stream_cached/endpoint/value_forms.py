@@ -1,0 +1,112 @@
+"""The form of what a function brings along: also of functions, classes and bound methods."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from stream_cached.endpoint.cells import EMPTY, cells_of, is_at_its_name
+from stream_cached.keys.canonical import PLAIN, canonical
+
+#: How deep functions within functions are looked into.
+_MAX_DEPTH = 16
+
+#: How many items a value may have whose form is taken at each call.
+_MAX_ITEMS = 1000
+
+#: Returns the path by which the application holds an object, or None.
+PathOf = Callable[[object], "str | None"]
+
+
+class ValueForms:
+    """
+    The forms of some values.
+
+    Args:
+        path_of: Returns the path by which the application holds an object, or None.
+    """
+
+    def __init__(self, path_of: PathOf) -> None:
+        self._path_of = path_of
+        #: The values without a form, with the names by which they are known.
+        self.unknown: list[tuple[str, Any]] = []
+        self._seen: list[object] = []
+
+    def form(self, name: str, value: Any) -> Any:
+        """Return the form of a value; None if it has none, which is then among the unknown."""
+        if type(value) in PLAIN:
+            return [value]
+        if value is EMPTY:
+            return ["empty"]
+        if len(self._seen) > _MAX_DEPTH or any(value is each for each in self._seen):
+            return ["again"]
+        self._seen.append(value)
+        try:
+            return self._form(name, value)
+        finally:
+            self._seen.pop()
+
+    def _form(self, name: str, value: Any) -> Any:
+        match value:
+            case FunctionType():
+                return self._function(name, value)
+            case MethodType():
+                return ["method", self.form(name, value.__self__), self.form(name, value.__func__)]
+            case functools.partial():
+                given = [(None, each) for each in value.args]
+                forms = [[n, self.form(name, v)] for n, v in (*given, *value.keywords.items())]
+                return ["partial", self.form(name, value.func), forms]
+            case ModuleType():
+                return ["module", value.__name__]
+            case type() if is_at_its_name(value):
+                return ["class", value.__module__, value.__qualname__]
+        if _fits(value, [_MAX_ITEMS]):
+            try:
+                return ["value", canonical(value)]
+            # The value's class may raise anything.
+            except Exception:
+                pass
+        path = self._path_of(value)
+        if path is not None:
+            return ["held", path]
+        self.unknown.append((name, value))
+        return None
+
+    def _function(self, name: str, function: FunctionType) -> list[Any]:
+        named = [function.__module__, function.__qualname__]
+        if is_at_its_name(function):
+            return ["function", named]
+        # The defaults are arguments of a function that is called by others.
+        defaults = (function.__defaults__ or (), sorted((function.__kwdefaults__ or {}).items()))
+        forms = [self.form(name, each) for each in defaults[0]]
+        forms += [[key, self.form(name, each)] for key, each in defaults[1]]
+        for part in cells_of(function):
+            # What it changes itself (a counter, a log) is no input.
+            if not part.is_own:
+                forms.append(self.form(part.name, part.get()))
+        return ["function", named, _code(function.__code__), forms]
+
+
+@functools.lru_cache(maxsize=1024)
+def _code(code: CodeType) -> list[Any]:
+    """Return what tells two functions of one name and one line apart."""
+    constants = [each for each in code.co_consts if type(each) in PLAIN]
+    text = repr((code.co_names, code.co_varnames, code.co_freevars, constants)).encode()
+    return [code.co_firstlineno, hashlib.blake2b(code.co_code + text, digest_size=16).digest()]
+
+
+def _fits(value: object, left: list[int]) -> bool:
+    """Whether a value is small enough for a form at each call."""
+    if isinstance(value, dict):
+        return _all_fit([*value.keys(), *value.values()], left) if len(value) <= left[0] else False
+    if isinstance(value, list | tuple | set | frozenset):
+        return _all_fit([*value], left) if len(value) <= left[0] else False
+    return not (isinstance(value, bytearray | memoryview) and len(value) > _MAX_ITEMS)
+
+
+def _all_fit(items: Sequence[object], left: list[int]) -> bool:
+    left[0] -= len(items)
+    return left[0] >= 0 and all(_fits(each, left) for each in items)

@@ -1,0 +1,34 @@
+"""Numbers for objects, as parts of keys within this process."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable
+
+_numbers = itertools.count(1)
+
+#: By address: what returns an object, and its number. An address is used again, a number is not.
+_known: dict[int, tuple[Callable[[], object], int]] = {}
+
+
+def number_of(value: object) -> int:
+    """Return a number that no other object of this process has, or had."""
+    address = id(value)
+    known = _known.get(address)
+    if known is not None and known[0]() is value:
+        return known[1]
+    number = next(_numbers)
+    try:
+        reference: Callable[[], object] = weakref.ref(value, lambda _: _forget(address, number))
+    except TypeError:
+        # It can't be referred to weakly, so it lives as long as its number.
+        reference = lambda: value  # noqa: E731
+    _known[address] = reference, number
+    return number
+
+
+def _forget(address: int, number: int) -> None:
+    known = _known.get(address)
+    if known is not None and known[1] == number:
+        del _known[address]

@@ -1,0 +1,89 @@
+"""What a key has beside the request: arguments, context, the function and the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from stream_cached.endpoint.arguments import Arguments
+from stream_cached.endpoint.function import Endpoint
+from stream_cached.endpoint.identity import Identity
+from stream_cached.keys.digest import digest
+from stream_cached.request.application import Applications, number_form
+from stream_cached.request.context import ContextWatch
+from stream_cached.request.incoming import Incoming
+from stream_cached.request.injected import injected_forms
+
+
+class Cache(Protocol):
+    """Where the entries of a function are."""
+
+    @property
+    def has_own_memory(self) -> bool: ...
+    @property
+    def is_in_process(self) -> bool: ...
+    def binding(self) -> Any: ...
+
+
+class KeyParts:
+    """
+    What the keys of one function have beside the request.
+
+    Args:
+        endpoint: The function.
+        wrapper: What the decorator has made of it.
+        arguments: Its arguments.
+        context: Its context variables.
+        own_namespace: The `namespace=` of the decorator; None without one.
+        namespace: The namespace of its keys.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        wrapper: Callable[..., Any],
+        arguments: Arguments,
+        context: ContextWatch,
+        *,
+        own_namespace: str | None,
+        namespace: object,
+    ) -> None:
+        self._endpoint = endpoint
+        self._arguments = arguments
+        self._context = context
+        self._applications = Applications(
+            endpoint.name, endpoint.place, is_named=own_namespace is not None
+        )
+        self._identity = Identity(
+            endpoint.function,
+            wrapper,
+            endpoint.declared.parameters,
+            name=endpoint.name,
+            place=endpoint.place,
+            namespace=namespace,
+        )
+
+    def forms(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], incoming: Incoming, cache: Cache
+    ) -> dict[str, Any]:
+        """Return the parts by names."""
+        scope = incoming.scope
+        forms, names_user = self._arguments.forms(args, kwargs, scope)
+        forms |= self._context.forms()
+        if names_user:
+            incoming.is_authorized = False
+        if self._endpoint.injects:
+            forms |= injected_forms((*args, *kwargs.values()))
+        if identity := self._identity.form(scope, in_memory=cache.is_in_process):
+            forms["<function>"] = identity
+        if cache.is_in_process:
+            return forms | number_form(scope)
+        return forms | self._applications.form(scope, cache.binding().cache.namespace)
+
+    def suffix(self, cache: Cache) -> str:
+        """Return what a key of aiocache lacks of the function."""
+        is_nameless = not hasattr(self._endpoint.function, "__name__")
+        if not is_nameless and (cache.has_own_memory or not self._identity.is_one_of_several):
+            return ""
+        form = self._identity.form({}, in_memory=cache.is_in_process)
+        return f":{digest(form)}" if form else ""

@@ -13,11 +13,13 @@ from stream_cached.errors import (
     StoreUnavailableError,
     StreamCachedError,
 )
+from stream_cached.events import EndpointStats
 from stream_cached.fallback_cache import FallbackCache
 from stream_cached.http.reasons import BypassError, NotCached
 from stream_cached.lifespan import aclose, lifespan
 from stream_cached.limits import Limits
 from stream_cached.stores.memory import MemoryCache
+from stream_cached.stream_cache import StreamCache
 
 __all__ = [
     "BrokenStreamError",
@@ -25,6 +27,7 @@ __all__ = [
     "CachedEndpoint",
     "CachedGenerator",
     "ConfigurationError",
+    "EndpointStats",
     "FallbackCache",
     "Health",
     "InKey",
@@ -35,6 +38,7 @@ __all__ = [
     "State",
     "StoreError",
     "StoreUnavailableError",
+    "StreamCache",
     "StreamCachedError",
     "aclose",
     "health",

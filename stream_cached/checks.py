@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import math
 import re
@@ -78,12 +79,41 @@ def require_size(name: str, value: Any, *, least: int) -> int:
 
 
 def require_ttl(value: Any) -> float | None:
+    """Return seconds; the value may also be a timedelta, or a text such as `"10m"`."""
     require(not callable(value), "write @stream_cached(ttl=60), with parentheses")
+    seconds = value
+    if isinstance(value, datetime.timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, str):
+        seconds = _parse_span(value)
     require(
-        value is None or _is_above_0(value),
-        f"ttl={value!r}: pass a number of seconds above 0, or None for entries that never expire",
+        seconds is None or _is_above_0(seconds),
+        f'ttl={value!r}: pass a number of seconds above 0, a timedelta, a text such as "10m", or '
+        "None for entries that never expire",
     )
-    return cast("float | None", value)
+    return cast("float | None", seconds)
+
+
+def _parse_span(text: str) -> float:
+    """Return the seconds of a text such as `90s`, `10m` or `1h30m`; -1 if it is no such text."""
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip().lower())
+    if match is None or not any(match.groups()):
+        return -1.0
+    days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def takes_response(function: Any) -> bool:
+    """Whether a function for the ttl takes a response, as `lambda response: 60` does."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return False
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    name = getattr(function, "__name__", "")
+    is_named = name == "<lambda>" or any("response" in each.name.lower() for each in parameters[:1])
+    return len(parameters) == 1 and is_named
 
 
 def parse_size(text: str) -> int:

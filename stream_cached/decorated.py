@@ -13,6 +13,7 @@ from stream_cached.backends.users import user_of
 from stream_cached.checks import require
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint
+from stream_cached.endpoint.known import note_decorated
 from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.signatures import taking_request
 from stream_cached.endpoint.tags import Tagging
@@ -64,6 +65,7 @@ class Decorated:
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
+        note_decorated(function, self.reporter)
         self._context = ContextWatch(options.key_context, self.reporter)
         self.arguments = Arguments(
             function,
@@ -74,7 +76,11 @@ class Decorated:
             key_ignore=options.key_ignore,
         )
         self._tagging = Tagging(
-            endpoint.name, endpoint.declared, options.tags, options.invalidate_by
+            endpoint.name,
+            endpoint.declared,
+            options.tags,
+            options.invalidate_by,
+            has_namespace=hooks.is_late,
         )
         taken, verbatim = self.arguments.headers(endpoint.headers)
         self.service = Service(

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from datetime import timedelta
 from enum import Enum
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from aiocache import cached
 from aiocache.base import SENTINEL
+from starlette.responses import Response
 
 from stream_cached.backends.resolve import OWN_MEMORY, resolve_fallback
-from stream_cached.checks import require, require_function, require_ttl
+from stream_cached.checks import require, require_function, require_ttl, takes_response
 from stream_cached.connections.deadline import Deadline
 from stream_cached.decorated import Decorated, current_call
 from stream_cached.decorated_generator import DecoratedGenerator
 from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.endpoint.function import is_generator
-from stream_cached.endpoint.generators import as_framework_calls_it
 from stream_cached.endpoint.tags import Tags
 from stream_cached.engine.answer import answer
 from stream_cached.engine.values import Use, current_use
+from stream_cached.events import EndpointStats
 from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, take_limits
@@ -38,6 +40,10 @@ from stream_cached.options import (
 from stream_cached.request.context import KeyContext
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
+from stream_cached.wrapping import wrapped
+
+#: How long an entry is fresh.
+Ttl = float | timedelta | str | None
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,8 +60,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     response is cached as aiocache does.
 
     Args:
-        ttl: Seconds that an entry is fresh once it is complete; None for ever. Without it, the ttl
-            of the cache counts.
+        ttl: How long an entry is fresh once it is complete: seconds, a `timedelta`, a text such as
+            `"10m"`, None for ever, or a function of the response; 0 stores nothing. Without it, the
+            ttl of the cache counts.
         key: One key for everything that the function returns. Without `key` and `key_builder`, the
             key is built from the request and the arguments; for a call without a request, it is
             the key of aiocache.
@@ -129,7 +136,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
 
     def __init__(
         self,
-        ttl: float | None = SENTINEL,
+        ttl: Ttl | Callable[[Response], Ttl] = SENTINEL,
         key: str | None = None,
         namespace: str | None = None,
         key_builder: Callable[..., str] | None = None,
@@ -166,10 +173,12 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         **kwargs: Any,
     ) -> None:
         limits = take_limits(limits, kwargs)
+        #: The function of the response that `ttl` is, if it is one.
+        self.ttl_of: Any = ttl if takes_response(ttl) else None
         #: The options, checked.
         self.options = Options.among(locals())
         super().__init__(
-            ttl=ttl if ttl is SENTINEL else require_ttl(ttl),
+            ttl=SENTINEL if ttl is SENTINEL or self.ttl_of else require_ttl(ttl),
             key=key,
             namespace=namespace,
             key_builder=key_builder,
@@ -230,29 +239,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         function = self._functions[id(f)] = kind(f, self, hooks)
         hooks.bind_early(function.reporter)
 
-        @functools.wraps(f)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if decorated.cache is None:
-                decorated.cache = hooks.binding().cache
-            return await self.decorator(f, *args, **kwargs)
-
-        async def invalidate(*, key: str | None = None, **arguments: Any) -> bool:
-            return await function.invalidate(key, arguments)
-
-        async def cache_key(*args: Any, **kwargs: Any) -> str:
-            return await function.cache_key(args, kwargs)
-
-        decorated: Any
-        if isinstance(function, DecoratedGenerator):
-            decorated = function.wrapped(wrapper)
-        else:
-            decorated = as_framework_calls_it(wrapper, function.endpoint, function.generate)
-            decorated.__signature__ = function.endpoint.signature
-        decorated.cache = self.cache
-        decorated.invalidate = invalidate
-        decorated.cache_key = cache_key
-        function.has_made(decorated)
-        return decorated
+        return wrapped(function, self.cache, functools.partial(self.decorator, f))
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
@@ -287,6 +274,22 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         if isinstance(function, DecoratedGenerator):
             return await function.open(call)
         return await answer(call)
+
+    async def clear(self) -> bool:
+        """
+        Invalidate the entries of all functions that this decorator has decorated.
+
+        Returns:
+            True if it was carried out, False if it waits for the store's return.
+
+        Raises:
+            StoreError: The store refused; old responses may still be served.
+        """
+        return all([await each.invalidate(None, {}) for each in self._functions.values()])
+
+    def stats(self) -> Mapping[str, EndpointStats]:
+        """Return what this process has answered for each function, by its name."""
+        return {each.endpoint.name: each.reporter.stats for each in self._functions.values()}
 
     # -- what a subclass may override -------------------------------------------------------
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 import logging
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -95,16 +97,76 @@ def bypassed(findings: tuple[Finding, ...] | list[Finding]) -> Answered:
     return Answered(Outcome.BYPASS, fwd="bypass", reasons=reasons, detail=words(findings))
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """What this process has answered for one endpoint."""
+
+    hits: int
+    stale: int
+    """Responses from stale entries."""
+    joined: int
+    """Responses of runs that other requests began."""
+    misses: int
+    bypasses: Mapping[str, int]
+    """Responses that went past the cache, by the reasons as `Cache-Status` names them."""
+    bytes: int
+    """Bytes of bodies that were sent, as far as the library sends them itself."""
+    seconds_saved: float
+    """The mean duration of a miss, for each response that needed no run of its own."""
+
+    @property
+    def ratio(self) -> float:
+        """The part of all responses that needed no run of their own."""
+        saved = self.hits + self.stale + self.joined
+        total = saved + self.misses + sum(self.bypasses.values())
+        return saved / total if total else 0.0
+
+
+class _Counters:
+    """Counts the answers of one endpoint."""
+
+    def __init__(self) -> None:
+        self._outcomes: Counter[Outcome] = Counter()
+        self._bypasses: Counter[str] = Counter()
+        self._bytes = 0
+        self._seconds = 0.0
+
+    def add(self, event: Answered, size: int | None, seconds: float) -> None:
+        self._outcomes[event.outcome] += 1
+        self._bytes += size or 0
+        if event.outcome is Outcome.MISS:
+            self._seconds += seconds
+        elif event.outcome is Outcome.BYPASS:
+            self._bypasses[event.detail or event.fwd] += 1
+
+    @property
+    def stats(self) -> EndpointStats:
+        outcomes = self._outcomes
+        misses = outcomes[Outcome.MISS]
+        saved = outcomes[Outcome.HIT] + outcomes[Outcome.STALE] + outcomes[Outcome.JOINED]
+        return EndpointStats(
+            hits=outcomes[Outcome.HIT],
+            stale=outcomes[Outcome.STALE],
+            joined=outcomes[Outcome.JOINED],
+            misses=misses,
+            bypasses=dict(self._bypasses),
+            bytes=self._bytes,
+            seconds_saved=saved * self._seconds / misses if misses else 0.0,
+        )
+
+
 class Reporter:
     """The log of one endpoint. `endpoint` is its module, its qualified name and its place."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
+        self._counters = _Counters()
         self._said: set[tuple[object, str]] = set()
         self._failing: dict[str, str] = {}
 
     def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
-        """Log how a call was answered, at DEBUG, once its last byte is sent."""
+        """Count an answer, and log it at DEBUG, once its last byte is sent."""
+        self._counters.add(event, size, seconds)
         if logs_answers():
             event = replace(event, size=size, seconds=seconds)
             logger.debug(
@@ -116,6 +178,11 @@ class Reporter:
                 "-" if event.size is None else event.size,
                 event.seconds * 1000,
             )
+
+    @property
+    def stats(self) -> EndpointStats:
+        """What was answered so far."""
+        return self._counters.stats
 
     def not_cached(self, *findings: Finding) -> None:
         """Warn once that and why a response is not cached, and how to fix that."""

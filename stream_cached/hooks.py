@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiocache.base import SENTINEL
@@ -11,13 +12,16 @@ from aiocache.base import SENTINEL
 from stream_cached.backends.binding import Binding
 from stream_cached.backends.resolve import (
     OWN_MEMORY,
+    LateCache,
     resolve_alias,
     resolve_cache,
     resolve_fallback,
 )
+from stream_cached.checks import is_0, require_ttl
 from stream_cached.engine.outcome import Call
 from stream_cached.engine.service import Hooks
 from stream_cached.engine.values import Use, using
+from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
 from stream_cached.fallback_cache import FallbackCache
@@ -78,7 +82,7 @@ class AiocacheHooks(Hooks):
 
     def bind_early(self, reporter: Reporter) -> None:
         alias = self._decorator.alias
-        if self._binding is not None:
+        if self._binding is not None or self.is_late:
             return
         if alias is None:
             self.bind(resolve_cache(**self._settings))
@@ -111,16 +115,37 @@ class AiocacheHooks(Hooks):
         return self._decorator.options.secrets
 
     def binding(self) -> Binding:
-        return self._binding or self.bind(resolve_alias(self._decorator.alias))
+        if self._binding is not None:
+            return self._binding
+        if self.is_late:
+            return self.bind(resolve_cache(**self._settings))
+        return self.bind(resolve_alias(self._decorator.alias))
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the cache is that of a `StreamCache`, which is resolved at its first use."""
+        return isinstance(self._settings.get("cache"), LateCache)
 
     def ttl(self) -> float | None:
         ttl: Any = self._decorator.ttl
+        if self._decorator.ttl_of is not None:
+            return None
         return self.binding().cache.ttl or None if ttl is SENTINEL else ttl
+
+    def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
+        if self._decorator.ttl_of is not None:
+            return replace(lifetimes, differ=True)
+        return super().adapt_lifetimes(call, lifetimes)
 
     def keeps_objects(self, use: Use) -> bool:
         return use.keeps_objects and not self._decorator.overrides("set_in_cache")
 
     def accepts(self, call: Call, resource: Any, result: Any) -> bool:
+        if (ttl_of := self._decorator.ttl_of) is not None:
+            ttl = ttl_of(result)
+            if is_0(ttl):
+                return False
+            resource.set_ttl(require_ttl(ttl))
         return not self._decorator.skip_cache_func(result)
 
     async def load_value(self, use: Use, key: str) -> Any:

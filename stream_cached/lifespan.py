@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from stream_cached import tasks
 from stream_cached.checks import require_seconds
+from stream_cached.endpoint.known import reporter_of
 from stream_cached.runs.run import runs_here
 from stream_cached.stores.clients import Clients
 
@@ -16,14 +17,42 @@ from stream_cached.stores.clients import Clients
 _CLEAN_UP = 2.0
 
 
+def warn_of_passed_over(app: Any) -> None:
+    """Warn of functions whose decorator stands above that of their route, which never calls it."""
+    for route in _routes_of(app, set()):
+        reporter = reporter_of(getattr(route, "endpoint", None))
+        if reporter is not None:
+            reporter.warn(
+                "@stream_cached stands above the route decorator, so that the framework calls the "
+                "function without it: write it below, directly over the function"
+            )
+
+
+def _routes_of(holder: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield the routes of an application, also those of mounted ones and of included routers."""
+    if id(holder) in seen:
+        return
+    seen.add(id(holder))
+    yield holder
+    for name in ("app", "router", "original_router"):
+        inner = getattr(holder, "__dict__", {}).get(name)
+        if inner is not None:
+            yield from _routes_of(inner, seen)
+    for route in getattr(holder, "__dict__", {}).get("routes") or ():
+        yield from _routes_of(route, seen)
+
+
 @asynccontextmanager
 async def lifespan(app: Any) -> AsyncIterator[None]:
     """
     Call `aclose` when an application ends: `Starlette(lifespan=lifespan)`, or within one's own.
 
+    It warns of a decorator that stands above the route decorator, so that it is never called.
+
     Args:
         app: The application. Its end closes all runs in its event loop.
     """
+    warn_of_passed_over(app)
     try:
         yield
     finally:

@@ -27,6 +27,13 @@ class _Default(Enum):
 OWN_MEMORY: Any = _Default.OWN_MEMORY
 
 
+class LateCache:
+    """A cache that is resolved when it is first used."""
+
+    def resolve(self) -> Any:
+        raise NotImplementedError
+
+
 def resolve_alias(alias: str) -> Any:
     try:
         return aiocache.caches.get(alias)
@@ -62,6 +69,8 @@ def resolve_cache(
             "Options of a cache need a class (cache=Cache.REDIS, endpoint=...); with a URL, write "
             "them into its query"
         )
+    if isinstance(cache, LateCache):
+        cache = cache.resolve()
     if cache is OWN_MEMORY:
         return with_settings(own_memory(), overrides)
     if isinstance(cache, str):

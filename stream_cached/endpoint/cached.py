@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
-from typing import Any, ParamSpec, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+
+from stream_cached.events import EndpointStats
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
 
 
 class Cached(Protocol):
@@ -30,7 +35,11 @@ class Cached(Protocol):
         """
         ...
 
-    async def invalidate(self, *, key: str | None = None) -> bool:
+    def stats(self) -> EndpointStats:
+        """Return what this process has answered for the function."""
+        ...
+
+    async def invalidate(self, *, key: str | None = None, **arguments: Any) -> bool:
         """
         Invalidate the endpoint's stored responses and its running runs.
 
@@ -41,6 +50,9 @@ class Cached(Protocol):
             key: Invalidate only this key, as returned by `key`, `key_builder` or `cache_key`.
                 Plain values are stored in aiocache's own format. On a server, they can be
                 invalidated only by their key.
+            arguments: One argument, `item=7`: invalidate only the entries of calls with this value.
+                The decorator names the argument in `invalidate_by=`, or has a tag that consists of
+                it, such as `"item:{item}"`; entries of other functions with that tag count, too.
 
         Returns:
             True if the invalidation was carried out, False if it waits for the store's return, or
@@ -48,7 +60,8 @@ class Cached(Protocol):
 
         Raises:
             StoreError: The store refused the invalidation; old responses may still be served.
-            ConfigurationError: The function has plain values on a server, which are still served.
+            ConfigurationError: The function has plain values on a server, which are still served,
+                or no entries by this argument.
         """
         ...
 
@@ -58,8 +71,22 @@ class CachedEndpoint(Cached, Protocol[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]: ...
 
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(
+        self: CachedEndpoint[Concatenate[S, Q], R], instance: S, owner: type, /
+    ) -> Callable[Q, Awaitable[R]]: ...
+
 
 class CachedGenerator(Cached, Protocol[P, R_co]):
     """A decorated generator function."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R_co, None]: ...
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(
+        self: CachedGenerator[Concatenate[S, Q], R], instance: S, owner: type, /
+    ) -> Callable[Q, AsyncGenerator[R, None]]: ...

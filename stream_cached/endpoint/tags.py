@@ -25,6 +25,10 @@ Tags = Sequence[str] | Callable[..., Iterable[str]]
 _TEXTS = (str, int, float, decimal.Decimal, uuid.UUID, datetime.date, type(None))
 
 
+#: What stands as a tag for all entries of a `StreamCache`; no tag of a user begins like this.
+NAMESPACE = "\0namespace"
+
+
 class Tagging:
     """
     The tags of one function.
@@ -34,6 +38,7 @@ class Tagging:
         signature: Its signature.
         tags: Templates such as `"item:{item}"`, or a function of the arguments.
         invalidate_by: The names of arguments by which entries are invalidated.
+        has_namespace: Whether entries are invalidated with all others of their `StreamCache`, too.
 
     Raises:
         ConfigurationError: The function has no such parameter.
@@ -45,7 +50,10 @@ class Tagging:
         signature: inspect.Signature,
         tags: Tags,
         invalidate_by: Collection[str],
+        *,
+        has_namespace: bool = False,
     ) -> None:
+        self._always = (tag_key_of(NAMESPACE),) if has_namespace else ()
         self._name = name
         self._signature = signature
         self._function = tags if callable(tags) else None
@@ -64,10 +72,6 @@ class Tagging:
             f"{option} names {parameter!r}, but {self._name} takes {', '.join(names) or 'nothing'}",
         )
 
-    @property
-    def are_there(self) -> bool:
-        return bool(self._templates or self._function)
-
     def versions(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """
         Return the keys of the versions that the entry of a call depends on.
@@ -75,14 +79,15 @@ class Tagging:
         Raises:
             BypassError: An argument is of no type that a tag can have, or the function has failed.
         """
-        if not (self.are_there or self._named):
-            return ()
+        if not (self._templates or self._function or self._named):
+            return self._always
         try:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
             values = bound.arguments
-            tags = [*map(tag_key_of, self._tags(args, kwargs, values))]
-            return (*dict.fromkeys(tags), *(self._key_of(n, values[n]) for n in self._named))
+            keys = [*self._always, *map(tag_key_of, self._tags(args, kwargs, values))]
+            keys += [self._key_of(name, values[name]) for name in self._named]
+            return tuple(dict.fromkeys(keys))
         except BypassError:
             raise
         # A user's function, or the class of an argument, may raise anything.

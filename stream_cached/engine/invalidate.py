@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from stream_cached.backends.binding import Binding
 from stream_cached.backends.breaker import CircuitBreaker
 from stream_cached.backends.pending import Key
 from stream_cached.connections.deadline import Deadline
+from stream_cached.endpoint.tags import NAMESPACE, tag_key_of
 from stream_cached.engine.service import Service
-from stream_cached.entries.versions import renew_version
-from stream_cached.errors import ConfigurationError
+from stream_cached.entries.lifetimes import Lifetimes
+from stream_cached.entries.versions import renew_version, soften_version
+from stream_cached.errors import ConfigurationError, StoreUnavailableError
 from stream_cached.stores.protocol import Store
 
 
@@ -18,6 +22,60 @@ class Version(str):
     """The key of a version, where another key is that of an entry."""
 
     __slots__ = ()
+
+
+class TagInvalidation:
+    """
+    Invalidates the entries that have a tag, of all functions of a cache.
+
+    Args:
+        binding: Returns the cache.
+        longest_run: Seconds that a run may take.
+    """
+
+    def __init__(self, binding: Callable[[], Binding], longest_run: float) -> None:
+        self._binding = binding
+        self._ttl = Lifetimes(None, longest_run, differ=True).versions
+
+    async def __call__(self, tags: Iterable[str], *, soft: bool) -> bool:
+        """Let no entry with one of the tags be served as fresh; return whether it is done."""
+        done = [await self._invalidate(Version(tag_key_of(tag)), soft=soft) for tag in tags]
+        return all(done)
+
+    async def _invalidate(self, key: Version, *, soft: bool) -> bool:
+        binding = self._binding()
+        if binding.breaker is None:
+            await self._replace(binding.primary.store, key, soft=soft)
+            return True
+        used = await binding.is_used(Deadline(binding.timeout))
+        if soft and used:
+            try:
+                await self._replace(binding.primary.store, key, soft=True)
+            except StoreUnavailableError:
+                # Once the store is back, nothing of it is served.
+                used = False
+            else:
+                return True
+        done = await binding.breaker.invalidate(self, key, used=used)
+        if not done and binding.fallback is not None:
+            await self._replace(binding.fallback.store, key, soft=soft)
+        return done
+
+    async def _replace(self, store: Store, key: Version, *, soft: bool) -> None:
+        if soft:
+            await soften_version(store, key, self._ttl, time.time())
+        else:
+            await renew_version(store, key, self._ttl)
+
+    async def carry_out(self, key: Key | None, *, away: bool) -> None:
+        """Invalidate in the store itself; everything if it is not known any more what."""
+        binding = self._binding()
+        assert not isinstance(key, bytes)
+        version = key or tag_key_of(NAMESPACE)
+        await renew_version((binding.probe if away else binding.primary).store, version, self._ttl)
+
+    def refuse_older(self) -> None:
+        """Entries go by their versions alone."""
 
 
 class Invalidation:

@@ -18,14 +18,17 @@ from stream_cached import (
     CachedEndpoint,
     CachedGenerator,
     ConfigurationError,
+    EndpointStats,
     FallbackCache,
     Health,
     Limits,
     MemoryCache,
     NotInKey,
     State,
+    StreamCache,
     aclose,
     health,
+    in_key,
     lifespan,
     not_in_key,
 )
@@ -240,3 +243,42 @@ def by_template(name: str) -> Response:
 
 
 stream_cached.cashews.uninstall()
+
+
+# -- methods --------------------------------------------------------------------------------------
+
+
+class Shop:
+    """A class whose methods are cached."""
+
+    @cached(ttl=timedelta(minutes=1), noself=True)
+    async def item(self, number: int) -> dict[str, int]:
+        return {"number": number}
+
+
+async def of_methods(shop: Shop) -> None:
+    assert_type(await shop.item(1), dict[str, int])
+    await Shop.item.invalidate(number=1)
+
+
+# -- one cache for an application ------------------------------------------------------------------
+
+streams = StreamCache(ttl="10m", namespace="shop", authorized="keyed")
+
+
+@streams.cached(ttl=lambda response: 60, tags=("item:{number}",), invalidate_by=("number",))
+async def of_cache(number: int) -> Response:
+    return Response()
+
+
+async def with_cache() -> None:
+    assert_type(await of_cache(1), Response)
+    assert_type(await streams.invalidate_tags("item:1", soft=True), bool)
+    assert_type(streams.health(), Health)
+    assert_type(of_cache.stats(), EndpointStats)
+    async with streams:
+        await streams.ping()
+
+
+application = FastAPI(lifespan=streams.lifespan)
+in_key(Shop, lambda shop: str(shop))

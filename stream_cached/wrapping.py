@@ -1,0 +1,51 @@
+"""What a decorator makes of a function: a wrapper with the methods of a cached function."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from stream_cached.decorated import Decorated
+from stream_cached.decorated_generator import DecoratedGenerator
+from stream_cached.endpoint.generators import as_framework_calls_it
+from stream_cached.events import EndpointStats
+
+
+def wrapped(function: Decorated, cache: Any, answer: Callable[..., Awaitable[Any]]) -> Any:
+    """
+    Return the wrapper of a function.
+
+    Args:
+        function: The decorated function.
+        cache: The aiocache cache; None as long as it is not known.
+        answer: Answers one call from the cache, or by running the function.
+    """
+
+    @functools.wraps(function.endpoint.function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if decorated.cache is None:
+            decorated.cache = function.hooks.binding().cache
+        return await answer(*args, **kwargs)
+
+    async def invalidate(*, key: str | None = None, **arguments: Any) -> bool:
+        return await function.invalidate(key, arguments)
+
+    async def cache_key(*args: Any, **kwargs: Any) -> str:
+        return await function.cache_key(args, kwargs)
+
+    def stats() -> EndpointStats:
+        return function.reporter.stats
+
+    decorated: Any
+    if isinstance(function, DecoratedGenerator):
+        decorated = function.wrapped(wrapper)
+    else:
+        decorated = as_framework_calls_it(wrapper, function.endpoint, function.generate)
+        decorated.__signature__ = function.endpoint.signature
+    decorated.cache = cache
+    decorated.invalidate = invalidate
+    decorated.cache_key = cache_key
+    decorated.stats = stats
+    function.has_made(decorated)
+    return decorated

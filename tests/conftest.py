@@ -55,7 +55,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         assert reporter is not None
         reporter.stats.clear()
-    memory.settle()
+    memory.give_back()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -67,6 +68,11 @@ def status(response: RawResponse) -> str | None:
     return response.header("Cache-Status")
 
 
+def is_stale(response: RawResponse) -> bool:
+    """Whether it is served though its ttl is over: by a second or, on a busy machine, by more."""
+    return re.fullmatch(r"stream-cached; hit; ttl=-\d+", status(response) or "") is not None
+
+
 def test_what_is_stale_is_served_at_once_while_one_run_makes_it_anew(
     serve: Serve, cache_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,10 +80,10 @@ def test_what_is_stale_is_served_at_once_while_one_run_makes_it_anew(
     runs = Held()
     server = serve(runs.app(cache_url, ttl=TTL, stale_while_revalidate=30))
     assert status(fetch(server.port)) == MISS
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
 
     answers = [fetch(server.port) for _ in range(10)]
-    assert [status(answer) for answer in answers] == [STALE] * 10
+    assert all(is_stale(answer) for answer in answers)
     assert all(answer.complete and answer.body == runs.bodies[0] for answer in answers)
     runs.reached.wait()
     # Nobody waits for the run.
@@ -106,9 +112,9 @@ def test_workers_that_share_a_store_make_it_anew_once(
     app = runs.app(redis_url, ttl=TTL, stale_while_revalidate=30, key_host=False)
     servers = [serve(app) for _ in range(2)]
     fetch(servers[0].port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     for server in servers * 5:
-        assert status(fetch(server.port)) == STALE
+        assert is_stale(fetch(server.port))
     runs.reached.wait()
     runs.gate.open()
     wait_until(lambda: all(status(fetch(server.port)) == HIT for server in servers))
@@ -138,7 +144,7 @@ def test_who_leaves_it_to_another_process_does_not_take_that_for_a_failure(
     )
     servers = [serve(app) for _ in range(2)]
     fetch(servers[0].port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     assert status(fetch(servers[0].port)) == STALE
     runs.reached.wait()
     assert status(fetch(servers[1].port)) == STALE
@@ -162,7 +168,7 @@ def test_nobody_need_read_what_is_made_anew(
     )
     server = serve(app)
     fetch(server.port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     assert fetch(server.port).body == runs.bodies[0]
     wait_until(lambda: status(fetch(server.port)) == HIT)
     assert fetch(server.port).body == runs.bodies[1]
@@ -181,7 +187,7 @@ def test_a_renewal_that_fails_leaves_what_is_stale_and_is_tried_again_later(
     runs.way = way
     server = serve(runs.app(cache_url, ttl=TTL, stale_while_revalidate=1000))
     fetch(server.port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     assert status(fetch(server.port)) == STALE
     wait_until(lambda: runs.calls == 2)
     for _ in range(5):
@@ -216,7 +222,7 @@ def test_where_the_endpoint_fails_what_is_stale_is_served(
     runs.way = way
     server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=1000))
     fetch(server.port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     answers = [fetch(server.port)]
     # For a while, it is not asked again.
     answers += [fetch(server.port) for _ in range(3)]
@@ -240,7 +246,7 @@ def test_a_head_request_is_answered_from_what_is_stale_too(
     runs.way = "raises"
     server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=1000))
     fetch(server.port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     for method in ("HEAD", "GET", "HEAD"):
         answer = fetch(server.port, method=method)
         assert answer.status == 200
@@ -266,7 +272,7 @@ def test_a_variant_that_fails_does_not_keep_others_from_being_made_anew(
     french, english = {"Accept-Language": "fr"}, {"Accept-Language": "en"}
     for headers in french, english:
         fetch(server.port, headers=headers)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     fetch(server.port, headers=french)
     wait_until(lambda: calls.count("fr") == 2)
     fetch(server.port, headers=english)
@@ -289,7 +295,7 @@ def test_all_who_wait_for_an_endpoint_that_fails_are_given_what_is_stale(
     cached = stream_cached(ttl=TTL, cache=cache_url, stale_if_error=30)(endpoint)
     server = serve(Starlette(routes=[Route("/", cached)]))
     fetch(server.port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     waiting = Waiting(server.port, 10)
     wait_until(lambda: server.requests_running == 10)
     gate.open()
@@ -317,7 +323,7 @@ def test_what_begins_to_rest_while_a_call_claims_it_holds_up_nobody(
     german, english = {"Accept-Language": "de"}, {"Accept-Language": "en"}
     for headers in german, english:
         fetch(server.port, headers=headers)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     first = Waiting(server.port, 1, german)
     failing.wait()
     take = Lease._claim
@@ -348,7 +354,7 @@ def test_another_answer_is_no_failure(
     runs.way = way
     server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=30))
     fetch(server.port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     assert fetch(server.port).status == code
 
 
@@ -364,7 +370,7 @@ def test_a_failure_after_the_first_byte_breaks_the_stream(
     runs = BreaksLater()
     server = serve(runs.app(cache_url, ttl=TTL, stale_if_error=30))
     fetch(server.port)
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     assert not fetch(server.port).complete
 
 
@@ -376,7 +382,7 @@ def test_what_must_be_revalidated_is_never_served_stale(
     server = serve(runs.app(cache_url, ttl=TTL, stale_while_revalidate=30, stale_if_error=30))
     fetch(server.port)
     assert status(fetch(server.port)) == HIT
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     assert status(fetch(server.port)) == MISS
 
 
@@ -413,7 +419,7 @@ def test_a_run_that_needs_its_requests_session_is_carried_by_it(
 
     server = serve(app)
     assert fetch(server.port).text == "run 0"
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     assert fetch(server.port).text == "run 0"
     wait_until(lambda: len(runs) == 2)
     wait_until(lambda: server.requests_running == 1)
@@ -443,7 +449,7 @@ def test_a_run_may_read_the_requests_body_though_its_client_has_gone(
         return fetch(server.port, method="POST", body=b"body")
 
     assert ask().text == "1"
-    clock.passed = TTL + 0.5
+    clock.passed = TTL + 0.1
     assert ask().text == "1"
     wait_until(lambda: not server.requests_running)
     gate.open()

@@ -134,7 +134,7 @@ class World:
         answers = {"miss": both[MISS], "joined": both[COLLAPSED], "plain": self.get("", "/plain")}
         self.clock.passed = IN_CACHE
         answers["hit"] = self.get(HIT)
-        self.clock.passed = TTL + 0.5
+        self.clock.passed = TTL + 0.1
         answers["stale"] = self.get(STALE)
         assert [answer.body for answer in answers.values()] == [BODY] * 5
         assert all(answer.complete for answer in answers.values())

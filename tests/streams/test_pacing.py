@@ -21,7 +21,8 @@ MAX_AHEAD = 100_000
 COUNT = 40
 
 each_size = pytest.mark.parametrize(
-    "size", [MAX_AHEAD, MAX_AHEAD + 1, 4 * MAX_AHEAD, 10 * MAX_AHEAD]
+    "size",
+    [MAX_AHEAD, MAX_AHEAD + 1, 4 * MAX_AHEAD, pytest.param(10 * MAX_AHEAD, marks=pytest.mark.full)],
 )
 
 #: Chunks that may be stored: with a few, the body turns out to be too large.

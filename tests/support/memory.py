@@ -31,17 +31,12 @@ def keep_together() -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
-def settle() -> None:
-    """Let garbage be looked for only among what comes from now on, not among all the tests."""
-    gc.collect()
-    gc.freeze()
-    _trim()
-
-
 def give_back() -> None:
     """Free what is garbage; let the allocator return what it keeps (where it is glibc's)."""
     _forget_functions()
     gc.collect()
+    # Garbage is looked for only among what comes from now on, not among all modules and tests.
+    gc.freeze()
     _trim()
 
 
@@ -57,9 +52,10 @@ _kept = 0
 
 
 def give_back_if_grown() -> None:
-    """Do the same, but only if this process has grown since."""
+    """Do the same among all that there is, but only if this process has grown since."""
     global _kept
     if _resident() > _kept + _GROWTH:
+        gc.unfreeze()
         give_back()
         _kept = _resident()
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self
+from weakref import WeakSet
 
 from aiocache.base import SENTINEL
+from starlette.responses import Response
 
 from stream_cached.backends.breaker_state import Health, State
 from stream_cached.backends.resolve import LateCache
 from stream_cached.backends.urls import from_url
 from stream_cached.checks import require
-from stream_cached.decorator import stream_cached
+from stream_cached.decorator import Ttl, stream_cached
 from stream_cached.endpoint.tags import NAMESPACE
 from stream_cached.engine.invalidate import TagInvalidation
 from stream_cached.events import EndpointStats
@@ -75,7 +76,7 @@ class StreamCache(LateCache):
         url: str | None = None,
         *,
         namespace: str | None = None,
-        ttl: Any = SENTINEL,
+        ttl: Ttl | Callable[[Response], Ttl] = SENTINEL,
         limits: Limits = Limits(),
         authorized: Authorized = "bypass",
         fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
@@ -86,7 +87,7 @@ class StreamCache(LateCache):
             require(False, f"{name}= concerns one endpoint: pass it to .cached()")
         self._url = url
         self._is_used = False
-        self._decorators: list[stream_cached] = []
+        self._decorators: WeakSet[stream_cached] = WeakSet()
         self._settings = {
             "namespace": namespace,
             "ttl": ttl,
@@ -122,7 +123,7 @@ class StreamCache(LateCache):
         return from_url(self._url or os.environ.get(URL_VARIABLE) or "memory://")
 
     def cached(
-        self, ttl: float | timedelta | str | Any | None = SENTINEL, **options: Any
+        self, ttl: Ttl | Callable[[Response], Ttl] = SENTINEL, **options: Any
     ) -> stream_cached:
         """
         Return the decorator for an endpoint.
@@ -139,7 +140,7 @@ class StreamCache(LateCache):
             require(name not in options, f"{name}= is that of the StreamCache: leave it out")
         given = options if ttl is SENTINEL else {"ttl": ttl, **options}
         decorator = stream_cached(cache=self, **{**self._settings, **given})
-        self._decorators.append(decorator)
+        self._decorators.add(decorator)
         return decorator
 
     # -- the application --------------------------------------------------------------------

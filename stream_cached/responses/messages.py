@@ -10,8 +10,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from stream_cached.events import logs_answers
-
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
@@ -36,7 +34,7 @@ def body_message(part: bytes, *, more: bool) -> dict[str, object]:
 
 class CountedSend:
     """
-    The `send` of one answer. It counts the bytes of the body, where the log shows them.
+    The `send` of one answer. It counts the bytes of the body.
 
     Args:
         scope: The request's scope.
@@ -47,8 +45,7 @@ class CountedSend:
         self.size = 0
         self._send = send
         # To a HEAD request, the server sends no body.
-        counts = logs_answers() and scope.get("method") != "HEAD"
-        self.send: Send = self._counted if counts else send
+        self.send: Send = send if scope.get("method") == "HEAD" else self._counted
 
     async def _counted(self, message: Message) -> None:
         await self._send(message)

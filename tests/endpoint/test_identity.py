@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy import create_engine
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
+from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Match, Route
@@ -120,7 +121,7 @@ def a_function(name: str, decorate: Decorate) -> Endpoint:
 
 
 def a_lambda(name: str, decorate: Decorate) -> Endpoint:
-    show = (lambda: "alice") if name == "alice" else (lambda: "bob")
+    show: Callable[[], str] = (lambda: "alice") if name == "alice" else (lambda: "bob")
 
     @decorate
     async def report(request: Request) -> Response:
@@ -459,6 +460,101 @@ def test_a_dependency_that_a_factory_makes_is_a_part_of_the_function(
     given = answers(app, *USERS * 2)
     assert [each.body for each in given] == [b'"alice"', b'"bob"'] * 2
     assert statuses(given) == [MISS, MISS, HIT, HIT]
+
+
+# -- classes --------------------------------------------------------------------------------------
+
+
+class Base(HTTPEndpoint):
+    """Its subclasses differ by an attribute."""
+
+    owner: Any = None
+
+    def show(self) -> str:
+        return str(getattr(self.owner, "name", self.owner))
+
+
+def with_attribute(owner: Any, decorate: Decorate) -> type[Base]:
+    class Report(Base):
+        @decorate
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse(self.show())
+
+    Report.owner = owner
+    return Report
+
+
+def with_method(owner: Any, decorate: Decorate) -> type[HTTPEndpoint]:
+    class Report(HTTPEndpoint):
+        @decorate
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse(self.show())
+
+        def show(self) -> str:
+            return str(getattr(owner, "name", owner))
+
+    return Report
+
+
+def with_property(owner: Any, decorate: Decorate) -> type[HTTPEndpoint]:
+    class Report(HTTPEndpoint):
+        @decorate
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse(self.shown)
+
+        @property
+        def shown(self) -> str:
+            return str(getattr(owner, "name", owner))
+
+    return Report
+
+
+class ForUser(Route):
+    """A route for the requests of one user."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found, child = super().matches(scope)
+        is_here = Headers(scope=scope)["x-user"] == self.name
+        return (found, child) if is_here else (Match.NONE, {})
+
+
+@pytest.mark.parametrize("as_value", [str, Owner])
+@pytest.mark.parametrize("make", [with_attribute, with_method, with_property])
+def test_a_class_that_a_factory_has_made_is_told_apart(
+    cache_url: str, make: Callable[..., type], as_value: Callable[[str], Any]
+) -> None:
+    decorate = stream_cached(ttl=60, cache=cache_url)
+    routes = [ForUser("/", make(as_value(user), decorate), name=user) for user in USERS]
+    given = answers(Starlette(routes=routes), *USERS * 2)
+    assert bodies(given) == [*USERS * 2]
+    if as_value is str or cache_url.startswith("memory"):
+        assert statuses(given) == [MISS, MISS, HIT, HIT]
+    else:
+        assert statuses(given) == [REFUSED] * 4
+
+
+def test_subclasses_of_one_name_that_inherit_the_method_are_told_apart(cache_url: str) -> None:
+    base = with_attribute(None, stream_cached(ttl=60, cache=cache_url))
+    routes = [ForUser("/", type("Report", (base,), {"owner": u}), name=u) for u in USERS]
+    given = answers(Starlette(routes=routes), *USERS * 2)
+    assert bodies(given) == [*USERS * 2]
+    assert statuses(given) == [MISS, MISS, HIT, HIT]
+
+
+@pytest.mark.parametrize("as_value", [str, Owner])
+def test_a_class_that_a_factory_makes_once_has_hits(
+    redis_url: str, namespace: str, as_value: Callable[[str], Any]
+) -> None:
+    decorate = stream_cached(ttl=60, cache=f"{redis_url}?namespace={namespace}")
+
+    class Once(HTTPEndpoint):
+        shown = as_value("alice")
+
+        @decorate
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("report")
+
+    assert statuses(answers(Starlette(routes=[Route("/", Once)]), *USERS)) == [MISS, HIT]
 
 
 # -- what the application holds -------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stream_cached.endpoint.arguments import Arguments
+from stream_cached.endpoint.classes import class_form
 from stream_cached.endpoint.function import Endpoint
 from stream_cached.endpoint.identity import Identity
 from stream_cached.keys.digest import digest
@@ -13,6 +14,7 @@ from stream_cached.request.application import Applications, number_form
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.injected import injected_forms
+from stream_cached.request.rendered import Rendered
 
 
 class Cache(Protocol):
@@ -54,6 +56,7 @@ class KeyParts:
         self._applications = Applications(
             endpoint.name, endpoint.place, is_named=own_namespace is not None
         )
+        self._rendered = Rendered(wrapper)
         self._identity = Identity(
             endpoint.function,
             wrapper,
@@ -76,6 +79,10 @@ class KeyParts:
             forms |= injected_forms((*args, *kwargs.values()))
         if identity := self._identity.form(scope, in_memory=cache.is_in_process):
             forms["<function>"] = identity
+        if cls := class_form(args, in_memory=cache.is_in_process):
+            forms["<class>"] = cls
+        if rendered := self._rendered.form(scope):
+            forms["<route>"] = rendered
         if cache.is_in_process:
             return forms | number_form(scope)
         return forms | self._applications.form(scope, cache.binding().cache.namespace)

@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from stream_cached.endpoint.function import Endpoint
 from stream_cached.request.observed import plain_scope
+from stream_cached.request.rendered import OF_ROUTE
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import Produced, produced
 
@@ -28,20 +29,6 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 #: The item of a twin's scope that holds what its endpoint gives back.
 _GIVEN = "stream_cached.given"
-
-#: What of a route decides how FastAPI renders a value.
-_OF_ROUTE = (
-    "response_model",
-    "status_code",
-    "response_class",
-    "response_model_include",
-    "response_model_exclude",
-    "response_model_by_alias",
-    "response_model_exclude_unset",
-    "response_model_exclude_defaults",
-    "response_model_exclude_none",
-)
-
 
 #: The headers that a response class sets first.
 _OF_BODY = (b"content-length", b"content-type")
@@ -141,7 +128,7 @@ def _twin(route: Any, endpoint: Endpoint) -> Any:
         give(name),
         # It is in no schema, and a function for ids may not know such a route.
         generate_unique_id_function=lambda twin: str(twin.name),
-        **{each: getattr(route, each) for each in _OF_ROUTE},
+        **{each: getattr(route, each) for each in OF_ROUTE},
     )
 
 

@@ -28,12 +28,16 @@ from fastapi import (
 )
 from fastapi.exceptions import ResponseValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field, field_validator
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import StaticPool
+from starlette.datastructures import Headers
 from starlette.responses import StreamingResponse
+from starlette.routing import Match
+from starlette.types import Scope
 
 from stream_cached import stream_cached
 from stream_cached.runs.run import Run
@@ -837,6 +841,62 @@ def test_aiocaches_way_is_kept_where_it_is_asked_for(options: dict[str, Any]) ->
     answers = get(app, "/", "/")
     assert [answer.json() for answer in answers] == [{"run": 0}] * 2
     assert statuses(answers) == [None] * 2
+
+
+class Public(BaseModel):
+    name: str
+
+
+class Whole(Public):
+    secret: str
+
+
+class OnHeader(APIRoute):
+    """A route for the requests with its name in a header."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found, child = super().matches(scope)
+        is_here = Headers(scope=scope)["x-route"] == self.name
+        return (found, child) if is_here else (Match.NONE, {})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"response_model": Whole}, {"response_model": Public}),
+        ({}, {"response_model_exclude": {"secret"}, "response_model": Whole}),
+        ({}, {"response_class": HTMLResponse}),
+        ({}, {"status_code": 203}),
+    ],
+)
+@pytest.mark.parametrize("within", [False, True])
+def test_two_routes_of_one_function_on_one_path_render_otherwise(
+    cache_url: str, within: bool, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    def create(decorate: Callable[[Any], Any]) -> FastAPI:
+        @decorate
+        async def endpoint() -> Any:
+            if "response_class" in other:
+                return "the text"
+            return {"name": "the name", "secret": "the secret"}
+
+        app = FastAPI()
+        router = APIRouter() if within else app.router
+        for name, settings in (("one", one), ("other", other)):
+            route = {"name": name, "route_class_override": OnHeader, **settings}
+            router.add_api_route("/", endpoint, **route)
+        if within:
+            app.include_router(router)
+        return app
+
+    def ask(app: FastAPI) -> list[tuple[int, str, bytes]]:
+        with TestClient(app) as client:
+            names = ("one", "other", "other", "one")
+            given = [client.get("/", headers={"x-route": name}) for name in names]
+        return [(each.status_code, each.headers["content-type"], each.content) for each in given]
+
+    wanted = ask(create(lambda function: function))
+    assert ask(create(stream_cached(ttl=60, cache=cache_url))) == wanted
 
 
 def test_an_entry_is_no_value_and_a_value_is_no_entry() -> None:

@@ -1,0 +1,73 @@
+"""How the route of a request renders what its endpoint returns, where a function has several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from starlette.types import Scope
+
+from stream_cached.endpoint.route import effective_route, is_endpoint
+from stream_cached.keys.canonical import NoCanonicalFormError, canonical
+
+#: What of a route of FastAPI decides how it renders a value.
+OF_ROUTE = (
+    "response_model",
+    "status_code",
+    "response_class",
+    "response_model_include",
+    "response_model_exclude",
+    "response_model_by_alias",
+    "response_model_exclude_unset",
+    "response_model_exclude_defaults",
+    "response_model_exclude_none",
+)
+
+#: Routers within routers.
+_MAX_DEPTH = 16
+
+
+class Rendered:
+    """The routes of one function in each application."""
+
+    def __init__(self, wrapper: Any) -> None:
+        self._wrapper = wrapper
+        self._counts: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
+
+    def form(self, scope: Scope) -> list[Any]:
+        """Return how the route renders; nothing where the function has no other route."""
+        app, route = scope.get("app"), effective_route(scope)
+        if not hasattr(app, "router") or not is_endpoint(self._wrapper, route):
+            return []
+        if self._count(app) < 2:
+            return []
+        return [[name, _shown(getattr(route, name, None))] for name in OF_ROUTE]
+
+    def _count(self, app: Any) -> int:
+        size = len(app.routes)
+        known = self._counts.get(app)
+        if known is None or known[0] != size:
+            routes = [each for each in _routes(app, 0) if is_endpoint(self._wrapper, each)]
+            known = self._counts[app] = size, len(routes)
+        return known[1]
+
+
+def _routes(router: Any, depth: int) -> Iterator[Any]:
+    for route in tuple(getattr(router, "routes", None) or ()):
+        inner = getattr(route, "original_router", None)
+        if inner is None:
+            yield route
+        elif depth < _MAX_DEPTH:
+            yield from _routes(inner, depth + 1)
+
+
+def _shown(value: Any) -> Any:
+    # FastAPI keeps a default apart from what was given.
+    if type(value).__module__.startswith("fastapi."):
+        value = getattr(value, "value", value)
+    try:
+        return canonical(value)
+    except NoCanonicalFormError:
+        fields = getattr(value, "model_fields", {})
+        return [repr(value), [f"{name}: {field!r}" for name, field in fields.items()]]

@@ -126,6 +126,11 @@ class AiocacheHooks(Hooks):
         """Whether the cache is that of a `StreamCache`, which is resolved at its first use."""
         return isinstance(self._settings.get("cache"), LateCache)
 
+    @property
+    def deciding(self) -> str:
+        """What the user has to say whether a result is to be stored."""
+        return "ttl= or skip_cache_func" if self._decorator.ttl_of else "skip_cache_func"
+
     def ttl(self) -> float | None:
         ttl: Any = self._decorator.ttl
         if self._decorator.ttl_of is not None:
@@ -145,7 +150,11 @@ class AiocacheHooks(Hooks):
             ttl = ttl_of(result)
             if is_0(ttl):
                 return False
-            resource.set_ttl(require_ttl(ttl))
+            try:
+                resource.set_ttl(require_ttl(ttl))
+            except ConfigurationError as exc:
+                call.service.reporter.warn(f"a response is not stored: {exc}")
+                return False
         return not self._decorator.skip_cache_func(result)
 
     async def load_value(self, use: Use, key: str) -> Any:

@@ -178,7 +178,7 @@ def test_a_ttl_may_be_a_function_of_the_response(
         return {"short": 10, "long": "1h", "never": 0, "wrong": -1}[text]
 
     # With a window in which entries are stale, the engine's clock decides, and not the store's.
-    streams = StreamCache(ttl=ttl, namespace="ttl:", stale_if_error=1)
+    streams = StreamCache(ttl=ttl, namespace="ttl:", stale_if_error=7200)
     with TestClient(app_of(streams)) as client:
         paths = ("/short", "/long", "/never")
         bypassed = 'stream-cached; fwd=bypass; detail="skip-cache-func"'

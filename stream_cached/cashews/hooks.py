@@ -184,7 +184,10 @@ class CashewsHooks(AiocacheHooks):
 
     # -- one call ---------------------------------------------------------------------------
 
-    deciding = "ttl=, tags=, condition= or skip_cache_func="
+    @property
+    def deciding(self) -> str:
+        """What the user has to say whether a result is to be stored."""
+        return "ttl=, tags=, condition= or skip_cache_func="
 
     async def prepare(self, call: Call, resource: Resource) -> None:
         """Revoke a resource under `invalidate_further`, so that current runs are not stored."""

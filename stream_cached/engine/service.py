@@ -55,8 +55,10 @@ class Hooks:
     async def save_value(self, use: Use, key: str, value: Any) -> None:
         raise NotImplementedError
 
-    #: What the user has to say whether a result is to be stored.
-    deciding = "skip_cache_func"
+    @property
+    def deciding(self) -> str:
+        """What the user has to say whether a result is to be stored."""
+        return "skip_cache_func"
 
     def keeps_objects(self, use: Use) -> bool:
         """Whether plain values are kept as objects, of which each caller needs one of its own."""

@@ -26,6 +26,10 @@ _CHANGES = frozenset(
 )
 
 
+#: Methods that are called when an object is made.
+_MAKING = frozenset({"__init__", "__post_init__", "__new__", "__setstate__"})
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One value that a function brings along."""
@@ -59,14 +63,15 @@ def _parts(function: Any) -> Iterator[Part]:
 
 
 def _constant(name: str, value: object) -> Part:
-    return Part(name, lambda: value)
+    return Part(name, lambda: value, changes_itself(type(value)))
 
 
 def cells_of(function: FunctionType) -> Iterator[Part]:
     code = function.__code__
     changed = changed_by(code) if function.__closure__ else frozenset()
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        yield Part(name, functools.partial(_content, cell), name in changed)
+        is_own = name in changed or changes_itself(type(_content(cell)))
+        yield Part(name, functools.partial(_content, cell), is_own)
 
 
 def _content(cell: Any) -> Any:
@@ -89,6 +94,33 @@ def _dependencies(parameters: Mapping[str, inspect.Parameter]) -> Iterator[Part]
         dependency = dependency_of(parameter)
         if dependency is not None and not is_at_its_name(dependency):
             yield _constant(f"dependency {name}", dependency)
+
+
+def _find_changes(cls: type) -> bool:
+    return any(
+        isinstance(value, FunctionType) and name not in _MAKING and _changes_first(value.__code__)
+        for each in cls.__mro__
+        if not each.__module__.startswith("pydantic.")
+        for name, value in vars(each).items()
+    )
+
+
+#: Whether methods of a class change the object that they are called with (a counter).
+changes_itself: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_find_changes)
+
+
+def _changes_first(code: CodeType) -> bool:
+    first = code.co_varnames[:1]
+    is_loaded = False
+    for instruction in dis.get_instructions(code):
+        if instruction.starts_line:
+            is_loaded = False
+        value = instruction.argval
+        is_loaded = is_loaded or value in first or (isinstance(value, tuple) and first[0] in value)
+        is_change = instruction.opname in ("STORE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR")
+        if is_loaded and (is_change or (_is_attribute(instruction) and value in _CHANGES)):
+            return True
+    return False
 
 
 def is_at_its_name(value: Any) -> bool:

@@ -83,7 +83,7 @@ class Identity:
         self._is_late = _is_in_request()
         self._is_named: bool | None = None
         self._first: dict[str, Any] = {}
-        """The forms of what the function changes itself, from before it did."""
+        """The forms of what changes by itself, from before it did."""
         for part in self._parts.values():
             if part.is_own:
                 self._first_form(part)
@@ -94,13 +94,8 @@ class Identity:
         self._alike.members.add(self)
 
     @property
-    def is_one_of_several(self) -> bool:
-        """Whether there are other functions of this name and line, perhaps in other processes."""
-        return self._may_differ or bool(self._alike.others(self))
-
-    @property
-    def _may_differ(self) -> bool:
-        """Whether another process may have another function of this name and line."""
+    def is_made_anew(self) -> bool:
+        """Whether each request may decorate another function of this name and line."""
         return self._is_late and not self._has_own_name
 
     def form(self, scope: Mapping[str, Any], *, in_memory: bool) -> list[Any]:
@@ -144,14 +139,13 @@ class Identity:
         return path_of(value, scope, (self._name, type(value).__qualname__))
 
     def _form_of(self, part: Part, forms: ValueForms) -> Any:
-        return self._first_form(part) if part.is_own else forms.form(part.name, part.get())
+        form = self._first_form(part) if part.is_own else None
+        return form or forms.form(part.name, part.get())
 
     def _first_form(self, part: Part) -> Any:
         form = self._first.get(part.name)
         if form is None and (value := part.get()) is not EMPTY:
-            # Without a form it is known by nothing: a counter, a queue.
-            form = ValueForms(lambda _: None).form(part.name, value) or ["changed"]
-            self._first[part.name] = form
+            form = self._first[part.name] = ValueForms(lambda _: None).form(part.name, value)
         return form
 
     # -- values without a form --------------------------------------------------------------
@@ -162,7 +156,7 @@ class Identity:
             if _is_countable(value):
                 held = self._held.setdefault((number, name), weakref.ref(value))
                 self._varies = self._varies or held() is not value
-        return self._varies or self._may_differ
+        return self._varies or self.is_made_anew
 
     def _others_differ(self, unknown: Unknown) -> bool:
         return any(

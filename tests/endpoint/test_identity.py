@@ -397,6 +397,42 @@ def test_counters_and_logs_of_a_function_cost_no_hit(redis_url: str, namespace: 
     assert (runs, len(log), by_name) == (1, 1, {"report": 1})
 
 
+@dataclasses.dataclass
+class Counting:
+    """Has a form, and changes itself."""
+
+    name: str
+    runs: int = 0
+
+    async def report(self, request: Request) -> Response:
+        self.runs += 1
+        return PlainTextResponse(self.name)
+
+
+class Numbered(Owner):
+    """Has none, and changes itself."""
+
+    runs = 0
+
+    async def report(self, request: Request) -> Response:
+        self.runs += 1
+        return PlainTextResponse(self.name)
+
+
+@pytest.mark.parametrize("make", [Counting, Numbered])
+def test_an_object_that_counts_its_calls_costs_no_hit(
+    cache_url: str, make: Callable[[str], Any]
+) -> None:
+    decorate = stream_cached(ttl=60, cache=cache_url)
+    made = {user: decorate(make(user).report) for user in USERS}
+    given = answers(app_over(lambda request: made[request.headers["x-user"]]), *USERS * 2)
+    assert bodies(given) == [*USERS * 2]
+    if make is Counting or cache_url.startswith("memory"):
+        assert statuses(given) == [MISS, MISS, HIT, HIT]
+    else:
+        assert statuses(given) == [REFUSED] * 4
+
+
 def test_what_a_function_changes_shows_in_its_code() -> None:
     number, rows, table, other, read = 0, [0], {"a": 0}, [0], [1]
 
@@ -554,6 +590,8 @@ def test_a_class_that_a_factory_makes_once_has_hits(
         async def get(self, request: Request) -> Response:
             return PlainTextResponse("report")
 
+    # Caches by class keep that of the other parameter alive.
+    Once.__qualname__ = f"Once{as_value.__name__}"
     assert statuses(answers(Starlette(routes=[Route("/", Once)]), *USERS)) == [MISS, HIT]
 
 

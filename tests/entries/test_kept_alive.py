@@ -64,6 +64,8 @@ class World:
                 "cache": SharedCache(self.server),
                 "max_ahead": "64KiB",
                 "timeout": 5,
+                # Those of two processes.
+                "namespace": "world",
                 **settings,
             }
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_cached.backends import urls
+from stream_cached.endpoint import identity
 from stream_cached.request import live_apps
 
 # The numbers that glibc's malloc.h gives them.
@@ -73,10 +74,10 @@ def _resident() -> int:
 def forgetting_caches() -> Iterator[None]:
     """Forget afterwards what a process keeps for ever: the caches that were named by a URL.
 
-    The applications of a test, too, which live as long as they are frozen.
+    The applications and the functions of a test, too, which live as long as they are frozen.
     """
     # Another cache may have the address of one that is gone, by which this knows them apart.
-    kept: list[dict[Any, Any]] = [urls._by_url, live_apps._live]
+    kept: list[Any] = [urls._by_url, live_apps._live, identity._alike]
     before = [set(memory) for memory in kept]
     yield
     for memory, names in zip(kept, before, strict=True):

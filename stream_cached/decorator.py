@@ -178,11 +178,8 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         #: The options, checked.
         self.options = Options.among(locals())
         super().__init__(
-            ttl=SENTINEL if ttl is SENTINEL or self.ttl_of else require_ttl(ttl),
-            key=key,
-            namespace=namespace,
-            key_builder=key_builder,
-            skip_cache_func=skip_cache_func,
+            SENTINEL if ttl is SENTINEL or self.ttl_of else require_ttl(ttl),
+            *(key, namespace, key_builder, skip_cache_func),
             cache=cache,
             serializer=serializer,
             plugins=plugins,

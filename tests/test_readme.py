@@ -150,6 +150,7 @@ def test_every_parameter_that_is_named_exists() -> None:
         MemoryCache,
         aclose,
         CachedEndpoint.invalidate,
+        StreamCache.invalidate_tags,
     )
     known = {name for each in functions for name in inspect.signature(each).parameters}
     known |= {*urls._REDIS, *urls._MEMORY, *urls._MEMCACHED}

@@ -19,6 +19,7 @@ from stream_cached import (
     Limits,
     MemoryCache,
     NotCached,
+    StreamCache,
     aclose,
     stream_cached,
 )

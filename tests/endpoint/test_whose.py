@@ -8,7 +8,7 @@ import contextlib
 import re
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import httpx
 import pytest
@@ -23,17 +23,9 @@ from starlette.testclient import TestClient
 from stream_cached import InKey, NotInKey, in_key, not_in_key, stream_cached
 from stream_cached.endpoint import held
 from tests.support import tools
+from tests.support.decorating import Decorate, F, as_it_is
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Decorate(Protocol):
-    """The decorator, or none."""
-
-    def __call__(self, **settings: Any) -> Callable[[F], F]: ...
-
 
 Build = Callable[[FastAPI, Decorate], None]
 
@@ -52,10 +44,6 @@ def cached(**settings: Any) -> Callable[[F], F]:
     """The decorator, over a memory that no other test has."""
     settings.setdefault("cache", f"memory://?max_bytes={(330 << 20) + next(_numbers)}")
     return cast("Callable[[F], F]", stream_cached(ttl=60, **settings))
-
-
-def as_it_is(**settings: Any) -> Callable[[F], F]:
-    return lambda function: function
 
 
 def headers_of(user: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import enum
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from stream_cached import ConfigurationError, Limits, StreamCache, stream_cached
 from stream_cached.entries.ids import ID_SIZE, new_id, softened, stale_since, version_of
 from tests.support.clock import Clock
+from tests.support.decorating import Decorate
 from tests.support.gates import Gate, wait_until
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
@@ -37,15 +38,6 @@ numbers = itertools.count(1)
 @pytest.fixture(autouse=True)
 def counts_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "numbers", itertools.count(1))
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Decorate(Protocol):
-    """Makes a decorator."""
-
-    def __call__(self, **settings: Any) -> Callable[[F], F]: ...
 
 
 class Shop:

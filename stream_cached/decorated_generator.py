@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from stream_cached.checks import require
 from stream_cached.decorated import Decorated
-from stream_cached.endpoint.function import with_parameter
+from stream_cached.endpoint.function import unlink, with_parameter
 from stream_cached.endpoint.route import effective_route
 from stream_cached.engine.item_stream import ItemStream, PassedOn, open_items
 from stream_cached.engine.outcome import Call
@@ -97,7 +97,7 @@ class DecoratedGenerator(Decorated):
 
         if not inspect.isasyncgenfunction(function):
             # FastAPI would look through it, and see a plain generator.
-            del vars(wrapper)["__wrapped__"]
+            unlink(wrapper)
         resolver = _Resolver(self, answer)
         vars(wrapper)["__signature__"] = _Signature.of(self, resolver)
         return wrapper

@@ -203,8 +203,15 @@ def name_of(function: Any) -> str:
     return f"{function.__module__}.{qualname}"
 
 
+def unlink(wrapper: Any) -> None:
+    """Let a framework see a wrapper as it is, and not what it wraps; `place_of` still does."""
+    state = vars(wrapper)
+    state["_wrapped"] = state.pop("__wrapped__")
+
+
 def place_of(function: Any) -> str:
     function = without_partials(function)
+    function = getattr(function, "__dict__", {}).get("_wrapped", function)
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 

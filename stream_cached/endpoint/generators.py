@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette._utils import is_async_callable
 
-from stream_cached.endpoint.function import HIDDEN, Endpoint
+from stream_cached.endpoint.function import HIDDEN, Endpoint, unlink
 
 
 def as_framework_calls_it(
@@ -46,7 +46,7 @@ def as_framework_calls_it(
 
 def _unlinked(wrapper: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Let FastAPI see a coroutine function, and not the generator that it wraps."""
-    del wrapper.__wrapped__  # type: ignore[attr-defined]
+    unlink(wrapper)
     return wrapper
 
 

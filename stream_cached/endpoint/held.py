@@ -11,6 +11,7 @@ A path that has led to two objects holds nothing: a global that is set for each 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -20,20 +21,26 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
-from stream_cached.endpoint.reads import selected
+from stream_cached.endpoint.reads import code_of, function_of, selected
 from stream_cached.endpoint.signatures import class_names, without_partials
 from stream_cached.endpoint.startup import lifespan_states
 
 #: Returns an object, or None once it is gone.
 _Reference = Callable[[], object]
 
+#: Registries, which give one session to all that ask while a request is answered.
+_REGISTRIES = frozenset(
+    {
+        "sqlalchemy.ext.asyncio.scoping.async_scoped_session",
+        "sqlalchemy.orm.scoping.scoped_session",
+    }
+)
+
 #: Classes that stand for another object, which may be another one in each request.
-_PROXIES = frozenset(
+_PROXIES = _REGISTRIES | frozenset(
     {
         "celery.local.Proxy",
         "peewee.Proxy",
-        "sqlalchemy.ext.asyncio.scoping.async_scoped_session",
-        "sqlalchemy.orm.scoping.scoped_session",
         "structlog._config.BoundLoggerLazyProxy",
     }
 )
@@ -100,6 +107,20 @@ def returned_by(call: Any, scope: Mapping[str, Any]) -> object:
         of_module = vars(value) if isinstance(value, types.ModuleType) else None
         value = (of_module or _attributes(value)).get(attribute, ABSENT)
     return value
+
+
+def names_registry(call: Any) -> bool:
+    """Whether a dependency's code names a registry, which gives the same session to others."""
+    code, function = code_of(call), function_of(call)
+    if code is None or function is None:
+        return False
+    found = [function.__globals__[n] for n in code.co_names if n in function.__globals__]
+    for module in [each for each in found if isinstance(each, types.ModuleType)]:
+        found += [vars(module)[n] for n in code.co_names if n in vars(module)]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):
+            found.append(cell.cell_contents)
+    return any(not _REGISTRIES.isdisjoint(class_names(type(each))) for each in found)
 
 
 def is_proxy(value: object) -> bool:

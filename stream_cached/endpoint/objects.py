@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from stream_cached.endpoint.held import is_proxy, path_of
-from stream_cached.endpoint.infrastructure import is_infrastructure
+from stream_cached.endpoint.infrastructure import is_infrastructure, is_shared_infrastructure
 from stream_cached.endpoint.signatures import class_names
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical, slot_names, state_of
 from stream_cached.keys.digest import class_name
@@ -36,6 +36,15 @@ _CONNECTIONS = frozenset(
 )
 
 _MONGO = ("pymongo.", "motor.")
+
+#: Classes of what only orders the calls of a service, and holds nothing.
+_LOCKS = frozenset(
+    {
+        *("_thread.RLock", "_thread.lock", "anyio.Lock", "asyncio.locks.BoundedSemaphore"),
+        *("asyncio.locks.Lock", "asyncio.locks.Semaphore", "threading.BoundedSemaphore"),
+        "threading.Semaphore",
+    }
+)
 
 #: Modules of base classes that add nothing to an instance.
 _ABSTRACT = frozenset({"abc", "collections.abc", "typing"})
@@ -82,8 +91,10 @@ def form_of(value: object, finder: Finder) -> Any:
         return named
     if finder.is_made:
         return _made(value, finder)
-    path = finder.path(value)
-    if is_infrastructure(type(value)) and path is not None:
+    is_tool = is_infrastructure(type(value))
+    # The search takes its time.
+    path = finder.path(value) if is_tool or not finder.is_given else None
+    if is_tool and path is not None:
         return ["held", path]
     if path is None and not finder.is_given:
         raise UnknownOriginError(class_name(value))
@@ -92,6 +103,8 @@ def form_of(value: object, finder: Finder) -> Any:
 
 def _named(value: object, finder: Finder) -> Any:
     """Return the name of an object that has one: a logger, a database, a collection."""
+    if class_name(value) in _LOCKS:
+        return ["lock", class_name(value)]
     if isinstance(value, logging.Logger):
         if value is logging.root or logging.Logger.manager.loggerDict.get(value.name) is value:
             return ["logger", value.name]
@@ -176,10 +189,12 @@ def _inner(item: object, finder: Finder, depth: int) -> Any:
     named = _named(item, finder)
     if named is not None:
         return named
-    path = finder.path(item) if is_infrastructure(type(item)) else None
-    if path is not None:
+    cls = type(item)
+    # One that exists for the request is looked for in vain.
+    may_be_held = is_shared_infrastructure(cls) or not finder.holds_made
+    if is_infrastructure(cls) and may_be_held and (path := finder.path(item)) is not None:
         return ["held", path]
-    if _is_plain(type(item)):
+    if _is_plain(cls):
         return _plain(item, finder, depth + 1)
     if not finder.holds_made:
         raise UnknownOriginError(class_name(item))

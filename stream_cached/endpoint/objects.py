@@ -12,7 +12,7 @@ import functools
 import logging
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stream_cached.endpoint.held import is_proxy, path_of
@@ -23,6 +23,13 @@ from stream_cached.keys.digest import class_name
 
 #: How deeply plain objects may be nested: a service that has a repository that has a session.
 _MAX_DEPTH = 8
+
+#: How many plain objects, and how many items of a container, one argument may hold. Each hit looks
+#: at all of them.
+_MAX_OBJECTS = 100
+_MAX_ITEMS = 1000
+
+_CONTAINERS = (dict, frozenset, list, set, tuple)
 
 _SESSIONS = frozenset(
     {
@@ -74,6 +81,8 @@ class Finder:
     """Whether a `yield` dependency has made it for this request."""
     holds_made: bool
     """Whether it may hold what a `yield` dependency has made."""
+    plain: list[object] = field(default_factory=list)
+    """The plain objects that it has been found to hold."""
 
     def path(self, value: object) -> str | None:
         return path_of(value, self.scope, (self.asker, type(value).__qualname__))
@@ -170,12 +179,17 @@ def _plain(value: object, finder: Finder, depth: int) -> Any:
     """Return the attributes of an instance of a plain class."""
     if depth > _MAX_DEPTH or not _is_plain(type(value)):
         raise UnknownOriginError(class_name(value))
+    finder.plain.append(value)
+    if len(finder.plain) > _MAX_OBJECTS:
+        raise UnknownOriginError(f"{class_name(value)}, among too many objects")
     return [class_name(value), sorted(_attributes(value, finder, depth))]
 
 
 def _attributes(value: object, finder: Finder, depth: int) -> list[list[Any]]:
     forms = []
     for name, item in state_of(value).items():
+        if isinstance(item, _CONTAINERS) and len(item) > _MAX_ITEMS:
+            raise UnknownOriginError(f"{class_name(item)} with too many items")
         try:
             form = canonical(item)
         except NoCanonicalFormError:

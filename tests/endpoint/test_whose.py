@@ -398,6 +398,11 @@ def one_that_is_two_attributes_away(app: FastAPI, cached: Decorate) -> None:
 
 
 @case("of all")
+def one_that_another_path_leads_to_from_too_far(app: FastAPI, cached: Decorate) -> None:
+    _add_engine(app, cached, lambda: tools.far_resources.database.engine)
+
+
+@case("of all")
 def one_in_the_state_of_the_application(app: FastAPI, cached: Decorate) -> None:
     app.state.engine = tools.session_over(None)
 
@@ -1182,6 +1187,33 @@ def a_service_with_locks_and_functions(app: FastAPI, cached: Decorate) -> None:
     @app.get("/x")
     @cached()
     async def rows(service: Annotated[Guarded, Depends(lambda: service)]) -> Response:
+        return PlainTextResponse("rows")
+
+
+class Node:
+    def __init__(self, *others: Any) -> None:
+        self.first, self.second, self.third = others or (None, None, None)
+
+
+@case("never", "among too many objects")
+def a_service_that_holds_many_objects(app: FastAPI, cached: Decorate) -> None:
+    node = Node()
+    for _ in range(6):
+        node = Node(node, node, node)
+
+    @app.get("/x")
+    @cached()
+    async def rows(node: Annotated[Node, Depends(lambda: node)]) -> Response:
+        return PlainTextResponse("rows")
+
+
+@case("never", "with too many items")
+def a_service_that_holds_many_items(app: FastAPI, cached: Decorate) -> None:
+    service = Repository(cast("Session", list(range(1001))))
+
+    @app.get("/x")
+    @cached()
+    async def rows(service: Annotated[Repository, Depends(lambda: service)]) -> Response:
         return PlainTextResponse("rows")
 
 

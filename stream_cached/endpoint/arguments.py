@@ -68,14 +68,16 @@ class Arguments:
         self._parts = {n: part for n, p in parameters.items() if (part := part_of_parameter(p))}
         self._marked = {name for name, parameter in parameters.items() if _is_marked(parameter)}
         self._ignored = {*map(self._name_in_setting, key_ignore)}
+        in_key = self._with_parameters(keyed)
         self._rules = Rules(
             function=name_of(function),
             parameters=parameters,
-            origins=Origins(function, parameters, self._with_parameters(keyed)),
+            origins=Origins(function, parameters, in_key),
             by_request=keyed.request,
             key_args=self._key_args,
             parts=self._parts,
             marked=frozenset(self._marked),
+            cookies=in_key.cookies if keyed.request else frozenset(),
         )
 
     def _with_parameters(self, keyed: Keyed) -> Keyed:
@@ -107,7 +109,7 @@ class Arguments:
         for name, value in self._named(args, kwargs).items():
             if name in self._ignored or self._constants.get(name, _OTHER) is value:
                 continue
-            if type(value) in PLAIN and not (name in self._key_args or name in self._parts):
+            if type(value) in PLAIN and not self._is_converted(name, value):
                 if name not in self._marked:
                     forms[name] = value
             else:
@@ -115,7 +117,13 @@ class Arguments:
         if not others:
             return forms, False
         call = CallValues(self._rules, others, scope)
-        return forms | call.forms() | call.identity(), call.users.names_credentials
+        return forms | call.forms() | call.identity(), call.names_user
+
+    def _is_converted(self, name: str, value: object) -> bool:
+        """Whether a function of the application says what stands for a value in the key."""
+        if name in self._key_args or name in self._parts:
+            return True
+        return value is None and self._rules.part_of_none(name) is not None
 
     def as_for_aiocache(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from stream_cached.endpoint.reads import is_generator
+from stream_cached.endpoint.reads import is_generator, touched_by
 from stream_cached.endpoint.route import dependencies_of, effective_route, stands_for
 from stream_cached.endpoint.signatures import dependency_of, signature_of
 
@@ -29,6 +29,11 @@ def dependant_of(scope: Mapping[str, Any]) -> Any:
 def tree_of(call: Call, overrides: Mapping[Call, Call]) -> list[Call]:
     """Return a dependency, or its override, and all that it depends on."""
     return list(_called(call, overrides, []))
+
+
+def among(call: object, calls: Iterable[object]) -> bool:
+    """Whether FastAPI takes a call for one of these: two bound methods may be equal."""
+    return any(call is each or call == each for each in calls)
 
 
 def needs_request(scope: Mapping[str, Any]) -> bool:
@@ -71,6 +76,30 @@ def given_by_fastapi(
     return {name: tree_of(call, overrides)[0] for name, call in found.items()}
 
 
+def touched_above(dependant: Any, function: Callable[..., Any]) -> frozenset[str] | None:
+    """Return the arguments that decorators above may change; None if these may be all."""
+    touched: set[str] = set()
+    for each in _dependants(dependant):
+        for wrapper in _wrappers(each.call, function):
+            names = touched_by(wrapper)
+            if names is None:
+                return None
+            touched |= names
+    return frozenset(touched)
+
+
+def _wrappers(call: Any, function: Callable[..., Any]) -> Iterator[Any]:
+    """Yield the functions around a cached function, but for those of this package."""
+    if not runs(call, function):
+        return
+    while call is not function:
+        if hasattr(call, "__wrapped__"):
+            module = str(getattr(call, "__globals__", {}).get("__name__"))
+            if not module.startswith("stream_cached."):
+                yield call
+        call = _beneath(call)
+
+
 def runs(call: Any, function: Callable[..., Any]) -> bool:
     """Whether a call is a function, or a method, a partial or a wrapper of it."""
     seen: list[object] = []
@@ -78,12 +107,15 @@ def runs(call: Any, function: Callable[..., Any]) -> bool:
         if call is function:
             return True
         seen.append(call)
-        inner = [getattr(call, name, None) for name in ("__wrapped__", "__func__")]
-        if isinstance(call, functools.partial):
-            call = call.func
-        else:
-            call = inner[0] or inner[1] or stands_for(call)
+        call = _beneath(call)
     return False
+
+
+def _beneath(call: Any) -> Any:
+    if isinstance(call, functools.partial):
+        return call.func
+    inner = [getattr(call, name, None) for name in ("__wrapped__", "__func__")]
+    return inner[0] or inner[1] or stands_for(call)
 
 
 def _dependants(dependant: Any) -> Iterator[Any]:
@@ -96,7 +128,7 @@ def _dependants(dependant: Any) -> Iterator[Any]:
 def _called(call: Call, overrides: Mapping[Call, Call], seen: list[object]) -> Iterator[Call]:
     if overrides:
         call = overrides.get(call, call)
-    if any(call is other for other in seen):
+    if among(call, seen):
         return
     seen.append(call)
     yield call

@@ -11,6 +11,7 @@ A path that has led to two objects holds nothing: a global that is set for each 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -20,20 +21,26 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
-from stream_cached.endpoint.reads import selected
+from stream_cached.endpoint.reads import code_of, function_of, selected
 from stream_cached.endpoint.signatures import class_names, without_partials
 from stream_cached.endpoint.startup import lifespan_states
 
 #: Returns an object, or None once it is gone.
 _Reference = Callable[[], object]
 
+#: Registries, which give one session to all that ask while a request is answered.
+_REGISTRIES = frozenset(
+    {
+        "sqlalchemy.ext.asyncio.scoping.async_scoped_session",
+        "sqlalchemy.orm.scoping.scoped_session",
+    }
+)
+
 #: Classes that stand for another object, which may be another one in each request.
-_PROXIES = frozenset(
+_PROXIES = _REGISTRIES | frozenset(
     {
         "celery.local.Proxy",
         "peewee.Proxy",
-        "sqlalchemy.ext.asyncio.scoping.async_scoped_session",
-        "sqlalchemy.orm.scoping.scoped_session",
         "structlog._config.BoundLoggerLazyProxy",
     }
 )
@@ -102,6 +109,20 @@ def returned_by(call: Any, scope: Mapping[str, Any]) -> object:
     return value
 
 
+def names_registry(call: Any) -> bool:
+    """Whether a dependency's code names a registry, which gives the same session to others."""
+    code, function = code_of(call), function_of(call)
+    if code is None or function is None:
+        return False
+    found = [function.__globals__[n] for n in code.co_names if n in function.__globals__]
+    for module in [each for each in found if isinstance(each, types.ModuleType)]:
+        found += [vars(module)[n] for n in code.co_names if n in vars(module)]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):
+            found.append(cell.cell_contents)
+    return any(not _REGISTRIES.isdisjoint(class_names(type(each))) for each in found)
+
+
 def is_proxy(value: object) -> bool:
     """Whether an object stands for another one, as those of werkzeug and wrapt do."""
     try:
@@ -148,7 +169,7 @@ def _path_in_modules(value: object, asker: Hashable) -> str | None:
         # Neither 0 nor a power of two.
         return None
     found = sorted(_search(value), key=lambda path: (path.count("."), path))
-    path = next((each for each in found if _leads_to(each, value)), "")
+    path = next((each for each in found if _at(each) is value and _leads_to(each, value)), "")
     if not path:
         return None
     _paths[id(value)] = _reference(value), path
@@ -157,51 +178,57 @@ def _path_in_modules(value: object, asker: Hashable) -> str | None:
 
 
 def _search(value: object) -> Iterator[str]:
-    """Yield the paths that lead to an object from a module."""
-    seen: set[int] = set()
+    """Yield the paths that may lead to an object from a module."""
+    seen: dict[int, int] = {}
     for module_name, module in sorted(sys.modules.items()):
         # Not by `getattr`: some modules load others as soon as they are looked into.
         names = getattr(module, "__dict__", None)
         if type(names) is not dict:
             continue
         for name, item in tuple(names.items()):
-            path = f"{module_name}:{name}"
             if item is value:
-                yield path
+                yield f"{module_name}:{name}"
             elif type(item) is functools._lru_cache_wrapper:
                 if _cached_value(item) is value:
-                    yield f"{path}()"
+                    yield f"{module_name}:{name}()"
             else:
-                yield from _search_in(item, path, value, seen, _MAX_ATTRIBUTES)
+                for way in _ways(item, value, seen, _MAX_ATTRIBUTES):
+                    yield f"{module_name}:{name}.{way}"
 
 
-def _search_in(
-    holder: Any, path: str, value: object, seen: set[int], attributes: int
-) -> Iterator[str]:
-    if id(holder) in seen:
-        return
-    seen.add(id(holder))
-    for name, item in _attributes(holder).items():
+def _ways(holder: Any, value: object, seen: dict[int, int], attributes: int) -> list[str]:
+    """Return the attributes that lead from an instance to an object."""
+    # One that was seen further away may lead to more from here.
+    if seen.get(id(holder), 0) >= attributes:
+        return []
+    seen[id(holder)] = attributes
+    found = []
+    for name, item in tuple(_dict_of(holder).items()):
         if item is value:
-            yield f"{path}.{name}"
-        elif attributes > 1:
-            yield from _search_in(item, f"{path}.{name}", value, seen, attributes - 1)
+            found.append(name)
+        elif attributes > 1 and not issubclass(type(item), _NO_HOLDERS):
+            found += [f"{name}.{way}" for way in _ways(item, value, seen, attributes - 1)]
+    return found
 
 
 def _attributes(holder: Any) -> Mapping[str, Any]:
-    """Return the plain attributes of an instance."""
+    """Return the plain attributes of an instance that stands for no other one."""
+    return {} if is_proxy(holder) else _dict_of(holder)
+
+
+def _dict_of(holder: Any) -> Mapping[str, Any]:
     if issubclass(type(holder), _NO_HOLDERS):
         return {}
     try:
         found = object.__getattribute__(holder, "__dict__")
     except (AttributeError, TypeError):
         return {}
-    if type(found) is not dict or is_proxy(holder):
+    if type(found) is not dict:
         return {}
     if _is_session_factory(type(holder)):
         # What it binds each session to.
         return {**found, "bind": found.get("kw", {}).get("bind")}
-    return dict(found)
+    return found
 
 
 def _at(path: str) -> object:

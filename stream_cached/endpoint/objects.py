@@ -12,17 +12,24 @@ import functools
 import logging
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stream_cached.endpoint.held import is_proxy, path_of
-from stream_cached.endpoint.infrastructure import is_infrastructure
+from stream_cached.endpoint.infrastructure import is_infrastructure, is_shared_infrastructure
 from stream_cached.endpoint.signatures import class_names
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical, slot_names, state_of
 from stream_cached.keys.digest import class_name
 
 #: How deeply plain objects may be nested: a service that has a repository that has a session.
 _MAX_DEPTH = 8
+
+#: How many plain objects, and how many items of a container, one argument may hold. Each hit looks
+#: at all of them.
+_MAX_OBJECTS = 100
+_MAX_ITEMS = 1000
+
+_CONTAINERS = (dict, frozenset, list, set, tuple)
 
 _SESSIONS = frozenset(
     {
@@ -36,6 +43,15 @@ _CONNECTIONS = frozenset(
 )
 
 _MONGO = ("pymongo.", "motor.")
+
+#: Classes of what only orders the calls of a service, and holds nothing.
+_LOCKS = frozenset(
+    {
+        *("_thread.RLock", "_thread.lock", "anyio.Lock", "asyncio.locks.BoundedSemaphore"),
+        *("asyncio.locks.Lock", "asyncio.locks.Semaphore", "threading.BoundedSemaphore"),
+        "threading.Semaphore",
+    }
+)
 
 #: Modules of base classes that add nothing to an instance.
 _ABSTRACT = frozenset({"abc", "collections.abc", "typing"})
@@ -65,6 +81,8 @@ class Finder:
     """Whether a `yield` dependency has made it for this request."""
     holds_made: bool
     """Whether it may hold what a `yield` dependency has made."""
+    plain: list[object] = field(default_factory=list)
+    """The plain objects that it has been found to hold."""
 
     def path(self, value: object) -> str | None:
         return path_of(value, self.scope, (self.asker, type(value).__qualname__))
@@ -82,8 +100,10 @@ def form_of(value: object, finder: Finder) -> Any:
         return named
     if finder.is_made:
         return _made(value, finder)
-    path = finder.path(value)
-    if is_infrastructure(type(value)) and path is not None:
+    is_tool = is_infrastructure(type(value))
+    # The search takes its time.
+    path = finder.path(value) if is_tool or not finder.is_given else None
+    if is_tool and path is not None:
         return ["held", path]
     if path is None and not finder.is_given:
         raise UnknownOriginError(class_name(value))
@@ -92,6 +112,8 @@ def form_of(value: object, finder: Finder) -> Any:
 
 def _named(value: object, finder: Finder) -> Any:
     """Return the name of an object that has one: a logger, a database, a collection."""
+    if class_name(value) in _LOCKS:
+        return ["lock", class_name(value)]
     if isinstance(value, logging.Logger):
         if value is logging.root or logging.Logger.manager.loggerDict.get(value.name) is value:
             return ["logger", value.name]
@@ -157,12 +179,17 @@ def _plain(value: object, finder: Finder, depth: int) -> Any:
     """Return the attributes of an instance of a plain class."""
     if depth > _MAX_DEPTH or not _is_plain(type(value)):
         raise UnknownOriginError(class_name(value))
+    finder.plain.append(value)
+    if len(finder.plain) > _MAX_OBJECTS:
+        raise UnknownOriginError(f"{class_name(value)}, among too many objects")
     return [class_name(value), sorted(_attributes(value, finder, depth))]
 
 
 def _attributes(value: object, finder: Finder, depth: int) -> list[list[Any]]:
     forms = []
     for name, item in state_of(value).items():
+        if isinstance(item, _CONTAINERS) and len(item) > _MAX_ITEMS:
+            raise UnknownOriginError(f"{class_name(item)} with too many items")
         try:
             form = canonical(item)
         except NoCanonicalFormError:
@@ -176,10 +203,12 @@ def _inner(item: object, finder: Finder, depth: int) -> Any:
     named = _named(item, finder)
     if named is not None:
         return named
-    path = finder.path(item) if is_infrastructure(type(item)) else None
-    if path is not None:
+    cls = type(item)
+    # One that exists for the request is looked for in vain.
+    may_be_held = is_shared_infrastructure(cls) or not finder.holds_made
+    if is_infrastructure(cls) and may_be_held and (path := finder.path(item)) is not None:
         return ["held", path]
-    if _is_plain(type(item)):
+    if _is_plain(cls):
         return _plain(item, finder, depth + 1)
     if not finder.holds_made:
         raise UnknownOriginError(class_name(item))

@@ -11,19 +11,21 @@ import datetime
 import decimal
 import inspect
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stream_cached.endpoint.dependencies import (
     Call,
+    among,
     dependant_of,
     given_by_fastapi,
     overrides_of,
     runs,
+    touched_above,
     tree_of,
 )
-from stream_cached.endpoint.held import ABSENT, is_proxy, returned_by
+from stream_cached.endpoint.held import ABSENT, is_proxy, names_registry, returned_by
 from stream_cached.endpoint.infrastructure import is_shared_infrastructure
 from stream_cached.endpoint.reads import is_generator
 from stream_cached.endpoint.route import dependencies_of
@@ -37,6 +39,9 @@ _IMMUTABLE = (
     *(bool, bytes, datetime.date, datetime.timedelta, decimal.Decimal, float, int, str, type(None)),
     uuid.UUID,
 )
+
+#: Types of values that a dependency fills for another one, such as the context of a request.
+_CONTAINERS = (bytearray, dict, list, set)
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,24 @@ class RouteOrigins:
     ) -> None:
         self._function = function
         self._in_key = in_key
-        self._given = given_by_fastapi(dependant, function, overrides)
+        self._overrides = overrides
+        touched = touched_above(dependant, function)
+        is_given = touched is not None
+        self._given = given_by_fastapi(dependant, function, overrides) if is_given else {}
         # A function that is called by hand has its values from somewhere else, but may be given
         # what its signature says.
         calls = {**declared, **self._given}
         self._own = {name: tree_of(call, overrides) for name, call in calls.items()}
+        made = {
+            name: [is_generator(call) for call in tree]
+            for name, tree in self._own.items()
+            if touched is not None and name not in touched and not any(map(names_registry, tree))
+        }
+        self._made = {name for name, each in made.items() if name in self._given and each[0]}
+        self._holding_made = {name for name, each in made.items() if any(each)}
         self._trees = [tree_of(call, overrides) for call in dependencies_of(dependant)]
-        self._taken: dict[int, list[Taken]] = {}
+        # With the call, so that its id is not reused.
+        self._taken: dict[int, tuple[Call, list[Taken]]] = {}
         self._known: dict[tuple[object, ...], Any] = {}
 
     def dependency(self, name: str) -> Call | None:
@@ -114,15 +130,19 @@ class RouteOrigins:
 
     def is_made(self, name: str) -> bool:
         """Whether an argument is what a `yield` dependency yields, and so made for this request."""
-        return name in self._given and is_generator(self._given[name])
+        return name in self._made
 
     def holds_made(self, name: str) -> bool:
         """Whether an argument may hold what a `yield` dependency yields."""
-        return any(map(is_generator, self._own.get(name, ())))
+        return name in self._holding_made
 
     def only_selected(self, name: str, selects: Callable[[Call], bool]) -> bool:
-        """Whether every dependency behind an argument that takes who asks passes a test."""
-        return all(selects(call) for call in self._own.get(name, ()) if self._asked_by(call))
+        """Whether every dependency behind an argument that knows who asks passes a test."""
+        own = self._own.get(name, ())
+        return all(selects(call) for call in own if self._knows_who_asks(call))
+
+    def _knows_who_asks(self, call: Call) -> bool:
+        return any(map(self._asked_by, tree_of(call, self._overrides)))
 
     def who_asks(
         self, name: str, users: Users, scope: Mapping[str, Any], *, is_held: bool = False
@@ -174,7 +194,7 @@ class RouteOrigins:
         others = [each for each in taken if not (each.state or each.is_credential)]
         if not calls or any(each.by_request for each in others):
             return NOBODY, ()
-        outside = [call for tree in self._trees for call in tree if not _among(call, calls)]
+        outside = [call for tree in self._trees for call in tree if not among(call, calls)]
         if any(self._may_identify(call, scope) for call in outside):
             return NOBODY, ()
         parts = tuple(sorted({(each.kind, each.name) for each in others}))
@@ -183,7 +203,7 @@ class RouteOrigins:
 
     def _may_identify(self, call: Call, scope: Mapping[str, Any]) -> bool:
         """Whether a dependency may know another user than the arguments name."""
-        reaches = any(_among(call, tree) for tree in self._own.values())
+        reaches = any(among(call, tree) for tree in self._own.values())
         for each in self._asked_by(call):
             if each.is_credential or each.kind == "cookie":
                 return True
@@ -192,7 +212,7 @@ class RouteOrigins:
         return False
 
     def _shares(self, call: Call, scope: Mapping[str, Any]) -> bool:
-        trees = [tree for tree in self._trees if _among(call, tree)]
+        trees = [tree for tree in self._trees if among(call, tree)]
         return any(_share(tree, own, scope) for tree in trees for own in self._own.values())
 
     def _sources(
@@ -202,7 +222,7 @@ class RouteOrigins:
         sources = [each for call in own for each in self._asked_by(call, users)]
         given = own[1:] if is_held else own
         for tree in self._trees:
-            if own and tree[0] is not own[0] and _share(tree, given, scope):
+            if own and not among(tree[0], own[:1]) and _share(tree, given, scope):
                 by = name_of(tree[0])
                 more = [each for call in tree for each in self._asked_by(call, users)]
                 sources += [each.by(by) for each in more if each not in sources]
@@ -210,16 +230,12 @@ class RouteOrigins:
 
     def _asked_by(self, call: Call, users: Users = NOBODY) -> list[Taken]:
         """Return what a dependency itself takes of who asks, and is no part of the key."""
-        if runs(call, self._function) or _among(call, users.calls):
+        if runs(call, self._function) or among(call, users.calls):
             return []
         if id(call) not in self._taken:
             taken = what_it_takes(call, self._in_key)
-            self._taken[id(call)] = [each for each in taken if not self._in_key.has(each)]
-        return self._taken[id(call)]
-
-
-def _among(call: Call, calls: Iterable[Call]) -> bool:
-    return any(call is each for each in calls)
+            self._taken[id(call)] = call, [each for each in taken if not self._in_key.has(each)]
+        return self._taken[id(call)][1]
 
 
 def _is_of_application(taken: Taken, scope: Mapping[str, Any]) -> bool:
@@ -230,7 +246,7 @@ def _is_of_application(taken: Taken, scope: Mapping[str, Any]) -> bool:
 
 def _share(tree: Sequence[Call], own: Sequence[Call], scope: Mapping[str, Any]) -> bool:
     """Whether two trees share a dependency whose value may be made one client's own."""
-    return any(_among(call, own) and not _is_fixed(call, scope) for call in tree)
+    return any(among(call, own) and not _is_fixed(call, scope) for call in tree)
 
 
 def _is_fixed(call: Call, scope: Mapping[str, Any]) -> bool:
@@ -243,5 +259,7 @@ def _is_fixed(call: Call, scope: Mapping[str, Any]) -> bool:
         return True
     value = returned_by(call, scope)
     if value is ABSENT or is_proxy(value):
+        return False
+    if isinstance(value, _CONTAINERS):
         return False
     return is_shared_infrastructure(type(value)) or has_form(value)

@@ -49,6 +49,12 @@ class Read:
 
 def code_of(call: Any) -> CodeType | None:
     """Return the code that a dependency's call runs; None if it is unknown."""
+    code = getattr(function_of(call), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def function_of(call: Any) -> Any:
+    """Return the function that a dependency's call runs; None if it is unknown."""
     call = without_partials(call)
     while hasattr(call, "__wrapped__"):
         # A decorator other than contextlib's may read the request itself.
@@ -56,13 +62,10 @@ def code_of(call: Any) -> CodeType | None:
             return None
         call = call.__wrapped__
     if inspect.isclass(call):
-        if call.__new__ is not object.__new__:
-            return None
-        call = call.__init__
-    elif not inspect.isroutine(call):
+        return call.__init__ if call.__new__ is object.__new__ else None
+    if not inspect.isroutine(call):
         call = type(call).__call__
-    code = getattr(call, "__code__", None)
-    return code if isinstance(code, CodeType) else None
+    return getattr(call, "__func__", call)
 
 
 def is_generator(call: Callable[..., Any]) -> bool:
@@ -116,25 +119,72 @@ def reads_of_request(
         code: The function's code; None if it is unknown.
         name: The parameter.
         in_key: Whether path and query of the request are part of the key.
-        host: Whether its host is, too.
+        host: Whether its host is.
         passes_on: Whether the function may pass the request to the method that it overrides.
     """
     if code is None or name not in inspect.getargs(code).args or _ESCAPES & {*code.co_names}:
         return [Read()]
-    harmless = (("app",), *(_IN_KEY if in_key else ()), *(_HOST if in_key and host else ()))
+    harmless = (("app",), *(_IN_KEY if in_key else ()), *(_HOST if host else ()))
     reads: dict[Read, None] = {}
     instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
     for index in _uses(instructions, name):
         if index is None:
             return [Read()]
-        before, after = instructions[index - 1], instructions[index + 1 : index + 5]
-        if passes_on and _is_overridden(before, after):
+        after = instructions[index + 1 : index + 5]
+        if passes_on and _is_overridden(instructions[max(index - 4, 0) : index], after):
             continue
         names = [each.argval for each in itertools.takewhile(_reads_attribute, after)]
         if any(tuple(names[: len(way)]) == way for way in harmless):
             continue
         reads[_read(names, after)] = None
     return list(reads)
+
+
+def reads_input(code: CodeType | None, name: str) -> bool:
+    """Whether a function reads the path, the query or the body of its request."""
+    return Read() in reads_of_request(code, name, in_key=False, host=True)
+
+
+def touched_by(function: Any) -> frozenset[str] | None:
+    """
+    Return the arguments that a decorator's function may change before it passes them on.
+
+    Those that it does not name are passed on as `**kwargs`. None if it may change all of them.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or _ESCAPES & {*code.co_names}:
+        return None
+    arguments = inspect.getargs(code)
+    if arguments.varkw is None:
+        return None
+    touched = set(arguments.args)
+    instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+    for index in _uses(instructions, arguments.varkw):
+        name = None if index is None else _taken_out(instructions, index)
+        if name is None:
+            return None
+        touched.add(name)
+    return frozenset(touched - {""})
+
+
+def _taken_out(instructions: Sequence[dis.Instruction], index: int) -> str | None:
+    """Return the item that is looked at in a dictionary; "" if it is passed on, None if unknown."""
+    before, after = instructions[index - 1], instructions[index + 1 : index + 3]
+    names = [each.opname for each in after]
+    if names == ["DICT_MERGE", "CALL_FUNCTION_EX"] and (before.opname, before.arg) == (
+        "BUILD_MAP",
+        0,
+    ):
+        return ""
+    if names[:1] == ["CONTAINS_OP"]:
+        return ""
+    if len(after) < 2:
+        return None
+    is_get = _reads_attribute(after[0]) and after[0].argval == "get"
+    key = after[1] if is_get else after[0]
+    if not (key.opname.startswith("LOAD_CONST") and isinstance(key.argval, str)):
+        return None
+    return key.argval if is_get or _is_subscript(after[1]) else None
 
 
 def _uses(instructions: Sequence[dis.Instruction], name: str) -> Iterator[int | None]:
@@ -173,10 +223,16 @@ def _is_subscript(instruction: dis.Instruction) -> bool:
     return is_operator or instruction.opname == "BINARY_SUBSCR"
 
 
-def _is_overridden(before: dis.Instruction, after: Sequence[dis.Instruction]) -> bool:
+def _is_overridden(before: Sequence[dis.Instruction], after: Sequence[dis.Instruction]) -> bool:
     """Whether the request is the one argument of `super().__call__`."""
-    calls = bool(after) and after[0].opname in ("PRECALL", "CALL")
-    return calls and before.argval == "__call__" and "LOAD" in before.opname
+    if not (before and after) or after[0].opname not in ("PRECALL", "CALL"):
+        return False
+    if before[-1].argval != "__call__":
+        return False
+    # Before Python 3.12, `super()` is called.
+    is_called = [each.opname for each in before[1:3]] == ["PRECALL", "CALL"]
+    is_super = before[0].argval == "super" and is_called and before[2].arg == 0
+    return before[-1].opname == "LOAD_SUPER_ATTR" or is_super
 
 
 def _loads(instruction: dis.Instruction) -> bool:

@@ -130,6 +130,15 @@ def _fields(
     return []
 
 
+def takes_all(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is a model that accepts headers or cookies that it does not name."""
+    model = annotation_of(parameter)
+    extra = (
+        getattr(model, "model_config", {}).get("extra") if hasattr(model, "model_fields") else ""
+    )
+    return extra == "allow" and bool(header_names(parameter))
+
+
 def _alias(field: Any) -> str | None:
     """Return the header name that replaces the parameter's name, if one is set."""
     alias = getattr(field, "validation_alias", None)

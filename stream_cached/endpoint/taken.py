@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import Response
 
 from stream_cached.endpoint.dependencies import parameters_of
-from stream_cached.endpoint.reads import Read, code_of, reads_of_request
+from stream_cached.endpoint.reads import Read, code_of, reads_input, reads_of_request
 from stream_cached.endpoint.signatures import (
     annotation_of,
     class_names,
@@ -21,6 +21,7 @@ from stream_cached.endpoint.signatures import (
     dependency_of,
     header_names,
     may_be,
+    takes_all,
     without_partials,
 )
 from stream_cached.http.headers import header_values
@@ -38,7 +39,7 @@ class Taken:
     source: str
     """What it is, for a warning."""
     kind: str = ""
-    """`header`, `cookie` or `state`; empty for what can't be told."""
+    """`header`, `cookie`, `query` or `state`; empty for what can't be told."""
     name: str = ""
     is_credential: bool = False
     by_request: bool = False
@@ -70,9 +71,13 @@ class Keyed:
         )
 
     def has(self, taken: Taken) -> bool:
+        if not self.request:
+            return False
+        if taken.kind == "query":
+            return True
         if taken.kind == "cookie":
             return taken.name in self.cookies or "cookie" in self.headers
-        is_host = taken.name == "host" and self.host and self.request
+        is_host = taken.name == "host" and self.host
         return taken.kind == "header" and (taken.name in self.headers or is_host)
 
 
@@ -94,7 +99,8 @@ def what_it_takes(call: Callable[..., Any], in_key: Keyed) -> list[Taken]:
 def part_of(scope: Mapping[str, Any], kind: str, name: str) -> list[str]:
     """Return the values that a request has of a header or a cookie."""
     header = "cookie" if kind == "cookie" else name
-    values = [value.decode("latin-1") for value in header_values(scope["headers"], _raw(header))]
+    headers = scope.get("headers", ())
+    values = [value.decode("latin-1") for value in header_values(headers, _raw(header))]
     if kind == "header":
         return values
     return [found[name] for found in map(cookie_parser, values) if name in found]
@@ -106,9 +112,8 @@ def _raw(name: str) -> bytes:
 
 def takes_inputs(call: Callable[..., Any]) -> bool:
     """Whether a dependency takes a part of the path, the query or the body."""
-    if _SCHEME in class_names(type(call)):
-        return False
-    return any(map(_is_input, parameters_of(call) or ()))
+    calls = _own_calls(call) if _SCHEME in class_names(type(call)) else [call]
+    return any(_takes_input(each, p) for each in calls for p in parameters_of(each) or ())
 
 
 def name_of(call: Any) -> str:
@@ -116,11 +121,16 @@ def name_of(call: Any) -> str:
     return str(getattr(call, "__qualname__", type(call).__qualname__))
 
 
+def _takes_input(call: Callable[..., Any], parameter: inspect.Parameter) -> bool:
+    if may_be(annotation_of(parameter), HTTPConnection):
+        return reads_input(code_of(call), parameter.name)
+    return _is_input(parameter)
+
+
 def _is_input(parameter: inspect.Parameter) -> bool:
     if dependency_of(parameter) is not None or header_names(parameter):
         return False
-    annotation = annotation_of(parameter)
-    return not (may_be(annotation, HTTPConnection) or _is_injected(annotation))
+    return not _is_injected(annotation_of(parameter))
 
 
 def _is_injected(annotation: Any) -> bool:
@@ -134,6 +144,8 @@ def _taken_as(
     call: Callable[..., Any], parameter: inspect.Parameter, in_key: Keyed
 ) -> Iterator[Taken]:
     annotation = annotation_of(parameter)
+    if takes_all(parameter):
+        yield Taken(f"all that {parameter.name} of {name_of(call)} accepts", by_request=True)
     if cookies := cookie_names(parameter):
         yield from (Taken(f"the cookie {name}", "cookie", name) for name in cookies)
     elif headers := header_names(parameter):
@@ -153,7 +165,11 @@ def _taken_of_request(
     call: Any, parameter: str, in_key: Keyed, *, passes_on: bool = False
 ) -> Iterator[Taken]:
     found = reads_of_request(
-        code_of(call), parameter, in_key=in_key.request, host=in_key.host, passes_on=passes_on
+        code_of(call),
+        parameter,
+        in_key=in_key.request,
+        host=in_key.request and in_key.host,
+        passes_on=passes_on,
     )
     for read in found:
         match read:
@@ -178,12 +194,22 @@ def _taken_by_scheme(scheme: Any, in_key: Keyed) -> Iterator[Taken]:
     elif "fastapi.security.api_key.APIKeyCookie" in kinds:
         kind, of = "cookie", name
     elif "fastapi.security.api_key.APIKeyQuery" in kinds:
-        kind, of = "", ""
+        kind, of = "query", name
     yield Taken(f"the security scheme {cls.__name__}", kind, of, is_credential=True)
-    if cls.__call__.__module__.startswith("fastapi.security."):
-        return
-    for parameter in parameters_of(scheme) or ():
-        if may_be(annotation_of(parameter), HTTPConnection):
-            for taken in _taken_of_request(scheme, parameter.name, in_key, passes_on=True):
-                if not taken.is_credential:
-                    yield taken
+    for call in _own_calls(scheme):
+        for parameter in parameters_of(call) or ():
+            if may_be(annotation_of(parameter), HTTPConnection):
+                found = _taken_of_request(call, parameter.name, in_key, passes_on=True)
+                yield from (taken for taken in found if not taken.is_credential)
+            elif dependency_of(parameter) is None:
+                yield from _taken_as(call, parameter, in_key)
+
+
+def _own_calls(scheme: Any) -> Iterator[Any]:
+    """Yield the methods of the application that a call of a security scheme runs."""
+    for cls in type(scheme).__mro__:
+        call = vars(cls).get("__call__")
+        if call is not None and cls.__module__.startswith("fastapi.security."):
+            return
+        if call is not None:
+            yield call.__get__(scheme)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
@@ -15,10 +15,11 @@ from stream_cached.endpoint.infrastructure import is_declared, is_infrastructure
 from stream_cached.endpoint.objects import Finder, UnknownOriginError, form_of
 from stream_cached.endpoint.origins import NOBODY, Origins, RouteOrigins, Users
 from stream_cached.endpoint.reads import only_selects
+from stream_cached.endpoint.signatures import annotation_of
 from stream_cached.endpoint.taken import part_of
 from stream_cached.endpoint.unkeyed import UnkeyedError, findings
 from stream_cached.http.reasons import BypassError
-from stream_cached.keys.canonical import TOO_DEEP, NoCanonicalFormError, canonical
+from stream_cached.keys.canonical import TOO_DEEP, NoCanonicalFormError, canonical, state_of
 from stream_cached.keys.digest import class_name
 from stream_cached.keys.names import holds_address
 
@@ -57,6 +58,14 @@ class Rules:
     """The functions of `InKey`."""
     marked: frozenset[str]
     """The parameters that are declared `NotInKey`."""
+    cookies: frozenset[str]
+    """The cookies that are parameters, and so no reason to refuse an object."""
+
+    def part_of_none(self, name: str) -> PartOf | None:
+        """Return the function for the class that a parameter may have instead of None."""
+        classes = get_args(annotation_of(self.parameters[name])) if name in self.parameters else ()
+        parts = (part_of_class(cls) for cls in classes if isinstance(cls, type))
+        return next((part for part in parts if part is not None), None)
 
 
 class CallValues:
@@ -87,10 +96,18 @@ class CallValues:
 
     def identity(self) -> dict[str, Any]:
         """Return the headers and cookies, beside credentials, that say who asks."""
-        parts = self.users.parts
-        return (
-            {"<users>": [[*each, part_of(self._scope, *each)] for each in parts]} if parts else {}
-        )
+        # A parameter may have converted its cookie, or have the default of one that is absent.
+        parts = {*self.users.parts, *(("cookie", name) for name in self._rules.cookies)}
+        if not parts:
+            return {}
+        return {"<users>": [[*each, part_of(self._scope, *each)] for each in sorted(parts)]}
+
+    @property
+    def names_user(self) -> bool:
+        """Whether arguments name the one whose credentials the request carries."""
+        # A request with credentials for nobody may still be somebody's.
+        nobody = any(self._values[name] is None for name in self._parts)
+        return self.users.names_credentials and not nobody
 
     def shown(self, name: str, value: Any) -> Any:
         """Return what stands for a value in the arguments for aiocache's key."""
@@ -115,7 +132,10 @@ class CallValues:
     # -- users ------------------------------------------------------------------------------
 
     def _part_of(self, name: str) -> PartOf | None:
-        return self._rules.parts.get(name) or part_of_class(type(self._values[name]))
+        value = self._values[name]
+        if value is None and name not in self._rules.parts:
+            return self._rules.part_of_none(name)
+        return self._rules.parts.get(name) or part_of_class(type(value))
 
     def _find_users(self) -> Users:
         marked = (self._rules.key_args.keys() | self._rules.parts.keys()) & self._values.keys()
@@ -155,7 +175,9 @@ class CallValues:
             if not self._rules.by_request and isinstance(value, HTTPConnection):
                 why = f"{name} is a request, of which nothing is part of the key"
                 raise UnkeyedError(name, value, why, fix="leave request_key=False out")
-            return LEFT_OUT
+            # One route may depend on a function with several lists of scopes.
+            scopes = getattr(value, "scopes", None)
+            return LEFT_OUT if scopes is None else list(scopes)
         return self._object(name, value, NoCanonicalFormError(class_name(value)))
 
     def _canonical(self, name: str, value: Any) -> Any:
@@ -228,7 +250,7 @@ class CallValues:
         """Return the class of an `HTTPEndpoint`, and what was set on it for this request."""
         # Several classes may inherit the method.
         forms = []
-        for name, item in sorted(vars(value).items()):
+        for name, item in sorted(state_of(value).items()):
             if name in _ENDPOINT_ATTRIBUTES:
                 continue
             try:

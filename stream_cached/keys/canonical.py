@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import decimal
@@ -31,6 +32,13 @@ _ADDRESSES = (
     ipaddress.IPv6Network,
     ipaddress.IPv4Interface,
     ipaddress.IPv6Interface,
+)
+
+
+_FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    type(functools.lru_cache(lambda: None)),
 )
 
 
@@ -104,9 +112,18 @@ def _plain_as(base: type, content: Callable[[Any], object]) -> _Converter:
 
 def slot_names(classes: Iterable[type]) -> list[str]:
     """Return the names of the slots that these classes themselves define."""
-    slots = (vars(cls).get("__slots__", ()) for cls in classes)
-    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
-    return [name for name in names if not name.startswith("__")]
+    names: list[str] = []
+    for cls in classes:
+        slots = vars(cls).get("__slots__", ())
+        own = [slots] if isinstance(slots, str) else slots
+        names += [_mangled(cls, name) for name in own if name not in ("__dict__", "__weakref__")]
+    return names
+
+
+def _mangled(cls: type, name: str) -> str:
+    """Return the name of the attribute for a name in the body of a class."""
+    is_private = name.startswith("__") and not name.endswith("__")
+    return f"_{cls.__name__.lstrip('_')}{name}" if is_private else name
 
 
 def _slots(cls: type) -> list[str]:
@@ -162,7 +179,10 @@ def _sequence(value: Iterable[object], deeper: int) -> list[Any]:
 
 
 def _ordered(value: dict[object, object], deeper: int) -> list[Any]:
-    return [class_name(value), [canonical(pair, deeper) for pair in dict.items(value)]]
+    form = [class_name(value), [canonical(pair, deeper) for pair in dict.items(value)]]
+    if isinstance(value, collections.defaultdict):
+        form.append(canonical(value.default_factory, deeper))
+    return form
 
 
 def _set(value: Iterable[object], deeper: int) -> list[Any]:
@@ -196,7 +216,7 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Converter], ...] = (
     (_ADDRESSES, lambda v, _: [class_name(v), str(v)]),
     (re.Pattern, lambda v, deeper: ["pattern", canonical(v.pattern, deeper), v.flags]),
     (zoneinfo.ZoneInfo, lambda v, _: ["zone", _zone(v)]),
-    ((types.FunctionType, types.BuiltinFunctionType, type), _global),
+    ((*_FUNCTIONS, type), _global),
     # Slicing normalises the end: range(0, 3, 2) equals range(0, 4, 2).
     (range, lambda v, _: ["range", repr(v[:])]),
     ((list, tuple), _sequence),

@@ -4,16 +4,22 @@ Each application is asked in several orders, cold and warm. What it answers is w
 without the decorator answers; how it is cached says the table.
 """
 
+import asyncio
+import collections
 import contextlib
+import dataclasses
+import functools
 import re
+import threading
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, NamedTuple, cast
 
 import httpx
 import pytest
-from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request
-from fastapi.security import HTTPBearer, OAuth2PasswordBearer
+from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request, Security
+from fastapi.security import APIKeyQuery, HTTPBearer, OAuth2PasswordBearer, SecurityScopes
+from pydantic import AfterValidator, BaseModel
 from sqlalchemy.orm import Session
 from starlette.endpoints import HTTPEndpoint
 from starlette.responses import PlainTextResponse, Response
@@ -377,6 +383,11 @@ def the_one_that_a_cached_function_returns(app: FastAPI, cached: Decorate) -> No
 @case("of all")
 def one_that_is_two_attributes_away(app: FastAPI, cached: Decorate) -> None:
     _add_engine(app, cached, lambda: tools.resources.database.engine)
+
+
+@case("of all")
+def one_that_another_path_leads_to_from_too_far(app: FastAPI, cached: Decorate) -> None:
+    _add_engine(app, cached, lambda: tools.far_resources.database.engine)
 
 
 @case("of all")
@@ -798,6 +809,402 @@ def an_organisation_that_is_read_from_the_request(app: FastAPI, cached: Decorate
         return PlainTextResponse(f"{user.name} {user.org}")
 
 
+# -- what can be overlooked -----------------------------------------------------------------------
+
+
+class Sessions:
+    """Its method is the dependency: each access gives another object, and all are equal."""
+
+    def get(self) -> Iterator[Session]:
+        yield tools.session_over(tools.engine)
+
+
+sessions = Sessions()
+
+
+@case("never", "the cookie user, by ")
+def a_method_that_two_dependencies_name(app: FastAPI, cached: Decorate) -> None:
+    first, second = Depends(sessions.get), Depends(sessions.get)
+
+    def switch(user: User, db: Session = first) -> None:
+        db.info["user"] = user
+
+    @app.get("/x", dependencies=[Depends(switch)])
+    @cached()
+    async def rows(db: Session = second) -> Response:
+        return whose(db)
+
+
+def get_name(user: User) -> str:
+    return user
+
+
+@case("never", "the cookie user")
+def a_held_client_that_is_given_a_name_from_a_dependency(app: FastAPI, cached: Decorate) -> None:
+    def get_api(name: Annotated[str, Depends(get_name)]) -> httpx.AsyncClient:
+        tools.client.headers["authorization"] = name
+        return tools.client
+
+    @app.get("/x")
+    @cached()
+    async def rows(api: Annotated[httpx.AsyncClient, Depends(get_api)]) -> Response:
+        return PlainTextResponse(api.headers["authorization"])
+
+
+def get_db_of_org(org: Annotated[str, Cookie()] = "everybody") -> Iterator[Session]:
+    yield tools.session_over(tools.engine, user=org)
+
+
+@case("of each")
+def a_cookie_that_the_parameter_converts(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(
+        org: Annotated[str, Cookie(), AfterValidator(lambda value: value[:3])],
+        db: Annotated[Session, Depends(get_db_of_org)],
+    ) -> Response:
+        return whose(db)
+
+
+class Settled(BaseModel, extra="allow"):
+    x_org: str
+
+
+def get_db_of_any_header(headers: Annotated[Settled, Header()]) -> Iterator[Session]:
+    yield tools.session_over(tools.engine, user=(headers.model_extra or {})["x-user"])
+
+
+@case("never", "all that headers of get_db_of_any_header accepts")
+def a_model_of_all_headers(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached(vary=("X-Org",))
+    async def rows(db: Annotated[Session, Depends(get_db_of_any_header)]) -> Response:
+        return whose(db)
+
+
+@case("never", "nothing says whose db is")
+def a_session_of_a_registry(app: FastAPI, cached: Decorate) -> None:
+    async def registered() -> AsyncIterator[Session]:
+        yield tools.Scoped()
+        tools.Scoped.remove()
+
+    async def login(user: User) -> None:
+        tools.Scoped().info["user"] = user
+
+    @app.get("/x", dependencies=[Depends(login)])
+    @cached()
+    async def rows(db: Annotated[Session, Depends(registered)]) -> Response:
+        return whose(db)
+
+
+CONTEXT: dict[str, str] = {}
+
+
+def get_context() -> dict[str, str]:
+    return CONTEXT
+
+
+def enter(context: Annotated[dict[str, str], Depends(get_context)], user: User) -> None:
+    context["user"] = user
+
+
+@case("never", "the cookie user, by enter")
+def a_dict_that_another_dependency_fills(app: FastAPI, cached: Decorate) -> None:
+    def get_db(context: Annotated[dict[str, str], Depends(get_context)]) -> Iterator[Session]:
+        yield tools.session_over(tools.engine, **context)
+
+    @app.get("/x", dependencies=[Depends(enter)])
+    @cached()
+    async def rows(db: Annotated[Session, Depends(get_db)]) -> Response:
+        return whose(db)
+
+
+@dataclasses.dataclass(init=False)
+class Sealed:
+    """Keeps its value in a slot with a private name."""
+
+    __slots__ = ("__user",)
+
+    def __init__(self, user: str) -> None:
+        self.__user = user
+
+    def user(self) -> str:
+        return self.__user
+
+
+@case("of each")
+def a_slot_with_a_private_name(app: FastAPI, cached: Decorate) -> None:
+    def get_sealed(user: User) -> Sealed:
+        return Sealed(user)
+
+    @app.get("/x")
+    @cached()
+    async def rows(sealed: Annotated[Sealed, Depends(get_sealed)]) -> Response:
+        return PlainTextResponse(sealed.user())
+
+
+@case("never", "the cookie user")
+def a_dict_with_a_default_of_its_own(app: FastAPI, cached: Decorate) -> None:
+    def get_names(user: User) -> Any:
+        return collections.defaultdict(lambda: user)
+
+    @app.get("/x")
+    @cached()
+    async def rows(names: Annotated[dict[str, str], Depends(get_names)]) -> Response:
+        return PlainTextResponse(names["any"])
+
+
+@case("never", "self is of type")
+def a_slot_of_an_endpoint_class(app: FastAPI, cached: Decorate) -> None:
+    class Rows(HTTPEndpoint):
+        __slots__ = ("db",)
+
+        async def dispatch(self) -> None:
+            request = Request(self.scope)
+            self.db = tools.session_over(tools.engine, user=request.cookies["user"])
+            await (await self.get(request))(self.scope, self.receive, self.send)
+
+        @cached()
+        async def get(self, request: Request) -> Response:
+            return whose(self.db)
+
+    app.router.routes.append(Route("/x", Rows))
+
+
+def passing(before: Callable[[dict[str, Any]], None]) -> Callable[[Any], Any]:
+    """A decorator that looks at the arguments, and passes them on."""
+
+    def decorator(function: Any) -> Any:
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            before(kwargs)
+            return await function(*args, **kwargs)
+
+        return wrapper
+
+    return decorator
+
+
+def limited(function: Any) -> Any:
+    """A decorator that looks at the request only, as those of rate limiters do."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        request = kwargs.get("request", args[0] if args else None)
+        if request is None or "nothing" in kwargs:
+            raise TypeError
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
+def switched(function: Any) -> Any:
+    """A decorator that changes the session that it passes on."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        kwargs["db"].info["user"] = kwargs["request"].cookies["user"]
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
+def replaced(function: Any) -> Any:
+    """A decorator that passes on another session."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        user = kwargs["request"].cookies["user"]
+        other = {"db": tools.session_over(tools.engine, user=user)}
+        return await function(*args, **{**kwargs, **other})
+
+    return wrapper
+
+
+def _add_decorated(app: FastAPI, cached: Decorate, above: Callable[[Any], Any]) -> None:
+    async def rows(request: Request, db: DB) -> Response:
+        return whose(db)
+
+    app.get("/x")(above(cached()(rows)))
+
+
+@case("of all")
+def a_decorator_above_that_looks_at_the_request(app: FastAPI, cached: Decorate) -> None:
+    _add_decorated(app, cached, limited)
+
+
+@case("never", "nothing says whose db is")
+def a_decorator_above_that_changes_the_session(app: FastAPI, cached: Decorate) -> None:
+    _add_decorated(app, cached, switched)
+
+
+@case("never", "nothing says whose db is")
+def a_decorator_above_that_replaces_the_session(app: FastAPI, cached: Decorate) -> None:
+    _add_decorated(app, cached, replaced)
+
+
+@case("never", "nothing says whose db is")
+def a_decorator_above_that_passes_the_arguments_to_a_function(
+    app: FastAPI, cached: Decorate
+) -> None:
+    def switch(given: dict[str, Any]) -> None:
+        given["db"].info["user"] = given["request"].cookies["user"]
+
+    _add_decorated(app, cached, passing(switch))
+
+
+class OfOrganisation(HTTPBearer):
+    async def __call__(self, request: Request) -> Any:  # type: ignore[override]
+        return [await super().__call__(request), request.headers["x-org"]]
+
+
+class Inherited(OfOrganisation):
+    async def __call__(self, request: Request) -> Any:  # type: ignore[override]
+        return await super().__call__(request)
+
+
+class Another:
+    async def __call__(self, request: Request) -> Any:
+        return [None, request.headers["x-org"]]
+
+
+class Delegating(HTTPBearer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = Another()
+
+    async def __call__(self, request: Request) -> Any:  # type: ignore[override]
+        return await self.other.__call__(request)
+
+
+class WithHeader(HTTPBearer):
+    async def __call__(self, request: Request, x_org: Annotated[str, Header()] = "") -> Any:  # type: ignore[override]
+        return [await super().__call__(request), x_org]
+
+
+def _add_scheme(app: FastAPI, cached: Decorate, scheme: Any) -> None:
+    def member(given: Annotated[Any, Depends(scheme)]) -> Account:
+        return Account(given[1])
+
+    @app.get("/x")
+    @cached()
+    async def orders(
+        user: Annotated[Account, Depends(member), InKey(lambda user: "member")],
+    ) -> Response:
+        return PlainTextResponse(user.name)
+
+
+@case("never", "Authorization", token=True)
+def a_scheme_whose_base_class_reads_a_header(app: FastAPI, cached: Decorate) -> None:
+    _add_scheme(app, cached, Inherited())
+
+
+@case("never", "Authorization", token=True)
+def a_scheme_that_calls_another_object(app: FastAPI, cached: Decorate) -> None:
+    _add_scheme(app, cached, Delegating())
+
+
+@case("of each", token=True)
+def a_scheme_with_a_header_as_its_parameter(app: FastAPI, cached: Decorate) -> None:
+    _add_scheme(app, cached, WithHeader())
+
+
+def get_author_of_path(request: Request, user: Annotated[Account, Depends(get_user)]) -> Declared:
+    return Declared(request.path_params["author"])
+
+
+@case("never", "the security scheme OAuth2PasswordBearer", path="/x/somebody", token=True)
+def an_author_whose_name_is_read_from_the_request(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x/{author}")
+    @cached()
+    async def orders(user: Annotated[Declared, Depends(get_author_of_path)], db: DB) -> Response:
+        return PlainTextResponse(f"{user.name} {db.info['user']}")
+
+
+# -- what looks suspicious ------------------------------------------------------------------------
+
+
+@case("of all")
+def nobody_in_particular_where_the_user_is_optional(app: FastAPI, cached: Decorate) -> None:
+    def optional(token: Token, db: DB) -> Declared | None:
+        return Declared(token) if token else None
+
+    @app.get("/x")
+    @cached()
+    async def orders(user: Annotated[Declared | None, Depends(optional)], db: DB) -> Response:
+        return PlainTextResponse(f"{user}")
+
+
+@case("never", "Authorization", token=True)
+def credentials_of_nobody(app: FastAPI, cached: Decorate) -> None:
+    def optional(token: Token, db: DB) -> Declared | None:
+        db.info["user"] = token
+        return None
+
+    @app.get("/x")
+    @cached()
+    async def orders(user: Annotated[Declared | None, Depends(optional)], db: DB) -> Response:
+        return PlainTextResponse(f"{user} {db.info['user']}")
+
+
+@case("of each", path="/x?key={user}")
+def a_key_in_the_query(app: FastAPI, cached: Decorate) -> None:
+    def get_db(key: Annotated[str, Security(APIKeyQuery(name="key"))]) -> Iterator[Session]:
+        yield tools.session_over(tools.engine, user=key)
+
+    @app.get("/x")
+    @cached()
+    async def rows(db: Annotated[Session, Depends(get_db)]) -> Response:
+        return whose(db)
+
+
+class Guarded:
+    """A service that its application makes once, with a lock and functions of a module."""
+
+    def __init__(self) -> None:
+        self.locks = asyncio.Lock()
+        self.lock = threading.Lock()
+        self.engine = tools.engine
+        self.make = tools.cached_engine
+
+
+@case("of all")
+def a_service_with_locks_and_functions(app: FastAPI, cached: Decorate) -> None:
+    service = Guarded()
+
+    @app.get("/x")
+    @cached()
+    async def rows(service: Annotated[Guarded, Depends(lambda: service)]) -> Response:
+        return PlainTextResponse("rows")
+
+
+class Node:
+    def __init__(self, *others: Any) -> None:
+        self.first, self.second, self.third = others or (None, None, None)
+
+
+@case("never", "among too many objects")
+def a_service_that_holds_many_objects(app: FastAPI, cached: Decorate) -> None:
+    node = Node()
+    for _ in range(6):
+        node = Node(node, node, node)
+
+    @app.get("/x")
+    @cached()
+    async def rows(node: Annotated[Node, Depends(lambda: node)]) -> Response:
+        return PlainTextResponse("rows")
+
+
+@case("never", "with too many items")
+def a_service_that_holds_many_items(app: FastAPI, cached: Decorate) -> None:
+    service = Repository(cast("Session", list(range(1001))))
+
+    @app.get("/x")
+    @cached()
+    async def rows(service: Annotated[Repository, Depends(lambda: service)]) -> Response:
+        return PlainTextResponse("rows")
+
+
 # -- all of them ----------------------------------------------------------------------------------
 
 
@@ -856,3 +1263,20 @@ def test_not_in_key_does_not_say_that_an_object_is_nobodys(
     answer = client.get("/x", headers=headers_of("alice"))
     assert "argument" in answer.headers["cache-status"]
     assert "marked may belong to one client: it depends on the cookie user" in warnings(caplog)[0]
+
+
+def test_a_function_is_called_for_each_list_of_scopes() -> None:
+    app = FastAPI()
+
+    @cached()
+    async def check(request: Request, scopes: SecurityScopes) -> list[str]:
+        return scopes.scopes
+
+    @app.get("/x")
+    async def both(
+        one: Annotated[list[str], Security(check, scopes=["one"])],
+        other: Annotated[list[str], Security(check, scopes=["other"])],
+    ) -> Response:
+        return PlainTextResponse(f"{one} {other}")
+
+    assert TestClient(app).get("/x").text == "['one'] ['other']"

@@ -56,6 +56,19 @@ resources = Resources()
 resources.database.engine = create_engine("sqlite://")
 
 
+class Application:
+    """Holds what holds the database, which has a name of its own, too."""
+
+    def __init__(self) -> None:
+        self.resources = Resources()
+
+
+application = Application()
+
+far_resources = application.resources
+far_resources.database.engine = create_engine("sqlite://")
+
+
 class Swapped:
     """Holds another session in each request."""
 

@@ -27,6 +27,7 @@ from stream_cached.options import (
     NO_KEY_ARGS,
     NOT_GIVEN,
     Authorized,
+    CompleteWhen,
     KeyArgs,
     OnDisconnect,
     Options,
@@ -85,6 +86,9 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             run makes the new one (RFC 5861, section 3).
         stale_if_error: Seconds past its ttl for which an entry is served where the endpoint raises,
             or answers 500, 502, 503 or 504, before its first byte (RFC 5861, section 4).
+        complete_when: Called with the last bytes of a stream that has ended, or with a list of the
+            last items of a generator. If it returns false, the stream has merely stopped, and is
+            not stored.
         timeout: Seconds that one operation of the store may take; None or 0 for no bound. Without
             it, the time-out of the cache counts: 0.5 unless another was chosen.
         fallback: The memory that is used while the store is away: a `memory://` URL, an alias of
@@ -142,6 +146,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         on_disconnect: OnDisconnect = "finish",
         stale_while_revalidate: float = 0.0,
         stale_if_error: float = 0.0,
+        complete_when: CompleteWhen | None = None,
         timeout: float | None = NOT_GIVEN,
         fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
         secret: str | bytes | Collection[str | bytes] | None = None,

@@ -416,6 +416,37 @@ def test_who_has_joined_a_stream_with_such_an_item_breaks_and_never_ends_short()
     run(test)
 
 
+def test_skip_cache_func_is_given_the_generator() -> None:
+    source = Source(["a"])
+    given: list[bool] = []
+
+    def skip(result: object) -> bool:
+        given.append(inspect.isasyncgen(result))
+        return True
+
+    async def test() -> None:
+        tokens = stream_cached(ttl=60, skip_cache_func=skip)(source.tokens)
+        assert await read(tokens()) == await read(tokens()) == ["a"]
+
+    run(test)
+    assert given == [True, True]
+    assert source.runs == 2
+
+
+def test_a_stale_entry_answers_where_the_generator_fails() -> None:
+    source = Source(["a"])
+
+    async def test() -> None:
+        tokens = stream_cached(ttl=0.01, stale_if_error=60)(source.tokens)
+        assert await read(tokens()) == ["a"]
+        await asyncio.sleep(0.02)
+        source.items, source.error = [], ValueError("boom")
+        assert await read(tokens()) == ["a"]
+        assert source.runs == 2
+
+    run(test)
+
+
 def test_who_has_joined_and_has_nothing_yet_runs_it_itself() -> None:
     source = Source([object(), "b"], held_at=0)
 
@@ -530,6 +561,27 @@ def test_a_key_that_an_endpoint_has_too_gives_neither_what_the_other_one_made() 
 def test_request_key_false_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="dependency with yield"):
         stream_cached(ttl=60, request_key=False)(Source([]).tokens)
+
+
+def test_an_old_fastapi_says_so_where_the_route_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastapi = pytest.importorskip("fastapi")
+    monkeypatch.setattr("stream_cached.decorated_generator._streams_generators", lambda: False)
+    with pytest.raises(ConfigurationError, match="let it return a StreamingResponse"):
+        fastapi.FastAPI().get("/")(stream_cached(ttl=60)(Source([]).tokens))
+
+
+def test_without_asyncio_the_generator_runs_uncached() -> None:
+    source = Source(["a"])
+    items = stream_cached(ttl=60)(source.tokens)()
+
+    def by_hand(coroutine: Any) -> Any:
+        with pytest.raises(StopIteration) as end:
+            coroutine.send(None)
+        return end.value.value
+
+    assert by_hand(anext(items)) == "a"
+    assert by_hand(items.aclose()) is None
+    assert source.closed == 1
 
 
 def test_the_function_shows_its_own_signature_without_a_web_framework() -> None:

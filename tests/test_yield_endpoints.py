@@ -409,23 +409,79 @@ def test_headers_and_background_tasks_of_dependencies_are_those_of_each_request(
         tasks.add_task(done.append, "done")
         yield "row"
 
-    app = FastAPI()
+    app, plain = FastAPI(), FastAPI()
     app.get("/", dependencies=[Depends(sign)])(stream_cached(ttl=60)(rows))
+    plain.get("/", dependencies=[Depends(sign)])(rows)
+    (wanted,) = answers(plain, {"x-name": "a"})
+    done.clear()
     found = answers(app, {"x-name": "a"}, {"x-name": "b"})
     assert [detail(answer) for answer in found] == [MISS, HIT]
     for name, answer in zip("ab", found, strict=True):
-        assert answer.status_code == 203
+        # Not each version of FastAPI sends the status of a dependency.
+        assert answer.status_code == wanted.status_code
         assert answer.headers["x-signed"] == name
         assert f"name={name}" in answer.headers["set-cookie"]
     assert done == ["done"]
 
 
-def test_an_error_of_a_dependency_is_answered_and_nothing_runs() -> None:
-    world = World("jsonl")
-    app = world.app(stream_cached(ttl=60))
-    world.user = None  # type: ignore[assignment,method-assign]
-    assert answers(app, {}, target="/v1/rows?count=x")[0].status_code == 422
-    assert world.runs == 0
+def test_where_a_dependency_of_the_route_refuses_a_request_nothing_runs() -> None:
+    runs: list[int] = []
+
+    def needs(key: int) -> None:
+        pass
+
+    async def rows() -> AsyncIterator[int]:
+        runs.append(1)
+        yield 1
+
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(needs)])(stream_cached(ttl=60, on_disconnect="stop")(rows))
+    # The call is answered before FastAPI looks at the errors, and its run is given up unread.
+    with TestClient(app) as client:
+        found = [client.get(f"/?key={key}") for key in ("x", "1", "x", "1")]
+    assert [answer.status_code for answer in found] == [422, 200, 422, 200]
+    assert (detail(found[1]), detail(found[3])) == (MISS, HIT)
+    assert runs == [1]
+
+
+def test_an_endpoint_may_yield_nothing() -> None:
+    runs: list[int] = []
+
+    async def rows() -> AsyncIterator[int]:
+        runs.append(1)
+        numbers: list[int] = []
+        for number in numbers:
+            yield number
+
+    app = FastAPI()
+    app.get("/")(stream_cached(ttl=60)(rows))
+    found = answers(app, {}, {})
+    assert [(answer.text, detail(answer)) for answer in found] == [("", MISS), ("", HIT)]
+    assert runs == [1]
+
+
+def test_pings_go_to_those_who_are_connected_and_are_not_stored(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World("sse")
+    monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.02)
+    server = serve(world.app(stream_cached(ttl=60)))
+    world.held_at = 2
+    with RawClient(server.port) as first, RawClient(server.port) as second:
+        for client in (first, second):
+            client.send(target=TARGET)
+            client.read_head()
+        for client in (first, second):
+            while client.response.body.count(b": ping") < 2:
+                assert client.read_some()
+        world.gate.open()
+        live = [client.read_rest() for client in (first, second)]
+    hit = fetch(server.port, TARGET)
+    assert says(hit) == HIT
+    assert b": ping" not in hit.body
+    for answer in live:
+        assert answer.complete
+        assert answer.body.replace(b": ping\n\n", b"") == hit.body
 
 
 def test_a_dependency_with_yield_can_not_be_cached() -> None:

@@ -540,6 +540,18 @@ def test_an_item_that_can_not_be_stored_is_sent_and_named(
     assert "Special" in line
 
 
+@pytest.mark.parametrize(
+    "options", [{"key": "rows"}, {"key_builder": lambda *args, **kwargs: "rows"}]
+)
+def test_a_key_of_ones_own_and_cache_status_go_together(options: Any) -> None:
+    async def rows() -> AsyncIterator[int]:
+        yield 1
+
+    app = FastAPI()
+    app.get("/")(stream_cached(ttl=60, **options)(rows))
+    assert [detail(answer) for answer in answers(app, {}, {})] == [MISS, HIT]
+
+
 def test_a_method_is_an_endpoint_too() -> None:
     runs: list[int] = []
 

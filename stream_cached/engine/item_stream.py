@@ -115,12 +115,7 @@ class _Stored(ItemStream):
         return self._first.popleft() if self._first else await self._next()
 
     async def _next(self) -> Any:
-        try:
-            chunk = await anext(self._replay)
-        except StopAsyncIteration:
-            if self._size != self._replay.entry.length and not self._replay.closed:
-                raise LostStreamError("the stored items end too early") from None
-            raise
+        chunk = await anext(self._replay)
         self._size += len(chunk)
         try:
             return decode_item(chunk, self._classes)

@@ -56,16 +56,11 @@ class DecoratedGenerator(Decorated):
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], **switches: bool) -> Call:
         injected, _ = self.endpoint.take_response(kwargs)
         call = await super().call(args, kwargs, **switches)
-        plain = call.execution
         execution = GeneratorExecution(
-            plain.endpoint,
-            plain.args,
-            plain.kwargs,
-            plain.incoming,
-            plain.terms,
+            **vars(call.execution),
             classes=self._classes,
             max_kept=2 * self.service.options.limits.max_ahead,
-            injected=None if plain.incoming is None else injected,
+            injected=injected,
         )
         return replace(call, execution=execution, rendering=None, items=media_type(self._classes))
 

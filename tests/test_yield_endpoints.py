@@ -13,6 +13,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Query,
 from fastapi import __version__ as fastapi_version
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.testclient import TestClient
@@ -395,6 +396,48 @@ def test_the_resolver_itself_holds_no_request_open() -> None:
     app.get("/")(stream_cached(ttl=60)(rows))
     answers(app, {})
     assert seen == [False]
+
+
+async def connection() -> AsyncIterator[AsyncSession]:
+    yield AsyncSession()
+
+
+async def connection_of_tenant(
+    x_tenant: Annotated[str, Header()] = "t",
+) -> AsyncIterator[AsyncSession]:
+    yield AsyncSession(info={"tenant": x_tenant})
+
+
+async def choose_tenant(
+    session: Annotated[AsyncSession, Depends(connection)],
+    x_tenant: Annotated[str, Header()] = "t",
+) -> None:
+    session.info["tenant"] = x_tenant
+
+
+@pytest.mark.parametrize("of_route", [None, connection, choose_tenant])
+@pytest.mark.parametrize("needed", [connection, connection_of_tenant])
+def test_what_may_be_one_clients_own_is_found_as_for_any_endpoint(
+    needed: Any, of_route: Any
+) -> None:
+    default = Depends(needed)
+
+    async def rows(session: AsyncSession = default, x_a: str = Header("a")) -> AsyncIterator[str]:
+        yield "row"
+
+    async def response(session: AsyncSession = default, x_a: str = Header("a")) -> Response:
+        return StreamingResponse(iter(["row"]))
+
+    said = []
+    for endpoint in (rows, response):
+        app = FastAPI()
+        router = APIRouter(dependencies=[Depends(of_route)] if of_route else [])
+        router.get("/")(stream_cached(ttl=60)(endpoint))
+        app.include_router(router)
+        said.append([detail(answer) for answer in answers(app, {}, {})])
+    assert said[0] == said[1]
+    is_private = needed is connection_of_tenant or of_route is choose_tenant
+    assert (said[0][1] == HIT) is not is_private
 
 
 def test_headers_and_background_tasks_of_dependencies_are_those_of_each_request() -> None:

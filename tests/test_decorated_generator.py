@@ -499,7 +499,9 @@ def test_who_has_joined_and_has_nothing_yet_runs_it_itself() -> None:
 
 
 @pytest.mark.parametrize("damage", ["bytes", "another item", "no item", "lengths"])
-def test_damaged_items_are_a_miss(damage: str, redis_server: RedisServer, redis_url: str) -> None:
+def test_damaged_items_are_a_miss(
+    damage: str, redis_server: RedisServer, redis_url: str, namespace: str
+) -> None:
     source = Source(["first", "second", "third"])
     keys = Keyspace(redis_server.port)
 
@@ -517,7 +519,7 @@ def test_damaged_items_are_a_miss(damage: str, redis_server: RedisServer, redis_
                 return altered(stored, chunks=(5, 8, 6))
 
     async def test() -> None:
-        tokens = stream_cached(ttl=60, cache=redis_url)(source.tokens)
+        tokens = stream_cached(ttl=60, cache=redis_url, namespace=namespace)(source.tokens)
         assert await read(tokens()) == source.items
         (key,) = [key for key, value in keys.all().items() if b"second" in value]
         keys.set(key, damaged(keys.all()[key]))
@@ -529,13 +531,13 @@ def test_damaged_items_are_a_miss(damage: str, redis_server: RedisServer, redis_
 
 
 def test_a_damaged_segment_breaks_the_items_and_the_next_call_is_a_miss(
-    redis_server: RedisServer, redis_url: str
+    redis_server: RedisServer, redis_url: str, namespace: str
 ) -> None:
     source = Source([b"x" * 200_000 + b"%d" % number for number in range(8)])
     keys = Keyspace(redis_server.port)
 
     async def test() -> None:
-        tokens = stream_cached(ttl=60, cache=redis_url)(source.tokens)
+        tokens = stream_cached(ttl=60, cache=redis_url, namespace=namespace)(source.tokens)
         assert await read(tokens()) == source.items
         last = max(keys.all(), key=lambda key: b"x7" in keys.all()[key])
         keys.set(last, None)

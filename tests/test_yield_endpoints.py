@@ -656,6 +656,23 @@ def test_a_decorator_around_it_changes_nothing() -> None:
     ]
 
 
+@pytest.mark.parametrize("is_done", [True, False])
+def test_events_that_merely_stop_are_not_stored(is_done: bool) -> None:
+    sse: Any = importlib.import_module("fastapi.sse")
+
+    async def events():  # type: ignore[no-untyped-def]
+        yield sse.ServerSentEvent(data=Item(name="a"))
+        if is_done:
+            yield sse.ServerSentEvent(raw_data="[DONE]")
+
+    cached = stream_cached(ttl=60, complete_when=lambda items: items[-1].raw_data == "[DONE]")
+    app = FastAPI()
+    app.get("/", response_class=sse.EventSourceResponse)(cached(events))
+    found = answers(app, {}, {})
+    assert found[0].text == found[1].text
+    assert (detail(found[1]) == HIT) is is_done
+
+
 def test_a_post_is_cached_by_its_body() -> None:
     async def rows(item: Item) -> AsyncIterator[Item]:
         yield item

@@ -49,7 +49,7 @@ def test_what_a_slow_caller_has_not_read_is_kept_up_to_a_bound() -> None:
         assert len(chunks) == 50
         kept = [source.take(number)[0] for number in range(50)]
         # The oldest are decoded once more.
-        assert kept == [False] * 41 + [True] * 9
+        assert kept == [False] * 45 + [True] * 5
 
     run(test)
 

@@ -163,12 +163,13 @@ def test_a_miss_a_join_and_a_hit_have_the_bytes_of_the_endpoint(
     has_request: bool,
     store: str,
     serve: Serve,
+    namespace: str,
     request: pytest.FixtureRequest,
 ) -> None:
     plain = World(form, is_async=is_async, has_request=has_request)
     world = World(form, is_async=is_async, has_request=has_request)
     url = "memory://" if store == "memory" else request.getfixturevalue("redis_url")
-    cached = world.app(stream_cached(ttl=60, cache=url, key_host=False))
+    cached = world.app(stream_cached(ttl=60, cache=url, key_host=False, namespace=namespace))
     assert cached.openapi() == plain.app().openapi()
     original, server = serve(plain.app()), serve(cached)
     wanted = fetch(original.port, TARGET)

@@ -90,8 +90,9 @@ class ItemClasses:
 
     @functools.cached_property
     def schema(self) -> str:
-        """A digest of the classes. With another one, what is stored is made for other classes."""
-        return digest([_ENCODING, sorted((name, k.fields) for name, k in self._by_name.items())])
+        """A digest of the annotation and its classes. With another one, the items are others."""
+        classes = sorted((name, known.fields) for name, known in self._by_name.items())
+        return digest([_ENCODING, _text(_item_type(self._returned)), classes])
 
     def of(self, cls: type) -> ItemClass | None:
         """Return how the instances of a class are stored; None if they can't be."""

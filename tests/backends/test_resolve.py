@@ -197,31 +197,14 @@ def test_the_embedded_memory_works_without_any_client(monkeypatch: pytest.Monkey
     assert asyncio.run(twice(router(cache="memory://?max_bytes=9MiB"))) == [MISS, HIT]
 
 
-def generator() -> Iterator[bytes]:
-    yield b""
-
-
-async def async_generator() -> Any:
-    yield b""
-
-
 class Service:
     async def get(self, request: Request) -> Response:
         return Response()
 
 
-class Yields:
-    async def __call__(self) -> Any:
-        yield b""
-
-
 @pytest.mark.parametrize(
     ("decorated", "words"),
     [
-        (generator, ["generator", "StreamingResponse"]),
-        (async_generator, ["async_generator", "StreamingResponse"]),
-        (functools.partial(async_generator), ["StreamingResponse"]),
-        (Yields(), ["StreamingResponse"]),
         (Service, ["Service", "methods"]),
         (Route("/", report), ["below the route decorator"]),
         (5, ["with parentheses"]),

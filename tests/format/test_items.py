@@ -418,3 +418,6 @@ def test_the_media_type_changes_with_the_classes_and_with_nothing_else() -> None
     assert all(map(is_of_items, others))
     assert not is_of_items("text/plain")
     assert not is_of_items(None)
+    plain = [str, bytes, str | bytes, dict[str, int], dict[str, str], Any]
+    types = {media_type(classes_of(AsyncIterator[each])) for each in plain}  # type: ignore[valid-type]
+    assert len(types) == len(plain)

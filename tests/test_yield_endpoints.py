@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
@@ -41,6 +42,11 @@ Decorate = Callable[[Callable[..., Any]], Callable[..., Any]]
 class Item(BaseModel):
     name: str
     price: float = 1.5
+
+
+class Question(BaseModel):
+    model: str
+    messages: list[dict[str, str]]
 
 
 class World:
@@ -672,6 +678,50 @@ def test_events_that_merely_stop_are_not_stored(is_done: bool) -> None:
     found = answers(app, {}, {})
     assert found[0].text == found[1].text
     assert (detail(found[1]) == HIT) is is_done
+
+
+def test_the_client_of_openai_reads_the_same_tokens_cold_joined_and_warm(serve: Serve) -> None:
+    openai = pytest.importorskip("openai")
+    sse: Any = importlib.import_module("fastapi.sse")
+    gate, runs = Gate(), list[str]()
+    words = ["The ", "sky ", "is ", "blue."]
+
+    def chunk(text: str) -> str:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+        kind = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        return json.dumps({**kind, "choices": [choice]})
+
+    async def completions(question: Question):  # type: ignore[no-untyped-def]
+        runs.append(question.model)
+        for number, word in enumerate(words):
+            if number == 2:
+                await gate.passed()
+            yield sse.ServerSentEvent(raw_data=chunk(word))
+        yield sse.ServerSentEvent(raw_data="[DONE]")
+
+    cached = stream_cached(
+        ttl=60,
+        methods=("POST",),
+        authorized="share",
+        complete_when=lambda items: items[-1].raw_data == "[DONE]",
+    )
+    app = FastAPI()
+    app.post("/chat/completions", response_class=sse.EventSourceResponse)(cached(completions))
+    server = serve(app)
+
+    def tokens() -> Iterator[str]:
+        with openai.OpenAI(base_url=server.url, api_key="key", max_retries=0) as client:
+            question = [{"role": "user", "content": "Why is the sky blue?"}]
+            for each in client.chat.completions.create(model="m", messages=question, stream=True):
+                yield each.choices[0].delta.content
+
+    cold, joined = tokens(), tokens()
+    for reading in (cold, joined):
+        assert [next(reading), next(reading)] == words[:2]
+    gate.open()
+    assert list(cold) == list(joined) == words[2:]
+    assert list(tokens()) == words
+    assert runs == ["m"]
 
 
 def test_a_post_is_cached_by_its_body() -> None:

@@ -56,16 +56,11 @@ class DecoratedGenerator(Decorated):
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], **switches: bool) -> Call:
         injected, _ = self.endpoint.take_response(kwargs)
         call = await super().call(args, kwargs, **switches)
-        plain = call.execution
         execution = GeneratorExecution(
-            plain.endpoint,
-            plain.args,
-            plain.kwargs,
-            plain.incoming,
-            plain.terms,
+            **vars(call.execution),
             classes=self._classes,
             max_kept=2 * self.service.options.limits.max_ahead,
-            injected=None if plain.incoming is None else injected,
+            injected=injected,
         )
         return replace(call, execution=execution, rendering=None, items=media_type(self._classes))
 
@@ -112,6 +107,8 @@ class _Resolver:
         self._stands_for = endpoint.function
         self._answer = answer
         self.__name__ = getattr(endpoint.function, "__name__", type(endpoint.function).__name__)
+        # What looks for the function behind a dependency finds it, and what FastAPI gives it.
+        self.__func__ = endpoint.function
         # Where FastAPI looks up a name in an annotation that could not be evaluated before.
         self.__globals__ = getattr(inspect.unwrap(endpoint.function), "__globals__", {})
 

@@ -30,6 +30,7 @@ from stream_cached.options import (
     NO_KEY_ARGS,
     NOT_GIVEN,
     Authorized,
+    CompleteWhen,
     KeyArgs,
     OnDisconnect,
     Options,
@@ -92,14 +93,16 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
             run makes the new one (RFC 5861, section 3).
         stale_if_error: Seconds past its ttl for which an entry is served where the endpoint raises,
             or answers 500, 502, 503 or 504, before its first byte (RFC 5861, section 4).
+        complete_when: Called with the last bytes of a stream that has ended, or with a list of the
+            last items of a generator. If it returns false, the stream has merely stopped, and is
+            not stored.
         timeout: Seconds that one operation of the store may take; None or 0 for no bound. Without
             it, the time-out of the cache counts: 0.5 unless another was chosen.
         fallback: The memory that is used while the store is away: a `memory://` URL, an alias of
             `caches.set_config`, or a `MemoryCache`. Equal URLs share one memory per process. With
             False, requests bypass the cache. A `FallbackCache` has its own.
-        secret: A secret, or several, that sign what is written to a server (HMAC-SHA256), for a
-            server that others can write to. The first one signs, all verify. An entry without a
-            valid signature is a miss.
+        secret: A secret, or several, that sign what is written to a server (HMAC-SHA256). The first
+            one signs, all verify. An entry without a valid signature is a miss.
         replay: How a hit is sent: `"fast"` merges chunks, `"exact"` sends each chunk by itself.
         resume: Whether the endpoint is deterministic. If it is, a body whose run or segment is lost
             continues from another run, provided that the bytes sent so far are the same.
@@ -122,8 +125,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         tags: Texts by which entries are invalidated together: templates of arguments, such as
             `"item:{item}"` or `"user:{user.id}"`, or a function of the arguments.
         invalidate_by: Names of arguments by which `invalidate(NAME=value)` invalidates entries.
-        refresh: A function of the request; if it returns true, the endpoint runs, and its response
-            replaces the entry. It decides who may ask for that.
+        refresh: A function of the request: if it returns true, a new run replaces the entry.
         unguarded: What the endpoint may read of its request although it is not part of the key,
             because it does not show in the response: names of headers, `"client"`, `"cookies"`,
             `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
@@ -154,6 +156,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         on_disconnect: OnDisconnect = "finish",
         stale_while_revalidate: float = 0.0,
         stale_if_error: float = 0.0,
+        complete_when: CompleteWhen | None = None,
         timeout: float | None = NOT_GIVEN,
         fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
         secret: str | bytes | Collection[str | bytes] | None = None,

@@ -50,6 +50,9 @@ Vary = Mapping[str, Callable[[str], str] | None]
 #: Functions by the name of an argument.
 KeyArgs = Mapping[str, Callable[[Any], Any]]
 
+#: Says whether a stream is complete, by its last items, or by the last bytes of its body.
+CompleteWhen = Callable[[Any], bool]
+
 #: Bytes of a secret that can't be guessed.
 MIN_SECRET = 16
 
@@ -116,6 +119,12 @@ def _check_timeout(name: str, value: Any) -> Any:
     if value is NOT_GIVEN or value is None or is_0(value):
         return value
     return require_seconds(name, value)
+
+
+def _check_complete_when(name: str, value: Any) -> Any:
+    if value is not None:
+        require_function(name, value)
+    return value
 
 
 def _check_secret(name: str, secret: Any) -> tuple[bytes, ...] | None:
@@ -208,6 +217,7 @@ class Options:
     on_disconnect: OnDisconnect = _option("finish", _one_of(OnDisconnect, '"finish" or "stop"'))
     stale_while_revalidate: float = _option(0.0, require_seconds_or_0)
     stale_if_error: float = _option(0.0, require_seconds_or_0)
+    complete_when: CompleteWhen | None = _option(None, _check_complete_when)
     timeout: float | None = _option(NOT_GIVEN, _check_timeout)
     secret: tuple[bytes, ...] | None = _option(None, _check_secret, repr=False)
     replay: ReplayMode = _option("fast", _one_of(ReplayMode, '"fast" or "exact"'))

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from starlette.responses import Response, StreamingResponse
 
 from stream_cached import BrokenStreamError, ConfigurationError, MemoryCache, stream_cached
 from tests.support.forged import altered
@@ -136,6 +138,8 @@ def test_a_plain_generator_is_iterated_and_closed_in_the_thread_pool() -> None:
     async def test() -> None:
         cached = stream_cached(ttl=60)(numbers)
         assert inspect.isasyncgenfunction(cached)
+        # FastAPI looks through it.
+        assert not hasattr(cached, "__wrapped__")
         assert await read(cached(3)) == [0, 1, 2]
         assert await read(cached(count=3)) == [0, 1, 2]
         left = cached(9)
@@ -147,7 +151,9 @@ def test_a_plain_generator_is_iterated_and_closed_in_the_thread_pool() -> None:
     run(test)
 
 
-def test_a_plain_generator_that_is_given_up_is_closed_once_its_thread_is_through() -> None:
+def test_a_plain_generator_that_is_given_up_is_closed_once_its_thread_is_through(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     said: list[str] = []
     began, may_go_on = threading.Event(), threading.Event()
 
@@ -172,6 +178,7 @@ def test_a_plain_generator_that_is_given_up_is_closed_once_its_thread_is_through
         assert said == ["closed"]
 
     run(test)
+    assert warnings(caplog) == []
 
 
 def test_other_callables_over_generators() -> None:
@@ -368,6 +375,33 @@ def test_no_two_callers_are_given_one_mutable_item() -> None:
     run(test)
 
 
+def test_nothing_is_kept_for_a_caller_that_has_left() -> None:
+    made: list[weakref.ref[Token]] = []
+    gate, reached = Gate(), asyncio.Event()
+
+    async def tokens() -> AsyncIterator[Token]:
+        yield Token("first", 0)
+        await gate.passed()
+        second = Token("second", 1)
+        made.append(weakref.ref(second))
+        yield second
+        del second
+        # What drains the generator has the last one in hand.
+        yield Token("third", 2)
+        reached.set()
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        items = stream_cached(ttl=60)(tokens)()
+        assert await anext(items) == Token("first", 0)
+        await items.aclose()
+        gate.open()
+        await reached.wait()
+        assert made[0]() is None
+
+    run(test)
+
+
 def test_a_class_in_the_annotation_is_made_again(cache_url: str) -> None:
     runs: list[int] = []
 
@@ -416,6 +450,37 @@ def test_who_has_joined_a_stream_with_such_an_item_breaks_and_never_ends_short()
     run(test)
 
 
+def test_skip_cache_func_is_given_the_generator() -> None:
+    source = Source(["a"])
+    given: list[bool] = []
+
+    def skip(result: object) -> bool:
+        given.append(inspect.isasyncgen(result))
+        return True
+
+    async def test() -> None:
+        tokens = stream_cached(ttl=60, skip_cache_func=skip)(source.tokens)
+        assert await read(tokens()) == await read(tokens()) == ["a"]
+
+    run(test)
+    assert given == [True, True]
+    assert source.runs == 2
+
+
+def test_a_stale_entry_answers_where_the_generator_fails() -> None:
+    source = Source(["a"])
+
+    async def test() -> None:
+        tokens = stream_cached(ttl=0.01, stale_if_error=60)(source.tokens)
+        assert await read(tokens()) == ["a"]
+        await asyncio.sleep(0.02)
+        source.items, source.error = [], ValueError("boom")
+        assert await read(tokens()) == ["a"]
+        assert source.runs == 2
+
+    run(test)
+
+
 def test_who_has_joined_and_has_nothing_yet_runs_it_itself() -> None:
     source = Source([object(), "b"], held_at=0)
 
@@ -434,7 +499,9 @@ def test_who_has_joined_and_has_nothing_yet_runs_it_itself() -> None:
 
 
 @pytest.mark.parametrize("damage", ["bytes", "another item", "no item", "lengths"])
-def test_damaged_items_are_a_miss(damage: str, redis_server: RedisServer, redis_url: str) -> None:
+def test_damaged_items_are_a_miss(
+    damage: str, redis_server: RedisServer, redis_url: str, namespace: str
+) -> None:
     source = Source(["first", "second", "third"])
     keys = Keyspace(redis_server.port)
 
@@ -452,7 +519,7 @@ def test_damaged_items_are_a_miss(damage: str, redis_server: RedisServer, redis_
                 return altered(stored, chunks=(5, 8, 6))
 
     async def test() -> None:
-        tokens = stream_cached(ttl=60, cache=redis_url)(source.tokens)
+        tokens = stream_cached(ttl=60, cache=redis_url, namespace=namespace)(source.tokens)
         assert await read(tokens()) == source.items
         (key,) = [key for key, value in keys.all().items() if b"second" in value]
         keys.set(key, damaged(keys.all()[key]))
@@ -464,13 +531,13 @@ def test_damaged_items_are_a_miss(damage: str, redis_server: RedisServer, redis_
 
 
 def test_a_damaged_segment_breaks_the_items_and_the_next_call_is_a_miss(
-    redis_server: RedisServer, redis_url: str
+    redis_server: RedisServer, redis_url: str, namespace: str
 ) -> None:
     source = Source([b"x" * 200_000 + b"%d" % number for number in range(8)])
     keys = Keyspace(redis_server.port)
 
     async def test() -> None:
-        tokens = stream_cached(ttl=60, cache=redis_url)(source.tokens)
+        tokens = stream_cached(ttl=60, cache=redis_url, namespace=namespace)(source.tokens)
         assert await read(tokens()) == source.items
         last = max(keys.all(), key=lambda key: b"x7" in keys.all()[key])
         keys.set(last, None)
@@ -482,27 +549,29 @@ def test_a_damaged_segment_breaks_the_items_and_the_next_call_is_a_miss(
 
 
 def test_items_of_classes_that_have_changed_are_a_miss() -> None:
+    runs: list[type] = []
+
+    @dataclass
+    class Other:
+        text: str
+        size: int
+
     async def test() -> None:
         cache = MemoryCache()
 
         def deployed(version: Any) -> Any:
-            @stream_cached(ttl=60, cache=cache, key="tokens")
-            async def tokens():  # type: ignore[no-untyped-def]
+            async def tokens() -> AsyncIterator[Any]:
+                runs.append(version)
                 yield version("a", 1)
 
-            return tokens
+            tokens.__annotations__["return"] = AsyncIterator[version]
+            return stream_cached(ttl=60, cache=cache, key="tokens")(tokens)
 
-        @dataclass
-        class Other:
-            text: str
-            size: int
-
-        for version in (Token, Other, Token):
-            function = deployed(version)
-            function.__wrapped__.__annotations__["return"] = None
-            assert await read(function()) == [version("a", 1)]
+        for version in (Token, Token, Other, Other, Token):
+            assert await read(deployed(version)()) == [version("a", 1)]
 
     run(test)
+    assert runs == [Token, Other, Token]
 
 
 def test_a_key_that_an_endpoint_has_too_gives_neither_what_the_other_one_made() -> None:
@@ -524,12 +593,70 @@ def test_a_key_that_an_endpoint_has_too_gives_neither_what_the_other_one_made() 
     run(test)
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_run_of_another_kind_of_function_with_that_key_is_not_joined(is_shared: bool) -> None:
+    source = Source(["a", "b"], held_at=1)
+
+    async def test() -> None:
+        server = MemoryCache()
+
+        def decorate(function: Callable[..., Any]) -> Any:
+            cache = SharedCache(server) if is_shared else server
+            return stream_cached(ttl=60, cache=cache, key="same")(function)
+
+        async def endpoint() -> Response:
+            return StreamingResponse(iter(["body"]))
+
+        items = decorate(source.tokens)()
+        assert await anext(items) == "a"
+        answer = await decorate(endpoint)()
+        assert [chunk async for chunk in answer.body_iterator] == [b"body"]
+        source.gate.open()
+        assert await read(items) == ["b"]
+
+    run(test)
+
+
+def test_a_value_of_the_cache_is_no_item() -> None:
+    class Values(stream_cached):
+        async def get_from_cache(self, key: str) -> Any:
+            return "value"
+
+    source = Source(["a"])
+
+    async def test() -> None:
+        assert await read(Values(ttl=60)(source.tokens)()) == ["a"]
+
+    run(test)
+
+
 # -- the decorated function ---------------------------------------------------------------------
 
 
 def test_request_key_false_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="dependency with yield"):
         stream_cached(ttl=60, request_key=False)(Source([]).tokens)
+
+
+def test_an_old_fastapi_says_so_where_the_route_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastapi = pytest.importorskip("fastapi")
+    monkeypatch.setattr("stream_cached.decorated_generator._streams_generators", lambda: False)
+    with pytest.raises(ConfigurationError, match="let it return a StreamingResponse"):
+        fastapi.FastAPI().get("/")(stream_cached(ttl=60)(Source([]).tokens))
+
+
+def test_without_asyncio_the_generator_runs_uncached() -> None:
+    source = Source(["a"])
+    items = stream_cached(ttl=60)(source.tokens)()
+
+    def by_hand(coroutine: Any) -> Any:
+        with pytest.raises(StopIteration) as end:
+            coroutine.send(None)
+        return end.value.value
+
+    assert by_hand(anext(items)) == "a"
+    assert by_hand(items.aclose()) is None
+    assert source.closed == 1
 
 
 def test_the_function_shows_its_own_signature_without_a_web_framework() -> None:

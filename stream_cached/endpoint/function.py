@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-import anyio
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint
@@ -23,6 +21,7 @@ from stream_cached.endpoint.signatures import (
     signature_of,
     without_partials,
 )
+from stream_cached.endpoint.threads import in_threads
 from stream_cached.errors import ConfigurationError
 
 #: The name of the parameter that the decorator adds to a function without a request parameter.
@@ -131,28 +130,6 @@ class Endpoint:
             return kwargs.pop(HIDDEN_RESPONSE), kwargs
         own = kwargs.get(self._response) if self._response else None
         return (own if isinstance(own, Response) else None), kwargs
-
-
-async def in_threads(generator: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
-    """Iterate over a plain generator in the thread pool, and close it there."""
-    end = object()
-    # A call that is cancelled does not stop its thread.
-    lock = threading.Lock()
-
-    def step() -> Any:
-        with lock:
-            return next(generator, end)
-
-    def close() -> None:
-        with lock:
-            generator.close()
-
-    try:
-        while (item := await run_in_threadpool(step)) is not end:
-            yield item
-    finally:
-        with anyio.CancelScope(shield=True):
-            await run_in_threadpool(close)
 
 
 def response_heads(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:

@@ -176,7 +176,8 @@ class CallValues:
                 why = f"{name} is a request, of which nothing is part of the key"
                 raise UnkeyedError(name, value, why, fix="leave request_key=False out")
             # One route may depend on a function with several lists of scopes.
-            scopes = getattr(value, "scopes", None)
+            # A request that is observed would note the read.
+            scopes = getattr(value, "__dict__", {}).get("scopes")
             return LEFT_OUT if scopes is None else list(scopes)
         return self._object(name, value, NoCanonicalFormError(class_name(value)))
 

@@ -115,12 +115,7 @@ class _Stored(ItemStream):
         return self._first.popleft() if self._first else await self._next()
 
     async def _next(self) -> Any:
-        try:
-            chunk = await anext(self._replay)
-        except StopAsyncIteration:
-            if self._size != self._replay.entry.length and not self._replay.closed:
-                raise LostStreamError("the stored items end too early") from None
-            raise
+        chunk = await anext(self._replay)
         self._size += len(chunk)
         try:
             return decode_item(chunk, self._classes)
@@ -146,13 +141,15 @@ class _Live(ItemStream):
         if not response.is_joined and isinstance(call.execution, GeneratorExecution):
             self._source = call.execution.source
         self._own: ItemStream | None = None
-        self._has_begun = False
+        self._has_begun = self._is_lost = False
         self._number = self._size = 0
 
     async def __anext__(self) -> Any:
         if not self._has_begun:
-            if not self._reader.closed and not await self._response.is_for_call():
-                # Nothing of it was read: the call is answered once more.
+            # Kept: the next wait may be cancelled, and a closed reader would end too early.
+            if not self._is_lost:
+                self._is_lost = not await self._response.is_for_call()
+            if self._is_lost:
                 self._own = await open_items(self._call.once_more(), self._classes)
             self._has_begun = True
         if self._own is not None:

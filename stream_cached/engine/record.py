@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from stream_cached.engine.completeness import completeness
 from stream_cached.engine.lookup import detail_of
 from stream_cached.engine.outcome import Call, Stale, View
 from stream_cached.engine.past import pass_on
@@ -252,6 +253,7 @@ class _Record:
             reporter=self._service.reporter,
             body=made.body,
             generation=entry.generation,
+            is_complete=completeness(self._call),
             stale_place=self._resource.place if is_backed else None,
         )
 

@@ -13,7 +13,7 @@ import enum
 import functools
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
@@ -90,8 +90,9 @@ class ItemClasses:
 
     @functools.cached_property
     def schema(self) -> str:
-        """A digest of the classes. With another one, what is stored is made for other classes."""
-        return digest([_ENCODING, sorted((name, k.fields) for name, k in self._by_name.items())])
+        """A digest of the annotation and its classes. With another one, the items are others."""
+        classes = sorted((name, known.fields) for name, known in self._by_name.items())
+        return digest([_ENCODING, _text(_item_type(self._returned)), classes])
 
     def of(self, cls: type) -> ItemClass | None:
         """Return how the instances of a class are stored; None if they can't be."""
@@ -143,7 +144,7 @@ def _collect(annotation: Any, found: dict[type, None]) -> None:
         if annotation in found:
             return
         found[annotation] = None
-        for _, inner in _annotated(annotation):
+        for inner in _annotated(annotation).values():
             _collect(inner, found)
     elif (origin := get_origin(annotation)) is not None:
         if isinstance(origin, type):
@@ -152,27 +153,24 @@ def _collect(annotation: Any, found: dict[type, None]) -> None:
             _collect(each, found)
 
 
-def _annotated(cls: type) -> Iterator[tuple[str, Any]]:
-    """The names and the annotations of a class's fields."""
+def _annotated(cls: type) -> dict[str, Any]:
+    """The annotations of a class's fields by their names."""
     if _is_model(cls):
-        for name, info in cls.model_fields.items():  # type: ignore[attr-defined]
-            yield name, info.annotation
-        return
-    if dataclasses.is_dataclass(cls):
-        plain = {field.name: field.type for field in dataclasses.fields(cls)}
-    elif _is_named_tuple(cls):
-        plain = dict(getattr(cls, "__annotations__", {}))
-    elif typing.is_typeddict(cls):
-        plain = dict.fromkeys(cls.__annotations__)
-    else:
-        return
+        fields: dict[str, Any] = cls.model_fields  # type: ignore[attr-defined]
+        return {name: info.annotation for name, info in fields.items()}
+    is_dataclass, is_tuple = dataclasses.is_dataclass(cls), _is_named_tuple(cls)
+    if not is_dataclass and not is_tuple and not typing.is_typeddict(cls):
+        return {}
     try:
         hints = typing.get_type_hints(cls)
     # A name may exist for type checkers only.
     except Exception:
         hints = {}
-    for name, annotation in plain.items():
-        yield name, hints.get(name, annotation)
+    if is_dataclass:
+        return {field.name: hints.get(field.name, field.type) for field in dataclasses.fields(cls)}
+    if is_tuple:
+        return {name: hints.get(name) for name in cls._fields}  # type: ignore[attr-defined]
+    return hints
 
 
 def _text(annotation: Any) -> str:
@@ -192,7 +190,7 @@ def _text(annotation: Any) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _item_class(cls: type) -> ItemClass | None:
-    name, fields = class_path(cls), tuple((n, _text(each)) for n, each in _annotated(cls))
+    name, fields = class_path(cls), tuple((n, _text(each)) for n, each in _annotated(cls).items())
     names = tuple(field for field, _ in fields)
     if issubclass(cls, enum.Enum):
         members = tuple((member, "") for member in cls.__members__)

@@ -213,6 +213,12 @@ class NotCached(enum.Enum):
         "look at what it raised",
         Scope.PASSING,
     )
+    UNFINISHED = (
+        "unfinished",
+        "the stream ended, and complete_when= says that it is not complete",
+        "look at what makes the stream; if such an end is none too early, change complete_when=",
+        Scope.PASSING,
+    )
     OVERTAKEN = ("overtaken", "it was invalidated while it ran", "nothing is wrong", Scope.PASSING)
     BEHIND = (
         "behind",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,7 @@ from stream_cached.streams.stream import COMMIT_WAIT
 
 if TYPE_CHECKING:
     from stream_cached.runs.run import Run
+    from stream_cached.streams.stream import Stream
 
 
 class Storage(Protocol):
@@ -56,6 +58,8 @@ class Answer:
     """The body, if it is at hand."""
     generation: bytes | None = None
     """The id of the run; None for a run of another process."""
+    is_complete: Callable[[Stream], bool] | None = None
+    """Whether a body that ended cleanly is complete; None if each one is."""
     stale_place: str | None = None
     """The place of a stale entry that is left as it is for a while if the run fails."""
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from stream_cached.http.reasons import NotCached
 from stream_cached.runs.states import Effect
 from stream_cached.streams.ends import Complete, End
 from stream_cached.tasks import spawn
@@ -57,6 +58,9 @@ class EffectQueue:
         if run.recorder is None or run.answer is None:
             self._close_stream(Complete())
             return
+        is_complete = run.answer.is_complete
+        if is_complete is not None and run.stream is not None and not is_complete(run.stream):
+            run.mark_unstorable(NotCached.UNFINISHED)
         loop = asyncio.get_running_loop()
         timer = loop.call_later(run.answer.commit_wait, self._close_stream, Complete())
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 #: What a link costs beside the bytes of its chunk, so that tiny chunks are bounded, too.
 LINK_SIZE = 96
 
@@ -63,6 +65,18 @@ class Backlog:
         self.first = first
         self.first_number += len(chunks)
         return number, chunks
+
+    def newest(self, count: int, size: int) -> list[bytes]:
+        """Return the last chunks in memory: at most so many, and no more than reach that size."""
+        last: deque[bytes] = deque(maxlen=count)
+        link = self.first.next
+        while link is not None:
+            last.append(link.chunk)
+            link = link.next
+        total = sum(map(len, last))
+        while len(last) > 1 and total - len(last[0]) >= size:
+            total -= len(last.popleft())
+        return list(last)
 
     def before(self, number: int) -> Link | None:
         """Return the link before a chunk; None if memory no longer holds that chunk."""

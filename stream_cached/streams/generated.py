@@ -10,6 +10,7 @@ from typing import Any
 from stream_cached.format.item_classes import ItemClasses
 from stream_cached.format.items import NO_ITEM, UnstorableItemError, encode_item
 from stream_cached.http.reasons import NotCached
+from stream_cached.streams.backlog import LINK_SIZE
 from stream_cached.streams.stream import Stream
 
 #: Returns an item that is rendered like one that can't be stored; None if there is no such item.
@@ -27,7 +28,8 @@ class GeneratorSource:
     Args:
         items: The generator.
         classes: The classes that its items may be of.
-        max_kept: Bytes, as encoded, of items that wait for the caller that leads the run.
+        max_kept: Bytes, as encoded, of items that wait for the caller that leads the run. Each item
+            counts as much more as its link does: tiny items are bounded, too.
         stand_in: What is stored instead of an item that can't be stored, if anything.
     """
 
@@ -53,7 +55,7 @@ class GeneratorSource:
     async def drain(self, stream: Stream) -> None:
         async for item in self.items:
             chunk = self._encoded(item, stream)
-            self._keep(item, len(chunk))
+            self._keep(item, len(chunk) + LINK_SIZE)
             if stream.feed(chunk):
                 await stream.pace()
             while self._is_refused and self._kept and self._has_leader:

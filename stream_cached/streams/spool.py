@@ -6,9 +6,11 @@ import struct
 import tempfile
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import IO
+
+from stream_cached.streams.reader import TAKE_MAX
 
 #: Bytes of one file. Space is given back a file at a time.
 _PART_SIZE = 16 * 1024 * 1024
@@ -119,3 +121,15 @@ class _Part:
             edges.append(edges[-1] + length)
         chunks = [batch[left:right] for left, right in pairwise(edges)]
         return chunks[number - self.numbers[index] :]
+
+
+def batches(chunks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Divide chunks into parts that are read together."""
+    start = size = 0
+    for index, chunk in enumerate(chunks):
+        size += len(chunk)
+        if size >= TAKE_MAX:
+            yield chunks[start : index + 1]
+            start, size = index + 1, 0
+    if start < len(chunks):
+        yield chunks[start:]

@@ -13,15 +13,15 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 from stream_cached.errors import LostStreamError
 from stream_cached.streams.asides import Asides, Comment
 from stream_cached.streams.backlog import Backlog
 from stream_cached.streams.ends import End
 from stream_cached.streams.protocols import Archive, Owner, Recording, Source
-from stream_cached.streams.reader import TAKE_MAX, Reader, Seat
-from stream_cached.streams.spool import Spool
+from stream_cached.streams.reader import Reader, Seat
+from stream_cached.streams.spool import Spool, batches
 
 #: Seconds after which a source that never suspends gives way to its readers.
 GIVE_WAY_AFTER = 0.005
@@ -210,7 +210,7 @@ class Stream:
     def _spool_chunks(self, number: int, chunks: list[bytes]) -> None:
         try:
             self.forget_spooled()
-            for batch in _batches(chunks):
+            for batch in batches(chunks):
                 self._make_room()
                 self._spool.append(number, batch)
                 number += len(batch)
@@ -287,6 +287,10 @@ class Stream:
     def made(self) -> int:
         return self._backlog.made
 
+    def newest(self, count: int, size: int) -> list[bytes]:
+        """Return the last chunks so far, as far as memory holds them; see `Backlog.newest`."""
+        return self._backlog.newest(count, size)
+
     @property
     def has_slow_readers(self) -> bool:
         """Whether a reader needs chunks that memory has dropped."""
@@ -332,18 +336,6 @@ class Stream:
             self.end = end
             self.ended.set()
             self.wake_readers()
-
-
-def _batches(chunks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Divide chunks into parts that are read together."""
-    start = size = 0
-    for index, chunk in enumerate(chunks):
-        size += len(chunk)
-        if size >= TAKE_MAX:
-            yield chunks[start : index + 1]
-            start, size = index + 1, 0
-    if start < len(chunks):
-        yield chunks[start:]
 
 
 def _is_before(number: int, seat: Seat) -> bool:

@@ -201,6 +201,13 @@ def test_a_class_that_the_annotation_names_is_made_again(returned: Any, item: An
     assert given_back == item
 
 
+def test_a_name_that_only_type_checkers_know_hides_no_other_class() -> None:
+    unknown = make_dataclass("Item", [("a", "Unknown"), ("b", Leaf)])
+    item = unknown(1, Leaf(NOW))
+    classes = classes_of(AsyncIterator[unknown])  # type: ignore[valid-type]
+    assert again(item, classes) == item
+
+
 def test_a_model_keeps_what_was_set_what_is_extra_and_what_is_private() -> None:
     model = Model.model_validate({"name": "other", "more": [1]})
     model._secret = 9
@@ -418,3 +425,6 @@ def test_the_media_type_changes_with_the_classes_and_with_nothing_else() -> None
     assert all(map(is_of_items, others))
     assert not is_of_items("text/plain")
     assert not is_of_items(None)
+    plain = [str, bytes, str | bytes, dict[str, int], dict[str, str], Any]
+    types = {media_type(classes_of(AsyncIterator[each])) for each in plain}  # type: ignore[valid-type]
+    assert len(types) == len(plain)

@@ -15,7 +15,7 @@ from stream_cached.endpoint.infrastructure import is_declared, is_infrastructure
 from stream_cached.endpoint.objects import Finder, UnknownOriginError, form_of
 from stream_cached.endpoint.origins import NOBODY, Origins, RouteOrigins, Users
 from stream_cached.endpoint.reads import only_selects
-from stream_cached.endpoint.signatures import annotation_of
+from stream_cached.endpoint.signatures import annotation_of, class_names
 from stream_cached.endpoint.taken import part_of
 from stream_cached.endpoint.unkeyed import UnkeyedError, findings
 from stream_cached.http.reasons import BypassError
@@ -25,6 +25,8 @@ from stream_cached.keys.names import holds_address
 
 _PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
 _PLAIN_PART = "let the function of InKey or in_key() return a plain value"
+
+_SCOPES = "fastapi.security.oauth2.SecurityScopes"
 
 #: The attributes that Starlette sets on every `HTTPEndpoint`.
 _ENDPOINT_ATTRIBUTES = frozenset({"scope", "receive", "send", "_allowed_methods"})
@@ -176,9 +178,7 @@ class CallValues:
                 why = f"{name} is a request, of which nothing is part of the key"
                 raise UnkeyedError(name, value, why, fix="leave request_key=False out")
             # One route may depend on a function with several lists of scopes.
-            # A request that is observed would note the read.
-            scopes = getattr(value, "__dict__", {}).get("scopes")
-            return LEFT_OUT if scopes is None else list(scopes)
+            return list(value.scopes) if _SCOPES in class_names(type(value)) else LEFT_OUT
         return self._object(name, value, NoCanonicalFormError(class_name(value)))
 
     def _canonical(self, name: str, value: Any) -> Any:

@@ -729,6 +729,9 @@ SCHEMES: list[Any] = [
     fastapi.security.OpenIdConnect(openIdConnectUrl="/connect", auto_error=False),
 ]
 
+#: What it takes is part of the key, with the rest of the query.
+OF_QUERY = fastapi.security.APIKeyQuery(name="key", auto_error=False)
+
 
 class OwnScheme(fastapi.security.OAuth2PasswordBearer):
     async def __call__(self, request: HTTPConnection) -> str | None:
@@ -757,8 +760,7 @@ def test_all_kinds_of_security_schemes_are_known() -> None:
         for cls in vars(fastapi.security).values()
         if inspect.isclass(cls) and "__call__" in vars(cls)
     }
-    # What a key in the query says is part of the key.
-    assert kinds == {type(scheme) for scheme in SCHEMES} | {fastapi.security.APIKeyQuery}
+    assert kinds == {type(scheme) for scheme in (*SCHEMES, OF_QUERY)}
 
 
 # -- the state at the time of a call --------------------------------------------------------------

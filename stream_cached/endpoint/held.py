@@ -6,7 +6,8 @@ The path stands in the key in place of the object, so that it is the same in eve
 - `package.module.function()`, where `functools.cache` keeps the one value of the function;
 - `app.state.NAME`, and `state.NAME` for what the lifespan has put into the state.
 
-A path that has led to two objects holds nothing: a global that is set for each request, say.
+A path that has led to two objects holds nothing: a global that is set for each request, say. A path
+to a session or a connection counts from the second look-up on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
+from stream_cached.endpoint.infrastructure import is_per_request
 from stream_cached.endpoint.reads import code_of, function_of, selected
 from stream_cached.endpoint.signatures import class_names, without_partials
 from stream_cached.endpoint.startup import lifespan_states
@@ -270,7 +272,8 @@ def _leads_to(path: Hashable, value: object, owner: object = None) -> bool:
         if owner is not None:
             # The address of an application that is gone may be given to another one.
             weakref.finalize(owner, _led.pop, path, None)
-        return True
+        # A session may be put there for each request, which only the next one shows.
+        return not is_per_request(type(value))
     reference = _led[path]
     if reference is None or reference() is not value:
         _led[path] = None

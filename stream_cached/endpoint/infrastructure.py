@@ -84,7 +84,12 @@ def _is_known(cls: type) -> bool:
 
 def is_shared_infrastructure(cls: type) -> bool:
     """Whether instances of a class are shared by all clients even in `request.state`."""
-    return is_infrastructure(cls) and _PER_REQUEST.isdisjoint(class_names(cls))
+    return is_infrastructure(cls) and not is_per_request(cls)
+
+
+def is_per_request(cls: type) -> bool:
+    """Whether instances of a class usually exist for one request."""
+    return not _PER_REQUEST.isdisjoint(class_names(cls))
 
 
 def is_declared(cls: type) -> bool:

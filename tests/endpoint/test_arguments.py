@@ -36,6 +36,7 @@ from stream_cached import (
     stream_cached,
 )
 from stream_cached.endpoint import held
+from stream_cached.endpoint.infrastructure import is_per_request
 from tests.support.asgi import Exchange
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
@@ -166,6 +167,9 @@ def test_a_tool_that_a_module_holds_is_keyed_by_its_path_and_any_other_is_refuse
     # No path may have led to what another test has put there.
     monkeypatch.setattr(held, "_led", {})
     monkeypatch.setattr(held, "_misses", {})
+    if is_per_request(type(value)):
+        # It may be put there for each request.
+        assert all("nothing says whose" in refusal(endpoint, each) for each in (value, other))
     keys = [key_of(endpoint, each, other=1) for each in (value, other, value)]
     assert keys[0] == keys[2] != keys[1]
     with contextlib.suppress(TypeError):

@@ -20,6 +20,7 @@ import pytest
 from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request, Security
 from fastapi.security import APIKeyQuery, HTTPBearer, OAuth2PasswordBearer, SecurityScopes
 from pydantic import AfterValidator, BaseModel
+from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 from starlette.endpoints import HTTPEndpoint
 from starlette.responses import PlainTextResponse, Response
@@ -392,7 +393,7 @@ def one_that_another_path_leads_to_from_too_far(app: FastAPI, cached: Decorate) 
 
 @case("of all")
 def one_in_the_state_of_the_application(app: FastAPI, cached: Decorate) -> None:
-    app.state.engine = tools.session_over(None)
+    app.state.engine = create_engine("sqlite://")
 
     def of_state(request: Request) -> Any:
         return request.app.state.engine
@@ -403,7 +404,7 @@ def one_in_the_state_of_the_application(app: FastAPI, cached: Decorate) -> None:
 @case("of all")
 def one_in_the_state_of_the_lifespan(app: FastAPI, cached: Decorate) -> None:
     async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
-        yield {"engine": tools.session_over(None)}
+        yield {"engine": create_engine("sqlite://")}
 
     app.router.lifespan_context = contextlib.asynccontextmanager(lifespan)
 
@@ -460,7 +461,7 @@ def a_client_that_another_dependency_gives_a_token(app: FastAPI, cached: Decorat
         return PlainTextResponse(api.headers["authorization"])
 
 
-@case("once", "nothing says whose engine is")
+@case("never", "nothing says whose engine is")
 def a_global_that_each_request_sets(app: FastAPI, cached: Decorate) -> None:
     def swap(user: User) -> None:
         tools.swapped.session = tools.session_over(None, user=user)

@@ -82,7 +82,8 @@ def forgetting_caches() -> Iterator[None]:
     yield
     for memory, names in zip(kept, before, strict=True):
         for name in set(memory) - names:
-            del memory[name]
+            # Of weak references, some may have gone since.
+            memory.pop(name, None)
 
 
 def _forget_functions() -> None:

@@ -17,6 +17,9 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from stream_cached.endpoint.identity import Identity
+from stream_cached.request import key_parts
+from stream_cached.request.application import Applications
 from tests.support import memory, selection
 from tests.support.app_server import AppProcess, AppServer, EventLoop, HttpParser
 from tests.support.clock import Clock, moved_clock
@@ -173,6 +176,14 @@ def cache_url(request: pytest.FixtureRequest, namespace: str) -> str:
     base: str = request.getfixturevalue(f"{request.param}_url")
     # A machine that is busy is no outage.
     return f"{base}?namespace={namespace}&timeout=5"
+
+
+@pytest.fixture
+def apps_are_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let several applications of a test stand for one, in several processes."""
+    monkeypatch.setattr(key_parts, "number_form", lambda scope: {})
+    monkeypatch.setattr(Applications, "form", lambda self, scope, namespace: {})
+    monkeypatch.setattr(Identity, "form", lambda self, scope, *, in_memory: [])
 
 
 @pytest.fixture

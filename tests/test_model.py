@@ -44,6 +44,8 @@ from tests.support.asgi import Exchange
 from tests.support.selection import examples
 from tests.support.step_loop import StepLoop, in_order_of_making, process
 
+pytestmark = pytest.mark.usefixtures("apps_are_processes")
+
 T = TypeVar("T")
 
 #: What one value of the store may hold: a stream of a few chunks has several segments.

@@ -26,6 +26,8 @@ from tests.support.process import HOST
 from tests.support.runs import FALLBACK_HIT, FALLBACK_MISS, HIT, MISS
 from tests.support.servers import MemcachedServer, RedisServer
 
+pytestmark = pytest.mark.usefixtures("apps_are_processes")
+
 
 def an_app(paths: int = 1, **settings: Any) -> Starlette:
     numbers = itertools.count()

@@ -24,6 +24,8 @@ from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS, Runs
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.usefixtures("apps_are_processes")
+
 OLD, NEW = "the secret of yesterday", b"the secret of today"
 
 

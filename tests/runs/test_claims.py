@@ -20,6 +20,8 @@ from tests.support.asgi import Exchange, get
 from tests.support.runs import HIT
 from tests.support.shared_cache import SharedCache
 
+pytestmark = pytest.mark.usefixtures("apps_are_processes")
+
 #: Seconds within which somebody else runs: fewer than a lease lives.
 SOON = 1.0
 

@@ -30,6 +30,8 @@ from tests.support.runs import CHUNK, HIT, MISS, HeldRuns, Runs, segments
 from tests.support.servers import RedisServer
 from tests.support.worker_app import CHUNKS
 
+pytestmark = pytest.mark.usefixtures("apps_are_processes")
+
 
 @pytest.fixture(params=["redis", "memcached"])
 def shared_url(request: pytest.FixtureRequest, namespace: str) -> str:

@@ -18,6 +18,8 @@ from starlette.types import Message
 
 from stream_cached import MemoryCache, stream_cached
 
+pytestmark = pytest.mark.usefixtures("apps_are_processes")
+
 
 class Shared(BaseCache):  # type: ignore[misc]
     """A connection to a memory that processes share: two of them are two processes."""

@@ -20,6 +20,8 @@ from tests.support.asgi import Exchange, get
 from tests.support.gates import run
 from tests.support.runs import HIT, MISS
 
+pytestmark = pytest.mark.usefixtures("apps_are_processes")
+
 Wrapper = Callable[[Request], Awaitable[Response]]
 
 _sizes = itertools.count(1 << 25)

@@ -19,6 +19,7 @@ from stream_cached.http.reasons import BypassError, NotCached
 from stream_cached.lifespan import aclose, lifespan
 from stream_cached.limits import Limits
 from stream_cached.stores.memory import MemoryCache
+from stream_cached.stores.serializers import CompressionSerializer
 from stream_cached.stream_cache import StreamCache
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "BypassError",
     "CachedEndpoint",
     "CachedGenerator",
+    "CompressionSerializer",
     "ConfigurationError",
     "EndpointStats",
     "FallbackCache",

@@ -15,6 +15,7 @@ from aiocache.base import SENTINEL
 
 from stream_cached import (
     CachedEndpoint,
+    CompressionSerializer,
     FallbackCache,
     Limits,
     MemoryCache,
@@ -152,6 +153,7 @@ def test_every_parameter_that_is_named_exists() -> None:
         aclose,
         CachedEndpoint.invalidate,
         StreamCache.invalidate_tags,
+        CompressionSerializer,
     )
     known = {name for each in functions for name in inspect.signature(each).parameters}
     known |= {*urls._REDIS, *urls._MEMORY, *urls._MEMCACHED}

@@ -14,6 +14,7 @@ from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION
 from stream_cached.errors import ConfigurationError
 from stream_cached.stores.clients import backend_class
 from stream_cached.stores.memory import MemoryCache, partition_of
+from stream_cached.stores.serializers import JsonOrBytesSerializer
 
 #: The default time-out of one store operation in seconds.
 DEFAULT_TIMEOUT = 0.5
@@ -170,9 +171,10 @@ def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
     cache_class = _installed("MemcachedCache", "memcached")
     if "@" in parts.netloc or parts.path.strip("/"):
         raise ValueError("user, password and database are not supported for memcached: omit them")
-    options = {"timeout": DEFAULT_TIMEOUT, "pool_size": _MEMCACHED_POOL_SIZE}
+    options: dict[str, Any] = {"timeout": DEFAULT_TIMEOUT, "pool_size": _MEMCACHED_POOL_SIZE}
     options |= _typed(query, _MEMCACHED)
-    return cache_class(endpoint=parts.hostname or "127.0.0.1", port=parts.port or 11211, **options)
+    options |= {"endpoint": parts.hostname or "127.0.0.1", "port": parts.port or 11211}
+    return cache_class(serializer=JsonOrBytesSerializer(), **options)
 
 
 def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
@@ -209,6 +211,7 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
         return BlockingConnectionPool(**settings)
 
     return cache_class(
+        serializer=JsonOrBytesSerializer(),
         **{"pool_max_size": POOL_SIZE, **options},
         connection_pool_class=make_pool,
         connection_pool_kwargs=connection,

@@ -107,8 +107,6 @@ class _Resolver:
         self._stands_for = endpoint.function
         self._answer = answer
         self.__name__ = getattr(endpoint.function, "__name__", type(endpoint.function).__name__)
-        # What looks for the function behind a dependency finds it, and what FastAPI gives it.
-        self.__func__ = endpoint.function
         # Where FastAPI looks up a name in an annotation that could not be evaluated before.
         self.__globals__ = getattr(inspect.unwrap(endpoint.function), "__globals__", {})
 

@@ -22,11 +22,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 runs = 0
 
 
-def _stream(body: Body, media_type: str = MEDIA_TYPE) -> Endpoint:
+def _stream(name: str, media_type: str = MEDIA_TYPE) -> Endpoint:
+    # What the function holds is part of its key: the name, and not the body.
     async def chunks() -> AsyncIterator[bytes]:
         global runs
         runs += 1
-        for chunk in body.chunks:
+        for chunk in BODIES[name].chunks:
             yield chunk
 
     async def endpoint(request: Request) -> Response:
@@ -61,20 +62,20 @@ def _by_cashews(stream: Endpoint, cache: Cache) -> Endpoint:
     return endpoint
 
 
-def _ways(body: Body) -> dict[str, Endpoint]:
+def _ways(name: str, body: Body) -> dict[str, Endpoint]:
     redis = f"{REDIS}?namespace=benchmark"
     # The memory of cashews holds 1,000 keys unless told, and each chunk is one: room for two
     # bodies, one that is hit and one that is a miss. It visits all of them each second, so no more.
     room = max(1_000, 2 * body.count + 100)
     return {
         "prepared": _prepared(body),
-        "uncached": _stream(body),
-        "memory": _ours(_stream(body), "memory://"),
-        "redis": _ours(_stream(body), redis),
-        "cashews-memory": _by_cashews(_stream(body), _cashews(f"mem://?size={room}")),
-        "cashews-redis": _by_cashews(_stream(body), cashews_redis),
-        "text-redis": _ours(_stream(body, TEXT), redis),
-        "text-cashews-redis": _by_cashews(_stream(body, TEXT), cashews_redis),
+        "uncached": _stream(name),
+        "memory": _ours(_stream(name), "memory://"),
+        "redis": _ours(_stream(name), redis),
+        "cashews-memory": _by_cashews(_stream(name), _cashews(f"mem://?size={room}")),
+        "cashews-redis": _by_cashews(_stream(name), cashews_redis),
+        "text-redis": _ours(_stream(name, TEXT), redis),
+        "text-cashews-redis": _by_cashews(_stream(name, TEXT), cashews_redis),
     }
 
 
@@ -91,7 +92,7 @@ async def _health(request: Request) -> Response:
 def _routes() -> list[Route]:
     routes = [Route("/runs", _runs), Route("/health", _health)]
     for name, body in BODIES.items():
-        routes += [Route(f"/{way}/{name}", endpoint) for way, endpoint in _ways(body).items()]
+        routes += [Route(f"/{way}/{name}", endpoint) for way, endpoint in _ways(name, body).items()]
     return routes
 
 

@@ -306,9 +306,9 @@ def test_data_is_real_and_repeats_itself(tmp_path: Path) -> None:
     assert rows
     for line, text in rows:
         assert text == linecache.getline(ast.__file__, line).rstrip()
-    chunks = list(data.export_csv(database))
+    chunks = list(data.export_csv())
     assert chunks[0].startswith("module,line,length,same_lines,text\r\n")
-    assert chunks == list(data.export_csv(database))
+    assert chunks == list(data.export_csv())
     found = [json.loads(line) for line in "".join(data.records()).splitlines()]
     assert {"module", "line", "kind", "name", "doc"} == set(found[0])
     walk = next(record for record in found if record["name"] == "ast.walk")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.responses import StreamingResponse
@@ -16,14 +15,14 @@ TTL = 60
 SECONDS_PER_TOKEN = 0.02
 
 
-def create_app(cache: str, database: Path) -> FastAPI:
-    """Return the application, for a database of `data.build_database`."""
+def create_app(cache: str) -> FastAPI:
+    """Return the application, for the database of `data.build_database`."""
     app = FastAPI(title="stream-cached demo")
 
     @app.get("/export.csv")
     @stream_cached(ttl=TTL, cache=cache)
     async def export_csv(module: str | None = None) -> StreamingResponse:
-        rows = data.export_csv(database, module)
+        rows = data.export_csv(module)
         return StreamingResponse(rows, media_type="text/csv")
 
     @app.get("/records.ndjson")

@@ -32,15 +32,22 @@ def source_files() -> list[Path]:
     return sorted(path for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names)
 
 
+#: The database of this process. Where it is says nothing about what is in it, so that it is no
+#: part of a key.
+_databases: list[Path] = []
+
+
 def build_database(path: Path) -> int:
     """Write the non-blank lines of the source files to SQLite; return the number of rows."""
+    _databases[:] = [path]
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE lines (module TEXT, line INTEGER, text TEXT)")
         return database.executemany("INSERT INTO lines VALUES (?, ?, ?)", _lines()).rowcount
 
 
-def export_csv(path: Path, module: str | None = None) -> Iterator[str]:
+def export_csv(module: str | None = None) -> Iterator[str]:
     """Yield the database as CSV, 100 rows per chunk, with the number of equal lines."""
+    (path,) = _databases
     with contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as database:
         rows = database.execute(_EXPORT, (module,))
         buffer = io.StringIO()

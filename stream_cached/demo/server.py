@@ -31,9 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     ):
         database = Path(folder, "lines.sqlite")
         data.build_database(database)
-        config = uvicorn.Config(
-            create_app(cache, database), log_level="warning", timeout_graceful_shutdown=1
-        )
+        config = uvicorn.Config(create_app(cache), log_level="warning", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         threading.Thread(target=_stop_with_stdin, args=(server,), daemon=True).start()
         print(listener.getsockname()[1], flush=True)

@@ -177,7 +177,8 @@ def _call_of(function: object) -> tuple[object, object]:
 def name_of(function: Any) -> str:
     function = without_partials(function)
     qualname = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{function.__module__}.{qualname}"
+    # A method of a class that is written in C has no module.
+    return f"{getattr(function, '__module__', None)}.{qualname}"
 
 
 def unlink(wrapper: Any) -> None:

@@ -46,7 +46,9 @@ def _is_in(states: Sequence[Mapping[str, Any]], name: str, value: object) -> boo
 def lifespan_states(scope: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return what the lifespan has put into the state of the application of a request."""
     app = scope.get("app")
-    given = None if app is None else _states.get(app)
+    if app is None:
+        return ()
+    given = _states.get(app)
     # The lifespan of an application that is mounted within another one is not run.
     return tuple(_states.values()) if given is None else (given,)
 

@@ -167,10 +167,13 @@ def test_without_a_state_of_a_lifespan_all_is_read(serve: Serve) -> None:
 def test_an_application_that_is_gone_is_forgotten() -> None:
     app = Starlette()
     startup.remember_state(app, {"gone": DATABASE})
-    assert startup.is_of_lifespan({}, "gone", DATABASE)
+    # The lifespan of the application within which another one is mounted counts for both.
+    mounted = {"app": Starlette()}
+    assert startup.is_of_lifespan(mounted, "gone", DATABASE)
+    assert not startup.is_of_lifespan({}, "gone", DATABASE)
     del app
     gc.collect()
-    assert not startup.is_of_lifespan({}, "gone", DATABASE)
+    assert not startup.is_of_lifespan(mounted, "gone", DATABASE)
 
 
 # -- attributes of an HTTPEndpoint ----------------------------------------------------------------

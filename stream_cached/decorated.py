@@ -208,7 +208,8 @@ class Decorated:
         if request is None:
             return None
         headers = self.service.headers
-        incoming = Incoming(request, headers.normalisers, self.service.options.refresh)
+        refresh, ignored = self.service.options.refresh, self.service.options.ignored_query
+        incoming = Incoming(request, headers.normalisers, refresh, ignored)
         identifying = headers.identifying(keyed=self.service.hooks.keys_by_request)
         incoming.check(self.service.options.methods, identifying)
         return incoming

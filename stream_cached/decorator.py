@@ -99,26 +99,25 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         timeout: Seconds that one operation of the store may take; None or 0 for no bound. Without
             it, the time-out of the cache counts: 0.5 unless another was chosen.
         fallback: The memory that is used while the store is away: a `memory://` URL, an alias of
-            `caches.set_config`, or a `MemoryCache`. Equal URLs share one memory per process. With
-            False, requests bypass the cache. A `FallbackCache` has its own.
+            `caches.set_config`, or a `MemoryCache`. With False, requests bypass the cache.
         secret: A secret, or several, that sign what is written to a server (HMAC-SHA256). The first
             one signs, all verify. An entry without a valid signature is a miss.
         replay: How a hit is sent: `"fast"` merges chunks, `"exact"` sends each chunk by itself.
         resume: Whether the endpoint is deterministic. If it is, a body whose run or segment is lost
             continues from another run, provided that the bytes sent so far are the same.
-        values: How a value that the endpoint of a FastAPI route returns is stored: `"response"`, as
-            the response that FastAPI makes of it; `"aiocache"`, as the value, by the serializer of
-            the cache. With `alias`, `serializer`, `key` or `key_builder` it is the latter.
+        values: How a value of the endpoint of a FastAPI route is stored: `"response"`, as the
+            response that FastAPI makes of it; `"aiocache"`, by the serializer of the cache. With
+            `alias`, `serializer`, `key` or `key_builder` it is the latter.
         authorized: What happens to a request with Authorization. `"bypass"`: its response is not
             stored unless it says that it may be (RFC 9111, section 3.5). `"vary"`: each credential
             has its own entry. `"keyed"`: the arguments or the key name the user. `"share"`: all
             users get the same response.
         key_host: Whether the host is part of the key.
-        request_key: Whether the request is part of the key. Without it, the key is that of a call
-            without a request; this is for helpers that FastAPI calls as dependencies.
+        request_key: Whether the request is part of the key; without it, the key is aiocache's.
         key_args: Functions by the name of an argument; each returns what stands for that argument
             in the key.
         key_ignore: Names of arguments that are left out of the key.
+        query_ignore: Names in the query that are left out of the key, as `("utm_*", "fbclid")`.
         key_context: Context variables, and functions without arguments, whose values are part of
             the key; `()` says that the answer depends on no context variable. None warns of
             variables that are set.
@@ -168,6 +167,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         request_key: bool = True,
         key_args: KeyArgs = NO_KEY_ARGS,
         key_ignore: Collection[str] = (),
+        query_ignore: Collection[str] = (),
         key_context: KeyContext | None = None,
         tags: Tags = (),
         invalidate_by: Collection[str] = (),

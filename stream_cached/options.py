@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -164,6 +166,20 @@ def _takes_one(function: Callable[[Any], Any]) -> bool:
     return True
 
 
+def _check_query_ignore(name: str, names: Any) -> tuple[str, ...]:
+    listed = require_items(name, names, "utm_*")
+    require(
+        all(isinstance(each, str) and each for each in listed),
+        f'{name}={names!r}: pass names in the query, such as ("utm_*", "fbclid")',
+    )
+    return tuple(listed)
+
+
+@functools.lru_cache(maxsize=100)
+def _pattern_of(names: tuple[str, ...]) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(fnmatch.translate, names))) if names else None
+
+
 def _check_key_context(name: str, listed: Any) -> tuple[Any, ...] | None:
     if listed is None:
         return None
@@ -230,6 +246,7 @@ class Options:
     request_key: bool = _option(True, require_bool)
     key_args: KeyArgs = _option(NO_KEY_ARGS, _check_key_args)
     key_ignore: frozenset[str] = _option((), require_names)
+    query_ignore: tuple[str, ...] = _option((), _check_query_ignore)
     key_context: KeyContext | None = _option(None, _check_key_context)
     tags: Tags = _option((), check_tags)
     invalidate_by: frozenset[str] = _option((), require_names)
@@ -254,6 +271,11 @@ class Options:
     def exact(self) -> bool:
         """Whether a hit sends each chunk as the endpoint yielded it."""
         return self.replay == "exact"
+
+    @property
+    def ignored_query(self) -> re.Pattern[str] | None:
+        """What matches the names of `query_ignore`; None if there are none."""
+        return _pattern_of(self.query_ignore)
 
     @property
     def secrets(self) -> tuple[bytes, ...]:
@@ -286,6 +308,7 @@ class Options:
             "key_host": not self.key_host,
             "key_context": self.key_context is not None,
             "refresh": self.refresh is not None,
+            "query_ignore": self.query_ignore,
             "unguarded": self.unguarded,
         }
         for name, is_given in given.items():

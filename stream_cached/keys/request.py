@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 from stream_cached.keys.digest import digest
 from stream_cached.keys.names import readable
 
 
-def query_pairs(query: bytes) -> list[tuple[bytes, bytes | None]]:
+def query_pairs(
+    query: bytes, ignored: re.Pattern[str] | None = None
+) -> list[tuple[bytes, bytes | None]]:
     """Split a query string into raw pairs, sorted by name; equal names keep their order."""
     pairs: list[tuple[bytes, bytes | None]] = []
     for part in query.split(b"&"):
         name, equals, value = part.partition(b"=")
-        if part:
+        if part and not (ignored and ignored.fullmatch(_decoded(name))):
             pairs.append((name, value if equals else None))
     if b"%" in query or b"+" in query:
         # Two spellings of one name must sort together.
@@ -23,6 +26,10 @@ def query_pairs(query: bytes) -> list[tuple[bytes, bytes | None]]:
     else:
         pairs.sort(key=itemgetter(0))
     return pairs
+
+
+def _decoded(name: bytes) -> str:
+    return unquote_plus(name.decode("latin-1"))
 
 
 def request_key(
@@ -38,11 +45,13 @@ def request_key(
     headers: Mapping[bytes, object],
     parameters: Sequence[tuple[str, object]] = (),
     state: Sequence[str] = (),
+    ignored: re.Pattern[str] | None = None,
 ) -> str:
     # `method` is GET for a HEAD request, too. `path` holds the raw path, the path and the mount
     # path. `host` is empty, and `body` (a digest) is None, if not part of the key. `arguments` and
     # `parameters`, those of the path, are in canonical form; `headers` are the normalised values of
-    # `vary=`. `state` has the names in the state that are not the lifespan's.
+    # `vary=`. `state` has the names in the state that are not the lifespan's. `ignored` matches the
+    # names in the query that count as if they were not there.
     whole = digest(
         (
             endpoint,
@@ -52,7 +61,7 @@ def request_key(
             path,
             parameters,
             state,
-            query_pairs(query) if query else (),
+            query_pairs(query, ignored) if query else (),
             body,
             sorted(arguments.items()),
             sorted(headers.items()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
@@ -34,16 +35,19 @@ class Incoming:
     """A request that reached the decorator.
 
     `vary` has the lower-cased headers of `vary=`, each with the function that normalises its
-    value; `BypassError` is raised if a function fails."""
+    value; `BypassError` is raised if a function fails. `ignored` matches the names in the query
+    that are left out of the key."""
 
     def __init__(
         self,
         request: HTTPConnection,
         vary: Normalisers,
         refresh: Callable[[Any], bool] | None = None,
+        ignored: re.Pattern[str] | None = None,
     ) -> None:
         self.request = request
         self._refresh = refresh
+        self._ignored = ignored
         self.is_authorized = False
         """Whether it carries Authorization, so that the answer may be one user's own."""
         self.status: int | None = None
@@ -170,6 +174,7 @@ class Incoming:
             parameters=self._path_parameters(),
             state=own_names(scope),
             query=scope.get("query_string", b""),
+            ignored=self._ignored,
             body=self._body,
             arguments=arguments,
             headers=self._selected,

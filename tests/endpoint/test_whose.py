@@ -1209,7 +1209,9 @@ def a_service_that_holds_many_items(app: FastAPI, cached: Decorate) -> None:
 # -- all of them ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize(
+    "order", [ORDERS[0], pytest.param(ORDERS[1], marks=pytest.mark.full)], ids="-".join
+)
 @pytest.mark.parametrize("name", CASES)
 def test_everybody_is_given_their_own(
     name: str, order: tuple[str, ...], caplog: pytest.LogCaptureFixture

@@ -203,7 +203,7 @@ def _made_up(seed: int) -> bytes:
 made_up = st.integers(0, 2**64 - 1).map(_made_up)
 
 
-@examples(1000)
+@examples(500)
 @given(made_up)
 def test_what_is_made_up_is_unsound_or_can_be_served(data: bytes) -> None:
     check(data)
@@ -295,7 +295,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
 
 
-@examples(500)
+@examples(300)
 @given(
     st.tuples(
         under(KEY) | st.sampled_from(SEEDS).map(lambda data: _for(KEY, data)),
@@ -485,7 +485,7 @@ async def _in_segments(store: MemoryStore, ttl: float | None = 60) -> None:
     await store.set_many([*items, *zip(_segment_keys(), values, strict=True)], ttl)
 
 
-@examples(300)
+@examples(150)
 @given(st.integers(0, 1), anything | made_up, st.booleans())
 def test_whatever_stands_in_the_place_of_a_segment_no_other_body_is_served(
     at: int, value: bytes, exact: bool

@@ -1216,6 +1216,6 @@ def test_whatever_happens(config: Config, story: list[Happening]) -> None:
 
 @pytest.mark.full
 @given(configs, happenings)
-@examples(1_000)
+@examples(700)
 def test_whatever_happens_at_length(config: Config, story: list[Happening]) -> None:
     told(config, story)

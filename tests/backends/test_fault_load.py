@@ -28,7 +28,7 @@ from tests.support.runs import HIT
 from tests.support.servers import MemcachedServer, RedisServer
 from tests.support.wire import MemcachedWire, RedisWire
 
-SECONDS = float(os.environ.get("STREAM_CACHED_LOAD_SECONDS", "30"))
+SECONDS = float(os.environ.get("STREAM_CACHED_LOAD_SECONDS", "20"))
 SEED = int(os.environ.get("STREAM_CACHED_LOAD_SEED", "0")) or random.randrange(1, 1 << 31)
 
 CLIENTS = 6

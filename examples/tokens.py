@@ -27,7 +27,7 @@ runs = 0
 
 @stream_cached(ttl=600, cache=CACHE, namespace="tokens")
 async def tokens(prompt: str, *, model: str) -> AsyncIterator[str]:
-    """Stand in for a language model."""
+    """Imitate a language model."""
     global runs
     runs += 1
     for number in range(TOKENS):

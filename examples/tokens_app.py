@@ -34,7 +34,7 @@ class Token(BaseModel):
 
 
 async def generate(prompt: str) -> AsyncIterator[Token]:
-    """Stand in for a language model."""
+    """Imitate a language model."""
     for number in range(TOKENS):
         await asyncio.sleep(PAUSE)
         yield Token(number=number, text=f"{prompt} {number}")

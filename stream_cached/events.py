@@ -206,10 +206,6 @@ class Reporter:
         """Log an error once."""
         self._once((message, ""), logging.ERROR, "%s: %s", self._endpoint, message)
 
-    def inform(self, message: str) -> None:
-        """Log once what may be intended."""
-        self._once((message, ""), logging.INFO, "%s: %s", self._endpoint, message)
-
     def function_failed(self, cause: BaseException) -> None:
         """Log at DEBUG where a function of the application, given to the decorator, has failed."""
         logger.debug(

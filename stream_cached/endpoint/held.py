@@ -20,15 +20,15 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 from stream_cached.endpoint.infrastructure import is_per_request
 from stream_cached.endpoint.reads import code_of, function_of, selected
 from stream_cached.endpoint.signatures import class_names, without_partials
 from stream_cached.endpoint.startup import lifespan_states
-
-#: Returns an object, or None once it is gone.
-_Reference = Callable[[], object]
+from stream_cached.keys.modules import namespaces
+from stream_cached.keys.references import Reference, reference_to
 
 #: Registries, which give one session to all that ask while a request is answered.
 _REGISTRIES = frozenset(
@@ -69,10 +69,10 @@ _MAX_ATTRIBUTES = 2
 ABSENT = object()
 
 #: The path of an object, by the object's address, and the object.
-_paths: dict[int, tuple[_Reference, str]] = {}
+_paths: dict[int, tuple[Reference, str]] = {}
 
 #: The object that a path has led to; None if it has led to several.
-_led: dict[Hashable, _Reference | None] = {}
+_led: dict[Hashable, Reference | None] = {}
 
 #: How often an object was looked for in vain, by what it was looked for.
 _misses: dict[Hashable, int] = {}
@@ -101,9 +101,8 @@ def returned_by(call: Any, scope: Mapping[str, Any]) -> object:
         return value
     name, *attributes = names
     if attributes[:2] == ["app", "state"]:
-        of_app = getattr(getattr(scope.get("app"), "state", None), "_state", {})
-        value = of_app.get(attributes[2], ABSENT) if len(attributes) == 3 else ABSENT
-        return value
+        of_app = _state_of(scope.get("app"))
+        return of_app.get(attributes[2], ABSENT) if len(attributes) == 3 else ABSENT
     value = getattr(without_partials(call), "__globals__", {}).get(name, ABSENT)
     for attribute in attributes:
         of_module = vars(value) if isinstance(value, types.ModuleType) else None
@@ -141,12 +140,17 @@ def _path_in_app(value: object, scope: Mapping[str, Any]) -> str | None:
         return None
     if app is value:
         return "app"
-    of_app = getattr(getattr(app, "state", None), "_state", {})
-    for path in _paths_in("app.state", of_app, value):
+    for path in _paths_in("app.state", _state_of(app), value):
         if _leads_to((id(app), path), value, app):
             return path
     states = lifespan_states(scope)
     return next((path for state in states for path in _paths_in("state", state, value)), None)
+
+
+def _state_of(app: Any) -> Mapping[str, Any]:
+    """Return what is in `app.state`."""
+    state: Mapping[str, Any] = getattr(getattr(app, "state", None), "_state", {})
+    return state
 
 
 def _paths_in(name: str, state: Mapping[str, Any], value: object) -> Iterator[str]:
@@ -174,7 +178,7 @@ def _path_in_modules(value: object, asker: Hashable) -> str | None:
     path = next((each for each in found if _at(each) is value and _leads_to(each, value)), "")
     if not path:
         return None
-    _paths[id(value)] = _reference(value), path
+    _paths[id(value)] = reference_to(value), path
     del _misses[asker]
     return path
 
@@ -182,12 +186,8 @@ def _path_in_modules(value: object, asker: Hashable) -> str | None:
 def _search(value: object) -> Iterator[str]:
     """Yield the paths that may lead to an object from a module."""
     seen: dict[int, int] = {}
-    for module_name, module in sorted(sys.modules.items()):
-        # Not by `getattr`: some modules load others as soon as they are looked into.
-        names = getattr(module, "__dict__", None)
-        if type(names) is not dict:
-            continue
-        for name, item in tuple(names.items()):
+    for module_name, variables in sorted(namespaces(), key=itemgetter(0)):
+        for name, item in tuple(variables.items()):
             if item is value:
                 yield f"{module_name}:{name}"
             elif type(item) is functools._lru_cache_wrapper:
@@ -268,7 +268,7 @@ def _cached_value(function: Any) -> object:
 def _leads_to(path: Hashable, value: object, owner: object = None) -> bool:
     """Note what a path leads to; return whether it has never led to another object."""
     if path not in _led:
-        _led[path] = _reference(value)
+        _led[path] = reference_to(value)
         if owner is not None:
             # The address of an application that is gone may be given to another one.
             weakref.finalize(owner, _led.pop, path, None)
@@ -279,10 +279,3 @@ def _leads_to(path: Hashable, value: object, owner: object = None) -> bool:
         _led[path] = None
         return False
     return True
-
-
-def _reference(value: object) -> _Reference:
-    try:
-        return weakref.ref(value)
-    except TypeError:
-        return lambda: value

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import weakref
-from collections.abc import Callable
+
+from stream_cached.keys.references import Reference, reference_to
 
 _numbers = itertools.count(1)
 
 #: By address: what returns an object, and its number. An address is used again, a number is not.
-_known: dict[int, tuple[Callable[[], object], int]] = {}
+_known: dict[int, tuple[Reference, int]] = {}
 
 
 def number_of(value: object) -> int:
@@ -19,12 +19,7 @@ def number_of(value: object) -> int:
     if known is not None and known[0]() is value:
         return known[1]
     number = next(_numbers)
-    try:
-        reference: Callable[[], object] = weakref.ref(value, lambda _: _forget(address, number))
-    except TypeError:
-        # It can't be referred to weakly, so it lives as long as its number.
-        reference = lambda: value  # noqa: E731
-    _known[address] = reference, number
+    _known[address] = reference_to(value, lambda _: _forget(address, number)), number
     return number
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from starlette.types import Scope
 
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.numbers import number_of
+from stream_cached.keys.references import reference_to
 from stream_cached.request.live_apps import (
     are_alike,
     changes,
@@ -116,7 +116,7 @@ class Applications:
         is_told = bool(place or (root_place and (path or root is app)))
         if not is_told and not self._is_named and self._is_shared(counted, root, namespace):
             form = None
-        return _Known(changes(), _reference(app), _reference(root), place, root_place, form)
+        return _Known(changes(), reference_to(app), reference_to(root), place, root_place, form)
 
     def _note_caller(self, app: Any) -> None:
         # Only an application of another framework has no weak references, or no hash.
@@ -140,14 +140,6 @@ class Applications:
             return any(reaches(each, self._name, self._place, namespace) for each in others)
         # The routes don't show a helper that they call.
         return any(each in self._callers or are_alike(app, each) for each in others)
-
-
-def _reference(app: Any) -> Callable[[], object]:
-    try:
-        return weakref.ref(app)
-    # Only an application of another framework.
-    except TypeError:
-        return lambda: app
 
 
 def _still_holds(known: _Known, app: Any) -> bool:

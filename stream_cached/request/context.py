@@ -6,7 +6,6 @@ locale, a tenant) is part of the key where `key_context=` lists it, and is told 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, copy_context
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
+from stream_cached.keys.modules import namespaces
 
 #: Variables, and functions without arguments that return what an answer depends on.
 KeyContext = Sequence[ContextVar[Any] | Callable[[], object]]
@@ -125,17 +125,17 @@ def _place_of(variable: ContextVar[Any]) -> str:
     if place is None:
         if len(_places) >= _MAX_PLACES:
             _places.clear()
-        for name, module in list(sys.modules.items()):
-            for attribute, value in list(getattr(module, "__dict__", {}).items()):
+        for name, variables in namespaces():
+            for attribute, value in tuple(variables.items()):
                 # isinstance() would ask a proxy for its class, and so make it load what it stands
                 # for. The first module to have a variable is not always the one that defines it.
                 if type(value) is ContextVar and (
-                    value not in _places or _defines(module, attribute, value)
+                    value not in _places or _defines(attribute, value)
                 ):
                     _places[value] = f"{name}.{attribute}"
         place = _places.setdefault(variable, variable.name)
     return place
 
 
-def _defines(module: Any, attribute: str, variable: ContextVar[Any]) -> bool:
+def _defines(attribute: str, variable: ContextVar[Any]) -> bool:
     return attribute == variable.name and _places[variable].rpartition(".")[2] != attribute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -27,11 +28,12 @@ class _Default(Enum):
 OWN_MEMORY: Any = _Default.OWN_MEMORY
 
 
-class LateCache:
+class LateCache(ABC):
     """A cache that is resolved when it is first used."""
 
+    @abstractmethod
     def resolve(self) -> Any:
-        raise NotImplementedError
+        """Return the cache."""
 
 
 def resolve_alias(alias: str) -> Any:

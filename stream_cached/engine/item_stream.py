@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -25,7 +26,7 @@ from stream_cached.streams.generated import GeneratorSource
 _MAX_UNSOUND = 2
 
 
-class ItemStream:
+class ItemStream(ABC):
     """Items, as an asynchronous iterator. Leave its context to say that no more will be read."""
 
     #: What the response that they are rendered for says of the cache.
@@ -34,8 +35,9 @@ class ItemStream:
     def __aiter__(self) -> Self:
         return self
 
+    @abstractmethod
     async def __anext__(self) -> Any:
-        raise NotImplementedError
+        """Return the next item."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -45,8 +47,9 @@ class ItemStream:
     ) -> None:
         await self.end(is_cancelled=kind is not None and issubclass(kind, CancelledError))
 
+    @abstractmethod
     async def end(self, *, is_cancelled: bool) -> None:
-        raise NotImplementedError
+        """Note that no more items will be read."""
 
 
 async def open_items(call: Call, classes: ItemClasses) -> ItemStream:

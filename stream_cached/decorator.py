@@ -234,7 +234,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     @overload
     def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
     def __call__(self, f: Callable[P, Any]) -> Any:
-        hooks = self.hooks.for_function()
+        hooks = self.hooks.for_function(f)
         kind = DecoratedGenerator if is_generator(f) else Decorated
         function = self._functions[id(f)] = kind(f, self, hooks)
         hooks.bind_early(function.reporter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ class AiocacheHooks(Hooks):
         """By what the user says which functions have keys in common; None if nothing is said."""
         return None if self._decorator.alias else self._settings.get("namespace")
 
-    def for_function(self) -> AiocacheHooks:
+    def for_function(self, function: Callable[..., Any]) -> AiocacheHooks:
         """Return the hooks of one more function of the decorator."""
         if self._binding is None or not self.has_own_memory:
             return self

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from typing import Any, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Collection
+from typing import Any
 
 from cashews import Cache, Command
 from cashews._typing import TTL, CacheCondition, Tags
@@ -16,12 +16,8 @@ from stream_cached.cashews.addresses import KeyCheck
 from stream_cached.cashews.hooks import CashewsHooks
 from stream_cached.cashews.ttls import ttl_in_seconds
 from stream_cached.checks import require
-from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.http.reasons import BypassError
 from stream_cached.limits import LIMITS
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 #: Options of cashews' own decorators that have no effect on a stream.
 _PLAIN_VALUE_OPTIONS = ("lock", "protected", "upper", "time_condition")
@@ -90,22 +86,6 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         self.hooks: CashewsHooks = CashewsHooks(
             self, cache, ttl, key=key, tags=tags, condition=condition, prefix=prefix
         )
-
-    @overload
-    def __call__(self, f: Callable[P, Awaitable[R]]) -> CachedEndpoint[P, R]: ...
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, f: Callable[P, AsyncIterator[R]]
-    ) -> CachedGenerator[P, R]: ...
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, f: Callable[P, Iterator[R]]
-    ) -> CachedGenerator[P, R]: ...
-    @overload
-    def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
-    def __call__(self, f: Callable[P, Any]) -> Any:
-        self.hooks.register(f)
-        return super().__call__(f)
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""

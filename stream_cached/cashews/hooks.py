@@ -75,7 +75,7 @@ class CashewsHooks(AiocacheHooks):
 
     # -- decoration -------------------------------------------------------------------------
 
-    def register(self, function: Callable[..., Any]) -> None:
+    def for_function(self, function: Callable[..., Any]) -> AiocacheHooks:
         """Check the templates for a function, and register its tags with cashews."""
         if self.key_template is None:
             # The keys of a function without a template begin with its module.
@@ -87,6 +87,7 @@ class CashewsHooks(AiocacheHooks):
             self._register_tags(template)
         if self._tag_templates:
             delete_versions(self.cashews, self.full(self._route))
+        return super().for_function(function)
 
     def _template(self, function: Callable[..., Any], key: str) -> str:
         try:

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from aiocache import cached
 from aiocache.base import SENTINEL
 from starlette.responses import Response
 
 from stream_cached.backends.resolve import OWN_MEMORY, resolve_fallback
 from stream_cached.checks import require, require_function, require_ttl, takes_response
-from stream_cached.connections.deadline import Deadline
-from stream_cached.decorated import Decorated, current_call
-from stream_cached.decorated_generator import DecoratedGenerator
+from stream_cached.decorated.base import Decorator
+from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
-from stream_cached.endpoint.function import is_generator
 from stream_cached.endpoint.tags import Tags
-from stream_cached.engine.answer import answer
-from stream_cached.engine.values import Use, current_use
-from stream_cached.events import EndpointStats
-from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, take_limits
+from stream_cached.option_checks import NOT_GIVEN
 from stream_cached.options import (
     NO_KEY_ARGS,
-    NOT_GIVEN,
     Authorized,
     CompleteWhen,
     KeyArgs,
@@ -39,9 +31,7 @@ from stream_cached.options import (
     Vary,
 )
 from stream_cached.request.context import KeyContext
-from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
-from stream_cached.wrapping import wrapped
 
 #: How long an entry is fresh.
 Ttl = float | timedelta | str | None
@@ -50,7 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
+class stream_cached(Decorator):  # noqa: N801
     """
     Cache the response of a Starlette or FastAPI endpoint while it is streamed to its first client.
 
@@ -176,9 +166,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         **kwargs: Any,
     ) -> None:
         limits = take_limits(limits, kwargs)
-        #: The function of the response that `ttl` is, if it is one.
-        self.ttl_of: Any = ttl if takes_response(ttl) else None
-        #: The options, checked.
+        self.ttl_of = ttl if takes_response(ttl) else None
         self.options = Options.among(locals())
         super().__init__(
             SENTINEL if ttl is SENTINEL or self.ttl_of else require_ttl(ttl),
@@ -192,9 +180,7 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
         )
         self.fallback = fallback
         self._check_parameters()
-        self.hooks: AiocacheHooks = AiocacheHooks(self, self._cache_settings())
-        # By identity: a callable instance need not be hashable.
-        self._functions: dict[int, Decorated] = {}
+        self.hooks = AiocacheHooks(self, self._cache_settings())
 
     def _cache_settings(self) -> dict[str, Any]:
         """Return what `resolve_cache` makes the cache of."""
@@ -234,117 +220,4 @@ class stream_cached(cached):  # type: ignore[misc]  # noqa: N801
     @overload
     def __call__(self, f: Callable[P, R]) -> CachedEndpoint[P, R]: ...
     def __call__(self, f: Callable[P, Any]) -> Any:
-        hooks = self.hooks.for_function(f)
-        kind = DecoratedGenerator if is_generator(f) else Decorated
-        function = self._functions[id(f)] = kind(f, self, hooks)
-        hooks.bind_early(function.reporter)
-
-        return wrapped(function, self.cache, functools.partial(self.decorator, f))
-
-    async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Answer one call of `f`: from the cache, or by running it and recording its answer."""
-        result = await self._answer(f, True, *args, **kwargs)
-        if self.options.resume:
-            # The response that goes on from it reports all that was sent.
-            resume_from(result, functools.partial(self._answer, f, False, *args, **kwargs))
-        return result
-
-    async def _answer(
-        self,
-        f: Callable[..., Any],
-        is_reported: bool,
-        /,
-        *args: Any,
-        cache_read: bool = True,
-        cache_write: bool = True,
-        aiocache_wait_for_write: bool = True,
-        **kwargs: Any,
-    ) -> Any:
-        function = self._functions[id(f)]
-        if not function.can_cache():
-            return await function.run_uncached(args, kwargs)
-        call = await function.call(
-            args,
-            kwargs,
-            cache_read=cache_read,
-            cache_write=cache_write,
-            aiocache_wait_for_write=aiocache_wait_for_write,
-        )
-        call = call if is_reported else call.withholding()[0]
-        if isinstance(function, DecoratedGenerator):
-            return await function.open(call)
-        return await answer(call)
-
-    async def clear(self) -> bool:
-        """
-        Invalidate the entries of all functions that this decorator has decorated.
-
-        Returns:
-            True if it was carried out, False if it waits for the store's return.
-
-        Raises:
-            StoreError: The store refused; old responses may still be served.
-        """
-        return all([await each.invalidate(None, {}) for each in self._functions.values()])
-
-    def stats(self) -> Mapping[str, EndpointStats]:
-        """Return what this process has answered for each function, by its name."""
-        return {each.endpoint.name: each.reporter.stats for each in self._functions.values()}
-
-    # -- what a subclass may override -------------------------------------------------------
-
-    def overrides(self, name: str) -> bool:
-        """Whether a subclass has a method of its own."""
-        return getattr(type(self), name) is not getattr(stream_cached, name)
-
-    def get_cache_key(
-        self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> str:
-        """
-        Return the key of a call; override it for keys of your own.
-
-        Args:
-            f: The decorated function.
-            args: Its positional arguments.
-            kwargs: Its keyword arguments.
-        """
-        current = current_call.get()
-        if self.key_builder and current is not None:
-            kwargs = current[0].for_key_builder(args, kwargs, current[1])
-        if self.key or self.key_builder or current is None:
-            return cast(str, super().get_cache_key(f, args, kwargs))
-        function, incoming = current
-        if incoming is None:
-            args, kwargs, lacking = function.arguments.as_for_aiocache(args, kwargs)
-            lacking += function.parts.suffix(function.hooks)
-            return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
-        forms = function.parts.forms(args, kwargs, incoming, function.hooks)
-        return incoming.key(function.endpoint.name, forms, host=self.options.key_host)
-
-    def _key_from_args(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> str:
-        if hasattr(func, "__name__"):
-            return cast(str, super()._key_from_args(func, args, kwargs))
-        # aiocache has no key for a partial, nor for an instance that can be called.
-        function = self._functions[id(func)]
-        positional = args[1:] if self.noself else args
-        return f"{function.endpoint.name}{positional}{sorted(kwargs.items())}"
-
-    async def get_from_cache(self, key: str) -> Any:
-        """Return a plain value by the cache's public `get`; None if there is none."""
-        use = current_use() or await self._use()
-        return await use.get(key)
-
-    async def set_in_cache(self, key: str, value: Any) -> None:
-        """Store a plain value by the cache's public `set`."""
-        use = current_use() or await self._use()
-        await use.set(key, value, self.hooks.ttl())
-
-    async def _use(self) -> Use:
-        """Return what a call uses of the cache, for a call from outside."""
-        binding = self.hooks.binding()
-        deadline = Deadline(binding.timeout)
-        service = next(iter(self._functions.values())).service
-        backend = await binding.backend(deadline)
-        return Use(backend, deadline, binding.cache, service.invalidated_before, service.reporter)
+        return self.decorate(f)

@@ -17,7 +17,8 @@ import stream_cached.cashews
 from stream_cached import ConfigurationError, Limits, MemoryCache
 from stream_cached import stream_cached as cached
 from stream_cached.limits import LIMITS, MAX_VARIANTS, VALUE_SIZE
-from stream_cached.options import NOT_GIVEN, Options
+from stream_cached.option_checks import NOT_GIVEN
+from stream_cached.options import Options
 from tests.support.process import ROOT
 
 #: Keyword-only parameters that are no field of `Options`: the decorator resolves a fallback itself.

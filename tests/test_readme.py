@@ -26,7 +26,7 @@ from stream_cached import (
 )
 from stream_cached.backends import urls
 from stream_cached.backends.resolve import OWN_MEMORY
-from stream_cached.options import NOT_GIVEN
+from stream_cached.option_checks import NOT_GIVEN
 from tests.conftest import Spawn
 from tests.support.http_client import fetch
 from tests.support.process import ROOT

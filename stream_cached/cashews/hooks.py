@@ -24,13 +24,13 @@ from stream_cached.cashews.stores import Raw
 from stream_cached.cashews.tags import TagStore, delete_versions
 from stream_cached.cashews.ttls import takes_result, ttl_in_seconds
 from stream_cached.cashews.views import backend_of, secrets_of, view_of
+from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.engine.outcome import Call
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.resource import KeySets, Resource
 from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
-from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_segment_key, tag_key
 from stream_cached.responses.stored import ReplayResponse

@@ -4,40 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from stream_cached.backends.pending import InvalidatedBefore
-from stream_cached.backends.users import user_of
 from stream_cached.checks import require
+from stream_cached.decorated.hooks import AiocacheHooks
+from stream_cached.decorated.keys import Keys
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.function import HIDDEN, Endpoint
 from stream_cached.endpoint.known import note_decorated
 from stream_cached.endpoint.route import effective_route, is_endpoint
-from stream_cached.endpoint.signatures import taking_request
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation, Version
 from stream_cached.engine.outcome import Call, RequestView
 from stream_cached.engine.service import Service
-from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
-from stream_cached.hooks import AiocacheHooks
 from stream_cached.http.reasons import BypassError, Finding, NotCached
-from stream_cached.keys.names import is_internal, shows_object, version_key
+from stream_cached.keys.names import version_key
 from stream_cached.options import MIN_SECRET, check_arguments
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
-from stream_cached.request.key_parts import KeyParts
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.rendering import Rendering, Twins
 from stream_cached.tasks import has_event_loop
 
 if TYPE_CHECKING:
-    from stream_cached.decorator import stream_cached
+    from stream_cached.decorated.base import Decorator
 
 #: The switches of a single call, as in aiocache's decorators.
 SWITCHES = frozenset({"cache_read", "cache_write", "aiocache_wait_for_write"})
@@ -47,14 +42,13 @@ class Decorated:
     """A decorated function."""
 
     def __init__(
-        self, function: Callable[..., Any], decorator: stream_cached, hooks: AiocacheHooks
+        self, function: Callable[..., Any], decorator: Decorator, hooks: AiocacheHooks
     ) -> None:
         options = decorator.options
         self._decorator = decorator
         self.hooks = hooks
         self._asked: set[bool] = set()
         """Whether it was called with a request, without one, or both."""
-        self._key_builder = taking_request(decorator.key_builder)
         self._renders = self._renders_values()
         self.endpoint = endpoint = Endpoint(
             function, takes_request=options.request_key, takes_response=self._renders
@@ -66,7 +60,7 @@ class Decorated:
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}")
         note_decorated(function, self.reporter)
-        self._context = ContextWatch(options.key_context, self.reporter)
+        context = ContextWatch(options.key_context, self.reporter)
         self.arguments = Arguments(
             function,
             endpoint.declared,
@@ -75,6 +69,7 @@ class Decorated:
             key_args=options.key_args,
             key_ignore=options.key_ignore,
         )
+        self._keys = Keys(endpoint, self.arguments, context, decorator, hooks, self.reporter)
         self._tagging = Tagging(
             endpoint.name,
             endpoint.declared,
@@ -135,15 +130,7 @@ class Decorated:
     def has_made(self, wrapper: Callable[..., Any]) -> None:
         """Note what the decorator has made of the function, once it may have a cache."""
         self.wrapper = wrapper
-        own = self.hooks.namespace
-        self.parts = KeyParts(
-            self.endpoint,
-            wrapper,
-            self.arguments,
-            self._context,
-            own_namespace=own,
-            namespace=own or getattr(self._decorator.cache, "namespace", None),
-        )
+        self._keys.has_made(wrapper)
 
     # -- one call ---------------------------------------------------------------------------
 
@@ -172,13 +159,13 @@ class Decorated:
             incoming = self._incoming(request)
             if incoming is not None and rendering is not None:
                 incoming.status = rendering.status
-            key = await self._key(incoming, args, kwargs)
+            key = await self._keys.key(incoming, args, kwargs)
         except BypassError as exc:
             findings = exc.findings
             if exc.__cause__ is not None:
                 self.reporter.function_failed(exc.__cause__)
         else:
-            self._note_key(key, incoming)
+            self._keys.note(key, incoming)
         keyed = incoming is not None and hooks.keys_by_request
         terms = self.service.headers.terms if keyed else None
         return Call(
@@ -238,8 +225,6 @@ class Decorated:
         own = {name: value for name, value in kwargs.items() if name not in SWITCHES}
         return self.endpoint.function(*args, **own)
 
-    # -- the key ----------------------------------------------------------------------------
-
     async def cache_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the key of a call. Raise `BypassError` if the call is not for the cache."""
         endpoint = self.endpoint
@@ -250,7 +235,7 @@ class Decorated:
         if request is None and self.hooks.keys_by_request:
             self._check_key_without_request()
         _, kwargs = endpoint.take_response(kwargs)
-        return await self._key(self._incoming(request), args, kwargs)
+        return await self._keys.key(self._incoming(request), args, kwargs)
 
     def _check_key_without_request(self) -> None:
         fix = "pass the request of the call whose key it is, as request=; invalidate() takes no key"
@@ -262,65 +247,6 @@ class Decorated:
             self.reporter.warn(
                 f"cache_key() returns the key of a call without a request, and all calls so far "
                 f"had one: {fix}"
-            )
-
-    @property
-    def _key_maker(self) -> str:
-        return "get_cache_key" if self._decorator.overrides("get_cache_key") else "key_builder"
-
-    def for_key_builder(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], incoming: Incoming | None
-    ) -> dict[str, Any]:
-        """Return the keyword arguments for `key_builder`, which may ask for the request."""
-        if incoming is None or "request" in kwargs or self._key_builder is None:
-            return kwargs
-        try:
-            given = self._key_builder.bind_partial(self.endpoint.function, *args, **kwargs)
-        except TypeError:
-            # It says so itself once it is called.
-            return kwargs
-        return kwargs if "request" in given.arguments else {**kwargs, "request": incoming.request}
-
-    async def _key(
-        self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> str:
-        decorator = self._decorator
-        own = decorator.key or decorator.key_builder
-        if not own and incoming is not None and incoming.may_have_body:
-            await incoming.read_body()
-        token = current_call.set((self, incoming))
-        try:
-            key = decorator.get_cache_key(self.endpoint.function, args, kwargs)
-        except (BypassError, ConfigurationError):
-            raise
-        # A user's function that fails must not fail the request.
-        except Exception as exc:
-            subject = f"{self._key_maker} raised {type(exc).__name__}"
-            raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
-        finally:
-            current_call.reset(token)
-        if isinstance(key, Enum):
-            key = key.value
-        if not isinstance(key, str):
-            subject = f"{self._key_maker} returned a value of type {type(key).__name__}"
-            raise BypassError(Finding(NotCached.FUNCTION, subject, "let it return a str"))
-        # The function itself has the same address as long as its keys are made.
-        if decorator.key_builder and shows_object(key.replace(repr(self.endpoint.function), "")):
-            raise BypassError(Finding(NotCached.ARGUMENT, *_ADDRESS))
-        if not decorator.hooks.keys_by_request and is_internal(key):
-            raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
-        return key
-
-    def _note_key(self, key: str, incoming: Incoming | None) -> None:
-        """Warn if another function uses the same key. Keys of requests name their function."""
-        hooks = self.hooks
-        if hooks.has_own_memory or (incoming is not None and hooks.keys_by_request):
-            return
-        other = user_of(hooks.binding(), key, self.endpoint.name)
-        if other != self.endpoint.name:
-            self.reporter.warn(
-                f"it has a key that {other} has, too, so that each is given what the other one "
-                "returned: pass another key=, key_builder= or namespace= to one of them"
             )
 
     # -- invalidation -----------------------------------------------------------------------
@@ -336,15 +262,3 @@ class Decorated:
         if versions:
             return all([await self._invalidation(Version(each)) for each in versions])
         return await self._invalidation(key)
-
-
-#: What is said of a key that holds an address, and what to write.
-_ADDRESS = (
-    "key_builder returned a key with the address of an object, which another one is given later",
-    "let it name what the answer depends on: request.url.path instead of request",
-)
-
-#: The function and the request whose key is built now.
-current_call: ContextVar[tuple[Decorated, Incoming | None] | None] = ContextVar(
-    "stream_cached_keyed", default=None
-)

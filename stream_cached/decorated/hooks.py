@@ -26,18 +26,18 @@ from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
 from stream_cached.fallback_cache import FallbackCache
-from stream_cached.options import NOT_GIVEN
+from stream_cached.option_checks import NOT_GIVEN
 from stream_cached.stores.aiocache import switched_off
 from stream_cached.stores.clients import is_mock
 
 if TYPE_CHECKING:
-    from stream_cached.decorator import stream_cached
+    from stream_cached.decorated.base import Decorator
 
 
 class AiocacheHooks(Hooks):
     """The cache of the decorator, as aiocache configures it."""
 
-    def __init__(self, decorator: stream_cached, settings: dict[str, Any]) -> None:
+    def __init__(self, decorator: Decorator, settings: dict[str, Any]) -> None:
         self._decorator = decorator
         self._settings = settings
         self._binding: Binding | None = None

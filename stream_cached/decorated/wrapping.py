@@ -6,8 +6,8 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from stream_cached.decorated import Decorated
-from stream_cached.decorated_generator import DecoratedGenerator
+from stream_cached.decorated.function import Decorated
+from stream_cached.decorated.generator import DecoratedGenerator
 from stream_cached.endpoint.generators import as_framework_calls_it
 from stream_cached.events import EndpointStats
 

@@ -18,19 +18,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stream_cached.checks import require
-from stream_cached.decorated import Decorated
+from stream_cached.decorated.function import Decorated
+from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.function import unlink, with_parameter
 from stream_cached.endpoint.route import effective_route
 from stream_cached.engine.item_stream import ItemStream, PassedOn, open_items
 from stream_cached.engine.outcome import Call
 from stream_cached.format.item_classes import ItemClasses
 from stream_cached.format.items import media_type
-from stream_cached.hooks import AiocacheHooks
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.items import GeneratorExecution
 
 if TYPE_CHECKING:
-    from stream_cached.decorator import stream_cached
+    from stream_cached.decorated.base import Decorator
 
 #: The name of the parameter that FastAPI passes what the resolver returns as.
 HIDDEN_ITEMS = "_stream_cached_items"
@@ -43,7 +43,7 @@ class DecoratedGenerator(Decorated):
     """A decorated generator function."""
 
     def __init__(
-        self, function: Callable[..., Any], decorator: stream_cached, hooks: AiocacheHooks
+        self, function: Callable[..., Any], decorator: Decorator, hooks: AiocacheHooks
     ) -> None:
         super().__init__(function, decorator, hooks)
         require(

@@ -1,0 +1,143 @@
+"""The key of a call: from its request and arguments, or as the user says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from stream_cached.backends.users import user_of
+from stream_cached.decorated.hooks import AiocacheHooks
+from stream_cached.endpoint.arguments import Arguments
+from stream_cached.endpoint.function import Endpoint
+from stream_cached.endpoint.signatures import taking_request
+from stream_cached.errors import ConfigurationError
+from stream_cached.events import Reporter
+from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.keys.names import is_internal, shows_object
+from stream_cached.request.context import ContextWatch
+from stream_cached.request.incoming import Incoming
+from stream_cached.request.key_parts import KeyParts
+
+if TYPE_CHECKING:
+    from stream_cached.decorated.base import Decorator
+
+#: What is said of a key that holds an address, and what to write.
+_ADDRESS = (
+    "key_builder returned a key with the address of an object, which another one is given later",
+    "let it name what the answer depends on: request.url.path instead of request",
+)
+
+
+class Keys:
+    """The keys of one decorated function."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        arguments: Arguments,
+        context: ContextWatch,
+        decorator: Decorator,
+        hooks: AiocacheHooks,
+        reporter: Reporter,
+    ) -> None:
+        self._endpoint = endpoint
+        self._arguments = arguments
+        self._context = context
+        self._decorator = decorator
+        self._hooks = hooks
+        self._reporter = reporter
+        self._signature = taking_request(decorator.key_builder)
+
+    def has_made(self, wrapper: Callable[..., Any]) -> None:
+        """Note what the decorator has made of the function, once it may have a cache."""
+        own = self._hooks.namespace
+        self._parts = KeyParts(
+            self._endpoint,
+            wrapper,
+            self._arguments,
+            self._context,
+            own_namespace=own,
+            namespace=own or getattr(self._decorator.cache, "namespace", None),
+        )
+
+    async def key(
+        self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        """Return the key of a call. Raise `BypassError` if the call is not for the cache."""
+        decorator = self._decorator
+        own = decorator.key or decorator.key_builder
+        if not own and incoming is not None and incoming.may_have_body:
+            await incoming.read_body()
+        token = current_call.set((self, incoming))
+        try:
+            key = decorator.get_cache_key(self._endpoint.function, args, kwargs)
+        except (BypassError, ConfigurationError):
+            raise
+        # A user's function that fails must not fail the request.
+        except Exception as exc:
+            subject = f"{self._maker} raised {type(exc).__name__}"
+            raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
+        finally:
+            current_call.reset(token)
+        if isinstance(key, Enum):
+            key = key.value
+        if not isinstance(key, str):
+            subject = f"{self._maker} returned a value of type {type(key).__name__}"
+            raise BypassError(Finding(NotCached.FUNCTION, subject, "let it return a str"))
+        # The function itself has the same address as long as its keys are made.
+        if decorator.key_builder and shows_object(key.replace(repr(self._endpoint.function), "")):
+            raise BypassError(Finding(NotCached.ARGUMENT, *_ADDRESS))
+        if not decorator.hooks.keys_by_request and is_internal(key):
+            raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
+        return key
+
+    @property
+    def _maker(self) -> str:
+        return "get_cache_key" if self._decorator.overrides("get_cache_key") else "key_builder"
+
+    def for_key_builder(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], incoming: Incoming | None
+    ) -> dict[str, Any]:
+        """Return the keyword arguments for `key_builder`, which may ask for the request."""
+        if incoming is None or "request" in kwargs or self._signature is None:
+            return kwargs
+        try:
+            given = self._signature.bind_partial(self._endpoint.function, *args, **kwargs)
+        except TypeError:
+            # It says so itself once it is called.
+            return kwargs
+        return kwargs if "request" in given.arguments else {**kwargs, "request": incoming.request}
+
+    def of_request(
+        self, incoming: Incoming, args: tuple[Any, ...], kwargs: dict[str, Any], *, host: bool
+    ) -> str:
+        """Return the key that is made from a request; `host` if its host is part of it."""
+        forms = self._parts.forms(args, kwargs, incoming, self._hooks)
+        return incoming.key(self._endpoint.name, forms, host=host)
+
+    def for_aiocache(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], str]:
+        """Return arguments as aiocache makes a key of them, and what its key then lacks."""
+        args, kwargs, lacking = self._arguments.as_for_aiocache(args, kwargs)
+        return args, kwargs, lacking + self._parts.suffix(self._hooks)
+
+    def note(self, key: str, incoming: Incoming | None) -> None:
+        """Warn if another function uses the same key. Keys of requests name their function."""
+        hooks, name = self._hooks, self._endpoint.name
+        if hooks.has_own_memory or (incoming is not None and hooks.keys_by_request):
+            return
+        other = user_of(hooks.binding(), key, name)
+        if other != name:
+            self._reporter.warn(
+                f"it has a key that {other} has, too, so that each is given what the other one "
+                "returned: pass another key=, key_builder= or namespace= to one of them"
+            )
+
+
+#: The keys of the function, and the request, whose key is made now.
+current_call: ContextVar[tuple[Keys, Incoming | None] | None] = ContextVar(
+    "stream_cached_keyed", default=None
+)

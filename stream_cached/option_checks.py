@@ -1,0 +1,170 @@
+"""The checks of single options. Each takes name and value, and returns the value's final form."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from enum import Enum
+from typing import Any, get_args
+
+from stream_cached.checks import (
+    is_0,
+    is_items,
+    require,
+    require_function,
+    require_items,
+    require_names,
+    require_seconds,
+)
+from stream_cached.http.policy import NEVER_STORED
+from stream_cached.request.guard import KINDS, READABLE, read_name
+
+#: A header name (RFC 9110, section 5.6.2), but for the asterisk, which has a meaning in Vary.
+_HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+")
+
+
+class _NotGiven(Enum):
+    NOT_GIVEN = "not given"
+
+
+#: The `timeout` that leaves the time-out to the cache.
+NOT_GIVEN: Any = _NotGiven.NOT_GIVEN
+
+
+def check_vary(name: str, vary: Any) -> Mapping[str, Callable[[str], str] | None]:
+    for header in require_items(name, vary, "Accept"):
+        require(
+            isinstance(header, str) and _HEADER_NAME.fullmatch(header),
+            f"vary={header!r} is no name of a header",
+        )
+    functions = dict(vary) if isinstance(vary, Mapping) else dict.fromkeys(vary)
+    for header, function in functions.items():
+        if function is not None:
+            require_function(f"vary[{header!r}]", function)
+    return functions
+
+
+def check_methods(name: str, methods: Any) -> frozenset[str]:
+    require(
+        is_items(methods) and methods and all(isinstance(each, str) for each in methods),
+        f'methods={methods!r}: pass a tuple of names, ("GET", "POST")',
+    )
+    return frozenset(each.upper() for each in methods)
+
+
+def check_statuses(name: str, statuses: Any) -> frozenset[int]:
+    codes = require_items(name, statuses, 200)
+    require(
+        codes and all(isinstance(code, int) and 200 <= code <= 599 for code in codes),
+        f"statuses={statuses!r}: pass final status codes, such as (200, 404)",
+    )
+    require(
+        NEVER_STORED.isdisjoint(codes),
+        "statuses= has 206 or 304, which are parts of another response and can't be stored",
+    )
+    return frozenset(codes)
+
+
+def one_of(literal: Any, hint: str) -> Callable[[str, Any], Any]:
+    """Return the check of an option that is a `Literal`."""
+
+    def check(name: str, value: Any) -> Any:
+        require(value in get_args(literal), f"{name}={value!r}: pass {hint}")
+        return value
+
+    return check
+
+
+def check_timeout(name: str, value: Any) -> Any:
+    """Return seconds. As in aiocache, None and 0 set no bound."""
+    if value is NOT_GIVEN or value is None or is_0(value):
+        return value
+    return require_seconds(name, value)
+
+
+def check_complete_when(name: str, value: Any) -> Any:
+    if value is not None:
+        require_function(name, value)
+    return value
+
+
+def check_secret(name: str, secret: Any) -> tuple[bytes, ...] | None:
+    """Return the secrets as bytes; no message shows one."""
+    if secret is None:
+        return None
+    secrets = tuple(secret) if is_items(secret) else (secret,)
+    require(
+        secrets and all(isinstance(each, str | bytes) and each for each in secrets),
+        "secret= has to be a str or bytes, or several of them, and none of them empty: pass 32 "
+        "random bytes, the same to every process",
+    )
+    return tuple(each.encode() if isinstance(each, str) else each for each in secrets)
+
+
+def check_key_args(name: str, key_args: Any) -> Mapping[str, Callable[[Any], Any]]:
+    require(
+        isinstance(key_args, Mapping),
+        f'key_args={key_args!r}: pass functions by name, {{"user": lambda user: user.id}}',
+    )
+    for argument, function in key_args.items():
+        require_function(f"key_args[{argument!r}]", function)
+        require(
+            _takes_one(function),
+            f"key_args[{argument!r}]={function!r}: pass a function of one argument",
+        )
+    return dict(key_args)
+
+
+def _takes_one(function: Callable[[Any], Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # A function in C may have no signature.
+    return True
+
+
+def check_query_ignore(name: str, names: Any) -> tuple[str, ...]:
+    listed = require_items(name, names, "utm_*")
+    require(
+        all(isinstance(each, str) and each for each in listed),
+        f'{name}={names!r}: pass names in the query, such as ("utm_*", "fbclid")',
+    )
+    return tuple(listed)
+
+
+def check_key_context(name: str, listed: Any) -> tuple[Any, ...] | None:
+    if listed is None:
+        return None
+    require(
+        is_items(listed) and all(isinstance(each, ContextVar) or callable(each) for each in listed),
+        f"key_context={listed!r}: pass a tuple of context variables, or of functions without "
+        "arguments",
+    )
+    return tuple(listed)
+
+
+def check_refresh(name: str, function: Any) -> Any:
+    if function is not None:
+        require_function(name, function)
+        require(_takes_one(function), f"{name}={function!r}: pass a function of the request")
+    return function
+
+
+def check_unguarded(name: str, unguarded: Any) -> frozenset[str]:
+    names = require_names(name, unguarded)
+    for each in names:
+        kind, dot, rest = each.partition(".")
+        is_item = dot and (kind in KINDS or kind == "header")
+        # An attribute is written "state.user", not "request.state.user".
+        is_single = kind == "scope" or "." not in rest
+        is_valid = is_single if is_item else _HEADER_NAME.fullmatch(each) and not dot
+        require(
+            is_valid and (rest if is_item else each not in KINDS[:2]),
+            f"unguarded={each!r}: pass the name of a header, or one of {', '.join(READABLE)}, "
+            '"state.NAME", "scope.NAME" or "request.NAME"',
+        )
+    return frozenset(map(read_name, names))

@@ -277,10 +277,8 @@ _converter: Callable[[type], _Converter] = functools.lru_cache(maxsize=1024)(_fi
 
 
 def _pairs(value: dict[Any, object], depth: int) -> list[Any]:
+    # One item without a form is found before the others are packed, which may be large.
+    forms = [(canonical(name, depth), canonical(item, depth)) for name, item in dict.items(value)]
     return sorted(
-        (
-            [_packed(canonical(name, depth)), _packed(canonical(item, depth))]
-            for name, item in dict.items(value)
-        ),
-        key=lambda pair: pair[0],
+        ([_packed(name), _packed(item)] for name, item in forms), key=lambda pair: pair[0]
     )

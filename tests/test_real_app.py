@@ -20,6 +20,7 @@ from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
+from tests.support.selection import share
 
 # FastAPI closed the sessions of `yield` dependencies before the response, before 0.118.
 pytest.importorskip("fastapi", minversion="0.118")
@@ -223,6 +224,14 @@ PAGES = [
 ]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)
+
+
+def pages_of(name: str) -> pytest.MarkDecorator:
+    """The pages that one of the two long tests asks for: in a quick run each has half of them."""
+    pages = share({page.path: page for page in PAGES}, ("at once", "after another"), name)
+    return pytest.mark.parametrize("page", pages, ids=lambda page: page.path)
+
+
 # What takes long is asked of two: that all of them keep entries apart is shown first.
 two_caches = pytest.mark.parametrize("cache_url", ["memory", "redis"], indirect=True)
 
@@ -325,7 +334,7 @@ def test_everybody_is_given_their_own_in_any_order_and_told_how(
 
 @pytest.mark.matrix
 @two_caches
-@each_page
+@pages_of("at once")
 def test_two_who_ask_at_once_are_given_their_own(site: Site, page: Page) -> None:
     for order in (USERS, USERS[::-1]):
         with contextlib.ExitStack() as stack:
@@ -345,7 +354,7 @@ def test_two_who_ask_at_once_are_given_their_own(site: Site, page: Page) -> None
 
 @pytest.mark.matrix
 @two_caches
-@each_page
+@pages_of("after another")
 def test_after_one_who_left_half_way_everybody_is_given_their_own_and_all_of_it(
     site: Site, page: Page
 ) -> None:

@@ -254,7 +254,7 @@ def test_a_request_after_a_head_that_is_all_is_a_hit_though_redis_answers_late(
     headers = {"content-length": "0"} if status == 200 else {}
     with DelayProxy(redis_server.port, delay=0.02) as proxy:
         port = serve(
-            app_of(lambda: StreamingResponse(parts(b""), status, headers), proxy.url())
+            app_of(lambda: StreamingResponse(parts(b""), status, headers), proxy.url(timeout=5))
         ).port
         with RawClient(port) as client, RawClient(port) as other:
             client.request()
@@ -267,7 +267,7 @@ def test_a_request_after_the_end_of_a_file_is_a_hit_though_redis_answers_late(
     path = tmp_path / "file"
     path.write_bytes(os.urandom(1_000_000))
     with DelayProxy(redis_server.port, delay=0.02) as proxy:
-        port = serve(app_of(lambda: FileResponse(path), proxy.url())).port
+        port = serve(app_of(lambda: FileResponse(path), proxy.url(timeout=5))).port
         with RawClient(port) as client, RawClient(port) as other:
             miss, hit = client.request(), other.request()
 
@@ -280,7 +280,7 @@ def test_a_request_after_the_end_is_a_hit_behind_middleware(
     serve: Serve, redis_server: RedisServer, redis_url: str, middleware: list[Middleware]
 ) -> None:
     with DelayProxy(redis_server.port, delay=0.02) as proxy:
-        app = app_of(lambda: with_its_length(os.urandom(300_000)), proxy.url(), middleware)
+        app = app_of(lambda: with_its_length(os.urandom(300_000)), proxy.url(timeout=5), middleware)
         port = serve(app).port
         with RawClient(port) as client, RawClient(port) as other:
             miss, hit = client.request(), other.request()

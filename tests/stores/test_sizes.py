@@ -165,7 +165,9 @@ VALUES: dict[str, Callable[[], Any]] = {
 def test_the_size_of_a_value_is_near_what_it_takes(kind: str) -> None:
     make = VALUES[kind]
     make()
+    # What the other tests have left is not looked through again.
     gc.collect()
+    gc.freeze()
     tracemalloc.start()
     try:
         value = make()
@@ -175,6 +177,7 @@ def test_the_size_of_a_value_is_near_what_it_takes(kind: str) -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
     assert taken * 0.8 < size < taken * 2
     # Counting leaves nothing behind, such as the UTF-8 of a text. (Python makes the dict of an
     # object when it is asked for.)

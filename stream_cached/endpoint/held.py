@@ -7,7 +7,8 @@ The path stands in the key in place of the object, so that it is the same in eve
 - `app.state.NAME`, and `state.NAME` for what the lifespan has put into the state.
 
 A path that has led to two objects holds nothing: a global that is set for each request, say. A path
-to a session or a connection counts from the second look-up on.
+to a session or a connection counts from the second look-up on, and so does one to what came into
+`app.state` after the start of the application.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing import Any
 from stream_cached.endpoint.infrastructure import is_per_request
 from stream_cached.endpoint.reads import code_of, function_of, selected
 from stream_cached.endpoint.signatures import class_names, without_partials
-from stream_cached.endpoint.startup import lifespan_states
-from stream_cached.keys.modules import namespaces
+from stream_cached.endpoint.startup import is_there_since_start, lifespan_states, state_of_app
+from stream_cached.keys.modules import namespaces, shared_name
 from stream_cached.keys.references import Reference, reference_to
 
 #: Registries, which give one session to all that ask while a request is answered.
@@ -90,7 +91,11 @@ def path_of(value: object, scope: Mapping[str, Any], asker: Hashable) -> str | N
     """
     if is_proxy(value):
         return None
-    return _path_in_app(value, scope) or _path_in_modules(value, asker)
+    path = _path_in_app(value, scope)
+    if path is None and (found := _path_in_modules(value, asker)) is not None:
+        module_name, _, names = found.partition(":")
+        path = f"{shared_name(module_name)}:{names}"
+    return path
 
 
 def returned_by(call: Any, scope: Mapping[str, Any]) -> object:
@@ -101,7 +106,7 @@ def returned_by(call: Any, scope: Mapping[str, Any]) -> object:
         return value
     name, *attributes = names
     if attributes[:2] == ["app", "state"]:
-        of_app = _state_of(scope.get("app"))
+        of_app = state_of_app(scope.get("app"))
         return of_app.get(attributes[2], ABSENT) if len(attributes) == 3 else ABSENT
     value = getattr(without_partials(call), "__globals__", {}).get(name, ABSENT)
     for attribute in attributes:
@@ -140,17 +145,12 @@ def _path_in_app(value: object, scope: Mapping[str, Any]) -> str | None:
         return None
     if app is value:
         return "app"
-    for path in _paths_in("app.state", _state_of(app), value):
-        if _leads_to((id(app), path), value, app):
+    for path in _paths_in("app.state", state_of_app(app), value):
+        is_late = not is_there_since_start(app, path.split(".")[2])
+        if _leads_to((id(app), path), value, app, is_late=is_late):
             return path
     states = lifespan_states(scope)
     return next((path for state in states for path in _paths_in("state", state, value)), None)
-
-
-def _state_of(app: Any) -> Mapping[str, Any]:
-    """Return what is in `app.state`."""
-    state: Mapping[str, Any] = getattr(getattr(app, "state", None), "_state", {})
-    return state
 
 
 def _paths_in(name: str, state: Mapping[str, Any], value: object) -> Iterator[str]:
@@ -265,15 +265,17 @@ def _cached_value(function: Any) -> object:
     return function()
 
 
-def _leads_to(path: Hashable, value: object, owner: object = None) -> bool:
+def _leads_to(
+    path: Hashable, value: object, owner: object = None, *, is_late: bool = False
+) -> bool:
     """Note what a path leads to; return whether it has never led to another object."""
     if path not in _led:
         _led[path] = reference_to(value)
         if owner is not None:
             # The address of an application that is gone may be given to another one.
             weakref.finalize(owner, _led.pop, path, None)
-        # A session may be put there for each request, which only the next one shows.
-        return not is_per_request(type(value))
+        # It may be put there for each request, which only the next one shows.
+        return not (is_late or is_per_request(type(value)))
     reference = _led[path]
     if reference is None or reference() is not value:
         _led[path] = None

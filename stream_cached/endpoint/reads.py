@@ -136,7 +136,7 @@ def reads_of_request(
         names = [each.argval for each in itertools.takewhile(_reads_attribute, after)]
         if any(tuple(names[: len(way)]) == way for way in harmless):
             continue
-        reads[_read(names, after)] = None
+        reads[_read(names, after, instructions[max(index - 1, 0) : index])] = None
     return list(reads)
 
 
@@ -201,9 +201,15 @@ def _uses(instructions: Sequence[dis.Instruction], name: str) -> Iterator[int | 
         yield index if _loads(instruction) and is_last else None
 
 
-def _read(names: Sequence[Any], after: Sequence[dis.Instruction]) -> Read:
-    """Return what the attributes of a request, and the instructions after it, come to."""
+def _read(
+    names: Sequence[Any], after: Sequence[dis.Instruction], before: Sequence[dis.Instruction]
+) -> Read:
+    """Return what the attributes of a request, and the instructions around it, come to."""
     match names:
+        case ["state"] if before and before[0].argval in ("getattr", "hasattr"):
+            name = after[1]
+            if name.opname.startswith("LOAD_CONST") and isinstance(name.argval, str):
+                return Read("state", name.argval)
         case ["state", str(name), *_]:
             return Read("state", name)
         case ["headers" | "cookies" as kind, *rest] if rest in ([], ["get"]):

@@ -15,8 +15,13 @@ from weakref import WeakKeyDictionary
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
+from stream_cached.keys.references import Reference, reference_to
+
 #: The states of applications, as they were after start-up.
 _states: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+#: What was in the `app.state` of applications when they had started.
+_own: WeakKeyDictionary[Any, dict[str, Reference]] = WeakKeyDictionary()
 
 _NO_STATE: Mapping[str, Any] = {}
 
@@ -24,6 +29,19 @@ _NO_STATE: Mapping[str, Any] = {}
 def remember_state(app: Any, state: Mapping[str, Any]) -> None:
     """Note the state of an application that has started."""
     _states[app] = dict(state)
+    _own[app] = {name: reference_to(value) for name, value in state_of_app(app).items()}
+
+
+def state_of_app(app: Any) -> Mapping[str, Any]:
+    """Return what is in `app.state`."""
+    state: Mapping[str, Any] = getattr(getattr(app, "state", None), "_state", _NO_STATE)
+    return state
+
+
+def is_there_since_start(app: Any, name: str) -> bool:
+    """Whether a value in `app.state` is older than the end of the start-up, or may be."""
+    own = _own.get(app)
+    return own is None or (name in own and own[name]() is state_of_app(app).get(name))
 
 
 def is_of_lifespan(scope: Mapping[str, Any], name: str, value: object) -> bool:

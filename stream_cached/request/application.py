@@ -10,6 +10,8 @@ from weakref import WeakSet
 
 from starlette.types import Scope
 
+from stream_cached.endpoint.dependencies import overrides_of
+from stream_cached.endpoint.value_forms import ValueForms
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.numbers import number_of
 from stream_cached.keys.references import reference_to
@@ -47,8 +49,8 @@ def number_form(scope: Scope) -> Form:
     if router is not None and router is not getattr(app, "router", None):
         # It is mounted within another one.
         numbers.append(number_of(router))
-    overrides = getattr(app, "dependency_overrides", None)
-    if not overrides or not isinstance(overrides, Mapping):
+    overrides = overrides_of(scope)
+    if not overrides:
         return {"<app>": numbers}
     pairs = sorted([number_of(given), number_of(used)] for given, used in overrides.items())
     return {"<app>": [numbers, pairs]}
@@ -105,7 +107,19 @@ class Applications:
             self._known[id(app), id(router)] = known
         if known.form is None:
             raise BypassError(_FINDING)
-        return known.form
+        overrides = overrides_of(scope)
+        return known.form | self._overriding(overrides) if overrides else known.form
+
+    def _overriding(self, overrides: Mapping[Any, Any]) -> Form:
+        """Return the dependencies that others stand for, by names that all processes have."""
+        forms = ValueForms(lambda _: None)
+        pairs = [
+            [forms.form("overrides", given), forms.form("overrides", used)]
+            for given, used in overrides.items()
+        ]
+        if forms.unknown and not self._is_named:
+            raise BypassError(_FINDING)
+        return {"<overrides>": sorted(map(repr, pairs))}
 
     def _found_out(self, app: Any, root: Any, namespace: object) -> _Known:
         place, root_place = place_of(app), place_of(root)

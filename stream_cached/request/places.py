@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
-from stream_cached.keys.modules import namespaces
-
-#: Names of the module that a program starts with, which has a name of its own for others.
-_MAIN = ("__main__", "__mp_main__")
+from stream_cached.keys.modules import namespaces, shared_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +60,4 @@ def _found(app: object) -> Iterator[Place]:
     for module, variables in namespaces():
         for name, value in tuple(variables.items()):
             if value is app:
-                yield Place(f"{_shared_name(module)}.{name}", variables, name)
-
-
-def _shared_name(name: str) -> str:
-    """Return the name by which other processes import a module."""
-    if name not in _MAIN:
-        return name
-    module = sys.modules.get(name)
-    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
-    shared = spec.name if spec is not None else PurePath(file).stem if file else name
-    return name if sys.modules.get(shared, module) is not module else shared
+                yield Place(f"{shared_name(module)}.{name}", variables, name)

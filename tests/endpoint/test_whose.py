@@ -391,6 +391,21 @@ def one_that_another_path_leads_to_from_too_far(app: FastAPI, cached: Decorate) 
     _add_engine(app, cached, lambda: tools.far_resources.database.engine)
 
 
+@case("never", "nothing says whose engine is")
+def one_that_each_request_puts_into_the_state_of_the_application(
+    app: FastAPI, cached: Decorate
+) -> None:
+    @app.middleware("http")
+    async def put(request: Request, call_next: Any) -> Any:
+        request.app.state.engine = create_engine("sqlite://")
+        return await call_next(request)
+
+    def of_state(request: Request) -> Any:
+        return request.app.state.engine
+
+    _add_engine(app, cached, of_state)
+
+
 @case("of all")
 def one_in_the_state_of_the_application(app: FastAPI, cached: Decorate) -> None:
     app.state.engine = create_engine("sqlite://")

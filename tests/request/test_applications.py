@@ -14,10 +14,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -186,6 +186,51 @@ def test_another_process_finds_an_application_by_its_name(
     # A program's first module has the name by which others import it.
     assert run(str(tmp_path / "main.py")) == [HIT, HIT]
     assert run("-m", "main") == [HIT, HIT]
+
+
+def get_rate() -> str:
+    return "the rate"
+
+
+def get_test_rate() -> str:
+    return "a test's rate"
+
+
+def test_on_a_server_what_overrides_a_dependency_is_in_the_key(
+    redis_url: str, namespace: str
+) -> None:
+    def app_with(override: Any) -> FastAPI:
+        app = FastAPI()
+
+        @app.get("/")
+        @stream_cached(ttl=60, cache=f"{redis_url}?namespace={namespace}")
+        async def rates(rate: Annotated[str, Depends(get_rate)]) -> Response:
+            return PlainTextResponse(rate)
+
+        @app.get("/own")
+        @stream_cached(ttl=60, cache=f"{redis_url}?namespace={namespace}")
+        async def own(request: Request) -> Response:
+            overrides = request.app.dependency_overrides
+            return PlainTextResponse(overrides.get(get_rate, get_rate)())
+
+        if override is not None:
+            app.dependency_overrides[get_rate] = override
+        return app
+
+    def answers(override: Any) -> list[tuple[str, str]]:
+        given = ask(app_with(override), "alice", "alice", path="/own")
+        return [*zip(bodies(given), statuses(given), strict=True)]
+
+    owner = object()
+
+    def get_nobodys_rate() -> str:
+        return f"{type(owner).__name__}'s rate"
+
+    assert answers(None) == [("the rate", MISS), ("the rate", HIT)]
+    assert answers(get_test_rate) == [("a test's rate", MISS), ("a test's rate", HIT)]
+    assert answers(None) == [("the rate", HIT), ("the rate", HIT)]
+    # Nothing says whether that of another process is the same.
+    assert answers(get_nobodys_rate) == [("object's rate", REFUSED)] * 2
 
 
 def test_a_global_that_was_another_application_before_names_none(

@@ -9,14 +9,17 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import inspect
 import re
 import threading
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, NamedTuple, cast
 
 import httpx
 import pytest
+from cashews import Cache
 from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request, Security
 from fastapi.security import APIKeyQuery, HTTPBearer, OAuth2PasswordBearer, SecurityScopes
 from pydantic import AfterValidator, BaseModel
@@ -28,6 +31,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from stream_cached import InKey, NotInKey, in_key, not_in_key, stream_cached
+from stream_cached.cashews import stream_cached as cashews_cached
 from stream_cached.endpoint import held
 from tests.support import tools
 from tests.support.decorating import Decorate, F, as_it_is
@@ -69,21 +73,22 @@ ORDERS = (("alice", "bob", "alice", "bob"), ("bob", "alice", "bob", "bob"))
 
 def asked(case: "Case", order: tuple[str, ...]) -> list[str]:
     """Ask the application with and without the decorator; return Cache-Status."""
-    apps = []
-    for decorate in (as_it_is, cached):
-        app = FastAPI()
-        case.build(app, decorate)
-        apps.append(app)
     answers: list[list[Any]] = []
-    for app in apps:
+    for decorate in (as_it_is, cached):
+        (app,) = apps_of(case, decorate, 1)
         with TestClient(app) as client:
-            answers.append(
-                [client.get(case.url(user), headers=case.headers(user)) for user in order]
-            )
+            answers.append([case.ask(client, user) for user in order])
     plain, ours = answers
     assert {answer.status_code for answer in plain} == {200}, plain[0].text
     assert [answer.text for answer in ours] == [answer.text for answer in plain]
     return [answer.headers.get("cache-status", "none") for answer in ours]
+
+
+def apps_of(case: "Case", decorate: Decorate, count: int) -> list[FastAPI]:
+    apps = [FastAPI() for _ in range(count)]
+    for app in apps:
+        case.build(app, decorate)
+    return apps
 
 
 def first_of_each(order: tuple[str, ...]) -> list[str]:
@@ -115,6 +120,9 @@ class Case(NamedTuple):
         host = {"Host": f"{user}.example"} if self.hosts else {}
         left_out = () if self.token else ("Authorization",)
         return {n: v for n, v in headers_of(user).items() if n not in left_out} | host
+
+    def ask(self, client: TestClient, user: str) -> Any:
+        return client.get(self.url(user), headers=self.headers(user))
 
 
 def expect(case: Case, statuses: list[str], order: tuple[str, ...]) -> None:
@@ -1240,6 +1248,80 @@ def test_everybody_is_given_their_own(
         assert case.why in warning
     else:
         assert said == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CASES)
+def test_everybody_is_given_their_own_by_two_processes_over_one_redis(
+    name: str, redis_url: str, apps_are_processes: None
+) -> None:
+    case = CASES[name]
+    decorate = functools.partial(cached, cache=redis_url)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(TestClient(app)) for app in apps_of(case, decorate, 2)]
+        (without,) = apps_of(case, as_it_is, 1)
+        plain = stack.enter_context(TestClient(without))
+        for user, client in zip(("alice", "bob", "alice", "bob"), clients * 2, strict=True):
+            assert case.ask(client, user).text == case.ask(plain, user).text
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CASES)
+def test_everybody_is_given_their_own_by_the_cashews_decorator(name: str) -> None:
+    case = CASES[name]
+    cache = Cache()
+    cache.setup("mem://")
+
+    def decorate(**settings: Any) -> Callable[[F], F]:
+        return cast("Callable[[F], F]", cashews_cached(cache, ttl=60, **settings))
+
+    apps = [*apps_of(case, decorate, 1), *apps_of(case, as_it_is, 1)]
+    with TestClient(apps[0]) as ours, TestClient(apps[1]) as plain:
+        answers = [case.ask(ours, user) for user in ORDERS[0]]
+        assert [answer.text for answer in answers] == [
+            case.ask(plain, user).text for user in ORDERS[0]
+        ]
+    expect(case, [answer.headers.get("cache-status", "none") for answer in answers], ORDERS[0])
+
+
+def slowed(decorate: Decorate) -> Decorate:
+    """Let what is decorated run until the others are here, wherever each of them is then."""
+
+    def slow(**settings: Any) -> Callable[[F], F]:
+        def over(function: Any) -> Any:
+            @functools.wraps(function)
+            async def run(*args: Any, **kwargs: Any) -> Any:
+                await asyncio.sleep(0.1)
+                result = function(*args, **kwargs)
+                return await result if inspect.isawaitable(result) else result
+
+            return decorate(**settings)(run)
+
+        return over
+
+    return slow
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CASES)
+def test_everybody_is_given_their_own_when_they_ask_at_once(name: str) -> None:
+    case = CASES[name]
+    answers = []
+    for decorate in (as_it_is, cached):
+        (app,) = apps_of(case, slowed(decorate), 1)
+        with TestClient(app) as client, ThreadPoolExecutor() as pool:
+            # A session counts from the second call on.
+            case.ask(client, "alice")
+            users = ("bob", "alice", "bob")
+            answers.append([*pool.map(functools.partial(case.ask, client), users)])
+    plain, ours = answers
+    if case.cached == "never":
+        # What several set on one object is that of the last one, with and without the cache.
+        assert all("bypass" in answer.headers["cache-status"] for answer in ours)
+        return
+    assert [answer.text for answer in ours] == [answer.text for answer in plain]
+    if case.cached == "of each":
+        assert sum("collapsed" in answer.headers["cache-status"] for answer in ours) == 1
 
 
 def test_the_organisation_is_in_the_key_by_value() -> None:

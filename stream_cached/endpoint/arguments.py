@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any, get_args
 
@@ -97,9 +97,10 @@ class Arguments:
 
     def forms(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], bool]:
+    ) -> tuple[dict[str, Any], bool, Set[str]]:
         """
-        Return the keyed arguments in canonical form, and whether they name who asks.
+        Return the keyed arguments in canonical form, whether they name who asks, and which of them
+        stand in the key with all that they contain.
 
         Raises:
             BypassError: An argument can't be part of the key.
@@ -114,10 +115,12 @@ class Arguments:
                     forms[name] = value
             else:
                 others[name] = value
+        whole = forms.keys()
         if not others:
-            return forms, False
+            return forms, False, whole
         call = CallValues(self._rules, others, scope)
-        return forms | call.forms() | call.identity(), call.names_user
+        more = call.forms() | call.identity()
+        return forms | more, call.names_user, whole | call.whole
 
     def _is_converted(self, name: str, value: object) -> bool:
         """Whether a function of the application says what stands for a value in the key."""
@@ -149,7 +152,7 @@ class Arguments:
         call.check()
         if self._by_request:
             return positional, keywords, ""
-        forms, _ = self.forms(args, kwargs, {})
+        forms, *_ = self.forms(args, kwargs, {})
         if has_exact_repr((*positional, *keywords.values())):
             return positional, keywords, ""
         return (), {}, f":{digest(sorted(forms.items()))}"

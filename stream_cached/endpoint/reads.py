@@ -6,7 +6,7 @@ import contextlib
 import dis
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -122,9 +122,21 @@ def reads_of_request(
         host: Whether its host is.
         passes_on: Whether the function may pass the request to the method that it overrides.
     """
+    harmless = (("app",), *(_IN_KEY if in_key else ()), *(_HOST if host else ()))
+    return reads_beside(code, name, harmless, passes_on=passes_on)
+
+
+def reads_beside(
+    code: CodeType | None,
+    name: str,
+    harmless: Iterable[tuple[str, ...]],
+    *,
+    passes_on: bool = False,
+) -> list[Read]:
+    """Return what a function reads of a request, but for some of its attributes."""
     if code is None or name not in inspect.getargs(code).args or _ESCAPES & {*code.co_names}:
         return [Read()]
-    harmless = (("app",), *(_IN_KEY if in_key else ()), *(_HOST if host else ()))
+    ways = list(harmless)
     reads: dict[Read, None] = {}
     instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
     for index in _uses(instructions, name):
@@ -134,7 +146,7 @@ def reads_of_request(
         if passes_on and _is_overridden(instructions[max(index - 4, 0) : index], after):
             continue
         names = [each.argval for each in itertools.takewhile(_reads_attribute, after)]
-        if any(tuple(names[: len(way)]) == way for way in harmless):
+        if any(tuple(names[: len(way)]) == way for way in ways):
             continue
         reads[_read(names, after, instructions[max(index - 1, 0) : index])] = None
     return list(reads)

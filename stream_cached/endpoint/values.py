@@ -78,6 +78,8 @@ class CallValues:
         self._values = values
         self._scope = scope
         self._unkeyed: list[UnkeyedError] = []
+        self.whole: set[str] = set()
+        """The values that stand in the key with all that they contain."""
         self._route: RouteOrigins | None = None
         self._parts = {name: part for name in values if (part := self._part_of(name)) is not None}
         self.users = self._find_users()
@@ -183,7 +185,7 @@ class CallValues:
 
     def _canonical(self, name: str, value: Any) -> Any:
         try:
-            return canonical(value)
+            form = canonical(value)
         except NoCanonicalFormError as exc:
             if name in self._rules.key_args:
                 raise self._without_form(name, value, exc) from exc
@@ -191,6 +193,9 @@ class CallValues:
         # The value's class may raise anything, which must not fail the request.
         except Exception as exc:
             raise self._without_form(name, value, exc) from exc
+        if name not in self._rules.key_args:
+            self.whole.add(name)
+        return form
 
     def _by_key_args(self, name: str, value: Any) -> Any:
         return self._called(

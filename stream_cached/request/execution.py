@@ -59,7 +59,13 @@ class Execution:
     def _guard(self) -> Guard | None:
         if self.incoming is None or self.terms is None:
             return None
-        return Guard(self.incoming.request, self.terms, with_body=self.incoming.has_body)
+        incoming = self.incoming
+        return Guard(
+            incoming.request,
+            self.terms,
+            with_body=incoming.has_body and "body" not in incoming.left_out,
+            left_out=incoming.left_out,
+        )
 
     @contextmanager
     def shielded(self, seconds: float) -> Iterator[DisconnectShield]:

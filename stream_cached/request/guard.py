@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from stream_cached.endpoint.infrastructure import is_shared_infrastructure
+from stream_cached.endpoint.inputs import OF_BODY
 from stream_cached.endpoint.startup import is_of_lifespan
 from stream_cached.http.reasons import Finding, NotCached, listed
 from stream_cached.request.injected import observed_injected
@@ -56,9 +57,6 @@ _COMMON = frozenset(
     }
 )
 
-#: Headers that are part of the key of a request with a body, or that follow from the body.
-_OF_BODY = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding"})
-
 #: Headers that differ in each request.
 TRACES = frozenset(
     {
@@ -85,6 +83,9 @@ _WORDS = {
     "tasks": "the tasks of dependencies",
     "user": "request.user",
 }
+
+#: What is part of the key as a whole, unless FastAPI has parsed it into arguments.
+INPUTS = {"body": "the body as it is"}
 
 #: Prefixes of dotted names, for example `state.tenant`.
 KINDS = ("state", "scope", "request", "response")
@@ -116,14 +117,30 @@ class Terms:
 
 
 class Guard:
-    """Observes the request of one run; `with_body` says that its body is part of the key."""
+    """
+    Observes the request of one run.
 
-    def __init__(self, request: HTTPConnection, terms: Terms, *, with_body: bool) -> None:
+    Args:
+        request: The request.
+        terms: What may be read of it.
+        with_body: Whether the bytes of its body are part of the key.
+        left_out: Of the words of `INPUTS`, those of which only arguments are part of the key.
+    """
+
+    def __init__(
+        self,
+        request: HTTPConnection,
+        terms: Terms,
+        *,
+        with_body: bool,
+        left_out: frozenset[str] = frozenset(),
+    ) -> None:
         # If another cached endpoint called this one, its guard is informed, too.
         self._outer = observer_of(request)
         self.request = self._outer.request if self._outer else request
         self._terms = terms
-        self._keyed = terms.headers | _OF_BODY if with_body else terms.headers
+        self._keyed = terms.headers | OF_BODY if with_body else terms.headers
+        self._left_out = left_out
         self._read: dict[str, None] = {}
         self._lacked: set[str] = set()
         # Only items that existed before the run count. The endpoint may read back its own items.
@@ -190,6 +207,8 @@ class Guard:
         return [Finding(NotCached.READ, listed(map(_shown, unkeyed)), _fix(unkeyed))]
 
     def _is_keyed(self, name: str, known: frozenset[str]) -> bool:
+        if name in INPUTS:
+            return name not in self._left_out
         if name in self._terms.unguarded or (name == "host" and self._terms.host):
             return True
         header = {"cookies": "cookie", "host": "host"}.get(name, name.removeprefix("header."))
@@ -254,7 +273,7 @@ def _shown(name: str) -> str:
             return f"the header {rest}"
         case "request" if rest:
             return name
-    return _WORDS[name]
+    return _WORDS.get(name) or INPUTS[name]
 
 
 def _fix(unkeyed: Sequence[str]) -> str:

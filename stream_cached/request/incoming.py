@@ -22,6 +22,7 @@ from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
 from stream_cached.request.disconnect import DetachedReceive, DisconnectShield
 from stream_cached.request.observed import observer_of, plain_scope
+from stream_cached.request.received import is_read_here
 
 #: Bytes of a request's body up to which its digest becomes part of the key.
 MAX_REQUEST_BODY = 1024 * 1024
@@ -56,6 +57,8 @@ class Incoming:
         # Not every server or test sends them, and ASGI has this default.
         self.scope.setdefault("headers", [])
         self._body: str | None = None
+        self.left_out: frozenset[str] = frozenset()
+        """What is part of the key by arguments only: words of the guard's `INPUTS`."""
         self.is_head = self.scope["type"] == "http" and self.scope["method"] == "HEAD"
         """Whether it is a HEAD request, for which GET's entries are used."""
         # Hardly any request has two lines of one header.
@@ -158,7 +161,19 @@ class Incoming:
 
     @property
     def has_body(self) -> bool:
+        """Whether its body is part of the key, as bytes or as arguments."""
         return self._body is not None
+
+    def parse_body(self) -> None:
+        """Leave its bytes out of the key, which has the arguments that FastAPI has made of it."""
+        # Not None, so that it differs from a request without a body.
+        self._body = "arguments"
+        self.left_out |= {"body"}
+
+    @property
+    def may_be_parsed(self) -> bool:
+        """Whether nothing has read its body but FastAPI."""
+        return self.has_body and is_read_here(self.request)
 
     def key(self, endpoint: str, arguments: Mapping[str, Any], *, host: bool) -> str:
         scope = self.scope

@@ -9,6 +9,7 @@ from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.classes import class_form
 from stream_cached.endpoint.function import Endpoint
 from stream_cached.endpoint.identity import Identity
+from stream_cached.endpoint.inputs import RouteInputs
 from stream_cached.keys.digest import digest
 from stream_cached.request.application import Applications, number_form
 from stream_cached.request.context import ContextWatch
@@ -57,6 +58,7 @@ class KeyParts:
             endpoint.name, endpoint.place, is_named=own_namespace is not None
         )
         self._rendered = Rendered(wrapper)
+        self._inputs = RouteInputs(endpoint.function, wrapper)
         self._identity = Identity(
             endpoint.function,
             wrapper,
@@ -71,7 +73,11 @@ class KeyParts:
     ) -> dict[str, Any]:
         """Return the parts by names."""
         scope = incoming.scope
-        forms, names_user = self._arguments.forms(args, kwargs, scope)
+        forms, names_user, whole = self._arguments.forms(args, kwargs, scope)
+        body = self._inputs.of(scope).body
+        is_parsed = body and body <= whole and not any(type(forms[n]) is bytes for n in body)
+        if is_parsed and incoming.may_be_parsed:
+            incoming.parse_body()
         forms |= self._context.forms()
         if names_user:
             incoming.is_authorized = False

@@ -143,7 +143,10 @@ _CACHED_ATTRIBUTES = {
     "_url": "host",
 }
 
-#: Attributes of Starlette's Request itself. Its body is part of the key.
+#: Those that keep its body.
+_OF_BODY = frozenset({"_body", "_form", "_json"})
+
+#: Attributes of Starlette's Request itself.
 _OWN_ATTRIBUTES = frozenset(
     {
         *_CACHED_ATTRIBUTES,
@@ -176,12 +179,14 @@ class ObservedRequest:
         observer = object.__getattribute__(self, "_observer")
         if name in _CACHED_ATTRIBUTES:
             observer.note(_CACHED_ATTRIBUTES[name])
+        elif name in _OF_BODY:
+            observer.note("body")
         elif name == "_query_params":
             # A dependency may have replaced what the query says.
             if value != QueryParams(plain_scope(observer.scope).get("query_string", b"")):
                 observer.note("request.query_params")
         elif name == "__dict__":
-            for each in value.keys() - _OWN_ATTRIBUTES:
+            for each in value.keys() - _OWN_ATTRIBUTES | _OF_BODY & value.keys():
                 getattr(self, each)
         elif name not in _OWN_ATTRIBUTES and _is_set(self, name):
             observer.attribute(name, value)

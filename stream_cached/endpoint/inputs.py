@@ -1,0 +1,147 @@
+"""What FastAPI parses of a request for one function, and what else may read body and query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stream_cached.endpoint.dependencies import overrides_of
+from stream_cached.endpoint.function import HIDDEN
+from stream_cached.endpoint.reads import code_of, reads_beside
+from stream_cached.endpoint.route import effective_route, is_endpoint, stands_for
+from stream_cached.endpoint.signatures import class_names
+
+#: The headers that are part of a key with the bytes of the body, or that follow from the body.
+OF_BODY = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding"})
+
+#: Attributes of a request by which nothing is read of its body, its headers aside.
+_BESIDE_BODY = (
+    *("app", "auth", "base_url", "client", "cookies", "method", "path_params", "query_params"),
+    *("scope", "session", "state", "url", "url_for", "user"),
+)
+
+_SCHEME = "fastapi.security.base.SecurityBase"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What FastAPI parses of the requests of a route."""
+
+    body: frozenset[str] = frozenset()
+    """The arguments that are all that is read of the body; none where it may be read otherwise."""
+
+
+NO_INPUTS = Inputs()
+
+
+class RouteInputs:
+    """
+    What FastAPI parses for a function, on each of its routes.
+
+    Args:
+        function: The function.
+        wrapper: What the decorator has made of it.
+    """
+
+    def __init__(self, function: Callable[..., Any], wrapper: Callable[..., Any]) -> None:
+        self._function = function
+        self._wrapper = wrapper
+        # With what the ids in the keys belong to, so that they are not reused.
+        self._routes: dict[tuple[object, ...], tuple[Inputs, object]] = {}
+
+    def of(self, scope: Mapping[str, Any]) -> Inputs:
+        """Return what is parsed on the route of a request."""
+        route, overrides = effective_route(scope), overrides_of(scope)
+        if not (is_endpoint(self._wrapper, route) and _has_own_handler(scope["route"])):
+            return NO_INPUTS
+        replaced = tuple((id(call), id(other)) for call, other in overrides.items())
+        key = (id(route.dependant), replaced)
+        if key not in self._routes:
+            kept = (route.dependant, dict(overrides))
+            self._routes[key] = self._find(*kept), kept
+        return self._routes[key][0]
+
+    def _find(self, dependant: Any, overrides: Mapping[Any, Any]) -> Inputs:
+        own = _own(dependant, self._function)
+        others = [each for each in _effective(dependant, overrides) if each is not own]
+        return Inputs(body=_body(self._function, own, others))
+
+
+def _has_own_handler(route: Any) -> bool:
+    """Whether FastAPI itself handles the requests of a route, and no subclass of the route."""
+    handler = getattr(type(route), "get_route_handler", None)
+    module = str(getattr(handler, "__module__", ""))
+    return module == "fastapi.routing" or module.startswith("stream_cached.")
+
+
+def _own(dependant: Any, function: Callable[..., Any]) -> Any:
+    """Return what has the parameters of the function itself."""
+    resolvers = [each for each in dependant.dependencies if stands_for(each.call) is function]
+    return resolvers[0] if resolvers else dependant
+
+
+def _effective(dependant: Any, overrides: Mapping[Any, Any]) -> Iterator[Any]:
+    """Yield all that FastAPI solves for a route, with what replaces dependencies."""
+    yield dependant
+    for each in dependant.dependencies:
+        replaced = overrides.get(each.call) if overrides else None
+        yield from _effective(each if replaced is None else _dependant(each, replaced), overrides)
+
+
+def _dependant(replaced: Any, call: Callable[..., Any]) -> Any:
+    from fastapi.dependencies.utils import get_dependant
+
+    return get_dependant(path=replaced.path or "", call=call)
+
+
+def _request_names(dependant: Any) -> list[str]:
+    """Return the parameters that a function is passed the request as."""
+    names = (dependant.request_param_name, dependant.http_connection_param_name)
+    # The function itself never sees the hidden one.
+    return [name for name in names if name and name != HIDDEN]
+
+
+# -- the body -------------------------------------------------------------------------------------
+
+
+def _body(function: Callable[..., Any], own: Any, others: list[Any]) -> frozenset[str]:
+    """Return the arguments that are all that is read of the body."""
+    fields = own.body_params
+    is_parsed = fields and not any(_is_form(field) for field in fields)
+    if not is_parsed or any(each.body_params or _may_read_body(each) for each in others):
+        return frozenset()
+    for name in _request_names(own):
+        reads = reads_beside(code_of(function), name, [(each,) for each in _BESIDE_BODY])
+        if any(read.kind != "header" or read.name in OF_BODY for read in reads):
+            return frozenset()
+    return frozenset(field.name for field in fields)
+
+
+def _is_form(field: Any) -> bool:
+    return "fastapi.params.Form" in class_names(type(field.field_info))
+
+
+def _may_read_body(dependant: Any) -> bool:
+    """Whether a dependency may read the body as it is."""
+    ways = [(each,) for each in ("headers", *_BESIDE_BODY)]
+    return any(
+        reads_beside(code_of(call), name, ways, passes_on=passes_on)
+        for name in _request_names(dependant)
+        for call, passes_on in _codes(dependant.call)
+    )
+
+
+def _codes(call: Any) -> Iterator[tuple[Any, bool]]:
+    """Yield the functions that read the request of a dependency, and which of them overrides one.
+
+    Those of FastAPI's own security schemes read headers, cookies and the query."""
+    if _SCHEME not in class_names(type(call)):
+        yield call, False
+        return
+    for cls in type(call).__mro__:
+        own = vars(cls).get("__call__")
+        if own is not None and cls.__module__.startswith("fastapi.security."):
+            return
+        if own is not None:
+            yield own, True

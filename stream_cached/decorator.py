@@ -26,6 +26,7 @@ from stream_cached.options import (
     KeyArgs,
     OnDisconnect,
     Options,
+    QueryKey,
     ReplayMode,
     Values,
     Vary,
@@ -107,6 +108,8 @@ class stream_cached(Decorator):  # noqa: N801
         key_args: Functions by the name of an argument; each returns what stands for that argument
             in the key.
         key_ignore: Names of arguments that are left out of the key.
+        query: What of the query is part of the key: `"all"` of it, or `"declared"`, which is what
+            parameters of the endpoint and of dependencies take of it.
         query_ignore: Names in the query that are left out of the key, as `("utm_*", "fbclid")`.
         key_context: Context variables, and functions without arguments, whose values are part of
             the key; `()` says that the answer depends on no context variable. None warns of
@@ -157,6 +160,7 @@ class stream_cached(Decorator):  # noqa: N801
         request_key: bool = True,
         key_args: KeyArgs = NO_KEY_ARGS,
         key_ignore: Collection[str] = (),
+        query: QueryKey = "all",
         query_ignore: Collection[str] = (),
         key_context: KeyContext | None = None,
         tags: Tags = (),

@@ -42,6 +42,9 @@ OnDisconnect = Literal["finish", "stop"]
 #: The values of `values`: how what an endpoint returns is stored, if it is no response.
 Values = Literal["response", "aiocache"]
 
+#: The values of `query`: what of it is part of the key.
+QueryKey = Literal["all", "declared"]
+
 #: The values of `replay`: how a hit is sent.
 ReplayMode = Literal["fast", "exact"]
 
@@ -90,6 +93,7 @@ class Options:
     request_key: bool = _option(True, require_bool)
     key_args: KeyArgs = _option(NO_KEY_ARGS, check_key_args)
     key_ignore: frozenset[str] = _option((), require_names)
+    query: QueryKey = _option("all", one_of(QueryKey, '"all" or "declared"'))
     query_ignore: tuple[str, ...] = _option((), check_query_ignore)
     key_context: KeyContext | None = _option(None, check_key_context)
     tags: Tags = _option((), check_tags)
@@ -152,6 +156,7 @@ class Options:
             "key_host": not self.key_host,
             "key_context": self.key_context is not None,
             "refresh": self.refresh is not None,
+            "query": self.query != "all",
             "query_ignore": self.query_ignore,
             "unguarded": self.unguarded,
         }

@@ -115,7 +115,20 @@ class Keys:
     ) -> str:
         """Return the key that is made from a request; `host` if its host is part of it."""
         forms = self._parts.forms(args, kwargs, incoming, self._hooks)
+        if self._decorator.options.query == "declared":
+            self._parse_query(incoming)
         return incoming.key(self._endpoint.name, forms, host=host)
+
+    def _parse_query(self, incoming: Incoming) -> None:
+        """Let only what is declared of the query count, if nothing else may be read of it."""
+        inputs = self._parts.inputs.of(incoming.scope)
+        if not inputs.whole_query:
+            incoming.parse_query(inputs.query)
+            return
+        self._reporter.warn(
+            f'the whole query is part of the key in spite of query="declared", because '
+            f"{inputs.whole_query}"
+        )
 
     def for_aiocache(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

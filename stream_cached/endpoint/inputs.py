@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from stream_cached.endpoint.dependencies import overrides_of
 from stream_cached.endpoint.function import HIDDEN
 from stream_cached.endpoint.reads import code_of, reads_beside
 from stream_cached.endpoint.route import effective_route, is_endpoint, stands_for
-from stream_cached.endpoint.signatures import class_names
+from stream_cached.endpoint.signatures import class_names, may_be
+from stream_cached.endpoint.taken import name_of
 
 #: The headers that are part of a key with the bytes of the body, or that follow from the body.
 OF_BODY = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding"})
@@ -21,7 +22,14 @@ _BESIDE_BODY = (
     *("scope", "session", "state", "url", "url_for", "user"),
 )
 
+#: Those by which nothing is read of its query.
+_BESIDE_QUERY = (
+    *("app", "auth", "base_url", "body", "client", "cookies", "form", "headers", "is_disconnected"),
+    *("json", "method", "path_params", "session", "state", "stream", "url_for", "user"),
+)
+
 _SCHEME = "fastapi.security.base.SecurityBase"
+_QUERY_KEY = "fastapi.security.api_key.APIKeyQuery"
 
 
 @dataclass(frozen=True)
@@ -30,9 +38,14 @@ class Inputs:
 
     body: frozenset[str] = frozenset()
     """The arguments that are all that is read of the body; none where it may be read otherwise."""
+    query: frozenset[str] = frozenset()
+    """The names in the query that others than the function itself declare."""
+    whole_query: str = ""
+    """Why more of the query may be read; empty if nothing else is."""
 
 
-NO_INPUTS = Inputs()
+#: Nothing says what reads a request.
+UNKNOWN = Inputs(whole_query="it is not what a route of FastAPI calls, with nothing in between")
 
 
 class RouteInputs:
@@ -54,7 +67,7 @@ class RouteInputs:
         """Return what is parsed on the route of a request."""
         route, overrides = effective_route(scope), overrides_of(scope)
         if not (is_endpoint(self._wrapper, route) and _has_own_handler(scope["route"])):
-            return NO_INPUTS
+            return UNKNOWN
         replaced = tuple((id(call), id(other)) for call, other in overrides.items())
         key = (id(route.dependant), replaced)
         if key not in self._routes:
@@ -65,7 +78,8 @@ class RouteInputs:
     def _find(self, dependant: Any, overrides: Mapping[Any, Any]) -> Inputs:
         own = _own(dependant, self._function)
         others = [each for each in _effective(dependant, overrides) if each is not own]
-        return Inputs(body=_body(self._function, own, others))
+        query, why = _query(self._function, own, others)
+        return Inputs(_body(self._function, own, others), query, why)
 
 
 def _has_own_handler(route: Any) -> bool:
@@ -124,7 +138,75 @@ def _is_form(field: Any) -> bool:
 
 def _may_read_body(dependant: Any) -> bool:
     """Whether a dependency may read the body as it is."""
-    ways = [(each,) for each in ("headers", *_BESIDE_BODY)]
+    return _reads(dependant, ("headers", *_BESIDE_BODY))
+
+
+# -- the query ------------------------------------------------------------------------------------
+
+
+def _query(function: Callable[..., Any], own: Any, others: list[Any]) -> tuple[frozenset[str], str]:
+    """Return the names that others declare, and why that may not be all that is read."""
+    ways = [(each,) for each in _BESIDE_QUERY]
+    if any(reads_beside(code_of(function), name, ways) for name in _request_names(own)):
+        return frozenset(), "it may read the query of its request"
+    names: set[str] = set()
+    for each in others:
+        found = {name for field in each.query_params for name in _names_of(field)}
+        if _QUERY_KEY in class_names(type(each.call)):
+            found.add(each.call.model.name)
+        if "" in found or _reads(each, _BESIDE_QUERY):
+            return frozenset(), f"{name_of(each.call)} may read more of the query than it declares"
+        names |= found
+    return frozenset(names), ""
+
+
+def _names_of(field: Any) -> Iterator[str]:
+    """Yield the names by which a parameter is found in the query; "" if these are not all."""
+    annotation = field.field_info.annotation
+    models = [each for each in (annotation, *get_args(annotation)) if _is_model(each)]
+    if not models:
+        yield from _aliases(field.name, field.field_info)
+        yield field.alias
+    elif may_be(annotation, Mapping):
+        yield ""
+    if models and field.field_info.metadata:
+        yield ""
+    for model in models:
+        if _sees_all(model):
+            yield ""
+        for name, each in model.model_fields.items():
+            yield from _aliases(name, each)
+
+
+def _is_model(annotation: Any) -> bool:
+    return hasattr(annotation, "__pydantic_decorators__") and hasattr(annotation, "model_fields")
+
+
+def _sees_all(model: Any) -> bool:
+    """Whether more than the fields of a model may come from what it is made of."""
+    validators = model.__pydantic_decorators__.model_validators.values()
+    methods = ("__init__", "__get_pydantic_core_schema__")
+    own = [cls for cls in model.__mro__ if not cls.__module__.startswith("pydantic.")]
+    return (
+        model.model_config.get("extra", "ignore") == "allow"
+        or any(each.info.mode != "after" for each in validators)
+        or any(name in vars(cls) for cls in own for name in methods if cls is not object)
+    )
+
+
+def _aliases(name: str, field: Any) -> Iterator[str]:
+    yield name
+    for alias in (field.alias, field.validation_alias):
+        # One of several, or the way into a value.
+        for choice in getattr(alias, "choices", (alias,)):
+            first = getattr(choice, "path", (choice,))[0]
+            if isinstance(first, str):
+                yield first
+
+
+def _reads(dependant: Any, beside: Sequence[str]) -> bool:
+    """Whether a dependency may read its request, but for some attributes."""
+    ways = [(each,) for each in beside]
     return any(
         reads_beside(code_of(call), name, ways, passes_on=passes_on)
         for name in _request_names(dependant)

@@ -85,7 +85,7 @@ _WORDS = {
 }
 
 #: What is part of the key as a whole, unless FastAPI has parsed it into arguments.
-INPUTS = {"body": "the body as it is"}
+INPUTS = {"body": "the body as it is", "query": "the query as it is"}
 
 #: Prefixes of dotted names, for example `state.tenant`.
 KINDS = ("state", "scope", "request", "response")
@@ -220,6 +220,8 @@ class Guard:
     def _scope_item(self, name: str, value: Any) -> Any:
         if name == "state":
             return ObservedMapping(value, self.state_item)
+        if name in ("query_string", "raw_path"):
+            self.note("query")
         if name == "server":
             # The key has the Host header, if there is one: a client may send any.
             self.note("scope.server" if "host" in self.request.headers else "host")

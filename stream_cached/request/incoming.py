@@ -57,6 +57,7 @@ class Incoming:
         # Not every server or test sends them, and ASGI has this default.
         self.scope.setdefault("headers", [])
         self._body: str | None = None
+        self._declared: frozenset[str] | None = None
         self.left_out: frozenset[str] = frozenset()
         """What is part of the key by arguments only: words of the guard's `INPUTS`."""
         self.is_head = self.scope["type"] == "http" and self.scope["method"] == "HEAD"
@@ -170,6 +171,11 @@ class Incoming:
         self._body = "arguments"
         self.left_out |= {"body"}
 
+    def parse_query(self, declared: frozenset[str]) -> None:
+        """Leave the query out of the key, but for these names."""
+        self._declared = declared
+        self.left_out |= {"query"}
+
     @property
     def may_be_parsed(self) -> bool:
         """Whether nothing has read its body but FastAPI."""
@@ -177,6 +183,8 @@ class Incoming:
 
     def key(self, endpoint: str, arguments: Mapping[str, Any], *, host: bool) -> str:
         scope = self.scope
+        if self._observer is not None and self._declared is None:
+            self._observer.note("query")
         if self.status is not None:
             arguments = {**arguments, " status": self.status}
         return request_key(
@@ -190,6 +198,7 @@ class Incoming:
             state=own_names(scope),
             query=scope.get("query_string", b""),
             ignored=self._ignored,
+            declared=self._declared,
             body=self._body,
             arguments=arguments,
             headers=self._selected,

@@ -58,7 +58,8 @@ class KeyParts:
             endpoint.name, endpoint.place, is_named=own_namespace is not None
         )
         self._rendered = Rendered(wrapper)
-        self._inputs = RouteInputs(endpoint.function, wrapper)
+        self.inputs = RouteInputs(endpoint.function, wrapper)
+        """What FastAPI parses of a request."""
         self._identity = Identity(
             endpoint.function,
             wrapper,
@@ -74,7 +75,7 @@ class KeyParts:
         """Return the parts by names."""
         scope = incoming.scope
         forms, names_user, whole = self._arguments.forms(args, kwargs, scope)
-        body = self._inputs.of(scope).body
+        body = self.inputs.of(scope).body
         is_parsed = body and body <= whole and not any(type(forms[n]) is bytes for n in body)
         if is_parsed and incoming.may_be_parsed:
             incoming.parse_body()

@@ -143,8 +143,11 @@ _CACHED_ATTRIBUTES = {
     "_url": "host",
 }
 
-#: Those that keep its body.
-_OF_BODY = frozenset({"_body", "_form", "_json"})
+#: Those that keep its body or its query.
+_INPUTS = {
+    **dict.fromkeys(("_body", "_form", "_json"), "body"),
+    **dict.fromkeys(("_query_params", "_url"), "query"),
+}
 
 #: Attributes of Starlette's Request itself.
 _OWN_ATTRIBUTES = frozenset(
@@ -179,14 +182,14 @@ class ObservedRequest:
         observer = object.__getattribute__(self, "_observer")
         if name in _CACHED_ATTRIBUTES:
             observer.note(_CACHED_ATTRIBUTES[name])
-        elif name in _OF_BODY:
-            observer.note("body")
-        elif name == "_query_params":
+        if name in _INPUTS:
+            observer.note(_INPUTS[name])
+        if name == "_query_params":
             # A dependency may have replaced what the query says.
             if value != QueryParams(plain_scope(observer.scope).get("query_string", b"")):
                 observer.note("request.query_params")
         elif name == "__dict__":
-            for each in value.keys() - _OWN_ATTRIBUTES | _OF_BODY & value.keys():
+            for each in value.keys() - _OWN_ATTRIBUTES | _INPUTS.keys() & value.keys():
                 getattr(self, each)
         elif name not in _OWN_ATTRIBUTES and _is_set(self, name):
             observer.attribute(name, value)
@@ -229,6 +232,7 @@ class ObservedRequest:
 
     @property
     def url(self) -> URL:
+        self._observer.note("query")
         return cast(URL, self._host_attribute("url"))
 
     @property

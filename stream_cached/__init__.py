@@ -21,6 +21,7 @@ from stream_cached.limits import Limits
 from stream_cached.stores.memory import MemoryCache
 from stream_cached.stores.serializers import CompressionSerializer
 from stream_cached.stream_cache import StreamCache
+from stream_cached.vary_on_headers import vary_on_headers
 
 __all__ = [
     "BrokenStreamError",
@@ -48,4 +49,5 @@ __all__ = [
     "lifespan",
     "not_in_key",
     "stream_cached",
+    "vary_on_headers",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stream_cached.backends.pending import InvalidatedBefore
@@ -22,7 +23,7 @@ from stream_cached.engine.service import Service
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import version_key
-from stream_cached.options import MIN_SECRET, check_arguments
+from stream_cached.options import MIN_SECRET, Vary, check_arguments
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.execution import Execution
 from stream_cached.request.guard import TRACES
@@ -87,6 +88,8 @@ class Decorated:
             invalidated_before=InvalidatedBefore(time.monotonic),
         )
         self._invalidation = Invalidation(self.service, decorator.key)
+        self._varied: dict[str, tuple[str, Callable[[str], str] | None]] = {}
+        """What `vary_on_headers` has added, by the lower-cased name."""
         self._warn(verbatim)
 
     def _renders_values(self) -> bool:
@@ -132,6 +135,31 @@ class Decorated:
         self.wrapper = wrapper
         self._keys.has_made(wrapper)
 
+    def vary_on(self, vary: Vary) -> None:
+        """Let more headers select among the responses, as `vary_on_headers` says."""
+        options = self.service.options
+        require(
+            options.request_key,
+            f"vary_on_headers() is about the request, which request_key=False leaves out of "
+            f"account: leave one of them off {self.endpoint.name}",
+        )
+        self._varied |= {name.lower(): (name, function) for name, function in vary.items()}
+        names = {
+            name: each for name, each in options.vary.items() if name.lower() not in self._varied
+        }
+        every = {**names, **dict(self._varied.values())}
+        taken, verbatim = self.arguments.headers(self.endpoint.headers)
+        self.service = replace(
+            self.service, headers=HeaderRules(options, taken, verbatim, vary=every)
+        )
+        self._keys.vary_on(dict(self._varied.values()))
+        if not self.endpoint.generates and self.wrapper is not None:
+            # For the Vary of a plain value.
+            self.endpoint.ask_for_response()
+            vars(self.wrapper)["__signature__"] = self.endpoint.signature
+        # What is stored under `key=` is now stored under several keys.
+        self._invalidation = Invalidation(self.service, None)
+
     # -- one call ---------------------------------------------------------------------------
 
     async def call(
@@ -149,6 +177,9 @@ class Decorated:
         self._asked.add(request is not None)
         injected, kwargs = self.endpoint.take_response(kwargs)
         rendering = self._rendering(request, injected)
+        if injected is not None and (self.endpoint.generates or (self._varied and not rendering)):
+            # What gets its head from FastAPI.
+            injected.raw_headers[:] = self.service.headers.with_vary(injected.raw_headers)
         incoming: Incoming | None = None
         key, versions = "", tuple[str, ...]()
         findings: tuple[Finding, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from stream_cached.keys.names import is_internal, shows_object
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.key_parts import KeyParts
+from stream_cached.request.selecting import Selecting
 
 if TYPE_CHECKING:
     from stream_cached.decorated.base import Decorator
@@ -49,6 +50,7 @@ class Keys:
         self._hooks = hooks
         self._reporter = reporter
         self._signature = taking_request(decorator.key_builder)
+        self._selecting: Selecting | None = None
 
     def has_made(self, wrapper: Callable[..., Any]) -> None:
         """Note what the decorator has made of the function, once it may have a cache."""
@@ -62,6 +64,19 @@ class Keys:
             namespace=own or getattr(self._decorator.cache, "namespace", None),
         )
 
+    def vary_on(self, vary: Mapping[str, Callable[[str], str] | None]) -> None:
+        """Let headers select, whoever makes the keys."""
+        self._selecting = Selecting(self._endpoint.declared, vary)
+
+    def _selected(
+        self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        """Return what a key that is not made from the request lacks."""
+        if self._selecting is None or self._hooks.keys_by_request:
+            return ""
+        request = None if incoming is None else incoming.request
+        return self._selecting.suffix(request, args, kwargs)
+
     async def key(
         self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> str:
@@ -73,6 +88,7 @@ class Keys:
         token = current_call.set((self, incoming))
         try:
             key = decorator.get_cache_key(self._endpoint.function, args, kwargs)
+            lacking = self._selected(incoming, args, kwargs)
         except (BypassError, ConfigurationError):
             raise
         # A user's function that fails must not fail the request.
@@ -91,7 +107,7 @@ class Keys:
             raise BypassError(Finding(NotCached.ARGUMENT, *_ADDRESS))
         if not decorator.hooks.keys_by_request and is_internal(key):
             raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
-        return key
+        return f"{key}{lacking}" if lacking else key
 
     @property
     def _maker(self) -> str:

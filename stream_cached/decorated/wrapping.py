@@ -47,5 +47,13 @@ def wrapped(function: Decorated, cache: Any, answer: Callable[..., Awaitable[Any
     decorated.invalidate = invalidate
     decorated.cache_key = cache_key
     decorated.stats = stats
+    # Decorators above that use `functools.wraps` have it, too.
+    decorated._stream_cached = function
     function.has_made(decorated)
     return decorated
+
+
+def decorated_of(wrapper: object) -> Decorated | None:
+    """Return the decorated function of a wrapper, or of one that decorators above have made."""
+    found = getattr(wrapper, "__dict__", {}).get("_stream_cached")
+    return found if isinstance(found, Decorated) else None

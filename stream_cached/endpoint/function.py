@@ -63,21 +63,25 @@ class Endpoint:
         self._takes_request = takes_request
         self.hides_request = takes_request and not self._requests
         # Of several, FastAPI passes the last one.
-        self._response = next((p.name for p in reversed([*parameters]) if _is_injected(p)), None)
+        self._response = next((p.name for p in reversed([*parameters]) if may_be_injected(p)), None)
         self.signature = self.declared
         if inspect.signature(function).return_annotation == "None":
             # What FastAPI makes of the text depends on its version.
             self.signature = self.declared.replace(return_annotation="None")
         if self.hides_request:
             self.signature = _with_hidden(self.signature, HIDDEN, Request)
-        takes_response = takes_response or self.generates
-        if takes_response and self._response is None and not self._returns_responses():
-            self._response = HIDDEN_RESPONSE
-            self.signature = _with_hidden(self.signature, HIDDEN_RESPONSE, Response)
+        if takes_response or self.generates:
+            self.ask_for_response()
         self.injects = any(map(_is_shared_by_dependencies, parameters))
         """Whether it takes an object of FastAPI's on which dependencies may leave something."""
         self.headers = {p.name: names for p in parameters if (names := header_names(p))}
         """The names of the request headers of each parameter, by the parameter's name."""
+
+    def ask_for_response(self) -> None:
+        """Take a hidden Response, unless it has one, or all that it returns are responses."""
+        if self._response is None and not self._returns_responses():
+            self._response = HIDDEN_RESPONSE
+            self.signature = _with_hidden(self.signature, HIDDEN_RESPONSE, Response)
 
     @property
     def declares_request(self) -> bool:
@@ -194,7 +198,7 @@ def place_of(function: Any) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
-def _is_injected(parameter: inspect.Parameter) -> bool:
+def may_be_injected(parameter: inspect.Parameter) -> bool:
     """Whether FastAPI passes its Response as this parameter."""
     annotation = annotation_of(parameter)
     is_response = inspect.isclass(annotation) and issubclass(annotation, Response)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from stream_cached.endpoint.taken import Keyed
-from stream_cached.http.headers import header_values, vary_names
-from stream_cached.options import Options
+from stream_cached.http.headers import vary_names, with_vary
+from stream_cached.options import Options, Vary
 from stream_cached.request.guard import Terms
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -26,17 +26,26 @@ class HeaderRules:
         options: The options of the decorator.
         taken: The headers that arguments in the key are taken from.
         verbatim: Those of them that an argument holds as they are.
+        vary: What counts instead of the option `vary`.
     """
 
-    def __init__(self, options: Options, taken: frozenset[str], verbatim: frozenset[str]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        taken: frozenset[str],
+        verbatim: frozenset[str],
+        *,
+        vary: Vary | None = None,
+    ) -> None:
+        own = options.vary if vary is None else vary
         # An argument may be one line of its header, converted: the key has the lines, too. But a
         # Cookie() parameter puts one cookie into the key, not the header.
-        vary = {**dict.fromkeys(verbatim - {"Cookie"}), **options.vary}
+        vary = {**dict.fromkeys(verbatim - {"Cookie"}), **own}
         self.normalisers: dict[bytes, Callable[[str], str] | None] = {
             name.lower().encode("latin-1"): function for name, function in vary.items()
         }
-        self._declared = frozenset(map(str.lower, options.vary))
-        self._adds_to_vary = tuple(sorted({*options.vary, *taken}, key=str.lower))
+        self._declared = frozenset(map(str.lower, own))
+        self._adds_to_vary = tuple(sorted({*own, *taken}, key=str.lower))
         self._parameters = frozenset(map(str.lower, taken))
         self._keyed = frozenset(map(str.lower, vary))
         # The headers that tell users apart, or need not.
@@ -44,7 +53,7 @@ class HeaderRules:
         self._identifying = {True: self._keyed | excused, False: self._declared | excused}
         # The normalised value of a language is what the endpoint wants; that of cookies or
         # credentials is only a part of what they say.
-        normalised = {name.lower() for name, function in options.vary.items() if function}
+        normalised = {name.lower() for name, function in own.items() if function}
         readable = self._keyed - (normalised & {"cookie", "authorization"})
         self.terms = Terms(readable, options.key_host, options.unguarded)
 
@@ -60,11 +69,4 @@ class HeaderRules:
 
     def with_vary(self, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
         """Add the headers in the key to the response's Vary (RFC 9110, section 12.5.5)."""
-        headers = list(headers)
-        named = vary_names(headers)
-        added = [name for name in self._adds_to_vary if name.lower() not in named]
-        if not added:
-            return headers
-        values = [*header_values(headers, b"vary"), ", ".join(added).encode("latin-1")]
-        others = [(name, value) for name, value in headers if name.lower() != b"vary"]
-        return [*others, (b"vary", b", ".join(values))]
+        return with_vary(headers, self._adds_to_vary)

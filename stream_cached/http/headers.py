@@ -61,6 +61,20 @@ def vary_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[str]:
     return frozenset(list_members(v for k, v in headers if k.lower() == b"vary"))
 
 
+def with_vary(
+    headers: Iterable[tuple[bytes, bytes]], names: Iterable[str]
+) -> list[tuple[bytes, bytes]]:
+    """Add names to a response's Vary, unless it has them."""
+    headers = list(headers)
+    named = vary_names(headers)
+    added = {name.lower(): name for name in names if name.lower() not in named}
+    if not added:
+        return headers
+    values = [*header_values(headers, b"vary"), ", ".join(added.values()).encode("latin-1")]
+    others = [(name, value) for name, value in headers if name.lower() != b"vary"]
+    return [*others, (b"vary", b", ".join(values))]
+
+
 def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     for name, value in headers:
         if name.lower() == b"content-length":

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakSet
 
 from aiocache.base import SENTINEL
@@ -24,6 +24,9 @@ from stream_cached.lifespan import aclose, warn_of_passed_over
 from stream_cached.limits import Limits
 from stream_cached.options import Authorized
 from stream_cached.stores.memory import MemoryCache
+
+if TYPE_CHECKING:
+    from fastapi.routing import APIRoute
 
 #: The environment variable with the URL of a cache that is given none.
 URL_VARIABLE = "STREAM_CACHED_URL"
@@ -142,6 +145,26 @@ class StreamCache(LateCache):
         decorator = stream_cached(cache=self, **{**self._settings, **given})
         self._decorators.add(decorator)
         return decorator
+
+    @property
+    def Route(self) -> type[APIRoute]:  # noqa: N802
+        """
+        The route class of FastAPI whose hits of endpoints that yield are prepared responses.
+
+        Pass it as `APIRouter(route_class=streams.Route)`, or set `app.router.route_class`. Of an
+        endpoint that yields, the response is stored, and not the items: a hit has a Content-Length,
+        and FastAPI does not render it once more. Other endpoints are those of FastAPI's own class.
+
+        Raises:
+            ConfigurationError: FastAPI is not installed.
+        """
+        try:
+            from stream_cached.decorated.route import Route
+        except ModuleNotFoundError as exc:
+            is_missing = (exc.name or "").partition(".")[0] == "fastapi"
+            require(not is_missing, 'Route needs FastAPI: install "stream-cached[fastapi]"')
+            raise
+        return Route
 
     # -- the application --------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Query, Security
 from fastapi import __version__ as fastapi_version
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.testclient import TestClient
 
-from stream_cached import ConfigurationError, stream_cached
+from stream_cached import ConfigurationError, StreamCache, stream_cached
 from stream_cached.endpoint.dependencies import needs_request
 from tests.conftest import Serve
 from tests.support.app_server import AppServer
@@ -35,6 +36,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 BEARER = HTTPBearer()
+
+DOORS: dict[str, type[APIRoute]] = {"decorator": APIRoute, "route": StreamCache().Route}
+
+with_each_door = pytest.mark.parametrize("door", DOORS)
+
+
+def application(door: str) -> FastAPI:
+    app = FastAPI()
+    app.router.route_class = DOORS[door]
+    return app
+
 
 Decorate = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -134,11 +146,13 @@ class World:
         function.__name__ = "rows"
         return function  # type: ignore[no-any-return]
 
-    def app(self, decorate: Decorate = lambda function: function) -> FastAPI:
+    def app(
+        self, decorate: Decorate = lambda function: function, route_class: Any = APIRoute
+    ) -> FastAPI:
         classes = {"raw": StreamingResponse}
         if self.form == "sse":
             classes["sse"] = importlib.import_module("fastapi.sse").EventSourceResponse
-        router = APIRouter(tags=["rows"])
+        router = APIRouter(tags=["rows"], route_class=route_class)
         options: Any = {"response_class": classes[self.form]} if self.form in classes else {}
         router.get("/rows", **options)(decorate(self.endpoint()))
         app = FastAPI()
@@ -147,8 +161,9 @@ class World:
 
 
 def fields(response: RawResponse) -> list[tuple[bytes, bytes]]:
-    left_out = (b"date", b"cache-status")
-    return [field for field in response.headers if field[0] not in left_out]
+    # A prepared response has a length, and no chunks.
+    left_out = (b"date", b"cache-status", b"content-length", b"transfer-encoding")
+    return [field for field in response.headers if field[0].lower() not in left_out]
 
 
 def says(response: RawResponse) -> str:
@@ -158,7 +173,8 @@ def says(response: RawResponse) -> str:
 TARGET = "/v1/rows?count=7"
 
 
-@pytest.mark.matrix("form", "is_async")
+@pytest.mark.matrix("form", "is_async", "door")
+@with_each_door
 @pytest.mark.parametrize("store", ["memory", "redis"])
 @pytest.mark.parametrize("has_request", [False, True])
 @pytest.mark.parametrize("is_async", [True, False])
@@ -168,6 +184,7 @@ def test_a_miss_a_join_and_a_hit_have_the_bytes_of_the_endpoint(
     is_async: bool,
     has_request: bool,
     store: str,
+    door: str,
     serve: Serve,
     namespace: str,
     request: pytest.FixtureRequest,
@@ -175,7 +192,8 @@ def test_a_miss_a_join_and_a_hit_have_the_bytes_of_the_endpoint(
     plain = World(form, is_async=is_async, has_request=has_request)
     world = World(form, is_async=is_async, has_request=has_request)
     url = "memory://" if store == "memory" else request.getfixturevalue("redis_url")
-    cached = world.app(stream_cached(ttl=60, cache=url, key_host=False, namespace=namespace))
+    decorate = stream_cached(ttl=60, cache=url, key_host=False, namespace=namespace)
+    cached = world.app(decorate, DOORS[door])
     assert cached.openapi() == plain.app().openapi()
     original, server = serve(plain.app()), serve(cached)
     wanted = fetch(original.port, TARGET)
@@ -192,7 +210,7 @@ def test_a_miss_a_join_and_a_hit_have_the_bytes_of_the_endpoint(
         size = len(first.read_until(len(wanted.body) // 3))
         second.send(target=TARGET)
         second.read_head()
-        assert second.read_until(size) == first.response.body
+        assert second.read_until(size)[:size] == first.response.body[:size]
         assert not first.response.complete
         world.gate.open()
         miss, joined = first.read_rest(), second.read_rest()
@@ -204,15 +222,20 @@ def test_a_miss_a_join_and_a_hit_have_the_bytes_of_the_endpoint(
     assert says(miss) == MISS
     assert "collapsed" in says(joined)
     assert says(hit) == HIT
+    assert hit.header("content-length") == (str(len(wanted.body)) if door == "route" else None)
     assert (world.runs, world.closed) == (1, 1)
     # Not for each request once more: FastAPI calls it once, as it does without a cache.
     assert world.users == 3
 
 
+@pytest.mark.matrix
+@with_each_door
 @pytest.mark.parametrize("form", ["jsonl", "sse", "raw"])
-def test_a_body_that_breaks_is_never_stored_and_never_ends_cleanly(form: str, serve: Serve) -> None:
+def test_a_body_that_breaks_is_never_stored_and_never_ends_cleanly(
+    form: str, door: str, serve: Serve
+) -> None:
     world = World(form)
-    server = serve(world.app(stream_cached(ttl=60)))
+    server = serve(world.app(stream_cached(ttl=60), DOORS[door]))
     world.fails_at = 4
     for _ in range(2):
         broken = fetch(server.port, TARGET)
@@ -234,10 +257,14 @@ def left_half_way(world: World, server: AppServer) -> RawResponse:
     return client.response
 
 
+@pytest.mark.matrix
+@with_each_door
 @pytest.mark.parametrize("form", ["jsonl", "sse", "raw"])
-def test_a_client_that_leaves_half_way_leaves_a_run_that_is_stored(form: str, serve: Serve) -> None:
+def test_a_client_that_leaves_half_way_leaves_a_run_that_is_stored(
+    form: str, door: str, serve: Serve
+) -> None:
     world = World(form)
-    server = serve(world.app(stream_cached(ttl=60)))
+    server = serve(world.app(stream_cached(ttl=60), DOORS[door]))
     left_half_way(world, server)
     assert world.closed == 0
     world.gate.open()
@@ -246,13 +273,15 @@ def test_a_client_that_leaves_half_way_leaves_a_run_that_is_stored(form: str, se
     assert (world.runs, world.closed) == (1, 1)
 
 
+@pytest.mark.matrix
+@with_each_door
 @pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.parametrize("form", ["jsonl", "sse", "raw"])
 def test_with_stop_the_run_of_a_client_that_leaves_is_closed(
-    form: str, is_async: bool, serve: Serve
+    form: str, is_async: bool, door: str, serve: Serve
 ) -> None:
     world = World(form, is_async=is_async)
-    server = serve(world.app(stream_cached(ttl=60, on_disconnect="stop")))
+    server = serve(world.app(stream_cached(ttl=60, on_disconnect="stop"), DOORS[door]))
     left_half_way(world, server)
     if not is_async:
         # What a thread waits for goes on.
@@ -262,10 +291,12 @@ def test_with_stop_the_run_of_a_client_that_leaves_is_closed(
     assert says(fetch(server.port, TARGET)) == MISS
 
 
-def test_an_invalidation_while_it_runs_counts(serve: Serve) -> None:
+@with_each_door
+def test_an_invalidation_while_it_runs_counts(door: str, serve: Serve) -> None:
     world = World("jsonl")
     cached: Any = stream_cached(ttl=60)(world.endpoint())
     app = FastAPI()
+    app.router.route_class = DOORS[door]
     app.get("/v1/rows")(cached)
     server = serve(app)
     world.held_at = 4
@@ -292,14 +323,15 @@ def detail(answer: Any) -> str:
     return str(answer.headers["cache-status"])
 
 
+@with_each_door
 def test_what_a_running_generator_reads_of_its_request_is_not_shared(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, door: str
 ) -> None:
     async def rows(request: Request) -> AsyncIterator[str]:
         yield "first"
         yield request.cookies.get("who", "nobody")
 
-    app = FastAPI()
+    app = application(door)
     app.get("/")(stream_cached(ttl=60)(rows))
     found = answers(app, {"cookie": "who=a"}, {"cookie": "who=b"})
     assert [answer.text.split() for answer in found] == [['"first"', '"a"'], ['"first"', '"b"']]
@@ -308,24 +340,26 @@ def test_what_a_running_generator_reads_of_its_request_is_not_shared(
 
 
 @pytest.mark.parametrize("options", [{"unguarded": ("cookies",)}, {"vary": ("Cookie",)}])
-def test_what_is_unguarded_or_in_the_key_may_be_read(options: Any) -> None:
+@with_each_door
+def test_what_is_unguarded_or_in_the_key_may_be_read(options: Any, door: str) -> None:
     async def rows(request: Request) -> AsyncIterator[str]:
         yield request.cookies.get("who", "nobody")
 
-    app = FastAPI()
+    app = application(door)
     app.get("/")(stream_cached(ttl=60, **options)(rows))
     found = answers(app, {"cookie": "who=a"}, {"cookie": "who=a"})
     assert [detail(answer) for answer in found] == [MISS, HIT]
 
 
-def test_authorization_a_private_answer_and_a_large_body_are_not_stored() -> None:
+@with_each_door
+def test_authorization_a_private_answer_and_a_large_body_are_not_stored(door: str) -> None:
     def private(response: Response) -> None:
         response.headers["cache-control"] = "private"
 
     async def rows() -> AsyncIterator[str]:
         yield "row" * 100
 
-    app = FastAPI()
+    app = application(door)
     app.get("/")(stream_cached(ttl=60)(rows))
     app.get("/private", dependencies=[Depends(private)])(stream_cached(ttl=60)(rows))
     app.get("/large")(stream_cached(ttl=60, max_body=100)(rows))
@@ -339,7 +373,8 @@ def test_authorization_a_private_answer_and_a_large_body_are_not_stored() -> Non
     assert detail(large[1]).endswith('detail="max-body"')
 
 
-def test_a_user_in_the_key_has_rows_of_its_own() -> None:
+@with_each_door
+def test_a_user_in_the_key_has_rows_of_its_own(door: str) -> None:
     async def user(token: Annotated[Any, Security(BEARER)]) -> str:
         return str(token.credentials)
 
@@ -348,7 +383,7 @@ def test_a_user_in_the_key_has_rows_of_its_own() -> None:
     async def rows(who: str = known) -> AsyncIterator[str]:
         yield who
 
-    app = FastAPI()
+    app = application(door)
     app.get("/")(stream_cached(ttl=60, authorized="keyed")(rows))
     requests = [{"authorization": f"Bearer {name}"} for name in ("a", "b", "a")]
     found = answers(app, *requests)
@@ -365,7 +400,10 @@ class Session:
 
 
 @pytest.mark.parametrize("scope", ["request", "function"])
-def test_a_dependency_with_yield_is_closed_after_the_run_that_needs_it(scope: Any) -> None:
+@with_each_door
+def test_a_dependency_with_yield_is_closed_after_the_run_that_needs_it(
+    scope: Any, door: str
+) -> None:
     said: list[str] = []
 
     async def session() -> AsyncIterator[Session]:
@@ -379,7 +417,7 @@ def test_a_dependency_with_yield_is_closed_after_the_run_that_needs_it(scope: An
         yield "first"
         said.append("last")
 
-    app, plain = FastAPI(), FastAPI()
+    app, plain = application(door), FastAPI()
     app.get("/")(stream_cached(ttl=60, key_ignore=("session",))(rows))
     plain.get("/")(rows)
     wanted, order = answers(plain, {}), list(said)
@@ -447,7 +485,8 @@ def test_what_may_be_one_clients_own_is_found_as_for_any_endpoint(
     assert (said[0][1] == HIT) is not is_private
 
 
-def test_headers_and_background_tasks_of_dependencies_are_those_of_each_request() -> None:
+@with_each_door
+def test_headers_and_background_tasks_of_dependencies_are_those_of_each_request(door: str) -> None:
     done: list[str] = []
 
     def sign(response: Response, x_name: Annotated[str, Header()]) -> None:
@@ -459,7 +498,7 @@ def test_headers_and_background_tasks_of_dependencies_are_those_of_each_request(
         tasks.add_task(done.append, "done")
         yield "row"
 
-    app, plain = FastAPI(), FastAPI()
+    app, plain = application(door), FastAPI()
     app.get("/", dependencies=[Depends(sign)])(stream_cached(ttl=60)(rows))
     plain.get("/", dependencies=[Depends(sign)])(rows)
     (wanted,) = answers(plain, {"x-name": "a"})
@@ -474,7 +513,8 @@ def test_headers_and_background_tasks_of_dependencies_are_those_of_each_request(
     assert done == ["done"]
 
 
-def test_where_a_dependency_of_the_route_refuses_a_request_nothing_runs() -> None:
+@with_each_door
+def test_where_a_dependency_of_the_route_refuses_a_request_nothing_runs(door: str) -> None:
     runs: list[int] = []
 
     def needs(key: int) -> None:
@@ -484,7 +524,7 @@ def test_where_a_dependency_of_the_route_refuses_a_request_nothing_runs() -> Non
         runs.append(1)
         yield 1
 
-    app = FastAPI()
+    app = application(door)
     app.get("/", dependencies=[Depends(needs)])(stream_cached(ttl=60, on_disconnect="stop")(rows))
     # The call is answered before FastAPI looks at the errors, and its run is given up unread.
     with TestClient(app) as client:
@@ -494,7 +534,8 @@ def test_where_a_dependency_of_the_route_refuses_a_request_nothing_runs() -> Non
     assert runs == [1]
 
 
-def test_an_endpoint_may_yield_nothing() -> None:
+@with_each_door
+def test_an_endpoint_may_yield_nothing(door: str) -> None:
     runs: list[int] = []
 
     async def rows() -> AsyncIterator[int]:
@@ -503,19 +544,20 @@ def test_an_endpoint_may_yield_nothing() -> None:
         for number in numbers:
             yield number
 
-    app = FastAPI()
+    app = application(door)
     app.get("/")(stream_cached(ttl=60)(rows))
     found = answers(app, {}, {})
     assert [(answer.text, detail(answer)) for answer in found] == [("", MISS), ("", HIT)]
     assert runs == [1]
 
 
+@with_each_door
 def test_pings_go_to_those_who_are_connected_and_are_not_stored(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, door: str
 ) -> None:
     world = World("sse")
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.02)
-    server = serve(world.app(stream_cached(ttl=60)))
+    server = serve(world.app(stream_cached(ttl=60), DOORS[door]))
     world.held_at = 2
     with RawClient(server.port) as first, RawClient(server.port) as second:
         for client in (first, second):
@@ -553,7 +595,8 @@ def test_a_dependency_with_yield_can_not_be_cached() -> None:
 # -- other ways to an endpoint ------------------------------------------------------------------
 
 
-def test_items_that_no_annotation_describes_are_stored_as_fastapi_renders_them() -> None:
+@with_each_door
+def test_items_that_no_annotation_describes_are_stored_as_fastapi_renders_them(door: str) -> None:
     runs: list[int] = []
 
     async def rows():  # type: ignore[no-untyped-def]
@@ -561,7 +604,7 @@ def test_items_that_no_annotation_describes_are_stored_as_fastapi_renders_them()
         yield Item(name="a")
         yield {"names": {"one"}, "item": Item(name="b")}
 
-    app, plain = FastAPI(), FastAPI()
+    app, plain = application(door), FastAPI()
     app.get("/")(stream_cached(ttl=60)(rows))
     plain.get("/")(rows)
     wanted = answers(plain, {})[0]
@@ -593,11 +636,12 @@ def test_an_item_that_can_not_be_stored_is_sent_and_named(
 @pytest.mark.parametrize(
     "options", [{"key": "rows"}, {"key_builder": lambda *args, **kwargs: "rows"}]
 )
-def test_a_key_of_ones_own_and_cache_status_go_together(options: Any) -> None:
+@with_each_door
+def test_a_key_of_ones_own_and_cache_status_go_together(options: Any, door: str) -> None:
     async def rows() -> AsyncIterator[int]:
         yield 1
 
-    app = FastAPI()
+    app = application(door)
     app.get("/")(stream_cached(ttl=60, **options)(rows))
     assert [detail(answer) for answer in answers(app, {}, {})] == [MISS, HIT]
 
@@ -642,7 +686,8 @@ def test_the_endpoint_is_a_plain_generator_function_where_it_is_called_directly(
     assert runs == [2, 2]
 
 
-def test_a_decorator_around_it_changes_nothing() -> None:
+@with_each_door
+def test_a_decorator_around_it_changes_nothing(door: str) -> None:
     def traced(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -654,7 +699,7 @@ def test_a_decorator_around_it_changes_nothing() -> None:
         for number in range(count):
             yield number
 
-    app = FastAPI()
+    app = application(door)
     app.get("/")(traced(stream_cached(ttl=60)(rows)))
     found = answers(app, {}, {})
     assert [(answer.text, detail(answer)) for answer in found] == [
@@ -664,7 +709,8 @@ def test_a_decorator_around_it_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("is_done", [True, False])
-def test_events_that_merely_stop_are_not_stored(is_done: bool) -> None:
+@with_each_door
+def test_events_that_merely_stop_are_not_stored(is_done: bool, door: str) -> None:
     sse: Any = importlib.import_module("fastapi.sse")
 
     async def events():  # type: ignore[no-untyped-def]
@@ -673,7 +719,7 @@ def test_events_that_merely_stop_are_not_stored(is_done: bool) -> None:
             yield sse.ServerSentEvent(raw_data="[DONE]")
 
     cached = stream_cached(ttl=60, complete_when=lambda items: items[-1].raw_data == "[DONE]")
-    app = FastAPI()
+    app = application(door)
     app.get("/", response_class=sse.EventSourceResponse)(cached(events))
     found = answers(app, {}, {})
     assert found[0].text == found[1].text
@@ -742,9 +788,14 @@ def test_a_post_is_cached_by_its_body() -> None:
                 assert [detail(each) for each in found] == [MISS, HIT]
 
 
-def test_a_stale_entry_is_served_while_one_run_makes_the_new_one(serve: Serve) -> None:
-    world = World("jsonl")
-    server = serve(world.app(stream_cached(ttl=0.2, stale_while_revalidate=60)))
+@pytest.mark.matrix
+@with_each_door
+@pytest.mark.parametrize("form", ["jsonl", "sse"])
+def test_a_stale_entry_is_served_while_one_run_makes_the_new_one(
+    form: str, door: str, serve: Serve
+) -> None:
+    world = World(form)
+    server = serve(world.app(stream_cached(ttl=0.2, stale_while_revalidate=60), DOORS[door]))
     wanted = fetch(server.port, TARGET)
     wait_until(lambda: "stale" in says(fetch(server.port, TARGET)) or world.runs > 1)
     server.run(runs_over())

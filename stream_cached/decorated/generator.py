@@ -17,17 +17,23 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
+from starlette.responses import Response
+
 from stream_cached.checks import require
 from stream_cached.decorated.function import Decorated
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.function import unlink, with_parameter
-from stream_cached.endpoint.route import effective_route
+from stream_cached.endpoint.route import effective_route, is_endpoint
+from stream_cached.engine.answer import answer as answer_call
+from stream_cached.engine.completeness import ITEMS
 from stream_cached.engine.item_stream import ItemStream, PassedOn, open_items
 from stream_cached.engine.outcome import Call
 from stream_cached.format.item_classes import ItemClasses
 from stream_cached.format.items import media_type
 from stream_cached.request.observed import plain_scope
+from stream_cached.request.rendered import AS_RESPONSE
 from stream_cached.responses.items import GeneratorExecution
+from stream_cached.responses.rendered_items import ItemsRendering, ItemTwins
 
 if TYPE_CHECKING:
     from stream_cached.decorated.base import Decorator
@@ -37,6 +43,12 @@ HIDDEN_ITEMS = "_stream_cached_items"
 
 #: The name of the one that the resolver is passed what closes them as.
 _CLOSER = "_stream_cached_closer"
+
+#: The keyword argument of a call whose answer is to be a response.
+_RESPONDS = "_stream_cached_responds"
+
+#: The attribute of a wrapper that holds its function.
+_OWNER = "_stream_cached_function"
 
 
 class DecoratedGenerator(Decorated):
@@ -52,10 +64,27 @@ class DecoratedGenerator(Decorated):
             f"{self.endpoint.name}, a dependency with yield, nothing can be cached: leave it out",
         )
         self._classes = ItemClasses(self.endpoint.declared.return_annotation)
+        self._twins = ItemTwins(self.endpoint)
+        self._answer: Callable[..., Any] | None = None
+
+    def _renders_values(self) -> bool:
+        return self._decorator.hooks.keys_by_request
+
+    def _rendering(self, request: Any, injected: Any) -> ItemsRendering | None:
+        if not self._renders or request is None or injected is None:
+            return None
+        route = effective_route(plain_scope(request.scope))
+        if not is_endpoint(self.wrapper, route):
+            return None
+        kept = ITEMS if self._decorator.options.complete_when else 0
+        return ItemsRendering(self._twins, route, request, injected, kept)
 
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], **switches: bool) -> Call:
+        as_response, kwargs = _taken(kwargs)
         injected, _ = self.endpoint.take_response(kwargs)
         call = await super().call(args, kwargs, **switches)
+        if as_response and call.rendering is not None:
+            return call
         execution = GeneratorExecution(
             **vars(call.execution),
             classes=self._classes,
@@ -64,11 +93,30 @@ class DecoratedGenerator(Decorated):
         )
         return replace(call, execution=execution, rendering=None, items=media_type(self._classes))
 
-    async def open(self, call: Call) -> ItemStream:
+    async def open(self, call: Call) -> Any:
+        """Answer a call: with an `ItemStream`, or with a response if FastAPI is to render it."""
+        if call.items is None:
+            return await answer_call(call)
         return await open_items(call, self._classes)
 
     async def run_uncached(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ItemStream:
+        _, kwargs = _taken(kwargs)
         return PassedOn(await super().run_uncached(args, kwargs))
+
+    async def respond(self, kwargs: dict[str, Any]) -> Response:
+        """Answer a request of a FastAPI route with a response."""
+        request, own = self.endpoint.take_request((), kwargs)
+        injected, _ = self.endpoint.take_response(own)
+        assert self._answer is not None
+        assert request is not None
+        assert injected is not None
+        result = await self._answer(**kwargs, **{_RESPONDS: True})
+        if isinstance(result, Response):
+            return result
+        # It is not stored; or as items, because its key is not made of the request.
+        route = effective_route(plain_scope(request.scope))
+        rendering = ItemsRendering(self._twins, route, request, injected)
+        return rendering.unstored(result, getattr(result, "headers", ()))
 
     def wrapped(self, answer: Callable[..., Any]) -> Callable[..., AsyncGenerator[Any, None]]:
         """
@@ -78,6 +126,7 @@ class DecoratedGenerator(Decorated):
             answer: Answers a call with an `ItemStream`.
         """
         function = self.endpoint.function
+        self._answer = answer
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -93,7 +142,8 @@ class DecoratedGenerator(Decorated):
         if not inspect.isasyncgenfunction(function):
             # FastAPI would look through it, and see a plain generator.
             unlink(wrapper)
-        resolver = _Resolver(self, answer)
+        resolver = self.resolver = _Resolver(self, answer)
+        vars(wrapper)[_OWNER] = self
         vars(wrapper)["__signature__"] = _Signature.of(self, resolver)
         return wrapper
 
@@ -103,6 +153,7 @@ class _Resolver:
 
     def __init__(self, function: DecoratedGenerator, answer: Callable[..., Any]) -> None:
         self._endpoint = endpoint = function.endpoint
+        self._function = function
         # What looks through the dependencies of a route looks through this one.
         self._stands_for = endpoint.function
         self._answer = answer
@@ -124,12 +175,15 @@ class _Resolver:
             parameters=with_parameter(signature, hidden), return_annotation=inspect.Signature.empty
         )
 
-    async def __call__(self, **kwargs: Any) -> ItemStream:
+    async def __call__(self, **kwargs: Any) -> Any:
+        """Return the items, or the arguments of the call where it is answered by a response."""
         opened: _Opened = kwargs.pop(_CLOSER)
         request, _ = self._endpoint.take_request((), kwargs)
-        route = None if request is None else effective_route(plain_scope(request.scope))
+        scope = {} if request is None else plain_scope(request.scope)
+        if scope.get(AS_RESPONSE) is self._function:
+            return kwargs
         require(
-            _is_asked_by_endpoint(self, route),
+            self.is_asked_by(effective_route(scope)),
             f"{self._endpoint.name} is a dependency with yield, of which nothing can be cached: "
             "leave the decorator off",
         )
@@ -139,6 +193,12 @@ class _Resolver:
         if injected is not None:
             injected.raw_headers.extend(items.headers)
         return items
+
+    def is_asked_by(self, route: Any) -> bool:
+        """Whether it takes over the parameters of the endpoint of a route."""
+        # Not by the function: other decorators may be around it.
+        dependencies = getattr(getattr(route, "dependant", None), "dependencies", ())
+        return any(each.call is self for each in dependencies)
 
 
 @dataclass
@@ -171,11 +231,11 @@ def _hidden(name: str, dependency: Callable[..., Any]) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
-def _is_asked_by_endpoint(resolver: _Resolver, route: Any) -> bool:
-    """Whether it is the endpoint of a route whose parameters the resolver takes over."""
-    # Not by the function: other decorators may be around it.
-    dependencies = getattr(getattr(route, "dependant", None), "dependencies", ())
-    return any(each.call is resolver for each in dependencies)
+def _taken(kwargs: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Return whether a call is to be answered by a response, and its other arguments."""
+    if _RESPONDS not in kwargs:
+        return False, kwargs
+    return True, {name: value for name, value in kwargs.items() if name != _RESPONDS}
 
 
 class _Signature(inspect.Signature):
@@ -211,3 +271,10 @@ def _streams_generators() -> bool:
     """Whether FastAPI iterates over what an endpoint yields."""
     routing = importlib.import_module("fastapi.routing")
     return "is_json_stream" in inspect.signature(routing.get_request_handler).parameters
+
+
+def decorated_generator(endpoint: Any) -> DecoratedGenerator | None:
+    """Return the function whose wrapper an endpoint is, and not one around it."""
+    # Decorators around it have its attributes, too.
+    function = getattr(endpoint, "__dict__", {}).get(_OWNER)
+    return function if function is not None and function.wrapper is endpoint else None

@@ -4,8 +4,40 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+#: What FastAPI answers the requests of a route with.
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Handlers:
+    """Handlers that are made of routes. Each lives as long as its route."""
+
+    def __init__(self, make: Callable[[Any], Handler]) -> None:
+        self._make = make
+        # By address: the context of an included route has no hash.
+        self._known: dict[int, tuple[weakref.ref[Any], Handler]] = {}
+
+    def of(self, route: Any) -> Handler:
+        """Return the handler that is made of a route."""
+        known = self._known.get(id(route))
+        if known is not None and known[0]() is route:
+            return known[1]
+        place, handlers = id(route), self._known
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            # A new route may have the address by now.
+            if place in handlers and handlers[place][0] is reference:
+                del handlers[place]
+
+        handler = self._make(route)
+        handlers[place] = weakref.ref(route, forget), handler
+        return handler
 
 
 def effective_route(scope: Mapping[str, Any]) -> Any:

@@ -8,10 +8,11 @@ from typing import Any
 from stream_cached.engine.outcome import Call
 from stream_cached.format.items import decode_item
 from stream_cached.responses.items import GeneratorExecution
+from stream_cached.responses.rendered_items import ItemsRendering
 from stream_cached.streams.stream import Stream
 
 #: How many of the last items of a generator are looked at.
-_ITEMS = 16
+ITEMS = 16
 
 #: Bytes of the end of a body that are looked at.
 _BYTES = 64 * 1024
@@ -38,6 +39,8 @@ def _end_of(stream: Stream, call: Call) -> Any:
     """Return the last items of a generator, or the last bytes of a body."""
     execution = call.execution
     if isinstance(execution, GeneratorExecution):
-        last = stream.newest(_ITEMS, stream.made)
+        last = stream.newest(ITEMS, stream.made)
         return [decode_item(chunk, execution.classes) for chunk in last]
+    if isinstance(call.rendering, ItemsRendering):
+        return list(call.rendering.last)
     return b"".join(stream.newest(stream.made, _BYTES))[-_BYTES:]

@@ -24,6 +24,9 @@ OF_ROUTE = (
     "response_model_exclude_none",
 )
 
+#: In the scope of a request: the generator function that answers it with a response.
+AS_RESPONSE = "stream_cached.as_response"
+
 #: Routers within routers.
 _MAX_DEPTH = 16
 
@@ -42,7 +45,9 @@ class Rendered:
             return []
         if self._count(app) < 2:
             return []
-        return [[name, _shown(getattr(route, name, None))] for name in OF_ROUTE]
+        forms = [[name, _shown(getattr(route, name, None))] for name in OF_ROUTE]
+        # Of a generator, one route has the items in its entries, and another one the responses.
+        return [*forms, AS_RESPONSE] if AS_RESPONSE in scope else forms
 
     def _count(self, app: Any) -> int:
         size = len(app.routes)

@@ -2,7 +2,7 @@
 
 FastAPI makes it by a *twin* of the route: a route with the same response model, response class and
 status, whose endpoint gives back what the real endpoint has returned. FastAPI is imported only for
-a request that came by one of its routes.
+a request that came by one of its routes. `rendered_items` has the twin of a generator's route.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,22 +19,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stream_cached.endpoint.function import Endpoint
+from stream_cached.endpoint.route import Handler, Handlers
 from stream_cached.request.observed import plain_scope
 from stream_cached.request.rendered import OF_ROUTE
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import Produced, produced
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
 #: The item of a twin's scope that holds what its endpoint gives back.
-_GIVEN = "stream_cached.given"
+GIVEN = "stream_cached.given"
 
 #: The headers that a response class sets first.
 _OF_BODY = (b"content-length", b"content-type")
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class Given:
     """What an endpoint has returned, and what it has put on the Response that it was given."""
 
     value: Any
@@ -48,31 +46,34 @@ class Twins:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._handlers: dict[int, tuple[weakref.ref[Any], Handler]] = {}
+        self._handlers = Handlers(self._handler)
 
     def handler(self, route: Any) -> Handler:
         """Return the request handler of a route's twin."""
-        known = self._handlers.get(id(route))
-        if known is not None and known[0]() is route:
-            return known[1]
-        place, handlers = id(route), self._handlers
+        return self._handlers.of(route)
 
-        def forget(reference: weakref.ref[Any]) -> None:
-            # A new route may have the address by now.
-            if place in handlers and handlers[place][0] is reference:
-                del handlers[place]
-
-        handler: Handler = _twin(route, self._endpoint).get_route_handler()
-        handlers[place] = weakref.ref(route, forget), handler
+    def _handler(self, route: Any) -> Handler:
+        handler: Handler = twin_of(route, self._give()).get_route_handler()
         return handler
 
-    async def render(self, route: Any, scope: Any, given: _Given) -> Response:
+    def _give(self) -> Callable[..., Any]:
+        """Return the endpoint of a twin."""
+        give = _give_at_once if self._endpoint.is_async else _give
+        function = self._endpoint.function
+        return give(getattr(function, "__name__", type(function).__name__))
+
+    async def render(self, route: Any, scope: Any, given: Given) -> Response:
         """Return what FastAPI makes of a value, or raise what FastAPI raises."""
+        with self.placing(), _told_as_serialization(self._endpoint.function):
+            return await self.handler(route)(Request({**scope, GIVEN: given}))
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """Let the errors of FastAPI within name the place of the endpoint."""
         from fastapi.exceptions import ResponseValidationError
 
         try:
-            with _told_as_serialization(self._endpoint.function):
-                return await self.handler(route)(Request({**scope, _GIVEN: given}))
+            yield
         except ResponseValidationError as exc:
             self._place(exc)
             raise
@@ -108,24 +109,33 @@ def _told_as_serialization(function: Any) -> Iterator[None]:
     if telemetry is None:
         yield
         return
+    with telemetry._operation(name="serialization", function=function), untold():
+        yield
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Let FastAPI's telemetry see nothing of the request of a twin."""
+    telemetry = _telemetry()
+    if telemetry is None:
+        yield
+        return
     from opentelemetry import context
 
-    with telemetry._operation(name="serialization", function=function):
-        token = context.attach(context.set_value(telemetry._REQUEST_TELEMETRY_KEY, None))
-        try:
-            yield
-        finally:
-            context.detach(token)
+    token = context.attach(context.set_value(telemetry._REQUEST_TELEMETRY_KEY, None))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
-def _twin(route: Any, endpoint: Endpoint) -> Any:
+def twin_of(route: Any, give: Callable[..., Any]) -> Any:
+    """Return a route that renders as another one does what an endpoint gives it."""
     from fastapi.routing import APIRoute
 
-    give = _give_at_once if endpoint.is_async else _give
-    name = getattr(endpoint.function, "__name__", type(endpoint.function).__name__)
     return APIRoute(
         route.path,
-        give(name),
+        give,
         # It is in no schema, and a function for ids may not know such a route.
         generate_unique_id_function=lambda twin: str(twin.name),
         **{each: getattr(route, each) for each in OF_ROUTE},
@@ -134,7 +144,7 @@ def _twin(route: Any, endpoint: Endpoint) -> Any:
 
 def _give(name: str) -> Callable[[Request, Response], Any]:
     def give(request: Request, response: Response) -> Any:
-        return _given(request, response)
+        return take_given(request, response)
 
     give.__name__ = name
     return give
@@ -143,14 +153,15 @@ def _give(name: str) -> Callable[[Request, Response], Any]:
 def _give_at_once(name: str) -> Callable[[Request, Response], Any]:
     # FastAPI validates what a coroutine function returns without a thread.
     async def give(request: Request, response: Response) -> Any:
-        return _given(request, response)
+        return take_given(request, response)
 
     give.__name__ = name
     return give
 
 
-def _given(request: Request, response: Response) -> Any:
-    given: _Given = request.scope[_GIVEN]
+def take_given(request: Request, response: Response) -> Any:
+    """Take over what an endpoint has put on its Response, and return what it has returned."""
+    given: Given = request.scope[GIVEN]
     if given.status is not None:
         response.status_code = given.status
     response.headers.raw.extend(given.headers)
@@ -169,6 +180,9 @@ class Rendering:
             pass to the endpoint.
     """
 
+    #: Headers that each answer is sent, and that are not stored.
+    of_class: RawHeaders = ()
+
     def __init__(self, twins: Twins, route: Any, request: Any, injected: Response) -> None:
         self._twins = twins
         self._route = route
@@ -185,23 +199,28 @@ class Rendering:
         after = self._injected.raw_headers
         added = _without(after, self._before)
         self._kept = _without(after, added)
-        given = _Given(value, self._injected.status_code, added)
+        given = Given(value, self._injected.status_code, added)
         made = produced(await self._twins.render(self._route, self._scope, given))
         assert made is not None
         gone = _without(self._before, self._kept)
         return replace(
             made,
             replaces=tuple(dict.fromkeys(_name(name) for name, _ in gone)),
-            # A cookie is for one client, and each one is sent its own.
-            beside=[field for field in self._kept if _name(field[0]) != "set-cookie"],
+            beside=self.shared(self._kept),
             is_declared=made.status == self._route.status_code and made.status < 300,
         )
+
+    @staticmethod
+    def shared(headers: RawHeaders) -> RawHeaders:
+        """Leave out the cookies: each client is sent its own."""
+        return [field for field in headers if _name(field[0]) != "set-cookie"]
 
     def merged(self, headers: RawHeaders, replaces: Sequence[str]) -> RawHeaders:
         """Add what the dependencies of this request have put on its Response."""
         own = self._kept
         if own is None:
             own = [field for field in self._before if _name(field[0]) not in replaces]
+        own = [*self.of_class, *own]
         if not own:
             return headers
         # FastAPI sends them after those of the body, and before those that the endpoint has added.

@@ -56,6 +56,10 @@ class Limits:
             first.
         inline_max: Bytes of a record up to which the record holds the body, 262,080 at the most.
             0 stores every body under keys of its own.
+        local: Bytes of entries that this process keeps decoded, for all endpoints and stores
+            together; the largest of their bounds counts. A hit still reads the entry's record and
+            versions in the store, and then need not decode it, nor read a body that has keys of
+            its own. 0 keeps none of the endpoint's.
         spool_max: Bytes of temporary files for the slow readers of one run, where the store does
             not hold the bytes. Beyond this, the connection of the slowest reader breaks.
         finish_timeout: Seconds that a run without readers may go on in order to be stored.
@@ -77,6 +81,7 @@ class Limits:
     max_ahead: Size = Size("1MiB")
     max_variants: int = 64
     inline_max: Size = Size(VALUE_SIZE)
+    local: Size = Size("16MiB")
     spool_max: Size = Size("256MiB")
     finish_timeout: float = 30.0
     held_finish_timeout: float = 5.0
@@ -90,6 +95,7 @@ class Limits:
             ("max_ahead", 1),
             ("max_variants", 1),
             ("inline_max", 0),
+            ("local", 0),
             ("spool_max", 1),
         ):
             self._set(name, require_size(name, getattr(self, name), least=least))

@@ -17,6 +17,7 @@ from stream_cached.backends.public import public_view
 from stream_cached.backends.urls import DEFAULT_TIMEOUT, ExplicitTimeout
 from stream_cached.connections.deadline import Deadline
 from stream_cached.connections.time_limit import TimeLimit
+from stream_cached.entries.local import LocalEntries
 from stream_cached.errors import StoreUnavailableError
 from stream_cached.limits import RETRY_INTERVAL
 from stream_cached.stores.aiocache import AiocacheStore, OwnStore
@@ -49,6 +50,8 @@ class Backend:
     is_shared: bool = False
     """Whether other processes may use it, too."""
     scope: RunScope = field(default_factory=RunScope)
+    local: LocalEntries = field(default_factory=LocalEntries)
+    """What this process keeps decoded of the entries in it."""
 
     @property
     def timeout(self) -> float | None:
@@ -151,7 +154,9 @@ class Binding:
         cache, view = self.cache, copy.copy(memory)
         view.namespace = f"{prefix}:{cache.namespace or ''}:"
         view.serializer, view.plugins, view.ttl = cache.serializer, cache.plugins, cache.ttl
-        return Backend(view, MemoryStore(view), is_fallback=True)
+        return Backend(
+            view, MemoryStore(view), is_fallback=True, local=LocalEntries(in_process=True)
+        )
 
     # -- in the running loop ----------------------------------------------------------------
 
@@ -170,7 +175,8 @@ class Binding:
             return _Bound(loop, pid, backend, backend)
         cache = self._clients.in_loop(self.cache, loop, pid)
         if isinstance(cache, MemoryCache):
-            backend = Backend(cache, MemoryStore(cache), scope=self._scope)
+            local = LocalEntries(in_process=True)
+            backend = Backend(cache, MemoryStore(cache), scope=self._scope, local=local)
             return _Bound(loop, pid, backend, backend)
         probe = self._backend_over(cache, TimeLimit())
         if self.breaker is None or probe.server is None:

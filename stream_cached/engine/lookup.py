@@ -165,7 +165,8 @@ async def find_entry(
 async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> Any:
     """Return the response of an entry, None if its body is not whole."""
     replay = Replay(resource, hit)
-    if not await replay.open():
+    in_chunks = call.service.options.exact or call.items is not None
+    if not await replay.open(in_chunks=in_chunks):
         return None
     stored = aged(hit.entry.headers, time.time() - hit.entry.stored_at)
     headers = call.headers(stored, event, hit.entry.replaces)

@@ -11,6 +11,7 @@ from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
+from stream_cached.entries.local import allow
 from stream_cached.entries.resource import KeySets, Resource
 from stream_cached.events import Reporter
 from stream_cached.options import Options
@@ -127,6 +128,9 @@ class Service:
     request_bound: RequestBound = field(default_factory=RequestBound)
     plain_values: PlainValues = field(default_factory=PlainValues)
 
+    def __post_init__(self) -> None:
+        allow(self.options.limits.local)
+
     def lifetimes(self) -> Lifetimes:
         options = self.options
         return Lifetimes(self.hooks.ttl(), options.longest_run, options.stale)
@@ -140,6 +144,7 @@ class Service:
             select=None if call.request is None else call.request.select,
             max_variants=self.options.limits.max_variants,
             key_sets=self.hooks.key_sets(call, backend),
+            local=backend.local if self.options.limits.local else None,
         )
 
     def resource_at(self, store: Store, key: str) -> Resource:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, overload
 
 from stream_cached.format.envelope import PREFIX_SIZE
 from stream_cached.format.records import Segment
@@ -143,7 +144,48 @@ class ChunkJoiner:
         return chunks
 
 
-def _cut(payload: bytes, lengths: tuple[int, ...]) -> list[bytes]:
+class _Joined(Sequence[int]):
+    """The lengths of the chunks of consecutive segments, put together when they are looked at."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._parts = [(segment.chunks, segment.continues) for segment in segments]
+
+    def _lengths(self) -> list[int]:
+        lengths: list[int] = []
+        continues = False
+        for part, goes_on in self._parts:
+            first, *others = part
+            if continues:
+                lengths[-1] += first
+            else:
+                lengths.append(first)
+            lengths += others
+            continues = goes_on
+        return lengths
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
+        return self._lengths()[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._lengths())
+
+    def __len__(self) -> int:
+        return len(self._lengths())
+
+
+def joined(segments: Sequence[Segment]) -> Segment:
+    """Return consecutive segments as one, which is sent at once."""
+    if len(segments) == 1:
+        return segments[0]
+    payload = b"".join([segment.payload for segment in segments])
+    return Segment(_Joined(segments), segments[-1].continues, payload)
+
+
+def _cut(payload: bytes, lengths: Sequence[int]) -> list[bytes]:
     edges = [0]
     for length in lengths:
         edges.append(edges[-1] + length)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from stream_cached.format.records import Entry
+from stream_cached.format.records import Entry, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Hit:
     entry: Entry
     stale_since: float | None = None
     """Seconds since the epoch, if a soft invalidation has made it stale."""
+    body: Sequence[Segment] | None = field(default=None, compare=False)
+    """Its body, where this process keeps it and the store still holds the same."""
 
 
 @dataclass(frozen=True, slots=True)

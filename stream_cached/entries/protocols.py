@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from stream_cached.format.records import Entry
@@ -11,7 +12,7 @@ from stream_cached.http.reasons import NotCached
 class Channel(Protocol):
     """How followers in other processes learn of a run's progress."""
 
-    async def tell(self, segments: int, chunks: tuple[int, ...], tail: bytes) -> None: ...
+    async def tell(self, segments: int, chunks: Sequence[int], tail: bytes) -> None: ...
 
     def complete(self, entry: Entry, *, stored: bool) -> None: ...
 

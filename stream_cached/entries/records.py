@@ -7,18 +7,23 @@ from collections.abc import Mapping, Sequence
 
 from stream_cached.entries.body import Body
 from stream_cached.entries.lifetimes import Lifetimes
+from stream_cached.entries.local import LocalBody, LocalEntries
 from stream_cached.format.codec import decode_record, encode_record
-from stream_cached.format.envelope import ForeignVersionError, is_ours, key_digest
-from stream_cached.format.records import Entry, Index, Marker, Record, Value
+from stream_cached.format.envelope import PREFIX_SIZE, ForeignVersionError, is_ours, key_digest
+from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import variant_key
-from stream_cached.stores.protocol import Store
+from stream_cached.stores.protocol import Store, get_many_and_starts
 
 
 class Records:
     """The records under the key of one resource and under those of its variants."""
 
-    def __init__(self, store: Store, key: str, lifetimes: Lifetimes) -> None:
+    def __init__(
+        self, store: Store, key: str, lifetimes: Lifetimes, local: LocalEntries | None = None
+    ) -> None:
+        self.local = local
+        self._at_hand: LocalBody | None = None
         self.store = store
         self.key = key
         self.lifetimes = lifetimes
@@ -33,10 +38,26 @@ class Records:
         """Let new records depend on these versions."""
         self.versions = versions
 
+    async def read(self, key: str, keys: Sequence[str]) -> list[bytes | None]:
+        """Read values, and whether the body of a record that is kept here is still in the store."""
+        body = None if self.local is None else self.local.body(key)
+        if body is None:
+            return await self.store.get_many(keys)
+        values, starts = await get_many_and_starts(self.store, keys, body.keys, PREFIX_SIZE)
+        self._at_hand = body if starts == body.starts else None
+        return values
+
+    def at_hand(self, entry: Entry) -> Sequence[Segment] | None:
+        """Return the body of an entry, if the last look-up has seen that the store holds it."""
+        body = self._at_hand
+        return body.parts if body is not None and body.entry is entry else None
+
     async def decode(self, key: str, value: bytes | None) -> Record | None:
         """Decode a record of this key, whatever its versions. Delete an unsound one."""
         if not value or not is_ours(value):
             return None
+        if self.local is not None and (kept := self.local.find(key, value)) is not None:
+            return kept
         try:
             record = decode_record(value)
         except ForeignVersionError:
@@ -44,7 +65,11 @@ class Records:
         except UnsoundError:
             await self.store.delete_many([key])
             return None
-        return record if record.key == key_digest(key) else None
+        if record.key != key_digest(key):
+            return None
+        if self.local is not None:
+            self.local.keep(key, value, record)
+        return record
 
     async def put(self, key: str, record: Entry | Marker | Value) -> None:
         """Write a record under a key, bound to that key and to the current versions."""

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
+from typing import NoReturn
 
 from stream_cached.entries.body import WINDOW
-from stream_cached.entries.chunks import ChunkJoiner
+from stream_cached.entries.chunks import ChunkJoiner, joined
 from stream_cached.entries.found import Hit
+from stream_cached.entries.local import Filling
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import LostStreamError, StoreError
 from stream_cached.format.records import Segment
 from stream_cached.format.validation import UnsoundError
+from stream_cached.stores.protocol import ReadsStarts
 
 
 class Replay:
     """
-    The body of an entry: chunk by chunk, or by `part` in pieces as large as they are stored.
+    The body of an entry: chunk by chunk, or by `part` in pieces of a megabyte.
 
     Args:
         resource: The resource of the entry.
@@ -29,37 +33,71 @@ class Replay:
         self.closed = False
         self._resource = resource
         self._hit = hit
-        self._body = resource.body(entry.generation)
         self._count = len(entry.segments)
         self._next = 0
         self._ahead: asyncio.Task[list[Segment]] | None = None
+        self._filling: Filling | None = None
         self._window: deque[Segment] = deque()
         self._chunks: deque[bytes] = deque()
-        self._joiner = ChunkJoiner()
+        self._joiner: ChunkJoiner | None = None
+        self._whole: Sequence[Segment] | None = None
         if not entry.segments:
-            self._window.append(Segment(entry.chunks, False, entry.body))
+            self._whole = (Segment(entry.chunks, False, entry.body),)
+        else:
+            self._whole = hit.body
+        if self._whole is None:
+            self._body = resource.body(entry.generation)
+        else:
+            self._next = self._count
+            self._window.extend(self._whole)
 
     @property
     def is_long(self) -> bool:
         return self._count > WINDOW
 
-    async def open(self) -> bool:
+    @property
+    def at_hand(self) -> Sequence[Segment] | None:
+        """The whole body, where nothing has to be read for it; None if it is not all there."""
+        return self._whole
+
+    async def open(self, *, in_chunks: bool = False) -> bool:
         """
         Read the first window. Return False, and delete the record, unless all segments are there.
 
-        The segments get a ttl that outlives a replay, whatever is left of the entry's ttl.
+        The segments get a ttl that outlives a replay, whatever is left of the entry's ttl. With
+        `in_chunks`, the lengths of the chunks are looked at, too.
         """
-        if not self._count:
-            return True
         try:
-            found, window = await asyncio.gather(self._renew(0), self._read(self._take()))
+            found = self._count if self._whole is not None else await self._read_first()
+            if in_chunks and found == self._count:
+                for segment in self._window:
+                    len(segment.chunks)
         except UnsoundError:
-            found, window = 0, []
-        if found != self._count:
-            await self._resource.delete(self._hit)
-            return False
-        self._window.extend(window)
-        return True
+            found = -1
+        if found == self._count:
+            return True
+        self.close()
+        await self._resource.delete(self._hit)
+        return False
+
+    async def _read_first(self) -> int:
+        """Read the first window. Return how many segments there are."""
+        self._filling = self._begin_filling()
+        indexes = self._take()
+        found, window = await asyncio.gather(self._renew(0), self._read(indexes))
+        self._add(window)
+        if found == self._count == indexes.stop:
+            self._whole = tuple(self._window)
+        return found
+
+    def _begin_filling(self) -> Filling | None:
+        """Return what keeps the body, where a later look-up can see that the store holds it."""
+        store, local = self._resource.store, self._resource.local
+        if local is None:
+            return None
+        if self.is_long and not (local.in_process or isinstance(store, ReadsStarts)):
+            return None
+        return local.begin(self._hit.key, self.entry, self._body.keys(range(self._count)))
 
     async def discard(self) -> None:
         """Delete the record of a body that turned out to be unsound."""
@@ -73,6 +111,7 @@ class Replay:
         if self._ahead is not None:
             self._ahead.cancel()
             self._ahead = None
+        self._end_filling(whole=False)
 
     async def aclose(self) -> None:
         self.close()
@@ -86,35 +125,57 @@ class Replay:
         parts = []
         while (part := await self.part()) is not None:
             parts.append(part)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def __aiter__(self) -> Replay:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._joiner is None:
+            self._joiner = ChunkJoiner()
         while not self._chunks:
             segment = await self._segment()
             if segment is None:
                 if self._joiner.is_within_chunk and not self.closed:
                     raise LostStreamError("the stored body ends within a chunk")
                 raise StopAsyncIteration
-            self._chunks.extend(self._joiner.add(segment))
+            try:
+                self._chunks.extend(self._joiner.add(segment))
+            except UnsoundError as exc:
+                await self._lose(exc)
         return self._chunks.popleft()
 
     async def _segment(self) -> Segment | None:
-        if self._ahead is None:
+        if self._ahead is None and self._next < self._count:
             self._read_ahead()
         if not self._window and self._ahead is not None:
             task, self._ahead = self._ahead, None
             try:
-                self._window.extend(await task)
+                self._add(await task)
             except (StoreError, UnsoundError) as exc:
-                # If the store fails here, too, the next look-up finds the same damage.
-                with contextlib.suppress(StoreError):
-                    await self._resource.store.delete_many([self._hit.key])
-                raise LostStreamError(f"the stored body can't be read on: {exc}") from exc
+                await self._lose(exc)
             self._read_ahead()
         return self._window.popleft() if self._window and not self.closed else None
+
+    async def _lose(self, cause: Exception) -> NoReturn:
+        # If the store fails here, too, the next look-up finds the same damage.
+        with contextlib.suppress(StoreError):
+            await self._resource.store.delete_many([self._hit.key])
+        raise LostStreamError(f"the stored body can't be read on: {cause}") from cause
+
+    def _add(self, segments: Sequence[Segment]) -> None:
+        """Take a window that was read."""
+        part = joined(segments)
+        self._window.append(part)
+        if self._filling is not None:
+            self._filling.add(segments, part)
+            if self._next == self._count:
+                self._end_filling(whole=True)
+
+    def _end_filling(self, *, whole: bool) -> None:
+        filling, self._filling = self._filling, None
+        if filling is not None:
+            filling.end(whole=whole)
 
     def _read_ahead(self) -> None:
         indexes = self._take()

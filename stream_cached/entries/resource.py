@@ -17,6 +17,7 @@ from stream_cached.entries.body import Body
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue, Unstorable
 from stream_cached.entries.ids import as_id, new_id, stale_since, version_of
 from stream_cached.entries.lifetimes import MARGIN, Lifetimes
+from stream_cached.entries.local import LocalEntries
 from stream_cached.entries.records import Records
 from stream_cached.entries.variant_index import VariantIndex
 from stream_cached.errors import StoreError
@@ -53,6 +54,7 @@ class Resource:
         select: Returns the digest of the request's values for some headers; None without a request.
         max_variants: How many variants are kept.
         key_sets: Sets that the keys of the resource are added to.
+        local: What this process keeps decoded of the entries in the store.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Resource:
         select: Select | None,
         max_variants: int,
         key_sets: KeySets | None = None,
+        local: LocalEntries | None = None,
     ) -> None:
         self.store = store
         self.key = key
@@ -73,10 +76,9 @@ class Resource:
         """The headers that are known to select among its responses."""
         self.seen: Mapping[str, bytes | None] = {}
         """The values that the last look-up read, by key."""
-        self._records = Records(store, key, lifetimes)
-        self._variants = None
-        if select is not None:
-            self._variants = VariantIndex(self._records, select, max_variants)
+        self.local = local
+        self._records = Records(store, key, lifetimes, local)
+        self._variants = VariantIndex(self._records, select, max_variants) if select else None
         self._needs = tuple(needs)
         self._revocation = revocation_key(key)
         self._versions: dict[str, bytes] = {}
@@ -110,7 +112,7 @@ class Resource:
 
     async def look_up(self) -> Found:
         """Find what can be served. The versions are read in the same round trip."""
-        value, *versions = values = await self._current()
+        value, *versions = values = await self._records.read(self.key, self._keys)
         seen = self.seen = dict(zip(self._keys, values, strict=True))
         self._set_versions(self._as_versions(versions))
         if value and not is_ours(value):
@@ -121,7 +123,7 @@ class Resource:
             if self._variants is None:
                 return Miss(varied=True)
             key = self._variants.key(record)
-            (value,) = await self.store.get_many([key])
+            (value,) = await self._records.read(key, [key])
             seen[key] = value
             return self._found(key, await self._sound(key, value)) or Miss(varied=True)
         return self._found(self.key, record) or Miss()
@@ -134,7 +136,7 @@ class Resource:
             return Hit(key, record, until) if isinstance(record, Entry) else None
         match record:
             case Entry():
-                return Hit(key, record)
+                return Hit(key, record, body=self._records.at_hand(record))
             case Marker():
                 return Unstorable(record.detail)
             case Value():

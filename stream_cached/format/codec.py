@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from stream_cached.format import validation
-from stream_cached.format.envelope import Prefix, State, pack, unpack
+from stream_cached.format.envelope import PREFIX_SIZE, Prefix, State, pack, unpack
+from stream_cached.format.lengths import lengths_of, packed_lengths
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
 from stream_cached.format.validation import MALFORMED, optional, typed
 from stream_cached.format.validation import UnsoundError as UnsoundError
 
 
 def encode_segment(segment: Segment, generation: bytes, index: int) -> bytes:
-    return pack(
-        State.SEGMENT, generation, index, (segment.chunks, segment.continues), segment.payload
-    )
+    head = (packed_lengths(segment.chunks), segment.continues)
+    return pack(State.SEGMENT, generation, index, head, segment.payload)
 
 
 def decode_segment(data: bytes, generation: bytes, index: int) -> Segment:
@@ -25,10 +25,8 @@ def decode_segment(data: bytes, generation: bytes, index: int) -> Segment:
         raise UnsoundError("another segment")
     try:
         chunks, continues = head
-        lengths = validation.partition(chunks, len(payload))
-        if not lengths:
-            raise UnsoundError("a segment without a chunk")
-        return Segment(lengths, typed(bool, continues), payload)
+        lengths = lengths_of(chunks, len(payload), least=1)
+        return Segment(lengths, typed(bool, continues), payload, data[:PREFIX_SIZE])
     except MALFORMED as exc:
         raise UnsoundError("malformed table of chunks") from exc
 
@@ -47,7 +45,7 @@ def encode_record(record: Record) -> bytes:
                 "streamed": record.streamed,
                 "stored_at": record.stored_at,
                 "length": record.length,
-                "chunks": record.chunks,
+                "chunks": packed_lengths(record.chunks),
                 "segments": record.segments,
                 "fresh_until": record.fresh_until,
                 **optional(replaces=record.replaces),
@@ -113,7 +111,7 @@ def _entry(head: object, generation: bytes, body: bytes) -> Entry:
         stored_at=validation.moment(fields["stored_at"]),
         length=length,
         generation=generation,
-        chunks=validation.partition(fields["chunks"], len(body)),
+        chunks=lengths_of(fields["chunks"], len(body)),
         body=body,
         segments=segments,
         fresh_until=None if fresh_until is None else validation.moment(fresh_until),

@@ -26,7 +26,7 @@ from stream_cached.format.validation import UnsoundError
 
 # 0xC1 starts no msgpack value, no pickle opcode and no UTF-8 text.
 MAGIC = b"\xc1strmch\n"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _FIELDS = struct.Struct(">8sBB2x16sIIQII")
 _CHECKSUM = struct.Struct(">I")
@@ -109,6 +109,11 @@ def read_prefix(data: bytes) -> Prefix:
     if state is None:
         raise UnsoundError(f"state {number}")
     return Prefix(state, *others)
+
+
+def head_edge(data: bytes) -> int:
+    """Return where the head of a sound value ends, and its body begins."""
+    return PREFIX_SIZE + read_prefix(data).head_length
 
 
 def unpack(data: bytes) -> tuple[Prefix, Any, bytes]:

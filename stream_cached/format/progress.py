@@ -71,7 +71,7 @@ class Progress:
 
     @classmethod
     def of(cls, entry: Entry, head: Head, *, stored: bool = True) -> Progress:
-        return cls(head, len(entry.segments), entry.chunks, entry.body, entry.length, stored)
+        return cls(head, len(entry.segments), tuple(entry.chunks), entry.body, entry.length, stored)
 
 
 def encode_lease(claim: LeaseRecord, key: str) -> bytes:

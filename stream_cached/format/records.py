@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from stream_cached.format.validation import Headers
 
@@ -12,11 +12,13 @@ from stream_cached.format.validation import Headers
 class Segment:
     """Consecutive chunks, packed for storage under one key."""
 
-    chunks: tuple[int, ...]
+    chunks: Sequence[int]
     """The length of each chunk, or of the part of the chunk in this segment."""
     continues: bool
     """Whether the last chunk continues in the next segment."""
     payload: bytes
+    start: bytes = field(default=b"", compare=False, repr=False)
+    """The prefix of what was decoded, which tells whether the store still holds the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class Entry:
     length: int
     """Bytes of the whole body."""
     generation: bytes = b""
-    chunks: tuple[int, ...] = ()
-    """Lengths of the chunks of `body`; empty if the body is in segments."""
+    chunks: Sequence[int] = ()
+    """Lengths of the chunks of `body`, unpacked when looked at; none if the body is in segments."""
     body: bytes = b""
     segments: tuple[tuple[int, int], ...] = ()
     """Length and CRC-32 of each segment's payload."""

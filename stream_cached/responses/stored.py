@@ -116,7 +116,7 @@ class ReplayResponse(Carrying, StreamingResponse):
         if scope["method"] == "HEAD":
             await send(body_message(b"", more=False))
             return
-        if not self._replay.is_long:
+        if self._replay.at_hand is not None or not self._replay.is_long:
             await self._send_parts(send)
             return
         async with watch_client(scope, receive, self._replay.close):

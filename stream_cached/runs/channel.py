@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 from stream_cached.errors import StoreError
 from stream_cached.format.progress import Head, Progress, encode_progress
@@ -53,13 +54,13 @@ class ProgressChannel:
     def open(self, head: Head) -> None:
         self._head = head
 
-    async def tell(self, segments: int, chunks: tuple[int, ...], tail: bytes) -> None:
+    async def tell(self, segments: int, chunks: Sequence[int], tail: bytes) -> None:
         """Say how many segments are written, and which chunks follow them."""
         assert self._head is not None
         async with self._telling:
             if not self._is_closed:
                 self._is_told = True
-                await self._tell(Progress(self._head, segments, chunks, tail), PROGRESS_TTL)
+                await self._tell(Progress(self._head, segments, tuple(chunks), tail), PROGRESS_TTL)
 
     def complete(self, entry: Entry, *, stored: bool) -> None:
         """Keep what a complete run has come to, for followers that are there at its end."""

@@ -65,6 +65,15 @@ class AddsAndGets(Protocol):
     ) -> tuple[bool, list[bytes | None]]: ...
 
 
+@runtime_checkable
+class ReadsStarts(Protocol):
+    """A store that can read whole values, and the first bytes of others, in one round trip."""
+
+    async def get_many_and_starts(
+        self, keys: Sequence[str], others: Sequence[str], size: int
+    ) -> tuple[list[bytes | None], list[bytes | None]]: ...
+
+
 class Wakeup(Protocol):
     """A subscription to one channel."""
 
@@ -115,6 +124,17 @@ async def add_and_get_many(
     if isinstance(store, AddsAndGets):
         return await store.add_and_get_many(key, value, ttl, keys)
     return await store.add(key, value, ttl), await store.get_many(keys)
+
+
+async def get_many_and_starts(
+    store: Store, keys: Sequence[str], others: Sequence[str], size: int
+) -> tuple[list[bytes | None], list[bytes | None]]:
+    """Read values, and the first bytes of others; a store that can't do that reads all of them."""
+    if isinstance(store, ReadsStarts):
+        return await store.get_many_and_starts(keys, others, size)
+    values = await store.get_many([*keys, *others])
+    whole = values[len(keys) :]
+    return values[: len(keys)], [None if value is None else value[:size] for value in whole]
 
 
 def as_bytes(value: object) -> bytes | None:

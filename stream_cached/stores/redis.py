@@ -38,7 +38,7 @@ class RedisStore(AiocacheStore):
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
     ) -> None:
         super().__init__(cache, timeout, time_limit)
-        self._may_publish = True
+        self._may_publish = self._may_get_ranges = True
         self._wakeups = Wakeups(partial(redis_client, cache))
 
     def is_lost(self, exc: Exception) -> bool:
@@ -117,6 +117,31 @@ class RedisStore(AiocacheStore):
         pipeline.mget([self.native_key(other) for other in keys])
         done, values = await self.call("add", pipeline.execute)
         return bool(done), [as_bytes(found) for found in values]
+
+    async def get_many_and_starts(
+        self, keys: Sequence[str], others: Sequence[str], size: int
+    ) -> tuple[list[bytes | None], list[bytes | None]]:
+        found = await self._with_starts(keys, others, size) if self._may_get_ranges else None
+        if found is None:
+            values = await self.get_many([*keys, *others])
+            found = values[: len(keys)], values[len(keys) :]
+        return found[0], [None if value is None else value[:size] for value in found[1]]
+
+    async def _with_starts(
+        self, keys: Sequence[str], others: Sequence[str], size: int
+    ) -> tuple[list[bytes | None], list[bytes | None]] | None:
+        pipeline = self.cache.client.pipeline(transaction=False)
+        pipeline.mget([self.native_key(key) for key in keys])
+        for key in others:
+            pipeline.getrange(self.native_key(key), 0, size - 1)
+        values, *starts = await self.call("get", partial(pipeline.execute, raise_on_error=False))
+        if isinstance(values, Exception):
+            raise self.failure("get", values) from values
+        if any(isinstance(start, NoPermissionError) for start in starts):
+            # Whole values may be read.
+            self._may_get_ranges = False
+            return None
+        return list(map(as_bytes, values)), list(map(as_bytes, starts))
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None

@@ -92,11 +92,11 @@ class World:
     [
         SLOW,
         pytest.param(
-            2 * SLOW,
+            8 * SLOW,
             marks=pytest.mark.xfail(
                 strict=True,
                 raises=LostStreamError,
-                reason="a replay renews them when it reads the next four, and not in between",
+                reason="a replay renews them when it reads the next megabyte, and not in between",
             ),
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import msgpack
@@ -157,11 +158,17 @@ RECORDS: dict[str, Record] = {
 
 
 def _record(data: bytes) -> object:
-    return decode_record(data)
+    """Decode a record, and look at the lengths of its chunks, too."""
+    record = decode_record(data)
+    if isinstance(record, Entry):
+        tuple(record.chunks)
+    return record
 
 
 def _segment(data: bytes) -> object:
-    return decode_segment(data, GENERATION, 7)
+    segment = decode_segment(data, GENERATION, 7)
+    tuple(segment.chunks)
+    return segment
 
 
 HEAD = Head(201, ((b"vary", b"Accept"),), "text/csv", "utf-8", ("accept",), "0f" * 16)
@@ -251,7 +258,8 @@ def test_the_layout_is_the_documented_one() -> None:
         data, _ = SAMPLES[name]
         assert pack(read_prefix(data).state, head_of(data), body_of(data)) == data
     data, _ = SAMPLES["segment"]
-    assert pack(State.SEGMENT, (SEGMENT.chunks, True), SEGMENT.payload, revision=7) == data
+    table = msgpack.packb(SEGMENT.chunks)
+    assert pack(State.SEGMENT, (table, True), SEGMENT.payload, revision=7) == data
 
 
 # -- damage
@@ -404,11 +412,12 @@ def test_any_value_in_place_of_a_field_is_unsound_or_sound_as_a_whole(
     field = data.draw(st.sampled_from(sorted(head)))
     value = data.draw(plain)
     try:
-        decoded = decode_record(pack(prefix.state, {**head, field: value}, body))
+        decoded = _record(pack(prefix.state, {**head, field: value}, body))
     except UnsoundError:
         return
     # What was taken is what our own encoder would write, apart from the way it packs it.
     assert type(decoded) is type(RECORDS[name])
+    assert isinstance(decoded, Record)
     assert decode_record(encode_record(decoded)) == decoded or value != value
     del head[field]
     if field != "replaces":
@@ -418,12 +427,21 @@ def test_any_value_in_place_of_a_field_is_unsound_or_sound_as_a_whole(
 @settings(deadline=None)
 @given(plain, st.binary(max_size=9))
 def test_any_structure_for_a_table_of_chunks_is_unsound_or_fits(head: object, body: bytes) -> None:
+    for stored in (head, (msgpack.packb(head), False)):
+        segment = None
+        with suppress(UnsoundError):
+            segment = decode_segment(pack(State.SEGMENT, stored, body), GENERATION, 0)
+            tuple(segment.chunks)
+        if segment is not None and not _is_unsound(segment):
+            assert sum(segment.chunks) == len(segment.payload) == len(body)
+            assert segment.chunks
+
+
+def _is_unsound(segment: Segment) -> bool:
     try:
-        segment = decode_segment(pack(State.SEGMENT, head, body), GENERATION, 0)
+        return not segment.chunks
     except UnsoundError:
-        return
-    assert sum(segment.chunks) == len(segment.payload) == len(body)
-    assert segment.chunks
+        return True
 
 
 @pytest.mark.parametrize(
@@ -447,10 +465,27 @@ def test_any_structure_for_a_table_of_chunks_is_unsound_or_fits(head: object, bo
 )
 def test_a_table_of_chunks_that_does_not_fit_is_unsound(head: object) -> None:
     assert_unsound(pack(State.SEGMENT, head, b"abcdefghi", revision=7))
+    if isinstance(head, tuple):
+        packed = (msgpack.packb(head[0]), *head[1:])
+        assert_unsound(pack(State.SEGMENT, packed, b"abcdefghi", revision=7))
 
 
-def test_a_segment_without_a_chunk_is_unsound() -> None:
-    assert_unsound(pack(State.SEGMENT, ((), False), b"", revision=7))
+@pytest.mark.parametrize("table", [(), b"", b"\x90", b"\xc1", b"\xdd\xff\xff\xff\xff"])
+def test_a_segment_without_a_chunk_is_unsound(table: object) -> None:
+    assert_unsound(pack(State.SEGMENT, (table, False), b"", revision=7))
+
+
+def test_lengths_are_unpacked_only_when_they_are_looked_at() -> None:
+    entry = decode_record(altered(encode_record(ENTRY), chunks=msgpack.packb((3, 5))))
+    segment = decode_segment(
+        pack(State.SEGMENT, (b"\xdd\xff\xff\xff\xff", True), b"abc", revision=7), GENERATION, 7
+    )
+    assert isinstance(entry, Entry)
+    assert (entry.body, segment.payload) == (ENTRY.body, b"abc")
+    for chunks in (entry.chunks, segment.chunks):
+        for look in (len, tuple, hash, lambda lengths: lengths[0], lambda lengths: lengths == (3,)):
+            with pytest.raises(UnsoundError):
+                look(chunks)
 
 
 @pytest.mark.parametrize(
@@ -486,6 +521,9 @@ def test_a_segment_without_a_chunk_is_unsound() -> None:
 def test_an_entry_whose_fields_do_not_fit_is_unsound(fields: dict[str, object]) -> None:
     head = head_of(encode_record(ENTRY))
     assert_unsound(pack(State.ENTRY, {**head, **fields}, ENTRY.body))
+    if "chunks" in fields:
+        head["chunks"] = msgpack.packb(fields["chunks"])
+        assert_unsound(pack(State.ENTRY, head, ENTRY.body))
 
 
 @pytest.mark.parametrize(
@@ -529,6 +567,8 @@ CODING = b"transfer-encoding"
         {"chunks": (2**63, 2**63)},
         {"chunks": {9: 9}},
         {"chunks": b"\x09"},
+        {"chunks": b""},
+        {"chunks": b"\x93\x03\x00"},
         {"segments": ((0, 0),)},  # a body in two places
         {"segments": ((True, 0),)},
         {"segments": {0: 0}},

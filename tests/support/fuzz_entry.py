@@ -68,6 +68,8 @@ def check(data: bytes) -> None:
     _check_segment(data)
     try:
         record = decode_record(data)
+        if isinstance(record, Entry):
+            tuple(record.chunks)
     except UnsoundError:
         return
     assert decode_record(encode_record(record)) == record
@@ -86,6 +88,7 @@ def _check_segment(data: bytes) -> None:
     try:
         prefix = read_prefix(data)
         segment = decode_segment(data, prefix.generation, prefix.revision)
+        tuple(segment.chunks)
     except UnsoundError:
         return
     assert sum(segment.chunks) == len(segment.payload) < len(data)

@@ -1,0 +1,193 @@
+"""Entries that this process keeps decoded and checked, in memory of a bounded size.
+
+What is kept is used only where the store holds the very bytes that it was made of. So it stands in
+for the decoding, and for nothing else: times, marks and versions are those that were read now.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from stream_cached.format.envelope import head_edge
+from stream_cached.format.records import Entry, Index, Record, Segment
+
+#: Bytes that a kept entry costs beside what it holds: its objects, and the slots for them.
+_OVERHEAD = 2_000
+
+Place = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalBody:
+    """A whole body under keys of its own, as it is kept."""
+
+    entry: Entry
+    keys: Sequence[str]
+    """The keys of its segments."""
+    starts: Sequence[bytes]
+    """How their values begin: with their generation, their length and their checksum."""
+    parts: Sequence[Segment]
+    """The segments, joined into parts that are sent at once."""
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A record as the store held it, and what it was decoded to."""
+
+    record: Record
+    length: int
+    """Bytes of the record in the store."""
+    head: bytes
+    """Its prefix and its head. The rest is the body, as the record has it."""
+    value: bytes | None
+    """The record itself, where the store is in this process and holds the same object."""
+    body: LocalBody | None = None
+    size: int = 0
+    filling: weakref.ref[Filling] | None = None
+    """What takes the body; a dead reference where that was dropped before its end."""
+
+    def drop_body(self, place: Place) -> None:
+        """Give back the room of a body that is kept, or was to be."""
+        if self.body is not None or self.filling is not None:
+            _memory.resize(place, self, -cast(Entry, self.record).length)
+        self.body = self.filling = None
+
+    def is_of(self, value: bytes) -> bool:
+        """Whether a record in the store is the one that was decoded."""
+        if value is self.value:
+            return True
+        body = self.record.body if isinstance(self.record, Entry) else b""
+        return len(value) == self.length and value.startswith(self.head) and value.endswith(body)
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What the process keeps for all stores; the least recently used goes first."""
+
+    max_bytes: int = 0
+    used: int = 0
+    kept: OrderedDict[Place, Kept] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, place: Place) -> Kept | None:
+        with self.lock:
+            found = self.kept.get(place)
+            if found is not None:
+                self.kept.move_to_end(place)
+            return found
+
+    def put(self, place: Place, kept: Kept) -> None:
+        with self.lock:
+            self._drop(place)
+            if kept.size <= self.max_bytes:
+                self.kept[place] = kept
+                self.used += kept.size
+                self._make_room(place)
+
+    def resize(self, place: Place, kept: Kept, size: int) -> bool:
+        """Let what is kept take more room, or less; return False if there is none."""
+        with self.lock:
+            if self.kept.get(place) is not kept or kept.size + size > self.max_bytes:
+                return False
+            kept.size += size
+            self.used += size
+            self.kept.move_to_end(place)
+            self._make_room(place)
+            return True
+
+    def _make_room(self, place: Place) -> None:
+        while self.used > self.max_bytes:
+            self._drop(next(iter(self.kept)))
+
+    def _drop(self, place: Place) -> None:
+        gone = self.kept.pop(place, None)
+        if gone is not None:
+            self.used -= gone.size
+
+
+_memory = _Memory()
+
+_numbers = itertools.count()
+
+
+def allow(max_bytes: int) -> None:
+    """Let the process keep so much; the largest of several bounds counts."""
+    _memory.max_bytes = max(_memory.max_bytes, max_bytes)
+
+
+class LocalEntries:
+    """
+    What is kept of the entries in one store.
+
+    Args:
+        in_process: Whether the store is in this process, and returns the objects that it was given.
+    """
+
+    def __init__(self, *, in_process: bool = False) -> None:
+        self._number = next(_numbers)
+        self.in_process = in_process
+
+    def find(self, key: str, value: bytes) -> Record | None:
+        """Return what a record was decoded to, if it is kept and the record is the same."""
+        kept = _memory.find((self._number, key))
+        return kept.record if kept is not None and kept.is_of(value) else None
+
+    def keep(self, key: str, value: bytes, record: Record) -> None:
+        """Keep a record that was decoded and checked."""
+        if not isinstance(record, Entry | Index):
+            return
+        head = value[: head_edge(value)]
+        whole = value if self.in_process else None
+        size = _OVERHEAD + len(key) + len(head) * 2 + len(value) * (1 + self.in_process)
+        _memory.put((self._number, key), Kept(record, len(value), head, whole, size=size))
+
+    # -- bodies under keys of their own -----------------------------------------------------
+
+    def body(self, key: str) -> LocalBody | None:
+        """Return the body of a record, to be used if the store holds the same segments."""
+        kept = _memory.find((self._number, key))
+        return None if kept is None else kept.body
+
+    def begin(self, key: str, entry: Entry, keys: Sequence[str]) -> Filling | None:
+        """Return what takes the body of an entry while it is read; None if it is not wanted."""
+        place = self._number, key
+        kept = _memory.find(place)
+        if kept is None or kept.record is not entry or (kept.filling and kept.filling()):
+            return None
+        kept.drop_body(place)
+        if not _memory.resize(place, kept, entry.length):
+            return None
+        filling = Filling(place, kept, entry, keys)
+        kept.filling = weakref.ref(filling)
+        return filling
+
+
+class Filling:
+    """A body that is read, and kept once it is whole. Its bytes count from the beginning."""
+
+    def __init__(self, place: Place, kept: Kept, entry: Entry, keys: Sequence[str]) -> None:
+        self._place = place
+        self._kept = kept
+        self._entry = entry
+        self._keys = keys
+        self._starts: list[bytes] = []
+        self._parts: list[Segment] = []
+
+    def add(self, segments: Sequence[Segment], part: Segment) -> None:
+        """Take the next segments, and what they are joined to."""
+        self._starts += [segment.start for segment in segments]
+        self._parts.append(part)
+
+    def end(self, *, whole: bool) -> None:
+        """Keep the body if it is whole."""
+        if whole and len(self._starts) == len(self._keys):
+            body = LocalBody(self._entry, self._keys, self._starts, self._parts)
+            self._kept.body, self._kept.filling = body, None
+        else:
+            self._kept.drop_body(self._place)

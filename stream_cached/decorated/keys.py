@@ -85,9 +85,10 @@ class Keys:
         own = decorator.key or decorator.key_builder
         if not own and incoming is not None and incoming.may_have_body:
             await incoming.read_body()
-        token = current_call.set((self, incoming))
         try:
-            key = decorator.get_cache_key(self._endpoint.function, args, kwargs)
+            if incoming is not None and self._is_plain:
+                return self.of_request(incoming, args, kwargs, host=decorator.options.key_host)
+            key = self._by_decorator(incoming, args, kwargs)
             lacking = self._selected(incoming, args, kwargs)
         except (BypassError, ConfigurationError):
             raise
@@ -95,8 +96,6 @@ class Keys:
         except Exception as exc:
             subject = f"{self._maker} raised {type(exc).__name__}"
             raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
-        finally:
-            current_call.reset(token)
         if isinstance(key, Enum):
             key = key.value
         if not isinstance(key, str):
@@ -108,6 +107,20 @@ class Keys:
         if not decorator.hooks.keys_by_request and is_internal(key):
             raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
         return f"{key}{lacking}" if lacking else key
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether `get_cache_key` of the decorator would do nothing but ask for the key here."""
+        return self._hooks.keys_by_request and "get_cache_key" not in vars(self._decorator)
+
+    def _by_decorator(
+        self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        token = current_call.set((self, incoming))
+        try:
+            return self._decorator.get_cache_key(self._endpoint.function, args, kwargs)
+        finally:
+            current_call.reset(token)
 
     @property
     def _maker(self) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import inspect
+import uuid
 from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any, get_args
 
-from stream_cached.endpoint.in_key import part_of_parameter
-from stream_cached.endpoint.infrastructure import NotInKey
+from starlette.requests import Request
+
+from stream_cached.endpoint.in_key import part_of_class, part_of_parameter
+from stream_cached.endpoint.infrastructure import NotInKey, is_declared
 from stream_cached.endpoint.origins import Origins
 from stream_cached.endpoint.signatures import (
     annotation_of,
@@ -20,10 +25,13 @@ from stream_cached.endpoint.signatures import (
 )
 from stream_cached.endpoint.taken import Keyed, name_of
 from stream_cached.endpoint.values import LEFT_OUT, CallValues, Rules, has_exact_repr
-from stream_cached.keys.canonical import PLAIN, has_form
+from stream_cached.keys.canonical import PLAIN, canonical, has_form
 from stream_cached.keys.digest import digest
 
 KeyArgs = Mapping[str, Callable[[Any], Any]]
+
+#: Classes of arguments that need no look at where they come from.
+_SIMPLE = frozenset({Request, datetime.date, datetime.timedelta, decimal.Decimal, uuid.UUID})
 
 #: No default of a parameter.
 _OTHER = object()
@@ -79,6 +87,9 @@ class Arguments:
             marked=frozenset(self._marked),
             cookies=in_key.cookies if keyed.request else frozenset(),
         )
+        marked = {*self._key_args, *self._parts, *self._marked}
+        is_free = keyed.request and not in_key.cookies
+        self._unmarked = frozenset(parameters.keys() - marked) if is_free else frozenset()
 
     def _with_parameters(self, keyed: Keyed) -> Keyed:
         """Add the headers and cookies that arguments hold as they are."""
@@ -110,7 +121,15 @@ class Arguments:
         for name, value in self._named(args, kwargs).items():
             if name in self._ignored or self._constants.get(name, _OTHER) is value:
                 continue
-            if type(value) in PLAIN and not self._is_converted(name, value):
+            cls = type(value)
+            if cls in _SIMPLE and self._is_free(name, cls):
+                if cls is not Request:
+                    forms[name] = canonical(value)
+                    continue
+                if value.scope is scope:
+                    # It is part of the key, or guarded, by itself.
+                    continue
+            if cls in PLAIN and not self._is_converted(name, value):
                 if name not in self._marked:
                     forms[name] = value
             else:
@@ -121,6 +140,10 @@ class Arguments:
         call = CallValues(self._rules, others, scope)
         more = call.forms() | call.identity()
         return forms | more, call.names_user, whole | call.whole
+
+    def _is_free(self, name: str, cls: type) -> bool:
+        """Whether nothing is said of an argument, nor of its class."""
+        return name in self._unmarked and not is_declared(cls) and not part_of_class(cls)
 
     def _is_converted(self, name: str, value: object) -> bool:
         """Whether a function of the application says what stands for a value in the key."""

@@ -94,7 +94,8 @@ def is_per_request(cls: type) -> bool:
 
 def is_declared(cls: type) -> bool:
     """Whether `not_in_key` has named a class or a base class."""
-    return not _declared.isdisjoint(cls.__mro__)
+    # Most applications declare none.
+    return bool(_declared) and not _declared.isdisjoint(cls.__mro__)
 
 
 #: Classes of what FastAPI itself passes to an endpoint.

@@ -23,6 +23,9 @@ _states: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 #: What was in the `app.state` of applications when they had started.
 _own: WeakKeyDictionary[Any, dict[str, Reference]] = WeakKeyDictionary()
 
+#: Holds something once a lifespan has put anything into a state.
+_has_put: list[bool] = []
+
 _NO_STATE: Mapping[str, Any] = {}
 
 
@@ -30,6 +33,8 @@ def remember_state(app: Any, state: Mapping[str, Any]) -> None:
     """Note the state of an application that has started."""
     _states[app] = dict(state)
     _own[app] = {name: reference_to(value) for name, value in state_of_app(app).items()}
+    if state and not _has_put:
+        _has_put.append(True)
 
 
 def state_of_app(app: Any) -> Mapping[str, Any]:
@@ -51,6 +56,8 @@ def is_of_lifespan(scope: Mapping[str, Any], name: str, value: object) -> bool:
 
 def own_names(scope: Mapping[str, Any]) -> list[str]:
     """Return the names in `request.state` that the lifespan did not put there, or that are gone."""
+    if not (scope.get("state") or _has_put):
+        return []
     state, states = scope.get("state") or _NO_STATE, lifespan_states(scope)
     own = [name for name, value in state.items() if not _is_in(states, name, value)]
     gone = states[0].keys() - state.keys() if len(states) == 1 else ()

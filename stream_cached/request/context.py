@@ -75,7 +75,9 @@ class ContextWatch:
         # `key_context=()` says that none matters.
         if self._listed is None or self._listed:
             self._look()
-        return {f"(context {n})": self._form(each) for n, each in enumerate(self._listed or ())}
+        if not self._listed:
+            return {}
+        return {f"(context {n})": self._form(each) for n, each in enumerate(self._listed)}
 
     def _form(self, listed: ContextVar[Any] | Callable[[], object]) -> list[Any]:
         name = getattr(listed, "name", None) or getattr(listed, "__qualname__", repr(listed))

@@ -74,7 +74,8 @@ class Incoming:
         }
         # If another cached endpoint calls this one, its answer depends on the parts of this key.
         self._observer = observer_of(request)
-        self._note(name.decode("latin-1") for name in self._selected)
+        if self._observer is not None:
+            self._note(name.decode("latin-1") for name in self._selected)
 
     def _note(self, names: Iterable[str]) -> None:
         if self._observer is not None:
@@ -131,6 +132,10 @@ class Incoming:
         """Whether there may be a body; in HTTP/2 it need not be announced."""
         if self.scope["method"] not in ("GET", "HEAD"):
             return True
+        if not self._has_lists and b"content-length" not in self._lines:
+            if b"transfer-encoding" in self._lines:
+                return True
+            return not self.scope.get("http_version", "1.1").startswith("1.")
         length = self._values(b"content-length")
         if (length and length != [b"0"]) or self._values(b"transfer-encoding"):
             return True

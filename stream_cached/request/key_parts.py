@@ -73,24 +73,25 @@ class KeyParts:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], incoming: Incoming, cache: Cache
     ) -> dict[str, Any]:
         """Return the parts by names."""
-        scope = incoming.scope
+        scope, is_in_process = incoming.scope, cache.is_in_process
         forms, names_user, whole = self._arguments.forms(args, kwargs, scope)
-        body = self.inputs.of(scope).body
-        is_parsed = body and body <= whole and not any(type(forms[n]) is bytes for n in body)
-        if is_parsed and incoming.may_be_parsed:
-            incoming.parse_body()
+        if incoming.may_have_body:
+            body = self.inputs.of(scope).body
+            is_parsed = body and body <= whole and not any(type(forms[n]) is bytes for n in body)
+            if is_parsed and incoming.may_be_parsed:
+                incoming.parse_body()
         forms |= self._context.forms()
         if names_user:
             incoming.is_authorized = False
         if self._endpoint.injects:
             forms |= injected_forms((*args, *kwargs.values()))
-        if identity := self._identity.form(scope, in_memory=cache.is_in_process):
+        if identity := self._identity.form(scope, in_memory=is_in_process):
             forms["<function>"] = identity
-        if cls := class_form(args, in_memory=cache.is_in_process):
+        if cls := class_form(args, in_memory=is_in_process):
             forms["<class>"] = cls
         if rendered := self._rendered.form(scope):
             forms["<route>"] = rendered
-        if cache.is_in_process:
+        if is_in_process:
             return forms | number_form(scope)
         return forms | self._applications.form(scope, cache.binding().cache.namespace)
 

@@ -33,6 +33,10 @@ _AIOCACHE_TIMEOUT = 5.0
 class RunScope:
     """An identity: backends with the same scope share the runs of their endpoints."""
 
+    def __init__(self) -> None:
+        self.registries: Any = None
+        """The registries of these runs; what keeps them here is above this layer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -110,6 +114,12 @@ class Binding:
     def primary(self) -> Backend:
         """The configured cache, also while its server is away."""
         return self._bound().backend
+
+    @property
+    def at_once(self) -> Backend | None:
+        """The configured cache, where no ping has to show first that it can be used."""
+        is_available = self.breaker is None or self.breaker.is_available
+        return self._bound().backend if is_available else None
 
     async def backend(self, deadline: Deadline) -> Backend:
         """Return the cache or its stand-in; raise `StoreUnavailableError` without one."""

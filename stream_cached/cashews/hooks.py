@@ -190,6 +190,8 @@ class CashewsHooks(AiocacheHooks):
         """What the user has to say whether a result is to be stored."""
         return "ttl=, tags=, condition= or skip_cache_func="
 
+    prepares = True
+
     async def prepare(self, call: Call, resource: Resource) -> None:
         """Revoke a resource under `invalidate_further`, so that current runs are not stored."""
         if _INVALIDATE_FURTHER.get():

@@ -56,8 +56,7 @@ async def decide(call: Call) -> Decision:
     """Decide how a call is answered. The endpoint never runs here."""
     try:
         call.check()
-        again = functools.partial(_answer_again, call)
-        collapse, view = Collapse(call, again), await look_up(call)
+        view, collapse = await look_up(call), None
         while True:
             match view.found:
                 case Fresh(result) | PlainValue(result):
@@ -72,6 +71,7 @@ async def decide(call: Call) -> Decision:
                     pass
                 case never:
                     assert_never(never)
+            collapse = collapse or Collapse(call, functools.partial(_answer_again, call))
             step = await collapse.step(view)
             if not isinstance(step, View):
                 return step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -37,9 +38,11 @@ async def look_up(call: Call) -> View:
         StoreError: The store failed.
     """
     binding = call.service.hooks.binding()
-    deadline = Deadline(binding.timeout)
+    backend = binding.at_once
+    deadline = Deadline(binding.timeout if backend is None else backend.timeout)
     try:
-        return await _look_up_in(call, use_of(call, await binding.backend(deadline), deadline))
+        backend = backend or await binding.backend(deadline)
+        return await _look_up_in(call, use_of(call, backend, deadline))
     except StoreUnavailableError:
         return await _look_up_in(call, use_of(call, binding.stand_in(), deadline))
 
@@ -54,8 +57,9 @@ async def _look_up_in(call: Call, use: Use) -> View:
     resource = call.service.resource(call, use.backend)
     registry = registry_of(use.backend.scope)
     ended = registry.ended
-    with use.deadline:
-        await call.service.hooks.prepare(call, resource)
+    if call.service.hooks.prepares:
+        with use.deadline:
+            await call.service.hooks.prepare(call, resource)
     found: Found
     if call.reads:
         found = await _find(call, use, resource)
@@ -101,7 +105,8 @@ async def _find(call: Call, use: Use, resource: Resource) -> Found:
         case _:
             result = found
     took = time.monotonic() - started
-    await use.call_plugins("get", resource.key, took=took, ret=_handed_out(result))
+    if use.configured.plugins:
+        await use.call_plugins("get", resource.key, took=took, ret=_handed_out(result))
     return result
 
 
@@ -157,16 +162,21 @@ async def find_entry(
         late = now - min(ends)
         is_kept = late <= call.service.options.stale and may_be_stale(entry.headers)
         return Stale(found, late) if is_kept else Absent()
-    event = Answered(Outcome.HIT, detail=detail)
-    response = await respond(call, resource, found, event)
+    response = await respond(call, resource, found, _hit(detail))
     return Absent() if response is None else Fresh(response)
+
+
+@functools.cache
+def _hit(detail: str) -> Answered:
+    return Answered(Outcome.HIT, detail=detail)
 
 
 async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> Any:
     """Return the response of an entry, None if its body is not whole."""
     replay = Replay(resource, hit)
     in_chunks = call.service.options.exact or call.items is not None
-    if not await replay.open(in_chunks=in_chunks):
+    is_open = replay.at_hand is not None and not in_chunks
+    if not is_open and not await replay.open(in_chunks=in_chunks):
         return None
     stored = aged(hit.entry.headers, time.time() - hit.entry.stored_at)
     headers = call.headers(stored, event, hit.entry.replaces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ from stream_cached.stores.protocol import Store
 
 if TYPE_CHECKING:
     from stream_cached.engine.outcome import Call, View
+
+
+#: Those of a function are the same for nearly all of its calls.
+_lifetimes = functools.lru_cache(maxsize=1024)(Lifetimes)
 
 
 class Hooks:
@@ -90,6 +95,9 @@ class Hooks:
     async def stored(self, view: View) -> None:
         await view.use.was_set(view.resource.key)
 
+    prepares = False
+    """Whether something comes before a look-up."""
+
     async def prepare(self, call: Call, resource: Resource) -> None:
         """Do what comes before a look-up."""
 
@@ -133,7 +141,7 @@ class Service:
 
     def lifetimes(self) -> Lifetimes:
         options = self.options
-        return Lifetimes(self.hooks.ttl(), options.longest_run, options.stale)
+        return _lifetimes(self.hooks.ttl(), options.longest_run, options.stale)
 
     def resource(self, call: Call, backend: Backend) -> Resource:
         return Resource(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -11,7 +12,7 @@ from stream_cached.entries.replay import Replay
 from stream_cached.errors import LostStreamError
 from stream_cached.events import Sending
 from stream_cached.format.progress import Head
-from stream_cached.format.records import Entry
+from stream_cached.format.records import Entry, Segment
 from stream_cached.responses.messages import (
     CountedSend,
     RawHeaders,
@@ -21,6 +22,10 @@ from stream_cached.responses.messages import (
     watch_client,
 )
 from stream_cached.responses.resumption import Resumption, resuming
+
+#: The fields that say where a body ends, and the lengths of their names.
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING_SIZES = frozenset(map(len, _FRAMING))
 
 
 class Carrying:
@@ -94,6 +99,10 @@ class ReplayResponse(Carrying, StreamingResponse):
         await self.refreshed()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = None if self._exact or self.resumption is not None else self._replay.at_hand
+        if parts is not None and self.body_iterator is self._replay and scope["type"] == "http":
+            await self._send_at_hand(parts, scope, send)
+            return
         counted = CountedSend(scope, send)
         try:
             if self.body_iterator is self._replay and scope["type"] == "http":
@@ -105,6 +114,26 @@ class ReplayResponse(Carrying, StreamingResponse):
             self._replay.close()
             self._sending.sent(counted.size)
             await self.refreshed()
+        if self.background is not None:
+            await self.background()
+
+    async def _send_at_hand(self, parts: Sequence[Segment], scope: Scope, send: Send) -> None:
+        """Send a body for which nothing has to be read."""
+        is_head, size, last = scope["method"] == "HEAD", 0, len(parts) - 1
+        headers = _with_length(self.raw_headers, self._replay.entry)
+        try:
+            await send(start_message(self.status_code, headers))
+            if is_head:
+                await send(body_message(b"", more=False))
+            else:
+                for number, part in enumerate(parts):
+                    await send(body_message(part.payload, more=number < last))
+                    size += len(part.payload)
+        finally:
+            self._replay.close()
+            self._sending.sent(size)
+            if self.refresh is not None:
+                await self.refreshed()
         if self.background is not None:
             await self.background()
 
@@ -153,7 +182,9 @@ def stored_response(
 
 
 def _with_length(headers: RawHeaders, entry: Entry) -> list[tuple[bytes, bytes]]:
-    names = {name.lower() for name, _ in headers}
-    if entry.status in (204, 304) or names & {b"content-length", b"transfer-encoding"}:
+    if entry.status in (204, 304):
         return list(headers)
+    for name, _ in headers:
+        if len(name) in _FRAMING_SIZES and name.lower() in _FRAMING:
+            return list(headers)
     return [*headers, (b"content-length", str(entry.length).encode())]

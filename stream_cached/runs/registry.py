@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -137,26 +138,28 @@ class _Registries:
             WeakKeyDictionary()
         )
         self._pid = os.getpid()
+        self._last: tuple[weakref.ref[asyncio.AbstractEventLoop], RunRegistry] | None = None
 
     def here(self) -> RunRegistry:
         loop, pid = asyncio.get_running_loop(), os.getpid()
+        last = self._last
+        if last is not None and last[0]() is loop and pid == self._pid:
+            return last[1]
         if pid != self._pid:
             # A fork has no runs.
             self._by_loop, self._pid = WeakKeyDictionary(), pid
         registry = self._by_loop.get(loop)
         if registry is None:
             registry = self._by_loop[loop] = RunRegistry()
+        self._last = weakref.ref(loop), registry
         return registry
 
 
-_registries: WeakKeyDictionary[RunScope, _Registries] = WeakKeyDictionary()
-
-
 def registry_of(scope: RunScope) -> RunRegistry:
-    registries = _registries.get(scope)
-    if registries is None:
-        registries = _registries[scope] = _Registries()
-    return registries.here()
+    if scope.registries is None:
+        scope.registries = _Registries()
+    registry: RunRegistry = scope.registries.here()
+    return registry
 
 
 class _Remembered:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class Item:
     value: Any
     deadline: float | None
     size: int
+    group: str = ""
 
 
 class BoundedMemory:
@@ -50,6 +51,11 @@ class BoundedMemory:
         with self._lock:
             item = self._live(key)
             return None if item is None else item.value
+
+    def get_many(self, keys: Sequence[str]) -> list[Any]:
+        with self._lock:
+            items = [self._live(key) for key in keys]
+        return [None if item is None else item.value for item in items]
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         """Set the key; return False if the value alone exceeds the bound."""
@@ -88,11 +94,10 @@ class BoundedMemory:
             if item is None:
                 return False
             self.used -= item.size
-            name = _group_name(key)
-            group = self._groups[name]
+            group = self._groups[item.group]
             del group[key]
             if not group:
-                del self._groups[name]
+                del self._groups[item.group]
             return True
 
     def clear(self, prefix: str) -> None:
@@ -119,7 +124,7 @@ class BoundedMemory:
         if item.deadline is not None and item.deadline <= self._clock():
             self.delete(key)
             return None
-        self._groups.move_to_end(_group_name(key))
+        self._groups.move_to_end(item.group)
         return item
 
     def _put(self, key: str, value: Any, deadline: float | None) -> bool:
@@ -133,7 +138,7 @@ class BoundedMemory:
         if self.used + size > self.max_bytes and not self._make_room(size, name):
             return False
         self.used += size
-        self._items[key] = Item(value, deadline, size)
+        self._items[key] = Item(value, deadline, size, name)
         self._groups.setdefault(name, {})[key] = None
         return True
 
@@ -168,6 +173,9 @@ class Partition(BoundedMemory):
 
     def get(self, key: str) -> Any:
         return self._memory.get(self._prefix + key)
+
+    def get_many(self, keys: Sequence[str]) -> list[Any]:
+        return self._memory.get_many([self._prefix + key for key in keys])
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         return self._memory.set(self._prefix + key, value, ttl)

@@ -154,7 +154,8 @@ class MemoryStore:
         return native
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [as_bytes(self._memory.get(self._native(key))) for key in keys]
+        found = self._memory.get_many([self._native(key) for key in keys])
+        return [as_bytes(value) for value in found]
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         for key, value in items:

@@ -72,6 +72,8 @@ class Answered:
     @property
     def header(self) -> tuple[bytes, bytes]:
         """The Cache-Status header field."""
+        if self is HIT:
+            return _OF_HIT
         status = cache_status(
             hit=self.outcome is Outcome.HIT or (self.outcome is Outcome.STALE and not self.fwd),
             ttl=self.ttl,
@@ -82,6 +84,11 @@ class Answered:
             detail=self.detail,
         )
         return b"cache-status", status.encode("latin-1")
+
+
+#: The answer of a fresh entry, and its header: most answers are these.
+HIT = Answered(Outcome.HIT)
+_OF_HIT = b"cache-status", cache_status(hit=True).encode("latin-1")
 
 
 def logs_answers() -> bool:

@@ -173,6 +173,7 @@ class Decorated:
     ) -> Call:
         """Return a call as the engine answers it."""
         hooks = self.service.hooks
+        by_request = hooks.keys_by_request
         request, kwargs = self.endpoint.take_request(args, kwargs)
         self._asked.add(request is not None)
         injected, kwargs = self.endpoint.take_response(kwargs)
@@ -187,17 +188,18 @@ class Decorated:
             if hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
             versions = self._tagging.versions(args, kwargs)
-            incoming = self._incoming(request)
+            incoming = self._incoming(request, keyed=by_request)
             if incoming is not None and rendering is not None:
                 incoming.status = rendering.status
-            key = await self._keys.key(incoming, args, kwargs)
+            key = await self._keys.key(incoming, args, kwargs, by_request=by_request)
         except BypassError as exc:
             findings = exc.findings
             if exc.__cause__ is not None:
                 self.reporter.function_failed(exc.__cause__)
         else:
-            self._keys.note(key, incoming)
-        keyed = incoming is not None and hooks.keys_by_request
+            if not (by_request and incoming is not None):
+                self._keys.note(key)
+        keyed = incoming is not None and by_request
         terms = self.service.headers.terms if keyed else None
         return Call(
             service=self.service,
@@ -222,13 +224,13 @@ class Decorated:
             return None
         return Rendering(self._twins, route, request, injected)
 
-    def _incoming(self, request: Any) -> Incoming | None:
+    def _incoming(self, request: Any, *, keyed: bool) -> Incoming | None:
         if request is None:
             return None
         headers = self.service.headers
         refresh, ignored = self.service.options.refresh, self.service.options.ignored_query
         incoming = Incoming(request, headers.normalisers, refresh, ignored)
-        identifying = headers.identifying(keyed=self.service.hooks.keys_by_request)
+        identifying = headers.identifying(keyed=keyed)
         incoming.check(self.service.options.methods, identifying)
         return incoming
 
@@ -263,10 +265,12 @@ class Decorated:
             kwargs = dict(kwargs)
             kwargs[HIDDEN] = kwargs.pop("request")
         request, kwargs = endpoint.take_request(args, kwargs)
-        if request is None and self.hooks.keys_by_request:
+        by_request = self.hooks.keys_by_request
+        if request is None and by_request:
             self._check_key_without_request()
         _, kwargs = endpoint.take_response(kwargs)
-        return await self._keys.key(self._incoming(request), args, kwargs)
+        incoming = self._incoming(request, keyed=by_request)
+        return await self._keys.key(incoming, args, kwargs, by_request=by_request)
 
     def _check_key_without_request(self) -> None:
         fix = "pass the request of the call whose key it is, as request=; invalidate() takes no key"

@@ -31,6 +31,10 @@ _ADDRESS = (
 )
 
 
+#: What a test may put on a decorator, where a subclass would have a method of its own.
+_OVERRIDDEN = "get_cache_key"
+
+
 class Keys:
     """The keys of one decorated function."""
 
@@ -78,7 +82,12 @@ class Keys:
         return self._selecting.suffix(request, args, kwargs)
 
     async def key(
-        self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        incoming: Incoming | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        by_request: bool,
     ) -> str:
         """Return the key of a call. Raise `BypassError` if the call is not for the cache."""
         decorator = self._decorator
@@ -86,7 +95,7 @@ class Keys:
         if not own and incoming is not None and incoming.may_have_body:
             await incoming.read_body()
         try:
-            if incoming is not None and self._is_plain:
+            if incoming is not None and by_request and _OVERRIDDEN not in vars(decorator):
                 return self.of_request(incoming, args, kwargs, host=decorator.options.key_host)
             key = self._by_decorator(incoming, args, kwargs)
             lacking = self._selected(incoming, args, kwargs)
@@ -107,11 +116,6 @@ class Keys:
         if not decorator.hooks.keys_by_request and is_internal(key):
             raise BypassError(Finding(NotCached.ARGUMENT, "its key is one that the cache needs"))
         return f"{key}{lacking}" if lacking else key
-
-    @property
-    def _is_plain(self) -> bool:
-        """Whether `get_cache_key` of the decorator would do nothing but ask for the key here."""
-        return self._hooks.keys_by_request and "get_cache_key" not in vars(self._decorator)
 
     def _by_decorator(
         self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -166,10 +170,10 @@ class Keys:
         args, kwargs, lacking = self._arguments.as_for_aiocache(args, kwargs)
         return args, kwargs, lacking + self._parts.suffix(self._hooks)
 
-    def note(self, key: str, incoming: Incoming | None) -> None:
+    def note(self, key: str) -> None:
         """Warn if another function uses the same key. Keys of requests name their function."""
         hooks, name = self._hooks, self._endpoint.name
-        if hooks.has_own_memory or (incoming is not None and hooks.keys_by_request):
+        if hooks.has_own_memory:
             return
         other = user_of(hooks.binding(), key, name)
         if other != name:

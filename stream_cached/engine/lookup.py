@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import Any
 
@@ -21,7 +20,7 @@ from stream_cached.entries.found import Foreign, Hit, Miss, StoredValue, Unstora
 from stream_cached.entries.replay import Replay
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import BrokenStreamError, StoreUnavailableError
-from stream_cached.events import Answered, Outcome
+from stream_cached.events import HIT, Answered, Outcome
 from stream_cached.http.headers import aged, answers_ranges
 from stream_cached.http.policy import may_be_shared, may_be_stale
 from stream_cached.http.reasons import BypassError, Finding, NotCached
@@ -162,13 +161,10 @@ async def find_entry(
         late = now - min(ends)
         is_kept = late <= call.service.options.stale and may_be_stale(entry.headers)
         return Stale(found, late) if is_kept else Absent()
-    response = await respond(call, resource, found, _hit(detail))
+    response = await respond(
+        call, resource, found, Answered(Outcome.HIT, detail=detail) if detail else HIT
+    )
     return Absent() if response is None else Fresh(response)
-
-
-@functools.cache
-def _hit(detail: str) -> Answered:
-    return Answered(Outcome.HIT, detail=detail)
 
 
 async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> Any:

@@ -52,12 +52,16 @@ class Records:
         body = self._at_hand
         return body.parts if body is not None and body.entry is entry else None
 
+    def known(self, key: str, value: bytes | None) -> Record | None:
+        """Return what a value was decoded to, where this process keeps it."""
+        return self.local.find(key, value) if value and self.local is not None else None
+
     async def decode(self, key: str, value: bytes | None) -> Record | None:
         """Decode a record of this key, whatever its versions. Delete an unsound one."""
         if not value or not is_ours(value):
             return None
-        if self.local is not None and (kept := self.local.find(key, value)) is not None:
-            return kept
+        if (known := self.known(key, value)) is not None:
+            return known
         try:
             record = decode_record(value)
         except ForeignVersionError:

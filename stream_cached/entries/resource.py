@@ -112,31 +112,36 @@ class Resource:
 
     async def look_up(self) -> Found:
         """Find what can be served. The versions are read in the same round trip."""
-        value, *versions = values = await self._records.read(self.key, self._keys)
-        seen = self.seen = dict(zip(self._keys, values, strict=True))
+        keys, records = self._keys, self._records
+        value, *versions = values = await records.read(self.key, keys)
+        seen = self.seen = dict(zip(keys, values, strict=True))
         self._set_versions(self._as_versions(versions))
         if value and not is_ours(value):
             return Foreign()
-        record = await self._sound(self.key, value)
+        record = records.known(self.key, value) or await records.decode(self.key, value)
         if isinstance(record, Index):
+            if self._current_until(record) < 0:
+                return Miss()
             self.names = record.names
             if self._variants is None:
                 return Miss(varied=True)
             key = self._variants.key(record)
-            (value,) = await self._records.read(key, [key])
+            (value,) = await records.read(key, [key])
             seen[key] = value
-            return self._found(key, await self._sound(key, value)) or Miss(varied=True)
+            record = records.known(key, value) or await records.decode(key, value)
+            return self._found(key, record) or Miss(varied=True)
         return self._found(self.key, record) or Miss()
 
     def _found(self, key: str, record: Record | None) -> Found | None:
         if record is None:
             return None
         until = self._current_until(record)
-        if until < math.inf:
-            return Hit(key, record, until) if isinstance(record, Entry) else None
+        if until < 0 or (until < math.inf and not isinstance(record, Entry)):
+            return None
         match record:
             case Entry():
-                return Hit(key, record, body=self._records.at_hand(record))
+                since = until if until < math.inf else None
+                return Hit(key, record, since, self._records.at_hand(record))
             case Marker():
                 return Unstorable(record.detail)
             case Value():
@@ -156,16 +161,16 @@ class Resource:
 
     def _current_until(self, record: Record) -> float:
         """Return infinity for a current record, the time of a soft invalidation, or less than 0."""
-        until = math.inf
+        until, versions = math.inf, self._versions
         # A missing version is a miss: an evicted version must not bring old entries back.
         for key in self._needs:
-            version, own = self._versions.get(key), record.versions.get(key)
+            version, own = versions.get(key), record.versions.get(key)
             if version is None:
                 return -math.inf
             if own != version:
                 since = stale_since(self.seen.get(key), own)
                 until = min(until, -math.inf if since is None else since)
-        revoked = self._versions.get(self._revocation)
+        revoked = versions.get(self._revocation)
         is_revoked = revoked is not None and record.versions.get(self._revocation) != revoked
         return -math.inf if is_revoked else until
 

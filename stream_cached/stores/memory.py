@@ -135,12 +135,17 @@ class MemoryStore:
         self._memory = cache.memory
         self._namespace = cache.namespace
         self._build_key: Callable[..., str] = cache.build_key
+        # What aiocache would put before each key, unless the user has a function for that.
+        own = getattr(cache.build_key, "__func__", None) is BaseCache._build_key
+        self._prefix = self._namespace or "" if own else None
 
     @property
     def capacity(self) -> int | None:
         return self._memory.max_bytes
 
     def _native(self, key: str) -> str:
+        if self._prefix is not None and type(key) is str:
+            return self._prefix + key
         try:
             return self._build_key(key, namespace=self._namespace)
         # The user's `key_builder` may raise anything.
@@ -155,7 +160,7 @@ class MemoryStore:
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         found = self._memory.get_many([self._native(key) for key in keys])
-        return [as_bytes(value) for value in found]
+        return [v if v is None or type(v) is bytes else as_bytes(v) for v in found]
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         for key, value in items:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _MAX_ATTEMPTS = 3
 
 
+# What is made for each call is not frozen: to set a field would cost three times as much. Nothing
+# changes it all the same.
+
 # -- what a front door hands over ---------------------------------------------------------------
 
 
@@ -71,7 +74,7 @@ class RequestView:
         return self.method == "HEAD"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One call of a cached function."""
 
@@ -187,7 +190,7 @@ class Call:
 # -- what a look-up can find --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Fresh:
     """A fresh entry, as the response that is sent."""
 
@@ -223,7 +226,7 @@ class Absent:
 Found = Fresh | PlainValue | Stale | Unstorable | Absent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
     """What a call has found, and where."""
 
@@ -285,7 +288,7 @@ class View:
 # -- what a call comes to -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Serve:
     """The answer is there."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stream_cached.engine.outcome import Call, View
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Use:
     """What one call uses of its cache."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from stream_cached.format.records import Entry, Segment
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hit:
     """A complete and sound entry."""
 

@@ -164,5 +164,13 @@ class OwnStore(Protocol):
     def store(self, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore: ...
 
 
+#: How `os.environ` keeps the name of the variable.
+_SWITCH = os.environ.encodekey("AIOCACHE_DISABLE")
+
+
 def switched_off() -> bool:
+    # A look at an absent variable raises and catches an exception, which takes a while.
+    known = getattr(os.environ, "_data", None)
+    if known is not None and _SWITCH not in known:
+        return False
     return os.getenv("AIOCACHE_DISABLE") == "1"

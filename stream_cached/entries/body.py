@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stream_cached.format.codec import decode_segment, encode_segment
-from stream_cached.format.envelope import read_prefix
+from stream_cached.format.envelope import Own, read_prefix
 from stream_cached.format.records import Segment
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import segment_key
+from stream_cached.stores.memory import MemoryStore
 from stream_cached.stores.protocol import Store
 
 #: Segments that are written or read in one round trip.
@@ -59,9 +60,11 @@ class Body:
         self._key = key
         self._generation = generation
         self._renewed_at = -math.inf
+        # A memory of this process keeps the very objects.
+        self._kind: type[bytes] = Own if isinstance(store, MemoryStore) else bytes
 
     def pack(self, index: int, segment: Segment) -> PackedSegment:
-        value = encode_segment(segment, self._generation, index)
+        value = encode_segment(segment, self._generation, index, self._kind)
         seal = len(segment.payload), read_prefix(value).body_checksum
         return PackedSegment(index, value, seal)
 

@@ -13,9 +13,12 @@ from stream_cached.format.validation import MALFORMED, optional, typed
 from stream_cached.format.validation import UnsoundError as UnsoundError
 
 
-def encode_segment(segment: Segment, generation: bytes, index: int) -> bytes:
+def encode_segment(
+    segment: Segment, generation: bytes, index: int, kind: type[bytes] = bytes
+) -> bytes:
+    """Encode a segment; see `pack` for its `kind`."""
     head = (packed_lengths(segment.chunks), segment.continues)
-    return pack(State.SEGMENT, generation, index, head, segment.payload)
+    return pack(State.SEGMENT, generation, index, head, segment.payload, kind=kind)
 
 
 def decode_segment(data: bytes, generation: bytes, index: int) -> Segment:

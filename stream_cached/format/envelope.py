@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import itertools
 import struct
 import zlib
 from typing import Any, NamedTuple
@@ -57,6 +58,8 @@ class State(enum.IntEnum):
     """The progress of a run, under a key of its own."""
 
 
+_numbers = itertools.count()
+
 _STATES = {int(state): state for state in State}
 
 
@@ -87,12 +90,40 @@ def checksum(data: bytes) -> int:
     return zlib.crc32(data)
 
 
-def pack(state: State, generation: bytes, revision: int, head: object, body: bytes) -> bytes:
+class Own(bytes):
+    """A value that this process has packed, and keeps as the same object: nothing changes it."""
+
+    __slots__ = ()
+
+
+def pack(
+    state: State,
+    generation: bytes,
+    revision: int,
+    head: object,
+    body: bytes,
+    *,
+    kind: type[bytes] = bytes,
+) -> bytes:
+    """
+    Pack a value.
+
+    Args:
+        state: What it is.
+        generation: The random id of its run.
+        revision: The number of a segment, or of a renewal.
+        head: What msgpack packs.
+        body: The bytes after the head.
+        kind: `Own` for a value that stays in this process. In the place of the checksum of its body
+            it has a number that no other one has.
+    """
     packed = msgpack.packb(head, unicode_errors="surrogatepass")
-    lengths, checksums = (len(packed), len(body)), (checksum(packed), checksum(body))
+    of_body = next(_numbers) % 2**32 if kind is Own else checksum(body)
+    lengths, checksums = (len(packed), len(body)), (checksum(packed), of_body)
     fields = _FIELDS.pack(MAGIC, FORMAT_VERSION, state, generation, revision, *lengths, *checksums)
     prefix = fields + _PADDING
-    return b"".join((prefix, _CHECKSUM.pack(checksum(prefix)), packed, body))
+    value = b"".join((prefix, _CHECKSUM.pack(checksum(prefix)), packed, body))
+    return value if kind is bytes else kind(value)
 
 
 def read_prefix(data: bytes) -> Prefix:
@@ -123,6 +154,7 @@ def unpack(data: bytes) -> tuple[Prefix, Any, bytes]:
     if len(data) != edge + prefix.body_length:
         raise UnsoundError("wrong length")
     head, body = data[PREFIX_SIZE:edge], data[edge:]
-    if checksum(head) != prefix.head_checksum or checksum(body) != prefix.body_checksum:
+    is_sound = type(data) is Own or checksum(body) == prefix.body_checksum
+    if not is_sound or checksum(head) != prefix.head_checksum:
         raise UnsoundError("wrong checksum")
     return prefix, validation.unpacked(head), body

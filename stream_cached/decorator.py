@@ -115,7 +115,8 @@ class stream_cached(Decorator):  # noqa: N801
             the key; `()` says that the answer depends on no context variable. None warns of
             variables that are set.
         tags: Texts by which entries are invalidated together: templates of arguments, such as
-            `"item:{item}"` or `"user:{user.id}"`, or a function of the arguments.
+            `"item:{item}"` or `"user:{user.id}"`, or a function of the arguments; of the response,
+            too, if it has a parameter `response`.
         invalidate_by: Names of arguments by which `invalidate(NAME=value)` invalidates entries.
         refresh: A function of the request: if it returns true, a new run replaces the entry.
         unguarded: What the endpoint may read of its request although it is not part of the key,

@@ -79,6 +79,11 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         require(
             not isinstance(tags, str), f"tags={tags!r} is one text: pass a list of them, [{tags!r}]"
         )
+        require(
+            not callable(tags),
+            f"tags={tags!r}: the tags of cashews are templates of the arguments, which it has to "
+            'know beforehand: pass a list of them, ["item:{item}"]',
+        )
         makes_ttl = callable(ttl) and not isinstance(ttl, type)
         super().__init__(
             ttl=None if makes_ttl else ttl_in_seconds(ttl), cache="memory://", **options

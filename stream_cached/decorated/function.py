@@ -206,6 +206,7 @@ class Decorated:
             execution=Execution(self.endpoint, args, kwargs, incoming, terms),
             key=key,
             versions=versions,
+            tags_of=self._tagging.of_response(args, kwargs),
             request=None if incoming is None else RequestView.of(incoming),
             keyed=keyed,
             findings=findings,

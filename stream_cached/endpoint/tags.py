@@ -11,19 +11,25 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from starlette.responses import Response
+
 from stream_cached.checks import require
+from stream_cached.endpoint.signatures import annotation_of, signature_of
 from stream_cached.errors import ConfigurationError
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.canonical import canonical
 from stream_cached.keys.digest import class_name, digest
 from stream_cached.keys.names import argument_key, tag_key
 
-#: Templates of tags, or a function of the arguments that returns tags.
+#: Templates of tags, or a function of the arguments, or of the response, that returns tags.
 Tags = Sequence[str] | Callable[..., Iterable[str]]
 
 #: Types whose text is the same for equal values.
 _TEXTS = (str, int, float, decimal.Decimal, uuid.UUID, datetime.date, type(None))
 
+
+#: What stands as a tag for all tags: each invalidation of one replaces its version first.
+ANY = "\0any"
 
 #: What stands as a tag for all entries of a `StreamCache`; no tag of a user begins like this.
 NAMESPACE = "\0namespace"
@@ -36,7 +42,7 @@ class Tagging:
     Args:
         name: The name of the function.
         signature: Its signature.
-        tags: Templates such as `"item:{item}"`, or a function of the arguments.
+        tags: Templates such as `"item:{item}"`, or a function of the arguments, or of the response.
         invalidate_by: The names of arguments by which entries are invalidated.
         has_namespace: Whether entries are invalidated with all others of their `StreamCache`, too.
 
@@ -56,7 +62,11 @@ class Tagging:
         self._always = (tag_key_of(NAMESPACE),) if has_namespace else ()
         self._name = name
         self._signature = signature
-        self._function = tags if callable(tags) else None
+        own = tags if callable(tags) else None
+        #: The parameter that takes the response, if there is one, and those that take arguments.
+        self._response, self._taken = _of_response(own, signature)
+        self._function = None if self._response else own
+        self._of_response = own if self._response else None
         self._templates = () if callable(tags) else tuple(tags)
         self._named = tuple(sorted(invalidate_by))
         for template in self._templates:
@@ -64,6 +74,8 @@ class Tagging:
                 self._check(f"tags={template!r}", field.partition(".")[0])
         for each in self._named:
             self._check("invalidate_by=", each)
+        for each in self._taken:
+            self._check("tags=", each)
 
     def _check(self, option: str, parameter: str) -> None:
         names = self._signature.parameters
@@ -100,13 +112,33 @@ class Tagging:
     ) -> Iterable[str]:
         if self._function is None:
             return [_formatted(template, values) for template in self._templates]
-        given = self._function(*args, **kwargs)
-        tags = [given] if isinstance(given, bytes) else list(given)
-        if isinstance(given, str) or not all(isinstance(tag, str) for tag in tags):
-            raise BypassError(
-                Finding(NotCached.FUNCTION, "tags= returned no list of str", 'return ["item:7"]')
-            )
-        return tags
+        return _texts(self._function(*args, **kwargs))
+
+    def of_response(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Callable[[Any], Sequence[str]] | None:
+        """Return what gives the versions that only the answer to a call tells; None without any.
+
+        It raises `BypassError` if the function has failed."""
+        function = self._of_response
+        if function is None:
+            return None
+
+        def keys(response: Any) -> Sequence[str]:
+            try:
+                bound = self._signature.bind(*args, **kwargs)
+                bound.apply_defaults()
+                given = {name: bound.arguments[name] for name in self._taken}
+                tags = _texts(function(**{str(self._response): response}, **given))
+            except BypassError:
+                raise
+            # A user's function may raise anything.
+            except Exception as exc:
+                subject = f"tags= raised {type(exc).__name__}"
+                raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
+            return tuple(dict.fromkeys(map(tag_key_of, tags)))
+
+        return keys
 
     def _key_of(self, name: str, value: object) -> str:
         return argument_key(self._name, name, digest(canonical(value)))
@@ -140,6 +172,43 @@ class Tagging:
         return keys
 
 
+def _texts(given: Iterable[str]) -> list[str]:
+    tags: list[Any] = [given] if isinstance(given, bytes) else list(given)
+    if isinstance(given, str) or not all(isinstance(tag, str) for tag in tags):
+        raise BypassError(
+            Finding(NotCached.FUNCTION, "tags= returned no list of str", 'return ["item:7"]')
+        )
+    return tags
+
+
+def _of_response(function: Any, signature: inspect.Signature) -> tuple[str, tuple[str, ...]]:
+    """
+    Return the parameter by which a function for tags takes the response, and its other ones.
+
+    It is called `response`, or annotated as one, and the decorated function has none of that name:
+    else the function takes the arguments of a call.
+    """
+    if function is None:
+        return "", ()
+    try:
+        parameters = signature_of(function).parameters
+    except (TypeError, ValueError):
+        # A function in C may have no signature.
+        return "", ()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    by_name = [name for name, each in parameters.items() if each.kind in kinds]
+    found = [n for n in by_name if n not in signature.parameters and _takes_response(parameters[n])]
+    if len(found) != 1:
+        return "", ()
+    return found[0], tuple(name for name in by_name if name != found[0])
+
+
+def _takes_response(parameter: inspect.Parameter) -> bool:
+    annotation = annotation_of(parameter)
+    is_response = inspect.isclass(annotation) and issubclass(annotation, Response)
+    return parameter.name == "response" or is_response
+
+
 def tag_key_of(tag: str) -> str:
     """Return the key of a tag's version, which all endpoints of a namespace share."""
     return tag_key("", tag)
@@ -152,7 +221,7 @@ def check_tags(name: str, tags: Any) -> Tags:
     require(
         isinstance(tags, list | tuple) and all(isinstance(tag, str) and tag for tag in tags),
         f'{name}={tags!r}: pass a tuple of texts, ("item:{{item}}",), or a function of the '
-        "arguments",
+        "arguments or of the response",
     )
     for tag in tags:
         _fields(tag)

@@ -10,7 +10,7 @@ from stream_cached.backends.binding import Binding
 from stream_cached.backends.breaker import CircuitBreaker
 from stream_cached.backends.pending import Key
 from stream_cached.connections.deadline import Deadline
-from stream_cached.endpoint.tags import NAMESPACE, tag_key_of
+from stream_cached.endpoint.tags import ANY, NAMESPACE, tag_key_of
 from stream_cached.engine.service import Service
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.versions import renew_version, soften_version
@@ -22,6 +22,11 @@ class Version(str):
     """The key of a version, where another key is that of an entry."""
 
     __slots__ = ()
+
+
+async def _note(store: Store, ttl: float | None) -> None:
+    """Tell runs that do not know yet which tags their answers have, before a tag is invalidated."""
+    await renew_version(store, tag_key_of(ANY), ttl)
 
 
 class TagInvalidation:
@@ -62,6 +67,7 @@ class TagInvalidation:
         return done
 
     async def _replace(self, store: Store, key: Version, *, soft: bool) -> None:
+        await _note(store, self._ttl)
         if soft:
             await soften_version(store, key, self._ttl, time.time())
         else:
@@ -71,8 +77,8 @@ class TagInvalidation:
         """Invalidate in the store itself; everything if it is not known any more what."""
         binding = self._binding()
         assert not isinstance(key, bytes)
-        version = key or tag_key_of(NAMESPACE)
-        await renew_version((binding.probe if away else binding.primary).store, version, self._ttl)
+        store = (binding.probe if away else binding.primary).store
+        await self._replace(store, Version(key or tag_key_of(NAMESPACE)), soft=False)
 
     def refuse_older(self) -> None:
         """Entries go by their versions alone."""
@@ -146,6 +152,7 @@ class Invalidation:
         if isinstance(key, Version):
             # Other functions may depend on it, whose entries live longer.
             ttl = replace(service.lifetimes(), differ=True).versions
+            await _note(store, ttl)
             await renew_version(store, key, ttl)
             return
         if key is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,9 @@ class Call:
     key: str = ""
     versions: tuple[str, ...] = ()
     """The keys of the versions that its entry depends on, beside the function's: of its tags."""
+    tags_of: Callable[[Any], Sequence[str]] | None = None
+    """Returns the keys of the versions of the tags that only the answer has; may raise BypassError.
+    None if it has none."""
     request: RequestView | None = None
     keyed: bool = False
     """Whether the key is built from the request, with the headers of `vary`."""

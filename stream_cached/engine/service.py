@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.backends.pending import InvalidatedBefore
+from stream_cached.endpoint.tags import ANY, tag_key_of
 from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
@@ -85,7 +86,8 @@ class Hooks:
     def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
         """Return how long the records of a call live."""
         # Functions with other ttls may share a tag, whose version outlives the entries of all.
-        has_ttl = bool(call.versions) and lifetimes.ttl is not None
+        has_tags = bool(call.versions) or call.tags_of is not None
+        has_ttl = has_tags and lifetimes.ttl is not None
         return replace(lifetimes, differ=True) if has_ttl else lifetimes
 
     def key_sets(self, call: Call, backend: Backend) -> KeySets | None:
@@ -153,6 +155,7 @@ class Service:
             max_variants=self.options.limits.max_variants,
             key_sets=self.hooks.key_sets(call, backend),
             local=backend.local if self.options.limits.local else None,
+            witness=None if call.tags_of is None else tag_key_of(ANY),
         )
 
     def resource_at(self, store: Store, key: str) -> Resource:

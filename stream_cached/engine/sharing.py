@@ -10,7 +10,7 @@ from stream_cached.engine.outcome import Call, View
 from stream_cached.entries.resource import Resource
 from stream_cached.http.headers import vary_names
 from stream_cached.http.policy import may_be_shared, why_not_shared
-from stream_cached.http.reasons import NOT_HANDED_ON_FOR, Finding, NotCached, Scope
+from stream_cached.http.reasons import NOT_HANDED_ON_FOR, BypassError, Finding, NotCached, Scope
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.request.execution import Executed
 from stream_cached.request.guard import Guard
@@ -28,7 +28,20 @@ def not_wanted(call: Call, view: View, result: Any) -> list[Finding]:
     except Exception as exc:
         call.service.reporter.function_failed(exc)
         return [Finding(NotCached.FUNCTION, f"{hooks.deciding} raised {type(exc).__name__}")]
-    return [] if is_wanted else [Finding(NotCached.SKIPPED)]
+    return _tag(call, view, result) if is_wanted else [Finding(NotCached.SKIPPED)]
+
+
+def _tag(call: Call, view: View, result: Any) -> list[Finding]:
+    """Give an answer the tags that only the answer has; return why it is not stored."""
+    if call.tags_of is None:
+        return []
+    try:
+        view.resource.set_tags(call.tags_of(result))
+    except BypassError as exc:
+        if exc.__cause__ is not None:
+            call.service.reporter.function_failed(exc.__cause__)
+        return list(exc.findings)
+    return []
 
 
 def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[Finding]:

@@ -33,9 +33,6 @@ TELL_AFTER = 0.05
 #: Bytes of chunks that followers are told again and again, until the chunks are a segment.
 _MAX_TOLD = 64 * 1024
 
-#: Bytes for the versions in a record: they are less than a kilobyte.
-_VERSIONS_SIZE = 1024
-
 
 class Recorder:
     """Records one run. `entry` is the response without its body."""
@@ -235,7 +232,7 @@ class Recorder:
         if not self._seals:
             whole = self._packer.open
             inline = dataclasses.replace(entry, chunks=whole.chunks)
-            size = len(encode_record(inline)) + self._length + _VERSIONS_SIZE
+            size = len(encode_record(inline)) + self._length + self._resource.versions_size
             if size <= self._limits.inline_max:
                 await self._written_out()
                 await self._publish(dataclasses.replace(inline, body=whole.payload))

@@ -76,8 +76,9 @@ class Records:
         return record
 
     async def put(self, key: str, record: Entry | Marker | Value) -> None:
-        """Write a record under a key, bound to that key and to the current versions."""
-        bound = dataclasses.replace(record, key=key_digest(key), versions=self.versions)
+        """Write a record under a key, bound to that key and to the current versions, too."""
+        versions = {**record.versions, **self.versions}
+        bound = dataclasses.replace(record, key=key_digest(key), versions=versions)
         match bound:
             case Entry():
                 ttl = self.lifetimes.entry

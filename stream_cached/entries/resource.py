@@ -11,15 +11,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from stream_cached.entries.body import Body
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue, Unstorable
-from stream_cached.entries.ids import as_id, new_id, stale_since, version_of
+from stream_cached.entries.ids import new_id
 from stream_cached.entries.lifetimes import MARGIN, Lifetimes
 from stream_cached.entries.local import LocalEntries
 from stream_cached.entries.records import Records
 from stream_cached.entries.variant_index import VariantIndex
+from stream_cached.entries.versions import Dependencies, added_version
 from stream_cached.errors import StoreError
 from stream_cached.format.envelope import is_ours
 from stream_cached.format.records import Entry, Index, Marker, Record, Value
@@ -27,9 +29,6 @@ from stream_cached.http.reasons import NotCached
 from stream_cached.keys.names import revocation_key
 from stream_cached.keys.variants import Select
 from stream_cached.stores.protocol import Store
-
-#: How often to look for a version that another process seems to have added.
-_ATTEMPTS = 5
 
 #: How often to try to add a variant to an index. Many variants may be published at once, and each
 #: one changes the index.
@@ -55,6 +54,7 @@ class Resource:
         max_variants: How many variants are kept.
         key_sets: Sets that the keys of the resource are added to.
         local: What this process keeps decoded of the entries in the store.
+        witness: See `Dependencies`; None if no entry names tags itself.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Resource:
         max_variants: int,
         key_sets: KeySets | None = None,
         local: LocalEntries | None = None,
+        witness: str | None = None,
     ) -> None:
         self.store = store
         self.key = key
@@ -79,8 +80,8 @@ class Resource:
         self.local = local
         self._records = Records(store, key, lifetimes, local)
         self._variants = VariantIndex(self._records, select, max_variants) if select else None
-        self._needs = tuple(needs)
         self._revocation = revocation_key(key)
+        self._depends = Dependencies(needs, self._revocation, witness)
         self._versions: dict[str, bytes] = {}
         self._begun = 0.0
         self._key_sets = key_sets
@@ -93,10 +94,19 @@ class Resource:
         """Let an entry live for another time than was said at first."""
         self._records.set_ttl(ttl)
 
+    def set_tags(self, keys: Sequence[str]) -> None:
+        """Let what is published depend on more versions, too: those of tags that it has itself."""
+        self._depends.tags = tuple(keys)
+
     @property
     def versions(self) -> Mapping[str, bytes]:
         """The versions that what is recorded now depends on."""
         return self._versions
+
+    @property
+    def versions_size(self) -> int:
+        """Bytes, at the most, of the versions in a record."""
+        return 1024 + 128 * len(self._depends.tags)
 
     @property
     def place(self) -> str:
@@ -115,7 +125,7 @@ class Resource:
         keys, records = self._keys, self._records
         value, *versions = values = await records.read(self.key, keys)
         seen = self.seen = dict(zip(keys, values, strict=True))
-        self._set_versions(self._as_versions(versions))
+        self._set_versions(self._depends.as_versions(versions))
         if value and not is_ours(value):
             return Foreign()
         record = records.known(self.key, value) or await records.decode(self.key, value)
@@ -129,13 +139,13 @@ class Resource:
             (value,) = await records.read(key, [key])
             seen[key] = value
             record = records.known(key, value) or await records.decode(key, value)
-            return self._found(key, record) or Miss(varied=True)
-        return self._found(self.key, record) or Miss()
+            return await self._found(key, record) or Miss(varied=True)
+        return await self._found(self.key, record) or Miss()
 
-    def _found(self, key: str, record: Record | None) -> Found | None:
+    async def _found(self, key: str, record: Record | None) -> Found | None:
         if record is None:
             return None
-        until = self._current_until(record)
+        until = await self._until(record)
         if until < 0 or (until < math.inf and not isinstance(record, Entry)):
             return None
         match record:
@@ -149,79 +159,59 @@ class Resource:
             case Index():
                 return None
 
-    async def _sound(self, key: str, value: bytes | None) -> Record | None:
-        """Decode a record of this key, of the current versions or of softly replaced ones."""
-        record = await self._records.decode(key, value)
-        if record is None or self._current_until(record) < 0:
-            return None
-        return record
-
     def _is_current(self, record: Record) -> bool:
         return self._current_until(record) == math.inf
 
     def _current_until(self, record: Record) -> float:
-        """Return infinity for a current record, the time of a soft invalidation, or less than 0."""
-        until, versions = math.inf, self._versions
-        # A missing version is a miss: an evicted version must not bring old entries back.
-        for key in self._needs:
-            version, own = versions.get(key), record.versions.get(key)
-            if version is None:
-                return -math.inf
-            if own != version:
-                since = stale_since(self.seen.get(key), own)
-                until = min(until, -math.inf if since is None else since)
-        revoked = versions.get(self._revocation)
-        is_revoked = revoked is not None and record.versions.get(self._revocation) != revoked
-        return -math.inf if is_revoked else until
+        return self._depends.current_until(record, self._versions, self.seen)
+
+    async def _until(self, record: Record) -> float:
+        """Return until when a record is current, with regard to the tags that it names itself."""
+        until, tags = self._current_until(record), self._depends.tags_of(record)
+        if not tags or until < 0:
+            return until
+        values = dict(zip(tags, await self.store.get_many(tags), strict=True))
+        self.seen = {**self.seen, **values}
+        return min(until, self._depends.tags_until(record, values))
 
     async def _current(self) -> list[bytes | None]:
         return await self.store.get_many(self._keys)
 
     @property
     def _keys(self) -> list[str]:
-        return [self.key, *self._needs, self._revocation]
+        return [self.key, *self._depends.keys]
 
     # -- versions ---------------------------------------------------------------------------
 
     def _set_versions(self, versions: dict[str, bytes]) -> None:
         self._versions = versions
-        self._records.set_versions(versions)
-
-    def _as_versions(self, values: Sequence[bytes | None]) -> dict[str, bytes]:
-        *found, revocation = values
-        pairs = zip(self._needs, found, strict=True)
-        versions = {key: version for key, value in pairs if (version := version_of(value))}
-        if revocation is not None:
-            # A damaged revocation counts, too: what was revoked must not be served.
-            versions[self._revocation] = as_id(revocation)
-        return versions
+        self._records.set_versions(self._depends.recorded(versions))
 
     async def begin(self) -> None:
         """Make sure that there are versions to record under."""
         self._begun = asyncio.get_running_loop().time()
-        added = {key: await self._added(key) for key in self._needs if key not in self._versions}
+        added = await self._added([k for k in self._depends.read if k not in self._versions])
         self.seen = {**self.seen, **added}
         self._set_versions({**self._versions, **added})
-        await self._enlist(self._needs)
+        await self._enlist(self._depends.needs)
 
-    async def _added(self, key: str) -> bytes:
-        """Return the version under a key, a new one if there is none."""
+    async def _added(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the versions under keys, a new one where there is none."""
         ttl = self.lifetimes.versions
-        for _ in range(_ATTEMPTS):
-            version = new_id()
-            if await self.store.add(key, version, ttl):
-                return version
-            (found,) = await self.store.get_many([key])
-            if existing := version_of(found):
-                return existing
-            if found is not None:
-                # The version is damaged, so that no record of that version is served any more.
-                await self.store.compare_and_set(key, found, version, ttl)
-        raise StoreError("a version that was added is not there")
+        return {key: await added_version(self.store, key, ttl) for key in keys}
+
+    async def _tag_versions(self) -> dict[str, bytes]:
+        """
+        Return the versions of the tags, which were not known before the run.
+
+        They are read before it is looked at whether any tag was invalidated since the run began: an
+        invalidation replaces first what tells that, and then the version of its tag.
+        """
+        return await self._added(self._depends.tags)
 
     async def is_current(self) -> bool:
         _, *versions = await self._current()
-        return self._as_versions(versions) == self._versions
+        return self._depends.as_versions(versions) == self._versions
 
     async def was_replaced(self) -> bool:
         """Whether another run has been stored since the look-up."""
@@ -240,12 +230,13 @@ class Resource:
         if self._is_late():
             return NotCached.OVERTAKEN
         body, segments = self.body(entry.generation), range(len(entry.segments))
+        entry = replace(entry, versions=await self._tag_versions())
         values, found, _ = await asyncio.gather(
             self._current(),
             body.renew(segments, self.lifetimes.segments),
-            self.store.touch_many(self._needs, self.lifetimes.versions),
+            self.store.touch_many(self._depends.touched, self.lifetimes.versions),
         )
-        await self._enlist([self.key, *self._needs, *body.keys(segments)])
+        await self._enlist([self.key, *self._depends.needs, *body.keys(segments)])
         if found != len(entry.segments):
             raise StoreError("segments are missing that were written")
         return await self._replace(entry, varies_on, values)
@@ -256,7 +247,7 @@ class Resource:
         written = ""
         for _ in range(_SWAPS):
             value, *versions = values
-            if self._as_versions(versions) != self._versions:
+            if self._depends.as_versions(versions) != self._versions:
                 break
             replaced = await self._records.decode(self.key, value)
             index = replaced if isinstance(replaced, Index) else None
@@ -288,14 +279,15 @@ class Resource:
         """Make a plain value the one that is served. Return why it was not published, or None."""
         if self._is_late():
             return NotCached.OVERTAKEN
+        tags = await self._tag_versions()
         (value, *versions), _ = await asyncio.gather(
             self._current(),
-            self.store.touch_many(self._needs, self.lifetimes.versions),
+            self.store.touch_many(self._depends.touched, self.lifetimes.versions),
         )
-        if self._as_versions(versions) != self._versions:
+        if self._depends.as_versions(versions) != self._versions:
             return NotCached.OVERTAKEN
         replaced = await self._records.decode(self.key, value)
-        await self._records.put(self.key, Value(key=b"", versions={}, payload=payload, text=text))
+        await self._records.put(self.key, Value(key=b"", versions=tags, payload=payload, text=text))
         await self._records.retire(replaced)
         return None
 
@@ -314,8 +306,8 @@ class Resource:
         (value,) = await self.store.get_many([self.key])
         if value and not is_ours(value):
             return
-        current, key = await self._sound(self.key, value), self.key
-        if current is not None and not self._is_current(current):
+        current, key = await self._records.decode(self.key, value), self.key
+        if current is not None and await self._until(current) < math.inf:
             current = None
         if isinstance(current, Entry | Value):
             # Another run was stored meanwhile.

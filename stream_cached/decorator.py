@@ -28,6 +28,7 @@ from stream_cached.options import (
     Options,
     QueryKey,
     ReplayMode,
+    Resume,
     Values,
     Vary,
 )
@@ -94,8 +95,10 @@ class stream_cached(Decorator):  # noqa: N801
         secret: A secret, or several, that sign what is written to a server (HMAC-SHA256). The first
             one signs, all verify. An entry without a valid signature is a miss.
         replay: How a hit is sent: `"fast"` merges chunks, `"exact"` sends each chunk by itself.
-        resume: Whether the endpoint is deterministic. If it is, a body whose run or segment is lost
-            continues from another run, provided that the bytes sent so far are the same.
+        resume: With True, the endpoint is deterministic: a body whose run or segment is lost
+            continues from another run, provided that the bytes sent so far are the same. With
+            `"event-id"`, server-sent events have ids that name their run, and a client that sends
+            one as Last-Event-ID goes on after that event.
         values: How a value of the endpoint of a FastAPI route is stored: `"response"`, as the
             response that FastAPI makes of it; `"aiocache"`, by the serializer of the cache. With
             `alias`, `serializer`, `key` or `key_builder` it is the latter.
@@ -154,7 +157,7 @@ class stream_cached(Decorator):  # noqa: N801
         fallback: MemoryCache | str | Literal[False] = "memory://?max_bytes=64MiB",
         secret: str | bytes | Collection[str | bytes] | None = None,
         replay: ReplayMode = "fast",
-        resume: bool = False,
+        resume: Resume = False,
         values: Values = "response",
         authorized: Authorized = "bypass",
         key_host: bool = True,

@@ -46,6 +46,14 @@ def check_vary(name: str, vary: Any) -> Mapping[str, Callable[[str], str] | None
     return functions
 
 
+def check_resume(name: str, value: Any) -> Any:
+    require(
+        isinstance(value, bool) or value == "event-id",
+        f'{name}={value!r}: pass True, False or "event-id"',
+    )
+    return value
+
+
 def check_methods(name: str, methods: Any) -> frozenset[str]:
     require(
         is_items(methods) and methods and all(isinstance(each, str) for each in methods),

@@ -24,6 +24,7 @@ from stream_cached.option_checks import (
     check_methods,
     check_query_ignore,
     check_refresh,
+    check_resume,
     check_secret,
     check_statuses,
     check_timeout,
@@ -44,6 +45,9 @@ Values = Literal["response", "aiocache"]
 
 #: The values of `query`: what of it is part of the key.
 QueryKey = Literal["all", "declared"]
+
+#: The values of `resume`: what may go on in the middle of a body.
+Resume = bool | Literal["event-id"]
 
 #: The values of `replay`: how a hit is sent.
 ReplayMode = Literal["fast", "exact"]
@@ -84,7 +88,7 @@ class Options:
     timeout: float | None = _option(NOT_GIVEN, check_timeout)
     secret: tuple[bytes, ...] | None = _option(None, check_secret, repr=False)
     replay: ReplayMode = _option("fast", one_of(ReplayMode, '"fast" or "exact"'))
-    resume: bool = _option(False, require_bool)
+    resume: Resume = _option(False, check_resume)
     values: Values = _option("response", one_of(Values, '"response" or "aiocache"'))
     authorized: Authorized = _option(
         "bypass", one_of(Authorized, f"one of {', '.join(map(repr, get_args(Authorized)))}")

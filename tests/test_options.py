@@ -256,7 +256,7 @@ def test_other_limits_are_refused(decorator: Callable[..., Any], limits: Any) ->
         ({"timeout": "1"}, "timeout='1': pass a number of seconds above 0"),
         ({"secret": ()}, "secret= has to be"),
         ({"replay": None}, 'replay=None: pass "fast" or "exact"'),
-        ({"resume": 1}, "resume=1: pass True or False"),
+        ({"resume": 1}, 'resume=1: pass True, False or "event-id"'),
         ({"authorized": True}, "authorized=True: pass one of 'bypass', 'vary'"),
         ({"key_host": None}, "key_host=None: pass True or False"),
         ({"request_key": 0}, "request_key=0: pass True or False"),

@@ -49,7 +49,7 @@ class Decorator(cached):  # type: ignore[misc]
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
         result = await self._answer(f, True, *args, **kwargs)
-        if self.options.resume:
+        if self.options.resume is True:
             # The response that goes on from it reports all that was sent.
             resume_from(result, functools.partial(self._answer, f, False, *args, **kwargs))
         return result

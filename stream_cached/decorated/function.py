@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from stream_cached.backends.pending import InvalidatedBefore
@@ -110,6 +111,11 @@ class Decorated:
         )
         check_arguments(decorator.options, endpoint.declared.parameters, endpoint.name)
         require(
+            decorator.options.resume != "event-id" or not self._takes_event_id(),
+            f"{endpoint.name} has Last-Event-ID in its key, which is answered without the endpoint "
+            'where resume="event-id": leave the header out of vary= and of its parameters',
+        )
+        require(
             decorator.options.request_key
             or decorator.key
             or decorator.key_builder
@@ -117,6 +123,13 @@ class Decorated:
             f"{endpoint.name} takes a request, of which nothing would be part of the key: leave "
             "request_key=False out",
         )
+
+    def _takes_event_id(self) -> bool:
+        named = [
+            *self._decorator.options.vary,
+            *chain.from_iterable(self.endpoint.headers.values()),
+        ]
+        return "last-event-id" in map(str.lower, named)
 
     def _warn(self, verbatim: frozenset[str]) -> None:
         if any(len(secret) < MIN_SECRET for secret in self._decorator.options.secrets):

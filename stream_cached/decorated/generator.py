@@ -85,6 +85,11 @@ class DecoratedGenerator(Decorated):
         call = await super().call(args, kwargs, **switches)
         if as_response and call.rendering is not None:
             return call
+        if call.service.options.resume == "event-id" and call.request is not None:
+            self.reporter.warn(
+                'resume="event-id" needs the bytes of its events, and FastAPI renders them after '
+                "the cache: put it on a router with route_class=streams.Route"
+            )
         execution = GeneratorExecution(
             **vars(call.execution),
             classes=self._classes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, assert_never
 
+from stream_cached.engine.after_event import after_event
 from stream_cached.engine.collapse import Collapse, leading
 from stream_cached.engine.lookup import look_up
 from stream_cached.engine.outcome import (
@@ -35,6 +36,8 @@ async def answer(call: Call) -> Any:
     """Answer one call. Nothing that the endpoint raises is taken for an error of the store."""
     match await decide(call):
         case Serve(result):
+            if call.service.options.resume == "event-id":
+                return after_event(call, result, functools.partial(_answer_again, call))
             return result
         case Raise(error, traceback):
             # Each `raise` adds to the traceback: a hundred requests raise this one.

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from stream_cached.engine.after_event import with_ids
 from stream_cached.engine.completeness import completeness
 from stream_cached.engine.lookup import detail_of
 from stream_cached.engine.outcome import Call, Stale, View
@@ -168,6 +169,8 @@ class _Record:
         known = [Finding(limit)] if limit is not None else []
         event = bypassed([*findings, *known]) if findings or known else self._miss()
         answer = self._answer(entry, head, made)
+        if is_shared:
+            source, answer = with_ids(self._call, made, source, answer)
         self._run.begin(source, answer, self._recording(entry, made) if is_shared else None)
         self._record_nothing(findings)
         return LiveResponse(

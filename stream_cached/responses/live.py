@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from stream_cached.errors import LostStreamError
 from stream_cached.events import Sending
 from stream_cached.format.progress import Head
+from stream_cached.http.event_ids import AfterEvent
 from stream_cached.http.headers import content_length
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.observed import plain_scope
@@ -29,6 +30,10 @@ from stream_cached.runs.answer import Joined
 from stream_cached.runs.run import Run
 from stream_cached.streams.items import takes_comments
 from stream_cached.streams.reader import Reader
+
+#: Seconds that a client waits in all for the event that it has had last. A process that follows a
+#: run may be a little behind the one that has sent it; and a client may name any number.
+_EVENT_WITHIN = 1.0
 
 #: Seconds within which a cancelled call ends, though its run is not closed yet.
 _ABORT_WITHIN = 0.9
@@ -71,8 +76,11 @@ class LiveResponse(StreamingResponse):
         self._sending = sending
         self._sent = 0
         self.generation = generation
-        """The id of the run; None for a run of another process."""
+        """The random id of the run."""
         self.resumption: Resumption | None = None
+        self.after: AfterEvent | None = None
+        """Where in an event stream the body begins; None for the begin."""
+        self._plain_send: Send | None = None
         self._body: AsyncIterator[bytes] = reader
         if again is not None and joined is not None:
             of_run = RunHead.of(head.status, headers)
@@ -87,7 +95,9 @@ class LiveResponse(StreamingResponse):
             receive = receive.receive
         if scope["type"] == "http":
             self._reader.asides.takes_comments = takes_comments(self.raw_headers)
-            send = self._reader.asides.through(send)
+            if self.after is None:
+                send = self._reader.asides.through(send)
+            self._plain_send = send
         counted = CountedSend(scope, send)
         is_cancelled = False
         try:
@@ -139,6 +149,12 @@ class LiveResponse(StreamingResponse):
     @property
     def is_joined(self) -> bool:
         return self._joined is not None
+
+    @property
+    def last_event(self) -> int | None:
+        """The number of the last event of the run so far; None if that is not known."""
+        answer = None if self._joined is None else self._joined.answer
+        return None if answer is None or answer.last_event is None else answer.last_event()
 
     async def is_for_call(self) -> bool:
         """Wait for the first chunk. Return whether it is for this call."""
@@ -199,18 +215,45 @@ class LiveResponse(StreamingResponse):
             if declared == 0 or self.status_code == 204:
                 # For the client the head is the end, and the end waits for the commit.
                 await self._reader.ended()
+            rest = b"" if self.after is None else await self._rest(self.after)
             await send(start_message(self.status_code, self.raw_headers))
-            if self._joined is not None:
+            if self._joined is not None and self.after is None:
                 if scope["method"] == "HEAD":
                     await send(body_message(b"", more=False))
                     return
-                if not await is_for_call(self._joined):
-                    raise LostStreamError("the run that was joined is not for this request")
+                await self._check_joined()
+            if self.after is not None:
+                await send(body_message(rest, more=True))
             while chunks := await self._reader.take():
                 for part in [b"".join(chunks)] if self._merge else chunks:
                     await self._send_part(part, declared, send)
             if not self._reader.closed:
                 await send(body_message(b"", more=False))
+
+    async def _check_joined(self) -> None:
+        if self._joined is not None and not await is_for_call(self._joined):
+            raise LostStreamError("the run that was joined is not for this request")
+
+    async def _rest(self, after: AfterEvent) -> bytes:
+        """Read on to the end of an event. Return what follows there of the chunks that end it."""
+        await self._check_joined()
+        loop = asyncio.get_running_loop()
+        left, rest = _EVENT_WITHIN, None
+        while rest is None:
+            began = loop.time()
+            try:
+                async with asyncio.timeout(left):
+                    chunks = await self._reader.take()
+            except TimeoutError:
+                chunks = []
+            if not chunks:
+                raise LostStreamError("the run has no such event")
+            left -= loop.time() - began
+            rest = after.rest(b"".join(chunks))
+        assert self._plain_send is not None
+        # Before the head, there was no place for a comment.
+        self._reader.asides.through(self._plain_send)
+        return rest
 
     async def _send_part(self, part: bytes, declared: int | None, send: Send) -> None:
         self._sent += len(part)

@@ -13,6 +13,7 @@ from stream_cached.errors import LostStreamError
 from stream_cached.events import Sending
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry, Segment
+from stream_cached.http.event_ids import AfterEvent
 from stream_cached.responses.messages import (
     CountedSend,
     RawHeaders,
@@ -83,6 +84,8 @@ class ReplayResponse(Carrying, StreamingResponse):
         self._sending = sending
         self._left = entry.length
         self.resumption: Resumption | None = None
+        self.after: AfterEvent | None = None
+        """Where in an event stream the body begins; None for the begin."""
 
     @property
     def replay(self) -> Replay:
@@ -120,9 +123,8 @@ class ReplayResponse(Carrying, StreamingResponse):
     async def _send_at_hand(self, parts: Sequence[Segment], scope: Scope, send: Send) -> None:
         """Send a body for which nothing has to be read."""
         is_head, size, last = scope["method"] == "HEAD", 0, len(parts) - 1
-        headers = _with_length(self.raw_headers, self._replay.entry)
         try:
-            await send(start_message(self.status_code, headers))
+            await send(self._start())
             if is_head:
                 await send(body_message(b"", more=False))
             else:
@@ -138,11 +140,8 @@ class ReplayResponse(Carrying, StreamingResponse):
             await self.background()
 
     async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The length is known here, and a connection that breaks before it does so visibly.
-        await send(
-            start_message(self.status_code, _with_length(self.raw_headers, self._replay.entry))
-        )
         if scope["method"] == "HEAD":
+            await send(self._start())
             await send(body_message(b"", more=False))
             return
         if self._replay.at_hand is not None or not self._replay.is_long:
@@ -151,8 +150,29 @@ class ReplayResponse(Carrying, StreamingResponse):
         async with watch_client(scope, receive, self._replay.close):
             await self._send_parts(send)
 
+    def _start(self) -> dict[str, object]:
+        # The length is known here, and a connection that breaks before it does so visibly.
+        headers = _with_length(self.raw_headers, self._replay.entry)
+        return start_message(self.status_code, headers)
+
+    async def _rest(self, after: AfterEvent) -> bytes | None:
+        """Read on to the end of an event. Return what follows there of the part that ends it."""
+        while (part := await self._next_part()) is not None:
+            self._left -= len(part)
+            if (rest := after.rest(part)) is not None:
+                return rest
+        return None
+
     async def _send_parts(self, send: Send) -> None:
         self._left = self._replay.entry.length
+        if self.after is None:
+            await send(self._start())
+        else:
+            rest = await self._rest(self.after)
+            if rest is None:
+                raise LostStreamError("the stored body has no such event")
+            await send(start_message(self.status_code, self.raw_headers))
+            await send(body_message(rest, more=True))
         while (part := await self._next_part()) is not None:
             self._left -= len(part)
             if self._left == 0 and not self._exact:

@@ -36,6 +36,8 @@ class Storage(Protocol):
 class Remote(Source, Archive, Protocol):
     """A run of another process."""
 
+    token: bytes
+
     async def shows_life(self, since: float, seconds: float) -> bool: ...
 
     def followed_by(self, run: Run) -> None: ...
@@ -57,7 +59,9 @@ class Answer:
     body: bytes | None = None
     """The body, if it is at hand."""
     generation: bytes | None = None
-    """The id of the run; None for a run of another process."""
+    """The random id of the run; None for a body at hand that is handed on."""
+    last_event: Callable[[], int] | None = None
+    """Returns the number of the last event so far, where the events of a run have ids."""
     is_complete: Callable[[Stream], bool] | None = None
     """Whether a body that ended cleanly is complete; None if each one is."""
     stale_place: str | None = None

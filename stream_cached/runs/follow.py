@@ -63,7 +63,8 @@ class RemoteRun:
         self._store = resource.store
         self._lease_key = lease_key
         self._lease = lease
-        self._token = lease.token
+        self.token = lease.token
+        """The random id of the run."""
         self._channel = ProgressChannel(resource.store, resource.key, lease.token)
         self._body = resource.body(lease.token)
         self._follower: Run | None = None
@@ -186,7 +187,7 @@ class RemoteRun:
 
     def _take_lease(self, value: bytes | None) -> None:
         lease, now = read_lease(value, self._lease_key), time.monotonic()
-        if lease is None or lease.token != self._token:
+        if lease is None or lease.token != self.token:
             self.state = LeaseState.RELEASED
             return
         self.state = lease.state
@@ -196,11 +197,11 @@ class RemoteRun:
         elif now - self._beat_at > LEASE_TTL + BEAT and self.state is LeaseState.HELD:
             # The lease should have lapsed by now: something kept its key from expiring.
             self.state = LeaseState.RELEASED
-            abandon(self._token)
+            abandon(self.token)
 
     def _take_progress(self, value: bytes) -> None:
         try:
-            progress = decode_progress(value, self._token)
+            progress = decode_progress(value, self.token)
         except UnsoundError:
             return
         position = progress.segments, len(progress.chunks)
@@ -228,7 +229,7 @@ class RemoteRun:
     async def _find_entry(self) -> Entry | None:
         """Find the entry that the run has left, and no other run's."""
         found = await self._resource.look_up()
-        is_its_own = isinstance(found, Hit) and found.entry.generation == self._token
+        is_its_own = isinstance(found, Hit) and found.entry.generation == self.token
         return found.entry if isinstance(found, Hit) and is_its_own else None
 
     async def _keep_renewing(self) -> None:

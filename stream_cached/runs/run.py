@@ -155,7 +155,7 @@ class Run(Claim):
         self, remote: Remote, head: Head, limits: Limits, versions: Mapping[str, bytes]
     ) -> None:
         """Read a run of another process, for the requests of this one."""
-        self.answer = Answer(head, limits, DisconnectShield(), finish_timeout=0)
+        self.answer = Answer(head, limits, DisconnectShield(), 0, generation=remote.token)
         self.remote = remote
         self._stream_from(remote, self.answer, archive=remote)
         self.variant, self.versions = (head.names, head.variant), versions

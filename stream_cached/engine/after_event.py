@@ -1,0 +1,57 @@
+"""A client that has had a part of an event stream goes on after its last event.
+
+`resume="event-id"` gives the events of a run ids that name the run. A browser sends the last one as
+Last-Event-ID. Where the answer is of that run, it begins after that event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from stream_cached.engine.outcome import Call
+from stream_cached.http.event_ids import AfterEvent, number_of
+from stream_cached.http.headers import header_values
+from stream_cached.responses.live import LiveResponse
+from stream_cached.responses.produced import Produced
+from stream_cached.responses.resumption import Again, Resumption, RunHead
+from stream_cached.responses.stored import ReplayResponse
+from stream_cached.runs.answer import Answer
+from stream_cached.streams.items import is_event_stream, takes_comments
+from stream_cached.streams.numbered import NumberedEvents
+from stream_cached.streams.protocols import Source
+
+
+def with_ids(call: Call, made: Produced, source: Source, answer: Answer) -> tuple[Source, Answer]:
+    """Give the events of a run ids, if they are events, and clients may go on after them."""
+    is_asked_for = call.service.options.resume == "event-id" and call.items is None
+    # A body with a length, or that is compressed, stays as it is.
+    is_open = is_event_stream(made.headers) and takes_comments(made.headers)
+    if not is_asked_for or not is_open or answer.generation is None:
+        return source, answer
+    numbered = NumberedEvents(source, answer.generation)
+    return numbered, replace(answer, last_event=lambda: numbered.last)
+
+
+def after_event(call: Call, answer: Any, again: Again) -> Any:
+    """Let an answer begin after the event that its client has had last; `again` has it whole."""
+    request = call.request
+    if call.attempt or request is None or request.is_head:
+        return answer
+    if not isinstance(answer, ReplayResponse | LiveResponse):
+        return answer
+    asked, generation = header_values(request.headers, b"last-event-id"), answer.generation
+    if len(asked) != 1 or generation is None:
+        return answer
+    number = number_of(asked[0], generation)
+    if number is not None and not _is_to_come(answer, number):
+        head = RunHead.of(answer.status_code, answer.raw_headers)
+        answer.resumption = Resumption(again, head, within_body=False)
+        answer.after = AfterEvent(generation, number)
+    return answer
+
+
+def _is_to_come(answer: ReplayResponse | LiveResponse, number: int) -> bool:
+    """Whether a run of this process has not made an event yet, which no client can have had."""
+    last = answer.last_event if isinstance(answer, LiveResponse) else None
+    return last is not None and number > last

@@ -770,6 +770,65 @@ def test_the_client_of_openai_reads_the_same_tokens_cold_joined_and_warm(serve: 
     assert runs == ["m"]
 
 
+@pytest.mark.full
+@with_each_door
+def test_the_client_of_anthropic_reads_the_same_text_cold_joined_and_warm(
+    door: str, serve: Serve
+) -> None:
+    anthropic: Any = pytest.importorskip("anthropic")
+    sse: Any = importlib.import_module("fastapi.sse")
+    gate, runs = Gate(), list[str]()
+    words = ["The ", "sky ", "is ", "blue."]
+    usage = {"input_tokens": 7, "output_tokens": 4}
+    message = {"id": "1", "type": "message", "role": "assistant", "model": "m", "content": []}
+    text = {"type": "text", "text": ""}
+
+    def event(kind: str, **fields: Any) -> Any:
+        return sse.ServerSentEvent(event=kind, data={"type": kind, **fields})
+
+    async def messages(question: Question):  # type: ignore[no-untyped-def]
+        runs.append(question.model)
+        yield event("message_start", message={**message, "usage": usage})
+        yield event("content_block_start", index=0, content_block=text)
+        yield event("ping")
+        for number, word in enumerate(words):
+            if number == 2:
+                await gate.passed()
+            delta = {"type": "text_delta", "text": word}
+            yield event("content_block_delta", index=0, delta=delta)
+        yield event("content_block_stop", index=0)
+        yield event("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+        yield event("message_stop")
+
+    cached = stream_cached(
+        ttl=60,
+        methods=("POST",),
+        authorized="share",
+        complete_when=lambda items: items[-1].event == "message_stop",
+    )
+    app = application(door)
+    app.post("/v1/messages", response_class=sse.EventSourceResponse)(cached(messages))
+    server = serve(app)
+
+    def tokens() -> Iterator[str]:
+        question = [{"role": "user", "content": "Why is the sky blue?"}]
+        asked = {"model": "m", "messages": question, "max_tokens": 9}
+        with (
+            anthropic.Anthropic(base_url=server.url, api_key="key", max_retries=0) as client,
+            client.messages.stream(**asked) as stream,
+        ):
+            yield from stream.text_stream
+            yield stream.get_final_message().stop_reason
+
+    cold, joined = tokens(), tokens()
+    for reading in (cold, joined):
+        assert [next(reading), next(reading)] == words[:2]
+    gate.open()
+    assert list(cold) == list(joined) == [*words[2:], "end_turn"]
+    assert list(tokens()) == [*words, "end_turn"]
+    assert runs == ["m"]
+
+
 def test_a_post_is_cached_by_its_body() -> None:
     async def rows(item: Item) -> AsyncIterator[Item]:
         yield item

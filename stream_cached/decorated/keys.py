@@ -35,6 +35,10 @@ _ADDRESS = (
 _OVERRIDDEN = "get_cache_key"
 
 
+#: How many keys of one function are remembered.
+_MOST_KNOWN = 256
+
+
 class Keys:
     """The keys of one decorated function."""
 
@@ -53,6 +57,8 @@ class Keys:
         self._decorator = decorator
         self._hooks = hooks
         self._reporter = reporter
+        self._known: dict[tuple[object, ...], str] = {}
+        """Keys that were made, by all that they were made of."""
         self._signature = taking_request(decorator.key_builder)
         self._selecting: Selecting | None = None
 
@@ -71,6 +77,7 @@ class Keys:
     def vary_on(self, vary: Mapping[str, Callable[[str], str] | None]) -> None:
         """Let headers select, whoever makes the keys."""
         self._selecting = Selecting(self._endpoint.declared, vary)
+        self._known.clear()
 
     def _selected(
         self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -147,6 +154,21 @@ class Keys:
         self, incoming: Incoming, args: tuple[Any, ...], kwargs: dict[str, Any], *, host: bool
     ) -> str:
         """Return the key that is made from a request; `host` if its host is part of it."""
+        place = None
+        if self._decorator.options.query != "declared":
+            place = self._parts.fingerprint(args, kwargs, incoming, self._hooks, host=host)
+        key = None if place is None else self._known.get(place)
+        if key is None:
+            key = self._made(incoming, args, kwargs, host=host)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            if place is not None:
+                self._known[place] = key
+        return key
+
+    def _made(
+        self, incoming: Incoming, args: tuple[Any, ...], kwargs: dict[str, Any], *, host: bool
+    ) -> str:
         forms = self._parts.forms(args, kwargs, incoming, self._hooks)
         if self._decorator.options.query == "declared":
             self._parse_query(incoming)

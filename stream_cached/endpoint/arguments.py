@@ -25,7 +25,7 @@ from stream_cached.endpoint.signatures import (
 )
 from stream_cached.endpoint.taken import Keyed, name_of
 from stream_cached.endpoint.values import LEFT_OUT, CallValues, Rules, has_exact_repr
-from stream_cached.keys.canonical import PLAIN, canonical, has_form
+from stream_cached.keys.canonical import EXACT, PLAIN, canonical, has_form
 from stream_cached.keys.digest import digest
 
 KeyArgs = Mapping[str, Callable[[Any], Any]]
@@ -140,6 +140,26 @@ class Arguments:
         call = CallValues(self._rules, others, scope)
         more = call.forms() | call.identity()
         return forms | more, call.names_user, whole | call.whole
+
+    def fingerprint(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
+    ) -> tuple[object, ...] | None:
+        """Return what `forms` is made of; None if an argument needs a closer look."""
+        found: list[object] = []
+        for name, value in self._named(args, kwargs).items():
+            if name in self._ignored or self._constants.get(name, _OTHER) is value:
+                continue
+            cls = type(value)
+            if cls in EXACT:
+                if name not in self._unmarked or self._is_converted(name, value):
+                    return None
+            elif cls not in _SIMPLE or cls is decimal.Decimal or not self._is_free(name, cls):
+                return None
+            if cls is not Request:
+                found += (name, cls, value)
+            elif value.scope is not scope:
+                return None
+        return tuple(found)
 
     def _is_free(self, name: str, cls: type) -> bool:
         """Whether nothing is said of an argument, nor of its class."""

@@ -21,6 +21,7 @@ from stream_cached.endpoint.held import path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.value_forms import ValueForms
 from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.keys.canonical import EXACT
 from stream_cached.keys.numbers import number_of
 
 #: Values without a form, with their names.
@@ -87,6 +88,7 @@ class Identity:
         for part in self._parts.values():
             if part.is_own:
                 self._first_form(part)
+        self._changes_parts = any(part.is_own for part in self._parts.values())
         self._held: dict[tuple[int, str], weakref.ref[Any]] = {}
         """What it has held that has no form."""
         self._varies = False
@@ -113,6 +115,16 @@ class Identity:
         if self._parts:
             form += self._of_parts(scope, in_memory=in_memory)
         return form
+
+    def fingerprint(self) -> tuple[object, ...] | None:
+        """Return what `form` is made of; None if it holds anything but plain values."""
+        if not self._parts:
+            return ()
+        values = [part.get() for part in self._parts.values()]
+        classes = tuple(map(type, values))
+        if self._changes_parts or not EXACT.issuperset(classes):
+            return None
+        return (*values, *classes)
 
     @property
     def _has_own_name(self) -> bool:

@@ -273,6 +273,10 @@ _CONTENT = (
 #: Types whose values are their own canonical form: msgpack encodes each type differently.
 PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
+#: Those of them of which two values with equal forms are equal, and the other way round: for 0.0
+#: and -0.0 that is not so.
+EXACT = PLAIN - {float}
+
 _converter: Callable[[type], _Converter] = functools.lru_cache(maxsize=1024)(_find_converter)
 
 

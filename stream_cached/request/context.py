@@ -64,6 +64,11 @@ class ContextWatch:
         """Those that are in the key, harmless, or told already."""
         self._known.update(each for each in listed or () if isinstance(each, ContextVar))
 
+    @property
+    def is_in_key(self) -> bool:
+        """Whether `forms` has anything."""
+        return bool(self._listed)
+
     def forms(self) -> dict[str, Any]:
         """
         Return what the key has of the context.

@@ -17,7 +17,7 @@ from stream_cached.endpoint.startup import own_names
 from stream_cached.events import Reporter
 from stream_cached.http.headers import header_values
 from stream_cached.http.reasons import BypassError, Finding, NotCached
-from stream_cached.keys.canonical import NoCanonicalFormError, canonical
+from stream_cached.keys.canonical import EXACT, NoCanonicalFormError, canonical
 from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
 from stream_cached.request.disconnect import DetachedReceive, DisconnectShield
@@ -207,6 +207,32 @@ class Incoming:
             body=self._body,
             arguments=arguments,
             headers=self._selected,
+        )
+
+    def fingerprint(self, *, host: bool) -> tuple[object, ...] | None:
+        """Return all that `key` makes a key of, beside arguments; None if that is not so easy."""
+        scope = self.scope
+        is_special = self._has_lists or self._body is not None or self._declared is not None
+        if is_special or self._observer is not None or own_names(scope):
+            return None
+        values = tuple(scope.get("path_params", {}).values())
+        classes = tuple(map(type, values))
+        own = self._lines.get(b"host") if host else b""
+        if own is None or not EXACT.issuperset(classes):
+            return None
+        selected = self._selected.values()
+        headers = [tuple(each) if isinstance(each, list) else each for each in selected]
+        return (
+            "GET" if self.is_head else scope["method"],
+            scope.get("scheme", "http"),
+            own,
+            (scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
+            scope.get("query_string", b""),
+            self.status,
+            *headers,
+            *scope.get("path_params", ()),
+            *values,
+            *classes,
         )
 
     @property

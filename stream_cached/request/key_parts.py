@@ -95,6 +95,40 @@ class KeyParts:
             return forms | number_form(scope)
         return forms | self._applications.form(scope, cache.binding().cache.namespace)
 
+    def fingerprint(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        incoming: Incoming,
+        cache: Cache,
+        *,
+        host: bool,
+    ) -> tuple[object, ...] | None:
+        """
+        Return all that a key is made of, as it is; None for a call that needs a closer look.
+
+        Equal ones have equal keys, so that a key need not be made again.
+
+        Raises:
+            BypassError: The call is not for the cache.
+        """
+        if self._endpoint.injects or self._context.is_in_key:
+            return None
+        self._context.forms()
+        scope = incoming.scope
+        given = self._arguments.fingerprint(args, kwargs, scope)
+        own = None if given is None else self._identity.fingerprint()
+        request = None if own is None else incoming.fingerprint(host=host)
+        if request is None or self._rendered.form(scope):
+            return None
+        if cache.is_in_process:
+            if getattr(scope.get("app"), "dependency_overrides", None):
+                return None
+            app = number_form(scope)
+        else:
+            app = self._applications.form(scope, cache.binding().cache.namespace)
+        return given, own, request, *app.get("<app>", ())
+
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""
         is_nameless = not hasattr(self._endpoint.function, "__name__")

@@ -1,0 +1,185 @@
+"""A key that is remembered is the one that would be made again."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import decimal
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from stream_cached import stream_cached
+from stream_cached.decorated.keys import _MOST_KNOWN
+
+APPS = [Starlette(), Starlette()]
+
+SCOPE: dict[str, Any] = {
+    "type": "http",
+    "http_version": "1.1",
+    "method": "GET",
+    "scheme": "https",
+    "path": "/rows/5",
+    "raw_path": b"/rows/5",
+    "root_path": "",
+    "query_string": b"a=1&b=2",
+    "path_params": {"number": "5"},
+    "state": {},
+    "app": APPS[0],
+}
+
+HEADERS = {"host": "example.org", "accept": "text/csv", "accept-language": "de"}
+
+#: What a request may have instead. Some of them have the key of another one.
+SCOPES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "a HEAD request": {"method": "HEAD"},
+    "a method": {"method": "POST"},
+    "a scheme": {"scheme": "http"},
+    "a path": {"path": "/rows/6"},
+    "a raw path": {"raw_path": b"/rows%2F5"},
+    "no raw path": {"raw_path": None},
+    "a mount": {"root_path": "/api"},
+    "a query": {"query_string": b"a=1&b=3"},
+    "a query in another order": {"query_string": b"b=2&a=1"},
+    "no query": {"query_string": b""},
+    "a path parameter": {"path_params": {"number": "6"}},
+    "the name of a path parameter": {"path_params": {"5": "number"}},
+    "a path parameter of another class": {"path_params": {"number": 5}},
+    "a path parameter that is a float": {"path_params": {"number": -0.0}},
+    "another such path parameter": {"path_params": {"number": 0.0}},
+    "a path parameter that is true": {"path_params": {"number": True}},
+    "a path parameter that is one": {"path_params": {"number": 1}},
+    "no path parameter": {"path_params": {}},
+    "a state": {"state": {"user": "anna"}},
+    "an application": {"app": APPS[1]},
+    "a router": {"router": APPS[1].router},
+}
+
+HEADS: dict[str, Mapping[str, str | None]] = {
+    "a host": {"host": "example.com"},
+    "a host in capitals": {"host": "EXAMPLE.ORG"},
+    "no host": {"host": None},
+    "an Accept": {"accept": "text/html"},
+    "an empty Accept": {"accept": ""},
+    "no Accept": {"accept": None},
+    "a language": {"accept-language": "fr"},
+    "the same language": {"accept-language": "DE"},
+    "a cookie, which is no part of the key": {"cookie": "a=b"},
+}
+
+DAY = datetime.date(2026, 1, 2)
+ID = uuid.UUID(int=7)
+
+ARGUMENTS: dict[str, Any] = {
+    **{f"{value!r}": value for value in (None, 1, True, 1.0, 0.0, -0.0, "1", b"1", "", DAY, ID)},
+    **{f"{value!r}": value for value in (datetime.timedelta(1), decimal.Decimal("1.0"))},
+    "Decimal('1.00')": decimal.Decimal("1.00"),
+    "a list": [1],
+    "another list": [2],
+    "a moment": datetime.datetime(2026, 1, 2),
+}
+
+
+def _request(changes: Mapping[str, Any], head: Mapping[str, str | None]) -> Request:
+    lines = {**HEADERS, **head}
+    headers = [(k.encode(), v.encode()) for k, v in lines.items() if v is not None]
+    return Request({**SCOPE, **changes, "headers": headers}, _receive)
+
+
+async def _receive() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+CALLS: dict[str, Callable[[], tuple[Request, dict[str, Any]]]] = {
+    **{name: lambda c=c: (_request(c, {}), {}) for name, c in SCOPES.items()},  # type: ignore[misc]
+    **{name: lambda h=h: (_request({}, h), {}) for name, h in HEADS.items()},  # type: ignore[misc]
+    **{
+        f"argument {name}": lambda v=v: (_request({}, {}), {"value": v})  # type: ignore[misc]
+        for name, v in ARGUMENTS.items()
+    },
+}
+
+
+class Decorated:
+    """A function whose remembered keys can be forgotten."""
+
+    def __init__(self, cache: str, held: object = None) -> None:
+        async def endpoint(request: Request, value: Any = 7) -> Response:
+            return Response(repr(held))
+
+        decorator = stream_cached(
+            ttl=60,
+            cache=cache,
+            namespace="known",
+            methods=("GET", "POST"),
+            vary={"Accept": None, "Accept-Language": str.lower},
+        )
+        self.endpoint = decorator(endpoint)
+        (function,) = decorator._functions.values()
+        self.known = function._keys._known
+
+    def key(self, name: str) -> str:
+        request, arguments = CALLS[name]()
+        return asyncio.run(self.endpoint.cache_key(request=request, **arguments))
+
+
+@pytest.mark.parametrize("cache", ["memory://", "redis://127.0.0.1:1/0"])
+def test_it_is_the_one_that_would_be_made_again(cache: str) -> None:
+    decorated = Decorated(cache)
+    made = {}
+    for name in CALLS:
+        decorated.known.clear()
+        made[name] = decorated.key(name)
+    decorated.known.clear()
+
+    for _ in range(2):
+        assert {name: decorated.key(name) for name in CALLS} == made
+    assert len(decorated.known) > len(CALLS) / 2
+
+
+def test_what_a_function_holds_is_looked_at_each_time() -> None:
+    held: list[object] = [1]
+
+    async def endpoint(request: Request) -> Response:
+        return Response(repr(value))
+
+    value: object = None
+    decorated = stream_cached(ttl=60)(endpoint)
+
+    def key() -> str:
+        return asyncio.run(decorated.cache_key(request=_request({}, {})))
+
+    keys = []
+    for value in (1, True, 1.0, "1", held, [2], 1):  # noqa: B007
+        keys.append(key())
+        assert keys[-1] == key()
+    assert keys[0] == keys[-1]
+    assert len(set(keys)) == 6
+
+
+def test_overridden_dependencies_are_another_key() -> None:
+    decorated, app = Decorated("memory://"), APPS[0]
+    app.dependency_overrides = {}  # type: ignore[attr-defined]
+    try:
+        plain = decorated.key("as it is")
+        app.dependency_overrides = {len: max}  # type: ignore[attr-defined]
+        assert decorated.key("as it is") != plain
+        app.dependency_overrides = {}  # type: ignore[attr-defined]
+        assert decorated.key("as it is") == plain
+    finally:
+        del app.dependency_overrides  # type: ignore[attr-defined]
+
+
+def test_no_more_than_so_many_are_remembered() -> None:
+    decorated = Decorated("memory://")
+    for number in range(3 * _MOST_KNOWN):
+        request = _request({"query_string": b"n=%d" % number}, {})
+        asyncio.run(decorated.endpoint.cache_key(request=request))
+        assert len(decorated.known) <= _MOST_KNOWN

@@ -61,7 +61,7 @@ class Body:
         self._generation = generation
         self._renewed_at = -math.inf
         # A memory of this process keeps the very objects.
-        self._kind: type[bytes] = Own if isinstance(store, MemoryStore) else bytes
+        self._kind: type[bytes] = Own if type(store) is MemoryStore else bytes
 
     def pack(self, index: int, segment: Segment) -> PackedSegment:
         value = encode_segment(segment, self._generation, index, self._kind)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.classes import class_form
+from stream_cached.endpoint.dependencies import overrides_of
 from stream_cached.endpoint.function import Endpoint
 from stream_cached.endpoint.identity import Identity
 from stream_cached.endpoint.inputs import RouteInputs
@@ -119,11 +120,9 @@ class KeyParts:
         given = self._arguments.fingerprint(args, kwargs, scope)
         own = None if given is None else self._identity.fingerprint()
         request = None if own is None else incoming.fingerprint(host=host)
-        if request is None or self._rendered.form(scope):
+        if request is None or self._rendered.form(scope) or overrides_of(scope):
             return None
         if cache.is_in_process:
-            if getattr(scope.get("app"), "dependency_overrides", None):
-                return None
             app = number_form(scope)
         else:
             app = self._applications.form(scope, cache.binding().cache.namespace)

@@ -79,8 +79,12 @@ async def _look_up_in(call: Call, use: Use) -> View:
 async def _find(call: Call, use: Use, resource: Resource) -> Found:
     """Find what can answer a call, and call the plugins' hooks of a `get`."""
     started = time.monotonic()
-    with use.deadline:
+    if use.backend.server is None:
+        # A memory needs no time.
         found = await find_entry(call, resource, detail=detail_of(use))
+    else:
+        with use.deadline:
+            found = await find_entry(call, resource, detail=detail_of(use))
     use.reporter.store_works("reading")
     hooks = call.service.hooks
     if not call.takes_values and isinstance(found, Foreign | StoredValue):

@@ -137,13 +137,15 @@ class Service:
     """The plain values that may have been invalidated while the store was away."""
     request_bound: RequestBound = field(default_factory=RequestBound)
     plain_values: PlainValues = field(default_factory=PlainValues)
+    _seconds: tuple[float, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         allow(self.options.limits.local)
+        options = self.options
+        object.__setattr__(self, "_seconds", (options.longest_run, options.stale))
 
     def lifetimes(self) -> Lifetimes:
-        options = self.options
-        return _lifetimes(self.hooks.ttl(), options.longest_run, options.stale)
+        return _lifetimes(self.hooks.ttl(), *self._seconds)
 
     def resource(self, call: Call, backend: Backend) -> Resource:
         return Resource(

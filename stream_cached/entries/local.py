@@ -133,10 +133,9 @@ class LocalEntries:
         self._number = next(_numbers)
         self.in_process = in_process
 
-    def find(self, key: str, value: bytes) -> Record | None:
-        """Return what a record was decoded to, if it is kept and the record is the same."""
-        kept = _memory.find((self._number, key))
-        return kept.record if kept is not None and kept.is_of(value) else None
+    def kept(self, key: str) -> Kept | None:
+        """Return what is kept of a record, to be used if the store holds the same."""
+        return _memory.find((self._number, key))
 
     def keep(self, key: str, value: bytes, record: Record) -> None:
         """Keep a record that was decoded and checked."""
@@ -148,11 +147,6 @@ class LocalEntries:
         _memory.put((self._number, key), Kept(record, len(value), head, whole, size=size))
 
     # -- bodies under keys of their own -----------------------------------------------------
-
-    def body(self, key: str) -> LocalBody | None:
-        """Return the body of a record, to be used if the store holds the same segments."""
-        kept = _memory.find((self._number, key))
-        return None if kept is None else kept.body
 
     def begin(self, key: str, entry: Entry, keys: Sequence[str]) -> Filling | None:
         """Return what takes the body of an entry while it is read; None if it is not wanted."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from stream_cached.entries.body import Body
 from stream_cached.entries.lifetimes import Lifetimes
-from stream_cached.entries.local import LocalBody, LocalEntries
+from stream_cached.entries.local import Kept, LocalBody, LocalEntries
 from stream_cached.format.codec import decode_record, encode_record
 from stream_cached.format.envelope import PREFIX_SIZE, ForeignVersionError, is_ours, key_digest
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
@@ -24,6 +24,7 @@ class Records:
     ) -> None:
         self.local = local
         self._at_hand: LocalBody | None = None
+        self._kept: tuple[str, Kept | None] = "", None
         self.store = store
         self.key = key
         self.lifetimes = lifetimes
@@ -40,9 +41,11 @@ class Records:
 
     async def read(self, key: str, keys: Sequence[str]) -> list[bytes | None]:
         """Read values, and whether the body of a record that is kept here is still in the store."""
-        body = None if self.local is None else self.local.body(key)
-        if body is None:
+        kept = None if self.local is None else self.local.kept(key)
+        self._kept = key, kept
+        if kept is None or kept.body is None:
             return await self.store.get_many(keys)
+        body = kept.body
         values, starts = await get_many_and_starts(self.store, keys, body.keys, PREFIX_SIZE)
         self._at_hand = body if starts == body.starts else None
         return values
@@ -54,7 +57,12 @@ class Records:
 
     def known(self, key: str, value: bytes | None) -> Record | None:
         """Return what a value was decoded to, where this process keeps it."""
-        return self.local.find(key, value) if value and self.local is not None else None
+        if not value or self.local is None:
+            return None
+        place, kept = self._kept
+        if place != key:
+            kept = self.local.kept(key)
+        return kept.record if kept is not None and kept.is_of(value) else None
 
     async def decode(self, key: str, value: bytes | None) -> Record | None:
         """Decode a record of this key, whatever its versions. Delete an unsound one."""

@@ -40,25 +40,21 @@ class Replay:
         self._window: deque[Segment] = deque()
         self._chunks: deque[bytes] = deque()
         self._joiner: ChunkJoiner | None = None
-        self._whole: Sequence[Segment] | None = None
+        self.at_hand: Sequence[Segment] | None = None
+        """The whole body, where nothing has to be read for it; None if it is not all there."""
         if not entry.segments:
-            self._whole = (Segment(entry.chunks, False, entry.body),)
+            self.at_hand = (Segment(entry.chunks, False, entry.body),)
         else:
-            self._whole = hit.body
-        if self._whole is None:
+            self.at_hand = hit.body
+        if self.at_hand is None:
             self._body = resource.body(entry.generation)
         else:
             self._next = self._count
-            self._window.extend(self._whole)
+            self._window.extend(self.at_hand)
 
     @property
     def is_long(self) -> bool:
         return self._count > WINDOW
-
-    @property
-    def at_hand(self) -> Sequence[Segment] | None:
-        """The whole body, where nothing has to be read for it; None if it is not all there."""
-        return self._whole
 
     async def open(self, *, in_chunks: bool = False) -> bool:
         """
@@ -68,7 +64,7 @@ class Replay:
         `in_chunks`, the lengths of the chunks are looked at, too.
         """
         try:
-            found = self._count if self._whole is not None else await self._read_first()
+            found = self._count if self.at_hand is not None else await self._read_first()
             if in_chunks and found == self._count:
                 for segment in self._window:
                     len(segment.chunks)
@@ -87,7 +83,7 @@ class Replay:
         found, window = await asyncio.gather(self._renew(0), self._read(indexes))
         self._add(window)
         if found == self._count == indexes.stop:
-            self._whole = tuple(self._window)
+            self.at_hand = tuple(self._window)
         return found
 
     def _begin_filling(self) -> Filling | None:
@@ -111,7 +107,8 @@ class Replay:
         if self._ahead is not None:
             self._ahead.cancel()
             self._ahead = None
-        self._end_filling(whole=False)
+        if self._filling is not None:
+            self._end_filling(whole=False)
 
     async def aclose(self) -> None:
         self.close()

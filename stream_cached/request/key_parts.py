@@ -11,7 +11,7 @@ from stream_cached.endpoint.dependencies import overrides_of
 from stream_cached.endpoint.function import Endpoint
 from stream_cached.endpoint.identity import Identity
 from stream_cached.endpoint.inputs import RouteInputs
-from stream_cached.keys.digest import digest
+from stream_cached.keys.digest import _packed, digest
 from stream_cached.request.application import Applications, number_form
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
@@ -123,10 +123,9 @@ class KeyParts:
         if request is None or self._rendered.form(scope) or overrides_of(scope):
             return None
         if cache.is_in_process:
-            app = number_form(scope)
-        else:
-            app = self._applications.form(scope, cache.binding().cache.namespace)
-        return given, own, request, *app.get("<app>", ())
+            return given, own, request, *number_form(scope).get("<app>", ())
+        app = self._applications.form(scope, cache.binding().cache.namespace)
+        return given, own, request, _packed(app)
 
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""

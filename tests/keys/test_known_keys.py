@@ -164,8 +164,9 @@ def test_what_a_function_holds_is_looked_at_each_time() -> None:
     assert len(set(keys)) == 6
 
 
-def test_overridden_dependencies_are_another_key() -> None:
-    decorated, app = Decorated("memory://"), APPS[0]
+@pytest.mark.parametrize("url", ["memory://", "redis://127.0.0.1:1"])
+def test_overridden_dependencies_are_another_key(url: str) -> None:
+    decorated, app = Decorated(url), APPS[0]
     app.dependency_overrides = {}  # type: ignore[attr-defined]
     try:
         plain = decorated.key("as it is")

@@ -102,7 +102,8 @@ class ReplayResponse(Carrying, StreamingResponse):
         await self.refreshed()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts = None if self._exact or self.resumption is not None else self._replay.at_hand
+        is_whole = not self._exact and self.resumption is None and self.after is None
+        parts = self._replay.at_hand if is_whole else None
         if parts is not None and self.body_iterator is self._replay and scope["type"] == "http":
             await self._send_at_hand(parts, scope, send)
             return

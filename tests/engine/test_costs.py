@@ -1,0 +1,153 @@
+"""What a hit costs, in counts that no load of the machine changes: a guard against regressions."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from redis.asyncio.connection import AbstractConnection
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+from starlette.types import Message
+
+import stream_cached as package
+from stream_cached import stream_cached
+from tests.support.asgi import Exchange, get
+
+#: Chunks, and bytes of each.
+BODIES = {"small": (4, 256), "many chunks": (20_000, 20), "large": (40, 65_536)}
+
+HIT = "stream-cached; hit"
+
+_OURS = str(Path(package.__file__).parent)
+
+
+class Costs:
+    """What is counted while a hit is answered."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.made: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.round_trips = 0
+        self.tasks = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        send = AbstractConnection.send_packed_command
+        loop = asyncio.get_running_loop()
+
+        async def sending(connection: Any, command: Any, *args: Any, **kwargs: Any) -> None:
+            self.round_trips += 1
+            packed = b"".join([command] if isinstance(command, bytes) else command)
+            names = [each for each in packed.split(b"\r\n") if each.isalpha() and each.isupper()]
+            self.sent.update(each.decode() for each in names)
+            await send(connection, command, *args, **kwargs)
+
+        def making(loop: Any, coroutine: Any, **kwargs: Any) -> Any:
+            self.tasks += 1
+            return asyncio.Task(coroutine, loop=loop, **kwargs)
+
+        def profile(frame: FrameType, event: str, arg: object) -> None:
+            code = frame.f_code
+            if event != "call" or not code.co_filename.startswith((_OURS, "<string>")):
+                return
+            if code.co_name == "__init__":
+                self.made[type(frame.f_locals.get("self")).__name__] += 1
+            self.calls[f"{code.co_filename.removeprefix(_OURS)}:{code.co_name}"] += 1
+
+        AbstractConnection.send_packed_command = sending  # type: ignore[method-assign, assignment]
+        loop.set_task_factory(making)
+        sys.setprofile(profile)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            loop.set_task_factory(None)
+            AbstractConnection.send_packed_command = send  # type: ignore[method-assign]
+
+
+def _app(cache: str, body: str) -> Starlette:
+    count, size = BODIES[body]
+
+    @stream_cached(ttl=60, cache=cache)
+    async def endpoint(request: Request) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(count):
+                yield b"%d" % (number % 10) * size
+
+        return StreamingResponse(chunks(), media_type="text/csv")
+
+    return Starlette(routes=[Route("/", endpoint)])
+
+
+def _cost(cache: str, body: str) -> tuple[Costs, list[Message], list[Message]]:
+    """Return what a hit costs, what it sent, and what the hit before it sent."""
+
+    async def main() -> tuple[Costs, list[Message], list[Message]]:
+        app, costs = _app(cache, body), Costs()
+        await get(app)
+        # The first ones read the body, and look at the application and its route.
+        for _ in range(3):
+            before = await get(app)
+        exchange = Exchange(app)
+        with costs.counted():
+            await exchange.run()
+        assert before.cache_status == exchange.cache_status == HIT
+        assert exchange.complete
+        assert exchange.body == before.body
+        assert len(exchange.body) == BODIES[body][0] * BODIES[body][1]
+        return costs, exchange.sent, before.sent
+
+    return asyncio.run(main())
+
+
+def _parts(sent: list[Message]) -> list[bytes]:
+    return [message["body"] for message in sent if message["type"] == "http.response.body"]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest) -> None:
+    cache = "memory://"
+    if store == "redis":
+        url, namespace = map(request.getfixturevalue, ("redis_url", "namespace"))
+        cache = f"{url}?namespace={namespace}"
+
+    costs, sent, before = _cost(cache, body)
+
+    # One message for the head, and one for each megabyte.
+    assert len(_parts(sent)) == {"small": 1, "many chunks": 1, "large": 3}[body]
+    # No byte of the body was copied: what is sent is what was sent before.
+    for part, other in zip(_parts(sent), _parts(before), strict=True):
+        assert part is other
+    assert costs.made.total() <= 20, costs.made
+    segments = {"small": 0, "many chunks": 2, "large": 11}[body]
+    if store == "memory":
+        assert (costs.round_trips, costs.tasks) == (0, 0)
+        assert costs.calls.total() <= 180 + 5 * segments, costs.calls
+    else:
+        assert costs.round_trips == 1
+        # How many segments there are depends on how soon one chunk comes after the other.
+        assert costs.sent["GETRANGE"] >= segments
+        segments = costs.sent.pop("GETRANGE", 0)
+        assert costs.sent == Counter(MGET=1)
+        # redis-py makes a task for a pipeline.
+        assert costs.tasks == (1 if segments else 0)
+        assert costs.calls.total() <= 220 + 6 * segments, costs.calls
+
+
+def test_a_hit_costs_the_same_whatever_the_number_of_its_chunks() -> None:
+    few, *_ = _cost("memory://", "small")
+    many, *_ = _cost("memory://", "many chunks")
+    # It has two segments more.
+    assert many.calls.total() < few.calls.total() + 15

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol, overload
 
@@ -13,6 +13,9 @@ from stream_cached.limits import VALUE_SIZE
 
 #: Bytes of a chunk's length in the table of its segment.
 _LENGTH_SIZE = 5
+
+#: Bytes of a body that are sent at once.
+PART_SIZE = 1024 * 1024
 
 #: Chunks in one segment at most, however small they are.
 _MAX_CHUNKS = 16 * 1024
@@ -183,6 +186,20 @@ def joined(segments: Sequence[Segment]) -> Segment:
         return segments[0]
     payload = b"".join([segment.payload for segment in segments])
     return Segment(_Joined(segments), segments[-1].continues, payload)
+
+
+def merged(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Join consecutive segments, to parts of a megabyte at most."""
+    together: list[Segment] = []
+    size = 0
+    for segment in segments:
+        if together and size + len(segment.payload) > PART_SIZE:
+            yield joined(together)
+            together, size = [], 0
+        together.append(segment)
+        size += len(segment.payload)
+    if together:
+        yield joined(together)
 
 
 def _cut(payload: bytes, lengths: Sequence[int]) -> list[bytes]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from stream_cached.entries.chunks import merged
 from stream_cached.format.envelope import head_edge
 from stream_cached.format.records import Entry, Index, Record, Segment
 
@@ -181,7 +182,7 @@ class Filling:
     def end(self, *, whole: bool) -> None:
         """Keep the body if it is whole."""
         if whole and len(self._starts) == len(self._keys):
-            body = LocalBody(self._entry, self._keys, self._starts, self._parts)
+            body = LocalBody(self._entry, self._keys, self._starts, list(merged(self._parts)))
             self._kept.body, self._kept.filling = body, None
         else:
             self._kept.drop_body(self._place)

@@ -128,7 +128,7 @@ def test_a_fault_costs_no_client_a_byte(
     attempt: Attempt, kind: str, fault: Fault, moment: Moment
 ) -> None:
     outages = (1 if fault.is_outage else 0) if fault.steady else None
-    attempt(kind, _disturbed(fault, moment), outages=outages)
+    attempt(kind, _disturbed(fault, moment), outages=outages, local=moment.local)
 
 
 @pytest.mark.matrix
@@ -151,7 +151,7 @@ def test_a_server_that_loses_all_it_held_costs_no_client_a_byte(
         assert await lab.returned() <= 2
         await _is_as_before(lab, moment)
 
-    attempt(kind, scenario, outages=None)
+    attempt(kind, scenario, outages=None, local=moment.local)
 
 
 # -- what a single request does not show ----------------------------------------------------------

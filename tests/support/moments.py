@@ -26,6 +26,7 @@ class Moment:
         stored: Whether there is an entry for the request.
         used: Whether the store was used before.
         breaks: Whether the endpoint raises.
+        local: What the process may keep of entries. With 0, each hit reads its body in the store.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Moment:
     stored: bool = False
     used: bool = True
     breaks: bool = False
+    local: str | int = "16MiB"
 
 
 def _segment_written(command: Command) -> bool:
@@ -83,10 +85,10 @@ MOMENTS = {
     "at the lease": Moment(SEGMENTS, _lease_set),
     "at the look-up with the lease": Moment(SEGMENTS, _lease_read),
     "at the end of the lease": Moment(SEGMENTS, _lease_set, 1),
-    "at the renewal of a long hit": Moment(LONG, _segments_renewed, stored=True),
-    "at window 0 of a hit": Moment(LONG, _segments_read, 0, stored=True),
-    "at window 1 of a hit": Moment(LONG, _segments_read, 1, stored=True),
-    "at window 2 of a hit": Moment(LONG, _segments_read, 2, stored=True),
+    "at the renewal of a long hit": Moment(LONG, _segments_renewed, stored=True, local=0),
+    "at window 0 of a hit": Moment(LONG, _segments_read, 0, stored=True, local=0),
+    "at window 1 of a hit": Moment(LONG, _segments_read, 1, stored=True, local=0),
+    "at window 2 of a hit": Moment(LONG, _segments_read, 2, stored=True, local=0),
     "at segment 0 of a run": Moment(LONG, _segment_written, 0),
     "at segment 5 of a run": Moment(LONG, _segment_written, 5),
     "at segment 8 of a run": Moment(LONG, _segment_written, 8),

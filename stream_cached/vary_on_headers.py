@@ -185,9 +185,22 @@ def _varies(layer: Any, function_below: Callable[..., Any]) -> bool:
             f"items: {_name(function_below)}",
         )
         if isinstance(each, aiocache.cached):
+            require(
+                _asks_for_key(type(each)),
+                f"vary_on_headers can't be above {type(each).__qualname__}, whose decorator() "
+                "makes keys without get_cache_key()",
+            )
             _vary(each)
             return True
     return False
+
+
+def _asks_for_key(cls: type) -> bool:
+    """Whether a class makes its keys as aiocache does, as far as its code shows."""
+    code = getattr(inspect.getattr_static(cls, "decorator", None), "__code__", None)
+    names = {*getattr(code, "co_names", ())}
+    # What it overrides makes the key.
+    return "get_cache_key" in names or "decorator" in names
 
 
 def _cashews() -> Any:

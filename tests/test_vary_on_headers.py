@@ -246,6 +246,74 @@ def test_tags_of_cashews_delete_all_variants() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *(("early", {}), ("soft", {}), ("hit", {"cache_hits": 10}), ("failover", {})),
+        *(("cache", {"lock": True}), ("cache", {"upper": True}), ("cache", {"prefix": "web"})),
+        *(("cache", {"time_condition": 1e-9}), ("cache", {"key": None})),
+    ],
+)
+def test_all_caches_of_cashews(kind: str, settings: dict[str, Any]) -> None:
+    async def run() -> None:
+        decorate = getattr(_cashews_cache(), kind)(**{"ttl": 60, "key": "rows", **settings})
+
+        @vary_on_headers("Accept")
+        @typed(decorate)
+        async def rows(accept: Annotated[str | None, Header()] = None) -> str:
+            return f"{accept}"
+
+        assert [await rows(accept=each) for each in ("a", "b", "a")] == ["a", "b", "a"]
+
+    asyncio.run(run())
+
+
+def test_a_lock_is_that_of_all_variants() -> None:
+    """What must not run twice at a time must not for two variants either."""
+
+    async def run() -> None:
+        cache, inside = _cashews_cache(), Runs()
+
+        @vary_on_headers("Accept")
+        @typed(cache(ttl=60, key="rows", lock=True))
+        async def rows(accept: Annotated[str | None, Header()] = None) -> str:
+            inside.append("in")
+            await asyncio.sleep(0)
+            assert inside.pop() == "in"
+            assert not inside
+            return f"{accept}"
+
+        assert await asyncio.gather(rows(accept="a"), rows(accept="b")) == ["a", "b"]
+
+    asyncio.run(run())
+
+
+class OwnKeys(aiocache.cached):  # type: ignore[misc]
+    async def decorator(self, f: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self.get_from_cache(self.key_builder(f, *args, **kwargs))
+
+
+class Counting(aiocache.cached):  # type: ignore[misc]
+    calls = 0
+
+    async def decorator(self, f: Any, *args: Any, **kwargs: Any) -> Any:
+        type(self).calls += 1
+        return await super().decorator(f, *args, **kwargs)
+
+
+@pytest.mark.parametrize("cls", [Counting, aiocache.cached_stampede])
+def test_subclasses_of_aiocaches_decorator(cls: Any) -> None:
+    async def run() -> None:
+        @vary_on_headers("Accept")
+        @typed(cls(ttl=60, key=f"{cls.__name__}-rows"))
+        async def rows(accept: Annotated[str | None, Header()] = None) -> str:
+            return f"{accept}"
+
+        assert [await rows(accept=each) for each in ("a", "b", "a")] == ["a", "b", "a"]
+
+    asyncio.run(run())
+
+
 def test_a_nested_function_keeps_its_keys() -> None:
     async def run() -> None:
         cache, runs = _cashews_cache(), Runs()
@@ -352,6 +420,7 @@ async def not_cached() -> None: ...
             ),
             "one of its tags",
         ),
+        (lambda: vary_on_headers("Accept")(OwnKeys()(not_cached)), "without get_cache_key"),
         (
             lambda: vary_on_headers("Accept")(ours(ttl=1, request_key=False)(not_cached)),
             "request_key=False",

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from cashews.key import get_cache_key, get_cache_key_template
 
 from stream_cached.checks import require
 
-#: The modules of cashews whose decorators read and store by a key.
-_CACHES = ("simple", "hit", "early", "soft", "fail")
+#: How the modules of cashews are called whose decorators read and store by a key.
+_CACHES = "cashews.decorators.cache."
 
-#: By the identity of a function: the function, and the templates of the keys of its caches.
-_templates: dict[int, tuple[object, set[str]]] = {}
+#: The module of what joins calls, and of locks; `cashews.decorators.locked` is a function.
+_locked = importlib.import_module("cashews.decorators.locked")
 
 Suffix = Callable[[Callable[..., Any]], str]
+
+
+@dataclass(slots=True)
+class _Varied:
+    """What is known of the templates of one function."""
+
+    function: object
+    tags: set[str] = field(default_factory=set)
+    joined: set[str] = field(default_factory=set)
+    """Those of the keys by which concurrent calls are joined."""
+
+
+#: By the identity of a function.
+_varied: dict[int, _Varied] = {}
 
 
 def varies(
@@ -43,31 +59,33 @@ def varies(
     )
     options = cells.get("decor_kwargs")
     if module == "cashews.wrapper.decorators" and isinstance(options, dict):
-        key, prefix = options.get("key"), options.get("prefix", "")
-        # The one is that of the cache, the other that by which concurrent calls are joined.
-        found = {
-            get_cache_key_template(layer, key=key, prefix=prefix),
-            get_cache_key_template(layer, key=key),
-        }
-    elif module.startswith("cashews.decorators.cache.") and "_key_template" in cells:
-        options, found = cells, {cells["_key_template"]}
+        key = options.get("key")
+        joined = {get_cache_key_template(layer, key=key)}
+        found = {get_cache_key_template(layer, key=key, prefix=options.get("prefix", ""))}
+    elif module.startswith(_CACHES) and "_key_template" in cells:
+        options, joined, found = cells, set(), {cells["_key_template"]}
     else:
         return False
+    tags = {*options.get("tags", ())}
     require(
-        found.isdisjoint(options.get("tags", ())),
+        tags.isdisjoint(found | joined),
         f"vary_on_headers can't tell the key of {function.__qualname__} from one of its tags: let "
         "them differ",
     )
-    _, templates = _templates.setdefault(id(function), (function, set()))
-    templates |= found
-    for name in (*(f"cache.{each}" for each in _CACHES), "locked"):
-        _patch(importlib.import_module(f"cashews.decorators.{name}"), suffix_of)
+    known = _varied.setdefault(id(function), _Varied(function))
+    known.tags |= tags
+    known.joined |= joined
+    for name, each in list(sys.modules.items()):
+        if name.startswith(_CACHES):
+            _patch(each, suffix_of, lambda known, template: template not in known.tags)
+    # Locks stay those of all variants.
+    _patch(_locked, suffix_of, lambda known, template: template in known.joined)
     return True
 
 
-def _patch(module: Any, suffix_of: Suffix) -> None:
+def _patch(module: Any, suffix_of: Suffix, is_key: Callable[[_Varied, str | None], bool]) -> None:
     """Let the keys that a module of cashews makes end with what is set for their function."""
-    if module.get_cache_key is not get_cache_key:
+    if getattr(module, "get_cache_key", None) is not get_cache_key:
         return
 
     def varied(
@@ -78,13 +96,15 @@ def _patch(module: Any, suffix_of: Suffix) -> None:
     ) -> str:
         key = get_cache_key(func, template, args, kwargs)
         suffix = suffix_of(func)
-        return f"{key}{suffix}" if suffix and _is_key(func, template) else key
+        if not suffix:
+            return key
+        known = _varied.get(id(_innermost(func)))
+        return f"{key}{suffix}" if known is not None and is_key(known, template) else key
 
     module.get_cache_key = varied
 
 
-def _is_key(func: Any, template: str | None) -> bool:
-    """Whether it is the template of a cache's keys: tags and locks have templates, too."""
+def _innermost(func: Any) -> Any:
     while hasattr(func, "__wrapped__"):
         func = func.__wrapped__
-    return id(func) in _templates and template in _templates[id(func)][1]
+    return func

@@ -283,7 +283,7 @@ def test_a_lock_is_that_of_all_variants() -> None:
             assert not inside
             return f"{accept}"
 
-        assert await asyncio.gather(rows(accept="a"), rows(accept="b")) == ["a", "b"]
+        assert [*await asyncio.gather(rows(accept="a"), rows(accept="b"))] == ["a", "b"]
 
     asyncio.run(run())
 

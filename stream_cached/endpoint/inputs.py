@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from stream_cached.endpoint.dependencies import overrides_of
 from stream_cached.endpoint.function import HIDDEN
 from stream_cached.endpoint.reads import code_of, reads_beside
 from stream_cached.endpoint.route import effective_route, is_endpoint, stands_for
-from stream_cached.endpoint.signatures import class_names, may_be
+from stream_cached.endpoint.signatures import class_names
 from stream_cached.endpoint.taken import name_of
 
 #: The headers that are part of a key with the bytes of the body, or that follow from the body.
@@ -125,10 +125,8 @@ def _body(function: Callable[..., Any], own: Any, others: list[Any]) -> frozense
     is_parsed = fields and not any(_is_form(field) for field in fields)
     if not is_parsed or any(each.body_params or _may_read_body(each) for each in others):
         return frozenset()
-    for name in _request_names(own):
-        reads = reads_beside(code_of(function), name, [(each,) for each in _BESIDE_BODY])
-        if any(read.kind != "header" or read.name in OF_BODY for read in reads):
-            return frozenset()
+    if any(_reads_body(function, name) for name in _request_names(own)):
+        return frozenset()
     return frozenset(field.name for field in fields)
 
 
@@ -137,8 +135,21 @@ def _is_form(field: Any) -> bool:
 
 
 def _may_read_body(dependant: Any) -> bool:
-    """Whether a dependency may read the body as it is."""
-    return _reads(dependant, ("headers", *_BESIDE_BODY))
+    """Whether a dependency may read the body as it is, or what follows from its bytes."""
+    headers = {name for field in dependant.header_params for name in _names_of(field)}
+    if any(name.lower().replace("_", "-") in {"", *OF_BODY} for name in headers):
+        return True
+    return any(
+        _reads_body(call, name, passes_on=passes_on)
+        for name in _request_names(dependant)
+        for call, passes_on in _codes(dependant.call)
+    )
+
+
+def _reads_body(call: Any, name: str, *, passes_on: bool = False) -> bool:
+    ways = [(each,) for each in _BESIDE_BODY]
+    reads = reads_beside(code_of(call), name, ways, passes_on=passes_on)
+    return any(read.kind != "header" or read.name in OF_BODY for read in reads)
 
 
 # -- the query ------------------------------------------------------------------------------------
@@ -161,21 +172,25 @@ def _query(function: Callable[..., Any], own: Any, others: list[Any]) -> tuple[f
 
 
 def _names_of(field: Any) -> Iterator[str]:
-    """Yield the names by which a parameter is found in the query; "" if these are not all."""
+    """Yield the names by which a parameter is found in a request; "" if these are not all."""
     annotation = field.field_info.annotation
     models = [each for each in (annotation, *get_args(annotation)) if _is_model(each)]
     if not models:
         yield from _aliases(field.name, field.field_info)
         yield field.alias
-    elif may_be(annotation, Mapping):
-        yield ""
-    if models and field.field_info.metadata:
+    if _holds_mapping(annotation) or (models and field.field_info.metadata):
         yield ""
     for model in models:
         if _sees_all(model):
             yield ""
         for name, each in model.model_fields.items():
             yield from _aliases(name, each)
+
+
+def _holds_mapping(annotation: Any) -> bool:
+    own = get_origin(annotation) or annotation
+    is_own = isinstance(own, type) and issubclass(own, Mapping)
+    return is_own or any(map(_holds_mapping, get_args(annotation)))
 
 
 def _is_model(annotation: Any) -> bool:

@@ -21,7 +21,7 @@ from stream_cached.entries.lifetimes import MARGIN, Lifetimes
 from stream_cached.entries.local import LocalEntries
 from stream_cached.entries.records import Records
 from stream_cached.entries.variant_index import VariantIndex
-from stream_cached.entries.versions import Dependencies, added_version
+from stream_cached.entries.versions import Dependencies, added_versions, current_versions
 from stream_cached.errors import StoreError
 from stream_cached.format.envelope import is_ours
 from stream_cached.format.records import Entry, Index, Marker, Record, Value
@@ -190,15 +190,11 @@ class Resource:
     async def begin(self) -> None:
         """Make sure that there are versions to record under."""
         self._begun = asyncio.get_running_loop().time()
-        added = await self._added([k for k in self._depends.read if k not in self._versions])
+        missing = [key for key in self._depends.read if key not in self._versions]
+        added = await added_versions(self.store, missing, self.lifetimes.versions)
         self.seen = {**self.seen, **added}
         self._set_versions({**self._versions, **added})
         await self._enlist(self._depends.needs)
-
-    async def _added(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Return the versions under keys, a new one where there is none."""
-        ttl = self.lifetimes.versions
-        return {key: await added_version(self.store, key, ttl) for key in keys}
 
     async def _tag_versions(self) -> dict[str, bytes]:
         """
@@ -207,7 +203,7 @@ class Resource:
         They are read before it is looked at whether any tag was invalidated since the run began: an
         invalidation replaces first what tells that, and then the version of its tag.
         """
-        return await self._added(self._depends.tags)
+        return await current_versions(self.store, self._depends.tags, self.lifetimes.versions)
 
     async def is_current(self) -> bool:
         _, *versions = await self._current()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
@@ -101,7 +102,22 @@ def _until(value: bytes | None, version: bytes | None, own: bytes | None) -> flo
     return -math.inf if since is None else since
 
 
-async def added_version(store: Store, key: str, ttl: float | None) -> bytes:
+async def current_versions(
+    store: Store, keys: Sequence[str], ttl: float | None
+) -> dict[str, bytes]:
+    """Return the versions under keys, a new one where there is none; most of them are there."""
+    values = await store.get_many(keys) if keys else []
+    found = {k: id_ for k, value in zip(keys, values, strict=True) if (id_ := version_of(value))}
+    return found | await added_versions(store, [key for key in keys if key not in found], ttl)
+
+
+async def added_versions(store: Store, keys: Sequence[str], ttl: float | None) -> dict[str, bytes]:
+    """Return the versions under keys, a new one where there is none; few of them are there."""
+    added = await asyncio.gather(*(_added_version(store, key, ttl) for key in keys))
+    return dict(zip(keys, added, strict=True))
+
+
+async def _added_version(store: Store, key: str, ttl: float | None) -> bytes:
     """Return the version under a key, a new one if there is none."""
     for _ in range(_ATTEMPTS):
         version = new_id()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, cast
 
 import pytest
-from fastapi import APIRouter, Body, Depends, FastAPI, Form, Request
+from fastapi import APIRouter, Body, Depends, FastAPI, Form, Header, Request
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, SecretStr, model_validator
@@ -248,6 +248,34 @@ def read_by_middleware(app: FastAPI) -> None:
         return _seen.get().decode()
 
 
+def length_in_a_dependency(app: FastAPI) -> None:
+    async def noted(request: Request) -> None:
+        _seen.set(request.headers["content-length"].encode())
+
+    length_of(app, noted)
+
+
+def length_as_a_parameter(app: FastAPI) -> None:
+    async def noted(content_length: Annotated[str, Header()]) -> None:
+        _seen.set(content_length.encode())
+
+    length_of(app, noted)
+
+
+def length_of(app: FastAPI, noted: Callable[..., Any]) -> None:
+    @app.post("/x", dependencies=[Depends(noted)])
+    @cached(key_context=())
+    async def endpoint(order: Order) -> str:
+        return _seen.get().decode()
+
+
+def length_in_the_endpoint(app: FastAPI) -> None:
+    @app.post("/x")
+    @cached()
+    async def endpoint(request: Request, order: Order) -> str:
+        return request.headers["content-length"]
+
+
 class Noting:
     """Reads the body, and hands it on."""
 
@@ -326,7 +354,8 @@ def a_part_of_it(app: FastAPI) -> None:
         *(raw_in_the_endpoint, raw_in_a_helper, raw_in_a_dependency, raw_in_a_scheme_of_ones_own),
         *(raw_in_an_override, parsed_by_a_dependency, parsed_by_an_override, read_by_middleware),
         *(read_by_plain_middleware, read_by_plain_middleware_inside_another, read_by_the_route),
-        *(left_out, left_out_by_option, a_part_of_it),
+        *(left_out, left_out_by_option, a_part_of_it, length_in_a_dependency),
+        *(length_as_a_parameter, length_in_the_endpoint),
     ],
 )
 def test_what_may_read_it_otherwise_has_it_by_its_bytes(build: Build) -> None:

@@ -7,22 +7,23 @@ exit stack of a request, and a run may outlive the request.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from stream_cached.endpoint.route import Handler
 from stream_cached.errors import BrokenStreamError
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.app import AppResponse
-from stream_cached.responses.messages import RawHeaders
+from stream_cached.responses.messages import RawHeaders, watch_client
 from stream_cached.responses.produced import Produced, produced
 from stream_cached.responses.rendering import (
     GIVEN,
@@ -34,6 +35,7 @@ from stream_cached.responses.rendering import (
     untold,
 )
 from stream_cached.streams.asides import Comment
+from stream_cached.streams.sources import close_iterable
 
 #: Where FastAPI looks for the exit stacks of a request.
 _STACKS = ("fastapi_middleware_astack", "fastapi_inner_astack", "fastapi_function_astack")
@@ -149,6 +151,23 @@ class _RenderedItems:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         items: _Items = self._given.value
+        async with AsyncExitStack() as stack:
+            stack.push_async_exit(items.close)
+            stacks = dict.fromkeys(_STACKS, await stack.enter_async_context(AsyncExitStack()))
+            request = Request({**self._scope, **stacks, GIVEN: self._given})
+            with self._twins.placing():
+                with untold():
+                    response: Any = await self._twins.handler(self._route)(request)
+                send, scope = self._sending(items, send), plain_scope(scope)
+                if type(response).__call__ is StreamingResponse.__call__:
+                    # What iterates over the body has to close it, too: some versions of FastAPI
+                    # leave the tasks of an event stream to that.
+                    stack.push_async_callback(close_iterable, response.body_iterator)
+                    await _until_client_left(response.stream_response(send), scope, receive)
+                else:
+                    await response(scope, receive, send)
+
+    def _sending(self, items: _Items, send: Send) -> Send:
         ping = _ping()
 
         async def sending(message: Message) -> None:
@@ -164,14 +183,21 @@ class _RenderedItems:
                 message = Comment(message)
             await send(message)
 
-        async with AsyncExitStack() as stack:
-            stack.push_async_exit(items.close)
-            stacks = dict.fromkeys(_STACKS, await stack.enter_async_context(AsyncExitStack()))
-            request = Request({**self._scope, **stacks, GIVEN: self._given})
-            with self._twins.placing():
-                with untold():
-                    response = await self._twins.handler(self._route)(request)
-                await response(plain_scope(scope), receive, sending)
+        return sending
+
+
+async def _until_client_left(
+    streaming: Coroutine[Any, Any, None], scope: Scope, receive: Receive
+) -> None:
+    """Send a body in this task, and stop once its client has left."""
+    within = asyncio.timeout(None)
+    try:
+        async with within, watch_client(scope, receive, lambda: within.reschedule(0)):
+            await streaming
+    except TimeoutError:
+        # The task is not cancelled itself: it is one of the server's.
+        if not within.expired():
+            raise
 
 
 def _ping() -> bytes | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from stream_cached import StreamCache
 from tests.conftest import Serve
-from tests.support.gates import Gate, wait_until
+from tests.support.asgi import Exchange
+from tests.support.gates import Gate, run, runs_over, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.runs import HIT, MISS
 
@@ -204,3 +207,41 @@ def test_a_client_that_leaves_ends_what_is_not_stored(serve: Serve) -> None:
         assert client.read_some()
         client.abort()
     wait_until(lambda: closed)
+
+
+class SlowClient(Exchange):
+    """A client to which each message takes some turns of the event loop."""
+
+    turns = 0
+
+    async def _send(self, message: Message) -> None:
+        await super()._send(message)
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("headers", [[], [(b"range", b"bytes=0-1")]])
+def test_an_event_stream_that_fails_never_ends_cleanly(headers: list[Any]) -> None:
+    """FastAPI itself ends it cleanly where it notices the end before the exception."""
+
+    def events() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("the source is gone")
+
+    app = FastAPI()
+    app.router.route_class = streams.Route
+    app.get("/", response_class=fastapi.EventSourceResponse)(streams.cached()(events))
+
+    async def test() -> None:
+        for turns in range(40):
+            client = SlowClient(app)
+            client.turns = turns % 8
+            client.scope["headers"] += headers
+            with pytest.raises(Exception):  # noqa: B017, PT011
+                await client.run()
+            assert not client.complete
+            assert "hit" not in client.cache_status
+            await runs_over()
+
+    run(test)

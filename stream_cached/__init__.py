@@ -18,6 +18,7 @@ from stream_cached.fallback_cache import FallbackCache
 from stream_cached.http.reasons import BypassError, NotCached
 from stream_cached.lifespan import aclose, lifespan
 from stream_cached.limits import Limits
+from stream_cached.responses.told import bypass, freshness
 from stream_cached.stores.memory import MemoryCache
 from stream_cached.stores.serializers import CompressionSerializer
 from stream_cached.stream_cache import StreamCache
@@ -44,6 +45,8 @@ __all__ = [
     "StreamCache",
     "StreamCachedError",
     "aclose",
+    "bypass",
+    "freshness",
     "health",
     "in_key",
     "lifespan",

@@ -113,7 +113,8 @@ def takes_response(function: Any) -> bool:
         return False
     name = getattr(function, "__name__", "")
     is_named = name == "<lambda>" or any("response" in each.name.lower() for each in parameters[:1])
-    return len(parameters) == 1 and is_named
+    needed = [each for each in parameters if each.default is each.empty]
+    return len(needed) == 1 and is_named
 
 
 def parse_size(text: str) -> int:

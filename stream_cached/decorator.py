@@ -23,6 +23,7 @@ from stream_cached.options import (
     NO_KEY_ARGS,
     Authorized,
     CompleteWhen,
+    ETag,
     KeyArgs,
     OnDisconnect,
     Options,
@@ -54,8 +55,9 @@ class stream_cached(Decorator):  # noqa: N801
 
     Args:
         ttl: How long an entry is fresh once it is complete: seconds, a `timedelta`, a text such as
-            `"10m"`, None for ever, or a function of the response; 0 stores nothing. Without it, the
-            ttl of the cache counts.
+            `"10m"`, None for ever, or a function of the response; 0 stores nothing. With
+            `"response"`, the response itself says so (RFC 9111, section 4.2). Without it, the ttl
+            of the cache counts.
         key: One key for everything that the function returns. Without `key` and `key_builder`, the
             key is built from the request and the arguments; for a call without a request, it is
             the key of aiocache.
@@ -122,6 +124,17 @@ class stream_cached(Decorator):  # noqa: N801
             too, if it has a parameter `response`.
         invalidate_by: Names of arguments by which `invalidate(NAME=value)` invalidates entries.
         refresh: A function of the request: if it returns true, a new run replaces the entry.
+        honor_request: Whether a request may ask for a newer response than the stored one, by
+            Cache-Control or Pragma (RFC 9111, section 5.2.1); or a function of the request that
+            says so. A client could wear the endpoint down by it.
+        heuristic: The part of the time since Last-Modified, such as 0.1, for which a response is
+            fresh that does not say so itself (RFC 9111, section 4.2.2); with `ttl="response"`.
+        targets: Names of fields that this cache obeys instead of Cache-Control, as
+            `("App-Cache-Control",)` (RFC 9213). The first valid one counts; none of them is sent.
+        client_cache_control: The Cache-Control that clients are sent with what is stored, instead
+            of the endpoint's own.
+        etag: Whether a response without an ETag is given one, made of its body: True, False, or
+            `"weak"`. It is sent from the second request on.
         unguarded: What the endpoint may read of its request although it is not part of the key,
             because it does not show in the response: names of headers, `"client"`, `"cookies"`,
             `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
@@ -170,14 +183,18 @@ class stream_cached(Decorator):  # noqa: N801
         tags: Tags = (),
         invalidate_by: Collection[str] = (),
         refresh: Callable[[Any], bool] | None = None,
+        honor_request: bool | Callable[[Any], bool] = False,
+        heuristic: float = 0.0,
+        targets: Collection[str] = (),
+        client_cache_control: str | None = None,
+        etag: ETag = True,
         unguarded: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
         limits = take_limits(limits, kwargs)
-        self.ttl_of = ttl if takes_response(ttl) else None
         self.options = Options.among(locals())
         super().__init__(
-            SENTINEL if ttl is SENTINEL or self.ttl_of else require_ttl(ttl),
+            self._take_ttl(ttl),
             *(key, namespace, key_builder, skip_cache_func),
             cache=cache,
             serializer=serializer,
@@ -186,6 +203,16 @@ class stream_cached(Decorator):  # noqa: N801
             noself=noself,
             **kwargs,
         )
+        self._set_up(fallback)
+
+    def _take_ttl(self, ttl: Any) -> Any:
+        """Return the ttl of all entries, if they have the same one."""
+        self.ttl_of = ttl if takes_response(ttl) else None
+        self.by_response = ttl == "response"
+        has_own = ttl is SENTINEL or self.ttl_of or self.by_response
+        return SENTINEL if has_own else require_ttl(ttl)
+
+    def _set_up(self, fallback: MemoryCache | str | Literal[False]) -> None:
         self.fallback = fallback
         self._check_parameters()
         self.hooks = AiocacheHooks(self, self._cache_settings())
@@ -206,6 +233,11 @@ class stream_cached(Decorator):  # noqa: N801
             self.ttl is not None or not self.options.stale,
             "with ttl=None nothing becomes stale: pass a ttl, or leave stale_while_revalidate and "
             "stale_if_error out",
+        )
+        require(
+            self.by_response or not self.options.heuristic,
+            'heuristic= is for responses that say how long they are fresh: pass ttl="response", or '
+            "leave it out",
         )
         require(self.key is None or isinstance(self.key, str | Enum), f"key={self.key!r} is no str")
         if self.key_builder is not None:

@@ -24,6 +24,9 @@ _QUIET = frozenset(
     {
         # The state of a store has log lines of its own.
         NotCached.STORE,
+        NotCached.CONDITIONAL,
+        NotCached.KEPT_OUT,
+        NotCached.NO_FRESHNESS,
         NotCached.RANGE,
         NotCached.STATUS,
         NotCached.SKIPPED,
@@ -96,12 +99,12 @@ def logs_answers() -> bool:
     return logger.isEnabledFor(logging.DEBUG)
 
 
-def bypassed(findings: tuple[Finding, ...] | list[Finding]) -> Answered:
-    """Return the event of an answer that is not stored."""
+def bypassed(findings: tuple[Finding, ...] | list[Finding], fwd: str = "bypass") -> Answered:
+    """Return the event of an answer that is not stored; `fwd` if the cache was looked into."""
     reasons = tuple(dict.fromkeys(finding.reason for finding in findings))
     if reasons and reasons[0] is NotCached.METHOD:
         return Answered(Outcome.BYPASS, fwd="method", reasons=reasons)
-    return Answered(Outcome.BYPASS, fwd="bypass", reasons=reasons, detail=words(findings))
+    return Answered(Outcome.BYPASS, fwd=fwd, reasons=reasons, detail=words(findings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from enum import Enum
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from stream_cached.checks import (
     is_0,
@@ -160,6 +160,55 @@ def check_refresh(name: str, function: Any) -> Any:
         require_function(name, function)
         require(_takes_one(function), f"{name}={function!r}: pass a function of the request")
     return function
+
+
+def check_honor_request(name: str, value: Any) -> Any:
+    if not isinstance(value, bool):
+        require(
+            callable(value), f"{name}={value!r}: pass True, False, or a function of the request"
+        )
+        check_refresh(name, value)
+    return value
+
+
+def check_heuristic(name: str, value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(
+        is_number and 0 <= value <= 1,
+        f"{name}={value!r}: pass the part of the time since Last-Modified for which a response is "
+        "fresh, such as 0.1",
+    )
+    return float(value)
+
+
+def check_targets(name: str, targets: Any) -> tuple[str, ...]:
+    for header in require_items(name, targets, "App-Cache-Control"):
+        require(
+            isinstance(header, str) and _HEADER_NAME.fullmatch(header),
+            f"{name}={header!r} is no name of a header",
+        )
+        require(
+            header.lower() != "cache-control",
+            f"{name}= has Cache-Control, which counts in any case: leave it out",
+        )
+    return tuple(targets)
+
+
+def check_client_cache_control(name: str, value: Any) -> bytes | None:
+    if value is None:
+        return None
+    require(
+        isinstance(value, str) and re.fullmatch("[ -~]+", value),
+        f'{name}={value!r}: pass the value of a header, such as "max-age=60"',
+    )
+    return cast(str, value).encode("ascii")
+
+
+def check_etag(name: str, value: Any) -> Any:
+    require(
+        isinstance(value, bool) or value == "weak", f'{name}={value!r}: pass True, "weak" or False'
+    )
+    return value
 
 
 def check_unguarded(name: str, unguarded: Any) -> frozenset[str]:

@@ -14,11 +14,16 @@ from typing import Any, Literal, get_args
 from stream_cached.checks import require, require_bool, require_names, require_seconds_or_0
 from stream_cached.endpoint.infrastructure import NotInKey
 from stream_cached.endpoint.tags import Tags, check_tags
+from stream_cached.http.freshness import Windows
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, require_limits
 from stream_cached.option_checks import (
     NOT_GIVEN,
+    check_client_cache_control,
     check_complete_when,
+    check_etag,
+    check_heuristic,
+    check_honor_request,
     check_key_args,
     check_key_context,
     check_methods,
@@ -27,6 +32,7 @@ from stream_cached.option_checks import (
     check_resume,
     check_secret,
     check_statuses,
+    check_targets,
     check_timeout,
     check_unguarded,
     check_vary,
@@ -48,6 +54,9 @@ QueryKey = Literal["all", "declared"]
 
 #: The values of `resume`: what may go on in the middle of a body.
 Resume = bool | Literal["event-id"]
+
+#: The values of `etag`: which ETag the library gives a response that has none.
+ETag = Literal[True, False, "weak"]
 
 #: The values of `replay`: how a hit is sent.
 ReplayMode = Literal["fast", "exact"]
@@ -103,6 +112,11 @@ class Options:
     tags: Tags = _option((), check_tags)
     invalidate_by: frozenset[str] = _option((), require_names)
     refresh: Callable[[Any], bool] | None = _option(None, check_refresh)
+    honor_request: bool | Callable[[Any], bool] = _option(False, check_honor_request)
+    heuristic: float = _option(0.0, check_heuristic)
+    targets: tuple[str, ...] = _option((), check_targets)
+    client_cache_control: bytes | None = _option(None, check_client_cache_control)
+    etag: ETag = _option(True, check_etag)
     unguarded: frozenset[str] = _option((), check_unguarded)
 
     def __post_init__(self) -> None:
@@ -134,9 +148,14 @@ class Options:
         return self.secret or ()
 
     @property
+    def windows(self) -> Windows:
+        """For how long past its ttl an entry is served."""
+        return Windows(self.stale_while_revalidate, self.stale_if_error, self.stale_if_error)
+
+    @property
     def stale(self) -> float:
         """Seconds that an entry is kept past its ttl."""
-        return max(self.stale_while_revalidate, self.stale_if_error)
+        return self.windows.longest
 
     @property
     def effective_finish_timeout(self) -> float:
@@ -161,6 +180,7 @@ class Options:
             "key_context": self.key_context is not None,
             "refresh": self.refresh is not None,
             "query": self.query != "all",
+            "honor_request": self.honor_request is not False,
             "query_ignore": self.query_ignore,
             "unguarded": self.unguarded,
         }

@@ -170,7 +170,7 @@ def test_skip_cache_func_decides_on_the_response(serve: Serve, cache_url: str) -
     skip = iter([True, False])
     port = serve(runs.app(cache_url, skip_cache_func=lambda response: next(skip))).port
     skipped, stored, hit = fetch(port), fetch(port), fetch(port)
-    detail = 'stream-cached; fwd=bypass; detail="skip-cache-func"'
+    detail = 'stream-cached; fwd=uri-miss; detail="skip-cache-func"'
     assert skipped.header("Cache-Status") == detail
     assert (stored.body, hit.body) == (runs.bodies[1], runs.bodies[1])
 

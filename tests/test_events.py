@@ -202,7 +202,7 @@ async def test_an_answer_that_must_not_be_stored(log: Log, at_hand: bool) -> Non
     exchange = asking(app)
     line = await log.of(exchange)
     assert said(line) == ("bypass", WHOLE if at_hand else None, "set-cookie")
-    assert exchange.cache_status == 'stream-cached; fwd=bypass; detail="set-cookie"'
+    assert exchange.cache_status == 'stream-cached; fwd=uri-miss; detail="set-cookie"'
 
 
 async def test_all_reasons_are_named(log: Log) -> None:
@@ -210,7 +210,7 @@ async def test_all_reasons_are_named(log: Log) -> None:
     exchange = asking(app, headers=[(b"authorization", b"secret")])
     line = await log.of(exchange)
     assert line.outcome == "bypass"
-    assert exchange.cache_status == f'stream-cached; fwd=bypass; detail="{line.detail}"'
+    assert exchange.cache_status == f'stream-cached; fwd=uri-miss; detail="{line.detail}"'
     assert "authorization" in line.detail
     assert "secret" not in str(line)
 
@@ -233,7 +233,7 @@ async def test_a_mark_that_says_it_can_not_be_stored(log: Log) -> None:
     assert said(await log.of(first)) == ("miss", WHOLE, "")
     assert first.cache_status == MISS
     assert said(await log.of(second)) == ("bypass", WHOLE, "max-body")
-    assert second.cache_status == 'stream-cached; fwd=bypass; detail="max-body"'
+    assert second.cache_status == 'stream-cached; fwd=uri-miss; detail="max-body"'
 
 
 @each_kind
@@ -317,7 +317,7 @@ async def test_a_failure_is_reported_where_the_stale_answer_is_gone(
     pages.status, pages.at_hand = 503, True
     exchange = asking(app)
     assert said(await log.of(exchange)) == ("bypass", 2_000_000, "status")
-    assert exchange.cache_status == 'stream-cached; fwd=bypass; detail="status"'
+    assert exchange.cache_status == 'stream-cached; fwd=stale; detail="status"'
 
 
 # -- several requests -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 from starlette.responses import Response, StreamingResponse
 
 from stream_cached import stream_cached
+from tests.support.added import ADDED
 from tests.support.app_server import AppServer
 from tests.support.gates import Gate
 from tests.support.hypercorn_server import HypercornServer
@@ -29,7 +30,7 @@ SERVERS: dict[str, tuple[Server, str]] = {
 }
 
 #: What differs from request to request, or is the cache's own.
-OURS = ("cache-status", "date", "content-length", "transfer-encoding", "connection")
+OURS = ADDED | {"date", "content-length", "transfer-encoding", "connection"}
 
 
 class Session:

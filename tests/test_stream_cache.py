@@ -181,7 +181,7 @@ def test_a_ttl_may_be_a_function_of_the_response(
     streams = StreamCache(ttl=ttl, namespace="ttl:", stale_if_error=7200)
     with TestClient(app_of(streams)) as client:
         paths = ("/short", "/long", "/never")
-        bypassed = 'stream-cached; fwd=bypass; detail="skip-cache-func"'
+        bypassed = 'stream-cached; fwd=uri-miss; detail="skip-cache-func"'
         assert states(client, *paths) == [MISS, MISS, bypassed]
         assert states(client, *paths) == [HIT, HIT, bypassed]
         clock.passed += 11

@@ -29,8 +29,9 @@ from stream_cached.cashews.shared import (
 from stream_cached.cashews.shield import RecordingShield, shield_task
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.join import join
-from stream_cached.engine.outcome import Absent, Call, RequestView, View
+from stream_cached.engine.outcome import Absent, Call, View
 from stream_cached.engine.record import record
+from stream_cached.engine.request_view import RequestView
 from stream_cached.engine.service import Hooks, Service
 from stream_cached.engine.values import Use
 from stream_cached.errors import StoreError
@@ -217,7 +218,8 @@ class Recording:
                 service,
                 _ResponseExecution(response, incoming, shield),
                 key=view.resource.key,
-                request=RequestView.of(incoming),
+                # Others are given what is recorded, whatever this request asks for.
+                request=dataclasses.replace(RequestView.of(incoming), is_conditional=False),
                 waits=False,
             )
             is_last = ref is self._entries[-1][0]

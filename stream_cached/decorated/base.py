@@ -30,6 +30,8 @@ class Decorator(cached):  # type: ignore[misc]
     options: Options
     #: The function of the response that `ttl` is, if it is one.
     ttl_of: Any
+    #: Whether each response says itself for how long it is fresh.
+    by_response: bool
     fallback: MemoryCache | str | Literal[False]
     hooks: AiocacheHooks
 
@@ -75,7 +77,7 @@ class Decorator(cached):  # type: ignore[misc]
             cache_write=cache_write,
             aiocache_wait_for_write=aiocache_wait_for_write,
         )
-        call = call if is_reported else call.withholding()[0]
+        call = call if is_reported else call.for_the_rest()
         if isinstance(function, DecoratedGenerator):
             return await function.open(call)
         return await answer(call)

@@ -19,10 +19,12 @@ from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation, Version
-from stream_cached.engine.outcome import Call, RequestView
+from stream_cached.engine.outcome import Call
+from stream_cached.engine.request_view import RequestView
 from stream_cached.engine.service import Service
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.http.wishes import NO_WISHES
 from stream_cached.keys.names import version_key
 from stream_cached.options import MIN_SECRET, Vary, check_arguments
 from stream_cached.request.context import ContextWatch
@@ -214,17 +216,21 @@ class Decorated:
                 self._keys.note(key)
         keyed = incoming is not None and by_request
         terms = self.service.headers.terms if keyed else None
+        wishes, refreshes = NO_WISHES, False
+        if incoming is not None:
+            wishes = incoming.wishes(self.service.options.honor_request, self.reporter)
+            refreshes = incoming.refreshes(self.reporter)
         return Call(
             service=self.service,
             execution=Execution(self.endpoint, args, kwargs, incoming, terms),
             key=key,
             versions=versions,
             tags_of=self._tagging.of_response(args, kwargs),
-            request=None if incoming is None else RequestView.of(incoming),
+            request=None if incoming is None else RequestView.of(incoming, wishes),
             keyed=keyed,
             findings=findings,
-            reads=cache_read and not (incoming and incoming.refreshes(self.reporter)),
-            writes=cache_write,
+            reads=cache_read and not (refreshes or wishes.no_cache),
+            writes=cache_write and not wishes.no_store,
             waits=aiocache_wait_for_write,
             rendering=rendering,
         )

@@ -70,6 +70,10 @@ class AiocacheHooks(Hooks):
         return not (decorator.key or decorator.key_builder or decorator.overrides("get_cache_key"))
 
     @property
+    def by_response(self) -> bool:
+        return self._decorator.by_response
+
+    @property
     def has_own_values(self) -> bool:
         is_bound = self._binding is not None
         overrides = self._decorator.overrides("get_from_cache")
@@ -134,12 +138,12 @@ class AiocacheHooks(Hooks):
 
     def ttl(self) -> float | None:
         ttl: Any = self._decorator.ttl
-        if self._decorator.ttl_of is not None:
+        if self._decorator.ttl_of is not None or self.by_response:
             return None
         return self.binding().cache.ttl or None if ttl is SENTINEL else ttl
 
     def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
-        if self._decorator.ttl_of is not None:
+        if self._decorator.ttl_of is not None or self.by_response:
             return replace(lifetimes, differ=True)
         return super().adapt_lifetimes(call, lifetimes)
 

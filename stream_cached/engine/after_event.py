@@ -48,6 +48,10 @@ def after_event(call: Call, answer: Any, again: Again) -> Any:
         head = RunHead.of(answer.status_code, answer.raw_headers)
         answer.resumption = Resumption(again, head, within_body=False)
         answer.after = AfterEvent(generation, number)
+        # It is no whole body, and not of these bytes.
+        of_whole = (b"accept-ranges", b"etag")
+        kept = [each for each in answer.raw_headers if each[0].lower() not in of_whole]
+        answer.raw_headers = kept
     return answer
 
 

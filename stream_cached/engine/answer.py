@@ -23,7 +23,7 @@ from stream_cached.engine.outcome import (
     Stale,
     View,
 )
-from stream_cached.engine.past import bypass, pass_on
+from stream_cached.engine.past import bypass, pass_on, unsatisfied
 from stream_cached.engine.record import record
 from stream_cached.engine.stale import lead_or_serve_stale, serve_stale
 from stream_cached.entries.found import Unstorable
@@ -44,6 +44,8 @@ async def answer(call: Call) -> Any:
             raise error.with_traceback(traceback)
         case Bypass() as decision:
             return await bypass(call, decision)
+        case PassOn() if call.wishes.only_if_cached:
+            return unsatisfied(call)
         case PassOn(event):
             return pass_on(call, await call.execution.run(), event)
         case Lead(view, run):
@@ -65,7 +67,7 @@ async def decide(call: Call) -> Decision:
                 case Fresh(result) | PlainValue(result):
                     return Serve(result)
                 case Unstorable(detail):
-                    return PassOn(Answered(Outcome.BYPASS, fwd="bypass", detail=detail))
+                    return PassOn(Answered(Outcome.BYPASS, fwd="miss", detail=detail))
                 case Stale() as stale:
                     response = await serve_stale(call, view, stale)
                     if response is not None:

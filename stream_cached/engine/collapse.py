@@ -25,6 +25,7 @@ from stream_cached.engine.outcome import (
     View,
 )
 from stream_cached.engine.outcome import Stale as StaleEntry
+from stream_cached.engine.past import unsatisfied
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError
@@ -85,13 +86,16 @@ class Collapse:
         self._call = call
         self._again = again
         self._looks = 0
-        self._waited_enough = call.has_waited_enough
+        self._waited_enough = call.has_waited_enough or call.wishes.no_cache
         """Whether a run took longer than `wait_timeout` to answer: the next one needs no lease."""
 
     def _left(self, run: Run) -> float:
         """Return the seconds that the call may still wait for a run."""
         longest = self._call.service.options.limits.longest_wait
         return max(0.0, max(self._call.started, run.began) + longest - time.monotonic())
+
+    def _is_new(self, run: Run) -> bool:
+        return not self._looks and run.began >= self._call.started
 
     async def step(self, view: View) -> Decision | View:
         """
@@ -100,12 +104,19 @@ class Collapse:
         Raises:
             StoreError: The store failed.
         """
+        if self._call.wishes.only_if_cached:
+            return Serve(unsatisfied(self._call))
         if not self._call.collapses:
             return _lead(view)
         if view.only_joins and isinstance(view.found, Absent):
             return await self._only_join(view)
         if not view.lacks_answer or view.is_backing_off:
             return _lead(view)
+        if self._call.wishes.no_cache and (other := view.joinable) is not None:
+            # That run may have begun before the request came that wants a new answer.
+            return await self._wait_for(other, view) if self._is_new(other) else _lead(view)
+        if self._call.is_conditional:
+            return await self._only_join(view)
         run, is_new = view.lead_or_join()
         if run is None:
             return _lead(view)

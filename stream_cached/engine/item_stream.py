@@ -19,7 +19,7 @@ from stream_cached.format.validation import UnsoundError
 from stream_cached.responses.items import GeneratorExecution, ItemsResponse
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
-from stream_cached.responses.stored import ReplayResponse
+from stream_cached.responses.stored import ReplayResponse, StoredResponse, as_error
 from stream_cached.streams.generated import GeneratorSource
 
 #: How many entries of a call may turn out to be unsound before it no longer looks for one.
@@ -68,6 +68,9 @@ async def open_items(call: Call, classes: ItemClasses) -> ItemStream:
             return PassedOn(response.source.items, response.raw_headers)
         case LiveResponse():
             return _Live(response, call, classes)
+        case StoredResponse():
+            # There is nothing stored for a request that wants nothing else.
+            raise as_error(response)
         case _:
             raise TypeError(f"a generator was answered by {type(response).__name__}")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from stream_cached.connections.deadline import Deadline
+from stream_cached.engine.conditional import conditional
 from stream_cached.engine.outcome import (
     Absent,
     Call,
@@ -21,9 +25,13 @@ from stream_cached.entries.replay import Replay
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import BrokenStreamError, StoreUnavailableError
 from stream_cached.events import HIT, Answered, Outcome
-from stream_cached.http.headers import aged, answers_ranges
+from stream_cached.format.records import Entry
+from stream_cached.http.freshness import Windows, disconnected_for, windows_of
 from stream_cached.http.policy import may_be_shared, may_be_stale
-from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.http.reasons import NotCached
+from stream_cached.http.sent import sending_of
+from stream_cached.http.targeted import directives_for
+from stream_cached.http.wishes import NO_WISHES
 from stream_cached.responses.stored import ReplayResponse, stored_response
 from stream_cached.runs.registry import registry_of
 
@@ -33,7 +41,6 @@ async def look_up(call: Call) -> View:
     Find what can answer a call, in the store or in the memory that stands in for it.
 
     Raises:
-        BypassError: Nothing can answer a request for a range.
         StoreError: The store failed.
     """
     binding = call.service.hooks.binding()
@@ -66,9 +73,7 @@ async def _look_up_in(call: Call, use: Use) -> View:
         found = Absent()
         with use.deadline:
             await resource.look_up()
-    if call.has_range and isinstance(found, Absent):
-        raise BypassError(Finding(NotCached.RANGE))
-    lacks = call.writes and not call.has_range and isinstance(found, Absent | Stale)
+    lacks = call.writes and isinstance(found, Absent | Stale)
     records = lacks and not call.is_head
     if records:
         with use.deadline:
@@ -147,46 +152,84 @@ async def find_entry(
         return Absent(limit=limit)
     if not isinstance(found, Hit):
         return found
-    now = time.time()
     entry = found.entry
     if call.rendering is None and entry.replaces is not None:
         # Another call of the function was one of FastAPI's: this one wants the value itself.
-        return Absent()
+        return Absent(fwd="miss")
     if not call.can_use(entry.media_type):
         # Another function has the same key, or the classes of the items have changed.
-        return Absent()
-    if call.has_range and answers_ranges(entry.headers):
-        # The endpoint answers ranges of it, and the cache does not.
-        return Absent()
-    if call.is_authorized and not may_be_shared(entry.headers, now - entry.stored_at):
-        return Absent()
+        return Absent(fwd="miss")
+    now = time.time()
+    if call.is_authorized and not _may_be_shared(call, entry, now):
+        return Absent(fwd="miss")
     ends = [each for each in (entry.fresh_until, found.stale_since) if each is not None]
-    if ends and min(ends) <= now:
-        late = now - min(ends)
-        is_kept = late <= call.service.options.stale and may_be_stale(entry.headers)
-        return Stale(found, late) if is_kept else Absent()
-    response = await respond(
-        call, resource, found, Answered(Outcome.HIT, detail=detail) if detail else HIT
-    )
+    left = min(ends) - now if ends else math.inf
+    if left <= 0:
+        return _stale(call, found, -left)
+    wishes = call.wishes
+    if wishes is not NO_WISHES and not wishes.suit(age_of(entry, now), left):
+        return Absent(fwd="request")
+    shown = int(left) if call.service.hooks.by_response and left < math.inf else None
+    event = HIT if shown is None and not detail else Answered(Outcome.HIT, ttl=shown, detail=detail)
+    response = await respond(call, resource, found, event)
     return Absent() if response is None else Fresh(response)
+
+
+def _may_be_shared(call: Call, entry: Entry, now: float) -> bool:
+    age = None if call.service.hooks.by_response else now - entry.stored_at
+    return may_be_shared(entry.headers, age, call.service.options.targets)
+
+
+def _stale(call: Call, hit: Hit, late: float) -> Stale | Absent:
+    """Return a stale entry, for as long as it may be served."""
+    options, wishes = call.service.options, call.wishes
+    directives = directives_for(hit.entry.headers, options.targets)
+    windows = Windows()
+    if may_be_stale(directives):
+        windows = options.windows
+    if call.service.hooks.by_response:
+        lifetime = (hit.entry.fresh_until or 0.0) - hit.entry.stored_at
+        windows = windows_of(directives, options.windows)
+        windows = replace(windows, if_raised=disconnected_for(directives, windows, lifetime))
+    if wishes.may_be_late(late) and may_be_stale(directives):
+        windows = replace(windows, while_revalidate=max(late, windows.while_revalidate))
+    elif wishes.forbid_stale(age_of(hit.entry, time.time())):
+        windows = replace(windows, while_revalidate=0.0)
+    return Stale(hit, late, windows) if late <= windows.longest else Absent(fwd="stale")
+
+
+def age_of(entry: Entry, now: float) -> int:
+    return sending_of(entry.headers, entry.status, entry.etag).age(entry.stored_at, now)
 
 
 async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> Any:
     """Return the response of an entry, None if its body is not whole."""
+    entry = hit.entry
+    headers = call.headers(sent_headers(call, entry), event, entry.replaces)
+    if call.is_conditional and (part := await conditional(call, resource, hit, headers, event)):
+        return part
     replay = Replay(resource, hit)
     in_chunks = call.service.options.exact or call.items is not None
     is_open = replay.at_hand is not None and not in_chunks
     if not is_open and not await replay.open(in_chunks=in_chunks):
         return None
-    stored = aged(hit.entry.headers, time.time() - hit.entry.stored_at)
-    headers = call.headers(stored, event, hit.entry.replaces)
     sending = call.sending(event)
-    if hit.entry.streamed:
+    if entry.streamed:
         return ReplayResponse(replay, headers, exact=call.service.options.exact, sending=sending)
     body = await _whole(replay)
     if body is None:
         return None
-    return stored_response(hit.entry, headers, body, sending)
+    return stored_response(entry, headers, body, sending)
+
+
+def sent_headers(call: Call, entry: Entry) -> Sequence[tuple[bytes, bytes]]:
+    """Return the headers of an entry, with those that the cache adds to them."""
+    sending, request = sending_of(entry.headers, entry.status, entry.etag), call.request
+    return sending.headers(
+        sending.age(entry.stored_at, time.time()),
+        has_ranges=request is not None and request.can_range and call.items is None,
+        is_compressed=request is None or request.accepts_coding,
+    )
 
 
 async def _whole(replay: Replay) -> bytes | None:

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stream_cached.engine.request_view import RequestView
 from stream_cached.engine.values import Use
 from stream_cached.entries.found import Hit, Unstorable
 from stream_cached.entries.resource import Resource
-from stream_cached.events import Answered, Reports, Sending, Withheld, logs_answers
+from stream_cached.events import Answered, Outcome, Reports, Sending, Withheld, logs_answers
 from stream_cached.format.items import is_of_items
+from stream_cached.http.client_fields import for_client
+from stream_cached.http.freshness import Windows
 from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.http.wishes import NO_WISHES, Wishes
 from stream_cached.keys.digest import digest
-from stream_cached.keys.variants import Select
 from stream_cached.request.execution import Execution
-from stream_cached.request.incoming import Incoming
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.rendering import Rendering
 from stream_cached.runs.registry import RunRegistry
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from stream_cached.engine.service import Service
 
 
+#: The outcomes of a call whose answer is stored, or is going to be.
+_OF_STORE = (Outcome.HIT, Outcome.STALE, Outcome.JOINED)
+
 #: How many answers of other calls a call takes that turn out not to be for it.
 _MAX_ATTEMPTS = 3
 
@@ -35,43 +40,6 @@ _MAX_ATTEMPTS = 3
 # changes it all the same.
 
 # -- what a front door hands over ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RequestView:
-    """A request, as far as the engine looks at it."""
-
-    method: str
-    scheme: str
-    host: Sequence[bytes]
-    path: str
-    query: bytes
-    headers: Sequence[tuple[bytes, bytes]]
-    select: Select
-    """Returns the digest of the request's values for some headers."""
-    is_authorized: bool = False
-    """Whether it carries Authorization, so that its answer may be one user's own."""
-    has_range: bool = False
-    """Whether it asks for a part of the response, or for several parts."""
-
-    @classmethod
-    def of(cls, incoming: Incoming) -> RequestView:
-        scope = incoming.scope
-        return cls(
-            method=scope.get("method", "WEBSOCKET"),
-            scheme=scope.get("scheme", "http"),
-            host=incoming.host,
-            path=scope["path"],
-            query=scope.get("query_string", b""),
-            headers=scope["headers"],
-            select=incoming.select,
-            is_authorized=incoming.is_authorized,
-            has_range=incoming.has_range,
-        )
-
-    @property
-    def is_head(self) -> bool:
-        return self.method == "HEAD"
 
 
 @dataclass(slots=True)
@@ -149,6 +117,12 @@ class Call:
         """Return the headers of an answer, for this request; see `Entry.replaces`."""
         if self.rendering is not None and replaces is not None:
             headers = self.rendering.merged(headers, replaces)
+        options = self.service.options
+        if options.targets or options.client_cache_control:
+            is_stored = event.stored or event.outcome in _OF_STORE
+            headers = for_client(
+                headers, options.targets, options.client_cache_control, is_stored=is_stored
+            )
         return [*headers, event.header]
 
     def withholding(self) -> tuple[Call, Withheld]:
@@ -158,7 +132,12 @@ class Call:
 
     def once_more(self) -> Call:
         """Return the same call, whose answer goes on from one that is reported already."""
-        return replace(self.withholding()[0], attempt=self.attempt + 1)
+        return replace(self.for_the_rest(), attempt=self.attempt + 1)
+
+    def for_the_rest(self) -> Call:
+        """Return the same call, for the rest of a whole body, a part of which is sent already."""
+        request = self.request and replace(self.request, is_conditional=False)
+        return replace(self.withholding()[0], request=request)
 
     @property
     def has_waited_enough(self) -> bool:
@@ -175,19 +154,26 @@ class Call:
         return self.request is not None and self.request.is_authorized
 
     @property
-    def has_range(self) -> bool:
-        """
-        Whether the request has a Range.
+    def wishes(self) -> Wishes:
+        return NO_WISHES if self.request is None else self.request.wishes
 
-        What the endpoint answers may be a part, so the call neither leads a run nor joins one.
+    @property
+    def is_conditional(self) -> bool:
         """
-        return self.request is not None and self.request.has_range
+        Whether the request has a precondition, or asks for a part.
+
+        What the endpoint answers may be for this request alone, so that the call leads no run
+        before the head of the answer is known.
+        """
+        # The head of a response that FastAPI makes of items is not known here.
+        is_conditional = self.request is not None and self.request.is_conditional
+        return is_conditional and self.items is None
 
     @property
     def collapses(self) -> bool:
         """Whether the call may wait for the run of another one."""
-        is_shared = not self.is_authorized and not self.has_range
-        return self.reads and is_shared and self.attempt < _MAX_ATTEMPTS
+        reads = self.reads or self.wishes.no_cache
+        return reads and not self.is_authorized and self.attempt < _MAX_ATTEMPTS
 
 
 # -- what a look-up can find --------------------------------------------------------------------
@@ -214,6 +200,8 @@ class Stale:
     hit: Hit
     seconds: float
     """The time since its ttl ended."""
+    windows: Windows
+    """For how long it may be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +212,8 @@ class Absent:
     """Whether there are other variants."""
     limit: NotCached | None = None
     """The limit that the last response has passed: the next one is shared, and not stored."""
+    fwd: str = ""
+    """Why what there is can't answer: `"miss"`, or `"request"` if the request wants another."""
 
 
 Found = Fresh | PlainValue | Stale | Unstorable | Absent
@@ -272,6 +262,8 @@ class View:
                 return "stale"
             case Absent(varied=True):
                 return "vary-miss"
+            case Absent(fwd=fwd) if fwd:
+                return fwd
             case _:
                 return "uri-miss"
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from stream_cached.engine.outcome import Bypass, Call
 from stream_cached.engine.sharing import of_one_client
-from stream_cached.events import Answered, bypassed
+from stream_cached.events import Answered, Outcome, bypassed
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.responses.produced import Produced, produced
+from stream_cached.responses.stored import bare_response
 
 
 async def bypass(call: Call, decision: Bypass) -> Any:
@@ -38,3 +39,9 @@ def pass_on(call: Call, result: Any, event: Answered) -> Any:
     if call.rendering is not None:
         call.rendering.add(event.header)
     return result
+
+
+def unsatisfied(call: Call) -> Any:
+    """Return the answer to a request that wants a stored response only (RFC 9111, 5.2.1.7)."""
+    event = Answered(Outcome.BYPASS, detail="only-if-cached")
+    return bare_response(504, call.headers((), event, None), call.sending(event))

@@ -18,12 +18,14 @@ from stream_cached.engine.sharing import (
     alone_for,
     fail,
     handed_on,
+    is_for_all,
+    led_late,
     not_wanted,
-    of_one_client,
     variant_for,
     varies_on,
     why_no_value,
 )
+from stream_cached.engine.storable import Verdict, stored_headers
 from stream_cached.engine.values import store_value
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
@@ -32,11 +34,10 @@ from stream_cached.events import Answered, Outcome, bypassed
 from stream_cached.format.items import UnstorableItemError
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
-from stream_cached.http.headers import content_length, end_to_end, vary_names
-from stream_cached.http.policy import DEFAULT_STATUSES, is_failure, why_not_stored
+from stream_cached.http.headers import header_values, vary_names
+from stream_cached.http.policy import is_failure
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.variants import ANY, Variant
-from stream_cached.limits import Limits
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
@@ -62,22 +63,24 @@ async def record(
     execution = call.execution
     if not view.records:
         return pass_on(call, await execution.run(), _miss(call, view, stored=False))
+    asked_at = time.time()
     with execution.shielded(call.service.options.effective_finish_timeout) as shield:
         with _failing(call, view, run, shield):
             executed = await execution.run_watched()
         result = executed.result
         if unwanted := not_wanted(call, view, result):
-            return _refuse(call, run, result, unwanted)
+            return _refuse(call, view, run, result, unwanted)
         made = produced(result)
         if made is None and call.rendering is not None:
             with _failing(call, view, run, shield):
                 made = await call.rendering.produce(result)
         if made is not None:
             run = run or Run(None, view.resource.key, ANY)
-            recorder = _Record(call, view, run, shield, is_refresh)
+            verdict = Verdict(call, view.resource, execution.guard, asked_at)
+            recorder = _Record(call, view, run, shield, verdict, is_refresh)
             return await recorder.take(made)
     if findings := why_no_value(call, view, executed):
-        return _refuse(call, run, result, findings)
+        return _refuse(call, view, run, result, findings)
     await store_value(call, view, result, run, wait=call.waits or is_refresh)
     call.sent(_miss(call, view), None)
     return result
@@ -94,16 +97,21 @@ def _failing(call: Call, view: View, run: Run | None, shield: DisconnectShield) 
         raise
 
 
-def _refuse(call: Call, run: Run | None, result: Any, findings: Sequence[Finding]) -> Any:
+def _refuse(
+    call: Call, view: View, run: Run | None, result: Any, findings: Sequence[Finding]
+) -> Any:
     if run is not None:
         run.refuse(run.variant, alone_for=alone_for((), findings))
     call.service.reporter.not_cached(*findings)
-    return pass_on(call, result, bypassed(list(findings)))
+    return pass_on(call, result, bypassed(list(findings), _fwd(call, view)))
 
 
 def _miss(call: Call, view: View, *, stored: bool = True, detail: str = "") -> Answered:
-    fwd = view.fwd if call.reads else "request"
-    return Answered(Outcome.MISS, fwd=fwd, stored=stored, detail=detail)
+    return Answered(Outcome.MISS, fwd=_fwd(call, view), stored=stored, detail=detail)
+
+
+def _fwd(call: Call, view: View) -> str:
+    return view.fwd if call.reads else "request"
 
 
 class _Record:
@@ -119,6 +127,7 @@ class _Record:
         view: View,
         run: Run,
         shield: DisconnectShield,
+        verdict: Verdict,
         is_refresh: bool,
     ) -> None:
         self._call = call
@@ -126,6 +135,7 @@ class _Record:
         self._run = run
         self._guard = call.execution.guard
         self._shield = shield
+        self._verdict = verdict
         self._is_refresh = is_refresh
         # Once: it may look through all dependencies of the route.
         self._is_held = call.is_held
@@ -146,10 +156,12 @@ class _Record:
         if findings and not (is_stream and _are_limits(findings)):
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)
-            return pass_on(self._call, made, bypassed(findings))
+            return pass_on(self._call, made, bypassed(findings, self._fwd))
         if made.sends_by_itself:
             assert incoming is not None
-            made = await produce_messages(made, incoming, self._guard)
+            # What other requests are given is whole.
+            whole = self._is_refresh or not self._call.is_conditional
+            made = await produce_messages(made, incoming, self._guard, whole=whole)
         if made.source is None:
             return await self._record_body(made)
         return self._record_stream(made, made.source)
@@ -159,15 +171,18 @@ class _Record:
     def _record_stream(self, made: Produced, source: Source) -> Any:
         """Return the response of a stream that is recorded while it is sent."""
         # The head of a response that sends by itself is known only now.
-        entry, head = self._described(made)
         findings = self._why_not_stored(made)
+        if not findings and (late := led_late(self._call, self._view)):
+            self._run = late
+        entry, head = self._described(made)
         is_shared = _are_limits(findings)
         if not is_shared:
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)
         limit = self._view.limit
         known = [Finding(limit)] if limit is not None else []
-        event = bypassed([*findings, *known]) if findings or known else self._miss()
+        refused = [*findings, *known]
+        event = bypassed(refused, self._fwd) if refused else self._miss()
         answer = self._answer(entry, head, made)
         if is_shared:
             source, answer = with_ids(self._call, made, source, answer)
@@ -209,6 +224,10 @@ class _Record:
         self._call.sent(event, len(made.body or b""))
         return made.with_headers(self._call.headers(headers, event, made.replaces))
 
+    @property
+    def _fwd(self) -> str:
+        return _fwd(self._call, self._view)
+
     def _miss(self) -> Answered:
         return _miss(self._call, self._view, detail=detail_of(self._view.use))
 
@@ -221,13 +240,14 @@ class _Record:
             key=b"",
             versions={},
             status=made.status,
-            # The other clients have connections of their own.
-            headers=tuple(self._with_vary(end_to_end(made.headers))),
+            headers=tuple(stored_headers(self._call, made.headers)),
             media_type=made.media_type,
             charset=made.charset,
             streamed=made.body is None,
-            stored_at=time.time(),
+            stored_at=self._verdict.asked_at,
             length=0,
+            fresh_until=self._verdict.fresh_until,
+            etag=self._tag(made),
             generation=self._run.token or new_id(),
             replaces=made.replaces,
         )
@@ -242,13 +262,19 @@ class _Record:
         )
         return entry, head
 
+    def _tag(self, made: Produced) -> str | None:
+        etag = self._service.options.etag
+        if not etag or made.status not in (200, 203) or header_values(made.headers, b"etag"):
+            return None
+        return "W/" if etag == "weak" else ""
+
     def _answer(self, entry: Entry, head: Head, made: Produced) -> Answer:
         backend = self._view.use.backend
         finish_timeout = self._service.options.finish_timeout_of(held=self._is_held)
         is_backed = isinstance(self._view.found, Stale)
         return Answer(
             head=head,
-            limits=self._limits(),
+            limits=self._verdict.limits(),
             shield=self._shield,
             finish_timeout=None if self._is_refresh else finish_timeout,
             commit_wait=_shorter(COMMIT_WAIT, backend.timeout),
@@ -265,35 +291,10 @@ class _Record:
         names = varies_on(self._call, made.all_headers)
         return Recording(self._resource, entry, names, storage=self)
 
-    @property
-    def _max_body(self) -> int:
-        limits, capacity = self._service.options.limits, self._resource.store.capacity
-        return limits.max_body if capacity is None else min(limits.max_body, max(1, capacity // 4))
-
-    def _limits(self) -> Limits:
-        limits, max_body = self._service.options.limits, self._max_body
-        if max_body == limits.max_body:
-            return limits
-        return dataclasses.replace(limits, max_body=max_body)
-
     # -- may it be stored? ------------------------------------------------------------------
 
     def _why_not_stored(self, made: Produced) -> list[Finding]:
-        headers = made.all_headers
-        findings = [*of_one_client(self._call, headers, self._guard), *made.findings]
-        statuses = self._service.options.statuses
-        if made.is_declared and statuses == DEFAULT_STATUSES:
-            statuses |= {made.status}
-        reason = why_not_stored(made.status, headers, statuses)
-        if reason is not None:
-            findings.insert(0, Finding(reason))
-        if self._shield.has_revealed:
-            findings.append(Finding(NotCached.INCOMPLETE))
-        if (content_length(headers) or 0) > self._max_body:
-            findings.append(Finding(NotCached.BODY_SIZE))
-        if self._call.request is None and varies_on(self._call, headers):
-            findings.append(Finding(NotCached.NO_REQUEST))
-        return findings
+        return self._verdict.why_not_stored(made, has_revealed=self._shield.has_revealed)
 
     def _refuse(self, made: Produced, findings: Sequence[Finding]) -> None:
         if isinstance(self._view.found, Stale) and is_failure(made.status):
@@ -320,7 +321,9 @@ class _Record:
         return self._objection
 
     def _read_by_guard(self) -> list[Finding]:
-        return [] if self._guard is None else self._guard.findings(vary_names(self._headers))
+        if self._guard is None or is_for_all(self._call, self._headers):
+            return []
+        return self._guard.findings(vary_names(self._headers))
 
     def unstored(self, reason: NotCached, cause: Exception | None) -> None:
         reporter = self._service.reporter

@@ -40,6 +40,11 @@ class Hooks:
         return True
 
     @property
+    def by_response(self) -> bool:
+        """Whether a response says itself for how long it is fresh."""
+        return False
+
+    @property
     def has_own_values(self) -> bool:
         """Whether plain values are kept elsewhere, too, so that a miss has to look there."""
         return False
@@ -137,12 +142,13 @@ class Service:
     """The plain values that may have been invalidated while the store was away."""
     request_bound: RequestBound = field(default_factory=RequestBound)
     plain_values: PlainValues = field(default_factory=PlainValues)
-    _seconds: tuple[float, float] = field(init=False, repr=False)
+    _seconds: tuple[float, float, bool] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         allow(self.options.limits.local)
         options = self.options
-        object.__setattr__(self, "_seconds", (options.longest_run, options.stale))
+        dated = options.honor_request is not False
+        object.__setattr__(self, "_seconds", (options.longest_run, options.stale, dated))
 
     def lifetimes(self) -> Lifetimes:
         return _lifetimes(self.hooks.ttl(), *self._seconds)

@@ -9,19 +9,22 @@ from stream_cached.engine.copies import why_not_copied
 from stream_cached.engine.outcome import Call, View
 from stream_cached.entries.resource import Resource
 from stream_cached.http.headers import vary_names
-from stream_cached.http.policy import may_be_shared, why_not_shared
+from stream_cached.http.policy import is_public, may_be_shared, why_not_shared
 from stream_cached.http.reasons import NOT_HANDED_ON_FOR, BypassError, Finding, NotCached, Scope
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.request.execution import Executed
 from stream_cached.request.guard import Guard
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import error_headers, is_disconnect
+from stream_cached.responses.told import is_kept_out
 from stream_cached.runs.run import Run
 
 
 def not_wanted(call: Call, view: View, result: Any) -> list[Finding]:
     """Return why the user does not want a result to be stored."""
     hooks = call.service.hooks
+    if is_kept_out(result) or (call.rendering is not None and call.rendering.is_kept_out):
+        return [Finding(NotCached.KEPT_OUT)]
     try:
         is_wanted = hooks.accepts(call, view.resource, getattr(result, "items", result))
     # A user's function that fails must not fail the request.
@@ -47,12 +50,19 @@ def _tag(call: Call, view: View, result: Any) -> list[Finding]:
 def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[Finding]:
     """Return why an answer may be one client's own."""
     findings, known = [], vary_names(headers)
-    if call.is_authorized and not may_be_shared(headers, age=0):
+    by_response, targets = call.service.hooks.by_response, call.service.options.targets
+    age = None if by_response else 0.0
+    if call.is_authorized and not may_be_shared(headers, age, targets):
         findings.append(Finding(NotCached.AUTHORIZATION))
         known |= {"authorization"}
-    if guard is not None:
+    if guard is not None and not is_for_all(call, headers):
         findings.extend(guard.findings(known))
     return findings
+
+
+def is_for_all(call: Call, headers: RawHeaders) -> bool:
+    """Whether a response says that all may have it, and its word counts."""
+    return call.service.hooks.by_response and is_public(headers, call.service.options.targets)
 
 
 def why_no_value(call: Call, view: View, executed: Executed) -> list[Finding]:
@@ -60,6 +70,8 @@ def why_no_value(call: Call, view: View, executed: Executed) -> list[Finding]:
     if isinstance(executed.result, Iterator | AsyncIterator):
         return [Finding(NotCached.ITERATOR)]
     findings = of_one_client(call, (), call.execution.guard)
+    if call.service.hooks.by_response:
+        findings.append(Finding(NotCached.NO_FRESHNESS))
     if executed.changed_head:
         findings.append(Finding(NotCached.RESPONSE))
     if call.service.hooks.keeps_objects(view.use) and (kind := why_not_copied(executed.result)):
@@ -82,6 +94,17 @@ def alone_for(headers: RawHeaders, findings: Sequence[Finding]) -> float:
     """Return the seconds for which no request for the same waits for another one."""
     reasons = {finding.reason for finding in findings} | {why_not_shared(headers)}
     return max((reason.alone_for for reason in reasons if reason is not None), default=0.0)
+
+
+def led_late(call: Call, view: View) -> Run | None:
+    """Return a run that others may join, for a request that led none while its head was unknown."""
+    if not call.is_conditional or not call.collapses:
+        return None
+    run, is_new = view.lead_or_join()
+    if run is None or not is_new:
+        return None
+    run.began = call.started
+    return run
 
 
 def handed_on(

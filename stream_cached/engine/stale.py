@@ -35,7 +35,7 @@ async def serve_stale(call: Call, view: View, stale: Stale) -> Any:
     Raises:
         StoreError: The store failed.
     """
-    if stale.seconds > call.service.options.stale_while_revalidate:
+    if stale.seconds > stale.windows.while_revalidate:
         return None
     ttl = -math.ceil(stale.seconds)
     event = Answered(Outcome.STALE, ttl=ttl, detail=detail_of(view.use))
@@ -100,10 +100,15 @@ async def _is_replaced(view: View, stale: Stale) -> bool:
 async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
     """Run the function. If it fails before its first byte, return the stale response."""
     view, stale, run = decision.view, decision.stale, decision.run
-    if stale.seconds > call.service.options.stale_if_error:
+    covers_failures = stale.seconds <= stale.windows.if_error
+    if not covers_failures and stale.seconds > stale.windows.if_raised:
         async with leading(run):
             return await record(call, view, run)
-    if view.is_backing_off and (response := await _instead(call, view, stale, None)):
+    if (
+        covers_failures
+        and view.is_backing_off
+        and (response := await _instead(call, view, stale, None))
+    ):
         if run is not None:
             await run.close()
         return response
@@ -115,7 +120,7 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
     try:
         async with leading(run):
             result = await _record_or_back_off(withholding, view, run)
-        if not await _has_failed(call, result):
+        if not await _has_failed(call, result, covers_failures):
             withheld.release()
             return result
         made = produced(result)
@@ -146,12 +151,12 @@ async def _record_or_back_off(call: Call, view: View, run: Run | None) -> Any:
         raise
 
 
-async def _has_failed(call: Call, result: Any) -> bool:
-    """Whether an answer is a failure, as far as its first chunk tells."""
+async def _has_failed(call: Call, result: Any, covers_failures: bool) -> bool:
+    """Whether an answer breaks off at once, or is a failure that a stale response replaces."""
     if isinstance(result, LiveResponse) and await result.fails_at_once():
         return True
     made = produced(result)
-    if made is None:
+    if made is None or not covers_failures:
         return False
     return is_failure(made.status) and made.status not in call.service.options.statuses
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -22,9 +23,10 @@ _MAX_CHUNKS = 16 * 1024
 
 
 class ChunkPacker:
-    """Packs chunks into segments of the size that a store takes."""
+    """Packs chunks into segments of the size that a store takes; `hashes` what they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hashes: bool = False) -> None:
+        self._hash = hashlib.blake2b(digest_size=16) if hashes else None
         self.filled = 0
         """Bytes of the chunks in the open segment."""
         self._pieces: list[bytes] = []
@@ -63,8 +65,16 @@ class ChunkPacker:
     def close(self, *, continues: bool = False) -> Segment:
         """Return the open segment, and begin the next one."""
         segment = Segment(tuple(self._lengths), continues, b"".join(self._pieces))
+        if self._hash is not None:
+            self._hash.update(segment.payload)
         self.clear()
         return segment
+
+    def digest(self) -> str:
+        """Return a digest of all that was added."""
+        whole = hashlib.blake2b(digest_size=16) if self._hash is None else self._hash.copy()
+        whole.update(b"".join(self._pieces))
+        return whole.hexdigest()
 
     def clear(self) -> None:
         self._pieces, self._lengths, self.filled = [], [], 0

@@ -25,8 +25,15 @@ class Lifetimes:
     """Bound of one run."""
     stale: float = 0.0
     """How long an entry is kept after its ttl."""
+    dated: bool = False
+    """Whether an entry has to tell how long it is still fresh."""
     differ: bool = False
     """Whether the ttls of the records that depend on one version differ."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether an entry tells when its ttl ends."""
+        return self.dated or self.stale > 0
 
     @property
     def entry(self) -> float | None:

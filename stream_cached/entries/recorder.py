@@ -59,7 +59,7 @@ class Recorder:
         self._tell_timer: asyncio.TimerHandle | None = None
         self._length = 0
         self._index = ChunkIndex(self)
-        self._packer = ChunkPacker()
+        self._packer = ChunkPacker(hashes=entry.etag is not None)
         self._seals: list[Seal] = []
         self._queue: list[PackedSegment] = []
         self._pending = 0
@@ -227,7 +227,8 @@ class Recorder:
             await self._cleanup
 
     async def _commit(self) -> None:
-        entry = dataclasses.replace(self._entry, length=self._length)
+        etag = None if self._entry.etag is None else f'{self._entry.etag}"{self._packer.digest()}"'
+        entry = dataclasses.replace(self._entry, length=self._length, etag=etag)
         self._closing = True
         if not self._seals:
             whole = self._packer.open
@@ -250,7 +251,7 @@ class Recorder:
 
     async def _publish(self, entry: Entry) -> None:
         lifetimes = self._resource.lifetimes
-        if lifetimes.ttl is not None and lifetimes.stale:
+        if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
             entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():

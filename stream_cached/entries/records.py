@@ -31,9 +31,10 @@ class Records:
         self.versions: Mapping[str, bytes] = {}
         """The versions that new records depend on."""
 
-    def set_ttl(self, ttl: float | None) -> None:
+    def set_ttl(self, ttl: float | None, stale: float | None) -> None:
         """Let new records live for another time."""
-        self.lifetimes = dataclasses.replace(self.lifetimes, ttl=ttl)
+        stale = self.lifetimes.stale if stale is None else stale
+        self.lifetimes = dataclasses.replace(self.lifetimes, ttl=ttl, stale=stale)
 
     def set_versions(self, versions: Mapping[str, bytes]) -> None:
         """Let new records depend on these versions."""

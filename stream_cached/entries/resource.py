@@ -90,9 +90,9 @@ class Resource:
     def lifetimes(self) -> Lifetimes:
         return self._records.lifetimes
 
-    def set_ttl(self, ttl: float | None) -> None:
-        """Let an entry live for another time than was said at first."""
-        self._records.set_ttl(ttl)
+    def set_ttl(self, ttl: float | None, stale: float | None = None) -> None:
+        """Let an entry live, and be kept when it is stale, for another time than at first."""
+        self._records.set_ttl(ttl, stale)
 
     def set_tags(self, keys: Sequence[str]) -> None:
         """Let what is published depend on more versions, too: those of tags that it has itself."""

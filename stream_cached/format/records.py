@@ -50,6 +50,8 @@ class Entry:
     replaces: tuple[str, ...] | None = None
     """For a value that FastAPI has rendered: the names of the headers by dependencies which the
     endpoint has replaced or removed. None for a response that the endpoint has returned."""
+    etag: str | None = None
+    """The ETag that the library has made for it, if any; what is before its quotes until then."""
 
 
 @dataclass(frozen=True, slots=True)

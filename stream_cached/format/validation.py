@@ -45,6 +45,10 @@ _DIGESTS = re.compile(r"(?:[0-9a-f]{32}\n)*")
 _WORD = re.compile(r"[a-z-]{1,64}")
 
 
+# An ETag that the library has made.
+_ETAG = re.compile(r'(?:W/)?"[0-9a-f]{32}"')
+
+
 class UnsoundError(ValueError):
     """Bytes with our magic that we did not write like this: truncated, altered or forged."""
 
@@ -101,6 +105,16 @@ def replaced(fields: Mapping[str, object]) -> tuple[str, ...] | None:
         return None
     names: tuple[str, ...] = typed(tuple, fields["replaces"])
     return vary_names(names) if names else names
+
+
+def etag(fields: Mapping[str, object]) -> str | None:
+    """Return the optional field `etag`."""
+    if "etag" not in fields:
+        return None
+    tag = typed(str, fields["etag"])
+    if _ETAG.fullmatch(tag) is None:
+        raise UnsoundError("no ETag")
+    return tag
 
 
 def partition(lengths: object, total: int) -> tuple[int, ...]:

@@ -44,12 +44,13 @@ def list_members(values: Iterable[bytes]) -> list[str]:
 
 def cache_directives(values: Iterable[bytes]) -> dict[str, str]:
     """Return Cache-Control's directives and arguments (RFC 9111, section 5.2)."""
-    joined = b",".join(values).decode("latin-1").lower()
     directives: dict[str, str] = {}
-    for match in _DIRECTIVE.finditer(joined):
-        name, argument = match["name"], (match["argument"] or "").strip('"')
-        # The strictest of several values applies (RFC 9111, section 4.2.1).
-        directives[name] = min(directives.get(name, argument), argument, key=_strictness)
+    # Each line by itself: a quote that one of them leaves open must not hide the next one.
+    for line in values:
+        for match in _DIRECTIVE.finditer(line.decode("latin-1").lower()):
+            name, argument = match["name"], (match["argument"] or "").strip('"')
+            # The strictest of several values applies (RFC 9111, section 4.2.1).
+            directives[name] = min(directives.get(name, argument), argument, key=_strictness)
     return directives
 
 

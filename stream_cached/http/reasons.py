@@ -123,6 +123,24 @@ class NotCached(enum.Enum):
         "the response's Cache-Control says private or no-store",
         "let the endpoint send another Cache-Control if the response may be shared",
     )
+    NO_FRESHNESS = (
+        "freshness",
+        "the response does not say that it is fresh for any time",
+        "let it send Cache-Control: max-age=60, or pass ttl= with a number of seconds instead of "
+        '"response"',
+    )
+    KEPT_OUT = (
+        "kept-out",
+        "bypass() was called for the response",
+        "nothing is wrong",
+        Scope.UNSHARED,
+    )
+    CONDITIONAL = (
+        "conditional",
+        "it answers a condition or a range of its own request",
+        "nothing is wrong",
+        Scope.UNSHARED,
+    )
     VARY_ANY = (
         "vary-any",
         "the response varies on *, that is on more than its request",

@@ -209,7 +209,11 @@ class Guard:
     def _is_keyed(self, name: str, known: frozenset[str]) -> bool:
         if name in INPUTS:
             return name not in self._left_out
-        if name in self._terms.unguarded or (name == "host" and self._terms.host):
+        unguarded = self._terms.unguarded
+        if name in unguarded or (name == "host" and self._terms.host):
+            return True
+        if "headers" in unguarded and (name == "host" or name.startswith("header.")):
+            # All of them, but for cookies: those have a word of their own.
             return True
         header = {"cookies": "cookie", "host": "host"}.get(name, name.removeprefix("header."))
         is_header = header != name or name == "host"

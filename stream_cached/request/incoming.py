@@ -16,7 +16,10 @@ from starlette.types import Message
 from stream_cached.endpoint.startup import own_names
 from stream_cached.events import Reporter
 from stream_cached.http.headers import header_values
+from stream_cached.http.qvalues import accepts_coding
 from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.http.vary import selecting_value
+from stream_cached.http.wishes import NO_WISHES, Wishes, wishes_of
 from stream_cached.keys.canonical import EXACT, NoCanonicalFormError, canonical
 from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
@@ -30,6 +33,9 @@ MAX_REQUEST_BODY = 1024 * 1024
 Normalisers = Mapping[bytes, Callable[[str], str] | None]
 
 _NONE: list[bytes] = []
+
+#: The headers that say what a request wants of a cache.
+_OF_WISHES = frozenset({b"cache-control", b"pragma"})
 
 
 class Incoming:
@@ -114,18 +120,36 @@ class Incoming:
 
     def refreshes(self, reporter: Reporter) -> bool:
         """Whether it asks for a new run, and `refresh=` lets it."""
+        return self._refresh is not None and self._is_let("refresh=", self._refresh, reporter)
+
+    def _is_let(self, name: str, function: Callable[[Any], Any], reporter: Reporter) -> bool:
         try:
-            return self._refresh is not None and bool(self._refresh(self.request))
+            return bool(function(self.request))
         # A user's function that fails must not fail the request.
         except Exception as exc:
             reporter.function_failed(exc)
-            reporter.warn(f"refresh= raised {type(exc).__name__}, so that nothing is refreshed")
+            reporter.warn(f"{name} raised {type(exc).__name__}, so that nothing is refreshed")
             return False
 
+    def has_any(self, names: Set[bytes]) -> bool:
+        """Whether it has one of these headers."""
+        if self._has_lists:
+            return any(name.lower() in names for name, _ in self.scope["headers"])
+        return not names.isdisjoint(self._lines)
+
     @property
-    def has_range(self) -> bool:
-        """Whether it asks for a part of the response, in whatever unit."""
-        return bool(self._values(b"range"))
+    def accepts_coding(self) -> bool:
+        """Whether it accepts another content coding than identity."""
+        return accepts_coding(tuple(self._values(b"accept-encoding")))
+
+    def wishes(self, honour: bool | Callable[[Any], bool], reporter: Reporter) -> Wishes:
+        """Return what it wants of a cache; `honour` says what of that counts."""
+        if not self.has_any(_OF_WISHES):
+            return NO_WISHES
+        lines, pragma = self._values(b"cache-control"), self._values(b"pragma")
+        if callable(honour):
+            honour = self._is_let("honor_request=", honour, reporter)
+        return wishes_of(lines, pragma, is_honoured=honour)
 
     @property
     def may_have_body(self) -> bool:
@@ -259,10 +283,13 @@ class Incoming:
     def select(self, names: Sequence[str]) -> str:
         """Return the digest of the request's values for the named headers."""
         self._note(names)
-        return digest([[name, self._value(name.encode("latin-1"))] for name in names])
+        return digest([[name, self._value(name)] for name in names])
 
-    def _value(self, name: bytes) -> bytes | list[bytes]:
-        return self._selected[name] if name in self._selected else self._values(name)
+    def _value(self, name: str) -> bytes | list[bytes] | str | None:
+        header = name.encode("latin-1")
+        if header in self._selected:
+            return self._selected[header]
+        return selecting_value(name, self._values(header))
 
     @property
     def can_be_detached(self) -> bool:

@@ -29,9 +29,9 @@ from stream_cached.streams.sources import (
     AppSource,
     IteratorSource,
     close_iterable,
+    recordable,
     sends_by_itself,
     sends_what_it_is_given,
-    unconditional,
 )
 from stream_cached.tasks import spawn
 
@@ -106,10 +106,16 @@ def produced(result: Any) -> Produced | None:
     )
 
 
-async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | None) -> Produced:
-    """Start a response that sends in its own way, and return its real head and its source."""
+async def produce_messages(
+    made: Produced, incoming: Incoming, guard: Guard | None, *, whole: bool
+) -> Produced:
+    """
+    Start a response that sends in its own way, and return its real head and its source.
+
+    Unless its `whole` body is wanted, it may send what the request's own conditions ask for.
+    """
     request = incoming.request
-    scope = unconditional(plain_scope(request.scope))
+    scope = recordable(plain_scope(request.scope), conditional=not whole)
     if guard is not None and not sends_what_it_is_given(made.response):
         scope = guard.observed_scope(scope)
     source = AppSource(made.response, scope, getattr(request, "_body", b""), _watched_items(made))
@@ -120,6 +126,7 @@ async def produce_messages(made: Produced, incoming: Incoming, guard: Guard | No
         status=source.status,
         headers=source.headers,
         source=source,
+        sends_by_itself=False,
         asides=source.asides,
         findings=(Finding(NotCached.MESSAGE, unstorable),) if unstorable else (),
     )

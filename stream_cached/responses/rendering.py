@@ -24,6 +24,7 @@ from stream_cached.request.observed import plain_scope
 from stream_cached.request.rendered import OF_ROUTE
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import Produced, produced
+from stream_cached.responses.told import is_kept_out
 
 #: The item of a twin's scope that holds what its endpoint gives back.
 GIVEN = "stream_cached.given"
@@ -193,6 +194,11 @@ class Rendering:
         self._before = tuple(injected.raw_headers)
         # What the endpoint has left of them, if it ran for this request.
         self._kept: list[tuple[bytes, bytes]] | None = None
+
+    @property
+    def is_kept_out(self) -> bool:
+        """Whether the endpoint keeps its answer out of the cache."""
+        return is_kept_out(self._injected)
 
     async def produce(self, value: Any) -> Produced:
         """Return the response that FastAPI makes of what the endpoint has returned."""

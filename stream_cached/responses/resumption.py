@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached.errors import BrokenStreamError, LostStreamError
 from stream_cached.http.headers import content_length, end_to_end
-from stream_cached.streams.sources import unconditional
+from stream_cached.streams.sources import recordable
 
 #: Answers a call once more.
 Again = Callable[[], Awaitable[Any]]
@@ -25,7 +25,9 @@ Again = Callable[[], Awaitable[Any]]
 _ATTEMPTS = 3
 
 #: Headers that may differ between two equal responses, beside those that are for one connection.
-_OF_THE_TRANSFER = frozenset({b"age", b"cache-status", b"content-length", b"date"})
+_OF_THE_TRANSFER = frozenset(
+    {b"accept-ranges", b"age", b"cache-status", b"content-length", b"date", b"etag"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class RunHead:
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     length: int | None
+    etag: bytes | None = None
 
     @classmethod
     def of(cls, status: int, headers: Iterable[tuple[bytes, bytes]]) -> RunHead:
@@ -42,13 +45,17 @@ class RunHead:
         headers = tuple(headers)
         pairs = [(name.lower(), value) for name, value in end_to_end(headers)]
         kept = tuple(pair for pair in pairs if pair[0] not in _OF_THE_TRANSFER)
-        return cls(status, kept, content_length(headers))
+        return cls(status, kept, content_length(headers), dict(pairs).get(b"etag"))
 
     def may_follow(self, sent: RunHead) -> bool:
         if self.status != sent.status or self.headers != sent.headers:
             return False
-        # A hit has a length, a stream has none.
-        return self.length is None or sent.length is None or self.length == sent.length
+        # A hit has a length and an ETag, a stream has none.
+        return _may_be_same(self.length, sent.length) and _may_be_same(self.etag, sent.etag)
+
+
+def _may_be_same(one: object, other: object) -> bool:
+    return one is None or other is None or one == other
 
 
 class Resumption:
@@ -96,7 +103,7 @@ class Resumption:
         Raise `BrokenStreamError` if the new body is another one, or is lost, too.
         """
         # A file that the server sends would come whole, after what was sent already.
-        scope = unconditional(scope)
+        scope = recordable(scope, conditional=False)
         for _ in range(_ATTEMPTS):
             if self._length and not self._within_body:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -200,6 +201,24 @@ def stored_response(
     set_head(response, head.status, headers, head.media_type, head.charset)
     response.body, response.sending = body, sending
     return response
+
+
+def bare_response(status: int, headers: RawHeaders, sending: Sending) -> StoredResponse:
+    """Return a response that is no entry's own, and has no body."""
+    length = [] if status == 304 else [(b"content-length", b"0")]
+    response = StoredResponse.__new__(StoredResponse)
+    set_head(response, status, [*headers, *length], None, "utf-8")
+    response.body, response.sending = b"", sending
+    return response
+
+
+def as_error(response: StoredResponse) -> HTTPException:
+    """Return what a framework makes the same answer of, where no response can be returned."""
+    headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in response.raw_headers}
+    headers.pop("content-length", None)
+    if response.sending is not None:
+        response.sending.sent(0)
+    return HTTPException(response.status_code, headers=headers)
 
 
 def _with_length(headers: RawHeaders, entry: Entry) -> list[tuple[bytes, bytes]]:

@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Scope
 
 from stream_cached.errors import BrokenStreamError
+from stream_cached.http.conditions import CONDITIONS
 from stream_cached.http.reasons import NotCached
 from stream_cached.streams.asides import AFTER, BEFORE, BEGINNING, Comment, LeadersAsides
 from stream_cached.streams.items import WatchedItems, is_event_stream, takes_comments
@@ -27,18 +28,6 @@ _DEBUG = "http.response.debug"
 
 #: Messages that put something else than bytes into the body: a recorded app is not offered them.
 _BODIES_ELSEWHERE = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
-
-#: Headers that make an app send a part of its body, or no body.
-_CONDITIONS = frozenset(
-    {
-        b"range",
-        b"if-range",
-        b"if-match",
-        b"if-none-match",
-        b"if-modified-since",
-        b"if-unmodified-since",
-    }
-)
 
 
 def sends_by_itself(response: Response) -> bool:
@@ -316,10 +305,15 @@ class AppSource:
         stream.owner.finish_body()
 
 
-def unconditional(scope: Scope) -> Scope:
-    """Return a scope without what asks for less than the whole body, or for other messages."""
-    headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _CONDITIONS]
-    changed = {**scope, "headers": headers}
+def recordable(scope: Scope, *, conditional: bool) -> Scope:
+    """
+    Return a scope without what asks for other messages.
+
+    Unless it may be `conditional`, it asks for the whole body, too.
+    """
+    changed = dict(scope)
+    if not conditional:
+        changed["headers"] = [(k, v) for k, v in scope["headers"] if k.lower() not in CONDITIONS]
     if extensions := scope.get("extensions"):
         kept = {name: value for name, value in extensions.items() if name not in _BODIES_ELSEWHERE}
         changed["extensions"] = kept

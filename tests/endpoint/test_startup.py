@@ -23,7 +23,7 @@ from tests.conftest import Serve
 from tests.support.http_client import fetch
 from tests.support.runs import HIT, MISS
 
-READ = 'stream-cached; fwd=bypass; detail="request-read"'
+READ = 'stream-cached; fwd=uri-miss; detail="request-read"'
 ARGUMENT = 'stream-cached; fwd=bypass; detail="argument"'
 
 

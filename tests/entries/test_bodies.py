@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stream_cached import stream_cached
 from stream_cached.limits import VALUE_SIZE
 from tests.conftest import Serve
+from tests.support.added import ADDED_BYTES
 from tests.support.app_server import HttpParser
 from tests.support.gates import wait_until
 from tests.support.http_client import RawResponse, fetch
@@ -37,8 +38,7 @@ MISS = "stream-cached; fwd=uri-miss; stored"
 HIT = "stream-cached; hit"
 
 #: What the server, the framing and the cache itself say about one transfer.
-_OF_THE_TRANSFER = {
-    b"cache-status",
+_OF_THE_TRANSFER = ADDED_BYTES | {
     b"connection",
     b"content-length",
     b"date",

@@ -207,7 +207,7 @@ def test_a_run_over_the_limit_leaves_a_mark_that_expires(
     assert len(app.keys.without_ttl()) == (0 if ttl else 1)
     bypass = fetch(app.server.port)
     assert bypass.complete
-    assert bypass.header("Cache-Status") == 'stream-cached; fwd=bypass; detail="max-body"'
+    assert bypass.header("Cache-Status") == 'stream-cached; fwd=uri-miss; detail="max-body"'
 
 
 @pytest.mark.parametrize("ttl", [60, None])

@@ -33,7 +33,9 @@ def memory() -> str:
 
 
 def bypass(detail: str) -> str:
-    return f'stream-cached; fwd=bypass; detail="{detail}"'
+    # What an upload is, is known before the cache is looked into.
+    fwd = "bypass" if detail == "upload" else "uri-miss"
+    return f'stream-cached; fwd={fwd}; detail="{detail}"'
 
 
 @dataclass
@@ -97,7 +99,7 @@ def test_statuses_can_be_chosen(serve: Serve) -> None:
         ({"Set-Cookie": "a=b"}, "set-cookie", "middleware"),
         ({"Cache-Control": "private"}, "cache-control", "Cache-Control"),
         ({"Cache-Control": "max-age=3, No-Store"}, "cache-control", "Cache-Control"),
-        ({"Cache-Control": 'private="X-User"'}, "cache-control", "Cache-Control"),
+        ({"Cache-Control": 'private="X-User", private'}, "cache-control", "Cache-Control"),
         ({"Vary": "*"}, "vary-any", "Vary"),
         ({"Vary": "Accept, *"}, "vary-any", "Vary"),
     ],

@@ -13,6 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 
 from stream_cached import BrokenStreamError, stream_cached
+from tests.support.added import ADDED_BYTES
 from tests.support.asgi import Exchange
 from tests.support.runs import HIT, MISS
 
@@ -150,7 +151,7 @@ async def ask(app: FastAPI, user: str) -> Exchange:
 
 def shown(exchange: Exchange) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     head = exchange.sent[0]
-    ours = (b"cache-status", b"content-length")
+    ours = ADDED_BYTES | {b"content-length"}
     fields = sorted(field for field in head["headers"] if field[0] not in ours)
     return head["status"], fields, exchange.body
 

@@ -57,7 +57,9 @@ own_keys = pytest.mark.parametrize(
 
 
 def bypass(detail: str) -> str:
-    return f'stream-cached; fwd=bypass; detail="{detail}"'
+    # What an upload is, is known before the cache is looked into.
+    fwd = "bypass" if detail == "upload" else "uri-miss"
+    return f'stream-cached; fwd={fwd}; detail="{detail}"'
 
 
 # -- users ----------------------------------------------------------------------------------------

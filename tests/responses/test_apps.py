@@ -107,7 +107,7 @@ def test_what_is_not_stored_is_sent_with_the_reason(caplog: pytest.LogCaptureFix
         for number in range(2):
             answer = await get(runs.app())
             assert answer.body == runs.bodies[number]
-            assert answer.cache_status == 'stream-cached; fwd=bypass; detail="set-cookie"'
+            assert answer.cache_status == 'stream-cached; fwd=uri-miss; detail="set-cookie"'
             assert (b"set-cookie", b"a=b") in answer.sent[0]["headers"]
 
     run(test)

@@ -42,6 +42,7 @@ from starlette.types import Scope
 from stream_cached import stream_cached
 from stream_cached.runs.run import Run
 from tests.conftest import Serve
+from tests.support.added import ADDED_BYTES
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawResponse, fetch
 from tests.support.logs import warnings
@@ -367,7 +368,7 @@ def seen(answer: RawResponse) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """What a client sees of an answer, but for what the cache says of it."""
     assert answer.complete
     # The length of a stream is known on a hit.
-    left_out = {b"cache-status", b"date", b"transfer-encoding"}
+    left_out = {*ADDED_BYTES, b"date", b"transfer-encoding"}
     if answer.header("Content-Type") is None:
         left_out.add(b"content-length")
     headers = [(k.lower(), v) for k, v in answer.headers]
@@ -468,7 +469,7 @@ def test_a_cookie_of_the_endpoint_is_not_shared(caplog: pytest.LogCaptureFixture
 
     answers = get(app, "/", "/")
     assert [answer.json() for answer in answers] == [0, 1]
-    assert statuses(answers) == ['stream-cached; fwd=bypass; detail="set-cookie"'] * 2
+    assert statuses(answers) == ['stream-cached; fwd=uri-miss; detail="set-cookie"'] * 2
     sent = [answer.headers.get_list("set-cookie") for answer in answers]
     assert [[each.split(";")[0] for each in of_one] for of_one in sent] == [
         ["seen=yes", f"number={number}"] for number in range(2)
@@ -520,7 +521,7 @@ def test_the_headers_of_dependencies_say_whether_an_answer_may_be_shared() -> No
     async def of_language() -> int:
         return next(runs)
 
-    bypassed = 'stream-cached; fwd=bypass; detail="cache-control"'
+    bypassed = 'stream-cached; fwd=uri-miss; detail="cache-control"'
     assert statuses(get(app, "/private", "/private")) == [bypassed] * 2
     with TestClient(app) as client:
         answers = [client.get("/varying", headers={"Lang": each}) for each in ("en", "de", "en")]

@@ -28,6 +28,7 @@ def moved_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         "engine.outcome",
         "engine.lookup",
         "engine.record",
+        "engine.storable",
         "engine.collapse",
         "entries.recorder",
         "runs.registry",

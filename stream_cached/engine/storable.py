@@ -1,0 +1,125 @@
+"""May the answer of a run be stored, and until when is it fresh?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from stream_cached.engine.outcome import Call
+from stream_cached.engine.sharing import of_one_client, varies_on
+from stream_cached.entries.resource import Resource
+from stream_cached.http.freshness import Lifetime, disconnected_for, lifetime_of, with_max_age
+from stream_cached.http.headers import content_length, end_to_end
+from stream_cached.http.policy import (
+    DEFAULT_STATUSES,
+    FINAL_STATUSES,
+    confined,
+    why_not_stored,
+)
+from stream_cached.http.reasons import Finding, NotCached
+from stream_cached.http.targeted import directives_for
+from stream_cached.limits import Limits
+from stream_cached.request.guard import Guard
+from stream_cached.responses.messages import RawHeaders
+from stream_cached.responses.produced import Produced
+
+#: Seconds that an entry is kept at most, however long it is fresh.
+_LONGEST = 366 * 24 * 60 * 60.0
+
+#: The statuses of an answer to the conditions of a request.
+_OF_CONDITIONS = frozenset({206, 304, 412, 416})
+
+
+class Verdict:
+    """
+    Whether the answer of a run may be stored.
+
+    Args:
+        call: The call that has run the endpoint.
+        resource: Where the answer would be stored.
+        guard: What has observed what the endpoint read.
+        asked_at: When the endpoint was called, in seconds since the epoch.
+    """
+
+    def __init__(
+        self, call: Call, resource: Resource, guard: Guard | None, asked_at: float
+    ) -> None:
+        self._call = call
+        self._options = call.service.options
+        self._resource = resource
+        self._guard = guard
+        self.asked_at = asked_at
+        self.lifetime: Lifetime | None = None
+        """Until when it is fresh by its own words; None if the server has its own ttl."""
+
+    @property
+    def fresh_until(self) -> float | None:
+        return None if self.lifetime is None else self.lifetime.fresh_until
+
+    @property
+    def _max_body(self) -> int:
+        limits, capacity = self._options.limits, self._resource.store.capacity
+        return limits.max_body if capacity is None else min(limits.max_body, max(1, capacity // 4))
+
+    def limits(self) -> Limits:
+        limits, max_body = self._options.limits, self._max_body
+        return limits if max_body == limits.max_body else replace(limits, max_body=max_body)
+
+    def why_not_stored(self, made: Produced, *, has_revealed: bool) -> list[Finding]:
+        """Return why an answer is not stored; `has_revealed` if its client was seen to leave."""
+        headers, targets = made.all_headers, self._options.targets
+        findings = [*of_one_client(self._call, headers, self._guard), *made.findings]
+        if self._call.is_conditional and made.status in _OF_CONDITIONS:
+            reason: NotCached | None = NotCached.CONDITIONAL
+        else:
+            reason = why_not_stored(made.status, headers, self._statuses(made), targets)
+        if reason is None and not made.sends_by_itself:
+            reason = self._why_not_fresh(made)
+        if reason is not None:
+            findings.insert(0, Finding(reason))
+        if has_revealed:
+            findings.append(Finding(NotCached.INCOMPLETE))
+        if (content_length(headers) or 0) > self._max_body:
+            findings.append(Finding(NotCached.BODY_SIZE))
+        if self._call.request is None and varies_on(self._call, headers):
+            findings.append(Finding(NotCached.NO_REQUEST))
+        return findings
+
+    def _statuses(self, made: Produced) -> frozenset[int]:
+        statuses = self._options.statuses
+        if statuses != DEFAULT_STATUSES:
+            return statuses
+        if self._call.service.hooks.by_response:
+            return FINAL_STATUSES
+        return statuses | {made.status} if made.is_declared else statuses
+
+    def _why_not_fresh(self, made: Produced) -> NotCached | None:
+        """Let the response say for how long it is stored, if it is to."""
+        if not self._call.service.hooks.by_response:
+            return None
+        now = time.time()
+        found = lifetime_of(
+            made.status,
+            made.all_headers,
+            asked_at=self.asked_at,
+            received=now,
+            heuristic=self._options.heuristic,
+            targets=self._options.targets,
+            otherwise=self._options.windows,
+        )
+        if isinstance(found, NotCached):
+            return found
+        self.lifetime = found
+        directives = directives_for(made.all_headers, self._options.targets)
+        ttl = min(max(1.0, found.fresh_until - now), _LONGEST)
+        # A request with `max-stale` may find it as long as one whose run fails.
+        disconnected = disconnected_for(directives, found.windows, ttl)
+        self._resource.set_ttl(ttl, max(found.windows.longest, disconnected))
+        return None
+
+
+def stored_headers(call: Call, headers: RawHeaders) -> Sequence[tuple[bytes, bytes]]:
+    """Return the headers of an answer for other requests, which have connections of their own."""
+    kept = confined(end_to_end(headers), call.service.options.targets)
+    return call.service.headers.with_vary(with_max_age(kept, time.time()))

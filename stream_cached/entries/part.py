@@ -1,0 +1,109 @@
+"""A part of a stored body: only the segments that hold it are read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from itertools import accumulate
+
+from stream_cached.entries.body import WINDOW
+from stream_cached.entries.found import Hit
+from stream_cached.entries.resource import Resource
+from stream_cached.errors import LostStreamError, StoreError
+from stream_cached.format.records import Segment
+from stream_cached.format.validation import UnsoundError
+
+
+class PartReplay:
+    """
+    The bytes of an entry from `start` up to `stop`, in pieces as large as they are stored.
+
+    Args:
+        resource: The resource of the entry.
+        hit: The entry, and the key of its record.
+        start: The first byte.
+        stop: The byte after the last one.
+    """
+
+    def __init__(self, resource: Resource, hit: Hit, start: int, stop: int) -> None:
+        self.entry = entry = hit.entry
+        self.length = stop - start
+        self.closed = False
+        self._resource = resource
+        self._hit = hit
+        self._body = resource.body(entry.generation)
+        self._left = self.length
+        self._pieces: deque[bytes] = deque()
+        self._indexes, self._skip = range(0), start
+        if not entry.segments:
+            self._pieces.append(entry.body[start:stop])
+            return
+        if hit.body is not None:
+            # This process keeps it.
+            self._take(hit.body)
+            return
+        begins = [0, *accumulate(size for size, _ in entry.segments)]
+        first, last = bisect_right(begins, start) - 1, bisect_right(begins, stop - 1) - 1
+        self._indexes = range(first, last + 1)
+        self._skip = start - begins[first]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether more is to be read."""
+        return bool(self._indexes)
+
+    async def open(self) -> bool:
+        """Read the first pieces. Return False, and delete the record, unless all are there."""
+        if not self._indexes:
+            return True
+        indexes, ttl = self._indexes, self._resource.lifetimes.segments
+        try:
+            found, _ = await asyncio.gather(self._body.renew(indexes, ttl), self._read())
+        except UnsoundError:
+            found = 0
+        if found != len(indexes):
+            await self._resource.delete(self._hit)
+            return False
+        return True
+
+    async def _read(self) -> None:
+        window, self._indexes = self._indexes[:WINDOW], self._indexes[WINDOW:]
+        self._take(await self._body.read(window, self.entry.segments))
+
+    def _take(self, segments: Sequence[Segment]) -> None:
+        for segment in segments:
+            piece = segment.payload[self._skip : self._skip + self._left]
+            self._skip = max(0, self._skip - len(segment.payload))
+            self._left -= len(piece)
+            if piece:
+                self._pieces.append(piece)
+
+    async def part(self) -> bytes | None:
+        """Return the next piece, None at the end."""
+        if not self._pieces and self._indexes and not self.closed:
+            try:
+                await self._body.renew_if_due(self._indexes, self._resource.lifetimes.segments)
+                await self._read()
+            except (StoreError, UnsoundError) as exc:
+                # If the store fails here, too, the next look-up finds the same damage.
+                with contextlib.suppress(StoreError):
+                    await self._resource.store.delete_many([self._hit.key])
+                raise LostStreamError(f"the stored body can't be read on: {exc}") from exc
+        return self._pieces.popleft() if self._pieces and not self.closed else None
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def __aiter__(self) -> PartReplay:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if (piece := await self.part()) is None:
+            raise StopAsyncIteration
+        return piece

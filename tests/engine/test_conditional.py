@@ -1,0 +1,310 @@
+"""Requests with preconditions and for ranges, and the validators that they need."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import MemoryCache, stream_cached
+from stream_cached.entries.body import Body
+from tests.conftest import Serve
+from tests.support.gates import Gate, wait_until
+from tests.support.http_client import fetch
+from tests.support.runs import HIT, MISS, Runs, segments
+
+#: More than five segments.
+CHUNKS, CHUNK = 14, 100_000
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The indexes of the segments that were read."""
+    indexes: list[int] = []
+    real = Body.read
+
+    async def counted(self: Body, some: range, seals: Any = None) -> Any:
+        indexes.extend(some)
+        return await real(self, some, seals)
+
+    monkeypatch.setattr(Body, "read", counted)
+    return indexes
+
+
+def test_a_range_reads_the_segments_that_it_covers(
+    serve: Serve, cache_url: str, read: list[int]
+) -> None:
+    runs = Runs(chunks=CHUNKS, chunk=CHUNK)
+    port = serve(runs.app(cache_url)).port
+    fetch(port)
+    (body,) = runs.bodies
+    read.clear()
+    answer = fetch(port, headers={"Range": "bytes=700000-700009"})
+    assert (answer.status, answer.body) == (206, body[700_000:700_010])
+    assert (answer.header("cache-status"), answer.header("content-length")) == (HIT, "10")
+    assert len(read) == 1
+    answer = fetch(port, headers={"Range": "bytes=-300000"})
+    assert (answer.status, answer.body) == (206, body[-300_000:])
+    assert len(read) <= 1 + 3
+    assert len(runs.bodies) == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_a_client_has_is_told_without_a_segment(
+    serve: Serve, cache_url: str, read: list[int], method: str
+) -> None:
+    runs = Runs(headers={"Vary": "Accept", "Cache-Control": "max-age=9", "X-Row": "1"})
+    port = serve(runs.app(cache_url)).port
+    assert fetch(port).header("etag") is None
+    hit = fetch(port)
+    etag = hit.header("etag")
+    assert etag is not None
+    assert etag.startswith('"')
+    read.clear()
+    answer = fetch(port, headers={"If-None-Match": f'W/{etag}, "other"'}, method=method)
+    assert (answer.status, answer.body, answer.complete) == (304, b"", True)
+    assert not read
+    shown = {name.lower() for name, _ in answer.headers}
+    assert shown >= {b"etag", b"vary", b"cache-control", b"age", b"cache-status"}
+    assert not shown & {b"content-length", b"content-type", b"x-row", b"transfer-encoding"}
+    answer = fetch(port, headers={"If-Match": '"other"'}, method=method)
+    assert (answer.status, answer.body) == (412, b"")
+    assert not read
+    assert len(runs.bodies) == 1
+
+
+@pytest.mark.parametrize("inline_max", [0, 100_000])
+def test_random_ranges_are_slices(serve: Serve, inline_max: int) -> None:
+    size = 700_000 if not inline_max else 20_000
+    body = random.Random(1).randbytes(size)
+
+    @stream_cached(ttl=60, inline_max=inline_max)
+    async def endpoint(request: Request) -> Response:
+        async def chunks() -> AsyncIterator[bytes]:
+            for start in range(0, size, 7_777):
+                yield body[start : start + 7_777]
+
+        return StreamingResponse(chunks())
+
+    port = serve(Starlette(routes=[Route("/", endpoint)])).port
+    fetch(port)
+    rng = random.Random(2)
+    for _ in range(60):
+        first = rng.randrange(size)
+        last = rng.choice([first, first + rng.randrange(300), rng.randrange(first, size)])
+        answer = fetch(port, headers={"Range": f"bytes={first}-{last}"})
+        assert (answer.status, answer.complete) == (206, True)
+        assert answer.body == body[first : last + 1]
+
+
+def test_a_download_that_broke_off_is_resumed(serve: Serve, cache_url: str) -> None:
+    runs = Runs()
+    port = serve(runs.app(cache_url)).port
+    fetch(port)
+    (body,) = runs.bodies
+    etag = fetch(port).header("etag") or ""
+    rest = fetch(port, headers={"Range": "bytes=400000-", "If-Range": etag})
+    assert (rest.status, rest.body) == (206, body[400_000:])
+    whole = fetch(port, headers={"Range": "bytes=400000-", "If-Range": '"other"'})
+    assert (whole.status, whole.body) == (200, body)
+
+
+def test_a_part_whose_segment_is_lost_is_made_anew(serve: Serve) -> None:
+    cache = MemoryCache()
+    runs = Runs(chunks=CHUNKS, chunk=CHUNK)
+    cached = stream_cached(ttl=60, cache=cache)
+    port = serve(Starlette(routes=[Route("/", cached(runs.__call__))])).port
+    fetch(port)
+    lost = max(segments(set(cache.sizes())), key=lambda key: int(key.rpartition(":")[2]))
+    del cache.memory._items[lost]
+    answer = fetch(port, headers={"Range": "bytes=-10"})
+    assert (answer.status, answer.complete) == (200, True)
+    assert answer.body == runs.bodies[1]
+    assert answer.header("cache-status") == MISS
+
+
+# -- the ETag -------------------------------------------------------------------------------------
+
+
+def etags(serve: Serve, headers: dict[str, str], asked: dict[str, str], **settings: Any) -> Any:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"always "
+        yield b"the same"
+
+    @stream_cached(ttl=60, **settings)
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(body(), headers=headers)
+
+    port = serve(Starlette(routes=[Route("/", endpoint)])).port
+    return [fetch(port, headers=asked).header("etag") for _ in range(2)]
+
+
+def test_equal_bodies_have_equal_tags(serve: Serve) -> None:
+    (none, one), (_, other) = (etags(serve, {}, {}, inline_max=size) for size in (0, 1000))
+    assert none is None
+    assert one == other
+    assert one.startswith('"')
+
+
+GZIP = {"Accept-Encoding": "br, gzip"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "asked", "is_strong"),
+    [
+        ({}, GZIP, False),
+        ({}, {"Accept-Encoding": "identity, *;q=0"}, True),
+        ({"Content-Encoding": "br"}, GZIP, True),
+        ({"Content-Type": "video/mp4"}, GZIP, True),
+        ({"Content-Type": "text/csv"}, {"Accept-Encoding": "*"}, False),
+    ],
+)
+def test_a_tag_is_weak_where_the_body_may_be_compressed(
+    serve: Serve, headers: dict[str, str], asked: dict[str, str], is_strong: bool
+) -> None:
+    _, etag = etags(serve, headers, asked)
+    assert etag.startswith('"' if is_strong else 'W/"')
+
+
+def test_the_endpoint_has_the_last_word(serve: Serve) -> None:
+    assert etags(serve, {"ETag": '"own"'}, GZIP) == ['"own"'] * 2
+    assert etags(serve, {}, {}, etag=False) == [None] * 2
+    assert etags(serve, {}, {}, etag="weak")[1].startswith('W/"')
+
+
+def test_compressed_bytes_have_no_strong_tag(serve: Serve) -> None:
+    @stream_cached(ttl=60)
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse("row\n" * 1000)
+
+    app = Starlette(routes=[Route("/", endpoint)], middleware=[Middleware(GZipMiddleware)])
+    port = serve(app).port
+    _, hit = fetch(port, headers=GZIP), fetch(port, headers=GZIP)
+    etag = hit.header("etag") or ""
+    assert (hit.header("content-encoding"), etag[:2]) == ("gzip", "W/")
+    assert fetch(port, headers={**GZIP, "If-None-Match": etag}).status == 304
+    part = fetch(port, headers={**GZIP, "If-Range": etag, "Range": "bytes=5-"})
+    assert part.status == 200
+
+
+# -- the run --------------------------------------------------------------------------------------
+
+
+def test_a_value_of_fastapi_is_not_sent_twice(serve: Serve) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @stream_cached(ttl=60)
+    async def rows() -> list[int]:
+        return [1, 2, 3]
+
+    port = serve(app).port
+    fetch(port)
+    etag = fetch(port).header("etag") or ""
+    assert fetch(port, headers={"If-None-Match": etag}).status == 304
+    part = fetch(port, headers={"Range": "bytes=1-1"})
+    assert (part.status, part.body) == (206, b"1")
+
+
+def test_items_of_a_generator_are_sent_whole(serve: Serve) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @stream_cached(ttl=60)
+    async def rows() -> AsyncIterator[int]:
+        for number in range(5):
+            yield number
+
+    port = serve(app).port
+    for _ in range(2):
+        answer = fetch(port, headers={"Range": "bytes=0-1", "If-None-Match": "*"})
+        assert (answer.status, answer.body) == (200, fetch(port).body)
+
+
+def test_a_request_for_a_range_leads_once_the_head_is_known(serve: Serve) -> None:
+    calls: list[str] = []
+    gates = [Gate(), Gate()]
+    begun = Gate()
+
+    @stream_cached(ttl=60, unguarded=("headers",))
+    async def endpoint(request: Request) -> Response:
+        number = len(calls)
+        calls.append(request.headers.get("range", ""))
+        begun.open()
+        await gates[0].passed()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"run %d, " % number
+            await gates[1].passed()
+            yield b"and the end"
+
+        return StreamingResponse(body())
+
+    port = serve(Starlette(routes=[Route("/", endpoint)])).port
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(fetch, port, headers={"Range": "bytes=0-2"})
+        begun.wait()
+        # Its head is not known, and may be for its own request alone.
+        second = pool.submit(fetch, port)
+        wait_until(lambda: len(calls) == 2)
+        gates[0].open()
+        gates[1].open()
+        assert {first.result().body, second.result().body} == {
+            b"run 0, and the end",
+            b"run 1, and the end",
+        }
+        gates[1] = Gate()
+
+
+def test_a_condition_on_a_stream_that_is_read_already_joins_it(serve: Serve) -> None:
+    runs = Runs()
+    held = Gate()
+    reached = Gate()
+
+    async def before(run: int, number: int) -> None:
+        if number == 5:
+            reached.open()
+            await held.passed()
+
+    runs.before = before  # type: ignore[method-assign]
+    port = serve(runs.app("memory://")).port
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetch, port, headers={"Range": "bytes=0-9"})
+        reached.wait()
+        second = pool.submit(fetch, port, headers={"If-None-Match": '"a"'})
+        wait_until(lambda: runs.made[0] >= 5)
+        held.open()
+        answers = [first.result(), second.result()]
+    assert len(runs.bodies) == 1
+    assert [answer.body for answer in answers] == runs.bodies * 2
+    assert answers[0].header("cache-status") == MISS
+
+
+def test_what_a_file_says_to_a_condition_is_for_its_own_client(
+    serve: Serve, cache_url: str, tmp_path: Any
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"0123456789")
+
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(path)
+
+    port = serve(Starlette(routes=[Route("/", endpoint)])).port
+    cold = fetch(port, headers={"Range": "bytes=2-4"})
+    assert (cold.status, cold.body) == (206, b"234")
+    assert cold.header("cache-status") == 'stream-cached; fwd=uri-miss; detail="conditional"'
+    assert fetch(port, headers={"Range": "bytes=20-"}).status == 416
+    whole = fetch(port)
+    assert (whole.status, whole.body, whole.header("cache-status")) == (200, b"0123456789", MISS)
+    assert fetch(port, headers={"Range": "bytes=2-4"}).header("cache-status") == HIT

@@ -201,8 +201,8 @@ def test_a_client_that_leaves_ends_what_is_not_stored(serve: Serve) -> None:
     app.get("/", response_class=fastapi.EventSourceResponse)(streams.cached()(events))
     server = serve(app)
     with RawClient(server.port) as client:
-        # It asks for a part, and is answered past the cache.
-        client.send(headers=[("Range", "bytes=0-1")])
+        # It may be somebody's own answer, and is sent past the cache.
+        client.send(headers=[("Authorization", "Bearer alice")])
         client.read_head()
         assert client.read_some()
         client.abort()

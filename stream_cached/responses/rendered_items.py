@@ -160,9 +160,7 @@ class _RenderedItems:
                     response: Any = await self._twins.handler(self._route)(request)
                 send, scope = self._sending(items, send), plain_scope(scope)
                 if type(response).__call__ is StreamingResponse.__call__:
-                    # What iterates over the body has to close it, too: some versions of FastAPI
-                    # leave the tasks of an event stream to that.
-                    stack.push_async_callback(close_iterable, response.body_iterator)
+                    stack.push_async_callback(_close, response.body_iterator)
                     await _until_client_left(response.stream_response(send), scope, receive)
                 else:
                     await response(scope, receive, send)
@@ -184,6 +182,16 @@ class _RenderedItems:
             await send(message)
 
         return sending
+
+
+async def _close(body: Any) -> None:
+    """Close a body in the task that has read it: FastAPI 0.135 leaves tasks of its own to that."""
+    try:
+        await close_iterable(body)
+    except BaseExceptionGroup as group:
+        raised = group.split(GeneratorExit)[1]
+        if raised is not None:
+            raise raised from None
 
 
 async def _until_client_left(

@@ -7,11 +7,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import __version__ as fastapi_version
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from tests.conftest import Serve, Spawn
+from tests.support.http_client import fetch
 from tests.support.process import ROOT
 from tests.support.runs import HIT, MISS
 
@@ -50,3 +57,60 @@ def test_the_tokens_of_an_endpoint(path: str, monkeypatch: pytest.MonkeyPatch) -
     assert first.content == second.content
     assert first.text.count(f"{path} 2") == 1
     assert [each.headers["cache-status"] for each in (first, second)] == [MISS, HIT]
+
+
+def origin(count: list[str]) -> Starlette:
+    """An origin whose responses say for how long they are fresh."""
+    body = bytes(range(256)) * 4_000
+
+    async def page(request: Request) -> Response:
+        count.append(request.url.path)
+        language = request.headers.get("accept-language", "")
+        if request.url.path == "/stale" and count.count("/stale") > 1:
+            return Response("broken", 503, {"Retry-After": "1"})
+        directives = {
+            "/stale": "max-age=0, stale-if-error=600",
+            "/private": "private, max-age=60",
+        }.get(request.url.path, "max-age=60")
+        headers = {"Cache-Control": directives, "Vary": "Accept-Language", "ETag": '"v1"'}
+        return StreamingResponse(_parts(body), headers={**headers, "X-Language": language})
+
+    return Starlette(routes=[Route("/{path:path}", page)])
+
+
+async def _parts(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 10_000):
+        yield body[start : start + 10_000]
+
+
+def test_a_proxy_that_goes_by_what_its_origin_says(serve: Serve, spawn: Spawn) -> None:
+    count: list[str] = []
+    behind = serve(origin(count))
+    port = spawn("examples.proxy:app", {"ORIGIN": f"http://127.0.0.1:{behind.port}"}).port
+
+    first, second = fetch(port, "/page?a=1"), fetch(port, "/page?a=1")
+    assert first.header("cache-status") == MISS
+    assert (second.header("cache-status") or "").startswith(f"{HIT}; ttl=")
+    assert second.body == first.body
+    assert int(second.header("age") or "-1") >= 0
+    assert count == ["/page"]
+
+    same = fetch(port, "/page?a=1", {"If-None-Match": '"v1"'})
+    assert (same.status, same.header("etag"), same.body) == (304, '"v1"', b"")
+    part = fetch(port, "/page?a=1", {"Range": "bytes=500000-500009", "If-Range": '"v1"'})
+    assert (part.status, part.body) == (206, first.body[500_000:500_010])
+    assert count == ["/page"]
+
+    for languages in ("de, en", "EN,de"):
+        assert fetch(port, "/page?a=1", {"Accept-Language": languages}).status == 200
+    assert count == ["/page"] * 2
+
+    for _ in range(2):
+        assert fetch(port, "/private").body == first.body
+    assert count.count("/private") == 2
+
+    fetch(port, "/stale")
+    old = fetch(port, "/stale")
+    assert (old.status, old.body) == (200, first.body)
+    shown = 'stream-cached; fwd=stale; fwd-status=503; detail="stale-if-error"'
+    assert old.header("cache-status") == shown

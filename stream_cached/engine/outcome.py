@@ -203,6 +203,11 @@ class Stale:
     windows: Windows
     """For how long it may be served."""
 
+    @property
+    def covers_failures(self) -> bool:
+        """Whether it is served where the endpoint answers with a failure."""
+        return self.seconds <= self.windows.if_error
+
 
 @dataclass(frozen=True, slots=True)
 class Absent:

@@ -297,7 +297,8 @@ class _Record:
         return self._verdict.why_not_stored(made, has_revealed=self._shield.has_revealed)
 
     def _refuse(self, made: Produced, findings: Sequence[Finding]) -> None:
-        if isinstance(self._view.found, Stale) and is_failure(made.status):
+        found = self._view.found
+        if isinstance(found, Stale) and found.covers_failures and is_failure(made.status):
             self._view.registry.back_off(self._resource.place)
         is_at_hand = made.source is None and not made.sends_by_itself
         seconds, hands_on = handed_on(made.all_headers, findings, at_hand=is_at_hand)

@@ -100,7 +100,7 @@ async def _is_replaced(view: View, stale: Stale) -> bool:
 async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
     """Run the function. If it fails before its first byte, return the stale response."""
     view, stale, run = decision.view, decision.stale, decision.run
-    covers_failures = stale.seconds <= stale.windows.if_error
+    covers_failures = stale.covers_failures
     if not covers_failures and stale.seconds > stale.windows.if_raised:
         async with leading(run):
             return await record(call, view, run)
@@ -119,7 +119,8 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
     status: int | None = None
     try:
         async with leading(run):
-            result = await _record_or_back_off(withholding, view, run)
+            recorded = _record_or_back_off if covers_failures else record
+            result = await recorded(withholding, view, run)
         if not await _has_failed(call, result, covers_failures):
             withheld.release()
             return result

@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from benchmarks import keys, outage, round_trips, runs, stampede, streams, waits
+from benchmarks import hits, keys, outage, round_trips, runs, stampede, streams, waits
 from tests.support.servers import ServerMissingError, find_redis
 
 PARTS: dict[str, Callable[[float], None]] = {
     "streams": streams.main,
+    "hits": hits.main,
     "round-trips": lambda share: round_trips.main(),
     "outage": outage.main,
     "keys": lambda share: keys.main(),

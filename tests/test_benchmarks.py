@@ -18,6 +18,7 @@ pytest.importorskip("uvloop")
     "part",
     [
         "keys",
+        "hits",
         pytest.param("runs", marks=pytest.mark.full),
         pytest.param("outage", marks=pytest.mark.full),
         pytest.param("stampede", marks=pytest.mark.full),

@@ -50,6 +50,8 @@ class Kept:
     """The record itself, where the store is in this process and holds the same object."""
     body: LocalBody | None = None
     size: int = 0
+    was_read: bool = False
+    """Whether its body was read before."""
     filling: weakref.ref[Filling] | None = None
     """What takes the body; a dead reference where that was dropped before its end."""
 
@@ -154,6 +156,10 @@ class LocalEntries:
         place = self._number, key
         kept = _memory.find(place)
         if kept is None or kept.record is not entry or (kept.filling and kept.filling()):
+            return None
+        if not kept.was_read:
+            # What is asked for once must not push out what is asked for again and again.
+            kept.was_read = True
             return None
         kept.drop_body(place)
         if not _memory.resize(place, kept, entry.length):

@@ -207,12 +207,15 @@ def test_two_stores_keep_their_entries_apart() -> None:
     run(test())
 
 
-def test_a_body_of_segments_is_read_once_and_then_only_how_they_begin() -> None:
+def test_a_body_of_segments_is_read_twice_and_then_only_how_they_begin() -> None:
     async def test() -> None:
         store, entries = WithStarts(), LocalEntries()
         whole = await store_segments(store)
-        assert await read(store, entries) == whole
-        assert len(store.reads) == 4
+        # The second time, too: most entries are hit once, if at all.
+        for _ in range(2):
+            store.reads.clear()
+            assert await read(store, entries) == whole
+            assert len(store.reads) == 4
         store.reads.clear()
         starts = [f"start of {segment_key(KEY, GENERATION, n)}" for n in range(COUNT)]
         for _ in range(2):
@@ -233,7 +236,7 @@ def test_a_segment_that_is_not_the_same_is_a_miss(
         count = COUNT if kind is WithStarts else 4
         number = min(index, count - 1)
         whole = await store_segments(store, count=count)
-        for _ in range(2):
+        for _ in range(3):
             assert await read(store, entries) == whole
         key = segment_key(KEY, GENERATION, number)
         if what == "gone":
@@ -263,7 +266,7 @@ def test_a_long_body_is_not_kept_where_it_would_be_read_as_a_whole(
     async def test() -> None:
         store, entries = Counting(), LocalEntries()
         whole = await store_segments(store)
-        for _ in range(2):
+        for _ in range(3):
             assert await read(store, entries) == whole
         assert memory.used < len(whole)
 
@@ -300,7 +303,8 @@ def test_no_more_is_kept_than_was_allowed(memory: local._Memory) -> None:
         stores = [(WithStarts(), LocalEntries()) for _ in range(12)]
         for store, entries in stores:
             whole = await store_segments(store)
-            assert await read(store, entries) == whole
+            for _ in range(2):
+                assert await read(store, entries) == whole
             assert memory.used <= memory.max_bytes
         assert 0 < len(memory.kept) < len(stores)
         # The most recently used are there.
@@ -316,6 +320,7 @@ def test_a_replay_that_is_given_up_lets_the_next_one_keep_the_body() -> None:
     async def test() -> None:
         store, entries = WithStarts(), LocalEntries()
         whole = await store_segments(store)
+        assert await read(store, entries) == whole
         for end in ("closed", "dropped"):
             resource = _resource(store, entries)
             found = await resource.look_up()

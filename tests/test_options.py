@@ -122,6 +122,7 @@ def test_the_defaults_of_limits() -> None:
         "max_ahead": 2**20,
         "max_variants": 64,
         "inline_max": VALUE_SIZE,
+        "local": 16 * 2**20,
         "spool_max": 256 * 2**20,
         "finish_timeout": 30.0,
         "held_finish_timeout": 5.0,

@@ -1,1 +1,1 @@
-"""What a hit and a miss cost, beside the same stream without a cache."""
+"""What a hit and a miss cost, beside what people use today; README.md says what is measured how."""

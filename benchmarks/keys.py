@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import statistics
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -13,6 +13,8 @@ from aiocache import cached
 from starlette.requests import Request
 from starlette.responses import Response
 
+from benchmarks.bench import Bench
+from benchmarks.figures import Series, figures_of
 from stream_cached import stream_cached
 from stream_cached.request.guard import Guard, Terms
 
@@ -46,22 +48,22 @@ async def rows(
     raise NotImplementedError
 
 
-async def median_microseconds(
-    ways: Mapping[str, Callable[[], Awaitable[Any]]],
-) -> dict[str, float]:
+async def _measure(
+    ways: Mapping[str, Callable[[], Awaitable[Any]]], rounds: int
+) -> dict[str, Series]:
     """Return what one call of each takes; the ways take turns, round by round."""
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(ROUNDS):
-        for way, call in ways.items():
-            start = time.perf_counter()
-            for _ in range(CALLS):
-                await call()
-            times[way].append((time.perf_counter() - start) / CALLS * 1e6)
-    return {way: statistics.median(taken) for way, taken in times.items()}
+    series = {way: Series() for way in ways}
+    for number, (way, call) in itertools.product(range(-1, rounds), ways.items()):
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            await call()
+        if number >= 0:
+            series[way].add(number, [(time.perf_counter() - start) / CALLS])
+    return series
 
 
-def main() -> None:
-    """Measure, and print a table."""
+def run(bench: Bench) -> None:
+    """Measure."""
     endpoint = stream_cached(ttl=60, vary=("Accept", "Accept-Language"))(rows)
     request = Request(SCOPE)
     arguments = {"number": 5, "year": 2026, "format": "csv", "since": datetime.date(2026, 1, 1)}
@@ -78,10 +80,13 @@ def main() -> None:
     async def guard() -> None:
         Guard(request, terms, with_body=False).given((), {"request": request, **arguments})
 
-    ways = {"key": ours, "guard of a miss": guard, "aiocache's own key": aiocaches}
-    taken = asyncio.run(median_microseconds(ways))
-    print("\nfour arguments, two headers in vary")
-    print(f"  {'':20}{'median us':>10}{'to aiocache':>13}")
-    for way, microseconds in taken.items():
-        ratio = microseconds / taken["aiocache's own key"]
-        print(f"  {way:20}{microseconds:>10.1f}{ratio:>13.2f}")
+    reference = "aiocache's key"
+    ways = {reference: aiocaches, "our key": ours, "our guard, of a miss": guard}
+    series = asyncio.run(_measure(ways, bench.rounds(ROUNDS)))
+    bench.figures += figures_of(
+        series,
+        {way: reference for way in ways if way != reference},
+        part="keys",
+        measure="a key",
+        work="4 arguments, 2 headers",
+    )

@@ -1,52 +1,33 @@
-"""
-What an outage of Redis costs: requests that are made before it, as it begins, and during it.
-
-Clients in threads ask all the time, each for one thing after the other: small bodies and large
-ones, half of them stored before (hits, as long as Redis is there) and half of them asked for once
-(misses). After a quarter of the requests Redis goes away under them; once all are answered it comes
-back, and what is shown last is how much later it is used again, by the server's own clock. Each
-outage has a server and a Redis of its own, and is gone through several times: what is slowest is
-the slowest of all of them, and so is what is shown last.
-
-These are wall times under load: as many clients as this keep all cores busy, and that shows in
-every line, also in the healthy one. Once all are answered, every body is compared, byte for byte. A
-hit whose store goes away while it is read, or from whose memory the rest of it is thrown out, is
-broken visibly, and counted as broken. A body that ends cleanly and is wrong or short ends the
-benchmarks. So does a number of runs of the generators that is not what Cache-Status says.
-
-The second table is a hit from the memory that stands in, beside one from `memory://`.
-"""
+"""What an outage of Redis costs: before it, as it begins, and during it. README.md says how."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from benchmarks.bodies import BODIES, MEDIA_TYPE
+from benchmarks.bench import Bench, new_redis
+from benchmarks.bodies import WORKS
 from benchmarks.client import Answer, Client
-from benchmarks.servers import app_server, redis_server
-from benchmarks.streams import HIT, flaw_of
+from benchmarks.contenders import HIT, ContenderProcess, flaw_of
+from benchmarks.figures import Figure, Series, figures_of
 from tests.support.gates import wait_until
 from tests.support.servers import RedisServer
 
-REPEATS = 3
+REPEATS = 2
 REQUESTS = 200
 CLIENTS = 20
 
-#: Seconds that no request should take: a time-out of 0.5 s before the first byte, one at the end
-#: of the body, and some work.
-BOUND = 1.2
-
 #: What is asked for, over and over; those with a question mark are misses.
-MIX = ("10-MB", *("small", "small?") * 3, "small", "10-MB?", *("small?", "small") * 3, "small?")
+MIX = ("W4", *("W1", "W1?") * 3, "W1", "W4?", *("W1?", "W1") * 3, "W1?")
 
 #: How often hits are compared.
-ROUNDS = {"small": 1_000, "10-MB": 50}
+ROUNDS = {"W1": 1_000, "W4": 50}
 
 FALLBACK_HIT = f'{HIT}; detail="fallback"'
 
@@ -93,7 +74,7 @@ class Answered:
     @property
     def flaw(self) -> str:
         """What is wrong with it."""
-        return flaw_of(self.answer, BODIES[self.body], MEDIA_TYPE)
+        return flaw_of(self.answer, WORKS[self.body])
 
     @property
     def is_hit(self) -> bool:
@@ -108,7 +89,7 @@ class Answered:
     @property
     def is_broken(self) -> bool:
         """Whether it is a hit of several segments whose connection broke visibly."""
-        return self.is_hit and self.body == "10-MB" and not self.answer.complete
+        return self.is_hit and self.body == "W4" and not self.answer.complete
 
 
 class Load:
@@ -135,7 +116,7 @@ class Load:
         with Client(self._port) as client:
             for number in self._numbers:
                 name, query, _ = MIX[number % len(MIX)].partition("?")
-                answer = client.get(f"/redis/{name}" + (f"?{number}" if query else ""))
+                answer = client.get(f"/{name}" + (f"?{number}" if query else ""))
                 self.answered.append(Answered(name, answer))
                 if not answer.complete:
                     client.reconnect()
@@ -163,30 +144,42 @@ class Outage:
         self.answered += answered
         self.runs += runs
 
-    def cells(self) -> Sequence[object]:
+    def figures(self) -> Iterator[Figure]:
         """Return its line of the table."""
         answers = [one.answer for one in self.answered]
         took = [answer.took for answer in answers]
-        small = [one.answer.took for one in self.answered if one.body == "small"]
-        first = [answer.first for answer in answers]
-        times = statistics.median(took), max(small), max(took), max(first)
-        return (
-            self.name,
-            *(f"{seconds * 1e3:.0f}" for seconds in times),
-            sum(one.is_hit for one in self.answered),
-            sum(one.has_joined for one in self.answered),
-            self.runs,
-            sum('detail="fallback"' in (answer.cache_status or "") for answer in answers),
-            sum(one.is_broken for one in self.answered),
-            f"{max(self.used_again):.2f} s" if self.used_again else "-",
-        )
+        small = [one.answer.took for one in self.answered if one.body == "W1"]
+        fallback = sum('detail="fallback"' in (each.cache_status or "") for each in answers)
+        seconds = {
+            "median": statistics.median(took),
+            "slowest W1": max(small),
+            "slowest of all": max(took),
+            "slowest first byte": max(answer.first for answer in answers),
+        }
+        numbers = {
+            "hits": sum(one.is_hit for one in self.answered),
+            "joined": sum(one.has_joined for one in self.answered),
+            "runs": self.runs,
+            "by the fallback": fallback,
+            "broken hits": sum(one.is_broken for one in self.answered),
+        }
+        if self.used_again:
+            seconds["used again after"] = max(self.used_again)
+        measure = f"outages of Redis, of {REQUESTS} requests"
+        for unit, values in (("s", seconds), ("", numbers)):
+            for work, value in values.items():
+                yield Figure("outage", measure, self.name, work, unit, value)
 
 
 def _go_through(outage: Outage) -> None:
     begin, end = OUTAGES[outage.name]
-    with redis_server() as redis, app_server(redis) as server, Client(server.port) as client:
-        for body in ("small", "10-MB"):
-            client.get(f"/redis/{body}")
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(new_redis())
+        server = stack.enter_context(ContenderProcess("ours-redis", redis))
+        client = stack.enter_context(Client(server.port))
+
+        for body in ("W1", "W4"):
+            client.get(f"/{body}")
         before, load = client.json("/runs"), Load(server.port)
         gone = load.run(lambda: begin(redis))
         outage.add(load.answered, client.json("/runs") - before)
@@ -209,75 +202,40 @@ def _used_again(client: Client, gone: float, back: float) -> float | None:
     sys.exit("Redis is back, and is not used again")
 
 
-def _compare_hits(share: float) -> None:
-    """Print what a hit from the memory that stands in takes, beside one from `memory://`."""
-    print(f"\n  {'hits while Redis is away':24}{'fallback ms':>13}{'memory:// ms':>14}{'ratio':>8}")
-    redis = redis_server()
-    with app_server(redis) as server, Client(server.port) as client:
-        for name, rounds in ROUNDS.items():
-            took = _hits(client, name, max(3, int(rounds * share)))
-            fallback, memory = (statistics.median(times) * 1e3 for times in took)
-            print(f"  {name:24}{fallback:>13.2f}{memory:>14.2f}{fallback / memory:>8.2f}")
+def _compare_hits(bench: Bench) -> None:
+    """Measure a hit from the memory that stands in, beside one from `memory://`."""
+    names = {"ours-redis": FALLBACK_HIT, "ours-memory": HIT}
+    redis = new_redis()  # it never starts
+    with contextlib.ExitStack() as stack:
+        clients = {}
+        for name in names:
+            server = stack.enter_context(ContenderProcess(name, redis))
+            clients[name] = stack.enter_context(Client(server.port))
+        for work, rounds in ROUNDS.items():
+            series = {name: Series() for name in names}
+            for number, name in itertools.product(range(-2, bench.rounds(rounds)), names):
+                answer = clients[name].get(f"/{work}")
+                if number < 0:
+                    continue
+                series[name].add(number, [answer.took])
+                if flaw := flaw_of(answer, WORKS[work]):
+                    sys.exit(f"hit, {name}, {work}: {flaw}")
+                if answer.cache_status != names[name]:
+                    sys.exit(f"hit, {name}, {work}: {answer.cache_status}")
+            bench.figures += figures_of(
+                series,
+                {"ours-redis": "ours-memory"},
+                part="outage",
+                measure="hit, while Redis is away",
+                work=work,
+            )
 
 
-def _hits(client: Client, name: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of hits from the memory that stands in, and from `memory://`."""
-    ways = {"redis": FALLBACK_HIT, "memory": HIT}
-    took: dict[str, list[float]] = {path: [] for path in ways}
-    for number, (path, cache_status) in itertools.product(range(-2, rounds), ways.items()):
-        answer = client.get(f"/{path}/{name}")
-        if number < 0:
-            continue
-        took[path].append(answer.took)
-        flaw = flaw_of(answer, BODIES[name], MEDIA_TYPE)
-        if flaw or answer.cache_status != cache_status:
-            sys.exit(f"hit, {path}, {name}: {flaw or answer.cache_status}")
-    return took["redis"], took["memory"]
-
-
-#: Two lines of head, and the width.
-_COLUMNS = (
-    (f"of {REQUESTS} requests,", "times in ms", -20),
-    ("", "median", 8),
-    ("slowest", "small", 9),
-    ("slowest", "of all", 9),
-    ("slowest", "first byte", 12),
-    ("", "hits", 6),
-    ("", "joined", 8),
-    ("", "runs", 6),
-    ("by the", "fallback", 10),
-    ("broken", "hits", 8),
-    ("used", "again", 10),
-)
-
-
-def _print_line(cells: Sequence[object]) -> None:
-    """Print a line of the table of outages, its first cell on the left."""
-    aligned = [
-        f"{cell:<{-width}}" if width < 0 else f"{cell:>{width}}"
-        for cell, (*_, width) in zip(cells, _COLUMNS, strict=True)
-    ]
-    print("  " + "".join(aligned))
-
-
-def main(share: float = 1.0) -> None:
-    """
-    Go through the outages, and print a table.
-
-    Args:
-        share: Of the rounds in which hits are compared; and of the repeats.
-    """
-    repeats = max(1, round(REPEATS * share))
-    print(f"\noutages, {repeats} of each, with {CLIENTS} clients at once")
-    _print_line([upper for upper, *_ in _COLUMNS])
-    _print_line([lower for _, lower, _ in _COLUMNS])
-    slowest = 0.0
+def run(bench: Bench) -> None:
+    """Go through the outages."""
     for name in OUTAGES:
         outage = Outage(name)
-        for _ in range(repeats):
+        for _ in range(bench.rounds(REPEATS, least=1)):
             _go_through(outage)
-        _print_line(outage.cells())
-        slowest = max(slowest, *(one.answer.took for one in outage.answered))
-    verdict = "too long" if slowest > BOUND else "good"
-    print(f"  the slowest request of all took {slowest:.2f} s ({verdict}: {BOUND} s at the most)")
-    _compare_hits(share)
+        bench.figures += outage.figures()
+    _compare_hits(bench)

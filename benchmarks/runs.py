@@ -1,29 +1,18 @@
-"""
-What a run costs per chunk without joins, beside a tee in line.
-
-A tee is the cheapest way to keep what is streamed: a generator that appends each chunk to a list
-and yields it. A run drains the endpoint's generator in a task of its own, which costs switches
-between tasks: at each chunk where the endpoint awaits between its chunks, seldom where it does not.
-Both once more while the chunks are recorded over the store of `memory://`; a loop then waits until
-the entry is visible.
-
-In process and without a server, in uvloop. The run is read as a response reads it, several
-chunks at once. The ways take turns, round by round; of each the median is shown, in microseconds
-per chunk, over the bare iteration of the same generator. That every byte came, and that what was
-recorded is stored, is checked in each round, outside of its time.
-"""
+"""What a run costs per chunk without joins, beside a tee in line. README.md says how."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
+import itertools
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import uvloop
 
+from benchmarks.bench import Bench
 from benchmarks.bodies import Body
+from benchmarks.figures import Series, figures_of
 from stream_cached.entries.found import Hit
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.lifetimes import Lifetimes
@@ -40,7 +29,7 @@ from stream_cached.runs.run import Run
 from stream_cached.stores.memory import MemoryCache, MemoryStore
 from stream_cached.streams.sources import IteratorSource
 
-ROUNDS = 100
+ROUNDS = 40
 
 BODY = Body(100, 10_000)
 
@@ -57,18 +46,21 @@ Way = Callable[[Chunks], Awaitable[int]]
 
 async def awaiting() -> AsyncIterator[bytes]:
     """An endpoint's generator that lets others run between its chunks."""
-    for chunk in BODY.chunks:
+    for chunk in BODY:
         await asyncio.sleep(0)
         yield chunk
 
 
 async def unsuspended() -> AsyncIterator[bytes]:
     """One that never does."""
-    for chunk in BODY.chunks:
+    for chunk in BODY:
         yield chunk
 
 
-KINDS: dict[str, Chunks] = {"awaits": awaiting, "does not": unsuspended}
+KINDS: dict[str, Chunks] = {
+    "the endpoint awaits between chunks": awaiting,
+    "it does not": unsuspended,
+}
 
 
 def _resource() -> Resource:
@@ -164,7 +156,7 @@ async def tee(chunks: Chunks, recording: Recording | None) -> int:
     return await _iterate(_tee(chunks(), [], _recorder(recording)))
 
 
-async def run(chunks: Chunks, recording: Recording | None) -> int:
+async def whole_run(chunks: Chunks, recording: Recording | None) -> int:
     """Read a run as `LiveResponse` does."""
     one = Run(None, "key", ANY)
     if recording is None:
@@ -184,13 +176,13 @@ async def run(chunks: Chunks, recording: Recording | None) -> int:
 WAYS = {
     "bare": (bare, False),
     "tee": (tee, False),
-    "run": (run, False),
+    "run": (whole_run, False),
     "tee, recorded": (tee, True),
-    "run, recorded": (run, True),
+    "run, recorded": (whole_run, True),
 }
 
 
-async def _microseconds(way: str, chunks: Chunks) -> float:
+async def _seconds(way: str, chunks: Chunks) -> float:
     """Return what a chunk took in one way; end everything if it did not all come."""
     iterate, records = WAYS[way]
     recording = await _recording() if records else None
@@ -201,38 +193,28 @@ async def _microseconds(way: str, chunks: Chunks) -> float:
     found = await resource.look_up()
     if length != len(BODY.whole) or isinstance(found, Hit) is not records:
         sys.exit(f"{way}: {length:,} bytes, and then {found}")
-    return took / BODY.count * 1e6
+    return took / BODY.count
 
 
-async def median_microseconds(chunks: Chunks, rounds: int) -> dict[str, float]:
+async def _measure(chunks: Chunks, rounds: int) -> dict[str, Series]:
     """Return what a chunk takes in each way; the ways take turns."""
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
-    for number in range(-1, rounds):
-        for way, taken in times.items():
-            microseconds = await _microseconds(way, chunks)
-            if number >= 0:
-                taken.append(microseconds)
-    return {way: statistics.median(taken) for way, taken in times.items()}
+    series = {way: Series() for way in WAYS}
+    for number, way in itertools.product(range(-1, rounds), WAYS):
+        took = await _seconds(way, chunks)
+        if number >= 0:
+            series[way].add(number, [took])
+    return series
 
 
-def main(share: float = 1.0) -> None:
-    """
-    Measure, and print a table.
-
-    Args:
-        share: Of the rounds.
-    """
-    rounds = max(3, round(ROUNDS * share))
-    print(f"\nruns: {BODY}, without joins, {rounds} rounds")
-    print("  us a chunk over the bare iteration, where the endpoint")
+def run(bench: Bench) -> None:
+    """Measure."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        taken = {
-            kind: runner.run(median_microseconds(chunks, rounds)) for kind, chunks in KINDS.items()
-        }
-    print(f"  {'':20}" + "".join(f"{kind:>12}" for kind in KINDS))
-    for way in WAYS:
-        if way == "bare":
-            cells = [f"({taken[kind][way]:.2f})" for kind in KINDS]
-        else:
-            cells = [f"{taken[kind][way] - taken[kind]['bare']:.2f}" for kind in KINDS]
-        print(f"  {way:20}" + "".join(f"{cell:>12}" for cell in cells))
+        for kind, chunks in KINDS.items():
+            series = runner.run(_measure(chunks, bench.rounds(ROUNDS)))
+            bench.figures += figures_of(
+                series,
+                dict.fromkeys([way for way in WAYS if way != "bare"], "bare"),
+                part="runs",
+                measure="one chunk of a run, in process",
+                work=kind,
+            )

@@ -1,33 +1,12 @@
-"""
-A stampede: a hundred clients at once ask for a stream that is not cached yet.
-
-Its generator makes 1,000 chunks of 100 bytes in 0.1 s, ten of them each millisecond; it paces
-itself by deadlines, so that it catches up where the server was busy with something else. The
-clients are one process in uvloop, apart from the server's. Their connections are open before, all
-requests are written at once, and each only notes when the first byte of its body and the last one
-came; times count from before the first request was written. What came is understood afterwards.
-
-Alternately, round by round, one client alone and then all of them ask, each time for something that
-is cold; so do the ways to answer take turns. Of each the medians are shown: until the end of one
-client alone, until the last of all has its end and what ratio to one alone that is, until the first
-byte of a client (the median one of each round) and what share of the time of one alone, and until
-that of the slowest one. The first line is the same body, uncached, which is there at once: what the
-server itself takes for a hundred. With two workers, over one Redis, the clients are divided among
-processes as the kernel has it; hits are those who came to know of the run in the other process when
-that was over already.
-
-Every body is compared, byte for byte, and every Cache-Status; a header that the endpoint makes in
-each run says how many runs there were. Anything else than whole bodies of one run ends the
-benchmarks.
-"""
+"""A stampede: a hundred clients at once ask for what is not cached yet. README.md says how."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import statistics
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -35,22 +14,17 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.bodies import MEDIA_TYPE
-from benchmarks.client import LAST_CHUNK, Answer, length_in
-from benchmarks.servers import app_server, redis_server
-from benchmarks.stampede_app import BODY, DURATION
-from benchmarks.streams import HIT, MISS, flaw_of
+from benchmarks.bench import Bench
+from benchmarks.client import LAST_CHUNK, Answer, length_in, request_for
+from benchmarks.contenders import HIT, JOINED, MISS, ContenderProcess, flaw_of
+from benchmarks.figures import Figure, Series, figures_of
+from benchmarks.stampede_app import BODY
 from tests.support.process import HOST
 
-ROUNDS = 20
-WARM_UPS = 2
+ROUNDS = 15
+WARM_UPS = 1
 
 CLIENTS = 100
-
-#: What is aimed at: all of them beside one alone; and the median first byte.
-TOTAL, FIRST_BYTE = 2.0, 0.1
-
-JOINED = "stream-cached; fwd=uri-miss; collapsed"
 
 #: Seconds in which what a request has left to be done is done.
 _SETTLED = 0.02
@@ -145,7 +119,7 @@ async def _connect(port: int) -> Connection:
 
 async def _ask(connections: list[Connection], path: str) -> list[Answer]:
     """Let all of them ask at once for the same, which nobody has asked for before."""
-    request = f"GET /{path}?{next(_fresh)} HTTP/1.1\r\nHost: benchmark\r\n\r\n".encode()
+    request = request_for(f"/{path}?{next(_fresh)}")
     started = time.perf_counter()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LONGEST):
@@ -162,55 +136,73 @@ def _runs(answers: list[Answer]) -> set[str]:
 
 def _flaw(answers: list[Answer], *, cached: bool) -> str:
     """Say what is wrong with what all of them got."""
-    for flaw in (flaw_of(answer, BODY, MEDIA_TYPE) for answer in answers):
+    for flaw in (flaw_of(answer, BODY) for answer in answers):
         if flaw:
             return flaw
+    said = Counter(answer.cache_status for answer in answers)
     expected = 1 if cached else len(answers)
     if (runs := len(_runs(answers))) != expected:
-        return f"the endpoint ran {runs} times instead of {expected}"
-    said = Counter(answer.cache_status for answer in answers)
+        return f"the endpoint ran {runs} times instead of {expected}: {_list(said)}"
     if not cached:
-        return f"Cache-Status: {+said}" if set(said) != {None} else ""
-    return "" if said[MISS] == 1 and set(said) <= {MISS, JOINED, HIT} else f"Cache-Status: {said}"
+        return f"Cache-Status: {_list(said)}" if set(said) != {None} else ""
+    return (
+        ""
+        if said[MISS] == 1 and set(said) <= {MISS, JOINED, HIT}
+        else f"Cache-Status: {_list(said)}"
+    )
+
+
+def _list(said: Counter[str | None]) -> str:
+    return ", ".join(f"{count} x {status}" for status, count in said.items())
 
 
 @dataclass
-class Figures:
-    """The seconds that a way took in its rounds."""
+class Taken:
+    """What a way took, round by round."""
 
-    alone: list[float] = field(default_factory=list)
-    total: list[float] = field(default_factory=list)
-    first: list[float] = field(default_factory=list)
-    slowest_first: list[float] = field(default_factory=list)
-    hits: list[int] = field(default_factory=list)
-    runs: int = 0
+    alone: Series = field(default_factory=Series)
+    total: Series = field(default_factory=Series)
+    first: Series = field(default_factory=Series)
+    slowest_first: Series = field(default_factory=Series)
+    hits: Series = field(default_factory=Series)
+    runs: Series = field(default_factory=Series)
 
-    def add(self, alone: list[Answer], everyone: list[Answer]) -> None:
+    def add(self, number: int, alone: list[Answer], everyone: list[Answer]) -> None:
         """Take the answers of a round."""
-        self.alone.append(alone[0].took)
-        self.total.append(max(answer.took for answer in everyone))
         firsts = [answer.first for answer in everyone]
-        self.first.append(statistics.median(firsts))
-        self.slowest_first.append(max(firsts))
-        self.hits.append(sum(answer.cache_status == HIT for answer in everyone))
-        self.runs = max(self.runs, len(_runs(everyone)))
+        self.alone.add(number, [alone[0].took])
+        self.total.add(number, [max(answer.took for answer in everyone)])
+        self.first.add(number, [statistics.median(firsts)])
+        self.slowest_first.add(number, [max(firsts)])
+        self.hits.add(number, [sum(answer.cache_status == HIT for answer in everyone)])
+        self.runs.add(number, [len(_runs(everyone))])
 
-    def cells(self) -> tuple[str, ...]:
+    def figures(self, label: str, flaw: str) -> list[Figure]:
         """Return a line of the table."""
-        alone, total, first, slowest = map(
-            statistics.median, (self.alone, self.total, self.first, self.slowest_first)
-        )
-        return (
-            *(f"{alone * 1e3:.1f}", f"{total * 1e3:.1f}", f"{total / alone:.2f}"),
-            *(f"{first * 1e3:.1f}", f"{first / alone:.3f}", f"{slowest * 1e3:.1f}"),
-            *(f"{self.runs:,}", f"{statistics.median(self.hits):g}"),
-        )
-
-    @property
-    def is_good(self) -> bool:
-        """Whether it reached what is aimed at."""
-        alone, total, first = map(statistics.median, (self.alone, self.total, self.first))
-        return total < TOTAL * alone and first <= FIRST_BYTE * alone
+        columns = {
+            "one alone": (self.alone, "s"),
+            "all of 100": (self.total, "s"),
+            "first byte, median client": (self.first, "s"),
+            "first byte, slowest client": (self.slowest_first, "s"),
+            "runs": (self.runs, ""),
+            "hits": (self.hits, ""),
+        }
+        made = []
+        for work, (series, unit) in columns.items():
+            series.flaw = flaw
+            (figure,) = figures_of(
+                {label: series},
+                {},
+                part="stampede",
+                measure=f"stampede: {CLIENTS} clients of one cold stream",
+                work=work,
+                unit=unit,
+            )
+            if unit and work != "one alone" and not flaw:
+                ratio = series.ratio_to(self.alone)
+                figure = dataclasses.replace(figure, ratio=ratio, to="one alone")
+            made.append(figure)
+        return made
 
 
 class Way:
@@ -226,18 +218,23 @@ class Way:
     def __init__(self, label: str, path: str, connections: list[Connection]) -> None:
         self.label = label
         self.is_cached = not path.startswith("uncached")
-        self.figures = Figures()
+        self.taken = Taken()
+        self.flaw = ""
         self._path = path
         self._connections = connections
 
-    async def go(self) -> None:
-        """Ask by one alone, then by all; end everything if an answer is wrong."""
+    async def go(self, number: int) -> None:
+        """Ask by one alone, then by all, unless an answer was wrong."""
+        if self.flaw:
+            return
         alone = await _ask(self._connections[:1], self._path)
         everyone = await _ask(self._connections, self._path)
         for answers in (alone, everyone):
             if flaw := _flaw(answers, cached=self.is_cached):
-                sys.exit(f"stampede, {self.label}: {flaw}")
-        self.figures.add(alone, everyone)
+                self.flaw = flaw
+                return
+        if number >= 0:
+            self.taken.add(number, alone, everyone)
 
 
 async def _connections(port: int, workers: int) -> list[Connection]:
@@ -263,41 +260,25 @@ async def _measure(ports: dict[int, int], rounds: int) -> list[Way]:
     ]
     for number in range(-WARM_UPS, rounds):
         for way in ways:
-            if number == 0:
-                way.figures = Figures()
-            await way.go()
+            await way.go(number)
     for each in (*connections[1], *connections[2]):
         each.close()
     return ways
 
 
-_HEADS = ("one alone", "all", "to alone", "first byte", "to alone", "slowest", "runs", "hits")
-
-
-def _print_table(ways: list[Way]) -> None:
-    print(f"  {'':20}" + "".join(f"{head:>11}" for head in _HEADS))
-    for way in ways:
-        line = f"  {way.label:20}" + "".join(f"{cell:>11}" for cell in way.figures.cells())
-        verdict = "good" if way.figures.is_good else "too long"
-        print(line + (f"{verdict:>11}" if way.is_cached else ""))
-
-
-def main(share: float = 1.0) -> None:
-    """
-    Measure, and print a table.
-
-    Args:
-        share: Of the rounds.
-    """
-    rounds = max(3, round(ROUNDS * share))
+def run(bench: Bench) -> None:
+    """Measure."""
     with contextlib.ExitStack() as stack:
-        redis = stack.enter_context(redis_server())
         ports = {}
         for workers in (1, 2):
-            server = app_server(redis, "benchmarks.stampede_app:app", workers=workers)
+            server = ContenderProcess(
+                "stampede",
+                bench.redis,
+                workers=workers,
+                app="benchmarks.stampede_app:app",
+            )
             ports[workers] = stack.enter_context(server).port
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            ways = runner.run(_measure(ports, rounds))
-    print(f"\nstampede: {CLIENTS} clients at once, {BODY} in {DURATION} s, {rounds} rounds")
-    print(f"  ms; good: all in less than {TOTAL:g} x one alone, first byte in {FIRST_BYTE:g} of it")
-    _print_table(ways)
+            ways = runner.run(_measure(ports, bench.rounds(ROUNDS)))
+    for way in ways:
+        bench.figures += way.taken.figures(way.label, way.flaw)

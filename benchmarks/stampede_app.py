@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from benchmarks.app import REDIS, TTL
+from benchmarks.apps import TTL, redis_url
 from benchmarks.bodies import MEDIA_TYPE, Body
 from stream_cached import stream_cached
 
 BODY = Body(100, 1_000)
 
 #: Seconds that the generator takes, and how many chunks it makes at once.
-DURATION = 0.1
+DURATION = 0.12
 AT_ONCE = 10
 
 
@@ -26,7 +26,7 @@ async def _chunks() -> AsyncIterator[bytes]:
     """Make the body, by deadlines: whatever holds it up, it catches up."""
     loop = asyncio.get_running_loop()
     start = loop.time()
-    for number, chunk in enumerate(BODY.chunks):
+    for number, chunk in enumerate(BODY):
         if number % AT_ONCE == 0:
             due = start + DURATION * (number + AT_ONCE) / BODY.count
             if (delay := due - loop.time()) > 0:
@@ -50,11 +50,14 @@ async def _whole() -> AsyncIterator[bytes]:
     yield BODY.whole
 
 
-app = Starlette(
-    routes=[
-        Route("/uncached", stream),
-        Route("/uncached-at-once", at_once),
-        Route("/memory", stream_cached(ttl=TTL, cache="memory://")(stream)),
-        Route("/redis", stream_cached(ttl=TTL, cache=f"{REDIS}?namespace=stampede")(stream)),
-    ]
-)
+def app() -> Starlette:
+    """Return the application."""
+    on_redis = stream_cached(ttl=TTL, cache=f"{redis_url()}?namespace=stampede")
+    return Starlette(
+        routes=[
+            Route("/uncached", stream),
+            Route("/uncached-at-once", at_once),
+            Route("/memory", stream_cached(ttl=TTL, cache="memory://")(stream)),
+            Route("/redis", on_redis(stream)),
+        ]
+    )

@@ -1,10 +1,4 @@
-"""
-Who waits for whom: times with and without the decorator, where they should be the same.
-
-Each line is measured once or a few times against a uvicorn of its own, the way without the
-decorator first. The times are those that a person would notice (an application that does not end, a
-client without an answer), so seconds matter here, and milliseconds do not.
-"""
+"""Who waits for whom, with and without the decorator. README.md says how."""
 
 from __future__ import annotations
 
@@ -13,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure
 from benchmarks.waits_app import FAILS_AFTER, FIRST_TOKEN_AFTER
 from tests.support.app_server import AppProcess
 from tests.support.http_client import RawClient, fetch
@@ -95,10 +91,9 @@ WAITS: dict[str, Callable[[str], float]] = {
 }
 
 
-def main() -> None:
-    """Print the table."""
-    print("\nwaits: seconds without and with the decorator")
-    print(f"{'':60} {'without':>8} {'with':>8}")
+def run(bench: Bench) -> None:
+    """Measure."""
     for label, measure in WAITS.items():
         plain, cached = measure("plain"), measure("cached")
-        print(f"{label:60} {plain:8.2f} {cached:8.2f}", flush=True)
+        for work, seconds in (("without", plain), ("with the decorator", cached)):
+            bench.figures.append(Figure("waits", "who waits, seconds", label, work, "s", seconds))

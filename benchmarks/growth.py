@@ -1,0 +1,31 @@
+"""How a hit grows with the number of chunks: 100 to 100,000 of 20 bytes. README.md says how."""
+
+from __future__ import annotations
+
+import contextlib
+
+from benchmarks.bench import Bench
+from benchmarks.bodies import GROWTH, path_of
+from benchmarks.figures import figures_of
+from benchmarks.hits import Asker, one_client, references
+
+NAMES = ("prepared", "redis-get", "uncached", "ours-memory", "ours-redis")
+
+
+def run(bench: Bench) -> None:
+    """Measure."""
+    servers = bench.servers(NAMES)
+    for work, body in GROWTH.items():
+        with contextlib.ExitStack() as stack:
+            askers = {name: Asker(server, body, path_of(work)) for name, server in servers.items()}
+            for asker in askers.values():
+                stack.callback(asker.client.close)
+            hits = one_client(bench, askers, body)
+        bench.figures += figures_of(
+            hits,
+            references(hits),
+            part="growth",
+            measure="hit, so many chunks of 20 bytes",
+            work=work,
+        )
+    bench.empty()

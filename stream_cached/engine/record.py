@@ -282,7 +282,7 @@ class _Record:
             reporter=self._service.reporter,
             body=made.body,
             generation=entry.generation,
-            is_complete=completeness(self._call),
+            is_complete=completeness(self._call, entry.generation),
             stale_place=self._resource.place if is_backed else None,
         )
 

@@ -37,6 +37,12 @@ def number_of(sent: bytes, generation: bytes) -> int | None:
     return int(match[2]) if match and match[1] == name_of_run(generation) else None
 
 
+def without_ids(body: bytes, generation: bytes) -> bytes:
+    """Return events without the ids that they were given, as they were made."""
+    number = re.escape(name_of_run(generation)) + rb"\.[0-9]+"
+    return re.sub(b"id: %b\n|%b:" % (number, number), b"", body)
+
+
 class _Lines:
     """The lines of an event stream, whose chunks may end anywhere. A subclass says what to keep."""
 
@@ -82,6 +88,8 @@ class EventIds(_Lines):
         self.count = 0
         self._in_id = self._is_valid = False
         self._has_data = self._has_id = self._resets = False
+        #: Whether the event has used its number, be it in an id that its client ignores.
+        self._is_numbered = False
 
     def add(self, chunk: bytes) -> bytes:
         """Return a chunk with the ids of the events that it ends."""
@@ -110,7 +118,8 @@ class EventIds(_Lines):
         match = _ID.match(start)
         if match is None or (start.startswith(_BOM) and not self._is_first):
             return part
-        self._in_id, self._is_valid = True, b"\0" not in start[match.end() :]
+        self._in_id = self._is_numbered = True
+        self._is_valid = b"\0" not in start[match.end() :]
         at = match.end() - known
         return b"%b%b:%b" % (part[:at], self._next, part[at:])
 
@@ -130,9 +139,9 @@ class EventIds(_Lines):
     def _end_of_event(self) -> bytes:
         is_new = self._has_data and not self._has_id and not self._resets
         added = b"id: %b\n" % self._next if is_new else b""
-        if is_new or self._has_id:
+        if is_new or self._is_numbered:
             self.count += 1
-        self._has_data = self._has_id = self._resets = False
+        self._has_data = self._has_id = self._resets = self._is_numbered = False
         return added
 
 

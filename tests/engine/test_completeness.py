@@ -41,13 +41,13 @@ RECIPES: dict[str, tuple[Callable[[bytes], Any], list[bytes], list[bytes]]] = {
 }
 
 
-def answers(chunks: list[bytes], **options: Any) -> list[Any]:
+def answers(chunks: list[bytes], media_type: str | None = None, **options: Any) -> list[Any]:
     async def endpoint(request: Request) -> Response:
         async def body() -> AsyncIterator[bytes]:
             for chunk in chunks:
                 yield chunk
 
-        return StreamingResponse(body())
+        return StreamingResponse(body(), media_type=media_type)
 
     cached = stream_cached(ttl=60, **options)(endpoint)
     with TestClient(Starlette(routes=[Route("/", cached)])) as client:
@@ -66,6 +66,14 @@ def test_only_a_stream_with_an_end_is_stored(
         assert ("hit" in found[1].headers["cache-status"]) is is_stored
     (line,) = warnings(caplog)
     assert "complete_when= says that it is not complete" in line
+
+
+def test_events_that_are_given_ids_end_as_the_endpoint_ends_them() -> None:
+    complete_when, whole, short = RECIPES["openai"]
+    for chunks, is_stored in ((whole, True), (short, False)):
+        options = {"complete_when": complete_when, "resume": "event-id"}
+        found = answers(chunks, "text/event-stream", **options)
+        assert ("hit" in found[1].headers["cache-status"]) is is_stored
 
 
 def test_a_function_that_raises_fails_no_stream(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_cached.http.event_ids import AfterEvent, EventIds, name_of_run, number_of
+from stream_cached.http.event_ids import (
+    AfterEvent,
+    EventIds,
+    name_of_run,
+    number_of,
+    without_ids,
+)
 from tests.support.event_stream import parsed
 from tests.support.selection import examples
 
@@ -64,6 +70,7 @@ def test_a_client_has_the_same_events_with_ids_that_name_them(
 ) -> None:
     sent = with_ids(body)
     assert with_ids(body, sizes) == sent
+    assert without_ids(sent, GENERATION) == body
     plain, found = parsed(body), parsed(sent)
     assert [(event.data, event.type) for event in found] == [
         (event.data, event.type) for event in plain
@@ -106,6 +113,16 @@ def test_the_ids_of_an_endpoint_stay_recognisable_and_no_event_is_counted_twice(
     )
     ids = [event.last_id for event in parsed(with_ids(body))]
     assert ids == [f"{RUN}.1", f"{RUN}.2:7", f"{RUN}.3:8", f"{RUN}.4"]
+
+
+@pytest.mark.parametrize("ignored", [b"id: \0\n\n", b"id: 7\nid\n\n", b"id: 7\nid:\ndata: a\n\n"])
+def test_no_two_events_have_one_number(ignored: bytes) -> None:
+    sent = with_ids(ignored + b"data: b\n\ndata: c\n\n")
+    *_, before, last = parsed(sent)
+    assert number_of(before.last_id.encode(), GENERATION) == 2
+    rest = after(sent, 2, [len(sent)])
+    assert rest is not None
+    assert parsed(rest) == [last]
 
 
 @pytest.mark.parametrize("size", range(1, 9))

@@ -115,7 +115,9 @@ class Page:
     def statuses(self, users: Sequence[str]) -> list[str]:
         """What Cache-Status says to users that come one after the other, the first one cold."""
         if self.entries == "none":
-            return [f'stream-cached; fwd=bypass; detail="{self.detail}"'] * len(users)
+            # What the endpoint has read is known once it has answered.
+            fwd = "uri-miss" if self.detail == "request-read" else "bypass"
+            return [f'stream-cached; fwd={fwd}; detail="{self.detail}"'] * len(users)
         entries = [user if self.entries == "of each" else "" for user in users]
         return [HIT if entry in entries[:number] else MISS for number, entry in enumerate(entries)]
 

@@ -294,7 +294,7 @@ def test_it_counts_what_it_has_answered() -> None:
     (stats,) = streams.stats().values()
     assert (stats.hits, stats.misses, stats.joined, stats.stale) == (3, 2, 0, 0)
     assert stats.bypasses == {"authorization": 1}
-    assert stats.bytes == 5 * 3 + 2
+    assert stats.bytes == 4 * 3 + 2 + 2
     assert stats.ratio == 3 / 6
     assert stats.seconds_saved > 0
     assert [*streams.stats()] == [f"{__name__}.app_of.<locals>.endpoint"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.conftest import Serve
 from tests.support.clock import Clock
 from tests.support.gates import wait_until
 from tests.support.http_client import RawResponse, fetch
+from tests.support.runs import HeldRuns
 
 HIT = "stream-cached; hit"
 MISS = "stream-cached; fwd=uri-miss; stored"
@@ -347,3 +349,15 @@ def test_the_answer_to_a_request_that_says_no_store(serve: Serve) -> None:
         assert told(wanting(port, "no-store")) == "stream-cached; fwd=uri-miss"
     fetch(port)
     assert is_hit(wanting(port, "no-store"))
+
+
+def test_a_request_that_wants_a_new_answer_joins_no_run_that_began_before(serve: Serve) -> None:
+    runs = HeldRuns(headers={"Cache-Control": "max-age=60"})
+    server = serve(runs.app("memory://", ttl="response", honor_request=True))
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(fetch, server.port)
+        runs.reached.wait()
+        new = wanting(server.port, "no-cache")
+        assert (new.body, told(new)) == (runs.bodies[1], "stream-cached; fwd=request; stored")
+        runs.gate.open()
+        assert held.result().body == runs.bodies[0]

@@ -63,6 +63,8 @@ class ContextWatch:
         self._known: set[ContextVar[Any]] = set()
         """Those that are in the key, harmless, or told already."""
         self._known.update(each for each in listed or () if isinstance(each, ContextVar))
+        self.has_told = False
+        """Whether a variable was set that is not in the key, and may decide answers."""
 
     @property
     def is_in_key(self) -> bool:
@@ -118,6 +120,7 @@ class ContextWatch:
                 self._tell(place)
 
     def _tell(self, place: str) -> None:
+        self.has_told = True
         name = place.rpartition(".")[2]
         self._reporter.warn(
             f"the context variable {place} is set when it is called, and is no part of the key: "

@@ -76,12 +76,13 @@ class KeyParts:
         """Return the parts by names."""
         scope, is_in_process = incoming.scope, cache.is_in_process
         forms, names_user, whole = self._arguments.forms(args, kwargs, scope)
-        if incoming.may_have_body:
+        forms |= self._context.forms()
+        # A validator may have noted there what it has found in the body.
+        if incoming.may_have_body and not self._context.has_told:
             body = self.inputs.of(scope).body
             is_parsed = body and body <= whole and not any(type(forms[n]) is bytes for n in body)
             if is_parsed and incoming.may_be_parsed:
                 incoming.parse_body()
-        forms |= self._context.forms()
         if names_user:
             incoming.is_authorized = False
         if self._endpoint.injects:

@@ -442,3 +442,26 @@ def test_a_model_that_looks_at_the_whole_is_keyed_by_what_it_became() -> None:
         return order.keys
 
     assert statuses(app, *SAME, SAME[1]) == [MISS, MISS, HIT]
+
+
+def test_what_a_validator_notes_in_a_context_variable_counts() -> None:
+    class Noted(BaseModel):
+        @model_validator(mode="before")
+        @classmethod
+        def _note(cls, value: Any) -> Any:
+            _seen.set(repr(value).encode())
+            return {}
+
+    def app_of(**settings: Any) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/x")
+        @cached(**settings)
+        async def endpoint(order: Noted) -> str:
+            return _seen.get().decode()
+
+        return app
+
+    assert statuses(app_of(), *SAME, OTHER, OTHER) == [MISS, MISS, MISS, HIT]
+    assert statuses(app_of(key_context=(_seen,)), *SAME, OTHER, OTHER) == [MISS, MISS, MISS, HIT]
+    assert statuses(app_of(key_context=()), *SAME, OTHER) == [MISS, HIT, HIT]

@@ -246,6 +246,9 @@ class LiveResponse(StreamingResponse):
                     chunks = await self._reader.take()
             except TimeoutError:
                 chunks = []
+            if self._reader.closed:
+                # Its client has left.
+                return b""
             if not chunks:
                 raise LostStreamError("the run has no such event")
             left -= loop.time() - began

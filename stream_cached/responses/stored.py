@@ -171,10 +171,10 @@ class ReplayResponse(Carrying, StreamingResponse):
             await send(self._start())
         else:
             rest = await self._rest(self.after)
-            if rest is None:
+            if rest is None and not self._replay.closed:
                 raise LostStreamError("the stored body has no such event")
             await send(start_message(self.status_code, self.raw_headers))
-            await send(body_message(rest, more=True))
+            await send(body_message(rest or b"", more=True))
         while (part := await self._next_part()) is not None:
             self._left -= len(part)
             if self._left == 0 and not self._exact:

@@ -18,9 +18,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from stream_cached import ConfigurationError, StreamCache, stream_cached
+from stream_cached.http.event_ids import AfterEvent
+from stream_cached.responses.resumption import Resumption
 from tests.conftest import Serve
 from tests.support.event_stream import parsed
-from tests.support.gates import Gate
+from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.logs import warnings
 from tests.support.runs import HIT
@@ -209,6 +211,42 @@ def test_another_process_goes_on_in_the_run(
         world.gate.open()
         assert numbers(second.read_rest()) == [2, 3, 4, 5]
     assert world.runs == 1
+
+
+def test_who_leaves_before_the_event_is_not_answered_again(
+    serve: Serve, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_cached.responses.live._EVENT_WITHIN", 30)
+    looked: list[bytes] = []
+    again: list[object] = []
+    rest = AfterEvent.rest
+
+    def noted(after: AfterEvent, chunk: bytes) -> bytes | None:
+        looked.append(chunk)
+        return rest(after, chunk)
+
+    async def go_on(*given: object) -> None:
+        again.append(given)
+
+    monkeypatch.setattr(AfterEvent, "rest", noted)
+    monkeypatch.setattr(Resumption, "go_on", go_on)
+    world = World("starlette")
+    here, there = (
+        serve(world.app(StreamCache(redis_url, ttl=60, namespace=namespace, key_host=False)))
+        for _ in range(2)
+    )
+    with RawClient(here.port) as first, RawClient(there.port) as second:
+        first.send()
+        first.read_head()
+        read_events(first, 3)
+        run, _, _ = ids(first.response)[0].partition(".")
+        second.send(headers=after(f"{run}.7"))
+        wait_until(lambda: looked)
+        second.abort()
+        wait_until(lambda: not there.requests_running)
+        world.gate.open()
+        assert first.read_rest().complete
+    assert not again
 
 
 def test_who_goes_on_gets_the_pings_that_come_then(serve: Serve) -> None:

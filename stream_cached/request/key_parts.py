@@ -123,6 +123,8 @@ class KeyParts:
         request = None if own is None else incoming.fingerprint(host=host)
         if request is None or self._rendered.form(scope) or overrides_of(scope):
             return None
+        if class_form(args, in_memory=cache.is_in_process):
+            return None
         if cache.is_in_process:
             return given, own, request, *number_form(scope).get("<app>", ())
         app = self._applications.form(scope, cache.binding().cache.namespace)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
@@ -162,6 +163,33 @@ def test_what_a_function_holds_is_looked_at_each_time() -> None:
         assert keys[-1] == key()
     assert keys[0] == keys[-1]
     assert len(set(keys)) == 6
+
+
+def test_the_class_of_an_endpoint_is_looked_at_each_time() -> None:
+    class Report(HTTPEndpoint):
+        title = ""
+
+        @stream_cached(ttl=60, cache="memory://", noself=True)
+        async def get(self, request: Request) -> Response:
+            return Response(self.title)
+
+    def titled(title: str) -> Any:
+        return type("Titled", (Report,), {"title": title})
+
+    async def sent(cls: Any) -> bytes:
+        messages: list[Message] = []
+
+        async def send(message: Message) -> None:
+            messages.append(message)
+
+        await cls(_request({}, {}).scope, _receive, send)
+        return b"".join(message.get("body", b"") for message in messages)
+
+    async def answers() -> list[bytes]:
+        return [await sent(cls) for cls in (one, one, other, one)]
+
+    one, other = titled("one"), titled("other")
+    assert asyncio.run(answers()) == [b"one", b"one", b"other", b"one"]
 
 
 @pytest.mark.parametrize("url", ["memory://", "redis://127.0.0.1:1"])

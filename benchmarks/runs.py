@@ -85,6 +85,8 @@ class Storage:
     def objection(self) -> NotCached | None:
         return None
 
+    lease = None
+
     def unstored(self, reason: NotCached, cause: Exception | None) -> None:
         sys.exit(f"not recorded: {reason}")
 

@@ -19,11 +19,22 @@ class Channel(Protocol):
     async def is_followed(self) -> bool: ...
 
 
+class Held(Protocol):
+    """What keeps other processes from a run, and what a commit may release: a lease."""
+
+    def offer(self) -> tuple[str, bytes] | None: ...
+
+    def answer_offer(self, released: bool) -> None: ...
+
+
 class Owner(Protocol):
     """What owns a recorder: a run."""
 
     @property
     def has_slow_readers(self) -> bool: ...
+
+    @property
+    def lease(self) -> Held | None: ...
 
     async def has_lost_lease(self) -> bool: ...
 

@@ -255,7 +255,7 @@ class Recorder:
             entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
-            reason = await self._resource.publish(entry, self._varies_on)
+            reason = await self._resource.publish(entry, self._varies_on, self._owner.lease)
         if self._channel is not None and reason in (None, NotCached.OVERTAKEN):
             self._channel.complete(entry, stored=reason is None)
             # Followers that have begun to read the body may go on to its end.

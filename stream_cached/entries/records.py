@@ -86,6 +86,11 @@ class Records:
 
     async def put(self, key: str, record: Entry | Marker | Value) -> None:
         """Write a record under a key, bound to that key and to the current versions, too."""
+        packed, ttl = self.packed(key, record)
+        await self.store.set_many([(key, packed)], ttl)
+
+    def packed(self, key: str, record: Entry | Marker | Value) -> tuple[bytes, float | None]:
+        """Return what `put` writes, and for how long."""
         versions = {**record.versions, **self.versions}
         bound = dataclasses.replace(record, key=key_digest(key), versions=versions)
         match bound:
@@ -95,7 +100,7 @@ class Records:
                 ttl = self.lifetimes.unstorable
             case Value():
                 ttl = self.lifetimes.ttl
-        await self.store.set_many([(key, encode_record(bound))], ttl)
+        return encode_record(bound), ttl
 
     async def swap(self, expected: bytes | None, index: Index) -> bool:
         """Write an index if the key still holds `expected`. Return whether it did."""

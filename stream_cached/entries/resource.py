@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from stream_cached.entries import at_once
 from stream_cached.entries.body import Body
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue, Unstorable
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.lifetimes import MARGIN, Lifetimes
 from stream_cached.entries.local import LocalEntries
+from stream_cached.entries.protocols import Held
 from stream_cached.entries.records import Records
 from stream_cached.entries.variant_index import VariantIndex
 from stream_cached.entries.versions import Dependencies, added_versions, current_versions
@@ -216,7 +218,9 @@ class Resource:
 
     # -- publish ----------------------------------------------------------------------------
 
-    async def publish(self, entry: Entry, varies_on: frozenset[str]) -> NotCached | None:
+    async def publish(
+        self, entry: Entry, varies_on: frozenset[str], lease: Held | None = None
+    ) -> NotCached | None:
         """
         Make a recorded response the one that is served from now on.
 
@@ -226,13 +230,16 @@ class Resource:
         if self._is_late():
             return NotCached.OVERTAKEN
         body, segments = self.body(entry.generation), range(len(entry.segments))
+        await self._enlist([self.key, *self._depends.needs, *body.keys(segments)])
+        known = self._records, self._depends, self.seen
+        if not varies_on and await at_once.commit(*known, entry, lease):
+            return None
         entry = replace(entry, versions=await self._tag_versions())
         values, found, _ = await asyncio.gather(
             self._current(),
             body.renew(segments, self.lifetimes.segments),
             self.store.touch_many(self._depends.touched, self.lifetimes.versions),
         )
-        await self._enlist([self.key, *self._depends.needs, *body.keys(segments)])
         if found != len(entry.segments):
             raise StoreError("segments are missing that were written")
         return await self._replace(entry, varies_on, values)

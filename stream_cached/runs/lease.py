@@ -79,7 +79,7 @@ class Lease:
         self._until = self._loop.time() + longest
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
-        self._is_released = False
+        self._is_released = self._is_offered = False
         self._renewed_at = self._loop.time()
         self._was_lost = False
 
@@ -141,6 +141,10 @@ class Lease:
             self._timer = self._loop.call_later(BEAT, self._renew_now)
 
     def _renew_now(self) -> None:
+        if self._is_offered:
+            # It would bring back what is released meanwhile.
+            self._renew_later()
+            return
         self._work = spawn(self._renew())
 
     async def _renew(self) -> None:
@@ -211,15 +215,35 @@ class Lease:
         """
         if self._is_released:
             return
+        self._stop()
+        with Deadline(None):
+            seconds = min(alone_for, ALONE_FOR)
+            self._work = spawn(self._release(self._work, alone, seconds))
+
+    def offer(self) -> tuple[str, bytes] | None:
+        """
+        Return the key and the value to delete in another round trip; then call `answer_offer`.
+
+        Return None if it has to be released by itself: followers are told how the run ended.
+        """
+        is_busy = self._work is not None and not self._work.done()
+        if self._is_released or self.channel.is_told or is_busy:
+            return None
+        self._is_offered = True
+        return self._key, self._value
+
+    def answer_offer(self, released: bool) -> None:
+        self._is_offered = False
+        if released and not self._is_released:
+            self._stop()
+
+    def _stop(self) -> None:
         self._is_released = True
         self.channel.stop()
         # A cancelled timer keeps its context, and so the run, until it would have been due.
         self._holder = None
         if self._timer is not None:
             self._timer.cancel()
-        with Deadline(None):
-            seconds = min(alone_for, ALONE_FOR)
-            self._work = spawn(self._release(self._work, alone, seconds))
 
     async def _release(
         self, renewal: asyncio.Task[None] | None, alone: Variant | None, alone_for: float

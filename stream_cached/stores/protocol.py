@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 #: Returned for a stored value that is not bytes.
@@ -74,6 +75,33 @@ class ReadsStarts(Protocol):
     ) -> tuple[list[bytes | None], list[bytes | None]]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What makes a body visible that is stored already: a record, and what goes with it."""
+
+    key: str
+    value: bytes
+    ttl: float | None
+    expected: Mapping[str, bytes | None]
+    """Values that must be the same as before."""
+    body: Sequence[str]
+    """Keys that must exist, and get a new ttl."""
+    body_ttl: float | None
+    touched: Sequence[str]
+    """Keys that get a new ttl if they exist."""
+    touched_ttl: float | None
+    lease: tuple[str, bytes] | None
+    """A key that is deleted if it holds this value."""
+
+
+@runtime_checkable
+class Commits(Protocol):
+    """A store that can do all of a commit, or nothing visible of it, in one round trip."""
+
+    async def commit(self, commit: Commit) -> tuple[bool, bool]:
+        """Return whether it was done, and whether the lease was deleted. Atomic."""
+
+
 class Wakeup(Protocol):
     """A subscription to one channel."""
 
@@ -135,6 +163,11 @@ async def get_many_and_starts(
     values = await store.get_many([*keys, *others])
     whole = values[len(keys) :]
     return values[: len(keys)], [None if value is None else value[:size] for value in whole]
+
+
+async def commit_at_once(store: Store, commit: Commit) -> tuple[bool, bool]:
+    """Return what `Commits.commit` does; nothing is done where the store can't do that."""
+    return await store.commit(commit) if isinstance(store, Commits) else (False, False)
 
 
 def as_bytes(value: object) -> bytes | None:

@@ -21,12 +21,45 @@ from stream_cached.connections.wakeups import RedisWakeup, Wakeups
 from stream_cached.errors import StoreError
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.clients import redis_client
-from stream_cached.stores.protocol import as_bytes
+from stream_cached.stores.protocol import Commit, as_bytes
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
 #: Prefixes of errors that concern one key (it holds another type) or this client (its pool is
 #: small) instead of the server.
 _LOCAL_ERRORS = ("WRONGTYPE", "Too many connections", "No connection available")
+
+#: Sets a record if nothing has changed that it depends on. Its arguments: the record, its ttl, the
+#: numbers of keys with an expected value, of those of the body, and of those that are renewed; the
+#: ttls of the latter two; the value of the lease; and the expected values.
+_COMMIT_SCRIPT = """
+local expected, body, touched = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local function renew(key, px)
+  if px ~= '' then return redis.call('PEXPIRE', key, px) end
+  redis.call('PERSIST', key)
+  return redis.call('EXISTS', key)
+end
+for i = 1, expected do
+  local found = redis.call('GET', KEYS[1 + i])
+  if (found and '=' .. found or '') ~= ARGV[8 + i] then return 0 end
+end
+for i = 1, body do
+  if renew(KEYS[1 + expected + i], ARGV[6]) == 0 then return 0 end
+end
+for i = 1, touched do
+  renew(KEYS[1 + expected + body + i], ARGV[7])
+end
+if ARGV[2] ~= '' then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[1])
+end
+local lease = KEYS[2 + expected + body + touched]
+if lease and redis.call('GET', lease) == ARGV[8] then
+  redis.call('DEL', lease)
+  return 2
+end
+return 1
+"""
 
 _ERROR_CODE = re.compile(r"[A-Z]{3,}\b")
 
@@ -38,7 +71,7 @@ class RedisStore(AiocacheStore):
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
     ) -> None:
         super().__init__(cache, timeout, time_limit)
-        self._may_publish = self._may_get_ranges = True
+        self._may_publish = self._may_get_ranges = self._may_commit = True
         self._wakeups = Wakeups(partial(redis_client, cache))
 
     def is_lost(self, exc: Exception) -> bool:
@@ -150,6 +183,29 @@ class RedisStore(AiocacheStore):
         script = (self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry)
         swap = partial(self.cache.client.eval, *script)
         return bool(await self.call("compare and set", swap))
+
+    async def commit(self, commit: Commit) -> tuple[bool, bool]:
+        if not self._may_commit:
+            return False, False
+        keys = [commit.key, *commit.expected, *commit.body, *commit.touched]
+        lease_key, lease = commit.lease or ("", b"")
+        ttls = (commit.ttl, commit.body_ttl, commit.touched_ttl)
+        record_px, *other_px = ("" if ttl is None else self.native_ttl(ttl) for ttl in ttls)
+        counts = len(commit.expected), len(commit.body), len(commit.touched)
+        values = (b"" if value is None else b"=" + value for value in commit.expected.values())
+        natives = [self.native_key(key) for key in (*keys, *([lease_key] if lease else []))]
+        arguments = (commit.value, record_px, *counts, *other_px, lease, *values)
+        script = _COMMIT_SCRIPT, len(natives), *natives, *arguments
+        evaluate = partial(self.cache.client.eval, *script)
+        try:
+            done = int(await self.call("set", evaluate, (ResponseError,)))
+        except ResponseError as exc:
+            # Step by step, it may be done all the same; or it is known then what forbids it.
+            said = str(exc)
+            is_lasting = "can't run this command" in said or "unknown command" in said
+            self._may_commit = not (is_lasting or isinstance(exc, NoPermissionError))
+            return False, False
+        return done > 0, done > 1
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         px = self.native_ttl(ttl)

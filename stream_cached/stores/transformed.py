@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from stream_cached.stores.protocol import Store, Wakeup, add_and_get_many, set_and_wake, wakeup
+from stream_cached.stores.protocol import (
+    Commit,
+    Store,
+    Wakeup,
+    add_and_get_many,
+    commit_at_once,
+    set_and_wake,
+    wakeup,
+)
 
 Transform = Callable[[bytes], bytes]
 
@@ -51,6 +60,17 @@ class TransformedStore(ABC):
         written = self._to_store(key, value)
         done, values = await add_and_get_many(self._store, key, written, ttl, keys)
         return done, self._all_from_store(keys, values)
+
+    async def commit(self, commit: Commit) -> tuple[bool, bool]:
+        # What is stored in another form than it would be written in now counts as changed.
+        expected = {
+            key: None if value is None else self._to_store(key, value)
+            for key, value in commit.expected.items()
+        }
+        lease = commit.lease and (commit.lease[0], self._to_store(*commit.lease))
+        value = self._to_store(commit.key, commit.value)
+        changed = replace(commit, value=value, expected=expected, lease=lease)
+        return await commit_at_once(self._store, changed)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None

@@ -177,6 +177,16 @@ def test_a_missing_permission_is_told_once(
     assert not [line for level, line in told(caplog) if level == "WARNING"]
 
 
+@pytest.mark.parametrize("forbidden", ["-eval", "-get", "-del"])
+def test_what_only_a_script_needs_may_be_forbidden(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture, forbidden: str
+) -> None:
+    own_redis.execute("ACL", "SETUSER", "web", "on", ">pw", "~*", "+@all", forbidden)
+    app = an_app(own_redis.url().replace("//", "//web:pw@"))
+    assert asyncio.run(asked(app, 3)) == [MISS, HIT, HIT]
+    assert not told(caplog)
+
+
 def test_a_database_that_is_not_there_is_told(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

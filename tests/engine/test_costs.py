@@ -26,7 +26,7 @@ from tests.support.asgi import Exchange, get
 #: Chunks, and bytes of each.
 BODIES = {"small": (4, 256), "many chunks": (20_000, 20), "large": (40, 65_536)}
 
-HIT = "stream-cached; hit"
+HIT, MISS = "stream-cached; hit", "stream-cached; fwd=uri-miss; stored"
 
 _OURS = str(Path(package.__file__).parent)
 
@@ -76,10 +76,10 @@ class Costs:
             AbstractConnection.send_packed_command = send  # type: ignore[method-assign]
 
 
-def _app(cache: str, body: str) -> Starlette:
+def _app(cache: str, body: str, secret: str = "") -> Starlette:
     count, size = BODIES[body]
 
-    @stream_cached(ttl=60, cache=cache)
+    @stream_cached(ttl=60, cache=cache, secret=secret or None)
     async def endpoint(request: Request) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
             for number in range(count):
@@ -109,6 +109,41 @@ def _cost(cache: str, body: str) -> tuple[Costs, list[Message], list[Message]]:
         return costs, exchange.sent, before.sent
 
     return asyncio.run(main())
+
+
+def _cost_of_a_miss(cache: str, body: str, secret: str) -> Costs:
+    """Return what a miss costs where other keys were used before."""
+
+    async def main() -> Costs:
+        app, costs = _app(cache, body, secret), Costs()
+        for number in range(3):
+            await _asking(app, number).run()
+        exchange = _asking(app, 3)
+        with costs.counted():
+            await exchange.run()
+            await _nothing_goes_on()
+        assert exchange.cache_status == MISS
+        assert exchange.complete
+        hit = _asking(app, 3)
+        await hit.run()
+        assert hit.cache_status == HIT
+        assert hit.body == exchange.body
+        return costs
+
+    return asyncio.run(main())
+
+
+def _asking(app: Starlette, number: int) -> Exchange:
+    exchange = Exchange(app)
+    exchange.scope["query_string"] = b"number=%d" % number
+    return exchange
+
+
+async def _nothing_goes_on() -> None:
+    """Wait until what the request has left behind has ended."""
+    this = asyncio.current_task()
+    while others := asyncio.all_tasks() - {this}:
+        await asyncio.wait(others)
 
 
 def _parts(sent: list[Message]) -> list[bytes]:
@@ -151,3 +186,13 @@ def test_a_hit_costs_the_same_whatever_the_number_of_its_chunks() -> None:
     many, *_ = _cost("memory://", "many chunks")
     # It has two segments more.
     assert many.calls.total() < few.calls.total() + 15
+
+
+@pytest.mark.parametrize("secret", ["", "a secret of some length"])
+def test_what_a_miss_costs_on_redis(redis_url: str, namespace: str, secret: str) -> None:
+    costs = _cost_of_a_miss(f"{redis_url}?namespace={namespace}", "small", secret)
+
+    # The look-up; the lease, with what was stored before it was taken; and the commit, with the
+    # end of the lease.
+    assert costs.round_trips == 3
+    assert costs.sent == Counter(MGET=2, SET=1, NX=1, PX=1, EVAL=1)

@@ -10,7 +10,7 @@ import pytest
 from stream_cached.backends.binding import Binding
 from stream_cached.backends.resolve import resolve_cache
 from stream_cached.errors import StoreError
-from stream_cached.format.progress import LeaseRecord, LeaseState, encode_lease
+from stream_cached.format.progress import Head, LeaseRecord, LeaseState, encode_lease
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY
 from stream_cached.runs.lease import Lease
@@ -132,5 +132,77 @@ def test_a_variant_that_can_not_be_shared_leaves_the_lease_to_others(shared_url:
         assert claim is None
         other.release()
         await other.released()
+
+    with_store(shared_url, test)
+
+
+def test_what_a_commit_may_release_is_not_renewed_meanwhile(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_cached.runs.lease.BEAT", 0.01)
+
+    async def test(store: Store) -> None:
+        mine = lease(store, b"a")
+        await mine.claim([])
+        offered = mine.offer()
+        assert offered is not None
+        assert await store.get_many([offered[0]]) == [offered[1]]
+        await store.delete_many([LEASE])
+        await asyncio.sleep(0.05)
+        assert await store.get_many([LEASE]) == [None]
+        mine.answer_offer(released=True)
+        assert mine.offer() is None
+        await asyncio.sleep(0.05)
+        assert await store.get_many([LEASE]) == [None]
+
+    with_store(shared_url, test)
+
+
+def test_what_a_commit_has_not_released_is_renewed_again(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_cached.runs.lease.BEAT", 0.01)
+
+    async def test(store: Store) -> None:
+        mine = lease(store, b"a")
+        await mine.claim([])
+        offered = mine.offer()
+        assert offered is not None
+        mine.answer_offer(released=False)
+        await asyncio.sleep(0.05)
+        assert await store.get_many([LEASE]) != [offered[1]]
+        mine.release()
+        await mine.released()
+        assert await lease(store, b"b").claim([]) == (None, [])
+
+    with_store(shared_url, test)
+
+
+def test_a_lease_that_is_being_renewed_can_not_be_released_by_a_commit(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_cached.runs.lease.BEAT", 0.0)
+
+    async def test(store: Store) -> None:
+        mine = lease(store, b"a")
+        await mine.claim([])
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert mine.offer() is None
+        mine.release()
+        await mine.released()
+
+    with_store(shared_url, test)
+
+
+def test_a_run_that_has_told_of_itself_ends_with_a_last_word(shared_url: str) -> None:
+    async def test(store: Store) -> None:
+        mine = lease(store, b"a")
+        await mine.claim([])
+        mine.channel.open(Head(200, (), None, "utf-8", (), ""))
+        await mine.channel.tell(0, (), b"")
+        assert mine.offer() is None
+        mine.release()
+        await mine.released()
 
     with_store(shared_url, test)

@@ -27,7 +27,7 @@ from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.memcached import MemcachedStore
 from stream_cached.stores.memory import MemoryCache, MemoryStore
-from stream_cached.stores.protocol import FOREIGN, Store, add_and_get_many
+from stream_cached.stores.protocol import FOREIGN, Commit, Store, add_and_get_many, commit_at_once
 from stream_cached.stores.redis import RedisStore
 from stream_cached.stores.signed import SignedStore
 from stream_cached.stores.transformed import CompressedStore
@@ -111,6 +111,21 @@ class DictCache(BaseCache):  # type: ignore[misc]
 
     async def _delete(self, key: str, _conn: Any = None) -> int:
         return int(self.items.pop(key, None) is not None)
+
+
+async def _ready_to_commit(held: Held, ttl: float | None) -> Commit:
+    await held.store.set_many([("segment", b"body"), ("version", b"old"), ("lease", b"mine")], 10)
+    return Commit(
+        key="record",
+        value=BYTES,
+        ttl=ttl,
+        expected={"record": None, "version": b"old", "revoked": None},
+        body=["segment"],
+        body_ttl=ttl,
+        touched=["version", "missing"],
+        touched_ttl=ttl,
+        lease=("lease", b"mine"),
+    )
 
 
 @dataclass
@@ -551,6 +566,53 @@ class TestEveryStore:
         remaining = held.remaining("key")
         assert remaining is not None
         assert 58 < remaining <= 61
+
+    # -- commit
+
+    @pytest.mark.parametrize("ttl", [60, None])
+    async def test_a_commit_is_done_with_all_that_goes_with_it(
+        self, held: Held, ttl: float | None
+    ) -> None:
+        commit = await _ready_to_commit(held, ttl)
+        done = await commit_at_once(held.store, commit)
+        if done == (False, False):
+            # It can do without, and has touched nothing.
+            assert await held.get("record") is None
+            assert await held.get("lease") == b"mine"
+            return
+        assert done == (True, True)
+        assert await held.other.get_many(["record", "lease"]) == [BYTES, None]
+        for key in ("record", "segment", "version"):
+            remaining = held.remaining(key)
+            assert remaining is None if ttl is None else 55 < (remaining or 0) <= 61
+
+    async def test_a_commit_leaves_the_lease_of_another_holder(self, held: Held) -> None:
+        commit = await _ready_to_commit(held, 60)
+        await held.set("lease", b"another's")
+        assert await commit_at_once(held.store, commit) in ((True, False), (False, False))
+        assert await held.get("lease") == b"another's"
+
+    @pytest.mark.parametrize(
+        "change", ["record", "version", "version gone", "revoked", "segment gone"]
+    )
+    async def test_a_commit_that_comes_too_late_changes_nothing(
+        self, held: Held, change: str
+    ) -> None:
+        commit = await _ready_to_commit(held, 60)
+        key, _, gone = change.partition(" ")
+        await held.store.delete_many([key])
+        if not gone:
+            await held.set(key, b"new")
+        assert await commit_at_once(held.store, commit) == (False, False)
+        found = await held.store.get_many(["record", "lease"])
+        assert found == [b"new" if change == "record" else None, b"mine"]
+
+    async def test_of_many_that_commit_one_wins(self, held: Held) -> None:
+        commit = await _ready_to_commit(held, 60)
+        stores = [held.store, held.other] * 5
+        done = await asyncio.gather(*(commit_at_once(store, commit) for store in stores))
+        assert done.count((True, True)) in (0, 1)
+        assert done.count((False, False)) >= 9
 
     async def test_of_many_that_add_one_wins(self, held: Held) -> None:
         stores = [held.store, held.other] * 10

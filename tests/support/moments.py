@@ -10,7 +10,8 @@ from tests.support.wire import Command
 INLINE, SEGMENTS, LONG = "/1000/x", "/700000/x", "/2300000/x"
 """In one value; in three; in nine, which are read in three windows."""
 
-_VARIED = "/1000/varied/x"
+_VARIED, _VARIED_SEGMENTS = "/1000/varied/x", "/700000/varied/x"
+"""They are committed step by step also where the store can do all of it at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ MOMENTS = {
     "at the version": Moment(SEGMENTS, _version_added, used=False),
     "at the lease": Moment(SEGMENTS, _lease_set),
     "at the look-up with the lease": Moment(SEGMENTS, _lease_read),
-    "at the end of the lease": Moment(SEGMENTS, _lease_set, 1),
+    "at the end of the lease": Moment(_VARIED_SEGMENTS, _lease_set, 1),
     "at the renewal of a long hit": Moment(LONG, _segments_renewed, stored=True, local=0),
     "at window 0 of a hit": Moment(LONG, _segments_read, 0, stored=True, local=0),
     "at window 1 of a hit": Moment(LONG, _segments_read, 1, stored=True, local=0),
@@ -92,7 +93,7 @@ MOMENTS = {
     "at segment 0 of a run": Moment(LONG, _segment_written, 0),
     "at segment 5 of a run": Moment(LONG, _segment_written, 5),
     "at segment 8 of a run": Moment(LONG, _segment_written, 8),
-    "at the renewal before the commit": Moment(SEGMENTS, _segments_renewed),
+    "at the renewal before the commit": Moment(_VARIED_SEGMENTS, _segments_renewed),
     "at the commit": Moment(INLINE, _committed),
     "at the commit of segments": Moment(SEGMENTS, _committed),
     "at the commit of a body at hand": Moment("/1000/at-hand/x", _committed),
@@ -100,7 +101,7 @@ MOMENTS = {
     **{f"at segment {n} of a run": Moment(LONG, _segment_written, n) for n in (1, 2, 3, 4, 6, 7)},
     "before a long hit": Moment(LONG, None, stored=True),
     "at the look-up of a long hit": Moment(LONG, _looked_up, stored=True),
-    "at the look-up before the commit": Moment(SEGMENTS, _looked_up, 1),
+    "at the look-up before the commit": Moment(_VARIED_SEGMENTS, _looked_up, 1),
     "at a segment of a body at hand": Moment("/700000/at-hand/x", _segment_written),
     "at the commit of a variant": Moment(_VARIED, _committed),
     "at the first index": Moment(_VARIED, _committed, 1),

@@ -50,6 +50,11 @@ class Command:
         return self.name in ("GET", "GETS", "MGET")
 
     @property
+    def commits(self) -> bool:
+        """Whether it sets a record if nothing has changed, and ends the lease."""
+        return self.name == "EVAL" and len(self.keys) > 1
+
+    @property
     def of_segments(self) -> bool:
         """Whether it is about parts of bodies."""
         return bool(self.keys) and all(map(_SEGMENT.fullmatch, self.keys))
@@ -58,14 +63,13 @@ class Command:
     def of_record(self) -> bool:
         """Whether it is about a record, alone or together with its versions."""
         others = (_SEGMENT, _VERSION, _PROGRESS)
-        return not self.of_lease and any(
-            not any(other.fullmatch(key) for other in others) for key in self.keys
-        )
+        is_there = any(not any(other.fullmatch(key) for other in others) for key in self.keys)
+        return self.commits or (is_there and not self.of_lease)
 
     @property
     def of_lease(self) -> bool:
         """Whether it is about a lease, alone or together with what is read for it."""
-        return any(map(_LEASE.fullmatch, self.keys))
+        return not self.commits and any(map(_LEASE.fullmatch, self.keys))
 
     @property
     def of_version(self) -> bool:

@@ -1,0 +1,57 @@
+"""A commit in one round trip, where the store can do that and nothing speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stream_cached.entries.protocols import Held
+from stream_cached.entries.records import Records
+from stream_cached.entries.versions import Dependencies
+from stream_cached.format.records import Entry, Index
+from stream_cached.stores.protocol import Commit, commit_at_once
+
+#: Segments, and bytes of a record that is replaced, up to which there is one round trip.
+_MAX_SEGMENTS = 256
+_MAX_REPLACED = 64 * 1024
+
+
+async def commit(
+    records: Records,
+    depends: Dependencies,
+    seen: Mapping[str, bytes | None],
+    entry: Entry,
+    lease: Held | None,
+) -> bool:
+    """
+    Commit an entry, and release its lease, if all is as the look-up has `seen` it.
+
+    Return False if nothing was done.
+    """
+    keys, lifetimes = [records.key, *depends.keys], records.lifetimes
+    if depends.tags or not seen.keys() >= {*keys} or len(entry.segments) > _MAX_SEGMENTS:
+        return False
+    if (replaced := seen[records.key]) is not None:
+        # What replaces an index, or what never expires, leaves more to be done.
+        is_long = len(replaced) > _MAX_REPLACED or lifetimes.ttl is None
+        if is_long or isinstance(await records.decode(records.key, replaced), Index):
+            return False
+    value, ttl = records.packed(records.key, entry)
+    offered = None if lease is None else lease.offer()
+    made = Commit(
+        key=records.key,
+        value=value,
+        ttl=ttl,
+        expected={key: seen[key] for key in keys},
+        body=records.body(entry.generation).keys(range(len(entry.segments))),
+        body_ttl=lifetimes.segments,
+        touched=depends.touched,
+        touched_ttl=lifetimes.versions,
+        lease=offered,
+    )
+    is_done = is_released = False
+    try:
+        is_done, is_released = await commit_at_once(records.store, made)
+    finally:
+        if lease is not None and offered is not None:
+            lease.answer_offer(is_released)
+    return is_done

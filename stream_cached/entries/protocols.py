@@ -7,6 +7,7 @@ from typing import Protocol
 
 from stream_cached.format.records import Entry
 from stream_cached.http.reasons import NotCached
+from stream_cached.stores.protocol import Release
 
 
 class Channel(Protocol):
@@ -22,7 +23,7 @@ class Channel(Protocol):
 class Held(Protocol):
     """What keeps other processes from a run, and what a commit may release: a lease."""
 
-    def offer(self) -> tuple[str, bytes] | None: ...
+    def offer(self) -> Release | None: ...
 
     def answer_offer(self, released: bool) -> None: ...
 

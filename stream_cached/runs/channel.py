@@ -35,7 +35,7 @@ class ProgressChannel:
 
     def __init__(self, store: Store, key: str, token: bytes) -> None:
         self.progress_key = progress_key(key, token)
-        self._followed_key = followed_key(key, token)
+        self.followed_key = followed_key(key, token)
         self._store = store
         self._token = token
         self._head: Head | None = None
@@ -78,7 +78,7 @@ class ProgressChannel:
         return False
 
     async def read_followed(self) -> bool:
-        (found,) = await self._store.get_many([self._followed_key])
+        (found,) = await self._store.get_many([self.followed_key])
         return found == FOLLOWED
 
     def stop(self) -> None:
@@ -99,7 +99,7 @@ class ProgressChannel:
         """Delete the channel, and wake the followers."""
         if not self._is_told:
             return
-        gone = [self._followed_key] if keep_progress else [self._followed_key, self.progress_key]
+        gone = [self.followed_key] if keep_progress else [self.followed_key, self.progress_key]
         with contextlib.suppress(StoreError):
             async with self._telling:
                 await self._store.delete_many(gone)
@@ -110,7 +110,7 @@ class ProgressChannel:
     async def mark_followed(self) -> None:
         """Let the run know that this process follows it."""
         with contextlib.suppress(StoreError):
-            await self._store.set_many([(self._followed_key, FOLLOWED)], FOLLOWED_TTL)
+            await self._store.set_many([(self.followed_key, FOLLOWED)], FOLLOWED_TTL)
 
     def wakeup(self) -> Wakeup:
         return wakeup(self._store, self.progress_key)

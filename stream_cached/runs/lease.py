@@ -19,7 +19,7 @@ from stream_cached.format.progress import LeaseRecord, LeaseState, decode_lease,
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.variants import ANY, Select, Variant, is_for
 from stream_cached.runs.channel import ProgressChannel
-from stream_cached.stores.protocol import Store, add_and_get_many
+from stream_cached.stores.protocol import Release, Store, add_and_get_many
 from stream_cached.tasks import spawn
 
 #: Seconds that a lease lives unless it is renewed: a killed process holds others up for so long.
@@ -220,17 +220,19 @@ class Lease:
             seconds = min(alone_for, ALONE_FOR)
             self._work = spawn(self._release(self._work, alone, seconds))
 
-    def offer(self) -> tuple[str, bytes] | None:
+    def offer(self) -> Release | None:
         """
-        Return the key and the value to delete in another round trip; then call `answer_offer`.
+        Return what releases it in another round trip; then call `answer_offer`.
 
-        Return None if it has to be released by itself: followers are told how the run ended.
+        Return None if it has to be released by itself.
         """
         is_busy = self._work is not None and not self._work.done()
-        if self._is_released or self.channel.is_told or is_busy:
+        if self._is_released or is_busy:
             return None
         self._is_offered = True
-        return self._key, self._value
+        channel = self.channel
+        told = [channel.progress_key] if channel.is_told else []
+        return Release(self._key, self._value, channel.followed_key, told)
 
     def answer_offer(self, released: bool) -> None:
         self._is_offered = False

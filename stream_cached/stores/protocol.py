@@ -76,6 +76,19 @@ class ReadsStarts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """The end of a lease, which a commit may bring about, too."""
+
+    key: str
+    value: bytes
+    """What the key holds if it is still the same lease."""
+    followed: str
+    """A key that must not exist: if it does, somebody has to be told first."""
+    dropped: Sequence[str] = ()
+    """Keys that are deleted with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """What makes a body visible that is stored already: a record, and what goes with it."""
 
@@ -90,8 +103,7 @@ class Commit:
     touched: Sequence[str]
     """Keys that get a new ttl if they exist."""
     touched_ttl: float | None
-    lease: tuple[str, bytes] | None
-    """A key that is deleted if it holds this value."""
+    lease: Release | None
 
 
 @runtime_checkable
@@ -99,7 +111,7 @@ class Commits(Protocol):
     """A store that can do all of a commit, or nothing visible of it, in one round trip."""
 
     async def commit(self, commit: Commit) -> tuple[bool, bool]:
-        """Return whether it was done, and whether the lease was deleted. Atomic."""
+        """Return whether it was done, and whether the lease was released. Atomic."""
 
 
 class Wakeup(Protocol):

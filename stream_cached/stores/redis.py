@@ -53,12 +53,13 @@ if ARGV[2] ~= '' then
 else
   redis.call('SET', KEYS[1], ARGV[1])
 end
-local lease = KEYS[2 + expected + body + touched]
-if lease and redis.call('GET', lease) == ARGV[8] then
-  redis.call('DEL', lease)
-  return 2
+local last = 1 + expected + body + touched
+local lease, followed = KEYS[last + 1], KEYS[last + 2]
+if not lease or redis.call('GET', lease) ~= ARGV[8] or redis.call('GET', followed) then
+  return 1
 end
-return 1
+redis.call('DEL', lease, unpack(KEYS, last + 3))
+return 2
 """
 
 _ERROR_CODE = re.compile(r"[A-Z]{3,}\b")
@@ -188,13 +189,15 @@ class RedisStore(AiocacheStore):
         if not self._may_commit:
             return False, False
         keys = [commit.key, *commit.expected, *commit.body, *commit.touched]
-        lease_key, lease = commit.lease or ("", b"")
+        if (lease := commit.lease) is not None:
+            keys += [lease.key, lease.followed, *lease.dropped]
         ttls = (commit.ttl, commit.body_ttl, commit.touched_ttl)
         record_px, *other_px = ("" if ttl is None else self.native_ttl(ttl) for ttl in ttls)
         counts = len(commit.expected), len(commit.body), len(commit.touched)
         values = (b"" if value is None else b"=" + value for value in commit.expected.values())
-        natives = [self.native_key(key) for key in (*keys, *([lease_key] if lease else []))]
-        arguments = (commit.value, record_px, *counts, *other_px, lease, *values)
+        natives = [self.native_key(key) for key in keys]
+        held = b"" if lease is None else lease.value
+        arguments = (commit.value, record_px, *counts, *other_px, held, *values)
         script = _COMMIT_SCRIPT, len(natives), *natives, *arguments
         evaluate = partial(self.cache.client.eval, *script)
         try:

@@ -67,7 +67,9 @@ class TransformedStore(ABC):
             key: None if value is None else self._to_store(key, value)
             for key, value in commit.expected.items()
         }
-        lease = commit.lease and (commit.lease[0], self._to_store(*commit.lease))
+        lease = commit.lease
+        if lease is not None:
+            lease = replace(lease, value=self._to_store(lease.key, lease.value))
         value = self._to_store(commit.key, commit.value)
         changed = replace(commit, value=value, expected=expected, lease=lease)
         return await commit_at_once(self._store, changed)

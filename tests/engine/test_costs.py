@@ -24,7 +24,11 @@ from stream_cached import stream_cached
 from tests.support.asgi import Exchange, get
 
 #: Chunks, and bytes of each.
-BODIES = {"small": (4, 256), "many chunks": (20_000, 20), "large": (40, 65_536)}
+BODIES = {
+    "small": (4, 256),
+    "many chunks": (20_000, 20),
+    "large": (40, 65_536),
+}
 
 HIT, MISS = "stream-cached; hit", "stream-cached; fwd=uri-miss; stored"
 
@@ -111,11 +115,26 @@ def _cost(cache: str, body: str) -> tuple[Costs, list[Message], list[Message]]:
     return asyncio.run(main())
 
 
-def _cost_of_a_miss(cache: str, body: str, secret: str) -> Costs:
+def _slow_app(cache: str, body: str, pause: float) -> Starlette:
+    count, size = BODIES[body]
+
+    @stream_cached(ttl=60, cache=cache)
+    async def endpoint(request: Request) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(count):
+                yield b"%d" % (number % 10) * size
+                await asyncio.sleep(pause)
+
+        return StreamingResponse(chunks(), media_type="text/csv")
+
+    return Starlette(routes=[Route("/", endpoint)])
+
+
+def _cost_of_a_miss(app: Starlette) -> Costs:
     """Return what a miss costs where other keys were used before."""
 
     async def main() -> Costs:
-        app, costs = _app(cache, body, secret), Costs()
+        costs = Costs()
         for number in range(3):
             await _asking(app, number).run()
         exchange = _asking(app, 3)
@@ -189,10 +208,23 @@ def test_a_hit_costs_the_same_whatever_the_number_of_its_chunks() -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "a secret of some length"])
-def test_what_a_miss_costs_on_redis(redis_url: str, namespace: str, secret: str) -> None:
-    costs = _cost_of_a_miss(f"{redis_url}?namespace={namespace}", "small", secret)
+def test_what_a_miss_costs_on_redis(
+    redis_url: str, namespace: str, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However slow the machine is.
+    monkeypatch.setattr("stream_cached.entries.recorder.TELL_FIRST_AFTER", 60.0)
+    costs = _cost_of_a_miss(_app(f"{redis_url}?namespace={namespace}", "small", secret))
 
     # The look-up; the lease, with what was stored before it was taken; and the commit, with the
     # end of the lease.
     assert costs.round_trips == 3
     assert costs.sent == Counter(MGET=2, SET=1, NX=1, PX=1, EVAL=1)
+
+
+def test_what_a_slow_miss_tells_costs_nothing_at_its_end(redis_url: str, namespace: str) -> None:
+    costs = _cost_of_a_miss(_slow_app(f"{redis_url}?namespace={namespace}", "small", 0.03))
+
+    # Nobody has followed it.
+    assert costs.sent["PUBLISH"] >= 1
+    assert costs.round_trips == 3 + costs.sent["PUBLISH"]
+    assert costs.sent["EVAL"] == 1

@@ -146,7 +146,7 @@ def test_what_a_commit_may_release_is_not_renewed_meanwhile(
         await mine.claim([])
         offered = mine.offer()
         assert offered is not None
-        assert await store.get_many([offered[0]]) == [offered[1]]
+        assert await store.get_many([offered.key]) == [offered.value]
         await store.delete_many([LEASE])
         await asyncio.sleep(0.05)
         assert await store.get_many([LEASE]) == [None]
@@ -170,7 +170,7 @@ def test_what_a_commit_has_not_released_is_renewed_again(
         assert offered is not None
         mine.answer_offer(released=False)
         await asyncio.sleep(0.05)
-        assert await store.get_many([LEASE]) != [offered[1]]
+        assert await store.get_many([LEASE]) != [offered.value]
         mine.release()
         await mine.released()
         assert await lease(store, b"b").claim([]) == (None, [])
@@ -195,14 +195,19 @@ def test_a_lease_that_is_being_renewed_can_not_be_released_by_a_commit(
     with_store(shared_url, test)
 
 
-def test_a_run_that_has_told_of_itself_ends_with_a_last_word(shared_url: str) -> None:
+def test_what_a_run_has_told_of_itself_goes_with_its_lease(shared_url: str) -> None:
     async def test(store: Store) -> None:
         mine = lease(store, b"a")
         await mine.claim([])
         mine.channel.open(Head(200, (), None, "utf-8", (), ""))
         await mine.channel.tell(0, (), b"")
-        assert mine.offer() is None
+        await mine.channel.mark_followed()
+        offered = mine.offer()
+        assert offered is not None
+        assert None not in await store.get_many([offered.followed, *offered.dropped])
+        mine.answer_offer(released=False)
         mine.release()
         await mine.released()
+        assert await store.get_many([offered.followed, *offered.dropped]) == [None, None]
 
     with_store(shared_url, test)

@@ -27,7 +27,14 @@ from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.memcached import MemcachedStore
 from stream_cached.stores.memory import MemoryCache, MemoryStore
-from stream_cached.stores.protocol import FOREIGN, Commit, Store, add_and_get_many, commit_at_once
+from stream_cached.stores.protocol import (
+    FOREIGN,
+    Commit,
+    Release,
+    Store,
+    add_and_get_many,
+    commit_at_once,
+)
 from stream_cached.stores.redis import RedisStore
 from stream_cached.stores.signed import SignedStore
 from stream_cached.stores.transformed import CompressedStore
@@ -114,7 +121,8 @@ class DictCache(BaseCache):  # type: ignore[misc]
 
 
 async def _ready_to_commit(held: Held, ttl: float | None) -> Commit:
-    await held.store.set_many([("segment", b"body"), ("version", b"old"), ("lease", b"mine")], 10)
+    there = {"segment": b"body", "version": b"old", "lease": b"mine", "progress": b"so far"}
+    await held.store.set_many([*there.items()], 10)
     return Commit(
         key="record",
         value=BYTES,
@@ -124,7 +132,7 @@ async def _ready_to_commit(held: Held, ttl: float | None) -> Commit:
         body_ttl=ttl,
         touched=["version", "missing"],
         touched_ttl=ttl,
-        lease=("lease", b"mine"),
+        lease=Release("lease", b"mine", "followed", ["progress"]),
     )
 
 
@@ -581,7 +589,8 @@ class TestEveryStore:
             assert await held.get("lease") == b"mine"
             return
         assert done == (True, True)
-        assert await held.other.get_many(["record", "lease"]) == [BYTES, None]
+        found = await held.other.get_many(["record", "lease", "progress"])
+        assert found == [BYTES, None, None]
         for key in ("record", "segment", "version"):
             remaining = held.remaining(key)
             assert remaining is None if ttl is None else 55 < (remaining or 0) <= 61
@@ -591,6 +600,13 @@ class TestEveryStore:
         await held.set("lease", b"another's")
         assert await commit_at_once(held.store, commit) in ((True, False), (False, False))
         assert await held.get("lease") == b"another's"
+
+    async def test_a_commit_leaves_a_lease_whose_run_is_followed(self, held: Held) -> None:
+        commit = await _ready_to_commit(held, 60)
+        await held.set("followed", b"1")
+        assert await commit_at_once(held.store, commit) in ((True, False), (False, False))
+        found = await held.store.get_many(["lease", "progress"])
+        assert found == [b"mine", b"so far"]
 
     @pytest.mark.parametrize(
         "change", ["record", "version", "version gone", "revoked", "segment gone"]

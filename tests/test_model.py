@@ -36,7 +36,7 @@ from starlette.types import Message, Receive, Scope, Send
 from stream_cached import limits, stream_cached, tasks
 from stream_cached.backends import breaker
 from stream_cached.connections import time_limit
-from stream_cached.entries import chunks, ids, recorder
+from stream_cached.entries import chunks, ids, telling
 from stream_cached.runs import channel, lease, registry
 from stream_cached.stores.memory import MemoryCache
 from stream_cached.streams import backlog, reader, stream
@@ -463,7 +463,7 @@ class World:
             (tasks, "_running", set()),
             (breaker, "_breakers", WeakValueDictionary()),
             (chunks, "VALUE_SIZE", VALUE_SIZE),
-            (recorder, "_MAX_TOLD", VALUE_SIZE // 2),
+            (telling, "_MAX_TOLD", VALUE_SIZE // 2),
             (limits, "VALUE_SIZE", VALUE_SIZE),
         ]:
             self._patches.enter_context(mock.patch.object(target, name, new))

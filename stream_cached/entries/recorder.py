@@ -17,6 +17,7 @@ from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, WINDOW, PackedSegme
 from stream_cached.entries.chunks import ChunkIndex, ChunkPacker
 from stream_cached.entries.protocols import Channel, Owner
 from stream_cached.entries.resource import Resource
+from stream_cached.entries.telling import Telling
 from stream_cached.errors import BrokenStreamError, LostStreamError, StoreError
 from stream_cached.format.codec import encode_record
 from stream_cached.format.records import Entry, Segment
@@ -29,9 +30,6 @@ from stream_cached.tasks import spawn
 #: Seconds until followers learn of a run's progress: for the first time, and from then on.
 TELL_FIRST_AFTER = 0.01
 TELL_AFTER = 0.05
-
-#: Bytes of chunks that followers are told again and again, until the chunks are a segment.
-_MAX_TOLD = 64 * 1024
 
 
 class Recorder:
@@ -60,6 +58,7 @@ class Recorder:
         self._length = 0
         self._index = ChunkIndex(self)
         self._packer = ChunkPacker(hashes=entry.etag is not None)
+        self._telling = None if channel is None else Telling(channel, self._packer)
         self._seals: list[Seal] = []
         self._queue: list[PackedSegment] = []
         self._pending = 0
@@ -151,17 +150,17 @@ class Recorder:
         self._wake_writer()
 
     async def _tell_news(self) -> None:
-        assert self._channel is not None
-        if self._packer.filled >= _MAX_TOLD:
+        assert self._telling is not None
+        if await self._telling.needs_segment(self._length) and not self._closing:
             self._enqueue(self._packer.close())
         if self._queue:
             await self._write_window()
-        # Chunks are told only once everything before them is written.
+        if self._closing:
+            return
         is_next = self._written == len(self._seals)
-        rest = self._packer.open if is_next else Segment((), False, b"")
-        # The writes of the segments show whether the store still works.
-        with contextlib.suppress(StoreError):
-            await self._channel.tell(self._written, rest.chunks, rest.payload)
+        is_told = await self._telling.tell(self._written, is_next=is_next)
+        if not is_told and self._tell_timer is None:
+            self._tell_later()
 
     # -- segments out -----------------------------------------------------------------------
 

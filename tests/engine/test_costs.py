@@ -26,6 +26,7 @@ from tests.support.asgi import Exchange, get
 #: Chunks, and bytes of each.
 BODIES = {
     "small": (4, 256),
+    "inline": (20, 10_000),
     "many chunks": (20_000, 20),
     "large": (40, 65_536),
 }
@@ -169,7 +170,7 @@ def _parts(sent: list[Message]) -> list[bytes]:
     return [message["body"] for message in sent if message["type"] == "http.response.body"]
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", ["small", "many chunks", "large"])
 @pytest.mark.parametrize("store", ["memory", "redis"])
 def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest) -> None:
     cache = "memory://"
@@ -228,3 +229,12 @@ def test_what_a_slow_miss_tells_costs_nothing_at_its_end(redis_url: str, namespa
     assert costs.sent["PUBLISH"] >= 1
     assert costs.round_trips == 3 + costs.sent["PUBLISH"]
     assert costs.sent["EVAL"] == 1
+
+
+def test_a_body_without_followers_is_not_cut_into_segments(redis_url: str, namespace: str) -> None:
+    costs = _cost_of_a_miss(_slow_app(f"{redis_url}?namespace={namespace}", "inline", 0.01))
+
+    # The lease, and what is told; the body is in the record.
+    assert costs.sent["SET"] == 1 + costs.sent["PUBLISH"]
+    # Whether it is followed.
+    assert costs.round_trips == 3 + costs.sent["PUBLISH"] + costs.sent["GET"]

@@ -90,7 +90,7 @@ def test_clients_of_two_workers_are_one_run(serve: Serve, shared_url: str) -> No
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("chunk", [1, 10_000, 300_000, 900_000])
+@pytest.mark.parametrize("chunk", [1, 20_000, 300_000, 900_000])
 @pytest.mark.parametrize("inline_max", [0, 256 * 1024])
 def test_a_follower_reads_byte_for_byte_what_is_run(
     serve: Serve, shared_url: str, chunk: int, inline_max: int

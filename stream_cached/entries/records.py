@@ -118,9 +118,9 @@ class Records:
     # What never expires would be left behind when its record is replaced. It expires after the
     # longest run, and not at once, because a reader may still need it.
 
-    async def retire(self, replaced: Record | None) -> None:
-        """Let what only a replaced record leads to expire."""
-        if self.lifetimes.ttl is not None:
+    async def retire(self, replaced: Record | None, by: Entry | None = None) -> None:
+        """Let what only a replaced record leads to expire, unless it was written twice."""
+        if self.lifetimes.ttl is not None or (by and replaced and by.generation == _id(replaced)):
             return
         if isinstance(replaced, Entry):
             await self.retire_body(replaced)
@@ -140,3 +140,7 @@ class Records:
         for key, value in zip(keys, await self.store.get_many(keys), strict=True):
             await self.retire(await self.decode(key, value))
         await self.store.touch_many(keys, self.lifetimes.longest_run)
+
+
+def _id(record: Record) -> bytes | None:
+    return record.generation if isinstance(record, Entry) else None

@@ -257,7 +257,7 @@ class Resource:
             current = index if index is not None and self._is_current(index) else None
             if not varies_on and current is None:
                 await self._records.put(self.key, entry)
-                await self._records.retire(replaced)
+                await self._records.retire(replaced, by=entry)
                 await self._delete_unless("", written)
                 return None
             if self._variants is None:

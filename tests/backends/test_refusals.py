@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from redis import exceptions
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,7 +25,7 @@ from tests.conftest import _server
 from tests.support.asgi import get
 from tests.support.gates import wait_until
 from tests.support.process import HOST
-from tests.support.runs import FALLBACK_HIT, FALLBACK_MISS, HIT, MISS
+from tests.support.runs import FALLBACK_HIT, FALLBACK_MISS, HIT, MISS, segments
 from tests.support.servers import RedisServer
 
 #: Of a server that no one trusts.
@@ -185,6 +186,18 @@ def test_what_only_a_script_needs_may_be_forbidden(
     app = an_app(own_redis.url().replace("//", "//web:pw@"))
     assert asyncio.run(asked(app, 3)) == [MISS, HIT, HIT]
     assert not told(caplog)
+
+
+def test_what_a_script_has_done_before_it_was_refused_is_kept_for_ever(
+    own_redis: RedisServer,
+) -> None:
+    own_redis.execute("ACL", "SETUSER", "web", "on", ">pw", "~*", "+@all", "-del")
+    app = an_app(own_redis.url().replace("//", "//web:pw@"), ttl=None)
+    assert asyncio.run(asked(app, 1)) == [MISS]
+    client = redis.Redis.from_url(own_redis.url(), decode_responses=True)
+    found = segments(set(client.scan_iter()))
+    assert found
+    assert {client.ttl(key) for key in found} == {-1}
 
 
 def test_a_database_that_is_not_there_is_told(

@@ -8,7 +8,7 @@ from stream_cached.entries.protocols import Held
 from stream_cached.entries.records import Records
 from stream_cached.entries.versions import Dependencies
 from stream_cached.format.records import Entry, Index
-from stream_cached.stores.protocol import Commit, commit_at_once
+from stream_cached.stores.protocol import Commit, commit_at_once, may_commit
 
 #: Segments, and bytes of a record that is replaced, up to which there is one round trip.
 _MAX_SEGMENTS = 256
@@ -27,6 +27,8 @@ async def commit(
 
     Return False if nothing was done.
     """
+    if not may_commit(records.store):
+        return False
     keys, lifetimes = [records.key, *depends.keys], records.lifetimes
     if depends.tags or not seen.keys() >= {*keys} or len(entry.segments) > _MAX_SEGMENTS:
         return False

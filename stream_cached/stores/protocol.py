@@ -110,6 +110,10 @@ class Commit:
 class Commits(Protocol):
     """A store that can do all of a commit, or nothing visible of it, in one round trip."""
 
+    @property
+    def may_commit(self) -> bool:
+        """False where the server forbids it, or the store behind this one can't do it."""
+
     async def commit(self, commit: Commit) -> tuple[bool, bool]:
         """Return whether it was done, and whether the lease was released. Atomic."""
 
@@ -177,9 +181,15 @@ async def get_many_and_starts(
     return values[: len(keys)], [None if value is None else value[:size] for value in whole]
 
 
+def may_commit(store: Store) -> bool:
+    return isinstance(store, Commits) and store.may_commit
+
+
 async def commit_at_once(store: Store, commit: Commit) -> tuple[bool, bool]:
     """Return what `Commits.commit` does; nothing is done where the store can't do that."""
-    return await store.commit(commit) if isinstance(store, Commits) else (False, False)
+    if isinstance(store, Commits) and store.may_commit:
+        return await store.commit(commit)
+    return False, False
 
 
 def as_bytes(value: object) -> bytes | None:

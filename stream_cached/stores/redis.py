@@ -72,7 +72,7 @@ class RedisStore(AiocacheStore):
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
     ) -> None:
         super().__init__(cache, timeout, time_limit)
-        self._may_publish = self._may_get_ranges = self._may_commit = True
+        self._may_publish = self._may_get_ranges = self.may_commit = True
         self._wakeups = Wakeups(partial(redis_client, cache))
 
     def is_lost(self, exc: Exception) -> bool:
@@ -186,8 +186,6 @@ class RedisStore(AiocacheStore):
         return bool(await self.call("compare and set", swap))
 
     async def commit(self, commit: Commit) -> tuple[bool, bool]:
-        if not self._may_commit:
-            return False, False
         keys = [commit.key, *commit.expected, *commit.body, *commit.touched]
         if (lease := commit.lease) is not None:
             keys += [lease.key, lease.followed, *lease.dropped]
@@ -206,7 +204,7 @@ class RedisStore(AiocacheStore):
             # Step by step, it may be done all the same; or it is known then what forbids it.
             said = str(exc)
             is_lasting = "can't run this command" in said or "unknown command" in said
-            self._may_commit = not (is_lasting or isinstance(exc, NoPermissionError))
+            self.may_commit = not (is_lasting or isinstance(exc, NoPermissionError))
             return False, False
         return done > 0, done > 1
 

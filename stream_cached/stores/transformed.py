@@ -12,6 +12,7 @@ from stream_cached.stores.protocol import (
     Wakeup,
     add_and_get_many,
     commit_at_once,
+    may_commit,
     set_and_wake,
     wakeup,
 )
@@ -60,6 +61,10 @@ class TransformedStore(ABC):
         written = self._to_store(key, value)
         done, values = await add_and_get_many(self._store, key, written, ttl, keys)
         return done, self._all_from_store(keys, values)
+
+    @property
+    def may_commit(self) -> bool:
+        return may_commit(self._store)
 
     async def commit(self, commit: Commit) -> tuple[bool, bool]:
         # What is stored in another form than it would be written in now counts as changed.

@@ -159,7 +159,9 @@ app = Starlette(routes=[Route("/", endpoint)])
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
 @pytest.mark.parametrize("mib", [100, 500])
-def test_a_large_body_goes_through_a_disk_of_cashews(spawn: Spawn, tmp_path: Path, mib: int) -> None:
+def test_a_large_body_goes_through_a_disk_of_cashews(
+    spawn: Spawn, tmp_path: Path, mib: int
+) -> None:
     (tmp_path / "disk_app.py").write_text(DISK_APP, encoding="utf-8")
     environment = {
         "CACHE": f"disk://?directory={tmp_path}/cache",

@@ -20,8 +20,8 @@ logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message
 # A store that comes and goes is asked less and less often; here it shall be used again soon.
 breaker_state.MAX_INTERVAL = 0.5
 
-#: Small, so that it is full long before the end.
-FALLBACK = "memory://?max_bytes=24MiB"
+#: Small, so that both are full long before the end.
+FALLBACK, LOCAL = "memory://?max_bytes=6MiB", "2MiB"
 
 
 async def stats(request: Request) -> Response:
@@ -50,6 +50,8 @@ async def before(path: str, number: int) -> None:
 streams = Streams()
 streams.before = before
 app = streams.app(
-    stream_cached(ttl=2, cache=os.environ["CACHE"], fallback=FALLBACK, retry_interval=0.2)
+    stream_cached(
+        ttl=2, cache=os.environ["CACHE"], fallback=FALLBACK, retry_interval=0.2, local=LOCAL
+    )
 )
 app.router.routes.append(Route("/stats", stats))

@@ -75,7 +75,7 @@ class Keys:
         )
 
     def vary_on(self, vary: Mapping[str, Callable[[str], str] | None]) -> None:
-        """Let headers select, whoever makes the keys."""
+        """Let headers select, however the keys are made."""
         self._selecting = Selecting(self._endpoint.declared, vary)
         self._known.clear()
 

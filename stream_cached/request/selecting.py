@@ -1,4 +1,4 @@
-"""The values of headers that select among the answers of a function, whoever makes its keys."""
+"""The values of headers that select among the answers of a function, however its keys are made."""
 
 from __future__ import annotations
 

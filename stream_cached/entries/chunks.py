@@ -26,7 +26,8 @@ class ChunkPacker:
     """Packs chunks into segments of the size that a store takes; `hashes` what they are."""
 
     def __init__(self, *, hashes: bool = False) -> None:
-        self._hash = hashlib.blake2b(digest_size=16) if hashes else None
+        # Processors have instructions for it: it takes a third of the time of BLAKE2.
+        self._hash = hashlib.sha256() if hashes else None
         self.filled = 0
         """Bytes of the chunks in the open segment."""
         self._pieces: list[bytes] = []
@@ -72,9 +73,9 @@ class ChunkPacker:
 
     def digest(self) -> str:
         """Return a digest of all that was added."""
-        whole = hashlib.blake2b(digest_size=16) if self._hash is None else self._hash.copy()
+        whole = hashlib.sha256() if self._hash is None else self._hash.copy()
         whole.update(b"".join(self._pieces))
-        return whole.hexdigest()
+        return whole.hexdigest()[:32]
 
     def clear(self) -> None:
         self._pieces, self._lengths, self.filled = [], [], 0

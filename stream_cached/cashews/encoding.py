@@ -33,8 +33,8 @@ from stream_cached.format.codec import UnsoundError, decode_record, encode_recor
 from stream_cached.format.envelope import is_ours, key_digest
 from stream_cached.format.records import Entry
 from stream_cached.http.cache_status import cache_status
+from stream_cached.http.freshness import aged
 from stream_cached.http.headers import (
-    aged,
     answers_ranges,
     content_length,
     end_to_end,

@@ -11,7 +11,7 @@ from typing import Any
 
 from stream_cached.engine.outcome import Call
 from stream_cached.http.event_ids import AfterEvent, number_of
-from stream_cached.http.headers import header_values
+from stream_cached.http.headers import header_values, without
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.produced import Produced
 from stream_cached.responses.resumption import Again, Resumption, RunHead
@@ -49,9 +49,7 @@ def after_event(call: Call, answer: Any, again: Again) -> Any:
         answer.resumption = Resumption(again, head, within_body=False)
         answer.after = AfterEvent(generation, number)
         # It is no whole body, and not of these bytes.
-        of_whole = (b"accept-ranges", b"etag")
-        kept = [each for each in answer.raw_headers if each[0].lower() not in of_whole]
-        answer.raw_headers = kept
+        answer.raw_headers = without(answer.raw_headers, {b"accept-ranges", b"etag"})
     return answer
 
 

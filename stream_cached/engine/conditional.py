@@ -11,13 +11,17 @@ from stream_cached.entries.part import PartReplay
 from stream_cached.entries.resource import Resource
 from stream_cached.events import Answered
 from stream_cached.http.conditions import Failed, NotModified, evaluate, not_modified
+from stream_cached.http.headers import without
 from stream_cached.http.ranges import Part, Unsatisfiable
 from stream_cached.responses.part import PartResponse
 from stream_cached.responses.stored import bare_response
 
-#: Fields that describe a body, which an answer without one does not have.
-_OF_BODY = frozenset(
-    {b"content-encoding", b"content-language", b"content-length", b"content-range", b"content-type"}
+#: What describes the body of an entry, or would let an answer without one be stored.
+_OF_ENTRY = frozenset(
+    {
+        *(b"age", b"cache-control", b"content-encoding", b"content-language", b"content-length"),
+        *(b"content-range", b"content-type", b"etag", b"expires", b"last-modified"),
+    }
 )
 
 
@@ -41,24 +45,17 @@ async def conditional(
         case NotModified():
             return bare_response(304, not_modified(headers), call.sending(event))
         case Failed():
-            return bare_response(412, _without_body(headers), call.sending(event))
+            return bare_response(412, without(headers, _OF_ENTRY), call.sending(event))
         case Unsatisfiable():
             whole = b"bytes */%d" % entry.length
-            kept = [*_without_body(headers), (b"content-range", whole)]
+            kept = [*without(headers, _OF_ENTRY), (b"content-range", whole)]
             return bare_response(416, kept, call.sending(event))
         case Part():
             replay = PartReplay(resource, hit, decided.start, decided.stop)
             if not await replay.open():
                 return None
-            own = (b"content-length", b"content-range")
-            kept = [(k, v) for k, v in headers if k.lower() not in own]
+            kept = without(headers, {b"content-length", b"content-range"})
             kept.append((b"content-range", decided.content_range(entry.length)))
             return PartResponse(replay, kept, call.sending(event))
         case never:
             assert_never(never)
-
-
-def _without_body(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Leave out what describes the body, and what would let the answer be stored."""
-    own = _OF_BODY | {b"cache-control", b"expires", b"age", b"etag", b"last-modified"}
-    return [(name, value) for name, value in headers if name.lower() not in own]

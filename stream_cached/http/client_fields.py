@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream_cached.http.directives import directives_of
-from stream_cached.http.headers import header_values
+from stream_cached.http.headers import header_values, without
 from stream_cached.http.targeted import without_targeted
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -32,5 +32,4 @@ def for_client(
         return headers
     if directives_of(headers, b"cache-control").forbids("private", "no-store"):
         return headers
-    kept = [each for each in headers if each[0].lower() not in _OF_FRESHNESS]
-    return [*kept, (b"cache-control", cache_control)]
+    return [*without(headers, _OF_FRESHNESS), (b"cache-control", cache_control)]

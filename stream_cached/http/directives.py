@@ -61,6 +61,15 @@ class Directives:
         numbers = [each for each in arguments if each is not None]
         return min(numbers) if numbers and len(numbers) == len(arguments) else 0
 
+    @property
+    def lifetime(self) -> int | None:
+        """
+        The seconds for which a shared cache may take the response for fresh; None if they are not
+        given (RFC 9111, section 4.2.1).
+        """
+        seconds = self.seconds("s-maxage")
+        return self.seconds("max-age") if seconds is None else seconds
+
     def fields(self, name: str) -> frozenset[str] | None:
         """
         Return the fields to which `private` or `no-cache` is confined.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stream_cached.http.dates import date_of
 from stream_cached.http.directives import MAX_SECONDS, Directives, delta_seconds, directives_of
-from stream_cached.http.headers import header_values
+from stream_cached.http.headers import header_values, without
 from stream_cached.http.policy import HEURISTIC_STATUSES, may_be_stale
 from stream_cached.http.reasons import NotCached
 from stream_cached.http.targeted import directives_for
@@ -51,9 +51,30 @@ def age_value(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """
     Return the number in Age, the first one of several; 0 if it is invalid (RFC 9111, section 5.1).
     """
-    values = header_values(headers, b"age")
+    return _first_age(header_values(headers, b"age")) or 0
+
+
+def _first_age(values: Sequence[bytes]) -> int | None:
     first = values[0].partition(b",")[0].strip(b" \t") if values else b""
-    return delta_seconds(first.decode("latin-1")) or 0
+    return delta_seconds(first.decode("latin-1"))
+
+
+def aged(headers: Headers, seconds: float) -> Headers:
+    """
+    Add the seconds in the cache to the Age of a response (RFC 9111, section 5.1).
+
+    A response without Age gets none. Of several ages the first counts; one that is no number is
+    left out.
+    """
+    ages = header_values(headers, b"age")
+    if not ages:
+        return headers
+    others, first = without(headers, {b"age"}), _first_age(ages)
+    if first is None:
+        return others
+    # A clock that was set back makes nothing younger.
+    age = min(first + max(0, int(seconds)), MAX_SECONDS)
+    return [*others, (b"age", b"%d" % age)]
 
 
 def born(headers: Headers, asked_at: float) -> float:
@@ -69,10 +90,8 @@ def born(headers: Headers, asked_at: float) -> float:
 
 def explicit_lifetime(directives: Directives, headers: Headers, received: float) -> float | None:
     """Return the seconds for which it says that it is fresh (RFC 9111, section 4.2.1)."""
-    for name in ("s-maxage", "max-age"):
-        seconds = directives.seconds(name)
-        if seconds is not None:
-            return float(seconds)
+    if (seconds := directives.lifetime) is not None:
+        return float(seconds)
     if directives.is_targeted or not header_values(headers, b"expires"):
         return None
     return expires_after(headers, received) or 0.0

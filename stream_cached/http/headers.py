@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 #: A directive of Cache-Control. Separators and quotes that break the grammar are tolerated, so
 #: that `private; max-age=60` still counts as private.
@@ -31,9 +31,6 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-
-#: What a larger age counts as (RFC 9111, section 1.2.2).
-_MAX_AGE = 2**31
 
 
 def list_members(values: Iterable[bytes]) -> list[str]:
@@ -72,8 +69,7 @@ def with_vary(
     if not added:
         return headers
     values = [*header_values(headers, b"vary"), ", ".join(added.values()).encode("latin-1")]
-    others = [(name, value) for name, value in headers if name.lower() != b"vary"]
-    return [*others, (b"vary", b", ".join(values))]
+    return [*without(headers, {b"vary"}), (b"vary", b", ".join(values))]
 
 
 def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
@@ -87,31 +83,18 @@ def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[b
     return [value for key, value in headers if key.lower() == name]
 
 
+def without(
+    headers: Iterable[tuple[bytes, bytes]], names: Collection[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """Leave out the fields that have one of these lower-cased names."""
+    return [(name, value) for name, value in headers if name.lower() not in names]
+
+
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Leave out the fields that are not for another connection (RFC 9111, section 3.1)."""
     headers = list(headers)
     named = list_members(header_values(headers, b"connection"))
-    dropped = _HOP_BY_HOP.union(name.encode("latin-1") for name in named)
-    return [(name, value) for name, value in headers if name.lower() not in dropped]
-
-
-def aged(headers: Sequence[tuple[bytes, bytes]], seconds: float) -> Sequence[tuple[bytes, bytes]]:
-    """
-    Add the seconds in the cache to the Age of a response (RFC 9111, section 5.1).
-
-    A response without Age gets none. Of several ages the first counts; one that is no number is
-    left out.
-    """
-    ages = header_values(headers, b"age")
-    if not ages:
-        return headers
-    others = [(name, value) for name, value in headers if name.lower() != b"age"]
-    first = ages[0].partition(b",")[0].strip()
-    if not first.isdigit():
-        return others
-    # Python refuses to parse thousands of digits. A clock that was set back makes nothing younger.
-    age = (int(first) if len(first) < 20 else _MAX_AGE) + max(0, int(seconds))
-    return [*others, (b"age", b"%d" % min(age, _MAX_AGE))]
+    return without(headers, _HOP_BY_HOP.union(name.encode("latin-1") for name in named))
 
 
 def answers_ranges(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -51,8 +51,7 @@ def may_be_shared(
         return False
     if age is None:
         return True
-    lifetime = directives.seconds("s-maxage")
-    lifetime = directives.seconds("max-age") if lifetime is None else lifetime
+    lifetime = directives.lifetime
     if lifetime is None:
         # Expires is an absolute time, set by a clock that may differ from ours.
         return directives.allows("public") and not header_values(headers, b"expires")

@@ -9,7 +9,7 @@ from stream_cached.http.conditions import may_be_compressed
 from stream_cached.http.dates import date_of
 from stream_cached.http.directives import MAX_SECONDS
 from stream_cached.http.freshness import age_value
-from stream_cached.http.headers import header_values
+from stream_cached.http.headers import header_values, without
 
 Field = tuple[bytes, bytes]
 
@@ -25,7 +25,7 @@ class SentHead:
     """
 
     def __init__(self, headers: Sequence[Field], status: int, etag: str | None) -> None:
-        kept = [each for each in headers if each[0].lower() != b"age"]
+        kept = without(headers, {b"age"})
         has_ranges = status == 200 and not header_values(headers, b"accept-ranges")
         strong = [] if etag is None else [(b"etag", etag.encode("ascii"))]
         weak = [(b"etag", b"W/" + tag.removeprefix(b"W/")) for _, tag in strong]

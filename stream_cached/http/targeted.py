@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from stream_cached.http.directives import Directives, directives_of
-from stream_cached.http.headers import header_values
+from stream_cached.http.headers import header_values, without
 from stream_cached.http.structured import Item, StructuredFieldError, parse_dictionary
 
 
@@ -48,5 +48,4 @@ def without_targeted(
     headers: Iterable[tuple[bytes, bytes]], targets: Sequence[str]
 ) -> list[tuple[bytes, bytes]]:
     """Leave out the fields that are for this cache alone."""
-    own = {target.lower().encode("latin-1") for target in targets}
-    return [(name, value) for name, value in headers if name.lower() not in own]
+    return without(headers, {target.lower().encode("latin-1") for target in targets})

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from stream_cached.http.qvalues import weighted
+
+#: A name and its weight.
+Weighted = tuple[str, float]
 
 #: Commas that are in no quoted string, with the white space around them.
 _COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t]*,[ \t]*', re.DOTALL)
@@ -22,9 +26,11 @@ def selecting_value(name: str, lines: Sequence[bytes]) -> str | None:
         return None
     match name:
         case "accept-language":
-            return _by_weight(lines)
+            # Their order within one weight means nothing (RFC 9110, section 12.5.4).
+            return _sorted(lines, _heaviest_first)
         case "accept-encoding":
-            return _by_name(lines)
+            # Their order means nothing (RFC 9110, section 12.5.3).
+            return _sorted(lines)
         case _:
             return _combined(lines)
 
@@ -38,22 +44,14 @@ def _combined(lines: Sequence[bytes]) -> str:
     return _COMMA.sub(lambda match: match[1] or ",", text)
 
 
-def _by_weight(lines: Sequence[bytes]) -> str:
-    """Sort the languages by weight, in any case (RFC 9110, section 12.5.4)."""
+def _sorted(lines: Sequence[bytes], key: Callable[[Weighted], Any] | None = None) -> str:
+    """Sort names with weights, in any case."""
     found = weighted(lines)
     if found is None:
         return _combined(lines)
-    return ",".join(f"{name};{weight:g}" for name, weight in sorted(found, key=_heaviest_first))
+    return ",".join(f"{name};{weight:g}" for name, weight in sorted(found, key=key))
 
 
-def _by_name(lines: Sequence[bytes]) -> str:
-    """Sort the codings by name: their order means nothing (RFC 9110, section 12.5.3)."""
-    found = weighted(lines)
-    if found is None:
-        return _combined(lines)
-    return ",".join(f"{name};{weight:g}" for name, weight in sorted(found))
-
-
-def _heaviest_first(item: tuple[str, float]) -> tuple[float, str]:
+def _heaviest_first(item: Weighted) -> tuple[float, str]:
     name, weight = item
     return -weight, name

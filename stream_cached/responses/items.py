@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from stream_cached.format.item_classes import ItemClasses, class_path
 from stream_cached.format.items import media_type
+from stream_cached.http.headers import without
 from stream_cached.request.execution import Executed, Execution
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.streams.generated import GeneratorSource
@@ -59,9 +60,8 @@ class GeneratorExecution(Execution):
         stand_in, beside = None, []
         if self.injected is not None:
             stand_in = _stand_in(self.classes)
-            fields = self.injected.raw_headers
             # A cookie is for one client, and each one is sent its own.
-            beside = [each for each in fields if each[0].lower() != b"set-cookie"]
+            beside = without(self.injected.raw_headers, {b"set-cookie"})
         source = GeneratorSource(items, self.classes, max_kept=self.max_kept, stand_in=stand_in)
         self.source = source
         return ItemsResponse(source, media_type(self.classes), beside)

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from stream_cached.endpoint.function import Endpoint
 from stream_cached.endpoint.route import Handler, Handlers
+from stream_cached.http.headers import without
 from stream_cached.request.observed import plain_scope
 from stream_cached.request.rendered import OF_ROUTE
 from stream_cached.responses.messages import RawHeaders
@@ -219,7 +220,7 @@ class Rendering:
     @staticmethod
     def shared(headers: RawHeaders) -> RawHeaders:
         """Leave out the cookies: each client is sent its own."""
-        return [field for field in headers if _name(field[0]) != "set-cookie"]
+        return without(headers, {b"set-cookie"})
 
     def merged(self, headers: RawHeaders, replaces: Sequence[str]) -> RawHeaders:
         """Add what the dependencies of this request have put on its Response."""

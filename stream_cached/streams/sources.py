@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from stream_cached.errors import BrokenStreamError
 from stream_cached.http.conditions import CONDITIONS
+from stream_cached.http.headers import without
 from stream_cached.http.reasons import NotCached
 from stream_cached.streams.asides import AFTER, BEFORE, BEGINNING, Comment, LeadersAsides
 from stream_cached.streams.items import WatchedItems, is_event_stream, takes_comments
@@ -313,7 +314,7 @@ def recordable(scope: Scope, *, conditional: bool) -> Scope:
     """
     changed = dict(scope)
     if not conditional:
-        changed["headers"] = [(k, v) for k, v in scope["headers"] if k.lower() not in CONDITIONS]
+        changed["headers"] = without(scope["headers"], CONDITIONS)
     if extensions := scope.get("extensions"):
         kept = {name: value for name, value in extensions.items() if name not in _BODIES_ELSEWHERE}
         changed["extensions"] = kept

@@ -13,7 +13,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stream_cached import stream_cached
-from stream_cached.http.headers import aged, end_to_end
+from stream_cached.http.freshness import aged
+from stream_cached.http.headers import end_to_end
 from tests.conftest import Serve
 from tests.engine.test_collapse import COLLAPSED, Waiting
 from tests.responses.test_resumption import Reruns, large_body, lose_a_segment_under_a_hit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -11,8 +10,9 @@ from itertools import accumulate
 
 from stream_cached.entries.body import WINDOW
 from stream_cached.entries.found import Hit
+from stream_cached.entries.replay import lose
 from stream_cached.entries.resource import Resource
-from stream_cached.errors import LostStreamError, StoreError
+from stream_cached.errors import StoreError
 from stream_cached.format.records import Segment
 from stream_cached.format.validation import UnsoundError
 
@@ -88,10 +88,7 @@ class PartReplay:
                 await self._body.renew_if_due(self._indexes, self._resource.lifetimes.segments)
                 await self._read()
             except (StoreError, UnsoundError) as exc:
-                # If the store fails here, too, the next look-up finds the same damage.
-                with contextlib.suppress(StoreError):
-                    await self._resource.store.delete_many([self._hit.key])
-                raise LostStreamError(f"the stored body can't be read on: {exc}") from exc
+                await lose(self._resource, self._hit, exc)
         return self._pieces.popleft() if self._pieces and not self.closed else None
 
     def close(self) -> None:

@@ -139,7 +139,7 @@ class Replay:
             try:
                 self._chunks.extend(self._joiner.add(segment))
             except UnsoundError as exc:
-                await self._lose(exc)
+                await lose(self._resource, self._hit, exc)
         return self._chunks.popleft()
 
     async def _segment(self) -> Segment | None:
@@ -150,15 +150,9 @@ class Replay:
             try:
                 self._add(await task)
             except (StoreError, UnsoundError) as exc:
-                await self._lose(exc)
+                await lose(self._resource, self._hit, exc)
             self._read_ahead()
         return self._window.popleft() if self._window and not self.closed else None
-
-    async def _lose(self, cause: Exception) -> NoReturn:
-        # If the store fails here, too, the next look-up finds the same damage.
-        with contextlib.suppress(StoreError):
-            await self._resource.store.delete_many([self._hit.key])
-        raise LostStreamError(f"the stored body can't be read on: {cause}") from cause
 
     def _add(self, segments: Sequence[Segment]) -> None:
         """Take a window that was read."""
@@ -198,3 +192,11 @@ class Replay:
     async def _renew(self, start: int) -> int:
         rest = range(start, self._count)
         return await self._body.renew(rest, self._resource.lifetimes.segments)
+
+
+async def lose(resource: Resource, hit: Hit, cause: Exception) -> NoReturn:
+    """Break off a body that can't be read on, and delete its record."""
+    # If the store fails here, too, the next look-up finds the same damage.
+    with contextlib.suppress(StoreError):
+        await resource.store.delete_many([hit.key])
+    raise LostStreamError(f"the stored body can't be read on: {cause}") from cause

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from stream_cached.entries.part import PartReplay
 from stream_cached.errors import LostStreamError
 from stream_cached.events import Sending
-from stream_cached.responses.messages import (
-    CountedSend,
-    RawHeaders,
-    body_message,
-    set_head,
-    start_message,
-    watch_client,
-)
-from stream_cached.responses.stored import Carrying
+from stream_cached.responses.messages import RawHeaders, body_message, start_message, watch_client
+from stream_cached.responses.stored import OfReplay
 
 
-class PartResponse(Carrying, StreamingResponse):
+class PartResponse(OfReplay[PartReplay]):
     """A part of an entry: its `body_iterator` gives the pieces."""
 
     def __init__(self, replay: PartReplay, headers: RawHeaders, sending: Sending) -> None:
-        entry = replay.entry
         length = (b"content-length", b"%d" % replay.length)
-        set_head(self, 206, [*headers, length], entry.media_type, entry.charset)
-        self.body_iterator = replay
-        self._replay = replay
-        self._sending = sending
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        counted = CountedSend(scope, send)
-        try:
-            if self.body_iterator is not self._replay or scope["type"] != "http":
-                await super().__call__(scope, receive, counted.send)
-                return
-            await self._send(scope, receive, counted.send)
-        finally:
-            self._replay.close()
-            self._sending.sent(counted.size)
-            await self.refreshed()
-        if self.background is not None:
-            await self.background()
+        super().__init__(replay, 206, [*headers, length], sending)
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send(start_message(self.status_code, self.raw_headers))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from stream_cached.entries.part import PartReplay
 from stream_cached.entries.replay import Replay
 from stream_cached.errors import LostStreamError
 from stream_cached.events import Sending
@@ -71,18 +74,61 @@ class StoredResponse(Carrying, Response):
             await self.refreshed()
 
 
-class ReplayResponse(Carrying, StreamingResponse):
+#: What reads a stored body: all of it, or a part.
+Replayed = TypeVar("Replayed", Replay, PartReplay)
+
+
+class OfReplay(Carrying, StreamingResponse, ABC, Generic[Replayed]):
+    """
+    A response whose `body_iterator` reads a stored body.
+
+    Args:
+        replay: What reads it.
+        status: The status that is sent.
+        headers: The headers that are sent.
+        sending: Reports the response once it is sent.
+    """
+
+    def __init__(
+        self, replay: Replayed, status: int, headers: RawHeaders, sending: Sending
+    ) -> None:
+        set_head(self, status, headers, replay.entry.media_type, replay.entry.charset)
+        self.body_iterator = replay
+        self._replay: Replayed = replay
+        self._sending = sending
+
+    def _is_sent_here(self, scope: Scope) -> bool:
+        """Whether nobody has put another body in the place of the stored one."""
+        return self.body_iterator is self._replay and scope["type"] == "http"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        counted = CountedSend(scope, send)
+        try:
+            if not self._is_sent_here(scope):
+                await super().__call__(scope, receive, counted.send)
+                return
+            await self._send(scope, receive, counted.send)
+        finally:
+            self._replay.close()
+            self._sending.sent(counted.size)
+            await self.refreshed()
+        if self.background is not None:
+            await self.background()
+
+    @abstractmethod
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the head and the stored body."""
+
+
+class ReplayResponse(OfReplay[Replay]):
     """The response of an entry that was a stream: its `body_iterator` gives the stored chunks."""
 
     def __init__(
         self, replay: Replay, headers: RawHeaders, *, exact: bool, sending: Sending
     ) -> None:
         entry = replay.entry
-        set_head(self, entry.status, headers, entry.media_type, entry.charset)
-        self.body_iterator = replay
-        self._replay = replay
+        super().__init__(replay, entry.status, headers, sending)
         self._exact = exact
-        self._sending = sending
         self._left = entry.length
         self.resumption: Resumption | None = None
         self.after: AfterEvent | None = None
@@ -105,22 +151,13 @@ class ReplayResponse(Carrying, StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_whole = not self._exact and self.resumption is None and self.after is None
         parts = self._replay.at_hand if is_whole else None
-        if parts is not None and self.body_iterator is self._replay and scope["type"] == "http":
+        if parts is not None and self._is_sent_here(scope):
             await self._send_at_hand(parts, scope, send)
-            return
-        counted = CountedSend(scope, send)
-        try:
-            if self.body_iterator is self._replay and scope["type"] == "http":
-                await resuming(self.resumption, self._send_body, scope, receive, counted.send)
-            else:
-                await super().__call__(scope, receive, counted.send)
-                return
-        finally:
-            self._replay.close()
-            self._sending.sent(counted.size)
-            await self.refreshed()
-        if self.background is not None:
-            await self.background()
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await resuming(self.resumption, self._send_body, scope, receive, send)
 
     async def _send_at_hand(self, parts: Sequence[Segment], scope: Scope, send: Send) -> None:
         """Send a body for which nothing has to be read."""
@@ -197,17 +234,27 @@ def stored_response(
     head: Entry | Head, headers: RawHeaders, body: bytes, sending: Sending | None = None
 ) -> StoredResponse:
     """Return the response of an entry that was no stream; `sending` reports it once it is sent."""
-    response = StoredResponse.__new__(StoredResponse)
-    set_head(response, head.status, headers, head.media_type, head.charset)
-    response.body, response.sending = body, sending
+    response = _response(head.status, headers, head.media_type, head.charset, sending)
+    response.body = body
     return response
 
 
 def bare_response(status: int, headers: RawHeaders, sending: Sending) -> StoredResponse:
     """Return a response that is no entry's own, and has no body."""
     length = [] if status == 304 else [(b"content-length", b"0")]
+    return _response(status, [*headers, *length], None, "utf-8", sending)
+
+
+def _response(
+    status: int,
+    headers: RawHeaders,
+    media_type: str | None,
+    charset: str,
+    sending: Sending | None,
+) -> StoredResponse:
+    # Its constructor would make headers of its own.
     response = StoredResponse.__new__(StoredResponse)
-    set_head(response, status, [*headers, *length], None, "utf-8")
+    set_head(response, status, headers, media_type, charset)
     response.body, response.sending = b"", sending
     return response
 

@@ -240,8 +240,10 @@ class Decorated:
         if not self._renders or request is None or injected is None:
             return None
         route = effective_route(plain_scope(request.scope))
-        if not is_endpoint(self.wrapper, route):
-            return None
+        is_own = is_endpoint(self.wrapper, route)
+        return self._rendering_on(route, request, injected) if is_own else None
+
+    def _rendering_on(self, route: Any, request: Any, injected: Any) -> Rendering:
         return Rendering(self._twins, route, request, injected)
 
     def _incoming(self, request: Any, *, keyed: bool) -> Incoming | None:

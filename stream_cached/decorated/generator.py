@@ -23,7 +23,7 @@ from stream_cached.checks import require
 from stream_cached.decorated.function import Decorated
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.function import unlink, with_parameter
-from stream_cached.endpoint.route import effective_route, is_endpoint
+from stream_cached.endpoint.route import effective_route
 from stream_cached.engine.answer import answer as answer_call
 from stream_cached.engine.completeness import ITEMS
 from stream_cached.engine.item_stream import ItemStream, PassedOn, open_items
@@ -70,12 +70,7 @@ class DecoratedGenerator(Decorated):
     def _renders_values(self) -> bool:
         return self._decorator.hooks.keys_by_request
 
-    def _rendering(self, request: Any, injected: Any) -> ItemsRendering | None:
-        if not self._renders or request is None or injected is None:
-            return None
-        route = effective_route(plain_scope(request.scope))
-        if not is_endpoint(self.wrapper, route):
-            return None
+    def _rendering_on(self, route: Any, request: Any, injected: Any) -> ItemsRendering:
         kept = ITEMS if self._decorator.options.complete_when else 0
         return ItemsRendering(self._twins, route, request, injected, kept)
 

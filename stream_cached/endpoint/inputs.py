@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from stream_cached.endpoint.dependencies import overrides_of
 from stream_cached.endpoint.function import HIDDEN
-from stream_cached.endpoint.reads import code_of, reads_beside
+from stream_cached.endpoint.reads import Read, code_of, reads_beside
 from stream_cached.endpoint.route import effective_route, is_endpoint, stands_for
 from stream_cached.endpoint.signatures import class_names
 from stream_cached.endpoint.taken import name_of
@@ -125,7 +125,7 @@ def _body(function: Callable[..., Any], own: Any, others: list[Any]) -> frozense
     is_parsed = fields and not any(_is_form(field) for field in fields)
     if not is_parsed or any(each.body_params or _may_read_body(each) for each in others):
         return frozenset()
-    if any(_reads_body(function, name) for name in _request_names(own)):
+    if any(map(_is_of_body, _read_by(function, own, _BESIDE_BODY))):
         return frozenset()
     return frozenset(field.name for field in fields)
 
@@ -139,17 +139,11 @@ def _may_read_body(dependant: Any) -> bool:
     headers = {name for field in dependant.header_params for name in _names_of(field)}
     if any(name.lower().replace("_", "-") in {"", *OF_BODY} for name in headers):
         return True
-    return any(
-        _reads_body(call, name, passes_on=passes_on)
-        for name in _request_names(dependant)
-        for call, passes_on in _codes(dependant.call)
-    )
+    return any(map(_is_of_body, _reads(dependant, _BESIDE_BODY)))
 
 
-def _reads_body(call: Any, name: str, *, passes_on: bool = False) -> bool:
-    ways = [(each,) for each in _BESIDE_BODY]
-    reads = reads_beside(code_of(call), name, ways, passes_on=passes_on)
-    return any(read.kind != "header" or read.name in OF_BODY for read in reads)
+def _is_of_body(read: Read) -> bool:
+    return read.kind != "header" or read.name in OF_BODY
 
 
 # -- the query ------------------------------------------------------------------------------------
@@ -157,8 +151,7 @@ def _reads_body(call: Any, name: str, *, passes_on: bool = False) -> bool:
 
 def _query(function: Callable[..., Any], own: Any, others: list[Any]) -> tuple[frozenset[str], str]:
     """Return the names that others declare, and why that may not be all that is read."""
-    ways = [(each,) for each in _BESIDE_QUERY]
-    if any(reads_beside(code_of(function), name, ways) for name in _request_names(own)):
+    if _read_by(function, own, _BESIDE_QUERY):
         return frozenset(), "it may read the query of its request"
     names: set[str] = set()
     for each in others:
@@ -219,14 +212,25 @@ def _aliases(name: str, field: Any) -> Iterator[str]:
                 yield first
 
 
-def _reads(dependant: Any, beside: Sequence[str]) -> bool:
-    """Whether a dependency may read its request, but for some attributes."""
-    ways = [(each,) for each in beside]
-    return any(
-        reads_beside(code_of(call), name, ways, passes_on=passes_on)
-        for name in _request_names(dependant)
+def _reads(dependant: Any, beside: Sequence[str]) -> list[Read]:
+    """Return what a dependency may read of its request, but for some attributes."""
+    return [
+        read
         for call, passes_on in _codes(dependant.call)
-    )
+        for read in _read_by(call, dependant, beside, passes_on=passes_on)
+    ]
+
+
+def _read_by(
+    call: Any, dependant: Any, beside: Sequence[str], *, passes_on: bool = False
+) -> list[Read]:
+    """Return what the code of a call reads of the request that it is passed."""
+    ways = [(each,) for each in beside]
+    return [
+        read
+        for name in _request_names(dependant)
+        for read in reads_beside(code_of(call), name, ways, passes_on=passes_on)
+    ]
 
 
 def _codes(call: Any) -> Iterator[tuple[Any, bool]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -27,7 +27,8 @@ from stream_cached.request.live_apps import (
 )
 from stream_cached.request.places import place_of
 
-Form = dict[str, Any]
+#: Parts of a key by their names. They can be compared, and have a hash.
+Form = dict[str, Hashable]
 
 _NO_FORM: Form = {}
 
@@ -44,16 +45,16 @@ def number_form(scope: Scope) -> Form:
     app = scope.get("app")
     if app is None:
         return _NO_FORM
-    numbers = [number_of(app)]
+    numbers: tuple[int, ...] = (number_of(app),)
     router = scope.get("router")
     if router is not None and router is not getattr(app, "router", None):
         # It is mounted within another one.
-        numbers.append(number_of(router))
+        numbers += (number_of(router),)
     overrides = overrides_of(scope)
     if not overrides:
         return {"<app>": numbers}
-    pairs = sorted([number_of(given), number_of(used)] for given, used in overrides.items())
-    return {"<app>": [numbers, pairs]}
+    pairs = sorted((number_of(given), number_of(used)) for given, used in overrides.items())
+    return {"<app>": (numbers, tuple(pairs))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +120,14 @@ class Applications:
         ]
         if forms.unknown and not self._is_named:
             raise BypassError(_FINDING)
-        return {"<overrides>": sorted(map(repr, pairs))}
+        return {"<overrides>": tuple(sorted(map(repr, pairs)))}
 
     def _found_out(self, app: Any, root: Any, namespace: object) -> _Known:
         place, root_place = place_of(app), place_of(root)
         path = None if root is app else mounted(root).get(id(app))
         own = place or path
         counted = app if root is not app and path is None else root
-        form: Form | None = {"<app>": [root_place, own]} if own or root_place else _NO_FORM
+        form: Form | None = {"<app>": (root_place, own)} if own or root_place else _NO_FORM
         is_told = bool(place or (root_place and (path or root is app)))
         if not is_told and not self._is_named and self._is_shared(counted, root, namespace):
             form = None

@@ -37,6 +37,9 @@ _NONE: list[bytes] = []
 #: The headers that say what a request wants of a cache.
 _OF_WISHES = frozenset({b"cache-control", b"pragma"})
 
+#: Those that announce a body.
+_OF_LENGTH = frozenset({b"content-length", b"transfer-encoding"})
+
 
 class Incoming:
     """A request that reached the decorator.
@@ -156,14 +159,11 @@ class Incoming:
         """Whether there may be a body; in HTTP/2 it need not be announced."""
         if self.scope["method"] not in ("GET", "HEAD"):
             return True
-        if not self._has_lists and b"content-length" not in self._lines:
-            if b"transfer-encoding" in self._lines:
-                return True
-            return not self.scope.get("http_version", "1.1").startswith("1.")
-        length = self._values(b"content-length")
-        if (length and length != [b"0"]) or self._values(b"transfer-encoding"):
-            return True
-        return not length and not self.scope.get("http_version", "1.1").startswith("1.")
+        if self._has_lists or not _OF_LENGTH.isdisjoint(self._lines):
+            length = self._values(b"content-length")
+            if length or self._values(b"transfer-encoding"):
+                return length != [b"0"] or bool(self._values(b"transfer-encoding"))
+        return not self.scope.get("http_version", "1.1").startswith("1.")
 
     async def read_body(self) -> None:
         """Make the body part of the key; raise `BypassError` if it is gone or uploaded."""

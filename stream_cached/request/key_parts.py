@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from starlette.types import Scope
+
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.classes import class_form
-from stream_cached.endpoint.dependencies import overrides_of
 from stream_cached.endpoint.function import Endpoint
 from stream_cached.endpoint.identity import Identity
 from stream_cached.endpoint.inputs import RouteInputs
-from stream_cached.keys.digest import _packed, digest
-from stream_cached.request.application import Applications, number_form
+from stream_cached.keys.digest import digest
+from stream_cached.request.application import Applications, Form, number_form
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.injected import injected_forms
@@ -89,13 +90,22 @@ class KeyParts:
             forms |= injected_forms((*args, *kwargs.values()))
         if identity := self._identity.form(scope, in_memory=is_in_process):
             forms["<function>"] = identity
+        rare, application = self._around(args, scope, cache)
+        return forms | rare | application
+
+    def _around(
+        self, args: tuple[Any, ...], scope: Scope, cache: Cache
+    ) -> tuple[dict[str, Any], Form]:
+        """Return the class of a method and how a route renders, if there is more than one; and the
+        application."""
+        rare, is_in_process = {}, cache.is_in_process
         if cls := class_form(args, in_memory=is_in_process):
-            forms["<class>"] = cls
+            rare["<class>"] = cls
         if rendered := self._rendered.form(scope):
-            forms["<route>"] = rendered
+            rare["<route>"] = rendered
         if is_in_process:
-            return forms | number_form(scope)
-        return forms | self._applications.form(scope, cache.binding().cache.namespace)
+            return rare, number_form(scope)
+        return rare, self._applications.form(scope, cache.binding().cache.namespace)
 
     def fingerprint(
         self,
@@ -121,14 +131,10 @@ class KeyParts:
         given = self._arguments.fingerprint(args, kwargs, scope)
         own = None if given is None else self._identity.fingerprint()
         request = None if own is None else incoming.fingerprint(host=host)
-        if request is None or self._rendered.form(scope) or overrides_of(scope):
+        if request is None:
             return None
-        if class_form(args, in_memory=cache.is_in_process):
-            return None
-        if cache.is_in_process:
-            return given, own, request, *number_form(scope).get("<app>", ())
-        app = self._applications.form(scope, cache.binding().cache.namespace)
-        return given, own, request, _packed(app)
+        rare, application = self._around(args, scope, cache)
+        return None if rare else (given, own, request, *application.items())
 
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""

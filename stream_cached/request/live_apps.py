@@ -72,12 +72,12 @@ def root_of(app: Any, router: object) -> Any:
     return next((each for each in live_apps() if getattr(each, "router", None) is router), app)
 
 
-def mounted(app: Any) -> dict[int, list[str]]:
+def mounted(app: Any) -> dict[int, tuple[str, ...]]:
     """Return the path of mounts to each application within another one, by its address."""
-    found: dict[int, list[str]] = {}
+    found: dict[int, tuple[str, ...]] = {}
     for path, part in _parts(app, [], {id(app)}):
         if isinstance(part, Starlette):
-            found.setdefault(id(part), path)
+            found.setdefault(id(part), tuple(path))
     return found
 
 

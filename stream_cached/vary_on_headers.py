@@ -6,7 +6,6 @@ import functools
 import importlib
 import inspect
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
@@ -19,6 +18,7 @@ from starlette.responses import Response
 
 from stream_cached.checks import require
 from stream_cached.decorated.wrapping import decorated_of
+from stream_cached.endpoint.cells import variables_of
 from stream_cached.endpoint.function import may_be_injected, with_parameter
 from stream_cached.endpoint.signatures import annotation_of, may_be, signature_of
 from stream_cached.http.headers import with_vary
@@ -160,25 +160,15 @@ def _name(function: Any) -> str:
     return str(getattr(function, "__qualname__", function))
 
 
-def _cells(layer: Any) -> dict[str, Any]:
-    """Return the variables of the functions around a function."""
-    names = getattr(getattr(layer, "__code__", None), "co_freevars", ())
-    cells: dict[str, Any] = {}
-    for name, cell in zip(names, getattr(layer, "__closure__", None) or (), strict=False):
-        try:
-            cells[name] = cell.cell_contents
-        except ValueError:
-            continue
-    return cells
-
-
 def _varies(layer: Any, function_below: Callable[..., Any]) -> bool:
     """Whether a layer is that of another cache, whose keys then end with what is set here."""
-    cells = _cells(layer)
+    variables = variables_of(layer)
     module = str(getattr(layer, "__globals__", {}).get("__name__"))
     if module.startswith("cashews."):
-        return bool(_cashews().varies(layer, module, cells, function_below, suffix_of))
-    for each in cells.values():
+        # Only where cashews is installed.
+        varied = importlib.import_module("stream_cached.cashews.varied")
+        return bool(varied.varies(layer, module, variables, function_below, suffix_of))
+    for each in variables.values():
         require(
             not isinstance(each, aiocache.multi_cached),
             f"vary_on_headers can't be above aiocache.multi_cached, whose keys are those of the "
@@ -201,12 +191,6 @@ def _asks_for_key(cls: type) -> bool:
     names = {*getattr(code, "co_names", ())}
     # What it overrides makes the key.
     return "get_cache_key" in names or "decorator" in names
-
-
-def _cashews() -> Any:
-    return sys.modules.get("stream_cached.cashews.varied") or importlib.import_module(
-        "stream_cached.cashews.varied"
-    )
 
 
 def _vary(decorator: Any) -> None:

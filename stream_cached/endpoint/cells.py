@@ -74,6 +74,14 @@ def cells_of(function: FunctionType) -> Iterator[Part]:
         yield Part(name, functools.partial(_content, cell), is_own)
 
 
+def variables_of(function: Any) -> dict[str, Any]:
+    """Return the variables of the functions around a function, as far as they are set."""
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    cells = getattr(function, "__closure__", None) or ()
+    found = {name: _content(cell) for name, cell in zip(names, cells, strict=False)}
+    return {name: value for name, value in found.items() if value is not EMPTY}
+
+
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents

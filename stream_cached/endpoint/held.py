@@ -13,7 +13,6 @@ to a session or a connection counts from the second look-up on, and so does one 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import sys
@@ -24,6 +23,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
+from stream_cached.endpoint.cells import variables_of
 from stream_cached.endpoint.infrastructure import is_per_request
 from stream_cached.endpoint.reads import code_of, function_of, selected
 from stream_cached.endpoint.signatures import class_names, without_partials
@@ -123,9 +123,7 @@ def names_registry(call: Any) -> bool:
     found = [function.__globals__[n] for n in code.co_names if n in function.__globals__]
     for module in [each for each in found if isinstance(each, types.ModuleType)]:
         found += [vars(module)[n] for n in code.co_names if n in vars(module)]
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):
-            found.append(cell.cell_contents)
+    found += variables_of(function).values()
     return any(not _REGISTRIES.isdisjoint(class_names(type(each))) for each in found)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 
+from stream_cached.endpoint.cells import variables_of
+
 #: The modules of what servers, and clients for tests, hand an application its requests by.
 _SERVERS = ("httpx._transports.asgi", "starlette.testclient", "uvicorn.protocols.")
 
@@ -47,9 +49,7 @@ def _module_of(receive: Any) -> str:
 
 def _outer_request(receive: Callable[..., Any]) -> Request | None:
     """Return the request that a `BaseHTTPMiddleware` has."""
-    names = getattr(getattr(receive, "__code__", None), "co_freevars", ())
-    cells = dict(zip(names, getattr(receive, "__closure__", None) or (), strict=False))
-    wrapped = cells["wrapped_receive"].cell_contents if "wrapped_receive" in cells else receive
+    wrapped = variables_of(receive).get("wrapped_receive", receive)
     owner = getattr(wrapped, "__self__", None)
     return owner if isinstance(owner, Request) else None
 

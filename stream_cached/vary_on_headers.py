@@ -66,7 +66,7 @@ def vary_on_headers(*headers: str | Mapping[str, Normalise | None]) -> Callable[
         own = decorated_of(function)
         if own is not None:
             own.vary_on(vary)
-        function_below = _innermost(function)
+        function_below = innermost(function)
         found = [_varies(layer, function_below) for layer in _layers(function)]
         if not any(found):
             require(
@@ -152,7 +152,8 @@ def _layers(function: Any) -> Iterator[Any]:
         function = state.get("__wrapped__") or state.get("_wrapped")
 
 
-def _innermost(function: Any) -> Any:
+def innermost(function: Any) -> Any:
+    """Return the function that all layers are around."""
     return [*_layers(function)][-1]
 
 
@@ -167,7 +168,7 @@ def _varies(layer: Any, function_below: Callable[..., Any]) -> bool:
     if module.startswith("cashews."):
         # Only where cashews is installed.
         varied = importlib.import_module("stream_cached.cashews.varied")
-        return bool(varied.varies(layer, module, variables, function_below, suffix_of))
+        return bool(varied.varies(layer, module, variables, function_below))
     for each in variables.values():
         require(
             not isinstance(each, aiocache.multi_cached),
@@ -213,4 +214,4 @@ def _vary(decorator: Any) -> None:
 def suffix_of(function: Callable[..., Any]) -> str:
     """Return what the keys of a function end with now."""
     suffixes = _suffixes.get()
-    return suffixes.get(id(_innermost(function)), "") if suffixes else ""
+    return suffixes.get(id(innermost(function)), "") if suffixes else ""

@@ -11,14 +11,13 @@ from typing import Any
 from cashews.key import get_cache_key, get_cache_key_template
 
 from stream_cached.checks import require
+from stream_cached.vary_on_headers import innermost, suffix_of
 
 #: How the modules of cashews are called whose decorators read and store by a key.
 _CACHES = "cashews.decorators.cache."
 
 #: The module of what joins calls, and of locks; `cashews.decorators.locked` is a function.
 _locked = importlib.import_module("cashews.decorators.locked")
-
-Suffix = Callable[[Callable[..., Any]], str]
 
 
 @dataclass(slots=True)
@@ -40,7 +39,6 @@ def varies(
     module: str,
     cells: Mapping[str, Any],
     function: Callable[..., Any],
-    suffix_of: Suffix,
 ) -> bool:
     """
     Let the keys of a cache end with what is set for its function, and return whether it is one.
@@ -50,7 +48,6 @@ def varies(
         module: The module of cashews that has made it.
         cells: What it refers to.
         function: The innermost function.
-        suffix_of: Returns what the keys of a function end with.
     """
     require(
         not module.endswith(".iterator"),
@@ -77,13 +74,13 @@ def varies(
     known.joined |= joined
     for name, each in list(sys.modules.items()):
         if name.startswith(_CACHES):
-            _patch(each, suffix_of, lambda known, template: template not in known.tags)
+            _patch(each, lambda known, template: template not in known.tags)
     # Locks stay those of all variants.
-    _patch(_locked, suffix_of, lambda known, template: template in known.joined)
+    _patch(_locked, lambda known, template: template in known.joined)
     return True
 
 
-def _patch(module: Any, suffix_of: Suffix, is_key: Callable[[_Varied, str | None], bool]) -> None:
+def _patch(module: Any, is_key: Callable[[_Varied, str | None], bool]) -> None:
     """Let the keys that a module of cashews makes end with what is set for their function."""
     if getattr(module, "get_cache_key", None) is not get_cache_key:
         return
@@ -98,13 +95,7 @@ def _patch(module: Any, suffix_of: Suffix, is_key: Callable[[_Varied, str | None
         suffix = suffix_of(func)
         if not suffix:
             return key
-        known = _varied.get(id(_innermost(func)))
+        known = _varied.get(id(innermost(func)))
         return f"{key}{suffix}" if known is not None and is_key(known, template) else key
 
     module.get_cache_key = varied
-
-
-def _innermost(func: Any) -> Any:
-    while hasattr(func, "__wrapped__"):
-        func = func.__wrapped__
-    return func

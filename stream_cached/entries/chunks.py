@@ -6,9 +6,10 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Protocol, overload
+from typing import Protocol
 
 from stream_cached.format.envelope import PREFIX_SIZE
+from stream_cached.format.lengths import LazyLengths
 from stream_cached.format.records import Segment
 from stream_cached.limits import VALUE_SIZE
 
@@ -158,13 +159,13 @@ class ChunkJoiner:
         return chunks
 
 
-class _Joined(Sequence[int]):
-    """The lengths of the chunks of consecutive segments, put together when they are looked at."""
+class _Joined(LazyLengths):
+    """The lengths of the chunks of consecutive segments."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._parts = [(segment.chunks, segment.continues) for segment in segments]
 
-    def _lengths(self) -> list[int]:
+    def unpacked(self) -> list[int]:
         lengths: list[int] = []
         continues = False
         for part, goes_on in self._parts:
@@ -176,19 +177,6 @@ class _Joined(Sequence[int]):
             lengths += others
             continues = goes_on
         return lengths
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[int]: ...
-    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        return self._lengths()[index]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._lengths())
-
-    def __len__(self) -> int:
-        return len(self._lengths())
 
 
 def joined(segments: Sequence[Segment]) -> Segment:

@@ -6,6 +6,7 @@ them: so a hit takes the same time whatever the number of its chunks.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
@@ -14,7 +15,30 @@ import msgpack
 from stream_cached.format.validation import UnsoundError, partition, typed, unpacked
 
 
-class Lengths(Sequence[int]):
+class LazyLengths(ABC, Sequence[int]):
+    """Lengths that are worked out when they are looked at."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def unpacked(self) -> Sequence[int]:
+        """Return the lengths."""
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
+        return self.unpacked()[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.unpacked())
+
+    def __len__(self) -> int:
+        return len(self.unpacked())
+
+
+class Lengths(LazyLengths):
     """
     Lengths as they are stored. Whatever looks at them raises `UnsoundError` if they do not fit.
 
@@ -40,19 +64,6 @@ class Lengths(Sequence[int]):
                 raise UnsoundError("too few chunks")
             self._lengths = lengths
         return self._lengths
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[int]: ...
-    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        return self.unpacked()[index]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.unpacked())
-
-    def __len__(self) -> int:
-        return len(self.unpacked())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and self.unpacked() == tuple(other)

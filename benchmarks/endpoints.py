@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from benchmarks import misses
 from benchmarks.bench import Bench
-from benchmarks.bodies import MEDIA_TYPE, Body, Expected, Given
+from benchmarks.bodies import Body, Expected, Given
 from benchmarks.client import Client
 from benchmarks.contenders import Server
 from benchmarks.figures import figures_of
-from benchmarks.hits import Asker, one_client
+from benchmarks.hits import Asker, asking, one_client
 
 _OURS = ("fastapi-ours-memory", "fastapi-ours-redis")
 _BY_ROUTE = ("fastapi-route-memory", "fastapi-route-redis")
@@ -50,14 +48,14 @@ def run(bench: Bench) -> None:
         names = [name for name in names if name in servers]
         reference = names[0]
         body, media_type = _expected(servers[reference], work)
-        with contextlib.ExitStack() as stack:
-            askers = {name: Asker(servers[name], body, work, media_type) for name in names}
-            # The floor sends as many bytes; what they are makes no difference.
-            as_large = Body(body.length, 1)
-            floor = Asker(servers["prepared"], as_large, f"bytes-{body.length}", MEDIA_TYPE)
-            for asker in (*askers.values(), floor):
-                stack.callback(asker.client.close)
-            _measure(bench, work, body, askers, floor)
+        asked = {name: servers[name] for name in names}
+        # The floor sends as many bytes; what they are makes no difference.
+        floor, as_large = {"prepared": servers["prepared"]}, Body(body.length, 1)
+        with (
+            asking(asked, body, work, media_type=media_type) as askers,
+            asking(floor, as_large, f"bytes-{body.length}") as floors,
+        ):
+            _measure(bench, work, body, askers, floors["prepared"])
         bench.empty()
 
 

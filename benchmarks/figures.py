@@ -17,7 +17,7 @@ class Figure:
     Args:
         part: The part of the benchmarks that it is of.
         measure: What was measured: one table of its own.
-        contender: Of whom: a line.
+        contender: The contender that was measured: a line of the table.
         work: At what: a column.
         unit: "s", "1/s", "MiB", "x" (a ratio in itself) or "" (a number).
         median: The median of the rounds.

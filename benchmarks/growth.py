@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from benchmarks.bench import Bench
 from benchmarks.bodies import GROWTH, path_of
 from benchmarks.figures import figures_of
-from benchmarks.hits import Asker, one_client, references
+from benchmarks.hits import asking, one_client, references
 
 NAMES = ("prepared", "redis-get", "uncached", "ours-memory", "ours-redis")
 
@@ -16,10 +14,7 @@ def run(bench: Bench) -> None:
     """Measure."""
     servers = bench.servers(NAMES)
     for work, body in GROWTH.items():
-        with contextlib.ExitStack() as stack:
-            askers = {name: Asker(server, body, path_of(work)) for name, server in servers.items()}
-            for asker in askers.values():
-                stack.callback(asker.client.close)
+        with asking(servers, body, path_of(work)) as askers:
             hits = one_client(bench, askers, body)
         bench.figures += figures_of(
             hits,

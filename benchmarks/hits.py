@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from benchmarks.bench import Bench, Turn, WrongError, interleave
 from benchmarks.bodies import MEDIA_TYPE, WORKS, Expected
@@ -172,17 +173,23 @@ class Loader:
         return [len(self._targets) / seconds]
 
 
+@contextlib.contextmanager
+def asking(
+    servers: Mapping[str, Server], body: Expected, path: str, **settings: Any
+) -> Iterator[dict[str, Asker]]:
+    """Connect to each server, to ask for one body; `settings` are those of `Asker`."""
+    with contextlib.ExitStack() as stack:
+        askers = {name: Asker(each, body, path, **settings) for name, each in servers.items()}
+        for asker in askers.values():
+            stack.callback(asker.client.close)
+        yield askers
+
+
 def run(bench: Bench) -> None:
     """Measure."""
     servers = bench.servers(GENERAL)
     for work, body in WORKS.items():
-        with contextlib.ExitStack() as stack:
-            askers = {
-                name: Asker(server, body, work, longest=bench.scale.longest)
-                for name, server in servers.items()
-            }
-            for asker in askers.values():
-                stack.callback(asker.client.close)
+        with asking(servers, body, work, longest=bench.scale.longest) as askers:
             hits = one_client(bench, askers, body)
             bench.figures += figures_of(
                 hits, references(hits), part="hits", measure="hit, one client", work=work

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ from benchmarks.bodies import WORKS, Expected
 from benchmarks.client import Answer
 from benchmarks.contenders import CONTENDERS, GENERAL, UNCACHED
 from benchmarks.figures import Series, figures_of
-from benchmarks.hits import Asker, count_for
+from benchmarks.hits import Asker, asking, count_for
 
 
 def measure(
@@ -75,12 +74,6 @@ def run(bench: Bench) -> None:
     names = [name for name in GENERAL if CONTENDERS[name].kind != "floor"]
     servers = bench.servers(names)
     for work, body in WORKS.items():
-        with contextlib.ExitStack() as stack:
-            askers = {
-                name: Asker(server, body, work, longest=bench.scale.longest)
-                for name, server in servers.items()
-            }
-            for asker in askers.values():
-                stack.callback(asker.client.close)
+        with asking(servers, body, work, longest=bench.scale.longest) as askers:
             add(bench, measure(bench, askers, body), part="misses", work=work)
         bench.empty()

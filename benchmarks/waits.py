@@ -1,4 +1,4 @@
-"""Who waits for whom, with and without the decorator. README.md says how."""
+"""How long clients, servers and shutdowns wait, with and without the decorator. See README.md."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from stream_cached import ConfigurationError, StreamCache, stream_cached
 from stream_cached.endpoint.tags import ANY, Tagging, tag_key_of
 from stream_cached.entries.resource import Resource
+from tests.support.asgi import joined
 from tests.support.clock import Clock
 from tests.support.decorating import Decorate
 from tests.support.gates import Gate
@@ -185,11 +187,11 @@ def test_an_invalidation_while_it_runs_is_not_lost(cache_url: str, soft: bool) -
             await other.invalidate_tags("owner:ann", soft=soft)
             # What comes after the invalidation does not join what began before.
             after: Any = await endpoint()
-            assert b"".join([bytes(each) async for each in after.body_iterator]) == b"#2"
+            assert await joined(after.body_iterator) == b"#2"
             gate.open()
-            assert b"".join([bytes(each) async for each in chunks]) == b"1"
+            assert await joined(chunks) == b"1"
             again: Any = await endpoint()
-            assert b"".join([bytes(each) async for each in again.body_iterator]) == b"#2"
+            assert await joined(again.body_iterator) == b"#2"
 
     asyncio.run(test())
 
@@ -242,9 +244,9 @@ def test_an_invalidation_by_an_argument_counts_as_one_of_its_tag() -> None:
             assert await anext(chunks) == b"#"
             await of_owner.invalidate(owner="ann")
             gate.open()
-            assert b"".join([bytes(each) async for each in chunks]) == b"1"
+            assert await joined(chunks) == b"1"
             again: Any = await endpoint()
-            assert b"".join([bytes(each) async for each in again.body_iterator]) == b"#2"
+            assert await joined(again.body_iterator) == b"#2"
 
     asyncio.run(test())
 
@@ -256,9 +258,7 @@ def test_a_soft_invalidation_makes_stale(cache_url: str, clock: Clock) -> None:
     with shop.client:
         assert shop.states("/model/a", "/model/b") == [MISS, MISS]
 
-        async def soften() -> bool:
-            return await streams.invalidate_tags("owner:ann", soft=True)
-
+        soften = functools.partial(streams.invalidate_tags, "owner:ann", soft=True)
         assert shop.client.portal.call(soften) is True  # type: ignore[union-attr]
         first, second = shop.client.get("/model/a"), shop.client.get("/model/a")
         assert (first.json()["id"], second.json()["id"]) == (1, 3)

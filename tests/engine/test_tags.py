@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import enum
+import functools
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 
 from stream_cached import ConfigurationError, Limits, StreamCache, stream_cached
 from stream_cached.entries.ids import ID_SIZE, new_id, softened, stale_since, version_of
+from tests.support.asgi import joined
 from tests.support.clock import Clock
 from tests.support.decorating import Decorate
 from tests.support.gates import Gate, wait_until
@@ -294,9 +296,9 @@ def test_a_run_that_began_before_the_invalidation_is_not_stored(cache_url: str, 
             assert await anext(chunks) == b"#"
             await streams.invalidate_tags("item", soft=soft)
             gate.open()
-            assert b"".join([bytes(chunk) async for chunk in chunks]) == b"1"
+            assert await joined(chunks) == b"1"
             again: Any = await endpoint()
-            assert b"".join([bytes(each) async for each in again.body_iterator]) == b"#2"
+            assert await joined(again.body_iterator) == b"#2"
 
     run(test)
 
@@ -335,9 +337,7 @@ def test_a_soft_invalidation_makes_stale(cache_url: str, clock: Clock) -> None:
         call = shop.client.portal.call  # type: ignore[union-attr]
         assert shop.states("/items/1", "/items/2", "/models/1") == [MISS] * 3
 
-        async def soften() -> bool:
-            return await streams.invalidate_tags("item:1", soft=True)
-
+        soften = functools.partial(streams.invalidate_tags, "item:1", soft=True)
         assert call(soften) is True
         first, second = shop.client.get("/items/1"), shop.client.get("/items/1")
         assert first.text == "1 1 #1"
@@ -353,9 +353,7 @@ def test_without_stale_windows_a_soft_invalidation_is_like_any_other() -> None:
     with shop.client:
         assert shop.states("/items/1", "/items/1") == [MISS, HIT]
 
-        async def soften() -> bool:
-            return await streams.invalidate_tags("item:1", soft=True)
-
+        soften = functools.partial(streams.invalidate_tags, "item:1", soft=True)
         assert shop.client.portal.call(soften) is True  # type: ignore[union-attr]
         assert shop.states("/items/1") == ["stream-cached; fwd=stale; stored"]
 

@@ -84,5 +84,5 @@ def test_no_entry_splits_a_response(serve: Serve, value: str) -> None:
     port = serve(Starlette(routes=[Route("/", endpoint)])).port
     fetch(port)
     answer = fetch(port)
-    # It is made anew each time: what the server makes of it is what it makes without a cache.
+    # It runs each time, so that the server treats its header as it does without a cache.
     assert not (answer.header("cache-status") or "").startswith("stream-cached; hit")

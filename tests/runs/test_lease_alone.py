@@ -14,7 +14,7 @@ from stream_cached.format.progress import Head, LeaseRecord, LeaseState, encode_
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY
 from stream_cached.runs.lease import Lease
-from stream_cached.stores.protocol import Store
+from stream_cached.stores.protocol import Release, Store
 
 KEY = "key"
 LEASE = lease_key(KEY, {}, ((), ""))
@@ -136,16 +136,22 @@ def test_a_variant_that_can_not_be_shared_leaves_the_lease_to_others(shared_url:
     with_store(shared_url, test)
 
 
+async def offering(store: Store) -> tuple[Lease, Release]:
+    """A lease that is held, and what releases it."""
+    mine = lease(store, b"a")
+    await mine.claim([])
+    offered = mine.offer()
+    assert offered is not None
+    return mine, offered
+
+
 def test_what_a_commit_may_release_is_not_renewed_meanwhile(
     shared_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stream_cached.runs.lease.BEAT", 0.01)
 
     async def test(store: Store) -> None:
-        mine = lease(store, b"a")
-        await mine.claim([])
-        offered = mine.offer()
-        assert offered is not None
+        mine, offered = await offering(store)
         assert await store.get_many([offered.key]) == [offered.value]
         await store.delete_many([LEASE])
         await asyncio.sleep(0.05)
@@ -164,10 +170,7 @@ def test_what_a_commit_has_not_released_is_renewed_again(
     monkeypatch.setattr("stream_cached.runs.lease.BEAT", 0.01)
 
     async def test(store: Store) -> None:
-        mine = lease(store, b"a")
-        await mine.claim([])
-        offered = mine.offer()
-        assert offered is not None
+        mine, offered = await offering(store)
         mine.answer_offer(released=False)
         await asyncio.sleep(0.05)
         assert await store.get_many([LEASE]) != [offered.value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable
 from typing import Any
 
 from starlette.types import ASGIApp, Message
@@ -96,3 +97,8 @@ async def leave(app: ASGIApp, path: str = "/", query: bytes = b"") -> Exchange:
     await sending
     await runs_over()
     return exchange
+
+
+async def joined(chunks: AsyncIterable[Any]) -> bytes:
+    """Read a body to its end."""
+    return b"".join([bytes(chunk) async for chunk in chunks])

@@ -184,14 +184,14 @@ def _stale(call: Call, hit: Hit, late: float) -> Stale | Absent:
     """Return a stale entry, for as long as it may be served."""
     options, wishes = call.service.options, call.wishes
     directives = directives_for(hit.entry.headers, options.targets)
-    windows = Windows()
-    if may_be_stale(directives):
+    windows, may_be_late = Windows(), may_be_stale(directives)
+    if may_be_late:
         windows = options.windows
     if call.service.hooks.by_response:
         lifetime = (hit.entry.fresh_until or 0.0) - hit.entry.stored_at
         windows = windows_of(directives, options.windows)
         windows = replace(windows, if_raised=disconnected_for(directives, windows, lifetime))
-    if wishes.may_be_late(late) and may_be_stale(directives):
+    if may_be_late and wishes.may_be_late(late):
         windows = replace(windows, while_revalidate=max(late, windows.while_revalidate))
     elif wishes.forbid_stale(age_of(hit.entry, time.time())):
         windows = replace(windows, while_revalidate=0.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from stream_cached.runs.registry import RunRegistry
 
 
-class Claim:
+class Claim(ABC):
     """
     The claim of one run.
 
@@ -107,8 +108,9 @@ class Claim:
             self._carry_out(effect)
         return True
 
+    @abstractmethod
     def _carry_out(self, effect: Effect) -> None:
-        raise NotImplementedError
+        """Do what follows from an event."""
 
     def withdraw(self) -> None:
         self.advance(Event.CLOSE)

@@ -44,6 +44,7 @@ def workers_that_close(
     return Workers(spawn, directory, url)
 
 
+@pytest.mark.full
 def test_a_run_is_completed_before_its_application_ends(
     spawn: Spawn, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_the_clock_waits_for_a_server_that_owes_a_reply(own_redis: RedisServer) 
     virtual_time.run(main())
 
 
+@pytest.mark.full
 def test_the_clock_waits_for_large_values(redis_server: RedisServer, redis_url: str) -> None:
     value = b"v" * 8_000_000
 

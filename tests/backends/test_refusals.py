@@ -90,6 +90,7 @@ def cluster() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.full
 def test_a_redis_in_cluster_mode_is_told_once_and_memory_stands_in(
     cluster: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1232,6 +1232,7 @@ def a_service_that_holds_many_items(app: FastAPI, cached: Decorate) -> None:
 # -- all of them ----------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix(share=3)
 @pytest.mark.parametrize(
     "order", [ORDERS[0], pytest.param(ORDERS[1], marks=pytest.mark.full)], ids="-".join
 )

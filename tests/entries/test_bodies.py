@@ -260,6 +260,7 @@ def test_a_hit_is_what_the_miss_was(
     assert runs.count == 1
 
 
+@pytest.mark.matrix(share=3)
 @pytest.mark.parametrize("make", CASES)
 def test_a_hit_is_what_the_miss_was_with_every_body_under_chunk_keys(
     serve: Serve, redis_url: str, make: Callable[[], Response]
@@ -267,6 +268,7 @@ def test_a_hit_is_what_the_miss_was_with_every_body_under_chunk_keys(
     assert_equal_on_miss_and_hit(serve, Runs(make), cache=redis_url, inline_max=0)
 
 
+@pytest.mark.matrix(share=3)
 @pytest.mark.parametrize("make", CASES)
 def test_a_hit_is_what_the_miss_was_when_it_is_sent_chunk_by_chunk(
     serve: Serve, make: Callable[[], Response]

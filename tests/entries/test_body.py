@@ -20,7 +20,7 @@ from stream_cached.format.records import Segment
 from stream_cached.format.validation import UnsoundError
 from tests.stores.test_contract import Held, memcached, memory, redis
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_store]
 
 KEY, OTHER_KEY = "module.endpoint:0123", "module.endpoint:4567"
 GENERATION, OTHER_GENERATION = bytes(range(16)), bytes(range(16, 32))

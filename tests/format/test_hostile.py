@@ -133,7 +133,7 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=3)
 @pytest.mark.parametrize("name", BOMBS)
 def test_no_head_takes_much_more_memory_than_it_has_bytes(name: str, size: int) -> None:
     for state in (State.ENTRY, State.SEGMENT):
@@ -696,7 +696,7 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("chunks", [1, 4], ids=["inline", "in segments"])
 def test_a_value_that_somebody_else_made_up_costs_a_run_and_no_client_anything(

@@ -168,6 +168,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.full
 def test_another_process_finds_an_application_by_its_name(
     redis_url: str, namespace: str, tmp_path: Path
 ) -> None:

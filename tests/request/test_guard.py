@@ -189,7 +189,7 @@ NOTICED: dict[str, tuple[Callable[[Any], object], str]] = {
 }
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize(("read", "name"), NOTICED.values(), ids=NOTICED)
 def test_what_tells_clients_apart_is_noticed_and_read_as_it_is(
     caplog: pytest.LogCaptureFixture, read: Callable[[Request], object], name: str

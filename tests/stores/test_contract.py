@@ -43,7 +43,7 @@ from tests.support.process import HOST, ROOT, ServerProcess
 from tests.support.proxy import DelayProxy
 from tests.support.servers import MemcachedServer, RedisServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_store]
 
 DAY = 24 * 60 * 60
 BYTES = bytes(range(256)) + b"\xff\xfe\x00\r\n END\r\n $5\r\n"

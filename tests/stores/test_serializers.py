@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import pickle
 import zlib
 from collections.abc import Callable
@@ -166,7 +165,7 @@ def test_bytes_and_json_come_back(value: Any) -> None:
     serializer = JsonOrBytesSerializer()
     assert serializer.loads(serializer.dumps(value)) == value
     if not isinstance(value, bytes | bytearray):
-        assert serializer.dumps(value) == json.dumps(value) == JsonSerializer().dumps(value)
+        assert serializer.dumps(value) == JsonSerializer().dumps(value)
     assert serializer.loads(None) is None
 
 

@@ -161,6 +161,7 @@ VALUES: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.matrix(share=4)
 @pytest.mark.parametrize("kind", VALUES)
 def test_the_size_of_a_value_is_near_what_it_takes(kind: str) -> None:
     make = VALUES[kind]

@@ -1,13 +1,18 @@
 """Which tests `make test` runs: of a matrix only some combinations, of the slow ones none.
 
-What carries the marker `full` is left out of `make test`. A test that is marked `matrix` has it on
-all its combinations of parameters, except those that show each value of each parameter once; with
-`matrix("one", "other")` they show each pair of values of these two, too.
+What carries the marker `full` is left out of `make test`. A test that has a store among its
+parameters runs with one store for each combination of the others, unless it is marked
+`every_store`; which one that is changes from combination to combination. A test that is marked
+`matrix` has `full` on all its combinations of parameters, except those that show each value of each
+parameter once; with `matrix("one", "other")` they show each pair of values of these two, too. Of
+those, `matrix(share=3)` leaves a third.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
+from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +22,8 @@ from hypothesis import settings
 T = TypeVar("T")
 
 _QUICK = "not full"
+
+_STORES = frozenset({"memory", "redis", "memcached"})
 
 #: How many examples Hypothesis tries by default.
 _EXAMPLES = 100
@@ -72,13 +79,39 @@ def thin_out(combinations: Collection[pytest.Item]) -> None:
         for item in combinations
         if isinstance(item, pytest.Function)
         and hasattr(item, "callspec")
-        and item.get_closest_marker("matrix")
         and not item.get_closest_marker("full")
     ]
-    chosen = _chosen([set(_shown(item)) for item in candidates])
+    candidates = _with_one_store(candidates)
+    marker = candidates[0].get_closest_marker("matrix") if candidates else None
+    if marker is None:
+        return
+    chosen = sorted(_chosen([set(_shown(item)) for item in candidates]))
+    step: int = marker.kwargs.get("share", 1)
     for number, item in enumerate(candidates):
-        if number not in chosen:
+        if number not in chosen[::step]:
             item.add_marker("full")
+
+
+def _with_one_store(candidates: list[pytest.Function]) -> list[pytest.Function]:
+    """Choose one store for each combination of the other parameters."""
+    if not candidates or candidates[0].get_closest_marker("every_store"):
+        return candidates
+    groups = defaultdict[Hashable, list[pytest.Function]](list)
+    for item in candidates:
+        values = item.callspec.params.items()
+        groups[tuple((n, _identity(v)) for n, v in values if not _is_store(v))].append(item)
+    # Not one and the same for all tests, and the same in each process of a run.
+    first = zlib.crc32(candidates[0].nodeid.partition("[")[0].encode())
+    chosen = []
+    for number, group in enumerate(groups.values()):
+        chosen.append(group.pop((first + number) % len(group)))
+        for item in group:
+            item.add_marker("full")
+    return chosen
+
+
+def _is_store(value: object) -> bool:
+    return isinstance(value, str) and value in _STORES
 
 
 def leaves_out(config: pytest.Config, item: pytest.Item) -> bool:

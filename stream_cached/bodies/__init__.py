@@ -1,0 +1,1 @@
+"""Stores of bodies: where large bodies are kept, beside the store of the records."""

@@ -11,6 +11,7 @@ from aiocache.base import SENTINEL
 from starlette.responses import Response
 
 from stream_cached.backends.resolve import OWN_MEMORY, resolve_fallback
+from stream_cached.bodies.protocol import BodyStore
 from stream_cached.checks import require, require_function, require_ttl, takes_response
 from stream_cached.decorated.base import Decorator
 from stream_cached.decorated.hooks import AiocacheHooks
@@ -139,6 +140,9 @@ class stream_cached(Decorator):  # noqa: N801
             because it does not show in the response: names of headers, `"client"`, `"cookies"`,
             `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
             `"request.NAME"`.
+        bodies: Where bodies are kept that are larger than `inline_max`, instead of the store: a URL
+            (`file:///var/cache/app?max_bytes=10GiB`, `s3://bucket/prefix`, `gs://…`, `az://…`), or
+            a `BodyStore`.
         kwargs: Fields of `Limits`; all others are arguments of a `cache` that is a class.
 
     Raises:
@@ -189,6 +193,7 @@ class stream_cached(Decorator):  # noqa: N801
         client_cache_control: str | None = None,
         etag: ETag = True,
         unguarded: Collection[str] = (),
+        bodies: str | BodyStore | None = None,
         **kwargs: Any,
     ) -> None:
         limits = take_limits(limits, kwargs)

@@ -26,6 +26,9 @@ class ConfigurationError(StreamCachedError, ValueError):
 class StoreError(StreamCachedError):
     """An operation of a store failed; the cause is chained."""
 
+    is_reported = False
+    """Whether it is in the log already."""
+
     fix = ""
     """What to change, where the store will fail again until somebody changes a setting."""
 

@@ -70,6 +70,15 @@ class Limits:
             None waits as long as the run is alive, within `max_duration`.
         retry_interval: Seconds from the first ping of a store that is away to the second. The
             interval doubles from ping to ping, up to 30.
+        live_window: With `bodies`: bytes of one run that stay in the store of the records until its
+            object is whole, for who reads it late; all runs of a process together have four times
+            as much.
+        max_uploads: With `bodies`: objects that this process writes at once. A run beyond that is
+            not stored.
+        commit_timeout: With `bodies`: seconds that the end of a stream waits until its object is
+            stored. What takes longer goes on after it.
+        grace: With `bodies`: seconds for which an object is kept once no record leads to it. None
+            for `max_duration`.
 
     Raises:
         ConfigurationError: A field has no valid value; the message begins with its name.
@@ -87,6 +96,10 @@ class Limits:
     held_finish_timeout: float = 5.0
     wait_timeout: float | None = None
     retry_interval: float = RETRY_INTERVAL
+    live_window: Size = Size("64MiB")
+    max_uploads: int = 8
+    commit_timeout: float = 1.0
+    grace: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -97,6 +110,8 @@ class Limits:
             ("inline_max", 0),
             ("local", 0),
             ("spool_max", 1),
+            ("live_window", 0),
+            ("max_uploads", 1),
         ):
             self._set(name, require_size(name, getattr(self, name), least=least))
         for name in (
@@ -104,10 +119,12 @@ class Limits:
             "finish_timeout",
             "held_finish_timeout",
             "retry_interval",
+            "commit_timeout",
         ):
             self._set(name, require_seconds(name, getattr(self, name)))
-        if self.wait_timeout is not None:
-            self._set("wait_timeout", require_seconds("wait_timeout", self.wait_timeout))
+        for name in ("wait_timeout", "grace"):
+            if getattr(self, name) is not None:
+                self._set(name, require_seconds(name, getattr(self, name)))
         require(
             self.max_variants <= MAX_VARIANTS,
             f"max_variants={self.max_variants}: pass {MAX_VARIANTS:,} at the most, or a function "
@@ -119,6 +136,11 @@ class Limits:
     def longest_wait(self) -> float:
         """Seconds that a request waits for one run at most."""
         return self.max_duration if self.wait_timeout is None else self.wait_timeout
+
+    @property
+    def kept_for(self) -> float:
+        """Seconds for which an object is kept once no record leads to it."""
+        return self.max_duration if self.grace is None else self.grace
 
     def _set(self, name: str, value: float) -> None:
         object.__setattr__(self, name, value)

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from enum import Enum
 from typing import Any, cast, get_args
 
+from stream_cached.bodies.urls import bodies_from_url
+from stream_cached.bodies.watched import WatchedBodies
 from stream_cached.checks import (
     is_0,
     is_items,
@@ -44,6 +46,18 @@ def check_vary(name: str, vary: Any) -> Mapping[str, Callable[[str], str] | None
         if function is not None:
             require_function(f"vary[{header!r}]", function)
     return functions
+
+
+def check_bodies(name: str, bodies: Any) -> WatchedBodies | None:
+    if bodies is None:
+        return None
+    store = bodies_from_url(bodies) if isinstance(bodies, str) else bodies
+    methods = ("upload", "open", "delete", "listed", "ping", "close")
+    require(
+        isinstance(store, WatchedBodies) or all(callable(getattr(store, m, None)) for m in methods),
+        f'{name}={bodies!r}: pass a URL, "file:///var/cache/app", or a store of bodies',
+    )
+    return WatchedBodies.of(store)
 
 
 def check_resume(name: str, value: Any) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from stream_cached.bodies.watched import WatchedBodies
 from stream_cached.checks import require, require_bool, require_names, require_seconds_or_0
 from stream_cached.endpoint.infrastructure import NotInKey
 from stream_cached.endpoint.tags import Tags, check_tags
@@ -19,6 +20,7 @@ from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, require_limits
 from stream_cached.option_checks import (
     NOT_GIVEN,
+    check_bodies,
     check_client_cache_control,
     check_complete_when,
     check_etag,
@@ -118,6 +120,7 @@ class Options:
     client_cache_control: bytes | None = _option(None, check_client_cache_control)
     etag: ETag = _option(True, check_etag)
     unguarded: frozenset[str] = _option((), check_unguarded)
+    bodies: WatchedBodies | None = _option(None, check_bodies)
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -128,6 +128,10 @@ def test_the_defaults_of_limits() -> None:
         "held_finish_timeout": 5.0,
         "wait_timeout": None,
         "retry_interval": 1.0,
+        "live_window": 64 * 2**20,
+        "max_uploads": 8,
+        "commit_timeout": 1.0,
+        "grace": None,
     }
 
 
@@ -153,8 +157,8 @@ WRONG = (None, "", -1, True, "much", math.nan, [5])
         (name, value)
         for name in LIMITS
         for value in WRONG
-        # The only one that may be None.
-        if (name, value) != ("wait_timeout", None)
+        # The only ones that may be None.
+        if (name, value) not in (("wait_timeout", None), ("grace", None))
     ],
 )
 def test_a_wrong_limit_is_refused_by_its_name(name: str, value: Any) -> None:
@@ -207,6 +211,10 @@ def test_limits_are_taken_as_a_group(decorator: Callable[..., Any]) -> None:
         ("held_finish_timeout", 1, 1.0),
         ("wait_timeout", 0.5, 0.5),
         ("retry_interval", 2, 2.0),
+        ("live_window", "1MB", 10**6),
+        ("max_uploads", 3, 3),
+        ("commit_timeout", 5, 5.0),
+        ("grace", 60, 60.0),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -256,6 +264,8 @@ def test_other_limits_are_refused(decorator: Callable[..., Any], limits: Any) ->
         ({"stale_if_error": True}, "stale_if_error=True: pass a number of seconds above 0"),
         ({"timeout": "1"}, "timeout='1': pass a number of seconds above 0"),
         ({"secret": ()}, "secret= has to be"),
+        ({"bodies": 5}, 'bodies=5: pass a URL, "file:///var/cache/app", or a store of bodies'),
+        ({"bodies": "redis://host"}, "bodies='redis://host' has an unknown scheme: use file://"),
         ({"replay": None}, 'replay=None: pass "fast" or "exact"'),
         ({"resume": 1}, 'resume=1: pass True, False or "event-id"'),
         ({"authorized": True}, "authorized=True: pass one of 'bypass', 'vary'"),

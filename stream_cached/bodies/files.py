@@ -68,7 +68,14 @@ class FileBodies:
 
     async def open(self, name: str, start: int = 0, stop: int | None = None) -> FileReading:
         path = self.path_of(name)
-        descriptor, size = await self.call("open", lambda: _opened(path))
+        opening = submit(lambda: _opened(path))
+        try:
+            descriptor, size = await asyncio.wrap_future(opening)
+        except OSError as exc:
+            raise self.failure("open", exc) from exc
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unless_failed)
+            raise
         return FileReading(self, descriptor, start, size if stop is None else min(stop, size))
 
     async def delete(self, names: Sequence[str]) -> None:
@@ -297,3 +304,8 @@ def _opened(path: Path) -> tuple[int, int]:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _close_unless_failed(opening: Future[tuple[int, int]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])

@@ -45,7 +45,6 @@ from stream_cached.responses.produced import Produced, produce_messages, produce
 from stream_cached.runs.answer import Answer, Recording
 from stream_cached.runs.run import Run
 from stream_cached.streams.protocols import Source
-from stream_cached.streams.stream import COMMIT_WAIT
 
 
 async def record(
@@ -218,7 +217,7 @@ class _Record:
         self._run.begin(None, self._answer(entry, head, made), self._recording(entry, made))
         write = self._run.store_body()
         if self._call.waits or self._is_refresh:
-            wait = _shorter(COMMIT_WAIT, self._view.use.deadline.left)
+            wait = self._verdict.commit_wait(self._view.use.deadline.left)
             await asyncio.wait({write}, timeout=wait)
         event = self._miss()
         self._call.sent(event, len(made.body or b""))
@@ -269,7 +268,6 @@ class _Record:
         return "W/" if etag == "weak" else ""
 
     def _answer(self, entry: Entry, head: Head, made: Produced) -> Answer:
-        backend = self._view.use.backend
         finish_timeout = self._service.options.finish_timeout_of(held=self._is_held)
         is_backed = isinstance(self._view.found, Stale)
         return Answer(
@@ -277,7 +275,7 @@ class _Record:
             limits=self._verdict.limits(),
             shield=self._shield,
             finish_timeout=None if self._is_refresh else finish_timeout,
-            commit_wait=_shorter(COMMIT_WAIT, backend.timeout),
+            commit_wait=self._verdict.commit_wait(self._view.use.backend.timeout),
             background=made.background,
             reporter=self._service.reporter,
             body=made.body,
@@ -343,7 +341,3 @@ class _Record:
 
 def _are_limits(findings: Sequence[Finding]) -> bool:
     return all(finding.reason.is_limit for finding in findings)
-
-
-def _shorter(seconds: float, other: float | None) -> float:
-    return seconds if other is None else min(seconds, other)

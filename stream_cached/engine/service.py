@@ -14,7 +14,9 @@ from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.local import allow
-from stream_cached.entries.resource import KeySets, Resource
+from stream_cached.entries.object_body import KeptBodies
+from stream_cached.entries.protocols import KeySets
+from stream_cached.entries.resource import Resource
 from stream_cached.events import Reporter
 from stream_cached.options import Options
 from stream_cached.stores.protocol import Store
@@ -163,10 +165,18 @@ class Service:
             max_variants=self.options.limits.max_variants,
             key_sets=self.hooks.key_sets(call, backend),
             local=backend.local if self.options.limits.local else None,
+            bodies=None if self.options.bodies is None else self._kept_bodies(backend),
             witness=None if call.tags_of is None else tag_key_of(ANY),
         )
 
-    def resource_at(self, store: Store, key: str) -> Resource:
+    def _kept_bodies(self, backend: Backend) -> KeptBodies | None:
+        """Return where large bodies are kept; memory that stands in for a store keeps its own."""
+        bodies = self.options.bodies
+        if bodies is None or backend.is_fallback:
+            return None
+        return KeptBodies(bodies, backend.cache.namespace or "", self.options.limits)
+
+    def resource_at(self, store: Store, key: str, bodies: KeptBodies | None = None) -> Resource:
         """Return a view of a resource without a request."""
         return Resource(
             store,
@@ -175,4 +185,5 @@ class Service:
             lifetimes=self.lifetimes(),
             select=None,
             max_variants=self.options.limits.max_variants,
+            bodies=bodies,
         )

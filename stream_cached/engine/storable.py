@@ -23,6 +23,7 @@ from stream_cached.limits import Limits
 from stream_cached.request.guard import Guard
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import Produced
+from stream_cached.streams.stream import COMMIT_WAIT
 
 #: Seconds that an entry is kept at most, however long it is fresh.
 _LONGEST = 366 * 24 * 60 * 60.0
@@ -59,12 +60,18 @@ class Verdict:
 
     @property
     def _max_body(self) -> int:
-        limits, capacity = self._options.limits, self._resource.store.capacity
+        limits, capacity = self._options.limits, self._resource.records.capacity
         return limits.max_body if capacity is None else min(limits.max_body, max(1, capacity // 4))
 
     def limits(self) -> Limits:
         limits, max_body = self._options.limits, self._max_body
         return limits if max_body == limits.max_body else replace(limits, max_body=max_body)
+
+    def commit_wait(self, seconds: float | None) -> float:
+        """Return how long the end of an answer waits for the commit, `seconds` at the most."""
+        if self._resource.records.bodies is not None:
+            return self._options.limits.commit_timeout
+        return COMMIT_WAIT if seconds is None else min(COMMIT_WAIT, seconds)
 
     def why_not_stored(self, made: Produced, *, has_revealed: bool) -> list[Finding]:
         """Return why an answer is not stored; `has_revealed` if its client was seen to leave."""

@@ -32,10 +32,13 @@ async def commit(
     keys, lifetimes = [records.key, *depends.keys], records.lifetimes
     if depends.tags or not seen.keys() >= {*keys} or len(entry.segments) > _MAX_SEGMENTS:
         return False
+    old = None
     if (replaced := seen[records.key]) is not None:
         # What replaces an index, or what never expires, leaves more to be done.
-        is_long = len(replaced) > _MAX_REPLACED or lifetimes.ttl is None
-        if is_long or isinstance(await records.decode(records.key, replaced), Index):
+        if len(replaced) > _MAX_REPLACED or lifetimes.ttl is None:
+            return False
+        old = await records.decode(records.key, replaced)
+        if isinstance(old, Index):
             return False
     value, ttl = records.packed(records.key, entry)
     offered = None if lease is None else lease.offer()
@@ -44,7 +47,7 @@ async def commit(
         value=value,
         ttl=ttl,
         expected={key: seen[key] for key in keys},
-        body=records.body(entry.generation).keys(range(len(entry.segments))),
+        body=records.body_of(entry).keys(range(len(entry.segments))),
         body_ttl=lifetimes.segments,
         touched=depends.touched,
         touched_ttl=lifetimes.versions,
@@ -56,4 +59,6 @@ async def commit(
     finally:
         if lease is not None and offered is not None:
             lease.answer_offer(is_released)
+    if is_done:
+        await records.retire(old, by=entry)
     return is_done

@@ -1,7 +1,6 @@
 """The body of one run in a store: segments that are written while the run streams.
 
-This is the one module that knows where segments are. A body that is kept elsewhere than the
-records (in files, in an object store) is another class with the same methods.
+This module and `object_body` are the ones that know where segments are.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class PackedSegment:
 
 class Body:
     """
-    The segments of one run.
+    The segments of one run, in the store of the records.
 
     Args:
         store: The store that holds them.
@@ -62,6 +61,14 @@ class Body:
         self._renewed_at = -math.inf
         # A memory of this process keeps the very objects.
         self._kind: type[bytes] = Own if type(store) is MemoryStore else bytes
+
+    is_object = False
+    """Whether the segments become an object of another store."""
+
+    @property
+    def first(self) -> int:
+        """The number of the first segment that can be read now."""
+        return 0
 
     def pack(self, index: int, segment: Segment) -> PackedSegment:
         value = encode_segment(segment, self._generation, index, self._kind)
@@ -103,6 +110,7 @@ class Body:
             await self.renew(indexes, ttl)
 
     async def drop(self, indexes: range) -> None:
+        """Delete the segments of a run that has left no record."""
         for keys in self._batches(indexes):
             await self._store.delete_many(keys)
 
@@ -110,9 +118,34 @@ class Body:
         """Return the keys of segments, for indexes of keys that others keep."""
         return [self._key_of(index) for index in indexes]
 
+    async def leave(self, indexes: range) -> None:
+        """Leave segments to those who read them already: no record leads to them."""
+        await self.renew(indexes, RUN_TTL)
+
+    # Of a body that becomes an object, there is more to be done.
+
+    async def finish(self) -> tuple[int, ...]:
+        """Make a complete body visible. Return the sizes that its record has to hold."""
+        return ()
+
+    def show(self, sizes: Sequence[int]) -> None:
+        """Note that the whole body can be read."""
+
+    async def shown(self) -> None:
+        """Wait until the whole body can be read. Raise `StoreError` if it never can be."""
+
+    async def recorded(self) -> None:
+        """Delete what is not needed any more once the record is written."""
+
+    async def abort(self) -> None:
+        """Leave nothing of what is not visible yet."""
+
+    def close(self) -> None:
+        """Read no more."""
+
     def _batches(self, indexes: range) -> Iterator[list[str]]:
         for start in range(0, len(indexes), _BATCH):
-            yield self.keys(indexes[start : start + _BATCH])
+            yield [self._key_of(index) for index in indexes[start : start + _BATCH]]
 
     def _key_of(self, index: int) -> str:
         return segment_key(self._key, self._generation, index)

@@ -30,7 +30,7 @@ class LocalBody:
 
     entry: Entry
     keys: Sequence[str]
-    """The keys of its segments."""
+    """The keys of its segments; none if they are an object, which never changes."""
     starts: Sequence[bytes]
     """How their values begin: with their generation, their length and their checksum."""
     parts: Sequence[Segment]
@@ -177,17 +177,20 @@ class Filling:
         self._kept = kept
         self._entry = entry
         self._keys = keys
+        self._left = len(entry.segments)
         self._starts: list[bytes] = []
         self._parts: list[Segment] = []
 
     def add(self, segments: Sequence[Segment], part: Segment) -> None:
         """Take the next segments, and what they are joined to."""
-        self._starts += [segment.start for segment in segments]
+        self._left -= len(segments)
+        if self._keys:
+            self._starts += [segment.start for segment in segments]
         self._parts.append(part)
 
     def end(self, *, whole: bool) -> None:
         """Keep the body if it is whole."""
-        if whole and len(self._starts) == len(self._keys):
+        if whole and not self._left:
             body = LocalBody(self._entry, self._keys, self._starts, list(merged(self._parts)))
             self._kept.body, self._kept.filling = body, None
         else:

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate
 
-from stream_cached.entries.body import WINDOW
+from stream_cached.bodies.protocol import MissingBodyError
+from stream_cached.entries.body import WINDOW, Body
 from stream_cached.entries.found import Hit
 from stream_cached.entries.replay import lose
 from stream_cached.entries.resource import Resource
@@ -34,10 +35,10 @@ class PartReplay:
         self.closed = False
         self._resource = resource
         self._hit = hit
-        self._body = resource.body(entry.generation)
         self._left = self.length
         self._pieces: deque[bytes] = deque()
         self._indexes, self._skip = range(0), start
+        self._body: Body | None = None
         if not entry.segments:
             self._pieces.append(entry.body[start:stop])
             return
@@ -48,6 +49,7 @@ class PartReplay:
         begins = [0, *accumulate(size for size, _ in entry.segments)]
         first, last = bisect_right(begins, start) - 1, bisect_right(begins, stop - 1) - 1
         self._indexes = range(first, last + 1)
+        self._body = resource.records.body_of(entry, last + 1)
         self._skip = start - begins[first]
 
     @property
@@ -57,13 +59,17 @@ class PartReplay:
 
     async def open(self) -> bool:
         """Read the first pieces. Return False, and delete the record, unless all are there."""
-        if not self._indexes:
+        if self._body is None:
             return True
         indexes, ttl = self._indexes, self._resource.lifetimes.segments
         try:
             found, _ = await asyncio.gather(self._body.renew(indexes, ttl), self._read())
-        except UnsoundError:
+        except (UnsoundError, MissingBodyError):
             found = 0
+        except StoreError:
+            if not self._body.is_object:
+                raise
+            return False
         if found != len(indexes):
             await self._resource.delete(self._hit)
             return False
@@ -71,6 +77,7 @@ class PartReplay:
 
     async def _read(self) -> None:
         window, self._indexes = self._indexes[:WINDOW], self._indexes[WINDOW:]
+        assert self._body is not None
         self._take(await self._body.read(window, self.entry.segments))
 
     def _take(self, segments: Sequence[Segment]) -> None:
@@ -83,7 +90,7 @@ class PartReplay:
 
     async def part(self) -> bytes | None:
         """Return the next piece, None at the end."""
-        if not self._pieces and self._indexes and not self.closed:
+        if not self._pieces and self._body is not None and self._indexes and not self.closed:
             try:
                 await self._body.renew_if_due(self._indexes, self._resource.lifetimes.segments)
                 await self._read()
@@ -93,6 +100,8 @@ class PartReplay:
 
     def close(self) -> None:
         self.closed = True
+        if self._body is not None:
+            self._body.close()
 
     async def aclose(self) -> None:
         self.close()

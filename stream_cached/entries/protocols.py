@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stream_cached.format.records import Entry
 from stream_cached.http.reasons import NotCached
 from stream_cached.stores.protocol import Release
 
+if TYPE_CHECKING:
+    from stream_cached.entries.resource import Resource
+
+
+class KeySets(Protocol):
+    """Sets of keys that a cache keeps by tag."""
+
+    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None: ...
+
 
 class Channel(Protocol):
     """How followers in other processes learn of a run's progress."""
 
-    async def tell(self, segments: int, chunks: Sequence[int], tail: bytes) -> None: ...
+    async def tell(
+        self, segments: int, chunks: Sequence[int], tail: bytes, first: int = 0
+    ) -> None: ...
 
     def complete(self, entry: Entry, *, stored: bool) -> None: ...
 

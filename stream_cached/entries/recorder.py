@@ -13,15 +13,17 @@ import contextlib
 import dataclasses
 import time
 
-from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, WINDOW, PackedSegment, Seal
-from stream_cached.entries.chunks import ChunkIndex, ChunkPacker
+from stream_cached.bodies.watched import TooManyUploadsError
+from stream_cached.entries.body import RENEW_EVERY, RUN_TTL
+from stream_cached.entries.chunks import ChunkPacker
+from stream_cached.entries.late import LateChunks
 from stream_cached.entries.protocols import Channel, Owner
 from stream_cached.entries.resource import Resource
+from stream_cached.entries.segment_queue import SegmentQueue
 from stream_cached.entries.telling import Telling
-from stream_cached.errors import BrokenStreamError, LostStreamError, StoreError
+from stream_cached.errors import StoreError
 from stream_cached.format.codec import encode_record
 from stream_cached.format.records import Entry, Segment
-from stream_cached.format.validation import UnsoundError
 from stream_cached.http.headers import content_length
 from stream_cached.http.reasons import NotCached
 from stream_cached.limits import Limits
@@ -49,25 +51,21 @@ class Recorder:
         self._owner = owner
         self._resource = resource
         self._entry = entry
-        self._body = resource.body(entry.generation)
+        self._body = resource.records.body(entry.generation)
         self._varies_on = varies_on
         self._limits = limits
         self._channel = channel
         self._has_news = False
         self._tell_timer: asyncio.TimerHandle | None = None
         self._length = 0
-        self._index = ChunkIndex(self)
         self._packer = ChunkPacker(hashes=entry.etag is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
-        self._seals: list[Seal] = []
-        self._queue: list[PackedSegment] = []
-        self._pending = 0
-        self._written = 0
+        self._queue = SegmentQueue(limits.max_pending)
+        self._seals = self._queue.seals
+        self._late = LateChunks(self, self._body, self._queue, self._packer)
         self._is_held = self._is_left = False
         self._closing = False
         self._wakeup = asyncio.Event()
-        self._kept_up = asyncio.Event()
-        self._kept_up.set()
         self._writer: asyncio.Task[None] | None = None
         self._cleanup: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -79,17 +77,25 @@ class Recorder:
     @property
     def has_room(self) -> bool:
         """Whether a source without readers may go on."""
-        return self.is_failed or self._pending < self._limits.max_pending // 2
+        return self.is_failed or self._queue.has_room
+
+    @property
+    def holds_begin(self) -> bool:
+        """Whether the first chunk can be read now."""
+        return not self.is_failed and not self._body.first
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a slow reader needs what can be read only once the body is complete."""
+        return self._late.are_awaited
 
     @property
     def is_behind(self) -> bool:
         """Whether so much waits to be written that the store needs time to catch up."""
-        return not self._kept_up.is_set()
+        return self._queue.is_behind
 
     async def catch_up(self, timeout: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._kept_up.wait()
+        await self._queue.catch_up(timeout)
 
     def start(self) -> None:
         """Begin to count `max_duration`."""
@@ -111,7 +117,7 @@ class Recorder:
             self.fail(NotCached.BODY_SIZE)
             return
         # Before the chunk, not after it: a chunk larger than the bound is in memory anyway.
-        if self._pending > self._limits.max_pending:
+        if self._queue.is_full:
             self.fail(NotCached.BEHIND)
             return
         self._length += len(chunk)
@@ -124,12 +130,8 @@ class Recorder:
         if self.failure is not None:
             return
         packed = self._body.pack(len(self._seals), segment)
-        self._seals.append(packed.seal)
-        self._index.close(len(segment.chunks), continues=segment.continues)
-        self._queue.append(packed)
-        self._pending += len(packed.value)
-        if self._pending > self._limits.max_pending // 4:
-            self._kept_up.clear()
+        self._late.index.close(len(segment.chunks), continues=segment.continues)
+        self._queue.put(packed)
         self._wake_writer()
 
     def _wake_writer(self) -> None:
@@ -157,8 +159,8 @@ class Recorder:
             await self._write_window()
         if self._closing:
             return
-        is_next = self._written == len(self._seals)
-        is_told = await self._telling.tell(self._written, is_next=is_next)
+        written, first = self._queue.written, self._body.first
+        is_told = await self._telling.tell(written, first, is_next=written == len(self._seals))
         if not is_told and self._tell_timer is None:
             self._tell_later()
 
@@ -184,23 +186,26 @@ class Recorder:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(RENEW_EVERY):
                             await self._wakeup.wait()
+        except TooManyUploadsError:
+            self.fail(NotCached.BEHIND)
         except StoreError as exc:
             self.fail(NotCached.STORE, exc)
+        except BaseException:
+            # Nobody else can clean up after a task that is cancelled.
+            await self._body.abort()
+            raise
 
     async def _write_window(self) -> None:
-        window = self._queue[:WINDOW]
+        window = self._queue.window()
         await self._body.write(window)
-        del self._queue[: len(window)]
-        self._written += len(window)
-        self._pending -= sum(len(segment.value) for segment in window)
-        if self._pending <= self._limits.max_pending // 4:
-            self._kept_up.set()
+        self._queue.wrote(window)
         if self._tell_timer is None:
             self._tell_later()
         self._owner.recorder_moved()
 
     async def _renew(self) -> None:
-        if await self._body.renew(range(self._written), RUN_TTL) != self._written:
+        written = self._queue.written
+        if await self._body.renew(range(written), RUN_TTL) != written:
             raise StoreError("segments are missing that were written")
 
     # -- commit or discard ------------------------------------------------------------------
@@ -241,7 +246,8 @@ class Recorder:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
-            await self._publish(dataclasses.replace(entry, segments=tuple(self._seals)))
+            seals, sizes = tuple(self._seals), await self._body.finish()
+            await self._publish(dataclasses.replace(entry, segments=seals, sizes=sizes))
 
     async def _written_out(self) -> None:
         self._wakeup.set()
@@ -259,11 +265,14 @@ class Recorder:
             self._channel.complete(entry, stored=reason is None)
             # Followers that have begun to read the body may go on to its end.
             self._is_left = reason is not None and await self._channel.is_followed()
-        if reason is None:
-            self._owner.visible()
-            await self._owner.stored()
-        else:
+        if reason is not None:
             self.fail(reason)
+            return
+        self._owner.visible()
+        await self._owner.stored()
+        # What is left of it expires.
+        with contextlib.suppress(StoreError):
+            await self._body.recorded()
 
     async def discard(self) -> None:
         """Delete what was written."""
@@ -272,31 +281,26 @@ class Recorder:
 
     async def read(self, number: int) -> list[bytes]:
         """Return chunks that were fed, from a number on; at least one."""
-        return await self._index.read(number)
+        return await self._late.read(number)
 
-    async def segment(self, index: int) -> Segment:
-        """Return a segment, wherever it is by now."""
-        if index == len(self._seals):
-            if self.failure is not None and not self._is_held:
-                raise BrokenStreamError("chunks that a slow reader needs are not stored")
-            return self._packer.open
-        try:
-            if index >= self._written and self._queue:
-                packed = self._queue[index - self._written]
-                return self._body.unpack(index, packed.value)
-            return await self._stored(index)
-        except (StoreError, UnsoundError, LookupError) as exc:
-            if isinstance(exc, UnsoundError) and not self._closing:
-                self.fail(NotCached.STORE, StoreError("segments are missing that were written"))
-            raise LostStreamError(f"chunks that a slow reader needs are lost: {exc}") from exc
+    @property
+    def is_lost(self) -> bool:
+        return self.failure is not None and not self._is_held
 
-    async def _stored(self, index: int) -> Segment:
-        if self._writer is None or self._writer.done():
-            # The writer renews the segments no more.
-            ttl = RUN_TTL if self.failure is not None else self._resource.lifetimes.segments
-            await self._body.renew_if_due(range(index, len(self._seals)), ttl)
-        (segment,) = await self._body.read(range(index, index + 1))
-        return segment
+    @property
+    def is_renewing(self) -> bool:
+        return self._writer is not None and not self._writer.done()
+
+    @property
+    def ttl(self) -> float | None:
+        return RUN_TTL if self.failure is not None else self._resource.lifetimes.segments
+
+    def wakes_source(self) -> None:
+        self._owner.recorder_moved()
+
+    def lost_segments(self) -> None:
+        if not self._closing:
+            self.fail(NotCached.STORE, StoreError("segments are missing that were written"))
 
     def release(self) -> None:
         """Delete what a failed run has written, once no slow reader needs it."""
@@ -309,24 +313,24 @@ class Recorder:
         if self.failure is not None:
             return
         self.failure = reason
-        self._kept_up.set()
+        self._queue.give_up()
         self._stop_timers()
         mark = reason if reason.is_lasting and not known else None
         # A slow reader goes on to the end if only a limit was passed.
         self._is_held = reason is not NotCached.INCOMPLETE and self._owner.has_slow_readers
-        if not self._is_held:
-            self._cleanup = spawn(self._clean_up(mark))
-        elif mark is not None:
-            self._cleanup = spawn(self._mark_unstorable(mark))
+        self._cleanup = spawn(self._give_up(mark) if self._is_held else self._clean_up(mark))
         self._owner.unstored(reason, cause)
 
-    async def _mark_unstorable(self, mark: NotCached) -> None:
+    async def _give_up(self, mark: NotCached | None) -> None:
+        await self._body.abort()
+        if mark is None:
+            return
         with contextlib.suppress(StoreError):
             await self._resource.mark_unstorable(mark, self._varies_on)
 
     async def _clean_up(self, mark: NotCached | None) -> None:
         self._packer.clear()
-        self._queue = []
+        self._queue.clear()
         self._wakeup.set()
         # A write that goes on would come after the deletion. Wait for it; it is bounded.
         if self._writer is not None and self._writer is not asyncio.current_task():
@@ -335,11 +339,11 @@ class Recorder:
         with contextlib.suppress(StoreError):
             if self._seals and self._is_left:
                 # The body expires unless its followers renew it.
-                await self._body.renew(range(len(self._seals)), RUN_TTL)
+                await self._body.leave(range(len(self._seals)))
             elif self._seals:
                 await self._body.drop(range(len(self._seals)))
         if mark is not None:
-            await self._mark_unstorable(mark)
+            await self._give_up(mark)
 
     def _stop_timers(self) -> None:
         for timer in filter(None, (self._timer, self._tell_timer)):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from stream_cached.entries.body import Body
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.local import Kept, LocalBody, LocalEntries
+from stream_cached.entries.object_body import KeptBodies, ObjectBody
 from stream_cached.format.codec import decode_record, encode_record
 from stream_cached.format.envelope import PREFIX_SIZE, ForeignVersionError, is_ours, key_digest
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
@@ -20,8 +21,14 @@ class Records:
     """The records under the key of one resource and under those of its variants."""
 
     def __init__(
-        self, store: Store, key: str, lifetimes: Lifetimes, local: LocalEntries | None = None
+        self,
+        store: Store,
+        key: str,
+        lifetimes: Lifetimes,
+        local: LocalEntries | None = None,
+        bodies: KeptBodies | None = None,
     ) -> None:
+        self.bodies = bodies
         self.local = local
         self._at_hand: LocalBody | None = None
         self._kept: tuple[str, Kept | None] = "", None
@@ -47,6 +54,9 @@ class Records:
         if kept is None or kept.body is None:
             return await self.store.get_many(keys)
         body = kept.body
+        if not body.keys:
+            self._at_hand = body
+            return await self.store.get_many(keys)
         values, starts = await get_many_and_starts(self.store, keys, body.keys, PREFIX_SIZE)
         self._at_hand = body if starts == body.starts else None
         return values
@@ -109,8 +119,23 @@ class Records:
             return await self.store.add(self.key, packed, ttl)
         return await self.store.compare_and_set(self.key, expected, packed, ttl)
 
+    @property
+    def capacity(self) -> int | None:
+        """The size of what holds a large body, in bytes; None if it is unbounded or unknown."""
+        return self.store.capacity if self.bodies is None else self.bodies.store.capacity
+
     def body(self, generation: bytes) -> Body:
-        return Body(self.store, self.key, generation)
+        """Return the body of a run that goes on."""
+        if self.bodies is None:
+            return Body(self.store, self.key, generation)
+        return ObjectBody(self.store, self.key, generation, self.bodies)
+
+    def body_of(self, entry: Entry, stop: int | None = None) -> Body:
+        """Return the body of an entry, of which the segments before `stop` are read."""
+        if self.bodies is None or not entry.sizes:
+            return Body(self.store, self.key, entry.generation)
+        known = self.store, self.key, entry.generation, self.bodies
+        return ObjectBody(*known, entry.sizes, stop)
 
     def variant_key(self, index: Index, variant: str) -> str:
         return variant_key(self.key, index.generation, variant)
@@ -120,9 +145,14 @@ class Records:
 
     async def retire(self, replaced: Record | None, by: Entry | None = None) -> None:
         """Let what only a replaced record leads to expire, unless it was written twice."""
-        if self.lifetimes.ttl is not None or (by and replaced and by.generation == _id(replaced)):
+        if by and replaced and by.generation == _id(replaced):
             return
-        if isinstance(replaced, Entry):
+        if isinstance(replaced, Entry) and replaced.sizes:
+            if self.bodies is not None:
+                self.bodies.retire(self.key, replaced.generation)
+        elif self.lifetimes.ttl is not None:
+            return
+        elif isinstance(replaced, Entry):
             await self.retire_body(replaced)
         elif isinstance(replaced, Index):
             await self.retire_variants(replaced, replaced.variants)
@@ -130,16 +160,24 @@ class Records:
     async def retire_body(self, entry: Entry) -> None:
         """Let the segments of an entry expire."""
         segments = range(len(entry.segments))
-        await self.body(entry.generation).renew(segments, self.lifetimes.longest_run)
+        await self.body_of(entry).renew(segments, self.lifetimes.longest_run)
 
-    async def retire_variants(self, index: Index, variants: Sequence[str]) -> None:
+    async def retire_variants(
+        self, index: Index, variants: Sequence[str], by: Entry | None = None
+    ) -> None:
         """Let variants of an index expire, with their segments."""
-        if self.lifetimes.ttl is not None or not variants:
+        if not variants or not self.leaves_bodies:
             return
         keys = [self.variant_key(index, variant) for variant in variants]
         for key, value in zip(keys, await self.store.get_many(keys), strict=True):
-            await self.retire(await self.decode(key, value))
-        await self.store.touch_many(keys, self.lifetimes.longest_run)
+            await self.retire(await self.decode(key, value), by=by)
+        if self.lifetimes.ttl is None:
+            await self.store.touch_many(keys, self.lifetimes.longest_run)
+
+    @property
+    def leaves_bodies(self) -> bool:
+        """Whether a record that is replaced leaves a body that does not expire with it."""
+        return self.lifetimes.ttl is None or self.bodies is not None
 
 
 def _id(record: Record) -> bytes | None:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NoReturn
 
+from stream_cached.bodies.protocol import MissingBodyError
 from stream_cached.entries.body import WINDOW
 from stream_cached.entries.chunks import ChunkJoiner, joined
 from stream_cached.entries.found import Hit
@@ -47,7 +48,7 @@ class Replay:
         else:
             self.at_hand = hit.body
         if self.at_hand is None:
-            self._body = resource.body(entry.generation)
+            self._body = resource.records.body_of(entry)
         else:
             self._next = self._count
             self._window.extend(self.at_hand)
@@ -68,8 +69,14 @@ class Replay:
             if in_chunks and found == self._count:
                 for segment in self._window:
                     len(segment.chunks)
-        except UnsoundError:
+        except (UnsoundError, MissingBodyError):
             found = -1
+        except StoreError:
+            if not self._body.is_object:
+                raise
+            # The record is as good as before. For this request there is no entry.
+            self.close()
+            return False
         if found == self._count:
             return True
         self.close()
@@ -91,7 +98,9 @@ class Replay:
         store, local = self._resource.store, self._resource.local
         if local is None:
             return None
-        if self.is_long and not (local.in_process or isinstance(store, ReadsStarts)):
+        # An object is what its record says, for ever: whether it is still there need not be seen.
+        is_seen = self._body.is_object or local.in_process or isinstance(store, ReadsStarts)
+        if self.is_long and not is_seen:
             return None
         return local.begin(self._hit.key, self.entry, self._body.keys(range(self._count)))
 
@@ -109,6 +118,8 @@ class Replay:
             self._ahead = None
         if self._filling is not None:
             self._end_filling(whole=False)
+        if self.at_hand is None:
+            self._body.close()
 
     async def aclose(self) -> None:
         self.close()
@@ -196,7 +207,9 @@ class Replay:
 
 async def lose(resource: Resource, hit: Hit, cause: Exception) -> NoReturn:
     """Break off a body that can't be read on, and delete its record."""
-    # If the store fails here, too, the next look-up finds the same damage.
-    with contextlib.suppress(StoreError):
-        await resource.store.delete_many([hit.key])
+    is_away = hit.entry.sizes and isinstance(cause, StoreError)
+    if isinstance(cause, MissingBodyError) or not is_away:
+        # If the store fails here, too, the next look-up finds the same damage.
+        with contextlib.suppress(StoreError):
+            await resource.store.delete_many([hit.key])
     raise LostStreamError(f"the stored body can't be read on: {cause}") from cause

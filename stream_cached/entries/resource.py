@@ -12,15 +12,15 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from stream_cached.entries import at_once
-from stream_cached.entries.body import Body
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue, Unstorable
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.lifetimes import MARGIN, Lifetimes
 from stream_cached.entries.local import LocalEntries
+from stream_cached.entries.object_body import KeptBodies
 from stream_cached.entries.protocols import Held
+from stream_cached.entries.protocols import KeySets as KeySets
 from stream_cached.entries.records import Records
 from stream_cached.entries.variant_index import VariantIndex
 from stream_cached.entries.versions import Dependencies, added_versions, current_versions
@@ -37,12 +37,6 @@ from stream_cached.stores.protocol import Store
 _SWAPS = 64
 
 
-class KeySets(Protocol):
-    """Sets of keys that a cache keeps by tag."""
-
-    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None: ...
-
-
 class Resource:
     """
     One request's view of one resource in the store.
@@ -56,6 +50,7 @@ class Resource:
         max_variants: How many variants are kept.
         key_sets: Sets that the keys of the resource are added to.
         local: What this process keeps decoded of the entries in the store.
+        bodies: Where bodies are kept that do not fit into a record; None for the store itself.
         witness: See `Dependencies`; None if no entry names tags itself.
     """
 
@@ -70,6 +65,7 @@ class Resource:
         max_variants: int,
         key_sets: KeySets | None = None,
         local: LocalEntries | None = None,
+        bodies: KeptBodies | None = None,
         witness: str | None = None,
     ) -> None:
         self.store = store
@@ -80,8 +76,8 @@ class Resource:
         self.seen: Mapping[str, bytes | None] = {}
         """The values that the last look-up read, by key."""
         self.local = local
-        self._records = Records(store, key, lifetimes, local)
-        self._variants = VariantIndex(self._records, select, max_variants) if select else None
+        self.records = Records(store, key, lifetimes, local, bodies)
+        self._variants = VariantIndex(self.records, select, max_variants) if select else None
         self._revocation = revocation_key(key)
         self._depends = Dependencies(needs, self._revocation, witness)
         self._versions: dict[str, bytes] = {}
@@ -90,11 +86,11 @@ class Resource:
 
     @property
     def lifetimes(self) -> Lifetimes:
-        return self._records.lifetimes
+        return self.records.lifetimes
 
     def set_ttl(self, ttl: float | None, stale: float | None = None) -> None:
         """Let an entry live, and be kept when it is stale, for another time than at first."""
-        self._records.set_ttl(ttl, stale)
+        self.records.set_ttl(ttl, stale)
 
     def set_tags(self, keys: Sequence[str]) -> None:
         """Let what is published depend on more versions, too: those of tags that it has itself."""
@@ -117,14 +113,11 @@ class Resource:
             return self.key
         return f"{self.key}:{self.select(self.names)}"
 
-    def body(self, generation: bytes) -> Body:
-        return self._records.body(generation)
-
     # -- look-up ----------------------------------------------------------------------------
 
     async def look_up(self) -> Found:
         """Find what can be served. The versions are read in the same round trip."""
-        keys, records = self._keys, self._records
+        keys, records = self._keys, self.records
         value, *versions = values = await records.read(self.key, keys)
         seen = self.seen = dict(zip(keys, values, strict=True))
         self._set_versions(self._depends.as_versions(versions))
@@ -151,9 +144,12 @@ class Resource:
         if until < 0 or (until < math.inf and not isinstance(record, Entry)):
             return None
         match record:
+            case Entry() if record.sizes and self.records.bodies is None:
+                # Of a process that keeps bodies elsewhere.
+                return None
             case Entry():
                 since = until if until < math.inf else None
-                return Hit(key, record, since, self._records.at_hand(record))
+                return Hit(key, record, since, self.records.at_hand(record))
             case Marker():
                 return Unstorable(record.detail)
             case Value():
@@ -187,7 +183,7 @@ class Resource:
 
     def _set_versions(self, versions: dict[str, bytes]) -> None:
         self._versions = versions
-        self._records.set_versions(self._depends.recorded(versions))
+        self.records.set_versions(self._depends.recorded(versions))
 
     async def begin(self) -> None:
         """Make sure that there are versions to record under."""
@@ -229,9 +225,9 @@ class Resource:
         """
         if self._is_late():
             return NotCached.OVERTAKEN
-        body, segments = self.body(entry.generation), range(len(entry.segments))
+        body, segments = self.records.body_of(entry), range(len(entry.segments))
         await self._enlist([self.key, *self._depends.needs, *body.keys(segments)])
-        known = self._records, self._depends, self.seen
+        known = self.records, self._depends, self.seen
         if not varies_on and await at_once.commit(*known, entry, lease):
             return None
         entry = replace(entry, versions=await self._tag_versions())
@@ -252,12 +248,12 @@ class Resource:
             value, *versions = values
             if self._depends.as_versions(versions) != self._versions:
                 break
-            replaced = await self._records.decode(self.key, value)
+            replaced = await self.records.decode(self.key, value)
             index = replaced if isinstance(replaced, Index) else None
             current = index if index is not None and self._is_current(index) else None
             if not varies_on and current is None:
-                await self._records.put(self.key, entry)
-                await self._records.retire(replaced, by=entry)
+                await self.records.put(self.key, entry)
+                await self.records.retire(replaced, by=entry)
                 await self._delete_unless("", written)
                 return None
             if self._variants is None:
@@ -267,7 +263,7 @@ class Resource:
             await self._delete_unless(written, before)
             if await self._variants.publish(entry, grown, value):
                 if index is None or index.generation != grown.generation:
-                    await self._records.retire(replaced)
+                    await self.records.retire(replaced)
                 return None
             values = await self._current()
         await self._delete_unless("", written)
@@ -289,9 +285,9 @@ class Resource:
         )
         if self._depends.as_versions(versions) != self._versions:
             return NotCached.OVERTAKEN
-        replaced = await self._records.decode(self.key, value)
-        await self._records.put(self.key, Value(key=b"", versions=tags, payload=payload, text=text))
-        await self._records.retire(replaced)
+        replaced = await self.records.decode(self.key, value)
+        await self.records.put(self.key, Value(key=b"", versions=tags, payload=payload, text=text))
+        await self.records.retire(replaced)
         return None
 
     def _is_late(self) -> bool:
@@ -309,7 +305,7 @@ class Resource:
         (value,) = await self.store.get_many([self.key])
         if value and not is_ours(value):
             return
-        current, key = await self._records.decode(self.key, value), self.key
+        current, key = await self.records.decode(self.key, value), self.key
         if current is not None and await self._until(current) < math.inf:
             current = None
         if isinstance(current, Entry | Value):
@@ -321,29 +317,29 @@ class Resource:
             index = current if isinstance(current, Index) else None
             grown = self._variants.with_names(index, varies_on)
             if grown is not current and (
-                index is not None or not await self._records.swap(value, grown)
+                index is not None or not await self.records.swap(value, grown)
             ):
                 # The other variants are worth more than the mark.
                 return
             key = self._variants.key(grown)
-        await self._records.put(key, Marker(key=b"", versions={}, detail=reason.word))
+        await self.records.put(key, Marker(key=b"", versions={}, detail=reason.word))
 
     async def revoke(self) -> None:
         """Invalidate this resource with all of its variants, also for runs that go on."""
         ttl = self.lifetimes.longest_run + MARGIN
         await self.store.set_many([(self._revocation, new_id())], ttl)
-        if self.lifetimes.ttl is None:
+        if self.records.leaves_bodies:
             (value,) = await self.store.get_many([self.key])
-            await self._records.retire(await self._records.decode(self.key, value))
+            await self.records.retire(await self.records.decode(self.key, value))
         await self.store.delete_many([self.key])
 
     async def delete(self, hit: Hit) -> None:
         """Delete a record whose body is not whole."""
         await self.store.delete_many([hit.key])
-        await self._records.retire(hit.entry)
+        await self.records.retire(hit.entry)
 
     async def expire(self, entry: Entry) -> None:
         """Let an entry that never expires live for one more longest run."""
         if self.lifetimes.ttl is None:
-            await self._records.retire(entry)
+            await self.records.retire(entry)
             await self.store.touch_many([self.key], self.lifetimes.longest_run)

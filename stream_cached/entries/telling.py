@@ -39,9 +39,10 @@ class Telling:
         # The segment may have been closed meanwhile.
         return pauses or (await self._channel.is_followed() and self._is_long)
 
-    async def tell(self, written: int, *, is_next: bool) -> bool:
+    async def tell(self, written: int, first: int = 0, *, is_next: bool) -> bool:
         """
-        Tell how many segments are written, and the open chunks, if they are next.
+        Tell how many segments are written, which is the first that is still there, and the open
+        chunks, if they are next.
 
         Return False if they are too long, and have to be looked at again.
         """
@@ -54,5 +55,5 @@ class Telling:
         rest = self._packer.open if is_next and not is_long else Segment((), False, b"")
         # The writes of the segments show whether the store still works.
         with contextlib.suppress(StoreError):
-            await self._channel.tell(written, rest.chunks, rest.payload)
+            await self._channel.tell(written, rest.chunks, rest.payload, first)
         return not is_long

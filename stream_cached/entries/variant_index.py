@@ -49,7 +49,7 @@ class VariantIndex:
         others = [other for other in index.variants if other != variant]
         kept = others[max(0, len(others) + 1 - self._max_variants) :]
         dropped = [other for other in others if other not in kept]
-        await records.retire_variants(index, (*dropped, variant))
+        await records.retire_variants(index, (*dropped, variant), by=entry)
         await records.put(self.key(index), entry)
         grown = dataclasses.replace(index, variants=(*kept, variant))
         done = await records.swap(expected, grown)

@@ -51,7 +51,7 @@ def encode_record(record: Record) -> bytes:
                 "chunks": packed_lengths(record.chunks),
                 "segments": record.segments,
                 "fresh_until": record.fresh_until,
-                **optional(replaces=record.replaces, etag=record.etag),
+                **optional(replaces=record.replaces, etag=record.etag, sizes=record.sizes or None),
             }
         case Index():
             state, head = State.INDEX, {"names": record.names, "variants": record.variants}
@@ -81,7 +81,7 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
         case State.VALUE:
             fields = validation.fields(head, 3)
             return Value(*_common(fields), body, typed(bool, fields["text"]), generation)
-        case State.SEGMENT | State.LEASE | State.PROGRESS:
+        case State.SEGMENT | State.LEASE | State.PROGRESS | State.OBJECT:
             raise UnsoundError(f"{prefix.state.name} where a record was expected")
     if body:
         raise UnsoundError("unexpected body")
@@ -95,7 +95,7 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
 
 
 def _entry(head: object, generation: bytes, body: bytes) -> Entry:
-    fields = validation.fields(head, 12, optional=("replaces", "etag"))
+    fields = validation.fields(head, 12, optional=("replaces", "etag", "sizes"))
     length, segments = typed(int, fields["length"]), _segments(fields["segments"])
     if segments and (body or fields["chunks"]):
         raise UnsoundError("a body in two places")
@@ -117,6 +117,7 @@ def _entry(head: object, generation: bytes, body: bytes) -> Entry:
         chunks=lengths_of(fields["chunks"], len(body)),
         body=body,
         segments=segments,
+        sizes=validation.sizes(fields, [size + PREFIX_SIZE for size, _ in segments]),
         fresh_until=None if fresh_until is None else validation.moment(fresh_until),
         replaces=validation.replaced(fields),
         etag=validation.etag(fields),

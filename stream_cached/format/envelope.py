@@ -56,6 +56,8 @@ class State(enum.IntEnum):
     """Which process runs the endpoint, under a key of its own."""
     PROGRESS = 7
     """The progress of a run, under a key of its own."""
+    OBJECT = 8
+    """The header of an object: the key of the record that leads to it."""
 
 
 _numbers = itertools.count()

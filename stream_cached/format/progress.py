@@ -68,10 +68,22 @@ class Progress:
     """The length of the whole body in bytes, once the run is complete."""
     stored: bool = True
     """False if only followers of the run read the body, and no entry was stored."""
+    first: int = 0
+    """The number of the first segment that is still in the store."""
+    sizes: tuple[int, ...] = ()
+    """See `Entry.sizes`."""
 
     @classmethod
     def of(cls, entry: Entry, head: Head, *, stored: bool = True) -> Progress:
-        return cls(head, len(entry.segments), tuple(entry.chunks), entry.body, entry.length, stored)
+        return cls(
+            head,
+            len(entry.segments),
+            tuple(entry.chunks),
+            entry.body,
+            entry.length,
+            stored,
+            sizes=entry.sizes,
+        )
 
 
 def encode_lease(claim: LeaseRecord, key: str) -> bytes:
@@ -111,7 +123,11 @@ def encode_progress(progress: Progress, generation: bytes) -> bytes:
         "chunks": progress.chunks,
         "length": progress.length,
         "stored": progress.stored,
-        **optional(replaces=progress.head.replaces),
+        **optional(
+            replaces=progress.head.replaces,
+            first=progress.first or None,
+            sizes=progress.sizes or None,
+        ),
     }
     return pack(State.PROGRESS, generation, 0, head, progress.tail)
 
@@ -122,7 +138,7 @@ def decode_progress(data: bytes, generation: bytes) -> Progress:
     if (prefix.state, prefix.generation) != (State.PROGRESS, generation):
         raise UnsoundError("another run")
     try:
-        fields = validation.fields(head, 10, optional=("replaces",))
+        fields = validation.fields(head, 10, optional=("replaces", "first", "sizes"))
         segments = typed(int, fields["segments"])
         if segments < 0:
             raise UnsoundError("negative number of segments")
@@ -130,7 +146,9 @@ def decode_progress(data: bytes, generation: bytes) -> Progress:
         length = fields["length"]
         length = None if length is None else typed(int, length)
         stored = typed(bool, fields["stored"])
-        return Progress(_head(fields), segments, chunks, tail, length, stored)
+        first = typed(int, fields.get("first", 0))
+        sizes = validation.sizes(fields, [0] * segments)
+        return Progress(_head(fields), segments, chunks, tail, length, stored, first, sizes)
     except MALFORMED as exc:
         raise UnsoundError("malformed head") from exc
 

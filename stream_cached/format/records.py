@@ -45,6 +45,9 @@ class Entry:
     body: bytes = b""
     segments: tuple[tuple[int, int], ...] = ()
     """Length and CRC-32 of each segment's payload."""
+    sizes: tuple[int, ...] = ()
+    """If the segments are an object of a store of bodies: the sizes of its header, and of each
+    segment as it is stored there. Empty if they are in the store of the records."""
     fresh_until: float | None = None
     """Seconds since the epoch, by the same clock; None if the entry never becomes stale."""
     replaces: tuple[str, ...] | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -115,6 +115,17 @@ def etag(fields: Mapping[str, object]) -> str | None:
     if _ETAG.fullmatch(tag) is None:
         raise UnsoundError("no ETag")
     return tag
+
+
+def sizes(fields: Mapping[str, object], least: Sequence[int]) -> tuple[int, ...]:
+    """Return the optional field `sizes`: of a header, and of so many values of `least` bytes."""
+    if "sizes" not in fields:
+        return ()
+    found: tuple[int, ...] = typed(tuple, fields["sizes"])
+    pairs = zip(found, (0, *least), strict=True)
+    if any(typed(int, size) <= floor for size, floor in pairs):
+        raise UnsoundError("wrong sizes")
+    return found
 
 
 def partition(lengths: object, total: int) -> tuple[int, ...]:

@@ -37,6 +37,8 @@ class Remote(Source, Archive, Protocol):
     """A run of another process."""
 
     token: bytes
+    reads_ahead: bool
+    """Whether it is read at its own pace, and not at that of the readers here."""
 
     async def shows_life(self, since: float, seconds: float) -> bool: ...
 

@@ -39,6 +39,14 @@ class Audience:
         self._start_timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the source goes on without regard to the pace of the readers in this process."""
+        run = self._run
+        reads_ahead = run.remote is not None and run.remote.reads_ahead
+        is_awaited = run.recorder is not None and run.recorder.is_awaited
+        return self.is_followed or reads_ahead or is_awaited
+
     # -- the start --------------------------------------------------------------------------
 
     def expect_start(self) -> None:

@@ -54,13 +54,14 @@ class ProgressChannel:
     def open(self, head: Head) -> None:
         self._head = head
 
-    async def tell(self, segments: int, chunks: Sequence[int], tail: bytes) -> None:
-        """Say how many segments are written, and which chunks follow them."""
+    async def tell(self, segments: int, chunks: Sequence[int], tail: bytes, first: int = 0) -> None:
+        """Say how many segments are written, which is the first there, and which chunks follow."""
         assert self._head is not None
         async with self._telling:
             if not self._is_closed:
                 self._is_told = True
-                await self._tell(Progress(self._head, segments, tuple(chunks), tail), PROGRESS_TTL)
+                progress = Progress(self._head, segments, tuple(chunks), tail, first=first)
+                await self._tell(progress, PROGRESS_TTL)
 
     def complete(self, entry: Entry, *, stored: bool) -> None:
         """Keep what a complete run has come to, for followers that are there at its end."""

@@ -53,6 +53,7 @@ class Claim(ABC):
         """Whether the requests that waited may be given the answer, though it is not stored."""
         self._alone_for = 0.0
         self._answered = asyncio.Event()
+        self._left: asyncio.Event | None = None
 
     def is_for(self, select: Select | None) -> bool:
         """Whether a request may be for the variant of this run, as far as it is known."""
@@ -73,6 +74,13 @@ class Claim(ABC):
         except TimeoutError:
             return False
         return True
+
+    async def left(self, seconds: float) -> None:
+        """Wait until no request can find the run any more; raise TimeoutError if it still can."""
+        if self.is_listed:
+            self._left = self._left or asyncio.Event()
+            async with asyncio.timeout(seconds):
+                await self._left.wait()
 
     def hold(self, lease: Lease) -> None:
         self.lease = lease
@@ -172,3 +180,5 @@ class Claim(ABC):
         if self._registry is not None:
             self._registry.remove(self, alone_for=alone_for)
         self._answered.set()
+        if self._left is not None:
+            self._left.set()

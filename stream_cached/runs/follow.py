@@ -29,6 +29,7 @@ from stream_cached.format.records import Entry, Segment
 from stream_cached.format.validation import UnsoundError
 from stream_cached.runs.channel import FOLLOWED_TTL, ProgressChannel
 from stream_cached.runs.lease import BEAT, LEASE_TTL, abandon, read_lease
+from stream_cached.runs.remote_body import RemoteBody
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
 
@@ -66,12 +67,13 @@ class RemoteRun:
         self.token = lease.token
         """The random id of the run."""
         self._channel = ProgressChannel(resource.store, resource.key, lease.token)
-        self._body = resource.body(lease.token)
+        self._body = RemoteBody(resource.records.body(lease.token), self._until_over)
         self._follower: Run | None = None
         self._progress: Progress | None = None
         self._entry: Entry | None = None
         # One task watches, however slow the readers in this process are.
         self._watcher: asyncio.Task[None] | None = None
+        self.reads_ahead = self._body.may_go
         self._is_over = False
         self._has_looked = False
         self._failure: StoreError | None = None
@@ -145,6 +147,7 @@ class RemoteRun:
             if self.state is LeaseState.RELEASED and not self._is_complete:
                 # At once: the entry may expire or be replaced before slow readers come to it.
                 self._entry = await self._find_entry()
+            self._body.find_object(self._entry or self._progress)
         except StoreError as exc:
             self._failure = exc
         finally:
@@ -212,7 +215,8 @@ class RemoteRun:
                 # The run has gone on, or begun, since the previous look.
                 self._alive_at = time.monotonic()
             self._progress = progress
-            self.head = progress.head
+            if self._index >= progress.first:
+                self.head = progress.head
             self._pause = _NEXT_LOOK
 
     @property
@@ -225,6 +229,11 @@ class RemoteRun:
         if self._entry is not None:
             return len(self._entry.segments)
         return self._progress.segments if self._progress and self._is_complete else None
+
+    @property
+    def holds_begin(self) -> bool:
+        """Whether the first chunk can be read now."""
+        return self._body.holds_begin(self._progress)
 
     async def _find_entry(self) -> Entry | None:
         """Find the entry that the run has left, and no other run's."""
@@ -280,7 +289,10 @@ class RemoteRun:
     async def _hand_on_segments(self, stream: Stream, end: int) -> None:
         while self._index < end:
             window = range(self._index, min(self._index + WINDOW, end))
-            for segment in await self._body.read(window):
+            segments = await self._body.following(window)
+            if not segments:
+                return
+            for segment in segments:
                 await self._give(stream, segment)
                 self._chunks.close(len(segment.chunks), continues=segment.continues)
                 self._index += 1
@@ -322,5 +334,8 @@ class RemoteRun:
         if index == self._index and self._progress and self._progress.segments == index:
             return Segment(self._progress.chunks, False, self._progress.tail)
         await self._renew_from(index)
-        (segment,) = await self._body.read(range(index, index + 1))
-        return segment
+        return await self._body.segment(index)
+
+    async def _until_over(self) -> None:
+        while not self._is_over:
+            await self._news.wait()

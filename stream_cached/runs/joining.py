@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stream_cached.http.headers import content_length
 from stream_cached.runs.answer import Joined
-from stream_cached.runs.states import RunState
+from stream_cached.runs.states import JOINABLE, RunState
 
 if TYPE_CHECKING:
     from stream_cached.runs.run import Run
@@ -36,6 +36,9 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
         if run.state is RunState.OUTGROWN:
             # Memory no longer holds the beginning.
             run.retire()
+        elif stream is not None and stream.is_kept and run.state in JOINABLE:
+            # Nothing holds the beginning until the whole body is stored.
+            await run.left(seconds)
         return None
     if stream is None or audience is None:
         return Joined(run, answer, None)

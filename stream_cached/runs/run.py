@@ -180,7 +180,7 @@ class Run(Claim):
         """Whether one more request may have the answer from its beginning."""
         if self.state not in JOINABLE or self.answer is None or not self.is_listed:
             return False
-        if self.stream is None or self.stream.is_kept:
+        if self.stream is None or (self.stream.is_kept and self.stream.holds_begin):
             return True
         # An endpoint that knows of its client's disconnect may cut its body short.
         return self.stream.is_whole and not self.answer.shield.has_revealed
@@ -295,7 +295,7 @@ class Run(Claim):
 
     @property
     def is_followed(self) -> bool:
-        return self.audience is not None and self.audience.is_followed
+        return self.audience is not None and self.audience.is_elsewhere
 
     def set_followed(self, followed: bool) -> None:
         if self.audience is not None:

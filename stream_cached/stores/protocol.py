@@ -118,6 +118,19 @@ class Commits(Protocol):
         """Return whether it was done, and whether the lease was released. Atomic."""
 
 
+@runtime_checkable
+class Seals(Protocol):
+    """A store that signs its values, and can sign what is kept elsewhere, too."""
+
+    seal_size: int
+    """How many bytes a signature has."""
+
+    def seal(self, key: str, value: bytes) -> bytes: ...
+
+    def unseal(self, key: str, sealed: bytes) -> bytes:
+        """Return the value; one without a valid signature decodes as unsound."""
+
+
 class Wakeup(Protocol):
     """A subscription to one channel."""
 

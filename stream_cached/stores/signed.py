@@ -30,10 +30,18 @@ class SignedStore(TransformedStore):
     A value without a valid signature reads as `UNSOUND` if it has our magic, and as `FOREIGN`
     otherwise. The first secret signs; all secrets verify."""
 
+    seal_size = _SIZE
+
     def __init__(self, store: Store, secrets: Sequence[bytes], context: str) -> None:
         super().__init__(store)
         common = _LABEL + _delimited(context)
         self._signers = [hmac.new(secret, common, "sha256") for secret in secrets]
+
+    def seal(self, key: str, value: bytes) -> bytes:
+        return self._to_store(key, value)
+
+    def unseal(self, key: str, sealed: bytes) -> bytes:
+        return self._from_store(key, sealed)
 
     def _to_store(self, key: str, value: bytes) -> bytes:
         return value + self._signature(self._signers[0], _delimited(key), value)

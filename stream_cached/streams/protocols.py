@@ -30,6 +30,10 @@ class Source(Protocol):
 class Archive(Protocol):
     """What keeps the chunks that memory drops."""
 
+    @property
+    def holds_begin(self) -> bool:
+        """Whether the first chunk can be read now."""
+
     async def read(self, number: int) -> list[bytes]: ...
 
 

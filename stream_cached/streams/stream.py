@@ -203,6 +203,11 @@ class Stream:
         return self._archive is not None
 
     @property
+    def holds_begin(self) -> bool:
+        """Whether what keeps the dropped chunks has the first one."""
+        return self._archive is not None and self._archive.holds_begin
+
+    @property
     def is_whole(self) -> bool:
         """Whether memory still holds the first chunk, or will hold it."""
         return not self._backlog.first_number

@@ -104,7 +104,7 @@ async def store_inline(store: Store, body: bytes, generation: bytes = GENERATION
 
 async def store_segments(store: Store, letter: bytes = b"a", count: int = COUNT) -> bytes:
     resource = _resource(store, LocalEntries())
-    body = resource.body(GENERATION)
+    body = resource.records.body(GENERATION)
     packed = [body.pack(n, Segment((SIZE,), False, letter * SIZE)) for n in range(count)]
     await body.write(packed)
     whole = letter * SIZE * count
@@ -277,7 +277,7 @@ def test_the_chunks_of_a_kept_body_are_those_that_were_stored() -> None:
     async def test() -> None:
         store, entries = WithStarts(), LocalEntries()
         resource = _resource(store, entries)
-        body = resource.body(GENERATION)
+        body = resource.records.body(GENERATION)
         # The second chunk goes on in the next two segments.
         pieces = [Segment((3, 2), True, b"abcde"), Segment((4,), True, b"fghi")]
         pieces += [Segment((1, 2), False, b"jkl")]

@@ -18,7 +18,7 @@ class Channel:
         self.told: list[tuple[int, bytes]] = []
         self.questions = 0
 
-    async def tell(self, segments: int, chunks: Sequence[int], tail: bytes) -> None:
+    async def tell(self, segments: int, chunks: Sequence[int], tail: bytes, first: int = 0) -> None:
         assert sum(chunks) == len(tail)
         self.told.append((segments, tail))
 

@@ -582,7 +582,7 @@ def test_a_value_that_was_published_late_may_have_been_revoked() -> None:
         view = resource(store)
         await view.look_up()
         await view.begin()
-        view._records.lifetimes = Lifetimes(60, -1)
+        view.records.lifetimes = Lifetimes(60, -1)
         assert await view.publish_value(b"{}", text=True) is NotCached.OVERTAKEN
 
     run(test())

@@ -1,0 +1,260 @@
+"""A store of bodies as this process uses it: with time-outs, and with regard to its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TypeVar
+
+from stream_cached.bodies.protocol import (
+    BodyStore,
+    MissingBodyError,
+    Reading,
+    StoredBody,
+    Upload,
+)
+from stream_cached.errors import StoreError
+from stream_cached.limits import RETRY_INTERVAL
+from stream_cached.tasks import spawn
+
+T = TypeVar("T")
+
+logger = logging.getLogger("stream_cached")
+
+#: Seconds that each step may take.
+OPEN_TIMEOUT = 2.0
+READ_TIMEOUT = 10.0
+WRITE_TIMEOUT = 10.0
+FINISH_TIMEOUT = 60.0
+ABORT_TIMEOUT = 10.0
+DELETE_TIMEOUT = 10.0
+
+#: The attribute of a store that holds its `WatchedBodies`.
+_ATTRIBUTE = "_stream_cached_watched"
+
+#: The longest time between two attempts to reach a store that is away.
+_MAX_INTERVAL = 30.0
+
+
+class TooManyUploadsError(StoreError):
+    """This process writes as many objects as it may."""
+
+    is_reported = True
+
+
+class Side:
+    """
+    Reading from a store, or writing to it: whether that works.
+
+    Args:
+        store: The name of the store.
+        doing: What it is called in the log.
+    """
+
+    def __init__(self, store: str, doing: str) -> None:
+        self._store = store
+        self._doing = doing
+        self.cause: str | None = None
+        """Why it does not work; None if it does."""
+        self.since = time.monotonic()
+        self.requests = 0
+        """How often it was not tried since it has failed."""
+        self._interval = RETRY_INTERVAL
+        self._next = 0.0
+
+    async def run(self, what: str, step: Awaitable[T], seconds: float) -> T:
+        """Wait for one step. Raise `StoreError` if it fails, or takes too long."""
+        try:
+            async with asyncio.timeout(seconds):
+                result = await step
+        except MissingBodyError:
+            self._works()
+            raise
+        except StoreError as exc:
+            raise self._failed(exc) from exc.__cause__
+        except TimeoutError as exc:
+            raise self._failed(StoreError(f"{what}: no answer within {seconds:g} s")) from exc
+        self._works()
+        return result
+
+    def check(self) -> None:
+        """Raise `StoreError` if it has failed, and it is too early to try it again."""
+        now = time.monotonic()
+        if self.cause is None:
+            return
+        if now < self._next:
+            self.requests += 1
+            error = StoreError(f"{self._doing} {self._store} fails: {self.cause}")
+            error.is_reported = True
+            raise error
+        # One attempt; the others go on without it.
+        self._next = now + self._interval
+
+    def _failed(self, exc: StoreError) -> StoreError:
+        now = time.monotonic()
+        if self.cause is None:
+            self.since, self.requests, self._interval = now, 0, RETRY_INTERVAL
+            if exc.fix:
+                logger.error(
+                    "%s %s fails (%s), and will not recover by itself: %s. Large bodies are not "
+                    "cached",
+                    *(self._doing, self._store, exc, exc.fix),
+                )
+            else:
+                logger.warning(
+                    "%s %s fails (%s): large bodies are not cached", self._doing, self._store, exc
+                )
+        else:
+            self._interval = min(_MAX_INTERVAL, 2 * self._interval)
+        self.cause, self._next = str(exc), now + self._interval
+        exc.is_reported = True
+        return exc
+
+    def _works(self) -> None:
+        if self.cause is not None:
+            self.cause, self.since = None, time.monotonic()
+            logger.info("%s %s works again", self._doing, self._store)
+
+
+class WatchedBodies:
+    """
+    A store of bodies, with bounds: of time for each step, and of uploads at once.
+
+    After a failure it is left alone for a second, then for two, and so on up to half a minute, so
+    that a store that hangs does not hold each request up.
+    """
+
+    def __init__(self, bodies: BodyStore) -> None:
+        self.name = bodies.name
+        self.capacity = bodies.capacity
+        self.reads = Side(self.name, "reading from")
+        self.writes = Side(self.name, "writing to")
+        self.window = 0
+        """Bytes of the runs of this process that are in the store of the records, too."""
+        self.uploads = 0
+        self._bodies = bodies
+        self._condemned: list[tuple[float, str]] = []
+        self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+
+    @classmethod
+    def of(cls, bodies: BodyStore | WatchedBodies) -> WatchedBodies:
+        """Return the same object for the same store."""
+        if isinstance(bodies, WatchedBodies):
+            return bodies
+        watched = getattr(bodies, _ATTRIBUTE, None)
+        if not isinstance(watched, WatchedBodies):
+            watched = cls(bodies)
+            setattr(bodies, _ATTRIBUTE, watched)
+        return watched
+
+    def upload(self, name: str, max_uploads: int) -> WatchedUpload:
+        """Begin an object. Raise `StoreError` if that can't be."""
+        if self.uploads >= max_uploads:
+            raise TooManyUploadsError(f"{max_uploads} objects are being written already")
+        self.writes.check()
+        self.uploads += 1
+        return WatchedUpload(self, self._bodies.upload(name))
+
+    async def open(self, name: str, start: int, stop: int) -> WatchedReading:
+        self.reads.check()
+        opening = self._bodies.open(name, start, stop)
+        return WatchedReading(self, await self.reads.run("open", opening, OPEN_TIMEOUT))
+
+    async def delete(self, names: Sequence[str]) -> None:
+        await self.writes.run("delete", self._bodies.delete(names), DELETE_TIMEOUT)
+
+    def listed(self) -> AsyncIterator[StoredBody]:
+        return self._bodies.listed()
+
+    async def ping(self) -> None:
+        await self.writes.run("ping", self._bodies.ping(), WRITE_TIMEOUT)
+
+    async def close(self) -> None:
+        await self._bodies.close()
+
+    # -- objects that no record leads to any more -------------------------------------------
+
+    def delete_later(self, name: str, seconds: float) -> None:
+        """Delete an object once nobody reads it any more. A process that ends forgets that."""
+        heapq.heappush(self._condemned, (time.monotonic() + seconds, name))
+        self._look_later()
+
+    def _look_later(self) -> None:
+        loop, seconds = asyncio.get_running_loop(), self._condemned[0][0] - time.monotonic()
+        if self._timer is not None and self._timer[0] is loop:
+            self._timer[1].cancel()
+        self._timer = loop, loop.call_later(seconds, self._delete_due)
+
+    def _delete_due(self) -> None:
+        now, due = time.monotonic(), []
+        while self._condemned and self._condemned[0][0] <= now:
+            due.append(heapq.heappop(self._condemned)[1])
+        if self._condemned:
+            self._look_later()
+        if due:
+            spawn(self._delete_quietly(due))
+
+    async def _delete_quietly(self, names: Sequence[str]) -> None:
+        try:
+            await self.delete(names)
+        except StoreError:
+            # What is left is for `sweep`.
+            return
+
+
+class WatchedUpload:
+    """An upload that counts among those of this process until it ends."""
+
+    def __init__(self, bodies: WatchedBodies, upload: Upload) -> None:
+        self._bodies = bodies
+        self._upload = upload
+        self._is_over = False
+
+    async def write(self, data: bytes) -> None:
+        await self._bodies.writes.run("write", self._upload.write(data), WRITE_TIMEOUT)
+
+    async def finish(self) -> None:
+        await self._bodies.writes.run("finish", self._upload.finish(), FINISH_TIMEOUT)
+        self._end()
+
+    async def abort(self) -> None:
+        self._end()
+        try:
+            async with asyncio.timeout(ABORT_TIMEOUT):
+                await self._upload.abort()
+        except TimeoutError:
+            return
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._bodies.uploads -= 1
+
+
+class WatchedReading:
+    """An object that is read."""
+
+    def __init__(self, bodies: WatchedBodies, reading: Reading) -> None:
+        self._bodies = bodies
+        self._reading: Reading | None = reading
+
+    async def read(self, size: int) -> bytes:
+        if self._reading is None:
+            raise StoreError("the object is closed")
+        return await self._bodies.reads.run("read", self._reading.read(size), READ_TIMEOUT)
+
+    def close(self) -> None:
+        """Close it, soon."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            spawn(_closed(reading))
+
+
+async def _closed(reading: Reading) -> None:
+    try:
+        await reading.close()
+    except StoreError:
+        return

@@ -210,11 +210,13 @@ async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> 
         return part
     replay = Replay(resource, hit)
     in_chunks = call.service.options.exact or call.items is not None
-    is_open = replay.at_hand is not None and not in_chunks
+    # Of an object, nothing is read that is not sent.
+    needs_nothing = call.is_head and bool(entry.sizes)
+    is_open = needs_nothing or (replay.at_hand is not None and not in_chunks)
     if not is_open and not await replay.open(in_chunks=in_chunks):
         return None
     sending = call.sending(event)
-    if entry.streamed:
+    if entry.streamed or needs_nothing:
         return ReplayResponse(replay, headers, exact=call.service.options.exact, sending=sending)
     body = await _whole(replay)
     if body is None:

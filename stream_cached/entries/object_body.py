@@ -26,6 +26,9 @@ from stream_cached.stores.protocol import Seals, Store
 #: How many windows of single runs all runs of a process may have together.
 _WINDOWS = 4
 
+#: Segments that are asked for at once where readers are at several places.
+_APART = 16
+
 
 @dataclass(frozen=True, slots=True)
 class KeptBodies:
@@ -82,7 +85,7 @@ class ObjectBody(Body):
         self._max_window = longest if capacity is None else min(longest, capacity // 4)
         self._is_over = asyncio.Event()
         self._reading: WatchedReading | None = None
-        self._next = 0
+        self._next = self._limit = 0
         self._turn = asyncio.Lock()
 
     @property
@@ -101,12 +104,14 @@ class ObjectBody(Body):
         if self._upload is None:
             self._upload = self._kept.store.upload(self._name, self._kept.limits.max_uploads)
             await self._append(self._name, self._header())
-        await super().write(segments)
-        for segment in segments:
-            size = len(segment.value)
-            self._window.append(size)
-            self._take_room(size)
-        await self._trim()
+        if self._max_window:
+            await super().write(segments)
+            sizes = [len(segment.value) for segment in segments]
+            self._window.extend(sizes)
+            self._take_room(sum(sizes))
+            await self._trim()
+        else:
+            self._oldest += len(segments)
         for segment in segments:
             await self._append(self._key_of(segment.index), segment.value)
 
@@ -137,7 +142,9 @@ class ObjectBody(Body):
             await super().drop(range(start, self._oldest))
 
     async def finish(self) -> tuple[int, ...]:
-        assert self._upload is not None
+        if self._upload is None:
+            # There is no byte in it.
+            return ()
         await self._upload.finish()
         self.show(tuple(self._written))
         return tuple(self._written)
@@ -196,7 +203,7 @@ class ObjectBody(Body):
             self.close()
             raise
         self._next = indexes.stop
-        if self._next == self._end:
+        if self._next == self._limit:
             self.close()
         return [
             self.unpack(index, value, None if seals is None else seals[index])
@@ -210,8 +217,11 @@ class ObjectBody(Body):
     async def _opened_at(self, index: int) -> WatchedReading:
         if self._reading is None or self._next != index:
             self.close()
+            # Whoever goes to and fro is not given the whole rest each time.
+            is_in_order = not self._limit or index == self._limit
+            self._limit = self._end if is_in_order else min(self._end, index + _APART)
             start = sum(self._sizes[: 1 + index])
-            stop = start + sum(self._sizes[1 + index : 1 + self._end])
+            stop = start + sum(self._sizes[1 + index : 1 + self._limit])
             self._reading = await self._kept.store.open(self._name, start, stop)
         return self._reading
 

@@ -269,6 +269,17 @@ def test_a_hit_is_what_the_miss_was_with_every_body_under_chunk_keys(
 
 
 @pytest.mark.matrix(share=3)
+@pytest.mark.parametrize("cache", ["memory://", "redis"])
+@pytest.mark.parametrize("make", CASES)
+def test_a_hit_is_what_the_miss_was_with_every_body_in_a_file(
+    serve: Serve, redis_url: str, tmp_path: Path, cache: str, make: Callable[[], Response]
+) -> None:
+    url = redis_url if cache == "redis" else cache
+    bodies = f"file://{tmp_path}"
+    assert_equal_on_miss_and_hit(serve, Runs(make), cache=url, inline_max=0, bodies=bodies)
+
+
+@pytest.mark.matrix(share=3)
 @pytest.mark.parametrize("make", CASES)
 def test_a_hit_is_what_the_miss_was_when_it_is_sent_chunk_by_chunk(
     serve: Serve, make: Callable[[], Response]

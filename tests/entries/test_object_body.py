@@ -104,6 +104,33 @@ def test_a_signed_object(serve: Serve, redis_url: str, bodies: FileBodies, repla
     assert not same(fetch(port).body, runs.bodies[0])
 
 
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("HEAD", {}, 200),
+        ("GET", {"If-None-Match": "*"}, 304),
+        ("HEAD", {"If-None-Match": "*"}, 304),
+    ],
+)
+def test_an_answer_without_a_body_reads_no_object(
+    serve: Serve,
+    redis_url: str,
+    bodies: FileBodies,
+    method: str,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    runs = Runs(chunks=50)
+    port = serve(runs.app(redis_url, bodies=bodies)).port
+    fetch(port)
+    objects(bodies)[0].unlink()
+    found = fetch(port, headers=headers, method=method)
+    assert (found.status, found.header("Cache-Status"), found.body) == (status, HIT, b"")
+    if status == 200:
+        assert found.header("Content-Length") == "5000000"
+    assert len(runs.bodies) == 1
+
+
 # -- damage ---------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,63 @@
+"""An app for processes that keep large bodies in a directory; a test holds its runs by files.
+
+Each chunk names the run that has made it, so that no body can be mixed unnoticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import stream_cached
+
+DIRECTORY = Path(os.environ.get("DIRECTORY", "."))
+CHUNK = 64 * 1024
+LIMITS: dict[str, Any] = dict(
+    pair.split("=") for pair in os.environ.get("LIMITS", "").split(",") if pair
+)
+
+
+def chunk_of(run: str, number: int) -> bytes:
+    return f"{run} {number:06}\n".encode().ljust(CHUNK, b".")
+
+
+def is_one_run(body: bytes) -> bool:
+    """Whether a body is that of one run, from its first chunk to its last."""
+    run = body[: body.index(b" ")].decode()
+    count = len(body) // CHUNK
+    return body == b"".join(chunk_of(run, number) for number in range(count))
+
+
+@stream_cached(
+    ttl=600,
+    key_host=False,
+    cache=os.environ.get("CACHE", "memory://"),
+    bodies=os.environ.get("BODIES"),
+    **LIMITS,
+)
+async def endpoint(request: Request) -> Response:
+    """So many chunks; with `hold`, the run waits before chunk `at` for a file of that name."""
+    run = f"{os.getpid()}.{os.urandom(4).hex()}"
+    (DIRECTORY / f"run-{run}").touch()
+    query = request.query_params
+    count, hold, at = int(query["chunks"]), query.get("hold"), int(query.get("at", 0))
+
+    async def body() -> AsyncIterator[bytes]:
+        for number in range(count):
+            # Nothing tells a process that there is a file.
+            while hold and number == at and not (DIRECTORY / hold).exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            yield chunk_of(run, number)
+
+    return StreamingResponse(body())
+
+
+app = Starlette(routes=[Route("/", endpoint)])

@@ -23,9 +23,9 @@ from stream_cached.request.application import Applications
 from tests.support import memory, selection
 from tests.support.app_server import AppProcess, AppServer, EventLoop, HttpParser
 from tests.support.clock import Clock, moved_clock
-from tests.support.servers import MemcachedServer, RedisServer, ServerMissingError
+from tests.support.servers import MemcachedServer, RedisServer, S3Server, ServerMissingError
 
-S = TypeVar("S", RedisServer, MemcachedServer)
+S = TypeVar("S", RedisServer, MemcachedServer, S3Server)
 
 _numbers = itertools.count(1)
 
@@ -159,6 +159,19 @@ def redis_url(redis_server: RedisServer) -> str:
 def memcached_url(memcached_server: MemcachedServer) -> str:
     """`memcached://127.0.0.1:<port>/` of a memcached that is empty."""
     return _fresh(memcached_server).url()
+
+
+@pytest.fixture(scope="session")
+def session_s3() -> Iterator[S3Server]:
+    """One S3 for all tests that ask for one."""
+    with _server(S3Server) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(session_s3: S3Server) -> S3Server:
+    """An S3 that runs, with one empty bucket."""
+    return _fresh(session_s3)
 
 
 @pytest.fixture

@@ -56,4 +56,19 @@ def _files(parts: SplitResult, query: dict[str, str]) -> BodyStore:
     return FileBodies(path, max_bytes=None if size is None else parse_size(size))
 
 
-_MAKERS: dict[str, Callable[[SplitResult, dict[str, str]], BodyStore]] = {"file": _files}
+def _bucket(parts: SplitResult, query: dict[str, str]) -> BodyStore:
+    try:
+        from stream_cached.bodies.buckets import bucket_from_url
+    except ImportError:
+        raise ValueError(
+            'the client library is missing: pip install "stream-cached[bodies]"'
+        ) from None
+    return bucket_from_url(parts, query)
+
+
+_MAKERS: dict[str, Callable[[SplitResult, dict[str, str]], BodyStore]] = {
+    "file": _files,
+    "s3": _bucket,
+    "gs": _bucket,
+    "az": _bucket,
+}

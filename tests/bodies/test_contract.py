@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from stream_cached.bodies.protocol import BodyStore, MissingBodyError
 from stream_cached.bodies.urls import bodies_from_url
 from stream_cached.errors import StoreError
+from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.anyio
 
@@ -21,11 +22,21 @@ OTHER = "cd/0123456789abcdef-4567"
 MIB = 1024 * 1024
 
 
-@pytest.fixture(params=["file"])
-async def bodies(
+@pytest.fixture(params=["file", "s3"])
+def bodies_url(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[BodyStore]:
-    store = bodies_from_url(f"file://{tmp_path_factory.mktemp('bodies')}/sub")
+) -> Iterator[str]:
+    if request.param == "file":
+        yield f"file://{tmp_path_factory.mktemp('bodies')}/sub"
+    else:
+        server: S3Server = request.getfixturevalue("s3")
+        yield server.url()
+        assert server.uploads() == []
+
+
+@pytest.fixture
+async def bodies(bodies_url: str) -> AsyncIterator[BodyStore]:
+    store = bodies_from_url(bodies_url)
     yield store
     await store.close()
 

@@ -1,13 +1,15 @@
-"""Redis and memcached, the real ones, each on a free port of the loopback.
+"""Redis and memcached, the real ones, and moto's S3, each on a free port of the loopback.
 
 `find_redis()` and `find_memcached()` say which program to run, or raise `ServerMissingError`.
 """
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -206,6 +208,68 @@ class MemcachedServer(ServerProcess):
     def url(self, **query: object) -> str:
         """`memcached://127.0.0.1:<port>/`, with `query` as its query."""
         return _with_query(f"memcached://{HOST}:{self.port}/", query)
+
+
+class S3Server(ServerProcess):
+    """
+    moto's S3, with one bucket. It keeps objects in memory, and looks at no signature.
+
+    `environment` is added to its own.
+    """
+
+    end_by = signal.SIGKILL  # it has nothing to save
+
+    bucket = "bodies"
+
+    def __init__(self, **environment: str) -> None:
+        if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
+            raise ServerMissingError("no moto[server]")
+        super().__init__()
+        self.environment |= environment
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.port)]
+
+    def answers(self) -> bool:
+        self.request("GET", "/moto-api/", timeout=1)
+        return True
+
+    def request(self, method: str, path: str, body: str = "", timeout: float = 10) -> str:
+        """One request on a connection of its own; the body of the answer."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace")
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise OSError(f"{method} {path}: {answer.status} {text}")
+        return text
+
+    def flush(self) -> None:
+        self.request("POST", "/moto-api/reset")
+        self.request("PUT", f"/{self.bucket}")
+
+    def uploads(self) -> list[str]:
+        """The keys of the uploads in parts that are neither complete nor aborted."""
+        return re.findall("<Key>([^<]*)", self.request("GET", f"/{self.bucket}?uploads"))
+
+    def keys(self) -> list[str]:
+        """The keys of all objects."""
+        return re.findall("<Key>([^<]*)", self.request("GET", f"/{self.bucket}?list-type=2"))
+
+    def url(self, port: int | None = None, **query: object) -> str:
+        """`s3://bodies/some/prefix`, at this port (of a proxy, say)."""
+        query = {
+            "endpoint": f"http://{HOST}:{port or self.port}",
+            "allow_http": "true",
+            "region": "us-east-1",
+            "access_key_id": "user",
+            "secret_access_key": "secret",
+            **query,
+        }
+        return _with_query(f"s3://{self.bucket}/some/prefix", query)
 
 
 def _with_query(url: str, query: dict[str, object]) -> str:

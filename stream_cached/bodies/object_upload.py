@@ -1,0 +1,129 @@
+"""One object that is being uploaded: by one request if it is small, else in parts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import obstore
+
+from stream_cached.errors import StoreError
+from stream_cached.tasks import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from obstore.store import AzureStore, GCSStore, S3Store
+
+logger = logging.getLogger("stream_cached")
+
+#: Bytes of a part. A smaller object is sent by one request. S3 takes no smaller parts.
+_PART = 5 * 1024 * 1024
+
+#: Parts of one upload that are sent at the same time.
+_PARTS_AT_ONCE = 2
+
+#: Bytes that are given to obstore by one call: at the least and at the most.
+_LEAST, _MOST = 256 * 1024 - 64, 1024 * 1024
+
+
+class _Owner(Protocol):
+    name: str
+
+    def failure(self, what: str, exc: Exception) -> StoreError: ...
+
+    async def delete(self, names: Sequence[str]) -> None: ...
+
+
+class ObjectUpload:
+    """An object that nobody sees before it is whole."""
+
+    def __init__(self, owner: _Owner, bucket: S3Store | GCSStore | AzureStore, name: str) -> None:
+        self._owner = owner
+        self._name = name
+        self._writer = obstore.open_writer_async(
+            bucket, name, buffer_size=_PART, max_concurrency=_PARTS_AT_ONCE
+        )
+        self._pieces: list[bytes] = []
+        self._size = 0
+        """Bytes of these pieces."""
+        self._given = self._sent = self._taken = 0
+        """Bytes that came from the caller, that went to obstore, and that it has taken."""
+        self._sending: asyncio.Future[int] | None = None
+        self._creates = False
+        """Whether what is being sent begins an upload in parts."""
+        self._ending: asyncio.Future[None] | None = None
+        self._aborting: asyncio.Task[None] | None = None
+
+    async def write(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+        self._given += len(data)
+        if self._size >= _LEAST:
+            await self._send()
+
+    async def finish(self) -> None:
+        await self._send()
+        self._check()
+        if self._taken < self._given:
+            raise StoreError("write: a part of the upload is missing")
+        self._ending = asyncio.ensure_future(self._writer.close())
+        # It goes on where the caller is cancelled: whoever aborts waits for it.
+        await asyncio.wait((self._ending,))
+        self._outcome(self._ending)
+
+    async def abort(self) -> None:
+        if self._aborting is None:
+            self._aborting = spawn(self._abort())
+        await asyncio.wait((self._aborting,))
+
+    async def _send(self) -> None:
+        """Give what has gathered to obstore, which waits while too many parts are being sent."""
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        data = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        while data:
+            self._check()
+            piece, data = data[:_MOST], data[_MOST:]
+            self._creates = self._sent < _PART <= self._sent + len(piece)
+            self._sent += len(piece)
+            self._sending = asyncio.ensure_future(self._writer.write(piece))
+            await asyncio.wait((self._sending,))
+            self._outcome(self._sending)
+            self._taken += len(piece)
+
+    def _check(self) -> None:
+        if self._aborting is not None:
+            raise StoreError("write: the upload was given up")
+
+    def _outcome(self, future: asyncio.Future[Any]) -> None:
+        """Raise what became of a part."""
+        if future.cancelled():
+            raise StoreError("write: the upload was given up")
+        exc = future.exception()
+        if isinstance(exc, Exception):
+            raise self._owner.failure("write", exc) from exc
+        if exc is not None:
+            raise exc
+
+    async def _abort(self) -> None:
+        self._pieces.clear()
+        if self._sending is not None:
+            # Cancelled while it begins an upload, it would leave one of an unknown number.
+            if not self._creates:
+                self._sending.cancel()
+            await asyncio.wait((self._sending,))
+        try:
+            if self._ending is None:
+                aborting = asyncio.ensure_future(self._writer.__aexit__(StoreError, None, None))
+                await asyncio.wait((aborting,))
+                aborting.result()
+            else:
+                # obstore aborts what does not end well. But an answer may have been lost.
+                await asyncio.wait((self._ending,))
+                await self._owner.delete([self._name])
+        except Exception as exc:
+            failure = self._owner.failure("abort", exc)
+            logger.warning(
+                "%s: parts of an upload may be left there (%s)", self._owner.name, failure
+            )

@@ -68,5 +68,7 @@ def _told(text: str) -> str:
     message = re.search(r"<Message>([^<]*)</Message>", text)
     if code is not None:
         return ": ".join(found[1] for found in (code, message) if found is not None)
-    told = text.partition("\n")[0]
+    # Without the address and the time that it took.
+    performing = re.search(r"Error performing (\w+) .*? - (.*)", text)
+    told = f"{performing[1]}: {performing[2]}" if performing else text.partition("\n")[0]
     return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."

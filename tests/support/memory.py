@@ -55,13 +55,13 @@ _kept = 0
 def give_back_if_grown() -> None:
     """Do the same among all that there is, but only if this process has grown since."""
     global _kept
-    if _resident() > _kept + _GROWTH:
+    if resident() > _kept + _GROWTH:
         gc.unfreeze()
         give_back()
-        _kept = _resident()
+        _kept = resident()
 
 
-def _resident() -> int:
+def resident() -> int:
     """The bytes of memory that this process has; 0 where the system does not say."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]

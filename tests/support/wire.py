@@ -1,4 +1,4 @@
-"""The wire protocols of Redis and memcached, as far as a proxy must understand them.
+"""The wire protocols of Redis, memcached and S3, as far as a proxy must understand them.
 
 It has to know where a command and where a reply ends, what a command does, and which keys it is
 about; nothing else.
@@ -194,3 +194,32 @@ class MemcachedWire:
             if start > len(buffer):
                 return None
         return None
+
+
+class HttpWire:
+    """HTTP/1.1, as S3 speaks it: the name of a command is its method, its key the target."""
+
+    def command(self, buffer: bytearray) -> Command | None:
+        end = _message_end(buffer)
+        if end is None:
+            return None
+        raw = _take(buffer, end)
+        name, target = raw.split(b" ", 2)[:2]
+        writes = name not in (b"GET", b"HEAD")
+        return Command(name.decode(), (target.decode(),), raw, stores=writes, writes=writes)
+
+    def reply(self, buffer: bytearray, command: Command) -> bytes | None:
+        end = _message_end(buffer, is_bare=command.name == "HEAD")
+        return None if end is None else _take(buffer, end)
+
+
+def _message_end(buffer: bytearray, *, is_bare: bool = False) -> int | None:
+    """Return where a message of HTTP ends; a bare one has no body, whatever its head says."""
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head, end = bytes(buffer[:end]), end + 4
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    if length is not None and not is_bare:
+        end += int(length[1])
+    return end if end <= len(buffer) else None

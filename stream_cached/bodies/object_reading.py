@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from stream_cached.bodies.futures import begun
 from stream_cached.errors import StoreError
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ class ObjectReading:
         """Ask for the next piece, if there is one."""
         self._ahead = None
         if self._left and self._stream is not None:
-            self._ahead = asyncio.ensure_future(anext(self._stream))
-            self._ahead.add_done_callback(_forget)
+            self._ahead = begun(anext(self._stream))
 
     async def _piece(self) -> bytes:
         ahead = self._ahead
@@ -97,9 +97,3 @@ class ObjectReading:
             left -= len(piece)
         self._size -= size - left
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _forget(future: asyncio.Future[bytes]) -> None:
-    """Let an error that nobody waits for be no complaint of the event loop."""
-    if not future.cancelled():
-        future.exception()

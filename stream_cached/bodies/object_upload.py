@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import obstore
 
+from stream_cached.bodies.futures import begun
 from stream_cached.errors import StoreError
 from stream_cached.tasks import spawn
 
@@ -30,6 +31,9 @@ _LEAST, _MOST = 256 * 1024 - 64, 1024 * 1024
 
 class _Owner(Protocol):
     name: str
+
+    @property
+    def longest(self) -> float: ...
 
     def failure(self, what: str, exc: Exception) -> StoreError: ...
 
@@ -68,10 +72,9 @@ class ObjectUpload:
         self._check()
         if self._taken < self._given:
             raise StoreError("write: a part of the upload is missing")
-        self._ending = asyncio.ensure_future(self._writer.close())
+        self._ending = begun(self._writer.close())
         # It goes on where the caller is cancelled: whoever aborts waits for it.
-        await asyncio.wait((self._ending,))
-        self._outcome(self._ending)
+        await self._over(self._ending)
 
     async def abort(self) -> None:
         if self._aborting is None:
@@ -87,40 +90,43 @@ class ObjectUpload:
             piece, data = data[:_MOST], data[_MOST:]
             self._creates = self._sent < _PART <= self._sent + len(piece)
             self._sent += len(piece)
-            self._sending = asyncio.ensure_future(self._writer.write(piece))
-            await asyncio.wait((self._sending,))
-            self._outcome(self._sending)
+            self._sending = begun(self._writer.write(piece))
+            await self._over(self._sending)
             self._taken += len(piece)
 
     def _check(self) -> None:
         if self._aborting is not None:
             raise StoreError("write: the upload was given up")
 
-    def _outcome(self, future: asyncio.Future[Any]) -> None:
-        """Raise what became of a part."""
+    async def _over(self, future: asyncio.Future[Any]) -> None:
+        """Wait for what obstore does, and raise what became of it."""
+        await asyncio.wait((future,), timeout=self._owner.longest)
+        if not future.done():
+            raise StoreError("write: obstore does not come back")
         if future.cancelled():
             raise StoreError("write: the upload was given up")
-        exc = future.exception()
-        if isinstance(exc, Exception):
+        try:
+            future.result()
+        except Exception as exc:
             raise self._owner.failure("write", exc) from exc
-        if exc is not None:
-            raise exc
 
     async def _abort(self) -> None:
         self._pieces.clear()
+        longest = self._owner.longest
         if self._sending is not None:
             # Cancelled while it begins an upload, it would leave one of an unknown number.
             if not self._creates:
                 self._sending.cancel()
-            await asyncio.wait((self._sending,))
+            await asyncio.wait((self._sending,), timeout=longest)
         try:
             if self._ending is None:
-                aborting = asyncio.ensure_future(self._writer.__aexit__(StoreError, None, None))
-                await asyncio.wait((aborting,))
-                aborting.result()
+                aborting = begun(self._writer.__aexit__(StoreError, None, None))
+                await asyncio.wait((aborting,), timeout=longest)
+                if aborting.done():
+                    aborting.result()
             else:
                 # obstore aborts what does not end well. But an answer may have been lost.
-                await asyncio.wait((self._ending,))
+                await asyncio.wait((self._ending,), timeout=longest)
                 await self._owner.delete([self._name])
         except Exception as exc:
             failure = self._owner.failure("abort", exc)

@@ -147,6 +147,11 @@ class ObjectBodies:
 
     # -- for uploads ------------------------------------------------------------------------
 
+    @property
+    def longest(self) -> float:
+        """Seconds after which obstore should have given up whatever it does for an upload."""
+        return self._timing.retry_timeout + 3 * self._timing.upload_timeout
+
     async def call(self, what: str, begin: Callable[[], Awaitable[T]]) -> T:
         """Await what leaves nothing behind when it is cut short. What it raises is a StoreError."""
         _Process.check()

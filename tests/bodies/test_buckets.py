@@ -198,7 +198,6 @@ class TestProcesses:
 async def upload_and_read(bodies: BodyStore, size: int) -> tuple[int, int]:
     """Return by how many bytes this process has grown while it wrote a body, and read it."""
     piece = random.Random(1).randbytes(256 * 1024 - 64)
-    await put(bodies, "ff/00", bytes(6 * MIB))
     before, most = resident(), 0
     upload = bodies.upload(NAME)
     for _ in range(0, size, len(piece)):

@@ -33,6 +33,9 @@ _PIECE = 256 * 1024
 
 _PAGE = 1000
 
+#: Seconds before something is repeated.
+_PAUSE = 0.1
+
 _NAME = re.compile(r"[0-9a-f]{2}/[0-9a-f-]+")
 
 #: What a ping writes and deletes. It is no name of a body.
@@ -124,7 +127,17 @@ class ObjectBodies:
                         await self._delete([name])
 
     async def _delete(self, names: list[str]) -> None:
-        await self.call("delete", lambda: obstore.delete_async(self._writes, names))
+        # obstore does not repeat it where its connection breaks, though that does no harm.
+        now = asyncio.get_running_loop().time
+        end, left = now() + self._timing.timeout, self._timing.retries
+        while True:
+            try:
+                return await self.call("delete", lambda: obstore.delete_async(self._writes, names))
+            except StoreError as exc:
+                if exc.fix or isinstance(exc, MissingBodyError) or not left or now() >= end:
+                    raise
+            left -= 1
+            await asyncio.sleep(_PAUSE)
 
     async def listed(self) -> AsyncIterator[StoredBody]:
         _Process.check()

@@ -64,8 +64,8 @@ def sends_all(command: Command) -> bool:
     return command.name == "PUT" and "?" not in command.keys[0]
 
 
-def reads(command: Command) -> bool:
-    return command.name == "GET" and "?" not in command.keys[0]
+def deletes(command: Command) -> bool:
+    return command.name == "POST" and "?delete" in command.keys[0]
 
 
 def once(proxy: FaultProxy, when: Callable[[Command], bool], act: Callable[[], object]) -> None:
@@ -279,6 +279,15 @@ class TestFaults:
         )
         with pytest.raises(StoreError):
             await bodies.open(NAME, 10, 20)
+
+    async def test_a_deletion_whose_connection_is_cut_is_repeated(
+        self, bodies: ObjectBodies, proxy: FaultProxy, s3: S3Server
+    ) -> None:
+        await put(bodies, NAME, b"body")
+        once(proxy, deletes, proxy.tear_down)
+        await bodies.delete([NAME])
+        assert s3.keys() == []
+        assert proxy.counts["POST"] == 2
 
     @pytest.mark.parametrize("when", [*map(in_full, (creates, completes)), sends_part, sends_all])
     async def test_a_connection_that_is_cut_costs_no_more_than_another_attempt(

@@ -42,10 +42,10 @@ async def answer(call: Call) -> Any:
         case Raise(error, traceback):
             # Each `raise` adds to the traceback: a hundred requests raise this one.
             raise error.with_traceback(traceback)
+        case Bypass() | PassOn() if call.wishes.only_if_cached:
+            return unsatisfied(call)
         case Bypass() as decision:
             return await bypass(call, decision)
-        case PassOn() if call.wishes.only_if_cached:
-            return unsatisfied(call)
         case PassOn(event):
             return pass_on(call, await call.execution.run(), event)
         case Lead(view, run):

@@ -10,8 +10,10 @@ from stream_cached.http.targeted import without_targeted
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-#: Fields that say the same in another way, or count with the time that the endpoint has given.
-_OF_FRESHNESS = (b"age", b"cache-control", b"expires", b"pragma")
+#: Fields that say the same in another way, or count with the time that the endpoint has given. A
+#: client takes the time since Date for a part of the age (RFC 9111, section 4.2.3); without it, the
+#: time counts from the receipt.
+_OF_FRESHNESS = (b"age", b"cache-control", b"date", b"expires", b"pragma")
 
 
 def for_client(

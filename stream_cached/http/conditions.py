@@ -25,8 +25,12 @@ CONDITIONS = frozenset(
     }
 )
 
+#: A member of a list of entity tags: what stands between two commas that are in no quotes. Nothing
+#: is looked at twice, however long a line is.
+_MEMBER = re.compile(rb'(?:[^",]|"[^"]*"?)+')
+
 #: An entity tag (section 8.8.3). A tag without quotes is invalid, but is compared as it is.
-_TAG = re.compile(rb'[ \t]*(?:((?:[Ww]/)?"[^"]*")|([^ \t,"]+))[ \t]*(?:,|\Z)')
+_TAG = re.compile(rb'(?:[Ww]/)?"[^"]*"|[^ \t,"]+')
 
 #: The fields of a 304 (section 15.4.5), with those of caches and of this request.
 _OF_NOT_MODIFIED = frozenset(
@@ -99,8 +103,9 @@ def _precondition(
         if not _matches(matches, response, is_strong=True):
             return Failed()
     elif (since := date_of(request, b"if-unmodified-since", stored_at)) is not None:
+        # What has no date of its own is not compared with one (section 13.1.4).
         modified = date_of(response, b"last-modified", stored_at)
-        if modified is None or modified > since:
+        if modified is not None and modified > since:
             return Failed()
     if matches := header_values(request, b"if-none-match"):
         if not _matches(matches, response, is_strong=False):
@@ -128,7 +133,8 @@ def _matches(lines: Sequence[bytes], response: Headers, *, is_strong: bool) -> b
 
 
 def _tags(lines: Sequence[bytes]) -> list[bytes]:
-    return [quoted or plain for quoted, plain in _TAG.findall(b",".join(lines))]
+    members = [member.strip(b" \t") for member in _MEMBER.findall(b",".join(lines))]
+    return [member for member in members if _TAG.fullmatch(member)]
 
 
 def same_tag(one: bytes, other: bytes, is_strong: bool) -> bool:

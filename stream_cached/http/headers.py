@@ -11,6 +11,9 @@ _DIRECTIVE = re.compile(
     r'(?P<name>[a-z0-9!#$%&\'*+.^_`|~-]+)\s*(?:=\s*(?P<argument>"[^"]*"|[^\s,;"]*))?'
 )
 
+#: The lower-cased name of a field (RFC 9110, section 5.1), and the asterisk of Vary.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+
 #: A number of seconds or bytes. Longer numbers are invalid: Python refuses to parse thousands of
 #: digits.
 DIGITS = re.compile(r"[0-9]{1,19}")
@@ -56,7 +59,13 @@ def _strictness(argument: str) -> tuple[bool, int]:
 
 
 def vary_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[str]:
-    return frozenset(list_members(v for k, v in headers if k.lower() == b"vary"))
+    """
+    Return the lower-cased names in Vary (RFC 9110, section 12.5.5).
+
+    What is no name of a field may stand for any: it counts as `*`.
+    """
+    members = list_members(v for k, v in headers if k.lower() == b"vary")
+    return frozenset(each if _NAME.fullmatch(each) else "*" for each in members)
 
 
 def with_vary(

@@ -11,8 +11,9 @@ from stream_cached.http.qvalues import weighted
 #: A name and its weight.
 Weighted = tuple[str, float]
 
-#: Commas that are in no quoted string, with the white space around them.
-_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t]*,[ \t]*', re.DOTALL)
+#: Commas that are in no quoted string, with the white space around them. A client may send long
+#: lines: a string that is not closed goes on to the end, and white space is looked at once.
+_COMMA = re.compile(r'("(?:[^"\\]|\\.)*(?:"|\\?\Z))|(?<![ \t])[ \t]*,[ \t]*', re.DOTALL)
 
 
 def selecting_value(name: str, lines: Sequence[bytes]) -> str | None:

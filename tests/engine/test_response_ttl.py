@@ -6,10 +6,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi import Response as Injected
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -189,12 +189,15 @@ def test_a_field_for_this_cache_alone(serve: Serve) -> None:
 
 
 def test_what_clients_are_told_instead(serve: Serve) -> None:
-    pages = Pages(Cache_Control="max-age=600", Age="3", Expires="0")
+    made = formatdate(time.time() - 120, usegmt=True)
+    pages = Pages(Cache_Control="max-age=600", Age="3", Expires="0", Date=made)
     port = pages.port(serve, client_cache_control="max-age=5")
     for _ in range(2):
         answer = fetch(port)
         shown = [answer.header(name) for name in ("Cache-Control", "Age", "Expires")]
         assert shown == ["max-age=5", None, None]
+        # To a client, a response with this Date would be two minutes old.
+        assert made.encode() not in [value for _, value in answer.headers]
     for name, value in (("Cache-Control", "private"), ("Set-Cookie", "a=b")):
         pages = Pages(**{"Cache_Control": "max-age=600", name.replace("-", "_"): value})
         answer = fetch(pages.port(serve, client_cache_control="max-age=5"))
@@ -326,6 +329,21 @@ def test_only_if_cached(serve: Serve, honor_request: bool) -> None:
     assert told(answer) == 'stream-cached; detail="only-if-cached"'
     fetch(port)
     assert is_hit(wanting(port, "only-if-cached"))
+
+
+def test_only_if_cached_where_nothing_can_be_cached(serve: Serve) -> None:
+    app, runs = FastAPI(), []
+
+    @app.get("/")
+    @stream_cached(ttl=60)
+    async def page(one: Annotated[object, Depends(object)]) -> str:
+        runs.append(one)
+        return "page"
+
+    port = serve(app).port
+    assert wanting(port, "only-if-cached").status == 504
+    assert runs == []
+    assert fetch(port).status == 200
 
 
 def test_only_if_cached_for_the_items_of_a_generator(serve: Serve) -> None:

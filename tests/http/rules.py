@@ -213,6 +213,7 @@ ASKED = [
     Asked("9110 13.1.1", {"If-Match": 'W/"a"'}, WEAK, 412),
     Asked("9110 13.1.4", {"If-Unmodified-Since": HOUR_BEFORE}, MODIFIED, 200),
     Asked("9110 13.1.4", {"If-Unmodified-Since": TEN_HOURS_BEFORE}, MODIFIED, 412),
+    Asked("9110 13.1.4", {"If-Unmodified-Since": TEN_HOURS_BEFORE}, {"Date": DATE}, 200),
     Asked(
         "9110 13.2.2",
         {"If-Match": '"a"', "If-Unmodified-Since": TEN_HOURS_BEFORE},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +71,38 @@ def test_nothing_in_a_request_is_an_error(
         assert not wishes.no_cache
     for name in ("accept-language", "accept-encoding", "x-any"):
         assert selecting_value(name, lines) == selecting_value(name, lines)
+
+
+LONG = 20_000
+REPEATED = [
+    b'"',
+    b'"\\',
+    b'\\"',
+    b"a",
+    b",",
+    b" ",
+    b"\t,",
+    b"a=",
+    b'a="',
+    b'W/"',
+    b'"a" ',
+    b"a;q=0 ",
+]
+
+
+@pytest.mark.parametrize("repeated", REPEATED)
+def test_a_long_line_is_read_in_time(repeated: bytes) -> None:
+    began = time.process_time()
+    for before, after in ((b"", b""), (b"a", b"b"), (b'"', b""), (b"", b'"')):
+        line = before + repeated * (LONG // len(repeated)) + after
+        wishes_of([line], [], is_honoured=True)
+        range_of([b"bytes=" + line], 10)
+        for name in ("accept-language", "accept-encoding", "x-any"):
+            selecting_value(name, [line])
+        for name in (b"if-match", b"if-none-match", b"if-range", b"if-modified-since"):
+            asked = [(bytes(name), line), (b"range", b"bytes=0-1"), (b"accept-encoding", line)]
+            evaluate("GET", asked, 200, [(b"etag", b'"a"')], 10, NOW)
+    assert time.process_time() - began < 1
 
 
 @given(st.lists(CONDITION, max_size=4), HEADERS, st.sampled_from(["GET", "HEAD", "POST"]))

@@ -104,6 +104,13 @@ def test_the_names_in_vary_are_found_in_every_line_and_spelling() -> None:
 
 
 @pytest.mark.parametrize(
+    "value", [b"Cookie Accept", b"Accept; Cookie", b'"Cookie"', b"a, b\xe4", b"*"]
+)
+def test_what_is_no_name_in_vary_stands_for_any(value: bytes) -> None:
+    assert "*" in vary_names([(b"vary", value)])
+
+
+@pytest.mark.parametrize(
     ("headers", "length"),
     [
         ([], None),

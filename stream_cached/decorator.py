@@ -17,6 +17,7 @@ from stream_cached.decorated.base import Decorator
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.endpoint.tags import Tags
+from stream_cached.endpoint.validator import Validates
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, take_limits
 from stream_cached.option_checks import NOT_GIVEN
@@ -136,6 +137,9 @@ class stream_cached(Decorator):  # noqa: N801
             of the endpoint's own.
         etag: Whether a response without an ETag is given one, made of its body: True, False, or
             `"weak"`. It is sent from the second request on.
+        validator: An async function of the arguments, or of some of them, that returns an ETag, a
+            datetime, or both. If it returns the same as before the run, an entry that is no longer
+            fresh is fresh again, and the endpoint does not run.
         unguarded: What the endpoint may read of its request although it is not part of the key,
             because it does not show in the response: names of headers, `"client"`, `"cookies"`,
             `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
@@ -192,6 +196,7 @@ class stream_cached(Decorator):  # noqa: N801
         targets: Collection[str] = (),
         client_cache_control: str | None = None,
         etag: ETag = True,
+        validator: Validates | None = None,
         unguarded: Collection[str] = (),
         bodies: str | BodyStore | None = None,
         **kwargs: Any,
@@ -235,9 +240,9 @@ class stream_cached(Decorator):  # noqa: N801
     def _check_parameters(self) -> None:
         """Check the parameters that are no `Options`."""
         require(
-            self.ttl is not None or not self.options.stale,
-            "with ttl=None nothing becomes stale: pass a ttl, or leave stale_while_revalidate and "
-            "stale_if_error out",
+            self.ttl is not None or not self.options.kept,
+            "with ttl=None nothing becomes stale: pass a ttl, or leave stale_while_revalidate, "
+            "stale_if_error and validator out",
         )
         require(
             self.by_response or not self.options.heuristic,

@@ -225,6 +225,16 @@ def check_etag(name: str, value: Any) -> Any:
     return value
 
 
+def check_validator(name: str, value: Any) -> Any:
+    if value is not None:
+        require(
+            callable(value),
+            f"{name}={value!r}: pass an async function of the arguments that returns an ETag, a "
+            "datetime or both",
+        )
+    return value
+
+
 def check_unguarded(name: str, unguarded: Any) -> frozenset[str]:
     names = require_names(name, unguarded)
     for each in names:

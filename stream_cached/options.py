@@ -15,6 +15,8 @@ from stream_cached.bodies.watched import WatchedBodies
 from stream_cached.checks import require, require_bool, require_names, require_seconds_or_0
 from stream_cached.endpoint.infrastructure import NotInKey
 from stream_cached.endpoint.tags import Tags, check_tags
+from stream_cached.endpoint.validator import Validates
+from stream_cached.entries.lifetimes import KEPT_FOR_VALIDATOR
 from stream_cached.http.freshness import Windows
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, require_limits
@@ -37,6 +39,7 @@ from stream_cached.option_checks import (
     check_targets,
     check_timeout,
     check_unguarded,
+    check_validator,
     check_vary,
     one_of,
 )
@@ -119,6 +122,7 @@ class Options:
     targets: tuple[str, ...] = _option((), check_targets)
     client_cache_control: bytes | None = _option(None, check_client_cache_control)
     etag: ETag = _option(True, check_etag)
+    validator: Validates | None = _option(None, check_validator)
     unguarded: frozenset[str] = _option((), check_unguarded)
     bodies: WatchedBodies | None = _option(None, check_bodies)
 
@@ -157,8 +161,17 @@ class Options:
 
     @property
     def stale(self) -> float:
-        """Seconds that an entry is kept past its ttl."""
+        """Seconds past its ttl for which an entry may be served."""
         return self.windows.longest
+
+    @property
+    def kept(self) -> float:
+        """Seconds that an entry is kept past its ttl."""
+        return max(self.stale, self.kept_for_validator)
+
+    @property
+    def kept_for_validator(self) -> float:
+        return 0.0 if self.validator is None else KEPT_FOR_VALIDATOR
 
     @property
     def effective_finish_timeout(self) -> float:

@@ -35,7 +35,7 @@ URL_VARIABLE = "STREAM_CACHED_URL"
 _OF_ONE = frozenset(
     {
         *("alias", "cache", "invalidate_by", "key", "key_args", "key_builder", "key_ignore"),
-        *("noself", "plugins", "serializer", "tags"),
+        *("noself", "plugins", "serializer", "tags", "validator"),
     }
 )
 

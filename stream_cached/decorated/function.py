@@ -17,6 +17,7 @@ from stream_cached.endpoint.function import HIDDEN, Endpoint
 from stream_cached.endpoint.known import note_decorated
 from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.tags import Tagging
+from stream_cached.endpoint.validator import Validator
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation, Version
 from stream_cached.engine.outcome import Call
@@ -89,6 +90,8 @@ class Decorated:
             reporter=self.reporter,
             hooks=hooks,
             invalidated_before=InvalidatedBefore(time.monotonic),
+            validator=options.validator
+            and Validator(options.validator, endpoint.declared, endpoint.name),
         )
         self._invalidation = Invalidation(self.service, decorator.key)
         self._varied: dict[str, tuple[str, Callable[[str], str] | None]] = {}

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from stream_cached.engine.after_event import after_event
 from stream_cached.engine.collapse import Collapse, leading
+from stream_cached.engine.confirm import confirmed
 from stream_cached.engine.lookup import look_up
 from stream_cached.engine.outcome import (
     Absent,
@@ -68,12 +69,9 @@ async def decide(call: Call) -> Decision:
                     return Serve(result)
                 case Unstorable(detail):
                     return PassOn(Answered(Outcome.BYPASS, fwd="miss", detail=detail))
-                case Stale() as stale:
-                    response = await serve_stale(call, view, stale)
-                    if response is not None:
+                case Stale() | Absent():
+                    if (response := await _without_run(call, view)) is not None:
                         return Serve(response)
-                case Absent():
-                    pass
                 case never:
                     assert_never(never)
             collapse = collapse or Collapse(call, functools.partial(_answer_again, call))
@@ -86,6 +84,15 @@ async def decide(call: Call) -> Decision:
     except StoreError as exc:
         call.service.reporter.store_failed(exc, "reading")
         return Bypass((Finding(NotCached.STORE),))
+
+
+async def _without_run(call: Call, view: View) -> Any:
+    """Return the response of an entry that is not fresh, but may be served; None if it may not."""
+    if isinstance(view.found, Stale):
+        response = await serve_stale(call, view, view.found)
+        if response is not None:
+            return response
+    return await confirmed(call, view)
 
 
 async def _answer_again(call: Call) -> Any:

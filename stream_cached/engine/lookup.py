@@ -195,7 +195,8 @@ def _stale(call: Call, hit: Hit, late: float) -> Stale | Absent:
         windows = replace(windows, while_revalidate=max(late, windows.while_revalidate))
     elif wishes.forbid_stale(age_of(hit.entry, time.time())):
         windows = replace(windows, while_revalidate=0.0)
-    return Stale(hit, late, windows) if late <= windows.longest else Absent(fwd="stale")
+    may_be_served = 0 < windows.longest >= late
+    return Stale(hit, late, windows) if may_be_served else Absent(fwd="stale", hit=hit)
 
 
 def age_of(entry: Entry, now: float) -> int:

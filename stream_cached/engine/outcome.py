@@ -219,6 +219,8 @@ class Absent:
     """The limit that the last response has passed: the next one is shared, and not stored."""
     fwd: str = ""
     """Why what there is can't answer: `"miss"`, or `"request"` if the request wants another."""
+    hit: Hit | None = None
+    """An entry that is no longer fresh."""
 
 
 Found = Fresh | PlainValue | Stale | Unstorable | Absent
@@ -243,6 +245,14 @@ class View:
     def lacks_answer(self) -> bool:
         """Whether there is nothing fresh, and an answer is to be stored."""
         return self.records and isinstance(self.found, Absent | Stale)
+
+    @property
+    def expired(self) -> Hit | None:
+        """An entry that is no longer fresh, and that the validator may confirm."""
+        hit = self.found.hit if isinstance(self.found, Absent | Stale) else None
+        # What was invalidated is not asked for once more.
+        is_known = hit is not None and hit.entry.validator and hit.stale_since is None
+        return hit if is_known else None
 
     @property
     def limit(self) -> NotCached | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from stream_cached.engine.after_event import with_ids
 from stream_cached.engine.completeness import completeness
+from stream_cached.engine.confirm import own_tag, validate, with_tag
 from stream_cached.engine.lookup import detail_of
 from stream_cached.engine.outcome import Call, Stale, View
 from stream_cached.engine.past import pass_on
@@ -34,7 +35,7 @@ from stream_cached.events import Answered, Outcome, bypassed
 from stream_cached.format.items import UnstorableItemError
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry
-from stream_cached.http.headers import header_values, vary_names
+from stream_cached.http.headers import vary_names
 from stream_cached.http.policy import is_failure
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.variants import ANY, Variant
@@ -62,6 +63,7 @@ async def record(
     execution = call.execution
     if not view.records:
         return pass_on(call, await execution.run(), _miss(call, view, stored=False))
+    await validate(call)
     asked_at = time.time()
     with execution.shielded(call.service.options.effective_finish_timeout) as shield:
         with _failing(call, view, run, shield):
@@ -161,6 +163,7 @@ class _Record:
             # What other requests are given is whole.
             whole = self._is_refresh or not self._call.is_conditional
             made = await produce_messages(made, incoming, self._guard, whole=whole)
+        made = with_tag(self._call, made)
         if made.source is None:
             return await self._record_body(made)
         return self._record_stream(made, made.source)
@@ -246,7 +249,8 @@ class _Record:
             stored_at=self._verdict.asked_at,
             length=0,
             fresh_until=self._verdict.fresh_until,
-            etag=self._tag(made),
+            etag=own_tag(self._call, made),
+            validator=self._verdict.validator(made.status),
             generation=self._run.token or new_id(),
             replaces=made.replaces,
         )
@@ -260,12 +264,6 @@ class _Record:
             replaces=made.replaces,
         )
         return entry, head
-
-    def _tag(self, made: Produced) -> str | None:
-        etag = self._service.options.etag
-        if not etag or made.status not in (200, 203) or header_values(made.headers, b"etag"):
-            return None
-        return "W/" if etag == "weak" else ""
 
     def _answer(self, entry: Entry, head: Head, made: Produced) -> Answer:
         finish_timeout = self._service.options.finish_timeout_of(held=self._is_held)

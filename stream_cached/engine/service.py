@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.endpoint.tags import ANY, tag_key_of
+from stream_cached.endpoint.validator import Validator
 from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
@@ -24,6 +26,8 @@ from stream_cached.stores.protocol import Store
 if TYPE_CHECKING:
     from stream_cached.engine.outcome import Call, View
 
+
+T = TypeVar("T")
 
 #: Those of a function are the same for nearly all of its calls.
 _lifetimes = functools.lru_cache(maxsize=1024)(Lifetimes)
@@ -123,6 +127,32 @@ class RequestBound:
         self.is_known = True
 
 
+class Flights:
+    """The calls of a validator that go on, for those that want to know the same."""
+
+    def __init__(self) -> None:
+        self._flights: dict[object, asyncio.Future[Any]] = {}
+
+    async def one(self, place: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work for a place, or wait for the result of who does it already."""
+        loop = asyncio.get_running_loop()
+        key = loop, place
+        while (other := self._flights.get(key)) is not None:
+            await asyncio.wait({other})
+            if not other.cancelled():
+                result: T = other.result()
+                return result
+        own = self._flights[key] = loop.create_future()
+        try:
+            result = await work()
+            own.set_result(result)
+        finally:
+            # If the work was cut off, one of those that wait does it again.
+            own.cancel()
+            del self._flights[key]
+        return result
+
+
 class PlainValues:
     """Whether a function has values in a cache that have no versions."""
 
@@ -144,13 +174,15 @@ class Service:
     """The plain values that may have been invalidated while the store was away."""
     request_bound: RequestBound = field(default_factory=RequestBound)
     plain_values: PlainValues = field(default_factory=PlainValues)
+    validator: Validator | None = None
+    flights: Flights = field(default_factory=Flights)
     _seconds: tuple[float, float, bool] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         allow(self.options.limits.local)
         options = self.options
         dated = options.honor_request is not False
-        object.__setattr__(self, "_seconds", (options.longest_run, options.stale, dated))
+        object.__setattr__(self, "_seconds", (options.longest_run, options.kept, dated))
 
     def lifetimes(self) -> Lifetimes:
         return _lifetimes(self.hooks.ttl(), *self._seconds)

@@ -8,6 +8,7 @@ from typing import Any
 
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.collapse import leading, refresh_is_needed
+from stream_cached.engine.confirm import confirm
 from stream_cached.engine.lookup import detail_of, respond
 from stream_cached.engine.outcome import Call, LeadOrStale, Stale, View
 from stream_cached.engine.record import record
@@ -68,6 +69,9 @@ async def _refresh(call: Call, view: View, stale: Stale, run: Run, response: Car
         async with asyncio.timeout(max_duration), leading(run):
             if not await refresh_is_needed(run, view):
                 registry.leave_to_others(place)
+                run.withdraw()
+                return
+            if await confirm(call, view) is not None:
                 run.withdraw()
                 return
             # No client is sent its answer.

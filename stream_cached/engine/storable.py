@@ -105,25 +105,56 @@ class Verdict:
         """Let the response say for how long it is stored, if it is to."""
         if not self._call.service.hooks.by_response:
             return None
-        now = time.time()
-        found = lifetime_of(
+        found = lifetime_for(
+            self._call,
             made.status,
             made.all_headers,
-            asked_at=self.asked_at,
-            received=now,
-            heuristic=self._options.heuristic,
-            targets=self._options.targets,
-            otherwise=self._options.windows,
+            self.asked_at,
+            is_validated=self._value_for(made.status) is not None,
         )
         if isinstance(found, NotCached):
             return found
         self.lifetime = found
-        directives = directives_for(made.all_headers, self._options.targets)
-        ttl = min(max(1.0, found.fresh_until - now), _LONGEST)
-        # A request with `max-stale` may find it as long as one whose run fails.
-        disconnected = disconnected_for(directives, found.windows, ttl)
-        self._resource.set_ttl(ttl, max(found.windows.longest, disconnected))
+        keep(self._call, self._resource, made.all_headers, found)
         return None
+
+    def _value_for(self, status: int) -> str | None:
+        """Return what the validator has said before the run, where it counts."""
+        # An error has nothing to do with what has changed.
+        return self._call.execution.validated if 200 <= status < 300 else None
+
+    def validator(self, status: int) -> tuple[str, float] | None:
+        """Return what the validator has said, and for how long the answer is fresh."""
+        value, seconds = self._value_for(status), self._resource.lifetimes.ttl
+        return None if value is None or seconds is None else (value, float(seconds))
+
+
+def lifetime_for(
+    call: Call, status: int, headers: RawHeaders, asked_at: float, *, is_validated: bool
+) -> Lifetime | NotCached:
+    """Return until when a response is fresh by its own words, or why it is not stored."""
+    options = call.service.options
+    return lifetime_of(
+        status,
+        headers,
+        asked_at=asked_at,
+        received=time.time(),
+        heuristic=options.heuristic,
+        targets=options.targets,
+        otherwise=options.windows,
+        is_validated=is_validated,
+    )
+
+
+def keep(call: Call, resource: Resource, headers: RawHeaders, lifetime: Lifetime) -> None:
+    """Let an entry be kept for as long as it is fresh, and may be served or validated later."""
+    options = call.service.options
+    ttl = min(max(1.0, lifetime.fresh_until - time.time()), _LONGEST)
+    # A request with `max-stale` may find it as long as one whose run fails.
+    directives = directives_for(headers, options.targets)
+    disconnected = disconnected_for(directives, lifetime.windows, ttl)
+    kept = max(lifetime.windows.longest, disconnected, options.kept_for_validator)
+    resource.set_ttl(ttl, kept)
 
 
 def stored_headers(call: Call, headers: RawHeaders) -> Sequence[tuple[bytes, bytes]]:

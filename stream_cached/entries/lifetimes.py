@@ -10,6 +10,9 @@ MARGIN = 60.0
 #: Seconds for which a key is remembered as one whose response can't be stored.
 UNSTORABLE_TTL = 120.0
 
+#: Seconds past its ttl for which an entry is kept that a validator may make fresh again.
+KEPT_FOR_VALIDATOR = 24 * 60 * 60.0
+
 #: Seconds that a version lives at least if the records that depend on it have different ttls: a
 #: record with a short ttl must not end the life of the others.
 LONGEST_DIFFERENT = 24 * 60 * 60.0

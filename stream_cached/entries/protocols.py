@@ -1,4 +1,4 @@
-"""What a recorder works with: its owner, and the channel to its followers."""
+"""What entries work with: the owner of a recorder, the channel to its followers, sets of keys."""
 
 from __future__ import annotations
 
@@ -59,3 +59,9 @@ class Owner(Protocol):
     def visible(self) -> None: ...
 
     async def stored(self) -> None: ...
+
+
+class KeySets(Protocol):
+    """Sets of keys that a cache keeps by tag."""
+
+    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None: ...

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from stream_cached.entries import at_once
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue, Unstorable
+from stream_cached.entries.freshened import freshened
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.lifetimes import MARGIN, Lifetimes
 from stream_cached.entries.local import LocalEntries
@@ -239,6 +240,10 @@ class Resource:
         if found != len(entry.segments):
             raise StoreError("segments are missing that were written")
         return await self._replace(entry, varies_on, values)
+
+    async def freshen(self, hit: Hit, entry: Entry) -> None:
+        """Write an entry that the look-up has found, with new times."""
+        await freshened(self._records, self._depends, self.seen, hit, entry)
 
     async def _replace(
         self, entry: Entry, varies_on: frozenset[str], values: list[bytes | None]

@@ -51,7 +51,12 @@ def encode_record(record: Record) -> bytes:
                 "chunks": packed_lengths(record.chunks),
                 "segments": record.segments,
                 "fresh_until": record.fresh_until,
-                **optional(replaces=record.replaces, etag=record.etag, sizes=record.sizes or None),
+                **optional(
+                    replaces=record.replaces,
+                    etag=record.etag,
+                    sizes=record.sizes or None,
+                    validator=record.validator,
+                ),
             }
         case Index():
             state, head = State.INDEX, {"names": record.names, "variants": record.variants}
@@ -95,7 +100,7 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
 
 
 def _entry(head: object, generation: bytes, body: bytes) -> Entry:
-    fields = validation.fields(head, 12, optional=("replaces", "etag", "sizes"))
+    fields = validation.fields(head, 12, optional=("replaces", "etag", "sizes", "validator"))
     length, segments = typed(int, fields["length"]), _segments(fields["segments"])
     if segments and (body or fields["chunks"]):
         raise UnsoundError("a body in two places")
@@ -121,6 +126,7 @@ def _entry(head: object, generation: bytes, body: bytes) -> Entry:
         fresh_until=None if fresh_until is None else validation.moment(fresh_until),
         replaces=validation.replaced(fields),
         etag=validation.etag(fields),
+        validator=validation.validator(fields),
     )
 
 

@@ -55,6 +55,9 @@ class Entry:
     endpoint has replaced or removed. None for a response that the endpoint has returned."""
     etag: str | None = None
     """The ETag that the library has made for it, if any; what is before its quotes until then."""
+    validator: tuple[str, float] | None = None
+    """What the validator said before the run, and the seconds for which the entry is fresh again
+    as long as it says the same; None if it said nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,14 @@ def sizes(fields: Mapping[str, object], least: Sequence[int]) -> tuple[int, ...]
     return found
 
 
+def validator(fields: Mapping[str, object]) -> tuple[str, float] | None:
+    """Return the optional field `validator`."""
+    if "validator" not in fields:
+        return None
+    value, seconds = typed(tuple, fields["validator"])
+    return printable(value), moment(seconds)
+
+
 def partition(lengths: object, total: int) -> tuple[int, ...]:
     """Return the lengths of the parts if their sum is `total`."""
     parts: tuple[int, ...] = typed(tuple, lengths)

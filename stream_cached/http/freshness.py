@@ -182,6 +182,7 @@ def lifetime_of(
     heuristic: float = 0.0,
     targets: Sequence[str] = (),
     otherwise: Windows = Windows(),
+    is_validated: bool = False,
 ) -> Lifetime | NotCached:
     """
     Return until when a response is fresh by its own words; or why it is not stored.
@@ -195,11 +196,12 @@ def lifetime_of(
             so itself.
         targets: The fields that are for this cache, instead of Cache-Control.
         otherwise: When it may be served stale if it does not say so itself.
+        is_validated: Whether a response that is not fresh can be validated.
     """
     directives = directives_for(headers, targets)
     if directives.holds("no-cache"):
-        # It would have to be validated each time (RFC 9111, section 5.2.2.4).
-        return NotCached.NO_FRESHNESS
+        # It has to be validated each time (RFC 9111, section 5.2.2.4).
+        return Lifetime(asked_at, Windows()) if is_validated else NotCached.NO_FRESHNESS
     seconds = explicit_lifetime(directives, headers, received)
     if seconds is None:
         seconds = heuristic_lifetime(status, directives, headers, received, heuristic)
@@ -208,6 +210,6 @@ def lifetime_of(
         return NotCached.STATUS if status >= 400 else NotCached.NO_FRESHNESS
     fresh_until = born(headers, asked_at) + seconds
     windows = windows_of(directives, otherwise)
-    if fresh_until + windows.longest <= received:
+    if fresh_until + windows.longest <= received and not is_validated:
         return NotCached.NO_FRESHNESS
     return Lifetime(fresh_until, windows)

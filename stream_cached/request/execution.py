@@ -35,6 +35,9 @@ class Execution:
     terms: Terms | None
     guard: Guard | None = None
     """What notices the reads of the request in its last run; None if nothing watches."""
+    has_validated: bool = False
+    validated: str | None = None
+    """What the validator has said before the run; None if it said nothing."""
 
     @property
     def function(self) -> Callable[..., Any]:

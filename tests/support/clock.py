@@ -30,6 +30,7 @@ def moved_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         "engine.record",
         "engine.storable",
         "engine.collapse",
+        "engine.confirm",
         "entries.recorder",
         "runs.registry",
         "events",

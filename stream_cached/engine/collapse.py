@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from stream_cached.engine.confirm import validate
 from stream_cached.engine.join import join
 from stream_cached.engine.lookup import look_up
 from stream_cached.engine.outcome import (
@@ -34,6 +35,7 @@ from stream_cached.http.reasons import NOT_HANDED_ON_FOR
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.responses.resumption import Again
+from stream_cached.runs.answer import Answer
 from stream_cached.runs.follow import RemoteRun
 from stream_cached.runs.lease import Lease, read_lease
 from stream_cached.runs.registry import part_of
@@ -144,7 +146,7 @@ class Collapse:
             if not self._left(run):
                 return await self._give_up_on(run)
         self._waited_enough = self._waited_enough or run.was_given_up_on
-        if run.answer is not None and not self._call.can_use(run.answer.head.media_type):
+        if run.answer is not None and not await self._can_take(run, run.answer):
             return _lead(view)
         # The headers that its response varies on are known only now.
         is_other = not run.is_for(view.resource.select)
@@ -163,6 +165,16 @@ class Collapse:
             # The value is not stored, and the next one would not be either.
             return _lead(view)
         return view
+
+    async def _can_take(self, run: Run, answer: Answer) -> bool:
+        """Whether the answer of a run is for the call."""
+        if not self._call.can_use(answer.head.media_type):
+            return False
+        if answer.validated is None or run.began >= self._call.started:
+            return True
+        # Each request has to validate it: has anything changed since the run began?
+        await validate(self._call)
+        return self._call.execution.validated == answer.validated
 
     async def _join(self, run: Run, view: View) -> Decision | View | None:
         """Join a run; None if it has no answer for this call."""

@@ -279,6 +279,7 @@ class _Record:
             body=made.body,
             generation=entry.generation,
             is_complete=completeness(self._call, entry.generation),
+            validated=self._verdict.validated_each_time(made.status),
             stale_place=self._resource.place if is_backed else None,
         )
 

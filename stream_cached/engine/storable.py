@@ -123,6 +123,11 @@ class Verdict:
         # An error has nothing to do with what has changed.
         return self._call.execution.validated if 200 <= status < 300 else None
 
+    def validated_each_time(self, status: int) -> str | None:
+        """Return what the validator has said if each request has to ask it again."""
+        is_each = self.lifetime is not None and self.lifetime.fresh_until <= self.asked_at
+        return self._value_for(status) if is_each else None
+
     def validator(self, status: int) -> tuple[str, float] | None:
         """Return what the validator has said, and for how long the answer is fresh."""
         value, seconds = self._value_for(status), self._resource.lifetimes.ttl

@@ -33,7 +33,7 @@ class Exports:
         self.runs = self.asked = 0
         self.status = 200
 
-    async def __call__(self, request: Request) -> Response:
+    async def __call__(self, request: Request) -> StreamingResponse:
         self.runs += 1
         run = self.runs
 
@@ -191,6 +191,35 @@ def test_a_response_that_has_to_be_validated_each_time(serve: Serve, directives:
     assert [fetch(port).body for _ in range(2)] == [b"run 5", b"run 6"]
 
 
+def test_a_run_is_joined_only_if_nothing_has_changed_since(serve: Serve) -> None:
+    exports, gate = Exports(Cache_Control="no-cache"), Gate()
+
+    async def held(request: Request) -> Response:
+        response = await exports(request)
+        if exports.runs == 1:
+            response.body_iterator = after(gate)
+        return response
+
+    cached = stream_cached(ttl="response", validator=exports.validator)
+    port = serve(Starlette(routes=[Route("/", cached(held))])).port
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetch, port)
+        wait_until(lambda: exports.runs == 1)
+        joining = pool.submit(fetch, port)
+        wait_until(lambda: exports.asked == 2)
+        exports.says = "v2"
+        assert fetch(port).body == b"run 2"
+        gate.open()
+        assert {first.result().body, joining.result().body} == {b"held"}
+    assert exports.runs == 2
+
+
+async def after(gate: Gate) -> AsyncIterator[bytes]:
+    yield b"he"
+    await gate.passed()
+    yield b"ld"
+
+
 def test_a_response_is_fresh_for_as_long_as_it_says_again(serve: Serve, clock: Clock) -> None:
     exports = Exports(Cache_Control="max-age=100", Age="70")
     port = exports.port(serve, ttl="response")
@@ -252,7 +281,8 @@ def test_it_takes_some_of_the_arguments(serve: Serve, clock: Clock) -> None:
     ],
 )
 def test_what_is_no_validator_is_refused(settings: dict[str, Any], message: str) -> None:
-    async def endpoint(request: Request) -> Response: ...
+    async def endpoint(request: Request) -> Response:
+        return Response()
 
     with pytest.raises(ConfigurationError, match=message):
         stream_cached(**{"ttl": 60, **settings})(endpoint)

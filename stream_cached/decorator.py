@@ -206,11 +206,7 @@ class stream_cached(Decorator):  # noqa: N801
         super().__init__(
             self._take_ttl(ttl),
             *(key, namespace, key_builder, skip_cache_func),
-            cache=cache,
-            serializer=serializer,
-            plugins=plugins,
-            alias=alias,
-            noself=noself,
+            *(cache, serializer, plugins, alias, noself),
             **kwargs,
         )
         self._set_up(fallback)

@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from stream_cached.entries.resource import Resource
 
 
-class KeySets(Protocol):
-    """Sets of keys that a cache keeps by tag."""
-
-    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None: ...
-
-
 class Channel(Protocol):
     """How followers in other processes learn of a run's progress."""
 

@@ -243,7 +243,7 @@ class Resource:
 
     async def freshen(self, hit: Hit, entry: Entry) -> None:
         """Write an entry that the look-up has found, with new times."""
-        await freshened(self._records, self._depends, self.seen, hit, entry)
+        await freshened(self.records, self._depends, self.seen, hit, entry)
 
     async def _replace(
         self, entry: Entry, varies_on: frozenset[str], values: list[bytes | None]

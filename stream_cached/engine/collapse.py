@@ -35,7 +35,6 @@ from stream_cached.http.reasons import NOT_HANDED_ON_FOR
 from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.responses.resumption import Again
-from stream_cached.runs.answer import Answer
 from stream_cached.runs.follow import RemoteRun
 from stream_cached.runs.lease import Lease, read_lease
 from stream_cached.runs.registry import part_of
@@ -117,7 +116,7 @@ class Collapse:
         if self._call.wishes.no_cache and (other := view.joinable) is not None:
             # That run may have begun before the request came that wants a new answer.
             return await self._wait_for(other, view) if self._is_new(other) else _lead(view)
-        if self._call.is_conditional:
+        if self._call.is_conditional and not await self._can_follow(view):
             return await self._only_join(view)
         run, is_new = view.lead_or_join()
         if run is None:
@@ -146,7 +145,8 @@ class Collapse:
             if not self._left(run):
                 return await self._give_up_on(run)
         self._waited_enough = self._waited_enough or run.was_given_up_on
-        if run.answer is not None and not await self._can_take(run, run.answer):
+        is_new = run.remote is None and run.began >= self._call.started
+        if run.answer and not await self._can_take(run.answer.head, is_new=is_new):
             return _lead(view)
         # The headers that its response varies on are known only now.
         is_other = not run.is_for(view.resource.select)
@@ -166,15 +166,15 @@ class Collapse:
             return _lead(view)
         return view
 
-    async def _can_take(self, run: Run, answer: Answer) -> bool:
-        """Whether the answer of a run is for the call."""
-        if not self._call.can_use(answer.head.media_type):
+    async def _can_take(self, head: Head, *, is_new: bool) -> bool:
+        """Whether the answer of a run is for the call; `is_new` if it began after the call."""
+        if not self._call.can_use(head.media_type):
             return False
-        if answer.validated is None or run.began >= self._call.started:
+        if head.validated is None or is_new:
             return True
         # Each request has to validate it: has anything changed since the run began?
         await validate(self._call)
-        return self._call.execution.validated == answer.validated
+        return self._call.execution.validated == head.validated
 
     async def _join(self, run: Run, view: View) -> Decision | View | None:
         """Join a run; None if it has no answer for this call."""
@@ -208,6 +208,18 @@ class Collapse:
         return again or _lead(view, run)
 
     # -- among processes --------------------------------------------------------------------
+
+    async def _can_follow(self, view: View) -> bool:
+        """Whether another process has a run that a call which leads none may follow."""
+        if not view.use.backend.is_shared or self._waited_enough or view.joinable is not None:
+            return False
+        resource = view.resource
+        variants = {ANY, variant_of(resource.names, resource.select)}
+        keys = [_lease_key(resource, variant) for variant in variants]
+        with view.use.deadline:
+            values = await resource.store.get_many(keys)
+        leases = map(read_lease, values, keys)
+        return any(lease and lease.state is LeaseState.HELD for lease in leases)
 
     async def _lead_or_follow(self, run: Run, view: View) -> Decision | View:
         resource = view.resource
@@ -266,7 +278,7 @@ class Collapse:
             if not await remote.begin(self._left(run)):
                 return _lead(view, run), None
             head = remote.head if remote.state is LeaseState.HELD else None
-            if head is not None and not self._call.can_use(head.media_type):
+            if head is not None and not await self._can_take(head, is_new=False):
                 return _lead(view), None
             if head is None:
                 return await self._look_once_more(run, view), None

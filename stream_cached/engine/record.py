@@ -262,6 +262,7 @@ class _Record:
             names=names,
             variant=variant,
             replaces=made.replaces,
+            validated=self._verdict.validated_each_time(made.status),
         )
         return entry, head
 
@@ -279,7 +280,6 @@ class _Record:
             body=made.body,
             generation=entry.generation,
             is_complete=completeness(self._call, entry.generation),
-            validated=self._verdict.validated_each_time(made.status),
             stale_place=self._resource.place if is_backed else None,
         )
 

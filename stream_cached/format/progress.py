@@ -51,6 +51,8 @@ class Head:
     """The digest of the values of these headers; empty without such headers."""
     replaces: tuple[str, ...] | None = None
     """See `Entry.replaces`."""
+    validated: str | None = None
+    """What the validator said before the run, of a response that each request has to validate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ def encode_progress(progress: Progress, generation: bytes) -> bytes:
         "stored": progress.stored,
         **optional(
             replaces=progress.head.replaces,
+            validated=progress.head.validated,
             first=progress.first or None,
             sizes=progress.sizes or None,
         ),
@@ -138,7 +141,8 @@ def decode_progress(data: bytes, generation: bytes) -> Progress:
     if (prefix.state, prefix.generation) != (State.PROGRESS, generation):
         raise UnsoundError("another run")
     try:
-        fields = validation.fields(head, 10, optional=("replaces", "first", "sizes"))
+        names = ("replaces", "validated", "first", "sizes")
+        fields = validation.fields(head, 10, optional=names)
         segments = typed(int, fields["segments"])
         if segments < 0:
             raise UnsoundError("negative number of segments")
@@ -173,4 +177,5 @@ def _head(fields: Mapping[str, object]) -> Head:
         names=names,
         variant=variant,
         replaces=validation.replaced(fields),
+        validated=validation.printable(fields["validated"]) if "validated" in fields else None,
     )

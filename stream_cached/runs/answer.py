@@ -66,8 +66,6 @@ class Answer:
     """Returns the number of the last event so far, where the events of a run have ids."""
     is_complete: Callable[[Stream], bool] | None = None
     """Whether a body that ended cleanly is complete; None if each one is."""
-    validated: str | None = None
-    """What the validator said before the run, of a response that each request has to validate."""
     stale_place: str | None = None
     """The place of a stale entry that is left as it is for a while if the run fails."""
 

@@ -20,8 +20,8 @@ from stream_cached import MemoryCache, stream_cached
 from stream_cached.entries.body import Body
 from tests.conftest import Serve
 from tests.support.gates import Gate, wait_until
-from tests.support.http_client import fetch
-from tests.support.runs import HIT, MISS, Runs, segments
+from tests.support.http_client import RawClient, fetch
+from tests.support.runs import HIT, MISS, HeldRuns, Runs, segments
 
 #: More than five segments.
 CHUNKS, CHUNK = 14, 100_000
@@ -288,6 +288,23 @@ def test_a_condition_on_a_stream_that_is_read_already_joins_it(serve: Serve) -> 
     assert len(runs.bodies) == 1
     assert [answer.body for answer in answers] == runs.bodies * 2
     assert answers[0].header("cache-status") == MISS
+
+
+@pytest.mark.usefixtures("apps_are_processes")
+@pytest.mark.parametrize("condition", [{"If-None-Match": '"a"'}, {"Range": "bytes=0-9"}])
+def test_a_condition_follows_the_run_of_another_process(
+    serve: Serve, redis_url: str, condition: dict[str, str]
+) -> None:
+    runs = HeldRuns()
+    ports = [serve(runs.app(redis_url, key_host=False)).port for _ in range(2)]
+    with RawClient(ports[0]) as first, RawClient(ports[1]) as second:
+        first.send()
+        first.read_head()
+        second.send(headers=condition)
+        assert second.read_head().status == 200
+        runs.gate.open()
+        answers = [each.read_rest() for each in (first, second)]
+    assert [answer.body for answer in answers] == runs.bodies * 2
 
 
 def test_what_a_file_says_to_a_condition_is_for_its_own_client(

@@ -18,8 +18,9 @@ from stream_cached import ConfigurationError, StreamCache, stream_cached
 from tests.conftest import Serve
 from tests.support.clock import Clock
 from tests.support.gates import Gate, wait_until
-from tests.support.http_client import RawResponse, fetch
+from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.logs import warnings
+from tests.support.runs import HeldRuns
 
 HIT = "stream-cached; hit"
 
@@ -212,6 +213,27 @@ def test_a_run_is_joined_only_if_nothing_has_changed_since(serve: Serve) -> None
         gate.open()
         assert {first.result().body, joining.result().body} == {b"held"}
     assert exports.runs == 2
+
+
+@pytest.mark.usefixtures("apps_are_processes")
+@pytest.mark.parametrize("says", ["v1", "v2"])
+def test_the_run_of_another_process_is_followed_only_if_nothing_has_changed(
+    serve: Serve, redis_url: str, says: str
+) -> None:
+    exports, runs = Exports(), HeldRuns(headers={"Cache-Control": "no-cache"})
+    settings = {"ttl": "response", "validator": exports.validator, "key_host": False}
+    ports = [serve(runs.app(redis_url, **settings)).port for _ in range(2)]
+    with RawClient(ports[0]) as first, RawClient(ports[1]) as second:
+        first.send()
+        first.read_head()
+        runs.reached.wait()
+        exports.says = says
+        second.send()
+        second.read_head()
+        runs.gate.open()
+        bodies = [each.read_rest().body for each in (first, second)]
+    assert bodies == [runs.bodies[0], runs.bodies[-1]]
+    assert len(runs.bodies) == (1 if says == "v1" else 2)
 
 
 async def after(gate: Gate) -> AsyncIterator[bytes]:

@@ -257,8 +257,8 @@ class Reporter:
 
     def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
-        if isinstance(cause, StoreUnavailableError):
-            # The circuit breaker logs this once for all endpoints.
+        if isinstance(cause, StoreUnavailableError) or getattr(cause, "is_reported", False):
+            # What knows the store logs this once for all endpoints.
             return
         if fix := getattr(cause, "fix", ""):
             self._once(

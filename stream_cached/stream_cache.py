@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakSet
@@ -12,18 +13,23 @@ from weakref import WeakSet
 from aiocache.base import SENTINEL
 from starlette.responses import Response
 
+from stream_cached.backends.breaker import health_of
 from stream_cached.backends.breaker_state import Health, State
 from stream_cached.backends.resolve import LateCache
 from stream_cached.backends.urls import from_url
+from stream_cached.bodies.watched import WatchedBodies
 from stream_cached.checks import require
 from stream_cached.decorator import Ttl, stream_cached
 from stream_cached.endpoint.tags import NAMESPACE
 from stream_cached.engine.invalidate import TagInvalidation
+from stream_cached.entries.sweep import sweep
 from stream_cached.events import EndpointStats
 from stream_cached.lifespan import aclose, warn_of_passed_over
 from stream_cached.limits import Limits
 from stream_cached.options import Authorized
 from stream_cached.stores.memory import MemoryCache
+from stream_cached.stores.protocol import Store
+from stream_cached.tasks import spawn
 
 if TYPE_CHECKING:
     from fastapi.routing import APIRoute
@@ -188,7 +194,11 @@ class StreamCache(LateCache):
             yield
 
     async def __aenter__(self) -> Self:
-        self._own.hooks.binding()
+        binding, bodies = self._own.hooks.binding(), self._own.options.bodies
+        if bodies is not None:
+            bodies.warn_unless_shared(is_shared=binding.breaker is not None)
+            # It says in the log what has to be changed.
+            spawn(bodies.try_out())
         return self
 
     async def __aexit__(
@@ -201,23 +211,51 @@ class StreamCache(LateCache):
 
     async def ping(self) -> None:
         """
-        Ask the store for an answer.
+        Ask the store for an answer, and the store of large bodies, too.
 
         Raises:
-            StoreUnavailableError: The store does not answer.
+            StoreError: One of them does not answer, or can't be written to.
         """
         await self._own.hooks.binding().probe.store.ping()
+        if self._own.options.bodies is not None:
+            await self._own.options.bodies.ping()
 
     def health(self) -> Health:
-        """Return the state of the store, as this process sees it; memory is always available."""
+        """
+        Return the state of the store, as this process sees it; memory is always available.
+
+        Its field `bodies` is the state of the store of large bodies.
+        """
         breaker = self._own.hooks.binding().breaker
-        if breaker is not None:
-            return breaker.health
-        return Health("memory", State.AVAILABLE, 0.0, 0, None, 0)
+        memory = Health("memory", State.AVAILABLE, 0.0, 0, None, 0)
+        health, bodies = memory if breaker is None else breaker.health, self._own.options.bodies
+        return health if bodies is None else replace(health, bodies=health_of(bodies))
 
     def stats(self) -> Mapping[str, EndpointStats]:
         """Return what this process has answered since its start, by the name of the endpoint."""
         return {name: each for d in self._decorators for name, each in d.stats().items()}
+
+    async def sweep(self) -> int:
+        """
+        Delete the objects of `bodies` that no record leads to any more, and return how many.
+
+        These are objects of entries that have expired, or of processes that have ended. One that
+        was changed, or read from a directory, within `max_duration` and `grace` is left alone.
+
+        Raises:
+            StoreError: A store failed.
+        """
+        found: dict[int, tuple[WatchedBodies, dict[str, Store], float]] = {}
+        for decorator in (self._own, *self._decorators):
+            bodies, limits = decorator.options.bodies, decorator.options.limits
+            if bodies is None:
+                continue
+            _, stores, age = found.setdefault(id(bodies), (bodies, {}, 0.0))
+            backend = decorator.hooks.binding().primary
+            stores[backend.cache.namespace or ""] = backend.server or backend.store
+            longest = max(age, limits.max_duration + limits.kept_for)
+            found[id(bodies)] = bodies, stores, longest
+        return sum([await sweep(*each) for each in found.values()])
 
     # -- invalidation -----------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from stream_cached.backends.breaker_state import BreakerState, Health, State
 from stream_cached.backends.pending import Invalidator, Key, PendingInvalidations
+from stream_cached.bodies.watched import WatchedBodies, all_watched
 from stream_cached.connections.deadline import LEAST, Deadline
 from stream_cached.connections.time_limit import Pulse, TimeLimit
 from stream_cached.errors import StoreError, StoreUnavailableError
@@ -279,9 +280,25 @@ async def _raise_if_unavailable(operation: Awaitable[object]) -> None:
 
 def health() -> list[Health]:
     """
-    Return the state of each store that this process uses over a network.
+    Return the state of each store that this process uses over a network, and of those of bodies.
 
     A store that is away is pinged automatically, and used again when it answers.
     """
     states = [breaker.health for breaker in tuple(_breakers.values())]
+    states += map(health_of, all_watched())
     return sorted(states, key=lambda state: state.store)
+
+
+def health_of(bodies: WatchedBodies) -> Health:
+    """Return the state of a store of large bodies."""
+    failing = bodies.failing
+    state = State.AVAILABLE if bodies.was_used else State.UNTRIED
+    return Health(
+        store=bodies.name,
+        state=state if failing is None else State.AWAY,
+        seconds=bodies.seconds,
+        requests=0 if failing is None else failing.requests,
+        cause=None if failing is None else failing.cause,
+        invalidations=0,
+        role="bodies",
+    )

@@ -38,6 +38,10 @@ class Health:
     """The failure that started the current outage."""
     invalidations: int
     """The number of invalidations to carry out before the store is used again."""
+    role: str = "records"
+    """What is kept there: `"records"`, with small bodies, or large `"bodies"`."""
+    bodies: Health | None = None
+    """The state of the store of large bodies, if there is one."""
 
     @property
     def available(self) -> bool:

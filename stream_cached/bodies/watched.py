@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import TypeVar
+from weakref import WeakSet
 
 from stream_cached.bodies.protocol import (
     BodyStore,
@@ -60,13 +62,15 @@ class Side:
         self.cause: str | None = None
         """Why it does not work; None if it does."""
         self.since = time.monotonic()
+        self.was_used = False
         self.requests = 0
         """How often it was not tried since it has failed."""
         self._interval = RETRY_INTERVAL
-        self._next = 0.0
+        self._next = self._failed_at = 0.0
 
     async def run(self, what: str, step: Awaitable[T], seconds: float) -> T:
         """Wait for one step. Raise `StoreError` if it fails, or takes too long."""
+        began = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 result = await step
@@ -74,9 +78,10 @@ class Side:
             self._works()
             raise
         except StoreError as exc:
-            raise self._failed(exc) from exc.__cause__
+            raise self._failed(exc, began) from exc.__cause__
         except TimeoutError as exc:
-            raise self._failed(StoreError(f"{what}: no answer within {seconds:g} s")) from exc
+            error = StoreError(f"{what}: no answer within {seconds:g} s")
+            raise self._failed(error, began) from exc
         self._works()
         return result
 
@@ -93,8 +98,8 @@ class Side:
         # One attempt; the others go on without it.
         self._next = now + self._interval
 
-    def _failed(self, exc: StoreError) -> StoreError:
-        now = time.monotonic()
+    def _failed(self, exc: StoreError, began: float) -> StoreError:
+        now, self.was_used = time.monotonic(), True
         if self.cause is None:
             self.since, self.requests, self._interval = now, 0, RETRY_INTERVAL
             if exc.fix:
@@ -107,13 +112,15 @@ class Side:
                 logger.warning(
                     "%s %s fails (%s): large bodies are not cached", self._doing, self._store, exc
                 )
-        else:
+        elif began >= self._failed_at:
             self._interval = min(_MAX_INTERVAL, 2 * self._interval)
+        self._failed_at = now
         self.cause, self._next = str(exc), now + self._interval
         exc.is_reported = True
         return exc
 
     def _works(self) -> None:
+        self.was_used = True
         if self.cause is not None:
             self.cause, self.since = None, time.monotonic()
             logger.info("%s %s works again", self._doing, self._store)
@@ -135,7 +142,9 @@ class WatchedBodies:
         self.window = 0
         """Bytes of the runs of this process that are in the store of the records, too."""
         self.uploads = 0
+        self._has_warned = False
         self._bodies = bodies
+        _all.add(self)
         self._condemned: list[tuple[float, str]] = []
         self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
 
@@ -172,8 +181,39 @@ class WatchedBodies:
     async def ping(self) -> None:
         await self.writes.run("ping", self._bodies.ping(), WRITE_TIMEOUT)
 
+    async def try_out(self) -> None:
+        """Ping it once. What fails is in the log."""
+        with contextlib.suppress(StoreError):
+            await self.ping()
+
     async def close(self) -> None:
         await self._bodies.close()
+
+    def warn_unless_shared(self, *, is_shared: bool) -> None:
+        """Warn once if each process has records of its own, so that none finds another's bodies."""
+        if not is_shared and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s holds the bodies of records in the memory of this process, and shares nothing "
+                "with other processes: pass the URL of a Redis if there are several",
+                self.name,
+            )
+
+    # -- its state --------------------------------------------------------------------------
+
+    @property
+    def failing(self) -> Side | None:
+        """What does not work."""
+        return next((side for side in (self.reads, self.writes) if side.cause is not None), None)
+
+    @property
+    def was_used(self) -> bool:
+        return self.reads.was_used or self.writes.was_used
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since its state last changed."""
+        return time.monotonic() - max(self.reads.since, self.writes.since)
 
     # -- objects that no record leads to any more -------------------------------------------
 
@@ -198,11 +238,17 @@ class WatchedBodies:
             spawn(self._delete_quietly(due))
 
     async def _delete_quietly(self, names: Sequence[str]) -> None:
-        try:
+        # What is left is for `sweep`.
+        with contextlib.suppress(StoreError):
             await self.delete(names)
-        except StoreError:
-            # What is left is for `sweep`.
-            return
+
+
+#: All that this process uses.
+_all: WeakSet[WatchedBodies] = WeakSet()
+
+
+def all_watched() -> list[WatchedBodies]:
+    return list(_all)
 
 
 class WatchedUpload:
@@ -222,11 +268,9 @@ class WatchedUpload:
 
     async def abort(self) -> None:
         self._end()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ABORT_TIMEOUT):
                 await self._upload.abort()
-        except TimeoutError:
-            return
 
     def _end(self) -> None:
         if not self._is_over:
@@ -254,7 +298,5 @@ class WatchedReading:
 
 
 async def _closed(reading: Reading) -> None:
-    try:
+    with contextlib.suppress(StoreError):
         await reading.close()
-    except StoreError:
-        return

@@ -103,7 +103,7 @@ class ObjectBody(Body):
     async def write(self, segments: Sequence[PackedSegment]) -> None:
         if self._upload is None:
             self._upload = self._kept.store.upload(self._name, self._kept.limits.max_uploads)
-            await self._append(self._name, self._header())
+            await self._append(self._header())
         if self._max_window:
             await super().write(segments)
             sizes = [len(segment.value) for segment in segments]
@@ -113,17 +113,21 @@ class ObjectBody(Body):
         else:
             self._oldest += len(segments)
         for segment in segments:
-            await self._append(self._key_of(segment.index), segment.value)
+            await self._append(self._sealed(segment))
 
     def _header(self) -> bytes:
         head = {"namespace": self._kept.namespace, "key": self._key}
         return pack(State.OBJECT, self._generation, 0, head, b"")
 
-    async def _append(self, key: str, value: bytes) -> None:
+    def _sealed(self, segment: PackedSegment) -> bytes:
+        if self._seals is None:
+            return segment.value
+        return self._seals.seal(self._key_of(segment.index), segment.value)
+
+    async def _append(self, part: bytes) -> None:
         assert self._upload is not None
-        stored = value if self._seals is None else self._seals.seal(key, value)
-        await self._upload.write(stored)
-        self._written.append(len(stored))
+        await self._upload.write(part)
+        self._written.append(len(part))
 
     def _take_room(self, size: int) -> None:
         self._in_window += size
@@ -250,21 +254,26 @@ def object_name(key: str, generation: bytes) -> str:
     return f"{digest[:2]}/{digest}-{generation.hex()}"
 
 
-async def read_header(
-    kept: WatchedBodies, name: str, store: Store
-) -> tuple[str, str, bytes] | None:
-    """Return namespace, key and generation that an object tells of; None if it is not readable."""
-    reading = await kept.open(name, 0, PREFIX_SIZE + MAX_HEAD)
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The resource and the run that an object is of."""
+
+    namespace: str
+    key: str
+    generation: bytes
+
+
+async def read_header(bodies: WatchedBodies, name: str) -> Owner | None:
+    """Return what an object says of itself; None if that can't be read."""
+    reading = await bodies.open(name, 0, PREFIX_SIZE + MAX_HEAD)
     try:
         start = await reading.read(PREFIX_SIZE)
-        value = start + await reading.read(min(MAX_HEAD, read_prefix(start).head_length))
-        if isinstance(store, Seals):
-            value = store.unseal(name, value + await reading.read(store.seal_size))
-        prefix, head, _ = unpack(value)
+        rest = await reading.read(min(MAX_HEAD, read_prefix(start).head_length))
+        prefix, head, _ = unpack(start + rest)
         found = fields(head, 2)
         if prefix.state is not State.OBJECT:
             return None
-        return typed(str, found["namespace"]), typed(str, found["key"]), prefix.generation
+        return Owner(typed(str, found["namespace"]), typed(str, found["key"]), prefix.generation)
     except MALFORMED:
         return None
     finally:

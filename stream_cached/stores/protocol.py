@@ -122,9 +122,6 @@ class Commits(Protocol):
 class Seals(Protocol):
     """A store that signs its values, and can sign what is kept elsewhere, too."""
 
-    seal_size: int
-    """How many bytes a signature has."""
-
     def seal(self, key: str, value: bytes) -> bytes: ...
 
     def unseal(self, key: str, sealed: bytes) -> bytes:

@@ -30,8 +30,6 @@ class SignedStore(TransformedStore):
     A value without a valid signature reads as `UNSOUND` if it has our magic, and as `FOREIGN`
     otherwise. The first secret signs; all secrets verify."""
 
-    seal_size = _SIZE
-
     def __init__(self, store: Store, secrets: Sequence[bytes], context: str) -> None:
         super().__init__(store)
         common = _LABEL + _delimited(context)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_cached.backends import urls
+from stream_cached.bodies import urls as bodies_urls
 from stream_cached.endpoint import identity
 from stream_cached.request import live_apps
 
@@ -77,7 +78,7 @@ def forgetting_caches() -> Iterator[None]:
     The applications and the functions of a test, too, which live as long as they are frozen.
     """
     # Another cache may have the address of one that is gone, by which this knows them apart.
-    kept: list[Any] = [urls._by_url, live_apps._live, identity._alike]
+    kept: list[Any] = [urls._by_url, bodies_urls._by_url, live_apps._live, identity._alike]
     before = [set(memory) for memory in kept]
     yield
     for memory, names in zip(kept, before, strict=True):

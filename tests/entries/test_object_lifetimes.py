@@ -1,0 +1,176 @@
+"""Objects that no record leads to any more are deleted, and no others."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from stream_cached import StreamCache
+from stream_cached.bodies.files import FileBodies
+from tests.conftest import Serve
+from tests.support.gates import wait_until
+from tests.support.http_client import fetch
+from tests.support.keyspace import Keyspace
+from tests.support.runs import HIT, Runs
+from tests.support.servers import RedisServer
+
+
+class VariedRuns(Runs):
+    async def __call__(self, request: Request) -> Response:
+        return await super().__call__(request)
+
+
+class World:
+    """A cache of large bodies in a directory."""
+
+    def __init__(self, serve: Serve, url: str, path: Path, **settings: Any) -> None:
+        self.bodies = FileBodies(path / "bodies")
+        self.streams = StreamCache(url, ttl=60, bodies=self.bodies, key_host=False, **settings)
+        self.runs = Runs(chunks=5)
+        self.varied = VariedRuns(chunks=5, headers={"Vary": "Accept"})
+        cached = self.streams.cached(tags=("tag",))(self.runs.__call__)
+        varied = self.streams.cached()(self.varied.__call__)
+        routes = [Route("/", cached), Route("/varied", varied)]
+        self.server = serve(Starlette(routes=routes, lifespan=self.streams.lifespan))
+
+    def fetch(self, target: str = "/", **headers: str) -> str | None:
+        response = fetch(self.server.port, target, headers)
+        assert self.runs.is_whole(response) or self.varied.is_whole(response)
+        return response.header("Cache-Status")
+
+    @property
+    def objects(self) -> set[str]:
+        return {f"{p.parent.name}/{p.name}" for p in self.bodies.root.glob("??/*")}
+
+    def sweep(self) -> int:
+        return self.server.run(self.streams.sweep())
+
+    def age(self, seconds: float) -> None:
+        for name in self.objects:
+            then = time.time() - seconds
+            os.utime(self.bodies.root / name, (then, then))
+
+
+@pytest.fixture
+def world(serve: Serve, redis_url: str, tmp_path: Path) -> World:
+    return World(serve, redis_url, tmp_path, grace=0.2, max_duration=60)
+
+
+@pytest.fixture
+def patient(serve: Serve, redis_url: str, tmp_path: Path) -> World:
+    """With a long time before anything is deleted."""
+    return World(serve, redis_url, tmp_path, max_duration=60)
+
+
+# -- what a process deletes -----------------------------------------------------------------------
+
+
+def test_the_object_of_a_replaced_record_is_deleted_after_the_grace(world: World) -> None:
+    world.fetch()
+    before = world.objects
+    world.server.run(world.streams.invalidate_tags("tag"))
+    world.fetch()
+    assert world.objects > before
+    wait_until(lambda: not world.objects & before)
+    assert len(world.objects) == 1
+    assert world.fetch() == HIT
+
+
+def test_the_object_of_a_replaced_variant_is_deleted_after_the_grace(world: World) -> None:
+    for accept in ("a", "b"):
+        world.fetch("/varied", Accept=accept)
+    before = world.objects
+    assert len(before) == 2
+    world.server.run(world.streams.clear())
+    for accept in ("a", "b"):
+        world.fetch("/varied", Accept=accept)
+        assert world.fetch("/varied", Accept=accept) == HIT
+
+
+def test_the_object_of_a_damaged_entry_is_deleted_after_the_grace(world: World) -> None:
+    world.fetch()
+    (name,) = world.objects
+    path = world.bodies.root / name
+    data = bytearray(path.read_bytes())
+    data[5_000] ^= 1
+    path.write_bytes(data)
+    world.fetch()
+    wait_until(lambda: name not in world.objects)
+    assert world.fetch() == HIT
+
+
+def test_without_a_grace_of_its_own_an_object_is_kept_for_the_longest_run(patient: World) -> None:
+    patient.fetch()
+    before = patient.objects
+    patient.server.run(patient.streams.clear())
+    patient.fetch()
+    assert patient.objects > before
+
+
+# -- what a sweep deletes -------------------------------------------------------------------------
+
+
+def test_a_sweep_deletes_what_no_record_leads_to(patient: World, redis_server: RedisServer) -> None:
+    patient.fetch()
+    patient.fetch("/varied")
+    kept = patient.objects
+    patient.fetch("/?gone")
+    (gone,) = patient.objects - kept
+    keyspace = Keyspace(redis_server.port)
+    for key, value in keyspace.all().items():
+        if gone.rpartition("-")[2] in value.hex():
+            keyspace.set(key, None)
+    patient.age(121)
+    assert patient.sweep() == 1
+    assert patient.objects == kept
+    assert patient.fetch() == patient.fetch("/varied") == HIT
+
+
+def test_a_sweep_deletes_nothing_that_is_younger(patient: World, redis_server: RedisServer) -> None:
+    patient.fetch()
+    redis_server.flush()
+    patient.age(110)
+    assert patient.sweep() == 0
+    assert len(patient.objects) == 1
+
+
+def test_a_sweep_deletes_no_variant(patient: World) -> None:
+    for accept in ("a", "b", "c"):
+        patient.fetch("/varied", Accept=accept)
+    patient.age(200)
+    assert patient.sweep() == 0
+    assert patient.fetch("/varied", Accept="a") == HIT
+
+
+def test_a_sweep_leaves_other_namespaces_and_other_files_alone(
+    serve: Serve, redis_url: str, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    one, other = (World(serve, redis_url, tmp_path, namespace=name) for name in ("one", "other"))
+    one.fetch()
+    other.fetch()
+    (one.bodies.root / "ab").mkdir(exist_ok=True)
+    (one.bodies.root / "ab" / "0123").write_bytes(b"what is this")
+    redis_server.flush()
+    one.age(2000)
+    assert one.sweep() == 1
+    assert len(one.objects) == 2
+
+
+@pytest.mark.parametrize("secret", ["s" * 32, None], ids=["signed", "unsigned"])
+def test_a_sweep_of_signed_entries(
+    serve: Serve, redis_url: str, tmp_path: Path, secret: str | None
+) -> None:
+    world = World(serve, redis_url, tmp_path, secret=secret)
+    world.fetch()
+    world.fetch("/varied")
+    world.age(2000)
+    assert world.sweep() == 0
+    assert world.fetch() == world.fetch("/varied") == HIT

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
 
 from stream_cached.bodies.futures import begun
 from stream_cached.errors import StoreError
-
-if TYPE_CHECKING:
-    from obstore import BytesStream
 
 
 class ObjectReading:
@@ -27,7 +23,7 @@ class ObjectReading:
 
     def __init__(
         self,
-        stream: BytesStream | None,
+        stream: AsyncIterator[bytes] | None,
         size: int,
         timeout: float,
         failure: Callable[[str, Exception], StoreError],

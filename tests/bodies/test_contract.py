@@ -82,7 +82,8 @@ class TestObjects:
         assert found[-1] == b""
 
     @pytest.mark.parametrize(
-        ("start", "stop"), [(0, 1), (5, 5), (MIB - 1, MIB + 1), (100, 2 * MIB), (2 * MIB, None)]
+        ("start", "stop"),
+        [(0, 1), (5, 5), (MIB - 1, MIB + 1), (100, 2 * MIB), (2 * MIB, None), (3 * MIB, None)],
     )
     async def test_a_part(self, bodies: BodyStore, start: int, stop: int | None) -> None:
         body = random.Random(3).randbytes(2 * MIB + 100)

@@ -12,10 +12,11 @@ from typing import Any
 import obstore
 import pytest
 
+from stream_cached.bodies.object_reading import ObjectReading
 from stream_cached.bodies.objects import ObjectBodies
 from stream_cached.bodies.urls import bodies_from_url
 from stream_cached.errors import StoreError
-from tests.bodies.test_contract import MIB, NAME, get, names, put
+from tests.bodies.test_contract import MIB, NAME, OTHER, get, names, put
 from tests.support import gates
 from tests.support.fault_proxy import FaultProxy
 from tests.support.servers import S3Server
@@ -25,7 +26,7 @@ from tests.support.wire import Command, HttpWire
 pytestmark = pytest.mark.anyio
 
 #: As fast as a test has to be.
-FAST = {"timeout": 1, "upload_timeout": 1, "retry_timeout": 2, "retries": 2}
+FAST = {"timeout": 1, "upload_timeout": 5, "retry_timeout": 2, "retries": 2}
 
 _BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n"
 
@@ -158,6 +159,32 @@ class TestFaults:
         await put(bodies, NAME, body)
         assert await get(bodies, NAME) == body
 
+    async def test_after_its_time_a_store_is_not_asked_again(
+        self, s3: S3Server, proxy: FaultProxy
+    ) -> None:
+        bodies = bodies_from_url(s3.url(proxy.port, retries=30, retry_timeout=0.1))
+        proxy.answer = lambda command: _BUSY
+        with pytest.raises(StoreError, match="503"):
+            await put(bodies, NAME, b"body")
+        assert proxy.counts["PUT"] < 6
+
+    async def test_a_store_is_asked_again_only_as_often_as_it_may_be(
+        self, s3: S3Server, proxy: FaultProxy
+    ) -> None:
+        bodies = bodies_from_url(s3.url(proxy.port, retries=1))
+        proxy.answer = lambda command: _BUSY
+        with pytest.raises(StoreError, match="503"):
+            await put(bodies, NAME, b"body")
+        assert proxy.counts["PUT"] == 2
+
+    async def test_an_upload_that_hangs(self, s3: S3Server, proxy: FaultProxy) -> None:
+        bodies = bodies_from_url(s3.url(proxy.port, retries=0, upload_timeout=0.2))
+        proxy.swallow = True
+        began = time.monotonic()
+        with pytest.raises(StoreError):
+            await put(bodies, NAME, b"body")
+        assert time.monotonic() - began < 2
+
     @pytest.mark.parametrize("size", [in_full(MIB), 12 * MIB])
     async def test_a_store_that_goes_on_throttling(
         self, bodies: ObjectBodies, proxy: FaultProxy, s3: S3Server, size: int
@@ -227,6 +254,18 @@ class TestFaults:
         await upload.abort()
         assert time.monotonic() - began < 1
         assert s3.uploads() == []
+
+    @pytest.mark.full
+    async def test_a_reader_may_take_any_time(self, s3: S3Server, proxy: FaultProxy) -> None:
+        bodies = bodies_from_url(s3.url(proxy.port, timeout=0.4, retries=1, retry_timeout=0.1))
+        await put(bodies, NAME, bytes(32 * MIB))
+        reading = await bodies.open(NAME)
+        for _ in range(3):
+            assert await reading.read(8 * MIB) == bytes(8 * MIB)
+            await asyncio.sleep(0.5)
+        proxy.tear_down()
+        assert await reading.read(8 * MIB) == bytes(8 * MIB)
+        await reading.close()
 
     @pytest.mark.full
     async def test_a_store_that_is_gone(
@@ -319,6 +358,49 @@ class TestFaults:
             await upload.finish()
         await upload.abort()
         assert (s3.keys(), s3.uploads()) == ([], [])
+
+
+class TestObstore:
+    """What is held against obstore itself."""
+
+    @pytest.mark.parametrize("pieces", [[b"12", b"345"], [b"12", b"34567"], [b"12", b""]])
+    async def test_pieces_of_another_size_than_was_said_are_an_error(
+        self, pieces: list[bytes]
+    ) -> None:
+        async def stream() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+        reading = ObjectReading(stream(), 6, 1.0, lambda what, exc: StoreError(what))
+        with pytest.raises(StoreError, match="another size"):
+            await reading.read(6)
+        with pytest.raises(StoreError, match="has failed"):
+            await reading.read(1)
+
+    async def test_an_upload_that_it_does_not_come_back_from(
+        self, bodies: ObjectBodies, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ObjectBodies, "longest", 0.1)
+        proxy.swallow = True
+        upload = bodies.upload(NAME)
+        with pytest.raises(StoreError, match="does not come back"):
+            await upload.write(bytes(6 * MIB))
+        await upload.abort()
+        # Nothing had begun.
+        proxy.heal()
+
+    async def test_where_a_missing_object_is_an_error_the_others_are_deleted(
+        self, bodies: ObjectBodies, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def delete(bucket: object, names: list[str]) -> None:
+            if OTHER in names:
+                raise FileNotFoundError
+            deleted.extend(names)
+
+        deleted = list[str]()
+        monkeypatch.setattr(obstore, "delete_async", delete)
+        await bodies.delete([OTHER, NAME])
+        assert deleted == [NAME]
 
 
 class TestCancellation:

@@ -257,7 +257,7 @@ class TestFaults:
 
     @pytest.mark.full
     async def test_a_reader_may_take_any_time(self, s3: S3Server, proxy: FaultProxy) -> None:
-        bodies = bodies_from_url(s3.url(proxy.port, timeout=0.4, retries=1, retry_timeout=0.1))
+        bodies = bodies_from_url(s3.url(proxy.port, timeout=3, retries=1, retry_timeout=0.1))
         await put(bodies, NAME, bytes(32 * MIB))
         reading = await bodies.open(NAME)
         for _ in range(3):

@@ -217,7 +217,7 @@ async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> 
     if not is_open and not await replay.open(in_chunks=in_chunks):
         return None
     sending = call.sending(event)
-    if entry.streamed or needs_nothing:
+    if entry.streamed or needs_nothing or entry.length > call.whole_max:
         return ReplayResponse(replay, headers, exact=call.service.options.exact, sending=sending)
     body = await _whole(replay)
     if body is None:

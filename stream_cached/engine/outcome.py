@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -72,6 +73,8 @@ class Call:
     """How FastAPI renders what the function returns; None if the value itself is wanted."""
     items: str | None = None
     """The media type of what a generator yields, as it is stored; None for any other function."""
+    whole_max: float = math.inf
+    """Bytes of a stored body that was no stream, up to which it is answered with as a whole."""
     attempt: int = 0
     """How many answers of other calls were not for it after all."""
 

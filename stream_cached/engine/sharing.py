@@ -13,7 +13,7 @@ from stream_cached.http.policy import is_public, may_be_shared, why_not_shared
 from stream_cached.http.reasons import NOT_HANDED_ON_FOR, BypassError, Finding, NotCached, Scope
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.request.execution import Executed
-from stream_cached.request.guard import Guard
+from stream_cached.request.guard import Watch
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import error_headers, is_disconnect
 from stream_cached.responses.told import is_kept_out
@@ -47,7 +47,7 @@ def _tag(call: Call, view: View, result: Any) -> list[Finding]:
     return []
 
 
-def of_one_client(call: Call, headers: RawHeaders, guard: Guard | None) -> list[Finding]:
+def of_one_client(call: Call, headers: RawHeaders, guard: Watch | None) -> list[Finding]:
     """Return why an answer may be one client's own."""
     findings, known = [], vary_names(headers)
     by_response, targets = call.service.hooks.by_response, call.service.options.targets

@@ -10,7 +10,7 @@ from typing import Any
 from stream_cached.endpoint.dependencies import closes_before_response, needs_request
 from stream_cached.endpoint.function import Endpoint, response_heads
 from stream_cached.request.disconnect import DisconnectShield
-from stream_cached.request.guard import Guard, Terms
+from stream_cached.request.guard import Guard, Terms, Watch
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.injected import plain_result
 
@@ -33,7 +33,7 @@ class Execution:
     kwargs: dict[str, Any]
     incoming: Incoming | None
     terms: Terms | None
-    guard: Guard | None = None
+    guard: Watch | None = None
     """What notices the reads of the request in its last run; None if nothing watches."""
     has_validated: bool = False
     validated: str | None = None
@@ -49,7 +49,7 @@ class Execution:
     async def run_watched(self, *, release: bool = False) -> Executed:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
-        guard = self.guard = self._guard()
+        self.guard = guard = self._guard()
         given = self.args, self.kwargs
         args, kwargs = given if guard is None else guard.given(*given)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from starlette.datastructures import State
 from starlette.endpoints import HTTPEndpoint
@@ -114,6 +114,17 @@ class Terms:
     """The headers that are part of the key, lower-cased."""
     host: bool
     unguarded: frozenset[str]
+
+
+class Watch(Protocol):
+    """What a run has read of its request."""
+
+    @property
+    def reads(self) -> int:
+        """How many parts were read: it grows with each one."""
+
+    def findings(self, known: frozenset[str]) -> list[Finding]:
+        """Return the reads outside the key; `known` are lower-cased exempt headers."""
 
 
 class Guard:

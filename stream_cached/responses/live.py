@@ -28,6 +28,7 @@ from stream_cached.responses.messages import (
 from stream_cached.responses.resumption import Again, Resumption, RunHead, resuming
 from stream_cached.runs.answer import Joined
 from stream_cached.runs.run import Run
+from stream_cached.streams.ends import Complete
 from stream_cached.streams.items import takes_comments
 from stream_cached.streams.reader import Reader
 
@@ -202,6 +203,12 @@ class LiveResponse(StreamingResponse):
         self._run.abort("its request was cancelled, and it needs what belongs to the request")
         with anyio.move_on_after(_ABORT_WITHIN, shield=True):
             await self._run.over()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the whole body can be served from the cache."""
+        is_remote = self._run.remote is not None
+        return self._run.is_visible or (is_remote and isinstance(self._run.end, Complete))
 
     async def run_is_over(self) -> None:
         await self._run.over()

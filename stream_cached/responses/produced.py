@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import Finding, NotCached
-from stream_cached.request.guard import Guard
+from stream_cached.request.guard import Guard, Watch
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.app import as_response
@@ -107,7 +107,7 @@ def produced(result: Any) -> Produced | None:
 
 
 async def produce_messages(
-    made: Produced, incoming: Incoming, guard: Guard | None, *, whole: bool
+    made: Produced, incoming: Incoming, guard: Watch | None, *, whole: bool
 ) -> Produced:
     """
     Start a response that sends in its own way, and return its real head and its source.
@@ -116,7 +116,7 @@ async def produce_messages(
     """
     request = incoming.request
     scope = recordable(plain_scope(request.scope), conditional=not whole)
-    if guard is not None and not sends_what_it_is_given(made.response):
+    if isinstance(guard, Guard) and not sends_what_it_is_given(made.response):
         scope = guard.observed_scope(scope)
     source = AppSource(made.response, scope, getattr(request, "_body", b""), _watched_items(made))
     await source.begin()

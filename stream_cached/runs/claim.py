@@ -45,6 +45,8 @@ class Claim(ABC):
         """Whether the endpoint has answered with a plain value."""
         self._registry = registry
         self.is_listed = True
+        self.is_visible = False
+        """Whether its answer is stored, and can be served."""
         self._is_unlisted = False
         self.error: Exception | None = None
         """What the endpoint raised, if the requests that waited may be given it."""

@@ -335,7 +335,7 @@ class Run(Claim):
             self.audience.lost_entry()
 
     def visible(self) -> None:
-        self.advance(Event.SHOW)
+        self.is_visible = self.advance(Event.SHOW)
 
     async def stored(self) -> None:
         if self._storage is not None:

@@ -1,0 +1,9 @@
+"""The front door for Django: views whose streams are streamed, cached and replayed."""
+
+from __future__ import annotations
+
+from stream_cached.django.conf import Cache, caches
+from stream_cached.django.decorators import cache_stream
+from stream_cached.django.responses import CachedStreamingHttpResponse
+
+__all__ = ["Cache", "CachedStreamingHttpResponse", "cache_stream", "caches"]

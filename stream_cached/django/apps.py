@@ -1,0 +1,13 @@
+"""The app for INSTALLED_APPS, which has the system checks."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class StreamCachedConfig(AppConfig):
+    """Put `"stream_cached.django"` into INSTALLED_APPS."""
+
+    name = "stream_cached.django"
+    label = "stream_cached"
+    verbose_name = "stream_cached"

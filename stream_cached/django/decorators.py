@@ -1,0 +1,239 @@
+"""The decorator of a view."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar, cast
+
+from aiocache.base import SENTINEL
+from asgiref.sync import sync_to_async
+
+from stream_cached.checks import require
+from stream_cached.decorator import Ttl
+from stream_cached.django.answering import respond
+from stream_cached.django.conf import caches
+from stream_cached.django.entry import loop_for, run_here
+from stream_cached.django.execution import Place, ViewExecution
+from stream_cached.django.observed import plain_request
+from stream_cached.django.requests import (
+    DjangoConnection,
+    connection_of,
+    find_request,
+    inner_request,
+    is_of_server_loop,
+)
+from stream_cached.django.threads import inbox_here
+from stream_cached.django.views import NO_USER, Settings, View, note_user, signature_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: How many views are remembered: an application may make decorators without an end.
+_MOST_VIEWS = 4096
+
+_views: dict[tuple[object, ...], View] = {}
+_of_settings = 0
+
+
+class cache_stream:  # noqa: N801
+    """
+    Cache what a view of Django answers, while it is streamed to its first client.
+    """
+
+    def __init__(
+        self,
+        ttl: Ttl | Callable[[Any], Ttl] = SENTINEL,
+        *,
+        cache: str = "default",
+        vary: Any = (),
+        tags: Any = (),
+        query: str | Collection[str] = "all",
+        per_user: bool = False,
+        **options: Any,
+    ) -> None:
+        require(
+            isinstance(cache, str), f"cache={cache!r}: pass the name of a cache in the settings"
+        )
+        require(isinstance(per_user, bool), f"per_user={per_user!r}: pass True or False")
+        names = None if query == "all" else query
+        require(
+            names is None or not isinstance(names, str),
+            f'query={query!r}: pass "all", or the names that the view reads, query=("page",)',
+        )
+        given = options if ttl is SENTINEL else {"ttl": ttl, **options}
+        self._settings = Settings(
+            alias=cache,
+            per_user=per_user,
+            query=None if names is None else frozenset(names),
+            options={**given, "vary": vary, "tags": tags},
+        )
+        self._frozen = _frozen(vars(self._settings))
+        self.__name__ = "cache_stream"
+
+    def __call__(self, view: F) -> F:
+        """Return the view that answers from the cache."""
+        if inspect.iscoroutinefunction(view) or asyncio.iscoroutinefunction(view):
+
+            @functools.wraps(view)
+            async def cached(*args: Any, **kwargs: Any) -> Any:
+                return await self._answer_async(view, args, kwargs)
+
+        else:
+
+            @functools.wraps(view)
+            def cached(*args: Any, **kwargs: Any) -> Any:
+                return self._answer(view, args, kwargs)
+
+        wrapper = cast(Any, cached)
+        wrapper.invalidate = functools.partial(_invalidate, self, view)
+        wrapper.ainvalidate = functools.partial(_ainvalidate, self, view)
+        return cast(F, cached)
+
+    # -- one call ---------------------------------------------------------------------------
+
+    def _answer(self, view: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        at = find_request(args)
+        if at is None:
+            return view(*args, **kwargs)
+        connection = connection_of(args[at])
+        user = self._user(connection.django)
+        inbox, context = inbox_here(), contextvars.copy_context()
+        for_server = is_of_server_loop(inner_request(connection.django))
+        place = Place(inbox, context, for_server=for_server)
+        answering = self._answered(view, at, args, kwargs, connection, place, user)
+        return _left(*run_here(answering, loop_for(for_server=for_server), inbox, context))
+
+    async def _answer_async(
+        self, view: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        at = find_request(args)
+        if at is None:
+            return await view(*args, **kwargs)
+        if not is_of_server_loop(inner_request(args[at])):
+            # The loop of this call ends with it.
+            return await sync_to_async(self._answer)(view, args, kwargs)
+        connection = connection_of(args[at])
+        user = await self._user_async(connection.django)
+        context = contextvars.copy_context()
+        place = Place(None, context, for_server=True)
+        answering = self._answered(view, at, args, kwargs, connection, place, user)
+        task = asyncio.get_running_loop().create_task(answering, context=context)
+        return _left(*await task)
+
+    async def _answered(
+        self,
+        view: Callable[..., Any],
+        at: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        connection: DjangoConnection,
+        place: Place,
+        user: object,
+    ) -> tuple[Any, Any]:
+        """Return the response, and what has observed its view."""
+        state = self.state(view, at)
+        if connection.method in state.options.methods and connection.method != "GET":
+            await place.call(connection.read_body)
+        call = await state.call(view, args, kwargs, connection, place, user)
+        response = await respond(call, place)
+        assert isinstance(call.execution, ViewExecution)
+        return response, call.execution.guard
+
+    def _user(self, request: Any) -> object:
+        if not self._settings.per_user:
+            return NO_USER
+        note_user(request)
+        return _pk(plain_request(request).user)
+
+    async def _user_async(self, request: Any) -> object:
+        if not self._settings.per_user:
+            return NO_USER
+        note_user(request)
+        plain = plain_request(request)
+        auser = getattr(plain, "auser", None)
+        return _pk(plain.user if auser is None else await auser())
+
+    def state(self, view: Callable[..., Any], at: int) -> View:
+        """Return what is the same for all calls of a view."""
+        global _of_settings
+        module = getattr(view, "__module__", type(view).__module__)
+        name = f"{module}.{getattr(view, '__qualname__', type(view).__qualname__)}"
+        place = (name, at, self._frozen)
+        if _of_settings != caches.number or len(_views) >= _MOST_VIEWS:
+            _views.clear()
+            _of_settings = caches.number
+        found = _views.get(place)
+        if found is None:
+            signature = signature_of(view, at)
+            cache = caches[self._settings.alias]
+            found = _views[place] = View(name, signature, cache, self._settings)
+        return found
+
+
+def _left(response: Any, guard: Any) -> Any:
+    """Return the response to what is around the view, whose reads do not count."""
+    if guard is not None:
+        guard.leave()
+    return response
+
+
+def _pk(user: Any) -> Any:
+    return getattr(user, "pk", None)
+
+
+def _frozen(value: Any) -> Any:
+    """Return something to find the same options by."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(name), _frozen(each)) for name, each in value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
+
+
+#: What `method_decorator` decorates beside the method, to see which attributes that has.
+_PLACEHOLDER = "_update_method_wrapper.<locals>.dummy"
+
+
+def _known(decorator: cache_stream, view: Callable[..., Any]) -> View:
+    name = getattr(view, "__qualname__", "")
+    require(
+        name != _PLACEHOLDER,
+        "method_decorator does not tell which method it decorates: put @cache_stream directly over "
+        "the method, or give it tags= and invalidate these",
+    )
+    owner = name.rpartition(".")[0]
+    is_method = bool(owner) and not owner.endswith("<locals>")
+    is_bound = isinstance(view, functools.partial) or inspect.ismethod(view)
+    return decorator.state(view, int(is_method and not is_bound))
+
+
+def _invalidate(decorator: cache_stream, view: Callable[..., Any], **arguments: Any) -> bool:
+    """
+    Invalidate the stored responses of the view, and its runs.
+
+    Args:
+        arguments: One argument, `year=2024`: only the entries of calls with this value. The
+            decorator names the argument in `invalidate_by=`, or has a tag that consists of it, such
+            as `"report:{year}"`.
+
+    Returns:
+        True if it was carried out, False if it waits for the store's return.
+
+    Raises:
+        StoreError: The store refused; old responses may still be served.
+        ConfigurationError: It is not an argument by which entries can be invalidated.
+    """
+    state = _known(decorator, view)
+    return run_here(state.invalidate(arguments), loop_for(for_server=True))
+
+
+async def _ainvalidate(decorator: cache_stream, view: Callable[..., Any], **arguments: Any) -> bool:
+    """Do the same as `invalidate`."""
+    return await _known(decorator, view).invalidate(arguments)

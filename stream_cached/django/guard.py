@@ -1,0 +1,136 @@
+"""What a view reads of its request that is not part of the key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from stream_cached.django.observed import attributes_of, observe, release
+from stream_cached.http.reasons import Finding, NotCached, listed
+from stream_cached.request.guard import Terms
+
+#: The guard of the view that has returned in this context: what is read here is read by others.
+_outside: ContextVar[object] = ContextVar("stream_cached_outside", default=None)
+
+_TEXTS = {
+    "auth": "request.auth",
+    "body": "the body",
+    "client": "the client's address",
+    "cookies": "the cookies",
+    "csrf": "the CSRF token",
+    "headers": "the headers as a whole",
+    "host": "the host",
+    "query": "the query as it is",
+    "session": "the session",
+    "user": "request.user",
+}
+
+
+class ViewGuard:
+    """
+    Observes the request of one run, until `end`.
+
+    Args:
+        request: The request, of Django or of Django REST Framework.
+        terms: What may be read of it.
+        left_out: What of its inputs is not part of the key: `"query"`, `"body"`.
+    """
+
+    def __init__(self, request: Any, terms: Terms, left_out: frozenset[str]) -> None:
+        self._request = request
+        self._terms = terms
+        self._left_out = left_out
+        self._read: dict[str, None] = {}
+        self._token = object()
+        # Only what was there before the run counts. The view may read back its own attributes.
+        self._attributes = dict(attributes_of(request))
+        self._is_over = False
+        observe(request, self)
+
+    def end(self) -> None:
+        """Observe no more: the view has returned, and nothing is left of its stream."""
+        if not self._is_over:
+            self._is_over = True
+            release(self._request, self)
+
+    def leave(self) -> None:
+        """Take what is read in this context from now on for what middleware reads."""
+        _outside.set(self._token)
+
+    @property
+    def is_outside(self) -> bool:
+        return _outside.get() is self._token
+
+    def note(self, name: str) -> None:
+        self._read[name] = None
+
+    def attribute(self, name: str) -> None:
+        if not name.startswith("_") and name in self._attributes:
+            self._read[f"request.{name}"] = None
+
+    @property
+    def reads(self) -> int:
+        return len(self._read)
+
+    def findings(self, known: frozenset[str]) -> list[Finding]:
+        """Return the reads outside the key; `known` are lower-cased exempt headers."""
+        unkeyed = [name for name in [*self._read] if not self._is_keyed(name, known)]
+        if "headers" in unkeyed:
+            unkeyed = [name for name in unkeyed if not name.startswith("header.")]
+        if not unkeyed:
+            return []
+        return [Finding(NotCached.READ, listed(map(_shown, unkeyed)), _fix(unkeyed))]
+
+    def _is_keyed(self, name: str, known: frozenset[str]) -> bool:
+        if name in ("body", "query"):
+            return name not in self._left_out
+        unguarded = self._terms.unguarded
+        if name in unguarded or (name == "host" and self._terms.host):
+            return True
+        if name.startswith("header.") and "headers" in unguarded:
+            return True
+        header = {"cookies": "cookie", "session": "cookie"}.get(name, name.removeprefix("header."))
+        is_header = header != name
+        # The length of a body, and its type, go with the body.
+        is_of_body = name in ("header.content-length", "header.content-type")
+        return is_of_body or (is_header and (header in self._terms.headers or header in known))
+
+
+def _shown(name: str) -> str:
+    if name.startswith("header."):
+        return f"the header {name.removeprefix('header.')}"
+    return _TEXTS.get(name, name)
+
+
+def _fix(unkeyed: Sequence[str]) -> str:
+    """Return the code that adds the reads to the key, or that exempts them."""
+    headers = [name.removeprefix("header.") for name in unkeyed if name.startswith("header.")]
+    users = [name for name in unkeyed if name in ("auth", "user")]
+    others = [n for n in unkeyed if n != "csrf" and n not in users and not n.startswith("header.")]
+    ways = []
+    if headers:
+        ways.append(f"pass vary={_tuple(headers)}")
+    if users:
+        ways.append("pass per_user=True, so that there is an entry for each user")
+    if others:
+        ways.append(
+            'put what the answer depends on into the key, as in key_args={"request": lambda '
+            f"request: ...}}, and pass unguarded={_tuple(others)}"
+        )
+    if "csrf" in unkeyed:
+        ways.append(
+            "leave the CSRF token, which is one client's own, out of what is cached: let a script "
+            "read it from the cookie, or leave the decorator off"
+        )
+    exempt = [name for name in unkeyed if name != "csrf"]
+    either = ""
+    if exempt and not others:
+        words = [name.removeprefix("header.") for name in exempt]
+        either = f"; or pass unguarded={_tuple(words)}, if none of it shows in the answer"
+    return listed(ways) + either
+
+
+def _tuple(names: Sequence[str]) -> str:
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return f"({quoted},)" if len(names) == 1 else f"({quoted})"

@@ -1,0 +1,276 @@
+"""A request of Django that reports what is read of it.
+
+The class of the request object itself is replaced for a while: the view, `self.request`, and the
+request that Django REST Framework wraps all are that object.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from django.http import HttpRequest
+from django.http.request import HttpHeaders
+from django.utils.functional import SimpleLazyObject
+
+from stream_cached.request.observed import ABSENT, ObservedMapping
+
+#: Where a request has those that observe it.
+_WATCHES = "_stream_cached_watches"
+
+
+class Watcher(Protocol):
+    """Receives the reads of a request."""
+
+    def note(self, name: str) -> None: ...
+
+    def attribute(self, name: str) -> None: ...
+
+    @property
+    def is_outside(self) -> bool: ...
+
+
+#: What a read of an attribute is called; see the words of `unguarded=`.
+_READS = {
+    **dict.fromkeys(("auser", "successful_authenticator", "user"), "user"),
+    "auth": "auth",
+    "session": "session",
+    **dict.fromkeys(("COOKIES", "get_signed_cookie"), "cookies"),
+    **dict.fromkeys(("build_absolute_uri", "get_host", "get_port"), "host"),
+    **dict.fromkeys(("_current_scheme_host", "_get_raw_host"), "host"),
+    **dict.fromkeys(("FILES", "POST", "body", "data", "stream"), "body"),
+    **dict.fromkeys(("read", "readline", "readlines", "_body", "_files", "_post"), "body"),
+    **dict.fromkeys(("_stream", "_data", "_full_data"), "body"),
+    **dict.fromkeys(("get_full_path", "get_full_path_info"), "query"),
+    **dict.fromkeys(("environ", "scope"), "headers"),
+    **dict.fromkeys(("accepted_type", "accepted_types", "accepts"), "header.accept"),
+    **dict.fromkeys(("accepted_types_by_precedence", "get_preferred_type"), "header.accept"),
+    **dict.fromkeys(("content_params", "content_type"), "header.content-type"),
+}
+
+#: Attributes of which only a part may be read.
+_MAPPINGS = frozenset({"GET", "META", "headers", "query_params"})
+
+#: Attributes that are part of the key, equal for all clients, or what Django itself keeps there.
+_COMMON = frozenset(
+    {
+        *("method", "path", "path_info", "resolver_match", "urlconf", "site", "LANGUAGE_CODE"),
+        *("parsers", "authenticators", "negotiator", "parser_context", "accepted_media_type"),
+        *("accepted_renderer", "version", "versioning_scheme", "encoding", "upload_handlers"),
+        *("csrf_processing_done", "csrf_cookie_needs_reset", "csrf_cookie_needs_update"),
+    }
+)
+
+#: Names of META by what they tell.
+_META = {
+    "HTTP_HOST": "host",
+    "HTTP_COOKIE": "cookies",
+    "CONTENT_TYPE": "header.content-type",
+    "CONTENT_LENGTH": "header.content-length",
+    **dict.fromkeys(("QUERY_STRING", "RAW_URI", "REQUEST_URI"), "query"),
+    **dict.fromkeys(("SERVER_NAME", "SERVER_PORT"), "host"),
+    **dict.fromkeys(("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT"), "client"),
+    **dict.fromkeys(("AUTH_TYPE", "REMOTE_IDENT", "REMOTE_USER"), "user"),
+    **dict.fromkeys(("CSRF_COOKIE", "CSRF_COOKIE_NEEDS_UPDATE"), "csrf"),
+    "wsgi.input": "body",
+}
+
+#: Names of META that are part of the key, or the same for all requests.
+_META_COMMON = frozenset(
+    {
+        *("GATEWAY_INTERFACE", "PATH_INFO", "REQUEST_METHOD", "SCRIPT_NAME", "SERVER_PROTOCOL"),
+        *("SERVER_SOFTWARE", "wsgi.errors", "wsgi.file_wrapper", "wsgi.input_terminated"),
+        *("wsgi.multiprocess", "wsgi.multithread", "wsgi.run_once", "wsgi.url_scheme"),
+        "wsgi.version",
+    }
+)
+
+
+def meta_read(name: str, value: object) -> str:
+    """Return what the read of one name of META is called; an empty text if it tells nothing."""
+    if name in _META_COMMON or (value is not ABSENT and os.environ.get(name) == value):
+        return ""
+    if name in _META:
+        return _META[name]
+    if name.startswith("HTTP_"):
+        return f"header.{name[5:].replace('_', '-').lower()}"
+    return f"request.META.{name}"
+
+
+class ObservedHeaders(HttpHeaders):
+    """Headers that report which of them are read."""
+
+    def __init__(self, plain: HttpHeaders, note: Callable[[str], None]) -> None:
+        self._store = plain._store
+        self._plain = plain
+        self._note = note
+
+    def __getitem__(self, key: str) -> str:
+        name = key.replace("_", "-").lower()
+        self._note({"cookie": "cookies", "host": "host"}.get(name, f"header.{name}"))
+        return self._plain[key]
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self[str(key)]
+        except KeyError:
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        self._note("headers")
+        return iter(self._plain)
+
+    def __len__(self) -> int:
+        self._note("headers")
+        return len(self._plain)
+
+    def __repr__(self) -> str:
+        self._note("headers")
+        return repr(self._plain)
+
+    def copy(self) -> ObservedHeaders:
+        self._note("headers")
+        return self
+
+
+class ObservedRequest:
+    """The base class that observes; it precedes the request's own class."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _COMMON or (name[:2] == "__" and name[-2:] == "__"):
+            return super().__getattribute__(name)
+        own = super().__getattribute__("__dict__")
+        watches = [each for each in own.get(_WATCHES, ()) if not each.is_outside]
+        if not watches:
+            return super().__getattribute__(name)
+        if name in _MAPPINGS:
+            return _part(plain_request(self), name, watches)
+        read = _READS.get(name)
+        if read is None:
+            if name in own:
+                for each in watches:
+                    each.attribute(name)
+            return super().__getattribute__(name)
+        plain = plain_request(self)
+        value = getattr(plain, name)
+        if name == "user" and isinstance(plain, HttpRequest):
+            return _lazy_user(value, watches)
+        _note(watches, read)
+        return value
+
+
+def _note(watches: list[Watcher], name: str) -> None:
+    for each in watches:
+        each.note(name)
+
+
+def _lazy_user(value: Any, watches: list[Watcher]) -> Any:
+    """Report the user once something is read of it: a template is given it, and may not show it."""
+
+    def used() -> Any:
+        _note(watches, "user")
+        # A lazy object of a lazy object would keep its own class.
+        return value
+
+    return SimpleLazyObject(used)
+
+
+def _part(plain: Any, name: str, watches: list[Watcher]) -> Any:
+    note = functools.partial(_note, watches)
+    if name == "headers":
+        return ObservedHeaders(plain.headers, note)
+    if name == "META":
+
+        def item(key: str, value: Any) -> Any:
+            if read := meta_read(key, value):
+                note(read)
+            return value
+
+        return _ObservedMeta(plain.META, item, note)
+    note("query")
+    return getattr(plain, name)
+
+
+class _ObservedMeta(ObservedMapping):
+    """META that reports its reads."""
+
+    def __init__(
+        self, plain: Any, item: Callable[[str, Any], Any], note: Callable[[str], None]
+    ) -> None:
+        super().__init__(plain, item)
+        self._note = note
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        # Who sets it hands a token out.
+        if name.startswith("CSRF_COOKIE"):
+            self._note("csrf")
+        super().__setitem__(name, value)
+
+
+@functools.lru_cache(maxsize=64)
+def _observed_class(cls: Any) -> Any:
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (ObservedRequest, cls), names)
+
+
+@functools.lru_cache(maxsize=64)
+def _plain_class(cls: Any) -> Any:
+    return next(each for each in cls.__mro__[1:] if not issubclass(each, ObservedRequest))
+
+
+def _class_for(request: Any, convert: Callable[[Any], Any]) -> Any:
+    return convert(type(request))
+
+
+def plain_request(request: Any) -> Any:
+    """Return the same request as an object that reports nothing."""
+    cls: Any = type(request)
+    if not issubclass(cls, ObservedRequest):
+        return request
+    plain = object.__new__(_plain_class(cls))
+    object.__setattr__(plain, "__dict__", object.__getattribute__(request, "__dict__"))
+    return plain
+
+
+def _parts(request: Any) -> list[Any]:
+    """Return the request, and the one that it wraps."""
+    inner = object.__getattribute__(request, "__dict__").get("_request")
+    return [request] if inner is None else [request, *_parts(inner)]
+
+
+def attributes_of(request: Any) -> Mapping[str, Any]:
+    """Return what is set on a request, and on the one that it wraps."""
+    found: dict[str, Any] = {}
+    for each in _parts(request):
+        found |= object.__getattribute__(each, "__dict__")
+    return found
+
+
+def watches_of(request: Any) -> tuple[Watcher, ...]:
+    """Return those that observe a request now."""
+    watches: tuple[Watcher, ...] = attributes_of(request).get(_WATCHES, ())
+    return watches
+
+
+def observe(request: Any, watcher: Watcher) -> None:
+    """Report the reads of a request, until `release`."""
+    for each in _parts(request):
+        own = object.__getattribute__(each, "__dict__")
+        own[_WATCHES] = (*own.get(_WATCHES, ()), watcher)
+        if not isinstance(each, ObservedRequest):
+            each.__class__ = _class_for(each, _observed_class)
+
+
+def release(request: Any, watcher: Watcher) -> None:
+    """Report no reads any more."""
+    for each in _parts(request):
+        own = object.__getattribute__(each, "__dict__")
+        left = tuple(other for other in own.get(_WATCHES, ()) if other is not watcher)
+        own[_WATCHES] = left
+        if not left:
+            del own[_WATCHES]
+            if isinstance(each, ObservedRequest):
+                each.__class__ = _class_for(each, _plain_class)

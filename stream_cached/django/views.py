@@ -1,0 +1,291 @@
+"""One decorated view: its key, its tags, its calls, its invalidation."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone, translation
+
+from stream_cached.backends.pending import InvalidatedBefore
+from stream_cached.checks import require
+from stream_cached.django.conf import Cache
+from stream_cached.django.execution import Place, ViewExecution
+from stream_cached.django.hooks import DjangoHooks, ViewReporter
+from stream_cached.django.observed import watches_of
+from stream_cached.django.requests import DjangoConnection, incoming_of, is_wrapped
+from stream_cached.endpoint.tags import Tagging
+from stream_cached.engine.header_rules import HeaderRules
+from stream_cached.engine.invalidate import Invalidation, Version
+from stream_cached.engine.outcome import Call
+from stream_cached.engine.request_view import RequestView
+from stream_cached.engine.service import Service
+from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.http.wishes import NO_WISHES
+from stream_cached.keys.canonical import NoCanonicalFormError, canonical
+from stream_cached.keys.names import version_key
+from stream_cached.options import Options, Vary
+from stream_cached.request.incoming import Incoming
+
+#: No user was asked for.
+NO_USER = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    The options of one decorator.
+
+    Args:
+        alias: The name of the cache in the settings of the project.
+        per_user: Whether the key has the user.
+        query: The names of the query that are part of the key; None for all.
+        options: The other ones, for `StreamCache.cached`.
+    """
+
+    alias: str
+    per_user: bool
+    query: frozenset[str] | None
+    options: Mapping[str, Any]
+
+
+def signature_of(view: Callable[..., Any], place: int) -> inspect.Signature:
+    """Return the signature of a view from its request on, which is at this place."""
+    if isinstance(view, functools.partial) and not (view.args or view.keywords):
+        # What `method_decorator` makes of a bound method.
+        view = view.func
+    try:
+        signature = inspect.signature(view)
+    except (TypeError, ValueError):
+        signature = inspect.signature(lambda request, *args, **kwargs: None)
+    parameters = list(signature.parameters.values())
+    return signature.replace(parameters=parameters[place:])
+
+
+class View:
+    """
+    What is the same for all calls of one view.
+
+    Args:
+        name: Its module and qualified name.
+        signature: Its signature from the request on.
+        cache: Where its responses are.
+        chosen: The options of its decorator.
+    """
+
+    def __init__(
+        self, name: str, signature: inspect.Signature, cache: Cache, chosen: Settings
+    ) -> None:
+        decorator = cache.streams.cached(**chosen.options)
+        self.options: Options = decorator.options
+        self._chosen = chosen
+        self._signature = signature
+        self._names = [
+            each.name
+            for each in signature.parameters.values()
+            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        ]
+        self._name = name
+        self._check()
+        self.reporter = ViewReporter(name)
+        self._tagging = Tagging(
+            name, signature, self.options.tags, self.options.invalidate_by, has_namespace=True
+        )
+        self.service = Service(
+            version=version_key(name),
+            options=self.options,
+            headers=self._rules(self.options.vary),
+            reporter=self.reporter,
+            hooks=DjangoHooks(decorator.hooks),
+            invalidated_before=InvalidatedBefore(time.monotonic),
+        )
+        #: With the header by which Django REST Framework chooses a renderer, as it has understood
+        #: that header.
+        self._negotiated = replace(
+            self.service, headers=self._rules({**self.options.vary, "Accept": _unchanged})
+        )
+        self._invalidation = Invalidation(self.service, None)
+
+    def _check(self) -> None:
+        parameters = self._signature.parameters.values()
+        if any(each.kind is each.VAR_KEYWORD for each in parameters):
+            return
+        for option in ("key_args", "key_ignore"):
+            unknown = sorted(set(getattr(self.options, option)) - self._signature.parameters.keys())
+            require(
+                not unknown,
+                f"{option}= names {', '.join(unknown)}, but {self._name} takes "
+                f"{', '.join(self._signature.parameters)}",
+            )
+
+    def _rules(self, vary: Vary) -> HeaderRules:
+        rules = HeaderRules(self.options, frozenset(), frozenset(), vary=vary)
+        if self._chosen.per_user:
+            users = {"auth", "user"}
+            rules.terms = replace(rules.terms, unguarded=rules.terms.unguarded | users)
+        return rules
+
+    # -- one call ---------------------------------------------------------------------------
+
+    async def call(
+        self,
+        view: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        connection: DjangoConnection,
+        place: Place,
+        user: object,
+    ) -> Call:
+        """Return a call as the engine answers it."""
+        request = connection.django
+        service = self._negotiated if is_wrapped(request) else self.service
+        own = args[_place_of(request, args) + 1 :]
+        incoming: Incoming | None = None
+        key, versions, findings = "", tuple[str, ...](), tuple[Finding, ...]()
+        try:
+            if service.hooks.is_switched_off():
+                raise BypassError(Finding(NotCached.SWITCHED_OFF))
+            versions = self._tagging.versions((request, *own), kwargs)
+            incoming = self._incoming(connection, service)
+            if incoming.may_have_body:
+                await incoming.read_body()
+            if self._chosen.query is not None:
+                incoming.parse_query(self._chosen.query)
+            owner = _class_of(view, request, args)
+            key = self._key(incoming, request, own, kwargs, {"<class>": owner, "<user>": user})
+        except BypassError as exc:
+            findings = exc.findings
+            if exc.__cause__ is not None:
+                self.reporter.function_failed(exc.__cause__)
+        wishes, refreshes = NO_WISHES, False
+        if incoming is not None:
+            honour = self.options.honor_request
+            honour = _for_django(honour) if callable(honour) else honour
+            wishes = incoming.wishes(honour, self.reporter)
+            refreshes = incoming.refreshes(self.reporter)
+        terms = service.headers.terms
+        return Call(
+            service=service,
+            execution=ViewExecution(view, request, args, kwargs, incoming, terms, place),
+            key=key,
+            versions=versions,
+            tags_of=self._tagging.of_response((request, *own), kwargs),
+            request=None if incoming is None else RequestView.of(incoming, wishes),
+            keyed=incoming is not None,
+            findings=findings,
+            reads=not (refreshes or wishes.no_cache),
+            writes=not wishes.no_store,
+            whole_max=self.options.limits.inline_max,
+        )
+
+    def _incoming(self, connection: DjangoConnection, service: Service) -> Incoming:
+        normalisers = service.headers.normalisers
+        if service is self._negotiated:
+            chosen = str(getattr(connection.django, "accepted_media_type", ""))
+            normalisers = {**normalisers, b"accept": lambda value: chosen}
+        refresh = self.options.refresh
+        incoming = incoming_of(
+            connection,
+            normalisers,
+            refresh=refresh and _for_django(refresh),
+            ignored=self.options.ignored_query,
+        )
+        identifying = service.headers.identifying(keyed=True)
+        if self._chosen.per_user:
+            identifying = identifying | {"authorization"}
+        incoming.check(self.options.methods, identifying)
+        return incoming
+
+    def _key(
+        self,
+        incoming: Incoming,
+        request: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        more: Mapping[str, object],
+    ) -> str:
+        named = dict(zip(self._names[1:], args, strict=False))
+        rest = args[len(named) :]
+        given: dict[str, Any] = {**named, **kwargs}
+        forms = {name: self._form(name, value) for name, value in given.items() if self._has(name)}
+        if rest:
+            forms["*"] = self._form("*", list(rest))
+        taken = self._names[0] if self._names else ""
+        if taken in self.options.key_args:
+            forms[taken] = self._form(taken, request)
+        forms |= _around(request)
+        forms |= {name: self._form(name, value) for name, value in more.items() if value != ""}
+        return incoming.key(self._name, forms, host=self.options.key_host)
+
+    def _has(self, name: str) -> bool:
+        return name not in self.options.key_ignore
+
+    def _form(self, name: str, value: Any) -> Any:
+        function = self.options.key_args.get(name)
+        try:
+            return canonical(value if function is None else function(value))
+        except NoCanonicalFormError as exc:
+            raise BypassError(Finding(NotCached.ARGUMENT, f"{name}: {exc}")) from None
+        # A user's function that fails must not fail the request.
+        except Exception as exc:
+            if function is None:
+                raise
+            subject = f"key_args= for {name} raised {type(exc).__name__}"
+            raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
+
+    # -- invalidation -----------------------------------------------------------------------
+
+    async def invalidate(self, arguments: Mapping[str, Any]) -> bool:
+        """Invalidate what is stored for an argument, or, without one, everything."""
+        versions = self._tagging.named(arguments) if arguments else []
+        if self.service.hooks.is_invalidation_off():
+            return False
+        if versions:
+            return all([await self._invalidation(Version(each)) for each in versions])
+        return await self._invalidation(None)
+
+
+def _unchanged(value: str) -> str:
+    return value
+
+
+def _place_of(request: Any, args: tuple[Any, ...]) -> int:
+    return 0 if args[0] is request else 1
+
+
+def _for_django(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda connection: function(connection.django)
+
+
+def _class_of(view: Callable[..., Any], request: Any, args: tuple[Any, ...]) -> str:
+    """Return the class of a view that is a method: it may be inherited."""
+    owner = args[0] if args[0] is not request else None
+    if owner is None and isinstance(view, functools.partial):
+        owner = getattr(view.func, "__self__", None)
+    cls = type(owner)
+    return "" if owner is None else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _around(request: Any) -> dict[str, Any]:
+    """Return what an answer depends on beside the request, as Django's own cache does."""
+    forms: dict[str, Any] = {}
+    if settings.USE_I18N:
+        forms["<language>"] = translation.get_language()
+    if settings.USE_TZ:
+        forms["<zone>"] = timezone.get_current_timezone_name()
+    if is_wrapped(request):
+        forms["<version>"] = str(getattr(request, "version", None))
+        renderer = getattr(request, "accepted_renderer", None)
+        forms["<format>"] = str(getattr(renderer, "format", None))
+    return forms
+
+
+def note_user(request: Any) -> None:
+    """Tell the views around this one that its answer depends on the user."""
+    for watch in watches_of(request):
+        watch.note("user")

@@ -50,7 +50,7 @@ async def respond(call: Call, place: Place) -> Any:
 async def _converted(call: Call, place: Place, result: Response) -> HttpResponseBase:
     incoming = call.execution.incoming
     scope = PLAIN_SCOPE if incoming is None else incoming.scope
-    inbox = place.inbox if place.is_held else None
+    inbox = place.holding if place.is_held else None
     outgoing = Outgoing(result, scope, inbox, asyncio.get_running_loop())
     head = await outgoing.head()
     status: int = head["status"]

@@ -47,6 +47,13 @@ class Place:
         self.is_held = False
         """Whether what the view has returned needs the thread of the request."""
 
+    @property
+    def holding(self) -> Inbox | None:
+        """What has the thread of the request once the view has returned: it iterates there.
+
+        Behind an ASGI server that thread does not wait, and asgiref knows how to reach it."""
+        return None if self.for_server else self.inbox
+
     async def call(self, function: Callable[[], Any]) -> Any:
         """Call what is synchronous in the thread of the request, or else in one of its own."""
         if not self.is_open:
@@ -130,8 +137,7 @@ class ViewExecution(Execution):
 
         response, context, is_held = await self._place.call(run)
         if getattr(response, "is_async", False):
-            thread = self._thread(is_held)
-            thread.enter()
+            thread = self._entered(is_held)
         return self._taken(response, context, thread, guard, is_held=is_held)
 
     def _is_held(self, response: Any) -> bool:
@@ -140,16 +146,16 @@ class ViewExecution(Execution):
         is_stream = isinstance(response, StreamingHttpResponse)
         return in_transaction() or (is_stream and is_begun(response))
 
-    def _thread(self, is_held: bool) -> ThreadOfRun:
-        """Return where asynchronous code calls what is synchronous."""
-        return ThreadOfRun(self._place.inbox if is_held else None)
+    def _entered(self, is_held: bool) -> ThreadOfRun:
+        """Let asynchronous code call what is synchronous in a thread of its run."""
+        thread = ThreadOfRun(self._place.holding if is_held else None)
+        if not is_held or self._place.holding is not None:
+            thread.enter()
+        return thread
 
     async def _run_async(self, guard: ViewGuard | None) -> Any:
         is_held = self._place.is_open and await self._place.call(in_transaction)
-        thread = self._thread(is_held)
-        if not (is_held and self._place.inbox is None):
-            # In a transaction, it stays in the thread that an ASGI server has given the request.
-            thread.enter()
+        thread = self._entered(is_held)
         is_stream = False
         try:
             response = await self._view(*self.args, **self.kwargs)
@@ -177,7 +183,7 @@ class ViewExecution(Execution):
             return stream_of(
                 response,
                 context,
-                held_by=self._place.inbox,
+                held_by=self._place.holding,
                 is_held=is_held,
                 for_server=self._place.for_server,
                 thread=thread,

@@ -48,6 +48,8 @@ _READS = {
     **dict.fromkeys(("accepted_type", "accepted_types", "accepts"), "header.accept"),
     **dict.fromkeys(("accepted_types_by_precedence", "get_preferred_type"), "header.accept"),
     **dict.fromkeys(("content_params", "content_type"), "header.content-type"),
+    # Part of the key: what it is made of is not read by the view.
+    **dict.fromkeys(("_get_scheme", "is_secure", "scheme"), ""),
 }
 
 #: Attributes of which only a part may be read.
@@ -163,7 +165,7 @@ class ObservedRequest:
 
 
 def _note(watches: list[Watcher], name: str) -> None:
-    for each in watches:
+    for each in watches if name else ():
         each.note(name)
 
 

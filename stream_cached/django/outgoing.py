@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Scope
 from stream_cached.django.loops import running_loop
 from stream_cached.django.threads import Inbox, inbox_here
 from stream_cached.errors import BrokenStreamError
+from stream_cached.tasks import spawn
 
 #: Bytes that may wait for the one who iterates.
 _MAX_WAITING = 64 * 1024
@@ -40,6 +42,8 @@ class Outgoing:
         self.response = response
         self.is_complete = False
         """Whether the whole body was sent."""
+        self.is_over = False
+        """Whether its reader has read all of it, or has left."""
         self._scope = scope
         self._inbox = inbox
         self.loop = loop
@@ -53,15 +57,19 @@ class Outgoing:
         self._has_ended = self._is_read = False
         self._wake: Callable[[], object] | None = None
         self._task: asyncio.Task[None] | None = None
-        self.when_ended: Callable[[], None] | None = None
-        """Called in the loop once nothing more is sent."""
+        self._context = contextvars.copy_context()
 
     # -- in the loop ------------------------------------------------------------------------
 
     async def head(self) -> Message:
-        """Start the response, and return its first message."""
-        self._task = asyncio.create_task(self._run())
+        """Begin to send the response, and return its first message."""
+        self._begin()
         return await asyncio.shield(self._head)
+
+    def _begin(self) -> asyncio.Task[None]:
+        if self._task is None:
+            self._task = self.loop.create_task(self._run(), context=self._context)
+        return self._task
 
     async def whole(self) -> bytes:
         """Return the body of a response that is no stream."""
@@ -92,8 +100,6 @@ class Outgoing:
             if not self._has_ended:
                 self._has_ended, self._end = True, error
                 self._notify()
-        if self.when_ended is not None:
-            self.when_ended()
 
     async def _receive(self) -> Message:
         if not self._is_read:
@@ -141,6 +147,7 @@ class Outgoing:
             if self._has_ended:
                 if self._end is not None:
                     raise self._end
+                self.is_over = True
                 return None
             self._wake = wake
         raise BlockingIOError
@@ -197,38 +204,37 @@ class Outgoing:
 
     def leave(self) -> None:
         """Tell the response that its client has left. Any thread may call it."""
+        self.is_over = True
         self.call(self._leave)
 
     def _leave(self) -> None:
         self._gone.set()
         self._room.set()
+        # Others may read a run whose own client has never begun to.
+        self._begin()
         with self._lock:
             if not self._has_ended:
                 self._has_ended, self._end = True, BrokenStreamError("its reader has left")
                 self._notify()
 
     def give_up(self) -> None:
-        """End the run, too, which needs what ends with the request; wait for it."""
-        if self._task is None or self._inbox is None:
-            self.call(self._cancel)
-            return
-        inbox = self._inbox
+        """End the run, too, which needs what ends with the request; wait for it if possible."""
+        self.is_over = True
         is_over = threading.Event()
 
-        def ended() -> None:
+        async def cancel() -> None:
+            task = self._begin()
+            if not self.is_complete:
+                # One that never ran would leave its run as it is.
+                for _ in range(2):
+                    await asyncio.sleep(0)
+                self._leave()
+                task.cancel()
+            await asyncio.wait({task})
             is_over.set()
-            inbox.wake()
+            if self._inbox is not None:
+                self._inbox.wake()
 
-        def cancel() -> None:
-            assert self._task is not None
-            self._task.add_done_callback(lambda _: ended())
-            self._cancel()
-
-        self.call(cancel)
-        if self.loop.is_running() and running_loop() is not self.loop:
-            inbox.wait_until(is_over.is_set)
-
-    def _cancel(self) -> None:
-        self._leave()
-        if self._task is not None and not self.is_complete:
-            self._task.cancel()
+        self.call(lambda: spawn(cancel()))
+        if self._inbox is not None and running_loop() is None and self.loop.is_running():
+            self._inbox.wait_until(is_over.is_set)

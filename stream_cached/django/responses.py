@@ -66,10 +66,10 @@ class Stream:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the whole body is in the cache."""
-        return self.from_cache or (
-            isinstance(self._response, LiveResponse) and self._response.is_stored
-        )
+        """Whether the whole body is in the cache, and nobody reads it here any more."""
+        if isinstance(self._response, LiveResponse):
+            return self.outgoing.is_over and self._response.is_stored
+        return self.from_cache
 
     def close(self) -> None:
         """Note that nobody reads it any more."""
@@ -192,7 +192,7 @@ class CachedStreamingHttpResponse(StreamsEverywhere):
 
     @property
     def completed(self) -> bool:
-        """Whether the whole body is in the cache now."""
+        """Whether the body was in the cache, or has been read to its end and is there now."""
         return self._stream is not None and self._stream.is_stored
 
     def add_post_render_callback(

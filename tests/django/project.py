@@ -46,6 +46,7 @@ def set_up() -> None:
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         INSTALLED_APPS=APPS,
         MIDDLEWARE=[*outer, *MIDDLEWARE],
+        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         ROOT_URLCONF="tests.django.urls",
         SECRET_KEY="for tests only",
         STREAM_CACHED={"default": {"URL": os.environ.get("APP_CACHE", "memory://"), "TTL": 60}},

@@ -12,7 +12,7 @@ from django.test import AsyncClient, Client
 
 from stream_cached.django import CachedStreamingHttpResponse, cache_stream
 from tests.django.conftest import Site
-from tests.support.gates import run
+from tests.support.gates import Gate, run
 
 CHUNKS = [b"one ", b"two ", b"three"]
 
@@ -28,8 +28,8 @@ def status(response: Any) -> str:
     return words.partition("; ")[2].partition(";")[0]
 
 
-def streaming(chunks: list[bytes] = CHUNKS, **headers: str) -> StreamingHttpResponse:
-    return StreamingHttpResponse(iter(chunks), content_type="text/csv", headers=headers or None)
+def streaming(chunks: list[bytes] = CHUNKS) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter(chunks), content_type="text/csv")
 
 
 async def items() -> AsyncIterator[bytes]:
@@ -46,7 +46,8 @@ def test_a_response_without_a_stream(site: Site) -> None:
         return made[-1]
 
     client = site(view, middleware=())
-    miss, hit = client.get("/view"), client.get("/view")
+    miss: Any = client.get("/view")
+    hit = client.get("/view")
     assert miss is made[0]
     assert len(made) == 1
     assert type(hit).__mro__[1] is HttpResponse
@@ -105,7 +106,8 @@ def test_callbacks_are_called_once_the_body_is_stored(
 ) -> None:
     @cache_stream(60)
     def view(request: HttpRequest) -> StreamingHttpResponse:
-        response = streaming(**{"Content-Encoding": "x-own", "X-Own": "1"})
+        response = streaming()
+        response["Content-Encoding"], response["X-Own"] = "x-own", "1"
         return response
 
     client = site(view, middleware=())
@@ -266,13 +268,21 @@ def test_the_asynchronous_client(site: Site, kind: str) -> None:
 
 
 def test_another_client_joins_a_run(site: Site) -> None:
+    gate = Gate()
+
     @cache_stream(60)
     def view(request: HttpRequest) -> StreamingHttpResponse:
-        return streaming()
+        def rows() -> Iterator[bytes]:
+            yield CHUNKS[0]
+            gate.wait()
+            yield from CHUNKS[1:]
+
+        return StreamingHttpResponse(rows())
 
     first = site(view, middleware=()).get("/view")
     second: Any = Client().get("/view")
     assert isinstance(second, CachedStreamingHttpResponse)
     assert not second.from_cache
+    gate.open()
     assert content(second) == content(first) == b"".join(CHUNKS)
     assert second.completed

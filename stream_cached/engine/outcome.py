@@ -66,7 +66,6 @@ class Call:
     """Whether a response whose body is at hand waits until it is stored."""
     # Looked up at each call: a test may put another clock there.
     started: float = field(default_factory=lambda: time.monotonic())
-
     reports: Reports | None = None
     """Where its answer is reported; None for the log."""
     rendering: Rendering | None = None

@@ -15,6 +15,7 @@ from typing import Any
 from stream_cached.backends import urls
 from stream_cached.bodies import urls as bodies_urls
 from stream_cached.endpoint import identity
+from stream_cached.entries import local
 from stream_cached.request import live_apps
 
 # The numbers that glibc's malloc.h gives them.
@@ -80,7 +81,9 @@ def forgetting_caches() -> Iterator[None]:
     # Another cache may have the address of one that is gone, by which this knows them apart.
     kept: list[Any] = [urls._by_url, bodies_urls._by_url, live_apps._live, identity._alike]
     before = [set(memory) for memory in kept]
+    bound = local._memory.max_bytes
     yield
+    local._memory = local._Memory(bound)
     for memory, names in zip(kept, before, strict=True):
         for name in set(memory) - names:
             # Of weak references, some may have gone since.

@@ -25,7 +25,7 @@ async def freshened(
     """
     store, lifetimes, segments = records.store, records.lifetimes, range(len(entry.segments))
     found, _ = await asyncio.gather(
-        records.body(entry.generation).renew(segments, lifetimes.segments),
+        records.body_of(entry).renew(segments, lifetimes.segments),
         store.touch_many([*depends.touched, *depends.tags_of(entry)], lifetimes.versions),
     )
     if found != len(segments):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -19,8 +20,10 @@ from tests.conftest import Serve
 from tests.support.clock import Clock
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch
+from tests.support.keyspace import Keyspace
 from tests.support.logs import warnings
-from tests.support.runs import HeldRuns
+from tests.support.runs import HeldRuns, Runs, segments
+from tests.support.servers import RedisServer
 
 HIT = "stream-cached; hit"
 
@@ -81,6 +84,29 @@ def test_the_endpoint_runs_only_if_something_has_changed(
     assert (exports.runs, exports.asked) == (2, 3)
     clock.passed = 210
     assert fetch(port).body == b"run 2"
+
+
+@pytest.mark.usefixtures("apps_are_processes")
+def test_the_segments_of_an_entry_that_is_fresh_again_live_on(
+    serve: Serve, redis_server: RedisServer, redis_url: str, clock: Clock, tmp_path: Path
+) -> None:
+    keyspace = Keyspace(redis_server.port)
+    exports, runs = Exports(), Runs()
+    settings = {"validator": exports.validator, "key_host": False}
+    port = serve(runs.app(redis_url, **settings)).port
+    fetch(port)
+    keys = segments(keyspace.all())
+    # A process that keeps new bodies elsewhere has the old ones here.
+    for another in ({}, {"bodies": f"file://{tmp_path}"}):
+        for key in keys:
+            keyspace.run("EXPIRE", key, "1000")
+        clock.passed += 70
+        port = serve(runs.app(redis_url, **settings, **another)).port
+        # To send the body would renew them, too.
+        told_304 = [told(fetch(port, headers={"If-None-Match": "*"})) for _ in range(2)]
+        assert [each.endswith('"validated"') for each in told_304] == [True, False]
+        assert min(int(keyspace.run("TTL", key)) for key in keys) > 24 * 60 * 60
+    assert len(runs.bodies) == 1
 
 
 def test_its_value_is_a_weak_etag(serve: Serve, clock: Clock) -> None:

@@ -208,7 +208,8 @@ def lifetime_of(
     if seconds is None:
         # The requests that waited for it are given an error that says nothing of caches.
         return NotCached.STATUS if status >= 400 else NotCached.NO_FRESHNESS
-    fresh_until = born(headers, asked_at) + seconds
+    # Its Date may lie before the epoch.
+    fresh_until = max(0.0, born(headers, asked_at) + seconds)
     windows = windows_of(directives, otherwise)
     if fresh_until + windows.longest <= received and not is_validated:
         return NotCached.NO_FRESHNESS

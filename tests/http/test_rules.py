@@ -8,7 +8,7 @@ from stream_cached.http.conditions import Failed, NotModified, evaluate
 from stream_cached.http.freshness import Lifetime, lifetime_of
 from stream_cached.http.ranges import Part, Unsatisfiable
 from stream_cached.http.vary import selecting_value
-from tests.http.rules import ALIKE, ASKED, BODY, FRESH, NOW, Alike, Asked, Fresh, raw
+from tests.http.rules import ALIKE, ASKED, BODY, FRESH, NOW, Alike, Asked, Fields, Fresh, raw
 
 
 @pytest.mark.parametrize("rule", FRESH, ids=str)
@@ -25,6 +25,24 @@ def test_for_how_long_a_response_is_fresh(rule: Fresh) -> None:
         assert found.fresh_until - NOW == rule.then
     else:
         assert found.word == rule.then
+
+
+@pytest.mark.parametrize(
+    ("given", "fresh_until"),
+    [
+        ({"Cache-Control": "no-cache, max-age=60"}, NOW),
+        ({"Cache-Control": "max-age=0"}, NOW),
+        ({"Cache-Control": "max-age=60", "Age": "90"}, NOW - 30),
+        ({"Cache-Control": "max-age=60", "Date": "Mon, 01 Jan 0001 00:00:00 GMT"}, 0),
+        ({"Expires": "0"}, NOW),
+        ({}, None),
+    ],
+)
+def test_a_response_that_can_be_validated_need_not_be_fresh(
+    given: Fields, fresh_until: float | None
+) -> None:
+    found = lifetime_of(200, raw(given), asked_at=NOW, received=NOW, is_validated=True)
+    assert (found.fresh_until if isinstance(found, Lifetime) else None) == fresh_until
 
 
 @pytest.mark.parametrize("rule", ASKED, ids=str)

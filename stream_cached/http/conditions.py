@@ -174,7 +174,7 @@ def _range_applies(request: Headers, response: Headers, stored_at: float) -> boo
 
 def _is_sent_as_it_is(request: Headers, response: Headers) -> bool:
     codings = header_values(request, b"accept-encoding")
-    return not accepts_coding(tuple(codings)) or not may_be_compressed(response)
+    return not accepts_coding(codings) or not may_be_compressed(response)
 
 
 def may_be_compressed(response: Headers) -> bool:

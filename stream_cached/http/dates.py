@@ -27,6 +27,9 @@ _FORMS = [
     )
 ]
 
+#: Bytes of a date at most, with some white space around it.
+_LONGEST = 64
+
 #: A year of two digits that lies further in the future is in the past.
 _FUTURE = 50
 
@@ -58,7 +61,9 @@ def _full_year(two_digits: int, this_year: int) -> int:
 def date_of(headers: Iterable[tuple[bytes, bytes]], name: bytes, now: float) -> float | None:
     """Return the date in a field that has one line; None if there is no valid one."""
     values = header_values(headers, name)
-    return http_date(values[0], year_of(now)) if len(values) == 1 else None
+    # What is longer is none, and what was made of it is not kept.
+    is_one = len(values) == 1 and len(values[0]) <= _LONGEST
+    return http_date(values[0], year_of(now)) if is_one else None
 
 
 def year_of(now: float) -> int:

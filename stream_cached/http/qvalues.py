@@ -50,10 +50,21 @@ def weighted(lines: Sequence[bytes]) -> list[tuple[str, float]] | None:
     return found
 
 
-@functools.lru_cache(maxsize=256)
-def accepts_coding(lines: tuple[bytes, ...]) -> bool:
+#: Bytes of a line for which what was made of it is kept. A client may send long ones.
+_KEPT = 200
+
+
+def accepts_coding(lines: Sequence[bytes]) -> bool:
     """Whether a request accepts another content coding than identity (section 12.5.3)."""
-    found = weighted(lines)
+    if not lines:
+        return False
+    is_kept = len(lines) == 1 and len(lines[0]) <= _KEPT
+    return _accepts_coding(lines[0]) if is_kept else _accepts_coding.__wrapped__(b",".join(lines))
+
+
+@functools.lru_cache(maxsize=256)
+def _accepts_coding(line: bytes) -> bool:
+    found = weighted([line])
     # What can't be read may be read otherwise by what compresses.
     return found is None or any(weight > 0 for name, weight in found if name != "identity")
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_cached.http import dates, qvalues
 from stream_cached.http.conditions import CONDITIONS, evaluate
 from stream_cached.http.dates import http_date
 from stream_cached.http.directives import delta_seconds, parse
@@ -103,6 +104,17 @@ def test_a_long_line_is_read_in_time(repeated: bytes) -> None:
             asked = [(field, line), (b"range", b"bytes=0-1"), (b"accept-encoding", line)]
             evaluate("GET", asked, 200, [(b"etag", b'"a"')], 10, NOW)
     assert time.process_time() - began < 1
+
+
+def test_nothing_that_is_made_of_a_long_line_is_kept() -> None:
+    caches = (qvalues._accepts_coding, dates.http_date)
+    before = [cache.cache_info().currsize for cache in caches]
+    for number in range(3):
+        line = b"gzip, " * 1000 + b"br%d" % number
+        assert qvalues.accepts_coding([line])
+        assert qvalues.accepts_coding([b"identity", line])
+        assert dates.date_of([(b"date", line)], b"date", NOW) is None
+    assert [cache.cache_info().currsize for cache in caches] == before
 
 
 @given(st.lists(CONDITION, max_size=4), HEADERS, st.sampled_from(["GET", "HEAD", "POST"]))

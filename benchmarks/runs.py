@@ -90,7 +90,7 @@ class Storage:
     def unstored(self, reason: NotCached, cause: Exception | None) -> None:
         sys.exit(f"not recorded: {reason}")
 
-    async def stored(self) -> None:
+    async def stored(self, entry: Entry, digest: str) -> None:
         pass
 
     def recorder_moved(self) -> None:

@@ -6,6 +6,7 @@ from stream_cached.decorator import stream_cached
 from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.endpoint.in_key import InKey, in_key
 from stream_cached.endpoint.infrastructure import NotInKey, not_in_key
+from stream_cached.engine.completed import Completed
 from stream_cached.errors import (
     BrokenStreamError,
     ConfigurationError,
@@ -29,6 +30,7 @@ __all__ = [
     "BypassError",
     "CachedEndpoint",
     "CachedGenerator",
+    "Completed",
     "CompressionSerializer",
     "ConfigurationError",
     "EndpointStats",

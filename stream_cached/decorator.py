@@ -18,6 +18,7 @@ from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.endpoint.tags import Tags
 from stream_cached.endpoint.validator import Validates
+from stream_cached.engine.completed import OnComplete
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, take_limits
 from stream_cached.option_checks import NOT_GIVEN
@@ -144,6 +145,9 @@ class stream_cached(Decorator):  # noqa: N801
             because it does not show in the response: names of headers, `"client"`, `"cookies"`,
             `"session"`, `"user"`, `"auth"`, `"host"`, `"headers"`, `"state.NAME"`, `"scope.NAME"`,
             `"request.NAME"`.
+        on_complete: A function, or a coroutine function, that is called with each response once it
+            is stored: a `Completed`, whose body can be read in chunks. A function is called in a
+            thread. What it raises is logged, and no client notices it.
         bodies: Where bodies are kept that are larger than `inline_max`, instead of the store: a URL
             (`file:///var/cache/app?max_bytes=10GiB`, `s3://bucket/prefix`, `gs://…`, `az://…`), or
             a `BodyStore`.
@@ -198,6 +202,7 @@ class stream_cached(Decorator):  # noqa: N801
         etag: ETag = True,
         validator: Validates | None = None,
         unguarded: Collection[str] = (),
+        on_complete: OnComplete | None = None,
         bodies: str | BodyStore | None = None,
         **kwargs: Any,
     ) -> None:

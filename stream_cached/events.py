@@ -255,6 +255,10 @@ class Reporter:
                 exc_info=cause if isinstance(cause, BaseException) else None,
             )
 
+    def on_complete_failed(self, cause: Exception) -> None:
+        """Log what a function of `on_complete` has raised."""
+        logger.error("%s: on_complete= failed (%r)", self._endpoint, cause, exc_info=cause)
+
     def store_failed(self, cause: Exception, doing: Literal["reading", "writing"]) -> None:
         """Warn of a failing store, once for each cause until it works again."""
         if isinstance(cause, StoreUnavailableError) or getattr(cause, "is_reported", False):

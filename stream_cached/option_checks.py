@@ -112,6 +112,11 @@ def check_complete_when(name: str, value: Any) -> Any:
     return value
 
 
+def check_on_complete(name: str, value: Any) -> Any:
+    require(value is None or callable(value), f"{name}={value!r} can't be called: pass a function")
+    return value
+
+
 def check_secret(name: str, secret: Any) -> tuple[bytes, ...] | None:
     """Return the secrets as bytes; no message shows one."""
     if secret is None:

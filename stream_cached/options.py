@@ -31,6 +31,7 @@ from stream_cached.option_checks import (
     check_key_args,
     check_key_context,
     check_methods,
+    check_on_complete,
     check_query_ignore,
     check_refresh,
     check_resume,
@@ -124,6 +125,7 @@ class Options:
     etag: ETag = _option(True, check_etag)
     validator: Validates | None = _option(None, check_validator)
     unguarded: frozenset[str] = _option((), check_unguarded)
+    on_complete: Callable[[Any], object] | None = _option(None, check_on_complete)
     bodies: WatchedBodies | None = _option(None, check_bodies)
 
     def __post_init__(self) -> None:

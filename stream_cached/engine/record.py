@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stream_cached.engine.after_event import with_ids
+from stream_cached.engine.completed import call_on_complete
 from stream_cached.engine.completeness import completeness
 from stream_cached.engine.confirm import own_tag, validate, with_tag
 from stream_cached.engine.lookup import detail_of
@@ -286,7 +287,8 @@ class _Record:
     def _recording(self, entry: Entry, made: Produced) -> Recording:
         self._headers = made.all_headers
         names = varies_on(self._call, made.all_headers)
-        return Recording(self._resource, entry, names, storage=self)
+        hashes = self._service.options.on_complete is not None
+        return Recording(self._resource, entry, names, storage=self, hashes=hashes)
 
     # -- may it be stored? ------------------------------------------------------------------
 
@@ -333,7 +335,9 @@ class _Record:
             is_item = isinstance(cause, UnstorableItemError)
             reporter.not_cached(Finding(reason, str(cause) if is_item else ""))
 
-    async def stored(self) -> None:
+    async def stored(self, entry: Entry, digest: str) -> None:
+        if on_complete := self._service.options.on_complete:
+            call_on_complete(on_complete, self._resource, entry, digest, self._service.reporter)
         self._view.registry.share_again(self._resource.key, self._resource.select)
         await self._service.hooks.stored(self._view)
 

@@ -73,10 +73,12 @@ class ChunkPacker:
         return segment
 
     def digest(self) -> str:
-        """Return a digest of all that was added."""
-        whole = hashlib.sha256() if self._hash is None else self._hash.copy()
+        """Return the SHA-256 of all that was added, in hexadecimal digits, if it is to."""
+        if self._hash is None:
+            return ""
+        whole = self._hash.copy()
         whole.update(b"".join(self._pieces))
-        return whole.hexdigest()[:32]
+        return whole.hexdigest()
 
     def clear(self) -> None:
         self._pieces, self._lengths, self.filled = [], [], 0

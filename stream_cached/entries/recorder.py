@@ -44,6 +44,7 @@ class Recorder:
         entry: Entry,
         *,
         varies_on: frozenset[str],
+        hashes: bool = False,
         limits: Limits,
         channel: Channel | None = None,
     ) -> None:
@@ -58,7 +59,7 @@ class Recorder:
         self._has_news = False
         self._tell_timer: asyncio.TimerHandle | None = None
         self._length = 0
-        self._packer = ChunkPacker(hashes=entry.etag is not None)
+        self._packer = ChunkPacker(hashes=hashes or entry.etag is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
         self._queue = SegmentQueue(limits.max_pending)
         self._seals = self._queue.seals
@@ -86,7 +87,6 @@ class Recorder:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a slow reader needs what can be read only once the body is complete."""
         return self._late.are_awaited
 
     @property
@@ -231,7 +231,8 @@ class Recorder:
             await self._cleanup
 
     async def _commit(self) -> None:
-        etag = None if self._entry.etag is None else f'{self._entry.etag}"{self._packer.digest()}"'
+        digest, mark = self._packer.digest(), self._entry.etag
+        etag = None if mark is None else f'{mark}"{digest[:32]}"'
         entry = dataclasses.replace(self._entry, length=self._length, etag=etag)
         self._closing = True
         if not self._seals:
@@ -240,21 +241,21 @@ class Recorder:
             size = len(encode_record(inline)) + self._length + self._resource.versions_size
             if size <= self._limits.inline_max:
                 await self._written_out()
-                await self._publish(dataclasses.replace(inline, body=whole.payload))
+                await self._publish(dataclasses.replace(inline, body=whole.payload), digest)
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
             seals, sizes = tuple(self._seals), await self._body.finish()
-            await self._publish(dataclasses.replace(entry, segments=seals, sizes=sizes))
+            await self._publish(dataclasses.replace(entry, segments=seals, sizes=sizes), digest)
 
     async def _written_out(self) -> None:
         self._wakeup.set()
         if self._writer is not None:
             await self._writer
 
-    async def _publish(self, entry: Entry) -> None:
+    async def _publish(self, entry: Entry, digest: str) -> None:
         lifetimes = self._resource.lifetimes
         if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
             entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
@@ -269,7 +270,7 @@ class Recorder:
             self.fail(reason)
             return
         self._owner.visible()
-        await self._owner.stored()
+        await self._owner.stored(entry, digest)
         # What is left of it expires.
         with contextlib.suppress(StoreError):
             await self._body.recorded()
@@ -280,7 +281,6 @@ class Recorder:
         await self.settled()
 
     async def read(self, number: int) -> list[bytes]:
-        """Return chunks that were fed, from a number on; at least one."""
         return await self._late.read(number)
 
     @property

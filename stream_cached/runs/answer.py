@@ -30,7 +30,7 @@ class Storage(Protocol):
 
     def unstored(self, reason: NotCached, cause: Exception | None) -> None: ...
 
-    async def stored(self) -> None: ...
+    async def stored(self, entry: Entry, digest: str) -> None: ...
 
 
 class Remote(Source, Archive, Protocol):
@@ -78,6 +78,8 @@ class Recording:
     entry: Entry
     varies_on: frozenset[str]
     storage: Storage
+    hashes: bool = False
+    """Whether the digest of the body is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stream_cached.entries.recorder import Recorder
 from stream_cached.format.progress import Head
+from stream_cached.format.records import Entry
 from stream_cached.http.headers import content_length
 from stream_cached.http.reasons import NotCached, Scope
 from stream_cached.keys.variants import Variant
@@ -130,10 +131,9 @@ class Run(Claim):
             channel.open(answer.head)
         self._storage = recording.storage
         self.recorder = Recorder(
-            self,
-            recording.resource,
-            recording.entry,
+            *(self, recording.resource, recording.entry),
             varies_on=recording.varies_on,
+            hashes=recording.hashes,
             limits=answer.limits,
             channel=channel,
         )
@@ -337,9 +337,9 @@ class Run(Claim):
     def visible(self) -> None:
         self.is_visible = self.advance(Event.SHOW)
 
-    async def stored(self) -> None:
+    async def stored(self, entry: Entry, digest: str) -> None:
         if self._storage is not None:
-            await self._storage.stored()
+            await self._storage.stored(entry, digest)
 
 
 _streaming: weakref.WeakSet[Run] = weakref.WeakSet()

@@ -17,6 +17,7 @@ import stream_cached.cashews
 from stream_cached import (
     CachedEndpoint,
     CachedGenerator,
+    Completed,
     ConfigurationError,
     EndpointStats,
     FallbackCache,
@@ -41,6 +42,11 @@ from stream_cached import (
 
 async def rows() -> AsyncIterator[bytes]:
     yield b"row\n"
+
+
+async def copied(completed: Completed) -> None:
+    assert_type(completed.digest, str)
+    assert_type([chunk async for chunk in completed.body], list[bytes])
 
 
 @cached()
@@ -92,6 +98,8 @@ async def by_position(request: Request) -> dict[str, int]:
     key_args={"user": lambda user: user.id},
     key_ignore=("session",),
     unguarded={"client", "state.user"},
+    bodies="file:///var/cache/app",
+    on_complete=copied,
 )
 async def all_options(request: Request, user: Any, session: Any) -> StreamingResponse:
     return StreamingResponse(rows())

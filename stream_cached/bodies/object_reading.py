@@ -68,6 +68,8 @@ class ObjectReading:
         if not ahead.done():
             await self.close()
             raise StoreError(f"read: nothing came in {self._timeout:g} s")
+        if ahead.cancelled():
+            raise StoreError("read: the object was closed meanwhile")
         try:
             piece = ahead.result()
         except StopAsyncIteration:

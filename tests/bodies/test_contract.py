@@ -118,6 +118,17 @@ class TestObjects:
         await reading.close()
         await reading.close()
 
+    async def test_a_reading_that_is_closed_while_it_is_read(self, bodies: BodyStore) -> None:
+        await put(bodies, NAME, bytes(8 * MIB))
+        reading = await bodies.open(NAME)
+        task = asyncio.create_task(reading.read(8 * MIB))
+        await asyncio.sleep(0)
+        await reading.close()
+        await asyncio.wait([task])
+        # It may have been read already. But nobody has cancelled the reader.
+        assert not task.cancelled()
+        assert isinstance(task.exception(), StoreError | None)
+
 
 class TestUploads:
     async def test_an_object_is_not_visible_before_its_end(self, bodies: BodyStore) -> None:

@@ -56,7 +56,9 @@ def test_a_large_body_is_an_object(
     wait_until(lambda: sum(map(len, keyspace.all().values())) < 10_000)
 
 
-@pytest.mark.parametrize("fault", ["throttles", "hangs", in_full("begins nothing"), in_full("is gone")])
+@pytest.mark.parametrize(
+    "fault", ["throttles", "hangs", *map(in_full, ("begins nothing", "is gone"))]
+)
 def test_a_store_that_fails_costs_the_entry(
     serve: Serve, redis_url: str, s3: S3Server, proxy: FaultProxy, bodies: str, fault: str
 ) -> None:
@@ -78,7 +80,7 @@ def test_a_store_that_fails_costs_the_entry(
 
 
 @pytest.mark.parametrize(
-    "damage", ["deleted", "swapped", *(in_full(each) for each in ("truncated", "changed"))]
+    "damage", ["deleted", "swapped", *map(in_full, ("truncated", "changed"))]
 )
 def test_what_is_damaged_is_never_served(
     serve: Serve, redis_url: str, s3: S3Server, damage: str

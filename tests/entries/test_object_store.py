@@ -79,9 +79,7 @@ def test_a_store_that_fails_costs_the_entry(
     assert runs.is_whole(fetch(port))
 
 
-@pytest.mark.parametrize(
-    "damage", ["deleted", "swapped", *map(in_full, ("truncated", "changed"))]
-)
+@pytest.mark.parametrize("damage", ["deleted", "swapped", *map(in_full, ("truncated", "changed"))])
 def test_what_is_damaged_is_never_served(
     serve: Serve, redis_url: str, s3: S3Server, damage: str
 ) -> None:
@@ -93,8 +91,10 @@ def test_what_is_damaged_is_never_served(
 
     async def spoil() -> None:
         names = [each.name async for each in bucket.listed()]
-        values = [bytes(await obstore.get_range_async(bucket._reads, name, start=0, end=99 << 20))
-                  for name in names]
+        values = [
+            bytes(await obstore.get_range_async(bucket._reads, name, start=0, end=99 << 20))
+            for name in names
+        ]
         for name, value, another in zip(names, values, reversed(values), strict=True):
             spoilt = {
                 "truncated": value[:5_500_000],
@@ -133,7 +133,9 @@ def test_a_worker_that_is_killed_in_mid_upload_leaves_no_head_and_no_object(
     spawn: Spawn, redis_url: str, s3: S3Server, tmp_path: Path
 ) -> None:
     environment = {
-        "CACHE": f"{redis_url}?timeout=5", "BODIES": s3.url(), "DIRECTORY": str(tmp_path)
+        "CACHE": f"{redis_url}?timeout=5",
+        "BODIES": s3.url(),
+        "DIRECTORY": str(tmp_path),
     }
     app, target = "tests.support.object_app:app", "/?chunks=320&hold=go&at=300"
     first, second = spawn(app, environment), spawn(app, environment)

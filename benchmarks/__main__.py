@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks import (
     cpu,
+    elsewhere,
     endpoints,
     growth,
     hits,
@@ -51,14 +52,15 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "endpoints": endpoints.run,
     "growth": growth.run,
     "large": large.run,
+    "elsewhere": elsewhere.run,
     "zipf": zipf.run,
     "runs": runs.run,
     "outage": outage.run,
     "waits": waits.run,
 }
 
-#: They wait more than they measure: part of a full run, or of one that names them.
-SELDOM = {"outage", "waits"}
+#: They take long, for what they measure: part of a full run, or of one that names them.
+SELDOM = {"elsewhere", "outage", "waits"}
 
 PACKAGES = (
     *("stream-cached", "aiocache", "cashews", "fastapi-cache2", "hishel", "redis", "hiredis"),

@@ -8,16 +8,18 @@ resource), and `/runs` with how many times a body was made.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from aiocache import Cache, cached
 from aiocache.serializers import NullSerializer, PickleSerializer
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -137,13 +139,37 @@ def memcached_get() -> ASGIApp:
     return served(endpoint)
 
 
-def ours(cache: str) -> ASGIApp:
+def file_response() -> ASGIApp:
+    """The floor of bodies elsewhere: a FileResponse."""
+
+    def endpoint(request: Request) -> Response:
+        name = request.path_params["name"]
+        path = Path(os.environ["BENCHMARK_DIRECTORY"], f"{name}.ndjson")
+        if not path.exists():
+            with path.open("wb") as file:
+                file.writelines(body_of(name))
+        return FileResponse(path, media_type=MEDIA_TYPE)
+
+    return served(endpoint)
+
+
+def ours(cache: str, bodies: str | None = None) -> ASGIApp:
     """This library: the decorator over the stream."""
     # One process may have several of these applications: the namespace tells them apart.
+    kinds = "-".join(url.partition(":")[0] for url in (cache, bodies) if url)
+    # A miss ends when its body can be a hit, however long that takes: no client is that quick
+    # elsewhere than on the loopback.
+    patient = dataclasses.replace(LIMITS, commit_timeout=60, max_pending="256MiB")
+    limits = LIMITS if bodies is None else patient
     decorate = stream_cached(
-        ttl=TTL, cache=cache, namespace="ours-" + cache.partition(":")[0], limits=LIMITS
+        ttl=TTL, cache=cache, bodies=bodies, namespace=f"ours-{kinds}", limits=limits
     )
     return served(decorate(stream), lifespan=lifespan)
+
+
+def ours_in_files() -> ASGIApp:
+    """The same, with large bodies in a directory."""
+    return ours(redis_url(), f"file://{os.environ['BENCHMARK_DIRECTORY']}/bodies")
 
 
 def by_cashews(url: str | None) -> ASGIApp:
@@ -220,6 +246,9 @@ BUILDERS: dict[str, Callable[[], ASGIApp]] = {
     "ours-memory": lambda: ours("memory://"),
     "ours-memory-1GiB": lambda: ours("memory://?max_bytes=1GiB"),
     "ours-redis": lambda: ours(redis_url()),
+    "file-response": file_response,
+    "ours-file": ours_in_files,
+    "ours-s3": lambda: ours(redis_url(), os.environ["BENCHMARK_S3"]),
     "ours-memcached": lambda: ours(memcached_url()),
     "cashews-memory": lambda: by_cashews(None),
     "cashews-redis": lambda: by_cashews(redis_url()),

@@ -17,6 +17,7 @@ from benchmarks.figures import Figure, Series
 from tests.support.servers import (
     MemcachedServer,
     RedisServer,
+    S3Server,
     ServerMissingError,
     find_memcached,
     find_redis,
@@ -89,6 +90,16 @@ class Bench:
             return None
         return self._stack.enter_context(MemcachedServer("-m", "2048"))
 
+    @cached_property
+    def s3(self) -> S3Server | None:
+        """moto's S3, where there is moto. All its objects are in its memory."""
+        try:
+            server = self._stack.enter_context(S3Server())
+        except ServerMissingError:
+            return None
+        server.flush()
+        return server
+
     def say(self, line: str) -> None:
         """Print something that is no figure."""
         print(line, file=sys.stderr, flush=True)
@@ -101,7 +112,7 @@ class Bench:
         """Return the contenders that can take part, each in a process that runs from now on."""
         wanted = [name for name in names if self.can_take_part(CONTENDERS[name])]
         new = [name for name in wanted if name not in self._servers]
-        made = [ContenderProcess(name, self.redis, self.memcached) for name in new]
+        made = [self._process(name) for name in new]
         with ThreadPoolExecutor(2) as pool:
             starting = {server: pool.submit(server.start) for server in made}
         for server, started in starting.items():
@@ -109,6 +120,10 @@ class Bench:
             if self._has_started(server, started):
                 self._servers[server.name] = server
         return {name: self._servers[name] for name in wanted if name in self._servers}
+
+    def _process(self, name: str) -> ContenderProcess:
+        s3 = self.s3 if CONTENDERS[name].needs_s3 else None
+        return ContenderProcess(name, self.redis, self.memcached, s3)
 
     def _has_started(self, server: ContenderProcess, started: Future[None]) -> bool:
         try:
@@ -145,6 +160,8 @@ class Bench:
             reason = f"there is no package {contender.package}"
         elif contender.needs_memcached and self.memcached is None:
             reason = "there is no memcached"
+        elif contender.needs_s3 and self.s3 is None:
+            reason = "there is no moto"
         if reason:
             self._skip(contender.name, reason)
         return not reason and contender.name not in self._skipped

@@ -11,7 +11,7 @@ from benchmarks.bodies import MEDIA_TYPE, Expected
 from benchmarks.client import Answer
 from tests.support.app_server import AppProcess
 from tests.support.process import HOST
-from tests.support.servers import MemcachedServer, RedisServer
+from tests.support.servers import MemcachedServer, RedisServer, S3Server
 
 MISS = "stream-cached; fwd=uri-miss; stored"
 HIT = "stream-cached; hit"
@@ -19,6 +19,9 @@ JOINED = "stream-cached; fwd=uri-miss; collapsed"
 
 #: What the reference of the misses, and the reference of a hit where there is no other, is called.
 UNCACHED, PREPARED, CONTROL, RAW = "uncached", "prepared", "control", "raw-bytes"
+
+#: The floor of bodies that are kept elsewhere than their records.
+FILE = "file-response"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class Contender:
         return "memcached" in self.name
 
     @property
+    def needs_s3(self) -> bool:
+        """Whether it can't do without an S3."""
+        return "s3" in self.name
+
+    @property
     def is_there(self) -> bool:
         """Whether its package is installed."""
         return not self.package or importlib.util.find_spec(self.package) is not None
@@ -77,6 +85,9 @@ _ALL = [
     *_others("fastapi-cache2", "fastapi_cache", memory=PREPARED, redis="redis-get"),
     *_others("hishel", "hishel", sqlite=PREPARED, redis="redis-get"),
     Contender("ours-memory-1GiB"),
+    Contender(FILE, kind="floor"),
+    Contender("ours-file", FILE),
+    Contender("ours-s3", FILE, "obstore"),
     Contender("fastapi-uncached", kind="uncached"),
     Contender("fastapi-ours-memory"),
     Contender("fastapi-ours-redis", "redis-get"),
@@ -87,7 +98,10 @@ _ALL = [
 CONTENDERS = {contender.name: contender for contender in _ALL}
 
 #: Those that serve no bodies of `bodies.py`, or too large ones.
-_SPECIAL = ("ours-memory-1GiB", "fastapi-uncached", "fastapi-ours", "fastapi-route")
+_SPECIAL = (
+    *("ours-memory-1GiB", "fastapi-uncached", "fastapi-ours", "fastapi-route"),
+    *(FILE, "ours-file", "ours-s3"),
+)
 
 #: Those that serve W1 to W4.
 GENERAL = tuple(name for name in CONTENDERS if not name.startswith(_SPECIAL))
@@ -128,12 +142,15 @@ class ContenderProcess(AppProcess):
         name: str,
         redis: RedisServer,
         memcached: MemcachedServer | None = None,
+        s3: S3Server | None = None,
         *,
         workers: int = 1,
         counts: bool = False,
         app: str = "benchmarks.apps:app",
     ) -> None:
         environment = {"BENCHMARK_CONTENDER": name, **environment_of(redis, memcached)}
+        if s3 is not None:
+            environment["BENCHMARK_S3"] = s3.url()
         if counts:
             environment["BENCHMARK_COUNTS"] = "1"
         # A connection is idle while another server is asked, sometimes for minutes.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from django.apps import AppConfig
 
 
@@ -11,3 +13,7 @@ class StreamCachedConfig(AppConfig):
     name = "stream_cached.django"
     label = "stream_cached"
     verbose_name = "stream_cached"
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        importlib.import_module("stream_cached.django.checks")

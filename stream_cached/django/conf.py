@@ -94,7 +94,10 @@ def options_of(alias: str, given: Any) -> dict[str, Any]:
             f"{place} has {name!r}, which is no option: write one of "
             f"{', '.join(sorted(map(str.upper, OPTIONS)))}",
         )
-    return {name.lower(): value for name, value in given.items()}
+    options = {name.lower(): value for name, value in given.items()}
+    url = options.get("url", "")
+    require(isinstance(url, str), f'{place} has the URL {url!r}: write a text, "redis://…"')
+    return options
 
 
 class Caches:

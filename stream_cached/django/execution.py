@@ -75,10 +75,12 @@ class ViewExecution(Execution):
         incoming: Incoming | None,
         terms: Terms | None,
         place: Place,
+        query: frozenset[str] | None,
     ) -> None:
         self._view = view
         self._request = request
         self._place = place
+        self._query = query
         self.args = args
         self.kwargs = kwargs
         self.incoming = incoming
@@ -114,7 +116,7 @@ class ViewExecution(Execution):
         """Run the view, and note what it reads."""
         guard = None
         if self.terms is not None and self.incoming is not None:
-            guard = ViewGuard(self._request, self.terms, self.incoming.left_out)
+            guard = ViewGuard(self._request, self.terms, self._query)
         self.guard = guard
         try:
             result = await self._run(guard)

@@ -34,13 +34,13 @@ class ViewGuard:
     Args:
         request: The request, of Django or of Django REST Framework.
         terms: What may be read of it.
-        left_out: What of its inputs is not part of the key: `"query"`, `"body"`.
+        query: The names of its query that are part of the key; None for all.
     """
 
-    def __init__(self, request: Any, terms: Terms, left_out: frozenset[str]) -> None:
+    def __init__(self, request: Any, terms: Terms, query: frozenset[str] | None) -> None:
         self._request = request
         self._terms = terms
-        self._left_out = left_out
+        self._query = query
         self._read: dict[str, None] = {}
         self._token = object()
         # Only what was there before the run counts. The view may read back its own attributes.
@@ -61,6 +61,10 @@ class ViewGuard:
     @property
     def is_outside(self) -> bool:
         return _outside.get() is self._token
+
+    @property
+    def watches_query(self) -> bool:
+        return self._query is not None
 
     def note(self, name: str) -> None:
         self._read[name] = None
@@ -83,8 +87,10 @@ class ViewGuard:
         return [Finding(NotCached.READ, listed(map(_shown, unkeyed)), _fix(unkeyed))]
 
     def _is_keyed(self, name: str, known: frozenset[str]) -> bool:
-        if name in ("body", "query"):
-            return name not in self._left_out
+        if name == "body" or (self._query is None and name == "query"):
+            return True
+        if name.startswith("query."):
+            return self._query is None or name.removeprefix("query.") in self._query
         unguarded = self._terms.unguarded
         if name in unguarded or (name == "host" and self._terms.host):
             return True
@@ -100,6 +106,8 @@ class ViewGuard:
 def _shown(name: str) -> str:
     if name.startswith("header."):
         return f"the header {name.removeprefix('header.')}"
+    if name.startswith("query."):
+        return f"{name.removeprefix('query.')} in the query"
     return _TEXTS.get(name, name)
 
 
@@ -107,7 +115,9 @@ def _fix(unkeyed: Sequence[str]) -> str:
     """Return the code that adds the reads to the key, or that exempts them."""
     headers = [name.removeprefix("header.") for name in unkeyed if name.startswith("header.")]
     users = [name for name in unkeyed if name in ("auth", "user")]
-    others = [n for n in unkeyed if n != "csrf" and n not in users and not n.startswith("header.")]
+    queries = [name for name in unkeyed if name == "query" or name.startswith("query.")]
+    apart = {"csrf", *users, *queries}
+    others = [n for n in unkeyed if n not in apart and not n.startswith("header.")]
     ways = []
     if headers:
         ways.append(f"pass vary={_tuple(headers)}")
@@ -118,12 +128,14 @@ def _fix(unkeyed: Sequence[str]) -> str:
             'put what the answer depends on into the key, as in key_args={"request": lambda '
             f"request: ...}}, and pass unguarded={_tuple(others)}"
         )
+    if queries:
+        ways.append("let query= name all that is read of the query, or leave it out")
     if "csrf" in unkeyed:
         ways.append(
             "leave the CSRF token, which is one client's own, out of what is cached: let a script "
             "read it from the cookie, or leave the decorator off"
         )
-    exempt = [name for name in unkeyed if name != "csrf"]
+    exempt = [name for name in unkeyed if name != "csrf" and name not in queries]
     either = ""
     if exempt and not others:
         words = [name.removeprefix("header.") for name in exempt]

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.http.request import HttpHeaders
 from django.utils.functional import SimpleLazyObject
 
@@ -30,6 +30,9 @@ class Watcher(Protocol):
 
     @property
     def is_outside(self) -> bool: ...
+
+    @property
+    def watches_query(self) -> bool: ...
 
 
 #: What a read of an attribute is called; see the words of `unguarded=`.
@@ -192,8 +195,46 @@ def _part(plain: Any, name: str, watches: list[Watcher]) -> Any:
             return value
 
         return _ObservedMeta(plain.META, item, note)
-    note("query")
-    return getattr(plain, name)
+    query = getattr(plain, name)
+    if not any(each.watches_query for each in watches):
+        return query
+    return _ObservedQuery(query, note)
+
+
+class _ObservedQuery:
+    """A query that reports which names are read."""
+
+    def __init__(self, plain: QueryDict, note: Callable[[str], None]) -> None:
+        self._plain = plain
+        self._note = note
+
+    def _one(self, name: object) -> QueryDict:
+        self._note(f"query.{name}")
+        return self._plain
+
+    def __getitem__(self, name: str) -> Any:
+        return self._one(name)[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._one(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._one(name).get(name, default)
+
+    def getlist(self, name: str, default: Any = None) -> Any:
+        return self._one(name).getlist(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        self._note("query")
+        return iter(self._plain)
+
+    def __len__(self) -> int:
+        self._note("query")
+        return len(self._plain)
+
+    def __getattr__(self, name: str) -> Any:
+        self._note("query")
+        return getattr(self._plain, name)
 
 
 class _ObservedMeta(ObservedMapping):

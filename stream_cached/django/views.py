@@ -171,7 +171,9 @@ class View:
         terms = service.headers.terms
         return Call(
             service=service,
-            execution=ViewExecution(view, request, args, kwargs, incoming, terms, place),
+            execution=ViewExecution(
+                view, request, args, kwargs, incoming, terms, place, self._chosen.query
+            ),
             key=key,
             versions=versions,
             tags_of=self._tagging.of_response((request, *own), kwargs),

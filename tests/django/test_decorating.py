@@ -1,0 +1,183 @@
+"""What can be decorated, and how it is invalidated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.test import RequestFactory
+from django.utils.decorators import method_decorator
+from django.views import View
+
+from stream_cached.django import CachedStreamingHttpResponse, cache_stream, caches, decorators
+from stream_cached.errors import ConfigurationError
+from tests.django.conftest import Site
+from tests.django.test_answers import content
+from tests.support.gates import run
+
+
+def test_a_method_decorator(site: Site) -> None:
+    runs: list[int] = []
+
+    @method_decorator(cache_stream(60), name="get")
+    class Own(View):
+        def get(self, request: HttpRequest) -> HttpResponse:
+            runs.append(1)
+            return HttpResponse(request.GET.get("a", ""))
+
+    view: Any = Own.as_view()
+    view.__name__ = "view"
+    client = site(view, middleware=())
+    for query in ("a=1", "a=2", "a=1"):
+        assert client.get(f"/view?{query}").content == query[2:].encode()
+    assert len(runs) == 2
+    get: Any = Own.get
+    with pytest.raises(ConfigurationError, match="method_decorator"):
+        get.invalidate()
+
+
+def test_a_method_decorator_costs_little_and_keeps_nothing(site: Site) -> None:
+    site()
+    decorator = cache_stream(60)
+
+    class Own(View):
+        @method_decorator(decorator)
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("body")
+
+    assert not [each for each in decorators._views if "dummy" in str(each[0])]
+    method, own = Own.get, Own()
+
+    def bound(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("body")
+
+    best = min(_seconds(decorator, bound) for _ in range(5))
+    assert best < 20e-6
+    request = RequestFactory().get("/")
+    for _ in range(3):
+        assert method(own, request).content == b"body"
+    (place,) = decorators._views
+    assert "Own.get" in str(place[0])
+
+
+def _seconds(decorator: cache_stream, view: Any) -> float:
+    began = time.perf_counter()
+    for _ in range(200):
+        decorator(view)
+    return (time.perf_counter() - began) / 200
+
+
+def test_invalidation_by_an_argument_and_of_all(site: Site) -> None:
+    runs: list[int] = []
+
+    @cache_stream(60, tags=("report:{number}",))
+    def view(request: HttpRequest, number: int) -> HttpResponse:
+        runs.append(number)
+        return HttpResponse(str(len(runs)))
+
+    client, own = site(view, middleware=()), view
+    assert [client.get(f"/view/{number}").content for number in (1, 2, 1)] == [b"1", b"2", b"1"]
+    assert own.invalidate(number=1)  # type: ignore[attr-defined]
+    assert [client.get(f"/view/{number}").content for number in (1, 2)] == [b"3", b"2"]
+
+    async def test() -> None:
+        assert await own.ainvalidate()  # type: ignore[attr-defined]
+
+    run(test)
+    assert [client.get(f"/view/{number}").content for number in (1, 2)] == [b"4", b"5"]
+    assert caches["default"].invalidate_tags("report:2")
+    assert [client.get(f"/view/{number}").content for number in (1, 2)] == [b"4", b"6"]
+
+
+def test_invalidation_of_a_method(site: Site) -> None:
+    runs: list[int] = []
+
+    class Own(View):
+        @cache_stream(60)
+        def get(self, request: HttpRequest) -> HttpResponse:
+            runs.append(1)
+            return HttpResponse(str(len(runs)))
+
+    view: Any = Own.as_view()
+    view.__name__ = "view"
+    client = site(view, middleware=())
+    assert [client.get("/view").content for _ in range(2)] == [b"1", b"1"]
+    get: Any = Own.get
+    assert get.invalidate()
+    assert client.get("/view").content == b"2"
+
+
+def test_a_subclass_has_answers_of_its_own(site: Site) -> None:
+    class Base(View):
+        name = "base"
+
+        @cache_stream(60)
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse(self.name)
+
+    class Other(Base):
+        name = "other"
+
+    site()
+    for cls in (Base, Other, Base):
+        response: Any = cls.as_view()(RequestFactory().get("/"))
+        assert response.content == cls.name.encode()
+
+
+def test_other_methods_pass_by(site: Site) -> None:
+    runs: list[str] = []
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> HttpResponse:
+        runs.append(str(request.method))
+        return HttpResponse(request.body)
+
+    client = site(view, middleware=())
+    for _ in range(2):
+        assert client.post("/view", b"data", content_type="text/plain").content == b"data"
+    assert runs == ["POST"] * 2
+
+
+def test_a_body_is_part_of_the_key(site: Site) -> None:
+    runs: list[bytes] = []
+
+    @cache_stream(60, methods=("GET", "POST"))
+    def view(request: HttpRequest) -> HttpResponse:
+        runs.append(request.body)
+        return HttpResponse(request.POST.get("a", ""))
+
+    client = site(view, middleware=())
+    form = "application/x-www-form-urlencoded"
+    for value in (b"1", b"2", b"1"):
+        assert client.post("/view", b"a=" + value, content_type=form).content == value
+    assert runs == [b"a=1", b"a=2"]
+
+
+def test_a_response_that_a_view_makes_itself(site: Site) -> None:
+    runs: list[int] = []
+
+    def rows() -> Iterator[str]:
+        runs.append(1)
+        yield from ("a,", "b")
+
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        return CachedStreamingHttpResponse(
+            rows(), key="rows", ttl=60, tags=("rows",), content_type="text/csv"
+        )
+
+    client = site(view, middleware=())
+    for from_cache in (False, True):
+        response: Any = client.get("/view")
+        assert response.headers["Content-Type"] == "text/csv"
+        assert content(response) == b"a,b"
+        assert response.completed
+        assert response.from_cache == from_cache
+        assert response.construct_cacheable_response().content == b"a,b"
+        response.close()
+    assert len(runs) == 1
+    caches["default"].invalidate_tags("rows")
+    assert content(client.get("/view")) == b"a,b"
+    assert len(runs) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 
@@ -9,6 +11,12 @@ import tests.django.project  # noqa: F401  (it configures Django)
 
 wsgi = get_wsgi_application()
 asgi = get_asgi_application()
+
+if os.environ.get("APP_WARM"):
+    # What a master process does that loads the application before it forks.
+    from django.test import Client
+
+    Client().get("/small/warm")
 
 if __name__ == "__main__":
     import sys

@@ -16,6 +16,7 @@ urlpatterns = [
     path("mixed/<str:name>/<int:count>", views.mixed),
     path("amixed/<str:name>/<int:count>", views.amixed),
     path("fails/<str:name>", views.fails),
+    path("plain/fails/<str:name>", views.plain_fails),
     path("small/<str:name>", views.small),
     path("whoami", views.whoami),
 ]

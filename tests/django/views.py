@@ -87,14 +87,16 @@ async def amixed(request: HttpRequest, name: str, count: int) -> StreamingHttpRe
     return StreamingHttpResponse(rows(name, count), content_type="text/csv")
 
 
-@cache_stream(60)
-def fails(request: HttpRequest, name: str) -> StreamingHttpResponse:
-    def items() -> Iterator[str]:
+async def plain_fails(request: HttpRequest, name: str) -> StreamingHttpResponse:
+    async def items() -> AsyncIterator[str]:
         note(f"{name}.runs")
         yield "begun\n"
         raise ValueError("half way")
 
     return StreamingHttpResponse(items(), content_type="text/csv")
+
+
+fails = cache_stream(60)(plain_fails)
 
 
 @cache_stream(60)

@@ -31,9 +31,6 @@ _COMMANDS = {
 
 SERVERS = tuple(_COMMANDS)
 
-#: Those that answer one request after the other.
-SERIAL = frozenset({"wsgiref", "gunicorn-sync"})
-
 
 class DjangoServer(ServerProcess):
     """

@@ -143,7 +143,8 @@ class Incoming:
     @property
     def accepts_coding(self) -> bool:
         """Whether it accepts another content coding than identity."""
-        return accepts_coding(self._values(b"accept-encoding"))
+        lines = self._values(b"accept-encoding")
+        return bool(lines) and accepts_coding(lines)
 
     def wishes(self, honour: bool | Callable[[Any], bool], reporter: Reporter) -> Wishes:
         """Return what it wants of a cache; `honour` says what of that counts."""

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Spawn
+from tests.support.gates import wait_until
 from tests.support.http_client import RawClient
+from tests.support.keyspace import Keyspace
 from tests.support.process import HOST, ROOT, free_port
+from tests.support.runs import HIT, MISS, segments
+from tests.support.servers import RedisServer
 
 MIB = 1024 * 1024
 
@@ -31,6 +35,7 @@ from stream_cached import stream_cached
     ttl=600,
     cache=os.environ["CACHE"],
     max_body=os.environ.get("MAX_BODY", "300MiB"),
+    bodies=os.environ.get("BODIES"),
     fallback="memory://?max_bytes=32MiB",
 )
 async def endpoint(request: Request) -> StreamingResponse:
@@ -121,6 +126,30 @@ def test_a_client_that_reads_nothing_takes_no_memory(
         assert slow.response.size == 64 * MIB
         # Memory is what stores the stream where its store is down, up to a quarter of it.
         assert most_memory(server.pid) - before < (24 if store == "down" else 16)
+
+
+@pytest.mark.parametrize("mib", [64, pytest.param(1024, marks=pytest.mark.full)])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
+def test_a_body_in_a_file_takes_less_than_32_mib_of_the_server_and_of_the_store(
+    spawn: Spawn, redis_url: str, redis_server: RedisServer, tmp_path: Path, mib: int
+) -> None:
+    (tmp_path / "large_app.py").write_text(APP, encoding="utf-8")
+    environment = {"CACHE": redis_url, "BODIES": f"file://{tmp_path}/bodies", "MAX_BODY": "2GiB"}
+    environment["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
+    server = spawn("large_app:app", environment=environment)
+    for _ in range(2):
+        assert ask(server.port, 1)[1] == MIB
+    before = most_memory(server.pid)
+
+    miss, hit = ask(server.port, mib), ask(server.port, mib)
+
+    assert most_memory(server.pid) - before < 32
+    assert (miss[0], hit[0]) == (MISS, HIT)
+    assert miss[1:] == hit[1:]
+    assert miss[1] == mib * MIB
+    keyspace = Keyspace(redis_server.port)
+    wait_until(lambda: not segments(keyspace.all()))
+    assert sum(map(len, keyspace.all().values())) < mib * MIB / 100
 
 
 DISK_APP = """

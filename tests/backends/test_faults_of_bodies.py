@@ -1,0 +1,56 @@
+"""Faults of the store of the records, and of that of the bodies, where large bodies are files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_cached.bodies import threads
+from tests.backends.test_faults import Attempt, _disturbed
+from tests.backends.test_faults import attempt as attempt
+from tests.support.faults import REDIS_FAULTS, Fault
+from tests.support.moments import MOMENTS
+
+
+class _AtOnce:
+    """Calls at once what threads would: the clock of the laboratory knows none."""
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function())
+        except BaseException as exc:
+            future.set_exception(exc)
+        return future
+
+
+@pytest.fixture(autouse=True)
+def _without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_pool", (os.getpid(), _AtOnce()))
+
+
+#: Those in which a large body is written, or an entry with one is found.
+_MOMENTS = [
+    *("before a miss", "at the lease", "at the end of the lease", "at the commit of segments"),
+    *("at segment 0 of a run", "at segment 5 of a run", "at segment 8 of a run"),
+    *("at a segment of a body at hand", "at the release of a failed run"),
+    *("before a long hit", "at the look-up of a long hit"),
+]
+
+
+@pytest.mark.matrix(share=2)
+@pytest.mark.parametrize("fault", REDIS_FAULTS, ids=str)
+@pytest.mark.parametrize("name", _MOMENTS)
+def test_a_fault_of_redis_costs_no_client_a_byte(
+    attempt: Attempt, tmp_path: Path, fault: Fault, name: str
+) -> None:
+    outages = (1 if fault.is_outage else 0) if fault.steady else None
+    moment = MOMENTS[name]
+    scenario = _disturbed(fault, moment)
+    bodies = f"file://{tmp_path}"
+    attempt("redis", scenario, outages=outages, local=moment.local, bodies=bodies)

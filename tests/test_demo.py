@@ -147,6 +147,20 @@ def test_two_processes_share_a_redis(redis_url: str) -> None:
     wait_until_gone(servers_in(result.stdout))
 
 
+@pytest.mark.full
+def test_large_bodies_are_kept_in_a_directory(redis_url: str, tmp_path: Path) -> None:
+    result = run_demo("--cache", redis_url, "--bodies", f"file://{tmp_path}/bodies")
+    assert (result.returncode, result.stderr) == (0, "")
+    # The path may be longer than a line.
+    check_table(result.stdout.replace(str(tmp_path), ""), "A", "B")
+    assert f"Large bodies are kept at file://{tmp_path}/bodies." in result.stdout
+    sizes = [path.stat().st_size for path in (tmp_path / "bodies").glob("??/*")]
+    assert max(sizes) > rows_of(result.stdout)[0].size
+    # The store has the records alone.
+    listed = [int(size.replace(",", "")) for size in re.findall(r"([\d,]+)  in ", result.stdout)]
+    assert not listed or listed[0] < max(sizes) / 100
+
+
 @contextlib.contextmanager
 def serving(port: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     with subprocess.Popen(

@@ -15,23 +15,24 @@ TTL = 60
 SECONDS_PER_TOKEN = 0.02
 
 
-def create_app(cache: str) -> FastAPI:
+def create_app(cache: str, bodies: str = "") -> FastAPI:
     """Return the application, for the database of `data.build_database`."""
     app = FastAPI(title="stream-cached demo")
+    kept = bodies or None
 
     @app.get("/export.csv")
-    @stream_cached(ttl=TTL, cache=cache)
+    @stream_cached(ttl=TTL, cache=cache, bodies=kept)
     async def export_csv(module: str | None = None) -> StreamingResponse:
         rows = data.export_csv(module)
         return StreamingResponse(rows, media_type="text/csv")
 
     @app.get("/records.ndjson")
-    @stream_cached(ttl=TTL, cache=cache)
+    @stream_cached(ttl=TTL, cache=cache, bodies=kept)
     async def records_ndjson() -> StreamingResponse:
         return StreamingResponse(data.records(), media_type="application/x-ndjson")
 
     @app.get("/tokens")
-    @stream_cached(ttl=TTL, cache=cache)
+    @stream_cached(ttl=TTL, cache=cache, bodies=kept)
     async def tokens() -> StreamingResponse:
         return StreamingResponse(_tokens(), media_type="text/event-stream")
 

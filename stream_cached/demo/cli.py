@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--port needs --serve")
     try:
         if options.serve:
-            return run.serve(options.cache, options.port)
-        return run.compare(options.cache)
+            return run.serve(options.cache, options.bodies, options.port)
+        return run.compare(options.cache, options.bodies)
     except UnableError as exc:
         print(f"stream-cached demo: {exc}", file=sys.stderr)
         return 2
@@ -43,6 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         default="memory://",
         metavar="URL",
         help="memory:// (the default) or redis://host:port/0?namespace=name",
+    )
+    demo.add_argument(
+        "--bodies",
+        default="",
+        metavar="URL",
+        help="where large bodies are kept beside it: file:///directory or s3://bucket/prefix",
     )
     demo.add_argument(
         "--serve", action="store_true", help="keep the servers running for curl until Ctrl-C"

@@ -35,10 +35,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(cache: str, ports: Sequence[int]) -> Iterator[list[Server]]:
+def running(cache: str, bodies: str, ports: Sequence[int]) -> Iterator[list[Server]]:
     """Run a server on each port (0: a free port) until the context ends."""
     with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(_process(cache, port)) for port in ports]
+        started = [stack.enter_context(_process(cache, bodies, port)) for port in ports]
         yield [
             Server(name, _port(process), process)
             for name, process in zip("AB", started, strict=False)
@@ -46,11 +46,11 @@ def running(cache: str, ports: Sequence[int]) -> Iterator[list[Server]]:
 
 
 @contextlib.contextmanager
-def _process(cache: str, port: int) -> Iterator[subprocess.Popen[str]]:
+def _process(cache: str, bodies: str, port: int) -> Iterator[subprocess.Popen[str]]:
     # A new session keeps Ctrl-C from the server. The server ends when its standard input closes,
     # also if this process is killed.
     process = subprocess.Popen(
-        [sys.executable, "-m", "stream_cached.demo.server", cache, str(port)],
+        [sys.executable, "-m", "stream_cached.demo.server", cache, bodies, str(port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

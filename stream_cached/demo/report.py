@@ -15,12 +15,15 @@ _PIECES = (
 )
 
 
-def introduction(cache: str, servers: Sequence[Server]) -> str:
+def introduction(cache: str, bodies: str, servers: Sequence[Server]) -> str:
     """Return the addresses of the servers."""
     if len(servers) == 1:
-        return f"A server with the memory store: {servers[0].url} (process {servers[0].pid})"
-    lines = [f"Two server processes share the Redis at {on_redis.shown(cache)}:"]
-    lines += [f"  {server.name}: {server.url} (process {server.pid})" for server in servers]
+        lines = [f"A server with the memory store: {servers[0].url} (process {servers[0].pid})"]
+    else:
+        lines = [f"Two server processes share the Redis at {on_redis.shown(cache)}:"]
+        lines += [f"  {server.name}: {server.url} (process {server.pid})" for server in servers]
+    if bodies:
+        lines.append(f"Large bodies are kept at {on_redis.shown(bodies)}.")
     return "\n".join(lines)
 
 

@@ -15,29 +15,30 @@ from stream_cached.demo.processes import HOST, Server, UnableError, running
 PATHS = ("/export.csv", "/records.ndjson", "/tokens")
 
 
-def compare(cache: str) -> int:
+def compare(cache: str, bodies: str = "") -> int:
     """Request every stream twice and print the comparison; return the exit status."""
     _require(cache)
     if not on_redis.is_redis(cache):
-        with running(cache, [0]) as servers:
-            return _compare(cache, servers)
+        with running(cache, bodies, [0]) as servers:
+            return _compare(cache, bodies, servers)
     cache = on_redis.with_namespace(cache, private=True)
     try:
-        with running(cache, [0, 0]) as servers:
-            return _compare(cache, servers)
+        with running(cache, bodies, [0, 0]) as servers:
+            return _compare(cache, bodies, servers)
     finally:
         asyncio.run(on_redis.forget(cache))
 
 
-def serve(cache: str, port: int) -> int:
+def serve(cache: str, bodies: str, port: int) -> int:
     """Print curl commands and run the servers until Ctrl-C; return the exit status."""
     _require(cache)
     ports = [port]
     if on_redis.is_redis(cache):
         cache = on_redis.with_namespace(cache, private=False)
         ports.append(port + 1 if port else 0)
-    with running(cache, ports) as servers:
-        print(f"{report.introduction(cache, servers)}\n\n{report.commands(servers)}", flush=True)
+    with running(cache, bodies, ports) as servers:
+        introduction = report.introduction(cache, bodies, servers)
+        print(f"{introduction}\n\n{report.commands(servers)}", flush=True)
         try:
             servers[0].process.wait()
         except KeyboardInterrupt:
@@ -47,8 +48,8 @@ def serve(cache: str, port: int) -> int:
     return 1
 
 
-def _compare(cache: str, servers: Sequence[Server]) -> int:
-    print(f"{report.introduction(cache, servers)}\n\n{report.explanation(servers)}\n")
+def _compare(cache: str, bodies: str, servers: Sequence[Server]) -> int:
+    print(f"{report.introduction(cache, bodies, servers)}\n\n{report.explanation(servers)}\n")
     print(report.head(), flush=True)
     answers: dict[str, tuple[Answer, Answer]] = {}
     stored: list[tuple[str, int]] = []

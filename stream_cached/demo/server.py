@@ -1,4 +1,4 @@
-"""One server process of the demo: ``python -m stream_cached.demo.server CACHE PORT``.
+"""One server process of the demo: ``python -m stream_cached.demo.server CACHE BODIES PORT``.
 
 It prints its port, and ends when its standard input closes, so that it never outlives its parent
 process.
@@ -23,15 +23,16 @@ HOST = "127.0.0.1"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve the demo's application with a cache URL on a port (0: a free port)."""
-    cache, port = arguments
+    """Serve the demo's application with two URLs on a port (0: a free port)."""
+    cache, bodies, port = arguments
     with (
         tempfile.TemporaryDirectory(prefix="stream-cached-demo-") as folder,
         socket.create_server((HOST, int(port))) as listener,
     ):
         database = Path(folder, "lines.sqlite")
         data.build_database(database)
-        config = uvicorn.Config(create_app(cache), log_level="warning", timeout_graceful_shutdown=1)
+        app = create_app(cache, bodies)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         threading.Thread(target=_stop_with_stdin, args=(server,), daemon=True).start()
         print(listener.getsockname()[1], flush=True)

@@ -25,9 +25,6 @@ _PART = 5 * 1024 * 1024
 #: Parts of one upload that are sent at the same time.
 _PARTS_AT_ONCE = 2
 
-#: Bytes that are given to obstore by one call: at the least and at the most.
-_LEAST, _MOST = 256 * 1024 - 64, 1024 * 1024
-
 
 class _Owner(Protocol):
     name: str
@@ -51,11 +48,11 @@ class ObjectUpload:
         )
         self._pieces: list[bytes] = []
         self._size = 0
-        """Bytes of these pieces."""
-        self._given = self._sent = self._taken = 0
-        """Bytes that came from the caller, that went to obstore, and that it has taken."""
+        """Bytes of these pieces, which are less than a part."""
+        self._given = self._taken = 0
+        """Bytes that came from the caller, and those that obstore has taken."""
         self._sending: asyncio.Future[int] | None = None
-        self._creates = False
+        self._is_first = True
         """Whether what is being sent begins an upload in parts."""
         self._ending: asyncio.Future[None] | None = None
         self._aborting: asyncio.Task[None] | None = None
@@ -64,11 +61,12 @@ class ObjectUpload:
         self._pieces.append(data)
         self._size += len(data)
         self._given += len(data)
-        if self._size >= _LEAST:
-            await self._send()
+        if self._size >= _PART:
+            await self._send(_PART)
 
     async def finish(self) -> None:
-        await self._send()
+        await self._send(1)
+        await self._taken_up()
         self._check()
         if self._taken < self._given:
             raise StoreError("write: a part of the upload is missing")
@@ -81,32 +79,37 @@ class ObjectUpload:
             self._aborting = spawn(self._abort())
         await asyncio.wait((self._aborting,))
 
-    async def _send(self) -> None:
-        """Give what has gathered to obstore, which waits while too many parts are being sent."""
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        data = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        while data:
+    async def _send(self, least: int) -> None:
+        """Give parts of at least so many bytes to obstore, one behind what comes meanwhile."""
+        data = memoryview(b"".join(self._pieces))
+        self._pieces, self._size = [], 0
+        while len(data) >= least:
+            await self._taken_up()
             self._check()
-            piece, data = data[:_MOST], data[_MOST:]
-            self._creates = self._sent < _PART <= self._sent + len(piece)
-            self._sent += len(piece)
-            self._sending = begun(self._writer.write(piece))
-            await self._over(self._sending)
-            self._taken += len(piece)
+            part, data = data[:_PART], data[_PART:]
+            self._sending = begun(self._writer.write(part))
+        if data:
+            self._pieces, self._size = [bytes(data)], len(data)
+
+    async def _taken_up(self) -> None:
+        """Wait until obstore has taken the last part: while two others are sent, it takes none."""
+        if self._sending is not None:
+            self._taken += await self._over(self._sending)
+            self._sending, self._is_first = None, False
 
     def _check(self) -> None:
         if self._aborting is not None:
             raise StoreError("write: the upload was given up")
 
-    async def _over(self, future: asyncio.Future[Any]) -> None:
-        """Wait for what obstore does, and raise what became of it."""
+    async def _over(self, future: asyncio.Future[Any]) -> Any:
+        """Wait for what obstore does; return or raise what became of it."""
         await asyncio.wait((future,), timeout=self._owner.longest)
         if not future.done():
             raise StoreError("write: obstore does not come back")
         if future.cancelled():
             raise StoreError("write: the upload was given up")
         try:
-            future.result()
+            return future.result()
         except Exception as exc:
             raise self._owner.failure("write", exc) from exc
 
@@ -115,7 +118,7 @@ class ObjectUpload:
         longest = self._owner.longest
         if self._sending is not None:
             # Cancelled while it begins an upload, it would leave one of an unknown number.
-            if not self._creates:
+            if not self._is_first:
                 self._sending.cancel()
             await asyncio.wait((self._sending,), timeout=longest)
         try:

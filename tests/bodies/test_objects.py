@@ -117,7 +117,7 @@ class TestRequests:
                 await gate.passed()
 
         proxy.hook = hook
-        body = noise(17 * MIB)
+        body = noise(27 * MIB)
         writing = asyncio.create_task(upload.write(body))
         async with asyncio.timeout(5):
             while len(held) < 2:  # noqa: ASYNC110
@@ -384,10 +384,8 @@ class TestObstore:
         proxy.swallow = True
         upload = bodies.upload(NAME)
         with pytest.raises(StoreError, match="does not come back"):
-            await upload.write(bytes(6 * MIB))
+            await upload.write(bytes(11 * MIB))
         await upload.abort()
-        # Nothing had begun.
-        proxy.heal()
 
     async def test_where_a_missing_object_is_an_error_the_others_are_deleted(
         self, bodies: ObjectBodies, monkeypatch: pytest.MonkeyPatch
@@ -404,7 +402,7 @@ class TestObstore:
 
 
 class TestCancellation:
-    @pytest.mark.parametrize("size", [MIB, 7 * MIB])
+    @pytest.mark.parametrize("size", [MIB, 17 * MIB])
     def test_at_each_point_it_leaves_nothing(self, s3: S3Server, size: int) -> None:
         bodies, count = bodies_from_url(s3.url()), 0
 
@@ -430,7 +428,7 @@ class TestCancellation:
         while asyncio.run(cancelled_at(count + 1)):
             count += 1
             assert (s3.keys(), s3.uploads()) == ([], [])
-        assert count >= 5
+        assert count >= 3
 
     @pytest.mark.parametrize("when", [creates, sends_part, completes, sends_all])
     async def test_while_the_store_is_at_work_it_leaves_nothing(

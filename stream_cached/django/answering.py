@@ -50,6 +50,10 @@ async def respond(call: Call, place: Place) -> Any:
 async def _converted(call: Call, place: Place, result: Response) -> HttpResponseBase:
     incoming = call.execution.incoming
     scope = PLAIN_SCOPE if incoming is None else incoming.scope
+    if isinstance(result, StoredResponse) and result.refresh is None:
+        if result.sending is not None:
+            result.sending.sent(0 if call.is_head else len(result.body))
+        return _whole(result.status_code, result.raw_headers, bytes(result.body))
     inbox = place.holding if place.is_held else None
     outgoing = Outgoing(result, scope, inbox, asyncio.get_running_loop())
     head = await outgoing.head()

@@ -100,6 +100,11 @@ class Ending:
         self._response = response
         self._done = done
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether nothing is to be closed that might wait for something."""
+        return not cast(Any, self._response)._resource_closers
+
     def __call__(self) -> None:
         """Close what the response closes. Django's signal is sent for the response that is sent."""
         if not self._response.closed:
@@ -111,10 +116,10 @@ class Ending:
 class AsyncItems:
     """The items of an asynchronous iterator, in the context of its run."""
 
-    def __init__(self, response: Any, thread: ThreadOfRun, close: Callable[[], None]) -> None:
+    def __init__(self, response: Any, thread: ThreadOfRun, ending: Ending) -> None:
         self._response = response
         self._thread = thread
-        self._close = close
+        self._ending = ending
         self._items: AsyncIterator[bytes] | None = None
         self._is_closed = False
 
@@ -137,7 +142,10 @@ class AsyncItems:
                 if aclose is not None:
                     await aclose()
         finally:
-            await sync_to_async(self._close)()
+            if self._ending.is_quick:
+                self._ending()
+            else:
+                await sync_to_async(self._ending)()
             self._thread.leave()
 
 

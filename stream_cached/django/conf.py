@@ -12,7 +12,7 @@ from django.core.signals import setting_changed
 
 from stream_cached.checks import require
 from stream_cached.decorator import stream_cached
-from stream_cached.django.entry import loop_for, run_here
+from stream_cached.django.entry import loop_here, run_here
 from stream_cached.limits import LIMITS
 from stream_cached.stream_cache import _OF_ONE, StreamCache
 
@@ -46,7 +46,7 @@ class Cache:
         Raises:
             StoreError: The store refused; old responses may still be served.
         """
-        return run_here(self.streams.clear(), loop_for(for_server=True))
+        return run_here(self.streams.clear(), loop_here())
 
     async def aclear(self) -> bool:
         """Do the same as `clear`."""
@@ -69,7 +69,7 @@ class Cache:
             ConfigurationError: A tag is no text.
         """
         coroutine = self.streams.invalidate_tags(*tags, soft=soft)
-        return run_here(coroutine, loop_for(for_server=True))
+        return run_here(coroutine, loop_here())
 
     async def ainvalidate_tags(self, *tags: str, soft: bool = False) -> bool:
         """Do the same as `invalidate_tags`."""

@@ -16,8 +16,9 @@ from stream_cached.checks import require
 from stream_cached.decorator import Ttl
 from stream_cached.django.answering import respond
 from stream_cached.django.conf import caches
-from stream_cached.django.entry import loop_for, run_here
-from stream_cached.django.execution import Place, ViewExecution
+from stream_cached.django.entry import loop_for, loop_here, run_here
+from stream_cached.django.execution import Place
+from stream_cached.django.guard import leave
 from stream_cached.django.observed import plain_request
 from stream_cached.django.requests import (
     DjangoConnection,
@@ -104,7 +105,9 @@ class cache_stream:  # noqa: N801
         for_server = is_of_server_loop(inner_request(connection.django))
         place = Place(inbox, context, for_server=for_server)
         answering = self._answered(view, at, args, kwargs, connection, place, user)
-        return _left(*run_here(answering, loop_for(for_server=for_server), inbox, context))
+        response = run_here(answering, loop_for(for_server=for_server), inbox, context)
+        leave(place.call_identity)
+        return response
 
     async def _answer_async(
         self, view: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
@@ -121,7 +124,9 @@ class cache_stream:  # noqa: N801
         place = Place(None, context, for_server=True)
         answering = self._answered(view, at, args, kwargs, connection, place, user)
         task = asyncio.get_running_loop().create_task(answering, context=context)
-        return _left(*await task)
+        response = await task
+        leave(place.call_identity)
+        return response
 
     async def _answered(
         self,
@@ -132,15 +137,12 @@ class cache_stream:  # noqa: N801
         connection: DjangoConnection,
         place: Place,
         user: object,
-    ) -> tuple[Any, Any]:
-        """Return the response, and what has observed its view."""
+    ) -> Any:
         state = self.state(view, at)
         if connection.method in state.options.methods and connection.method != "GET":
             await place.call(connection.read_body)
         call = await state.call(view, args, kwargs, connection, place, user)
-        response = await respond(call, place)
-        assert isinstance(call.execution, ViewExecution)
-        return response, call.execution.guard
+        return await respond(call, place)
 
     def _user(self, request: Any) -> object:
         if not self._settings.per_user:
@@ -171,13 +173,6 @@ class cache_stream:  # noqa: N801
             cache = caches[self._settings.alias]
             found = _views[place] = View(name, signature, cache, self._settings)
         return found
-
-
-def _left(response: Any, guard: Any) -> Any:
-    """Return the response to what is around the view, whose reads do not count."""
-    if guard is not None:
-        guard.leave()
-    return response
 
 
 def _pk(user: Any) -> Any:
@@ -231,7 +226,7 @@ def _invalidate(decorator: cache_stream, view: Callable[..., Any], **arguments: 
         ConfigurationError: It is not an argument by which entries can be invalidated.
     """
     state = _known(decorator, view)
-    return run_here(state.invalidate(arguments), loop_for(for_server=True))
+    return run_here(state.invalidate(arguments), loop_here())
 
 
 async def _ainvalidate(decorator: cache_stream, view: Callable[..., Any], **arguments: Any) -> bool:

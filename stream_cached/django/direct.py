@@ -20,7 +20,7 @@ from stream_cached.django.asyncs import ThreadOfRun
 from stream_cached.django.conf import Cache, caches
 from stream_cached.django.entry import loop_for, run_here
 from stream_cached.django.hooks import DjangoHooks, ViewReporter
-from stream_cached.django.loops import own_loop, server_loop
+from stream_cached.django.loops import is_own, server_loop
 from stream_cached.django.original import OriginalStream, is_begun, stream_of
 from stream_cached.django.outgoing import Outgoing
 from stream_cached.django.responses import Stream
@@ -124,8 +124,8 @@ class Opening:
     async def open(self) -> Stream:
         """Open it in a loop."""
         is_held = await sync_to_async(in_transaction)() or is_begun(self._content)
-        is_own = asyncio.get_running_loop() is own_loop()
-        return await self._opened(None, is_held, for_server=not is_own)
+        for_server = not is_own(asyncio.get_running_loop())
+        return await self._opened(None, is_held, for_server=for_server)
 
     def close(self) -> None:
         """Close the content, of which nothing was read."""

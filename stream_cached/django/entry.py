@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from asgiref.sync import _restore_context
 
-from stream_cached.django.loops import own_loop, run_in, running_loop, server_loop
+from stream_cached.django.loops import is_for_one_call, own_loop, run_in, running_loop, server_loop
 from stream_cached.django.threads import Inbox, inbox_here
 
 T = TypeVar("T")
@@ -19,6 +19,12 @@ def loop_for(*, for_server: bool) -> asyncio.AbstractEventLoop:
     """Return the loop for what this thread asks for: the server's, or that of the process."""
     loop = server_loop() if for_server else None
     return own_loop() if loop is None or loop is running_loop() else loop
+
+
+def loop_here() -> asyncio.AbstractEventLoop:
+    """Return the loop for what is asked without a request: the server's, if there is a server."""
+    loop = server_loop()
+    return loop_for(for_server=loop is not None and not is_for_one_call(loop))
 
 
 def run_here(

@@ -42,6 +42,8 @@ class Place:
         self.inbox = inbox
         self.context = context
         self.for_server = for_server
+        self.call_identity = object()
+        """Stands for the call where the call itself must not be kept alive."""
         self.is_open = True
         """Whether the thread of the request waits for the answer."""
         self.is_held = False
@@ -116,7 +118,7 @@ class ViewExecution(Execution):
         """Run the view, and note what it reads."""
         guard = None
         if self.terms is not None and self.incoming is not None:
-            guard = ViewGuard(self._request, self.terms, self._query)
+            guard = ViewGuard(self._request, self.terms, self._query, self._place.call_identity)
         self.guard = guard
         try:
             result = await self._run(guard)

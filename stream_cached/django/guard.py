@@ -10,8 +10,14 @@ from stream_cached.django.observed import attributes_of, observe, release
 from stream_cached.http.reasons import Finding, NotCached, listed
 from stream_cached.request.guard import Terms
 
-#: The guard of the view that has returned in this context: what is read here is read by others.
+#: The call that is answered in this context: what is read here from now on, middleware reads.
 _outside: ContextVar[object] = ContextVar("stream_cached_outside", default=None)
+
+
+def leave(call: object) -> None:
+    """Take what is read in this context from now on for what middleware reads."""
+    _outside.set(call)
+
 
 _TEXTS = {
     "auth": "request.auth",
@@ -35,14 +41,17 @@ class ViewGuard:
         request: The request, of Django or of Django REST Framework.
         terms: What may be read of it.
         query: The names of its query that are part of the key; None for all.
+        call: What stands for the call that is answered.
     """
 
-    def __init__(self, request: Any, terms: Terms, query: frozenset[str] | None) -> None:
+    def __init__(
+        self, request: Any, terms: Terms, query: frozenset[str] | None, call: object
+    ) -> None:
         self._request = request
         self._terms = terms
         self._query = query
         self._read: dict[str, None] = {}
-        self._token = object()
+        self._call = call
         # Only what was there before the run counts. The view may read back its own attributes.
         self._attributes = dict(attributes_of(request))
         self._is_over = False
@@ -54,13 +63,9 @@ class ViewGuard:
             self._is_over = True
             release(self._request, self)
 
-    def leave(self) -> None:
-        """Take what is read in this context from now on for what middleware reads."""
-        _outside.set(self._token)
-
     @property
     def is_outside(self) -> bool:
-        return _outside.get() is self._token
+        return _outside.get() is self._call
 
     @property
     def watches_query(self) -> bool:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
-from asgiref.sync import SyncToAsync
+from asgiref.sync import AsyncToSync, SyncToAsync
 
 from stream_cached.lifespan import aclose
 
@@ -93,6 +93,15 @@ def server_loop() -> asyncio.AbstractEventLoop | None:
         return None
     loop: asyncio.AbstractEventLoop | None = getattr(local, "main_event_loop", None)
     return loop if loop is not None and loop.is_running() else None
+
+
+def is_for_one_call(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether `async_to_sync` has made a loop, which ends with what was called."""
+    return loop in AsyncToSync.loop_thread_executors
+
+
+def is_own(loop: asyncio.AbstractEventLoop) -> bool:
+    return _own is not None and _own.loop is loop
 
 
 def run_in(

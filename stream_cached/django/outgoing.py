@@ -217,8 +217,8 @@ class Outgoing:
                 self._has_ended, self._end = True, BrokenStreamError("its reader has left")
                 self._notify()
 
-    def give_up(self) -> None:
-        """End the run, too, which needs what ends with the request; wait for it if possible."""
+    def give_up(self, *, wait: bool) -> None:
+        """End the run, too, which needs what ends with the request."""
         self.is_over = True
         is_over = threading.Event()
 
@@ -236,5 +236,7 @@ class Outgoing:
                 self._inbox.wake()
 
         self.call(lambda: spawn(cancel()))
-        if self._inbox is not None and running_loop() is None and self.loop.is_running():
+        if not wait or self._inbox is None:
+            return
+        if running_loop() is None and self.loop.is_running():
             self._inbox.wait_until(is_over.is_set)

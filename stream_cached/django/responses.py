@@ -6,6 +6,7 @@ import contextvars
 import json
 import logging
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -74,7 +75,14 @@ class Stream:
     def close(self) -> None:
         """Note that nobody reads it any more."""
         if self._is_held:
-            self.outgoing.give_up()
+            self.outgoing.give_up(wait=True)
+        else:
+            self.outgoing.leave()
+
+    def drop(self) -> None:
+        """Note the same where nothing can be waited for."""
+        if self._is_held:
+            self.outgoing.give_up(wait=False)
         else:
             self.outgoing.leave()
 
@@ -118,6 +126,7 @@ class CachedStreamingHttpResponse(StreamsEverywhere):
 
     #: Django's own, which its stubs do not have.
     _iterator: Any
+    _content: Content
     _resource_closers: list[Callable[[], object]]
 
     def __init__(
@@ -132,14 +141,14 @@ class CachedStreamingHttpResponse(StreamsEverywhere):
     ) -> None:
         from stream_cached.django.direct import direct_stream
 
-        self._begin_cached(None)
+        self._begin_cached()
         super().__init__(streaming_content, *args, **kwargs)
         given = self._iterator
-        open_stream = direct_stream(
+        opening = direct_stream(
             self, self._resource_closers, key=key, ttl=ttl, alias=cache, tags=tags
         )
         self._resource_closers = []
-        self._iterator = Content(self, open_stream)
+        self._content = self._iterator = Content(self, None, opening)
         self.is_async = hasattr(given, "__anext__")
         self._resource_closers.append(self._iterator.close)
 
@@ -155,17 +164,15 @@ class CachedStreamingHttpResponse(StreamsEverywhere):
         """Return the response of a decorated view."""
         response = cls.__new__(cls)
         StreamsEverywhere.__init__(response, (), status=status)
-        response._begin_cached(stream)
+        response._begin_cached()
         del response.headers["Content-Type"]
         set_headers(response, headers)
-        content = Content(response, None)
-        response._iterator = content
+        response._content = response._iterator = content = Content(response, stream)
         response.is_async = is_async
         response._resource_closers.append(content.close)
         return response
 
-    def _begin_cached(self, stream: Stream | None) -> None:
-        self._stream = stream
+    def _begin_cached(self) -> None:
         self._callbacks: list[Callable[[CachedStreamingHttpResponse], object]] = []
         self._calling = threading.RLock()
 
@@ -232,14 +239,9 @@ class CachedStreamingHttpResponse(StreamsEverywhere):
                 except Exception:
                     logger.exception("a post-render callback has failed")
 
-    def opened(self, stream: Stream) -> None:
-        """Take over the content that was looked for when the first part was read."""
-        self._stream = stream
-
     @property
-    def stream(self) -> Stream | None:
-        """The content; None as long as nobody has read it."""
-        return self._stream
+    def _stream(self) -> Stream | None:
+        return self._content.stream
 
     @property
     def is_waited_for(self) -> bool:
@@ -253,44 +255,58 @@ class Content:
 
     Args:
         response: The response.
-        open_stream: Looks for the content; None if that is done already.
+        stream: The content; None if it is looked for when the first part is read.
+        opening: What looks for it then.
     """
 
     def __init__(
-        self,
-        response: CachedStreamingHttpResponse,
-        open_stream: Any,
+        self, response: CachedStreamingHttpResponse, stream: Stream | None, opening: Any = None
     ) -> None:
-        self._response = response
-        self._open = open_stream
+        # Middleware may keep one of the two.
+        self._response = weakref.ref(response)
+        self._opening = opening
         self._is_closed = False
+        self.stream: Stream | None = None
+        if stream is not None:
+            self._take(stream)
+
+    def _take(self, stream: Stream) -> None:
+        self.stream = stream
+        # A response that nobody sends, and nobody closes, must not hold up its run.
+        weakref.finalize(self, stream.drop).atexit = False
 
     def __iter__(self) -> Content:
         return self
 
     def __next__(self) -> bytes:
-        if self._response.stream is None:
-            self._response.opened(self._open.open_here())
-        assert self._response.stream is not None
+        if self.stream is None:
+            self._take(self._opening.open_here())
+        assert self.stream is not None
         try:
-            return next(self._response.stream.outgoing)
+            return next(self.stream.outgoing)
         except StopIteration:
-            self._response.call_back()
+            if (response := self._waiting()) is not None:
+                response.call_back()
             raise
 
     def __aiter__(self) -> Content:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._response.stream is None:
-            self._response.opened(await self._open.open())
-        assert self._response.stream is not None
+        if self.stream is None:
+            self._take(await self._opening.open())
+        assert self.stream is not None
         try:
-            return await anext(self._response.stream.outgoing)
+            return await anext(self.stream.outgoing)
         except StopAsyncIteration:
-            if self._response.is_waited_for:
-                await sync_to_async(self._response.call_back)()
+            if (response := self._waiting()) is not None:
+                await sync_to_async(response.call_back)()
             raise
+
+    def _waiting(self) -> CachedStreamingHttpResponse | None:
+        """Return the response if functions wait for its end."""
+        response = self._response()
+        return response if response is not None and response.is_waited_for else None
 
     async def aclose(self) -> None:
         """Read no more."""
@@ -301,11 +317,11 @@ class Content:
         if self._is_closed:
             return
         self._is_closed = True
-        stream = self._response.stream
-        if stream is None:
-            if self._open is not None:
-                self._open.close()
+        if self.stream is None:
+            if self._opening is not None:
+                self._opening.close()
             return
-        stream.close()
-        if self._response.is_waited_for and not self._response.completed:
-            stream.when_over(self._response.call_back)
+        self.stream.close()
+        response = self._waiting()
+        if response is not None and not response.completed:
+            self.stream.when_over(response.call_back)

@@ -105,7 +105,7 @@ def _stepped_in_loop(content: AsyncIterator[bytes]) -> Iterator[bytes]:
     try:
         yield from outgoing
     finally:
-        outgoing.give_up()
+        outgoing.give_up(wait=True)
 
 
 @lru_cache(maxsize=256)

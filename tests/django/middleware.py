@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
-from django.http import HttpRequest
+from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 Next = Callable[[HttpRequest], HttpResponseBase]
@@ -28,6 +28,18 @@ def reads_everything(get_response: Next) -> Next:
         read = dict(request.COOKIES), dict(request.headers), dict(request.META)
         response = get_response(request)
         assert read == (dict(request.COOKIES), dict(request.headers), dict(request.META))
+        return response
+
+    return middleware
+
+
+def shouts(get_response: Next) -> Next:
+    """Wrap what is streamed, by an iterator that knows nothing of event loops."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = cast(StreamingHttpResponse, get_response(request))
+        content = cast(Iterator[bytes], response.streaming_content)
+        response.streaming_content = map(bytes.upper, content)
         return response
 
     return middleware

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from django.core.signals import request_finished
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client
 
 from stream_cached.django import CachedStreamingHttpResponse, cache_stream
 from tests.django.conftest import Site
-from tests.support.gates import Gate, run
+from tests.support.gates import Gate, run, wait_until
 
 CHUNKS = [b"one ", b"two ", b"three"]
 
@@ -286,3 +289,82 @@ def test_another_client_joins_a_run(site: Site) -> None:
     gate.open()
     assert content(second) == content(first) == b"".join(CHUNKS)
     assert second.completed
+
+
+@pytest.mark.parametrize("kind", ["stored", "private", "joined"])
+def test_the_end_of_a_request_is_told_once(site: Site, kind: str) -> None:
+    finished: list[object] = []
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        response = streaming()
+        if kind == "private":
+            response["Cache-Control"] = "private"
+        return response
+
+    client = site(view, middleware=())
+    first = client.get("/view") if kind == "joined" else None
+    request_finished.connect(lambda **kwargs: finished.append(1), weak=False, dispatch_uid="test")
+    try:
+        response = client.get("/view")
+        assert not finished
+        # At the end, the client closes the response.
+        content(response)
+        assert len(finished) == 1
+    finally:
+        request_finished.disconnect(dispatch_uid="test")
+    if first is not None:
+        content(first)
+
+
+def test_a_response_that_nobody_sends_is_stored_all_the_same(site: Site) -> None:
+    runs: list[int] = []
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        runs.append(1)
+        return streaming([b"x" * 50_000] * 10)
+
+    client = site(view, middleware=())
+    client.get("/view")
+    gc.collect()
+    assert content(client.get("/view")) == b"x" * 500_000
+    assert len(runs) == 1
+
+
+def test_a_stale_response_is_sent_while_the_view_runs(site: Site, database: None) -> None:
+    gate, runs = Gate(), list[int]()
+
+    @cache_stream(0.1, stale_while_revalidate=60)
+    def view(request: Any) -> StreamingHttpResponse:
+        runs.append(1)
+        if len(runs) > 1:
+            gate.wait()
+        return streaming([b"%d" % len(runs)])
+
+    client = site(view, middleware=("tests.django.middleware.reads_everything",))
+    assert content(client.get("/view")) == b"1"
+    time.sleep(0.15)
+    stale = client.get("/view")
+    assert content(stale) == b"1"
+    gate.open()
+    wait_until(lambda: content(client.get("/view")) != b"1")
+    assert status(client.get("/view")) in ("hit", "fwd=stale")
+
+
+def test_middleware_that_wraps_the_content(site: Site) -> None:
+    @cache_stream(60)
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        return streaming()
+
+    client = site(view, middleware=("tests.django.middleware.shouts",))
+    for _ in range(2):
+        response = client.get("/view")
+        assert content(response) == b"ONE TWO THREE"
+        response.close()
+
+    async def test() -> None:
+        response: Any = await AsyncClient().get("/view")
+        assert b"".join([part async for part in response]) == b"ONE TWO THREE"
+
+    run(test)

@@ -26,6 +26,7 @@ from stream_cached import (
 )
 from stream_cached.backends import urls
 from stream_cached.backends.resolve import OWN_MEMORY
+from stream_cached.django import cache_stream
 from stream_cached.option_checks import NOT_GIVEN
 from tests.conftest import Spawn
 from tests.support.http_client import fetch
@@ -154,6 +155,7 @@ def test_every_parameter_that_is_named_exists() -> None:
         CachedEndpoint.invalidate,
         StreamCache.invalidate_tags,
         CompressionSerializer,
+        cache_stream,
     )
     known = {name for each in functions for name in inspect.signature(each).parameters}
     known |= {*urls._REDIS, *urls._MEMORY, *urls._MEMCACHED}

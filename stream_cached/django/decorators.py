@@ -13,7 +13,7 @@ from aiocache.base import SENTINEL
 from asgiref.sync import sync_to_async
 
 from stream_cached.checks import require
-from stream_cached.decorator import Ttl
+from stream_cached.decorator import Ttl, stream_cached
 from stream_cached.django.answering import respond
 from stream_cached.django.conf import caches
 from stream_cached.django.entry import loop_for, loop_here, run_here
@@ -29,11 +29,26 @@ from stream_cached.django.requests import (
 )
 from stream_cached.django.threads import inbox_here
 from stream_cached.django.views import NO_USER, Settings, View, note_user, signature_of
+from stream_cached.limits import LIMITS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: How many views are remembered: an application may make decorators without an end.
 _MOST_VIEWS = 4096
+
+#: Options of other doors, which have no meaning for a view.
+_OF_OTHERS = frozenset(
+    {
+        *("alias", "cache", "fallback", "key", "key_builder", "kwargs", "namespace", "noself"),
+        *("plugins", "request_key", "resume", "secret", "self", "serializer", "timeout", "values"),
+    }
+)
+
+#: The names of `**options`.
+_OPTIONS = frozenset({*inspect.signature(stream_cached.__init__).parameters, *LIMITS}) - _OF_OTHERS
+
+#: Options that were checked, as something that can be hashed.
+_checked: set[object] = set()
 
 _views: dict[tuple[object, ...], View] = {}
 _of_settings = 0
@@ -42,6 +57,37 @@ _of_settings = 0
 class cache_stream:  # noqa: N801
     """
     Cache what a view of Django answers, while it is streamed to its first client.
+
+    Put it directly over the view, a function or a method, synchronous or not. Over a method of
+    Django REST Framework such as `get`, authentication, permissions and throttles run on a hit,
+    too. The view may return any response. The view gets `invalidate` and `ainvalidate`.
+
+    ```python
+    @cache_stream(60, vary=("Accept-Language",), tags=("report:{year}",))
+    def export(request, year):
+        return StreamingHttpResponse(rows(year), content_type="text/csv")
+
+
+    export.invalidate(year=2024)
+    ```
+
+    Args:
+        ttl: How long an entry is fresh once it is complete: seconds, a `timedelta`, a text such as
+            `"10m"`, None for ever, or a function of the response. By default that of the cache.
+        cache: The name of the cache in the setting `STREAM_CACHED`.
+        vary: Request headers that select among responses. A mapping gives for each header a
+            function that normalises its value, or None.
+        tags: Tags by which entries are invalidated, with the arguments of the view in braces; or a
+            function of the arguments, or of the response, that returns tags.
+        query: The names of the query that are part of the key; by default all of it is.
+        per_user: Whether each user has entries of its own: the key has `request.user.pk`.
+        options: Other options of `stream_cached`: `key_args=`, `key_ignore=`, `unguarded=`,
+            `methods=`, `statuses=`, `stale_while_revalidate=`, `max_body=` and so on. Functions are
+            given the request and the response of Django.
+
+    Raises:
+        ConfigurationError: An option is unknown or has no valid value; the message says what to
+            write.
     """
 
     def __init__(
@@ -73,6 +119,9 @@ class cache_stream:  # noqa: N801
         )
         self._frozen = _frozen(vars(self._settings))
         self.__name__ = "cache_stream"
+        if self._frozen not in _checked:
+            _check(self._settings.options)
+            _checked.add(self._frozen)
 
     def __call__(self, view: F) -> F:
         """Return the view that answers from the cache."""
@@ -173,6 +222,19 @@ class cache_stream:  # noqa: N801
             cache = caches[self._settings.alias]
             found = _views[place] = View(name, signature, cache, self._settings)
         return found
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Check options while the settings may not be there yet."""
+    for name in options:
+        require(
+            name in _OPTIONS,
+            f"unknown parameter {name!r}: the options of a view are query=, per_user= and "
+            f"{', '.join(f'{each}=' for each in sorted(_OPTIONS))}",
+        )
+    stream_cached(cache="memory://", **options)
+    if len(_checked) >= _MOST_VIEWS:
+        _checked.clear()
 
 
 def _pk(user: Any) -> Any:

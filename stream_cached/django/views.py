@@ -30,6 +30,7 @@ from stream_cached.http.wishes import NO_WISHES
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
 from stream_cached.keys.names import version_key
 from stream_cached.options import Options, Vary
+from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
 
 #: No user was asked for.
@@ -93,6 +94,8 @@ class View:
         self._name = name
         self._check()
         self.reporter = ViewReporter(name)
+        listed = self.options.key_context
+        self._context = ContextWatch(listed, self.reporter) if listed else None
         self._tagging = Tagging(
             name, signature, self.options.tags, self.options.invalidate_by, has_namespace=True
         )
@@ -221,6 +224,8 @@ class View:
         if taken in self.options.key_args:
             forms[taken] = self._form(taken, request)
         forms |= _around(request)
+        if self._context is not None:
+            forms |= self._context.forms()
         forms |= {name: self._form(name, value) for name, value in more.items() if value != ""}
         return incoming.key(self._name, forms, host=self.options.key_host)
 

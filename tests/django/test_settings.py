@@ -75,9 +75,13 @@ def test_options_that_are_wrong() -> None:
         ({"query": "declared"}, "query="),
         ({"per_user": 1}, "per_user="),
         ({"cache": 1}, "cache="),
+        ({"key_builder": str}, "unknown parameter 'key_builder'"),
+        ({"maximum": 1}, "unknown parameter 'maximum'"),
+        ({"max_body": "much"}, "max_body"),
+        ({"ttl": "soon"}, "ttl"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            cache_stream(60, **options)
+            cache_stream(**options)
 
 
 def test_the_names_of_the_query_that_count(site: Site, caplog: pytest.LogCaptureFixture) -> None:

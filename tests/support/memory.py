@@ -95,5 +95,6 @@ def _forget_functions() -> None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in ("cashews", "fastapi", "stream_cached"):
             for value in list(vars(module).values()):
-                if isinstance(value, functools._lru_cache_wrapper):
+                # isinstance() would ask a proxy, such as Django's settings, for its class.
+                if type(value) is functools._lru_cache_wrapper:
                     value.cache_clear()

@@ -178,6 +178,11 @@ class Stream:
                 await self.ended.wait()
         for _ in range(_TURNS_TO_READER if self.seats else 0):
             await asyncio.sleep(0)
+            if not self.seats:
+                break
+        # The last reader has left: what it has sent may still be on its way.
+        for _ in range(_TURNS_TO_SOCKET):
+            await asyncio.sleep(0)
 
     # -- what memory drops ------------------------------------------------------------------
 

@@ -188,6 +188,7 @@ class cache_stream:  # noqa: N801
         user: object,
     ) -> Any:
         state = self.state(view, at)
+        connection.place = place
         if connection.method in state.options.methods and connection.method != "GET":
             await place.call(connection.read_body)
         call = await state.call(view, args, kwargs, connection, place, user)

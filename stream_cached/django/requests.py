@@ -49,6 +49,8 @@ class DjangoConnection(Request):
     def __init__(self, scope: Scope, request: Any) -> None:
         super().__init__(scope, self._next_message)
         self.django = request
+        self.place: Any = None
+        """Where its view runs."""
         self.failed_body = False
         """Whether the body can't be part of the key: it is read already, or too large."""
         self.body_at_hand = b""

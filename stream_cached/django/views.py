@@ -19,6 +19,7 @@ from stream_cached.django.execution import Place, ViewExecution
 from stream_cached.django.hooks import DjangoHooks, ViewReporter
 from stream_cached.django.observed import watches_of
 from stream_cached.django.requests import DjangoConnection, incoming_of, is_wrapped
+from stream_cached.django.validating import ViewValidator
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.engine.header_rules import HeaderRules
 from stream_cached.engine.invalidate import Invalidation, Version
@@ -106,6 +107,8 @@ class View:
             reporter=self.reporter,
             hooks=DjangoHooks(decorator.hooks),
             invalidated_before=InvalidatedBefore(time.monotonic),
+            validator=self.options.validator
+            and ViewValidator(self.options.validator, signature, name),
         )
         #: With the header by which Django REST Framework chooses a renderer, as it has understood
         #: that header.

@@ -49,7 +49,14 @@ def set_up() -> None:
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         ROOT_URLCONF="tests.django.urls",
         SECRET_KEY="for tests only",
-        STREAM_CACHED={"default": {"URL": os.environ.get("APP_CACHE", "memory://"), "TTL": 60}},
+        STREAM_CACHED={
+            "default": {
+                "URL": os.environ.get("APP_CACHE", "memory://"),
+                "BODIES": os.environ.get("APP_BODIES") or None,
+                "INLINE_MAX": 0 if os.environ.get("APP_BODIES") else "256KiB",
+                "TTL": 60,
+            }
+        },
         TEMPLATES=[
             {
                 "BACKEND": "django.template.backends.django.DjangoTemplates",

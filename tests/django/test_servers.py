@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -25,12 +26,14 @@ _OF_HIT = ("accept-ranges", "etag")
 
 
 @pytest.fixture
-def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     """Start a server: `start("waitress", "redis")`."""
     with ExitStack() as stack:
 
         def started(kind: str, store: str = "memory", **options: object) -> DjangoServer:
-            url = "memory://" if store == "memory" else request.getfixturevalue(f"{store}_url")
+            url = "memory://" if store == "memory" else request.getfixturevalue("redis_url")
+            if store == "files":
+                options["environment"] = {"APP_BODIES": f"file://{tmp_path}/bodies"}
             environment = {"APP_CACHE": url, **options.pop("environment", {})}  # type: ignore[dict-item]
             return stack.enter_context(DjangoServer(kind, environment, **options))  # type: ignore[arg-type]
 
@@ -46,7 +49,7 @@ def kept(response: RawResponse) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-@pytest.mark.parametrize("store", ["memory", "redis"])
+@pytest.mark.parametrize("store", ["memory", "redis", "files"])
 @pytest.mark.matrix
 def test_a_server(kind: str, store: str, start: Start) -> None:
     server = start(kind, store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from django.http import HttpRequest, StreamingHttpResponse
-from django.test import AsyncClient, Client, TestCase, override_settings
+from django.test import AsyncClient, Client, RequestFactory, TestCase, override_settings
 from django.urls import path
 from django.utils import translation
 
@@ -97,6 +98,29 @@ class RowsTest(TestCase):
                     assert body == b"group 0\ngroup 1\ngroup 2\n"
                 assert view is uncached or response.from_cache
                 await caches["default"].ainvalidate_tags("rows")
+
+    def test_a_validator_that_asks_the_database(self) -> None:
+        threads: list[threading.Thread] = []
+
+        def count() -> str:
+            threads.append(threading.current_thread())
+            return str(Group.objects.count())
+
+        @cache_stream(0.01, validator=count)
+        def view(request: HttpRequest) -> StreamingHttpResponse:
+            return StreamingHttpResponse(rows())
+
+        from_cache, bodies = [], []
+        for name in (None, None, "group 9"):
+            if name is not None:
+                Group.objects.create(name=name)
+            response: Any = view(RequestFactory().get("/"))
+            bodies.append(b"".join(response.streaming_content))
+            from_cache.append(response.from_cache)
+            time.sleep(0.05)
+        assert from_cache == [False, True, False]
+        assert bodies[2].endswith(b"group 9\n")
+        assert set(threads) == {threading.current_thread()}
 
     def test_the_thread_of_the_request_steps_the_stream(self) -> None:
         response: Any = Client().get("/sync_view")
@@ -196,8 +220,6 @@ class OutsideTest(TestCase):
         assert set(threads) == {threading.current_thread()}
 
     def _request(self) -> HttpRequest:
-        from django.test import RequestFactory
-
         return RequestFactory().get(f"/{self.id()}")
 
 
@@ -207,8 +229,6 @@ def test_the_transaction_of_a_request(cache_address: str) -> None:
         transaction.atomic(),
     ):
         Group.objects.create(name="of this transaction")
-        from django.test import RequestFactory
-
         response: Any = sync_view(RequestFactory().get("/"))
         assert b"".join(response.streaming_content) == b"of this transaction\n"
         assert connection.in_atomic_block

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, cast
 
 from aiocache.base import SENTINEL
-from asgiref.sync import sync_to_async
+from asgiref.sync import iscoroutinefunction, sync_to_async
 
 from stream_cached.checks import require
 from stream_cached.decorator import Ttl, stream_cached
@@ -125,7 +125,7 @@ class cache_stream:  # noqa: N801
 
     def __call__(self, view: F) -> F:
         """Return the view that answers from the cache."""
-        if inspect.iscoroutinefunction(view) or asyncio.iscoroutinefunction(view):
+        if iscoroutinefunction(view):
 
             @functools.wraps(view)
             async def cached(*args: Any, **kwargs: Any) -> Any:

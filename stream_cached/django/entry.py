@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from asgiref.sync import _restore_context
+from asgiref.sync import SyncToAsync, _restore_context
 
 from stream_cached.django.loops import is_for_one_call, own_loop, run_in, running_loop, server_loop
 from stream_cached.django.threads import Inbox, inbox_here
@@ -40,6 +40,8 @@ def run_here(
 
     async def run() -> None:
         _restore_context(context)
+        # This thread does not wait in the way that asgiref takes for a deadlock.
+        SyncToAsync.deadlock_context.set(False)
         try:
             found: tuple[T | None, BaseException | None] = (await coroutine, None)
         except BaseException as exc:

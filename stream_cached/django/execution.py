@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 
 from stream_cached.django.asyncs import ThreadOfRun
@@ -131,7 +129,7 @@ class ViewExecution(Execution):
         return Executed(result, False)
 
     async def _run(self, guard: ViewGuard | None) -> Any:
-        if _is_async(self._view):
+        if iscoroutinefunction(self._view):
             return await self._run_async(guard)
         thread = ThreadOfRun()
 
@@ -203,7 +201,3 @@ class NoResponse:
 
     def __init__(self, value: object) -> None:
         self.value = value
-
-
-def _is_async(view: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(view) or asyncio.iscoroutinefunction(view)

@@ -47,7 +47,7 @@ _READS = {
     **dict.fromkeys(("read", "readline", "readlines", "_body", "_files", "_post"), "body"),
     **dict.fromkeys(("_stream", "_data", "_full_data"), "body"),
     **dict.fromkeys(("get_full_path", "get_full_path_info"), "query"),
-    **dict.fromkeys(("environ", "scope"), "headers"),
+    **dict.fromkeys(("__dict__", "environ", "scope"), "headers"),
     **dict.fromkeys(("accepted_type", "accepted_types", "accepts"), "header.accept"),
     **dict.fromkeys(("accepted_types_by_precedence", "get_preferred_type"), "header.accept"),
     **dict.fromkeys(("content_params", "content_type"), "header.content-type"),
@@ -145,7 +145,8 @@ class ObservedRequest:
     """The base class that observes; it precedes the request's own class."""
 
     def __getattribute__(self, name: str) -> Any:
-        if name in _COMMON or (name[:2] == "__" and name[-2:] == "__"):
+        is_special = name[:2] == "__" and name != "__dict__"
+        if name in _COMMON or is_special:
             return super().__getattribute__(name)
         own = super().__getattribute__("__dict__")
         watches = [each for each in own.get(_WATCHES, ()) if not each.is_outside]
@@ -274,13 +275,22 @@ def plain_request(request: Any) -> Any:
     if not issubclass(cls, ObservedRequest):
         return request
     plain = object.__new__(_plain_class(cls))
-    object.__setattr__(plain, "__dict__", object.__getattribute__(request, "__dict__"))
+    object.__setattr__(plain, "__dict__", own_attributes(request))
     return plain
+
+
+def own_attributes(value: object) -> dict[str, Any]:
+    """Return what `vars` does, unnoticed."""
+    try:
+        own: dict[str, Any] = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return own
 
 
 def _parts(request: Any) -> list[Any]:
     """Return the request, and the one that it wraps."""
-    inner = object.__getattribute__(request, "__dict__").get("_request")
+    inner = own_attributes(request).get("_request")
     return [request] if inner is None else [request, *_parts(inner)]
 
 
@@ -288,7 +298,7 @@ def attributes_of(request: Any) -> Mapping[str, Any]:
     """Return what is set on a request, and on the one that it wraps."""
     found: dict[str, Any] = {}
     for each in _parts(request):
-        found |= object.__getattribute__(each, "__dict__")
+        found |= own_attributes(each)
     return found
 
 
@@ -301,7 +311,7 @@ def watches_of(request: Any) -> tuple[Watcher, ...]:
 def observe(request: Any, watcher: Watcher) -> None:
     """Report the reads of a request, until `release`."""
     for each in _parts(request):
-        own = object.__getattribute__(each, "__dict__")
+        own = own_attributes(each)
         own[_WATCHES] = (*own.get(_WATCHES, ()), watcher)
         if not isinstance(each, ObservedRequest):
             each.__class__ = _class_for(each, _observed_class)
@@ -310,7 +320,7 @@ def observe(request: Any, watcher: Watcher) -> None:
 def release(request: Any, watcher: Watcher) -> None:
     """Report no reads any more."""
     for each in _parts(request):
-        own = object.__getattribute__(each, "__dict__")
+        own = own_attributes(each)
         left = tuple(other for other in own.get(_WATCHES, ()) if other is not watcher)
         own[_WATCHES] = left
         if not left:

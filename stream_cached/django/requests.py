@@ -11,7 +11,7 @@ from django.http.request import RawPostDataException
 from starlette.requests import Request
 from starlette.types import Message, Scope
 
-from stream_cached.django.observed import plain_request, watches_of
+from stream_cached.django.observed import own_attributes, plain_request, watches_of
 from stream_cached.request.incoming import MAX_REQUEST_BODY, Incoming, Normalisers
 
 #: Headers that have names of their own in META.
@@ -28,7 +28,7 @@ def find_request(args: tuple[Any, ...]) -> int | None:
 
 def is_wrapped(request: object) -> bool:
     """Whether it is a request of Django REST Framework."""
-    return isinstance(getattr(request, "__dict__", {}).get("_request"), HttpRequest)
+    return isinstance(own_attributes(request).get("_request"), HttpRequest)
 
 
 def inner_request(request: Any) -> HttpRequest:

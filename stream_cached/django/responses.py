@@ -32,7 +32,10 @@ class CachedResponse(HttpResponse):
     @property
     def data(self) -> Any:
         """The data of a response of Django REST Framework, as far as JSON has it."""
-        return json.loads(self.content)
+        try:
+            return json.loads(self.content)
+        except ValueError:
+            raise AttributeError("the response is no JSON, and has no data") from None
 
 
 class Stream:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from asgiref.sync import SyncToAsync, _restore_context
 from django.db import connections
 
+from stream_cached.runs.registry import part_of_runs, runs_of_this_code
+
 T = TypeVar("T")
 
 #: How far the thread of a run may be ahead of what reads it.
@@ -61,7 +63,7 @@ def inbox_here() -> Inbox:
 
 async def call_in(inbox: Inbox, function: Callable[[], T]) -> T:
     """Let the thread of an inbox call a function, and return what that returns."""
-    loop = asyncio.get_running_loop()
+    loop, runs = asyncio.get_running_loop(), runs_of_this_code()
     future: asyncio.Future[tuple[T | None, Exception | None]] = loop.create_future()
 
     def tell(value: T | None, error: Exception | None) -> None:
@@ -74,7 +76,8 @@ async def call_in(inbox: Inbox, function: Callable[[], T]) -> T:
 
     def work() -> None:
         try:
-            value = function()
+            with part_of_runs(runs):
+                value = function()
         except Exception as exc:
             tell(None, exc)
         except BaseException:

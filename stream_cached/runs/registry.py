@@ -35,7 +35,19 @@ _own: ContextVar[tuple[object, ...]] = ContextVar("stream_cached_runs", default=
 @contextmanager
 def part_of(run: Run) -> Iterator[None]:
     """Let the code within, and the tasks that it creates, be part of a run."""
-    token = _own.set((*_own.get(), run.identity))
+    with part_of_runs((*_own.get(), run.identity)):
+        yield
+
+
+def runs_of_this_code() -> tuple[object, ...]:
+    """Return the identities of the runs that the running code is part of."""
+    return _own.get()
+
+
+@contextmanager
+def part_of_runs(identities: tuple[object, ...]) -> Iterator[None]:
+    """Let the code within be part of some runs, also in another thread than what has begun them."""
+    token = _own.set(identities)
     try:
         yield
     finally:

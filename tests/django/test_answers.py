@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -368,3 +369,20 @@ def test_middleware_that_wraps_the_content(site: Site) -> None:
         assert b"".join([part async for part in response]) == b"ONE TWO THREE"
 
     run(test)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_process_ends_when_its_last_reader_has_left(site: Site, cached: bool) -> None:
+    processes: list[subprocess.Popen[bytes]] = []
+
+    @cache_stream(60, on_disconnect="stop")
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        command = ["sh", "-c", "while echo row; do sleep 0.01; done"]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        headers = None if cached else {"Cache-Control": "private"}
+        return StreamingHttpResponse(processes[-1].stdout or (), headers=headers)
+
+    response: Any = site(view, middleware=()).get("/view")
+    assert next(iter(response.streaming_content)).startswith(b"row")
+    response.close()
+    assert processes[0].wait(10) != 0

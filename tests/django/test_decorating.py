@@ -181,3 +181,17 @@ def test_a_response_that_a_view_makes_itself(site: Site) -> None:
     caches["default"].invalidate_tags("rows")
     assert content(client.get("/view")) == b"a,b"
     assert len(runs) == 2
+
+
+def test_a_view_that_calls_itself_does_not_wait_for_itself(site: Site) -> None:
+    depths: list[int] = []
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> HttpResponse:
+        depths.append(len(depths))
+        inner = view(request).content if len(depths) < 3 else b""
+        return HttpResponse(b"(" + inner + b")")
+
+    client = site(view, middleware=())
+    assert client.get("/view").content == b"((()))"
+    assert depths == [0, 1, 2]

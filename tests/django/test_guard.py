@@ -31,12 +31,19 @@ READS: dict[str, tuple[Callable[[Any], object], str]] = {
     "meta": (lambda request: "HTTP_X_OTHER" in request.META, "x-other"),
     "all-headers": (lambda request: dict(request.headers), "as a whole"),
     "all-meta": (lambda request: dict(request.META), "x-own"),
+    "vars": (vars, "as a whole"),
     "environ": (lambda request: request.environ, "as a whole"),
     "address": (lambda request: request.META["REMOTE_ADDR"], "address"),
     "certificate": (lambda request: request.META.get("SSL_CLIENT_S_DN"), "SSL_CLIENT_S_DN"),
     "accepts": (lambda request: request.accepts("text/html"), "accept"),
     "csrf": (get_token, "CSRF"),
 }
+
+
+def set_own(request: Any) -> object:
+    request.own = 1
+    return request.own
+
 
 HARMLESS: dict[str, Callable[[Any], object]] = {
     "path": lambda request: (request.path, request.method, request.META["PATH_INFO"]),
@@ -45,7 +52,7 @@ HARMLESS: dict[str, Callable[[Any], object]] = {
     "scheme": lambda request: (request.scheme, request.is_secure()),
     "body": lambda request: (request.body, request.POST, request.FILES),
     "unread-user": lambda request: request.user,
-    "own": lambda request: (vars(request).update(own=1), request.own),
+    "own": lambda request: set_own(request),
     "resolver": lambda request: request.resolver_match.kwargs,
 }
 

@@ -76,11 +76,14 @@ class ViewExecution(Execution):
         terms: Terms | None,
         place: Place,
         query: frozenset[str] | None,
+        *,
+        merge: bool,
     ) -> None:
         self._view = view
         self._request = request
         self._place = place
         self._query = query
+        self._merge = merge
         self.args = args
         self.kwargs = kwargs
         self.incoming = incoming
@@ -190,6 +193,7 @@ class ViewExecution(Execution):
                 for_server=self._place.for_server,
                 thread=thread,
                 done=(lambda: None) if guard is None else guard.end,
+                merge=self._merge,
             )
         if isinstance(response, HttpResponse) and getattr(response, "is_rendered", True):
             return Original(response)

@@ -164,6 +164,7 @@ def stream_of(
     for_server: bool,
     thread: ThreadOfRun,
     done: Callable[[], None],
+    merge: bool = True,
 ) -> OriginalStream:
     """
     Return a stream that a view has returned.
@@ -176,6 +177,7 @@ def stream_of(
         for_server: Whether an ASGI server has called the view.
         thread: Where an asynchronous stream calls what is synchronous.
         done: Called when the run has read it.
+        merge: Whether chunks that are made already may be taken as one.
     """
     ending = Ending(response, done)
     if response.is_async:
@@ -185,7 +187,7 @@ def stream_of(
         return iter(cast(Iterator[bytes], response.streaming_content))
 
     if not is_held:
-        made: Any = ThreadItems(items, ending, context, for_server=for_server)
+        made: Any = ThreadItems(items, ending, context, for_server=for_server, merge=merge)
     elif held_by is not None:
         inbox = held_by
         made = HeldItems(items, ending, lambda work: call_in(inbox, lambda: context.run(work)))

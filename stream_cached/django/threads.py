@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 #: How far the thread of a run may be ahead of what reads it.
 _MAX_AHEAD = 64 * 1024
-_MAX_ITEMS = 16
+_MAX_ITEMS = 512
 
 
 class InterruptedRequestError(RuntimeError):
@@ -137,6 +137,7 @@ class ThreadItems:
         close: Called there at the end, or when nobody wants more.
         context: The context of the thread.
         for_server: Whether an ASGI server is waiting: then `async_to_sync` uses its loop.
+        merge: Whether what is made already may be taken as one item.
     """
 
     def __init__(
@@ -146,7 +147,9 @@ class ThreadItems:
         context: contextvars.Context,
         *,
         for_server: bool,
+        merge: bool = True,
     ) -> None:
+        self._merge = merge
         self._make_iterator = make_iterator
         self._close = close
         self._context = context
@@ -168,14 +171,21 @@ class ThreadItems:
         while True:
             with self._changed:
                 if self._items:
-                    item = self._items.popleft()
-                    self._size -= len(item)
-                    self._changed.notify_all()
-                    return item
+                    return self._taken()
                 if self._end is not None:
                     raise self._end
                 future = self._will_wait()
             await future
+
+    def _taken(self) -> bytes:
+        if self._merge and len(self._items) > 1:
+            item = b"".join(self._items)
+            self._items.clear()
+        else:
+            item = self._items.popleft()
+        self._size -= len(item)
+        self._changed.notify_all()
+        return item
 
     async def aclose(self) -> None:
         """Take no more, and wait until the thread has closed the iterator."""

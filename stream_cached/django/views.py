@@ -178,7 +178,8 @@ class View:
         return Call(
             service=service,
             execution=ViewExecution(
-                view, request, args, kwargs, incoming, terms, place, self._chosen.query
+                *(view, request, args, kwargs, incoming, terms, place, self._chosen.query),
+                merge=not self.options.exact,
             ),
             key=key,
             versions=versions,

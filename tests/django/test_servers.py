@@ -18,7 +18,7 @@ Start = Callable[..., DjangoServer]
 ROWS = [b"row %d\n" % number for number in range(3)]
 
 #: Views by what they are: the view and its content, and whether the cache takes what they answer.
-VIEWS = ("gated", "agated", "mixed", "amixed", "private", "aprivate")
+VIEWS = ("gated", "agated", "mixed", "amixed", "private", "aprivate", "upload", "aupload")
 
 #: Headers that differ from one answer to the next.
 _OF_ONE = ("date", "age", "cache-status", "content-length", "transfer-encoding", "connection")
@@ -67,8 +67,10 @@ def test_a_server(kind: str, store: str, start: Start) -> None:
 
 def each_chunk_is_sent_as_it_is_made(server: DjangoServer, view: str) -> None:
     gates, target = server.gates, f"/{view}/{view}/3"
+    is_upload = "upload" in view
+    method, body = ("POST", b"data") if is_upload else ("GET", b"")
     with RawClient(server.port) as client:
-        client.send("GET", target)
+        client.send(method, target, body=body)
         miss = client.read_head()
         assert client.read_until(len(ROWS[0])) == ROWS[0]
         gates.open(view, 1)
@@ -76,10 +78,10 @@ def each_chunk_is_sent_as_it_is_made(server: DjangoServer, view: str) -> None:
         gates.open(view)
         client.read_rest()
     assert (miss.status, miss.body, miss.complete) == (200, b"".join(ROWS), True)
-    hit = fetch(server.port, target)
+    hit = fetch(server.port, target, method=method, body=body)
     assert (hit.status, hit.body, hit.complete) == (200, b"".join(ROWS), True)
     assert kept(hit) == kept(miss)
-    is_cached = "private" not in view
+    is_cached = not is_upload and "private" not in view
     assert gates.notes(f"{view}.runs") == (1 if is_cached else 2)
     wait_until(lambda: gates.notes(f"{view}.closed") == gates.notes(f"{view}.runs"))
     assert (hit.header("content-length") == "18") == is_cached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
 
 from tests.django import views
 
@@ -17,6 +18,8 @@ urlpatterns = [
     path("amixed/<str:name>/<int:count>", views.amixed),
     path("fails/<str:name>", views.fails),
     path("plain/fails/<str:name>", views.plain_fails),
+    path("upload/<str:name>/<int:count>", csrf_exempt(views.gated)),
+    path("aupload/<str:name>/<int:count>", csrf_exempt(views.amixed)),
     path("small/<str:name>", views.small),
     path("whoami", views.whoami),
 ]

@@ -45,7 +45,7 @@ class Audience:
         run = self._run
         reads_ahead = run.remote is not None and run.remote.reads_ahead
         is_awaited = run.recorder is not None and run.recorder.is_awaited
-        return self.is_followed or reads_ahead or is_awaited
+        return self.is_followed or reads_ahead or is_awaited or run.is_waited_for
 
     # -- the start --------------------------------------------------------------------------
 

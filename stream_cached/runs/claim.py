@@ -80,9 +80,18 @@ class Claim(ABC):
     async def left(self, seconds: float) -> None:
         """Wait until no request can find the run any more; raise TimeoutError if it still can."""
         if self.is_listed:
-            self._left = self._left or asyncio.Event()
             async with asyncio.timeout(seconds):
-                await self._left.wait()
+                await self.waited_for().wait()
+
+    def waited_for(self) -> asyncio.Event:
+        """Note that a request waits for the end of the run, and return what tells it."""
+        self._left = self._left or asyncio.Event()
+        return self._left
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a request waits for the end of the run."""
+        return self._left is not None
 
     def hold(self, lease: Lease) -> None:
         self.lease = lease

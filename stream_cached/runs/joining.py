@@ -37,7 +37,10 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
             # Memory no longer holds the beginning.
             run.retire()
         elif stream is not None and stream.is_kept and run.state in JOINABLE:
-            # Nothing holds the beginning until the whole body is stored.
+            # Nothing holds the beginning until the whole body is stored. The source need not wait
+            # for the clients that it has.
+            run.waited_for()
+            stream.wake_source()
             await run.left(seconds)
         return None
     if stream is None or audience is None:

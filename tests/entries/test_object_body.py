@@ -342,6 +342,42 @@ def test_a_slow_reader_that_falls_out_of_the_window_reads_the_object(
     assert len(runs.bodies) == 1
 
 
+def test_a_slow_reader_that_is_the_last_one_does_not_hold_up_the_object_that_it_needs(
+    serve: Serve, redis_url: str, bodies: FileBodies
+) -> None:
+    runs = HeldRuns(chunks=200)
+    runs.at = 150
+    settings = {"live_window": "1MB", "max_ahead": "500KB", "spool_max": "1MB"}
+    port = serve(runs.app(redis_url, bodies=bodies, max_body="1GB", **settings)).port
+    with RawClient(port, receive_buffer=4096) as slow:
+        slow.send("GET", "/")
+        slow.read_head()
+        slow.read_until(1)
+        with RawClient(port) as quick:
+            quick.send("GET", "/")
+            quick.read_head()
+            quick.read_until(14_000_000)
+        runs.gate.open()
+        assert same(slow.read_rest().body, runs.bodies[0])
+    assert len(runs.bodies) == 1
+
+
+def test_a_slow_reader_does_not_hold_up_the_object_that_others_wait_for(
+    serve: Serve, redis_url: str, keyspace: Keyspace, bodies: FileBodies
+) -> None:
+    runs = Runs(chunks=200)
+    settings = {"live_window": "300KB", "max_ahead": "500KB"}
+    port = serve(runs.app(redis_url, bodies=bodies, max_body="1GB", **settings)).port
+    with RawClient(port, receive_buffer=4096) as slow:
+        slow.send("GET", "/")
+        slow.read_head()
+        slow.read_until(2_000_000)
+        wait_until(lambda: unfinished(bodies) and len(segments(keyspace.all())) <= 1)
+        assert same(fetch(port).body, runs.bodies[0])
+        assert same(slow.read_rest().body, runs.bodies[0])
+    assert len(runs.bodies) == 1
+
+
 def test_many_cold_clients_cause_one_run(serve: Serve, redis_url: str, bodies: FileBodies) -> None:
     runs = Runs(chunks=100)
     port = serve(runs.app(redis_url, bodies=bodies, live_window="1MB")).port

@@ -1,0 +1,69 @@
+"""Large bodies in a bucket: what a directory does otherwise is shown there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Serve
+from tests.support.gates import wait_until
+from tests.support.http_client import RawClient, fetch, fetch_many
+from tests.support.runs import HIT, FailingRuns, HeldRuns, Runs
+from tests.support.servers import S3Server
+
+
+def is_same(*bodies: bytes) -> bool:
+    return len(set(bodies)) == 1
+
+
+def test_a_body_in_a_bucket(serve: Serve, redis_url: str, s3: S3Server) -> None:
+    runs = Runs(chunks=120)
+    port = serve(runs.app(redis_url, bodies=s3.url(), local=0, commit_timeout=10)).port
+    found = fetch_many(port, count=5)
+    assert is_same(runs.bodies[0], *(each.body for each in found))
+    hit = fetch(port)
+    assert hit.header("Cache-Status") == HIT
+    assert is_same(hit.body, runs.bodies[0])
+    part = fetch(port, headers={"Range": "bytes=5000000-7000000"})
+    assert part.status == 206
+    assert is_same(part.body, runs.bodies[0][5_000_000:7_000_001])
+    assert len(s3.keys()) == 1
+    assert s3.uploads() == []
+
+
+def test_a_run_that_fails_leaves_no_upload(serve: Serve, redis_url: str, s3: S3Server) -> None:
+    runs = FailingRuns(chunks=120)
+    runs.at = 110
+    port = serve(runs.app(redis_url, bodies=s3.url())).port
+    assert not fetch(port).complete
+    wait_until(lambda: s3.uploads() == [])
+    assert s3.keys() == []
+
+
+@pytest.mark.full
+def test_a_slow_reader_in_the_window_and_one_past_it(
+    serve: Serve, redis_url: str, s3: S3Server
+) -> None:
+    runs = HeldRuns(chunks=100, chunk=300_000)
+    runs.at = 5
+    limits = {"live_window": "1MB", "max_ahead": "500KB", "spool_max": "1MB"}
+    settings = {"bodies": s3.url(), "max_body": "1GB", "commit_timeout": 10, **limits}
+    port = serve(runs.app(redis_url, **settings)).port
+    with RawClient(port) as slow, RawClient(port) as quick:
+        for client in (slow, quick):
+            client.send()
+            client.read_head()
+            client.read_until(1)
+        runs.gate.open()
+        assert is_same(quick.read_rest(30).body, runs.bodies[0])
+        assert is_same(slow.read_rest(30).body, runs.bodies[0])
+    assert len(runs.bodies) == 1
+
+
+def test_an_object_that_is_gone_is_a_miss(serve: Serve, redis_url: str, s3: S3Server) -> None:
+    runs = Runs(chunks=60)
+    port = serve(runs.app(redis_url, bodies=s3.url(), local=0, commit_timeout=10)).port
+    fetch(port)
+    s3.flush()
+    again = fetch(port)
+    assert is_same(again.body, runs.bodies[1])
+    assert is_same(fetch(port).body, runs.bodies[1])

@@ -147,15 +147,13 @@ class Records:
         """Let what only a replaced record leads to expire, unless it was written twice."""
         if by and replaced and by.generation == _id(replaced):
             return
-        if isinstance(replaced, Entry) and replaced.sizes:
+        if isinstance(replaced, Index):
+            await self.retire_variants(replaced, replaced.variants, by=by)
+        elif isinstance(replaced, Entry) and replaced.sizes:
             if self.bodies is not None:
                 self.bodies.retire(self.key, replaced.generation)
-        elif self.lifetimes.ttl is not None:
-            return
-        elif isinstance(replaced, Entry):
+        elif isinstance(replaced, Entry) and self.lifetimes.ttl is None:
             await self.retire_body(replaced)
-        elif isinstance(replaced, Index):
-            await self.retire_variants(replaced, replaced.variants)
 
     async def retire_body(self, entry: Entry) -> None:
         """Let the segments of an entry expire."""

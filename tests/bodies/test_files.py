@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from stream_cached.bodies import threads
 from stream_cached.bodies.cleaning import Cleaner, lock
 from stream_cached.bodies.files import FileBodies
 from stream_cached.bodies.protocol import MissingBodyError
@@ -180,6 +183,49 @@ class TestFailures:
         assert await names(bodies) == []
         with pytest.raises(MissingBodyError):
             await bodies.open(NAME)
+
+
+class TestCancellation:
+    async def test_an_object_that_lacks_a_block_is_not_made_visible(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bodies, gate = FileBodies(tmp_path), threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            monkeypatch.setattr(threads, "_pool", (os.getpid(), pool))
+            pool.submit(gate.wait)
+            upload = bodies.upload(NAME)
+            await upload.write(bytes(MIB))
+            writing = asyncio.create_task(upload.write(bytes(MIB)))
+            await asyncio.sleep(0)
+            writing.cancel()
+            await asyncio.wait([writing])
+            gate.set()
+            with pytest.raises(StoreError):
+                await upload.finish()
+            await upload.abort()
+        assert unfinished(tmp_path) == []
+
+    async def test_a_file_that_nobody_waits_for_any_more_is_closed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bodies, gate, opened = FileBodies(tmp_path), threading.Event(), list[int]()
+        await put(bodies, NAME, b"body")
+
+        def late(path: Path) -> tuple[int, int]:
+            gate.wait(5)
+            opened.append(os.open(path, os.O_RDONLY))
+            return opened[0], 4
+
+        monkeypatch.setattr("stream_cached.bodies.files._opened", late)
+        with ThreadPoolExecutor(1) as pool:
+            monkeypatch.setattr(threads, "_pool", (os.getpid(), pool))
+            opening = asyncio.create_task(bodies.open(NAME))
+            await asyncio.sleep(0.05)
+            opening.cancel()
+            await asyncio.wait([opening])
+            gate.set()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(opened[0])
 
 
 class TestUrls:

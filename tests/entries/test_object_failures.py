@@ -18,6 +18,7 @@ from stream_cached.backends.breaker_state import State
 from stream_cached.bodies import watched
 from stream_cached.bodies.files import FileBodies, FileReading, FileUpload
 from stream_cached.errors import StoreError
+from stream_cached.runs.run import runs_here
 from tests.conftest import Serve
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import fetch, fetch_many
@@ -237,3 +238,34 @@ def test_an_event_loop_that_ends_in_mid_upload_leaves_nothing(
     asyncio.run(main())
     assert list((bodies.root / "unfinished").iterdir()) == []
     assert objects(bodies) == 0
+
+
+def test_a_writer_that_is_cancelled_leaves_nothing(tmp_path: Path, redis_url: str) -> None:
+    bodies = FileBodies(tmp_path / "bodies")
+    streams = StreamCache(redis_url, ttl=60, bodies=bodies)
+
+    @streams.cached(key="report")
+    async def report() -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            for _ in range(1000):
+                yield bytes(100_000)
+                await asyncio.sleep(0.001)
+
+        return StreamingResponse(body())
+
+    async def main() -> None:
+        response = await report()
+        async for _ in response.body_iterator:
+            if list((bodies.root).glob("unfinished/*")):
+                break
+        (run,) = runs_here()
+        assert run.recorder is not None
+        writer = run.recorder._writer
+        assert writer is not None
+        writer.cancel()
+        await asyncio.wait([writer])
+        assert list((bodies.root).glob("unfinished/*")) == []
+        run.abort("the test is over")
+        await run.over()
+
+    asyncio.run(main())

@@ -93,6 +93,24 @@ def test_the_object_of_a_replaced_variant_is_deleted_after_the_grace(world: Worl
     for accept in ("a", "b"):
         world.fetch("/varied", Accept=accept)
         assert world.fetch("/varied", Accept=accept) == HIT
+    wait_until(lambda: not world.objects & before)
+    assert len(world.objects) == 2
+
+
+def test_the_object_of_a_variant_that_is_refreshed_is_deleted_after_the_grace(
+    serve: Serve, redis_url: str, tmp_path: Path
+) -> None:
+    world = World(
+        serve, redis_url, tmp_path, grace=0.2, refresh=lambda request: "refresh" in request.headers
+    )
+    for accept in ("a", "b"):
+        world.fetch("/varied", Accept=accept)
+    before = world.objects
+    world.fetch("/varied", Accept="a", Refresh="1")
+    wait_until(lambda: len(world.objects & before) == 1)
+    assert len(world.objects) == 2
+    for accept in ("a", "b"):
+        assert world.fetch("/varied", Accept=accept) == HIT
 
 
 def test_the_object_of_a_damaged_entry_is_deleted_after_the_grace(world: World) -> None:

@@ -62,7 +62,8 @@ def workers(
 ) -> Iterator[Workers]:
     workers = Workers(spawn, redis_server, tmp_path)
     yield workers
-    workers.release()
+    workers.release("go")
+    workers.release("end")
 
 
 @contextlib.contextmanager
@@ -78,7 +79,7 @@ def begun(process: AppProcess, target: str) -> Iterator[RawClient]:
 def test_a_slow_client_of_a_second_process_falls_out_of_no_window(workers: Workers) -> None:
     limits = "live_window=2MiB,spool_max=4MiB"
     first, second = workers.start(2, limits)
-    target = "/?chunks=640&hold=go&at=16"
+    target = "/?chunks=640&hold=go@16"
     with begun(first, target) as client, begun(second, target) as slow:
         workers.release()
         assert is_one_run(client.read_rest().body)
@@ -89,9 +90,41 @@ def test_a_slow_client_of_a_second_process_falls_out_of_no_window(workers: Worke
     assert workers.runs == 1
 
 
+def test_a_second_process_reads_at_full_speed_however_slow_its_client_is(
+    workers: Workers,
+) -> None:
+    first, second = workers.start(2, "live_window=16MiB")
+    target = "/?chunks=640&hold=go@16,end@630"
+    with begun(first, target) as client, begun(second, target) as slow:
+        workers.release("go")
+        client.read_until(620 * CHUNK)
+        wait_until(lambda: len(segments(workers.keyspace.all())) <= 65)
+        # The window has gone on, and there is no object yet.
+        assert len(slow.read_until(620 * CHUNK)) >= 620 * CHUNK
+        workers.release("end")
+        assert client.read_rest().body == slow.read_rest().body
+    assert workers.runs == 1
+
+
+def test_a_client_of_a_second_process_that_needs_the_object_waits_for_it(
+    workers: Workers,
+) -> None:
+    first, second = workers.start(2, "live_window=2MiB,spool_max=1MiB,max_ahead=500KB")
+    target = "/?chunks=320&hold=go@16,end@310"
+    with begun(first, target) as client, begun(second, target) as slow:
+        workers.release("go")
+        client.read_until(300 * CHUNK)
+        wait_until(lambda: 0 < len(segments(workers.keyspace.all())) <= 9)
+        with pytest.raises(TimeoutError):
+            slow.read_until(300 * CHUNK, timeout=0.5)
+        workers.release("end")
+        assert client.read_rest().body == slow.read_rest().body
+    assert workers.runs == 1
+
+
 def test_a_client_of_a_second_process_that_comes_late_gets_the_object(workers: Workers) -> None:
     first, second = workers.start(2, "live_window=2MiB")
-    target = "/?chunks=320&hold=go&at=300"
+    target = "/?chunks=320&hold=go@300"
     with begun(first, target) as client, ThreadPoolExecutor(1) as pool:
         client.read_until(290 * CHUNK)
         wait_until(lambda: 0 < len(segments(workers.keyspace.all())) <= 9)
@@ -112,7 +145,7 @@ def test_a_worker_that_is_killed_in_mid_upload_leaves_no_head_and_no_object(
     workers: Workers,
 ) -> None:
     first, second = workers.start(2)
-    target = "/?chunks=320&hold=go&at=300"
+    target = "/?chunks=320&hold=go@300"
     with begun(first, target) as client:
         client.read_until(290 * CHUNK)
         wait_until(lambda: workers.unfinished)

@@ -44,16 +44,17 @@ def is_one_run(body: bytes) -> bool:
     **LIMITS,
 )
 async def endpoint(request: Request) -> Response:
-    """So many chunks; with `hold`, the run waits before chunk `at` for a file of that name."""
+    """So many chunks; with `hold=one@5,two@9`, the run waits before these for files so named."""
     run = f"{os.getpid()}.{os.urandom(4).hex()}"
     (DIRECTORY / f"run-{run}").touch()
     query = request.query_params
-    count, hold, at = int(query["chunks"]), query.get("hold"), int(query.get("at", 0))
+    count, names = int(query["chunks"]), query.get("hold", "").split(",")
+    holds = {int(at): DIRECTORY / name for name, _, at in (n.partition("@") for n in names) if at}
 
     async def body() -> AsyncIterator[bytes]:
         for number in range(count):
             # Nothing tells a process that there is a file.
-            while hold and number == at and not (DIRECTORY / hold).exists():  # noqa: ASYNC110
+            while number in holds and not holds[number].exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             yield chunk_of(run, number)
 

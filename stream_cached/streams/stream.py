@@ -176,12 +176,10 @@ class Stream:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.commit_wait):
                 await self.ended.wait()
-        for _ in range(_TURNS_TO_READER if self.seats else 0):
-            await asyncio.sleep(0)
-            if not self.seats:
+        for turn in range(_TURNS_TO_READER):
+            # What the last reader has sent may still be on its way.
+            if turn >= _TURNS_TO_SOCKET and not self.seats:
                 break
-        # The last reader has left: what it has sent may still be on its way.
-        for _ in range(_TURNS_TO_SOCKET):
             await asyncio.sleep(0)
 
     # -- what memory drops ------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def started(kind: str, store: str = "memory", **options: object) -> DjangoServer:
+            if find_spec(kind.partition("-")[0]) is None:
+                pytest.skip(f"{kind} is not installed")
             url = "memory://" if store == "memory" else request.getfixturevalue("redis_url")
             if store == "files":
                 options["environment"] = {"APP_BODIES": f"file://{tmp_path}/bodies"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from stream_cached.django.cached import CachedView
 from stream_cached.django.conf import Cache, caches
 from stream_cached.django.decorators import cache_stream
 from stream_cached.django.responses import CachedStreamingHttpResponse
 
-__all__ = ["Cache", "CachedStreamingHttpResponse", "cache_stream", "caches"]
+__all__ = ["Cache", "CachedStreamingHttpResponse", "CachedView", "cache_stream", "caches"]

@@ -7,7 +7,7 @@ import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from aiocache.base import SENTINEL
 from asgiref.sync import iscoroutinefunction, sync_to_async
@@ -15,6 +15,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from stream_cached.checks import require
 from stream_cached.decorator import Ttl, stream_cached
 from stream_cached.django.answering import respond
+from stream_cached.django.cached import CachedView
 from stream_cached.django.conf import caches
 from stream_cached.django.entry import loop_for, loop_here, run_here
 from stream_cached.django.execution import Place
@@ -31,7 +32,8 @@ from stream_cached.django.threads import inbox_here
 from stream_cached.django.views import NO_USER, Settings, View, note_user, signature_of
 from stream_cached.limits import LIMITS
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: How many views are remembered: an application may make decorators without an end.
 _MOST_VIEWS = 4096
@@ -123,7 +125,7 @@ class cache_stream:  # noqa: N801
             _check(self._settings.options)
             _checked.add(self._frozen)
 
-    def __call__(self, view: F) -> F:
+    def __call__(self, view: Callable[P, R]) -> CachedView[P, R]:
         """Return the view that answers from the cache."""
         if iscoroutinefunction(view):
 
@@ -140,7 +142,7 @@ class cache_stream:  # noqa: N801
         wrapper = cast(Any, cached)
         wrapper.invalidate = functools.partial(_invalidate, self, view)
         wrapper.ainvalidate = functools.partial(_ainvalidate, self, view)
-        return cast(F, cached)
+        return cast(CachedView[P, R], cached)
 
     # -- one call ---------------------------------------------------------------------------
 
@@ -273,25 +275,9 @@ def _known(decorator: cache_stream, view: Callable[..., Any]) -> View:
 
 
 def _invalidate(decorator: cache_stream, view: Callable[..., Any], **arguments: Any) -> bool:
-    """
-    Invalidate the stored responses of the view, and its runs.
-
-    Args:
-        arguments: One argument, `year=2024`: only the entries of calls with this value. The
-            decorator names the argument in `invalidate_by=`, or has a tag that consists of it, such
-            as `"report:{year}"`.
-
-    Returns:
-        True if it was carried out, False if it waits for the store's return.
-
-    Raises:
-        StoreError: The store refused; old responses may still be served.
-        ConfigurationError: It is not an argument by which entries can be invalidated.
-    """
     state = _known(decorator, view)
     return run_here(state.invalidate(arguments), loop_here())
 
 
 async def _ainvalidate(decorator: cache_stream, view: Callable[..., Any], **arguments: Any) -> bool:
-    """Do the same as `invalidate`."""
     return await _known(decorator, view).invalidate(arguments)

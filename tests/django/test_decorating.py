@@ -80,11 +80,11 @@ def test_invalidation_by_an_argument_and_of_all(site: Site) -> None:
 
     client, own = site(view, middleware=()), view
     assert [client.get(f"/view/{number}").content for number in (1, 2, 1)] == [b"1", b"2", b"1"]
-    assert own.invalidate(number=1)  # type: ignore[attr-defined]
+    assert own.invalidate(number=1)
     assert [client.get(f"/view/{number}").content for number in (1, 2)] == [b"3", b"2"]
 
     async def test() -> None:
-        assert await own.ainvalidate()  # type: ignore[attr-defined]
+        assert await own.ainvalidate()
 
     run(test)
     assert [client.get(f"/view/{number}").content for number in (1, 2)] == [b"4", b"5"]

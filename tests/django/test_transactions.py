@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from queue import Queue
 from typing import Any
+from unittest import mock
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.http import HttpRequest, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, TestCase, override_settings
 from django.urls import path
 from django.utils import translation
 
 from stream_cached.django import CachedStreamingHttpResponse, cache_stream, caches
+from tests.support.gates import TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -189,6 +192,33 @@ class OutsideTest(TestCase):
         assert set(of_run) == {of_run[0]}
         assert of_run[0] is not viewer
         assert languages == ["de"] * 3
+
+    def test_the_thread_of_a_run_closes_its_connections(self) -> None:
+        closed_by, stepped_by = Queue[threading.Thread](), list[threading.Thread]()
+
+        def items() -> Iterator[str]:
+            stepped_by.append(threading.current_thread())
+            yield "a"
+
+        async def async_items() -> AsyncIterator[str]:
+            stepped_by.append(await sync_to_async(threading.current_thread)())
+            yield "a"
+
+        def view(request: HttpRequest) -> StreamingHttpResponse:
+            return StreamingHttpResponse(items())
+
+        def async_view(request: HttpRequest) -> StreamingHttpResponse:
+            return StreamingHttpResponse(async_items())
+
+        def close_all() -> None:
+            closed_by.put(threading.current_thread())
+
+        for each in (view, async_view):
+            with mock.patch.object(connections, "close_all", close_all):
+                response: Any = cache_stream(60)(each)(self._request())
+                b"".join(response.streaming_content)
+                assert closed_by.get(timeout=TIMEOUT) is stepped_by.pop()
+            assert closed_by.empty()
 
     def test_the_language_is_part_of_the_key(self) -> None:
         @cache_stream(60)

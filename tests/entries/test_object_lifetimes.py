@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,14 @@ def test_the_object_of_a_variant_that_is_refreshed_is_deleted_after_the_grace(
     assert len(world.objects) == 2
     for accept in ("a", "b"):
         assert world.fetch("/varied", Accept=accept) == HIT
+
+
+def test_variants_that_are_stored_at_once_keep_their_objects(world: World) -> None:
+    names = [f"text/{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert len(list(pool.map(lambda name: world.fetch("/varied", Accept=name), names))) == 8
+    time.sleep(0.5)
+    assert {world.fetch("/varied", Accept=name) for name in names} == {HIT}
 
 
 def test_the_object_of_a_damaged_entry_is_deleted_after_the_grace(world: World) -> None:

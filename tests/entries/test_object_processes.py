@@ -109,14 +109,15 @@ def test_a_second_process_reads_at_full_speed_however_slow_its_client_is(
 def test_a_client_of_a_second_process_that_needs_the_object_waits_for_it(
     workers: Workers,
 ) -> None:
-    first, second = workers.start(2, "live_window=2MiB,spool_max=1MiB,max_ahead=500KB")
-    target = "/?chunks=320&hold=go@16,end@310"
+    first, second = workers.start(2, "live_window=16MiB,spool_max=1MiB,max_ahead=500KB")
+    target = "/?chunks=640&hold=go@16,end@630"
     with begun(first, target) as client, begun(second, target) as slow:
         workers.release("go")
-        client.read_until(300 * CHUNK)
-        wait_until(lambda: 0 < len(segments(workers.keyspace.all())) <= 9)
+        client.read_until(620 * CHUNK)
+        wait_until(lambda: len(segments(workers.keyspace.all())) <= 65)
+        # Neither the window nor the temporary files have what it needs next.
         with pytest.raises(TimeoutError):
-            slow.read_until(300 * CHUNK, timeout=0.5)
+            slow.read_until(620 * CHUNK, timeout=0.5)
         workers.release("end")
         assert client.read_rest().body == slow.read_rest().body
     assert workers.runs == 1

@@ -1,0 +1,83 @@
+"""What a process knows of a store of bodies that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from stream_cached.bodies.watched import Side
+from stream_cached.errors import StoreError
+
+pytestmark = pytest.mark.anyio
+
+
+async def fail() -> None:
+    raise StoreError("no luck")
+
+
+async def work() -> None:
+    return
+
+
+async def attempt(side: Side, *, works: bool = False) -> None:
+    try:
+        side.check()
+        await side.run("step", work() if works else fail(), 5)
+    except StoreError:
+        return
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the module sees, to be set."""
+    clock = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    return clock
+
+
+async def test_it_is_left_alone_for_longer_and_longer(now: list[float]) -> None:
+    side, waits = Side("store", "reading from"), list[int]()
+    await attempt(side)
+    for _ in range(8):
+        failed, before = now[0], side.requests
+        while True:
+            now[0] += 0.5
+            await attempt(side)
+            if side.requests == before:
+                break
+            before = side.requests
+        waits.append(round(now[0] - failed))
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert side.cause == "no luck"
+
+
+async def test_failures_at_once_are_one_failure(now: list[float]) -> None:
+    side = Side("store", "reading from")
+    steps = [asyncio.create_task(attempt(side)) for _ in range(5)]
+    await asyncio.sleep(0)
+    now[0] += 0.1
+    await asyncio.wait(steps)
+    now[0] += 1.0
+    before = side.requests
+    await attempt(side)
+    assert side.requests == before
+
+
+async def test_after_an_attempt_that_works_it_is_used_again(now: list[float]) -> None:
+    side = Side("store", "reading from")
+    await attempt(side)
+    now[0] += 1.0
+    await attempt(side, works=True)
+    assert side.cause is None
+    side.check()
+
+
+async def test_a_step_that_takes_too_long_has_failed() -> None:
+    side = Side("store", "writing to")
+    with pytest.raises(StoreError, match="write: no answer within") as found:
+        await side.run("write", asyncio.Event().wait(), 0.01)
+    assert found.value.is_reported
+    with pytest.raises(StoreError, match="writing to store fails"):
+        side.check()

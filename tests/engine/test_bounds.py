@@ -141,7 +141,11 @@ def test_a_body_in_a_file_takes_less_than_32_mib_of_the_server_and_of_the_store(
         assert ask(server.port, 1)[1] == MIB
     before = most_memory(server.pid)
 
-    miss, hit = ask(server.port, mib), ask(server.port, mib)
+    miss = hit = ask(server.port, mib)
+    for _ in range(4):
+        # On a busy machine, a store now and then is slower than the stream: that costs the entry.
+        if hit[0] != HIT:
+            hit = ask(server.port, mib)
 
     assert most_memory(server.pid) - before < 32
     assert (miss[0], hit[0]) == (MISS, HIT)

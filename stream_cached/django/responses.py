@@ -269,6 +269,7 @@ class Content:
         self._response = weakref.ref(response)
         self._opening = opening
         self._is_closed = False
+        self._finalizer: weakref.finalize[Any, Content] | None = None
         self.stream: Stream | None = None
         if stream is not None:
             self._take(stream)
@@ -276,7 +277,8 @@ class Content:
     def _take(self, stream: Stream) -> None:
         self.stream = stream
         # A response that nobody sends, and nobody closes, must not hold up its run.
-        weakref.finalize(self, stream.drop).atexit = False
+        self._finalizer = weakref.finalize(self, stream.drop)
+        self._finalizer.atexit = False
 
     def __iter__(self) -> Content:
         return self
@@ -324,6 +326,8 @@ class Content:
             if self._opening is not None:
                 self._opening.close()
             return
+        if self._finalizer is not None:
+            self._finalizer.detach()
         self.stream.close()
         response = self._waiting()
         if response is not None and not response.completed:

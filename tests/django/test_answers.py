@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -73,6 +74,8 @@ def test_a_stream_is_one_on_miss_and_hit(site: Site) -> None:
     miss = client.get("/view")
     assert isinstance(miss, CachedStreamingHttpResponse)
     assert not miss.from_cache
+    # Another client may have all of it by now.
+    wait_until(lambda: status(Client().get("/view")) == "hit")
     assert not miss.completed
     with pytest.raises(ValueError, match="completed"):
         miss.construct_cacheable_response()
@@ -319,18 +322,22 @@ def test_the_end_of_a_request_is_told_once(site: Site, kind: str) -> None:
 
 
 def test_a_response_that_nobody_sends_is_stored_all_the_same(site: Site) -> None:
-    runs: list[int] = []
+    ended = Gate()
 
     @cache_stream(60)
     def view(request: HttpRequest) -> StreamingHttpResponse:
-        runs.append(1)
-        return streaming([b"x" * 50_000] * 10)
+        def rows() -> Iterator[bytes]:
+            # More than a run is ahead of those who read it.
+            yield from [b"x" * 100_000] * 50
+            ended.open()
+
+        return StreamingHttpResponse(rows())
 
     client = site(view, middleware=())
     client.get("/view")
     gc.collect()
-    assert content(client.get("/view")) == b"x" * 500_000
-    assert len(runs) == 1
+    ended.wait()
+    assert content(client.get("/view")) == b"x" * 5_000_000
 
 
 def test_a_stale_response_is_sent_while_the_view_runs(site: Site, database: None) -> None:
@@ -387,3 +394,42 @@ def test_a_process_ends_when_its_last_reader_has_left(site: Site, cached: bool) 
     assert next(iter(response.streaming_content)).startswith(b"row")
     response.close()
     assert processes[0].wait(10) != 0
+
+
+def test_a_view_that_returns_nothing(site: Site) -> None:
+    @cache_stream(60)
+    def view(request: HttpRequest) -> None:
+        return None
+
+    client = site(view, middleware=())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="didn't return an HttpResponse"):
+            client.get("/view")
+
+
+def test_a_stream_that_the_view_has_begun_under_asgi(site: Site) -> None:
+    threads: list[threading.Thread] = []
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        def rows() -> Iterator[bytes]:
+            for chunk in CHUNKS:
+                threads.append(threading.current_thread())
+                yield chunk
+
+        begun = rows()
+        first = next(begun)
+        response = StreamingHttpResponse(begun)
+        response["X-First"] = first.decode().strip()
+        return response
+
+    site(view, middleware=())
+
+    async def test() -> None:
+        response: Any = await AsyncClient().get("/view")
+        assert response.headers["X-First"] == "one"
+        parts = [part async for part in response.streaming_content]
+        assert b"".join(parts) == b"".join(CHUNKS[1:])
+
+    run(test)
+    assert len(set(threads)) == 1

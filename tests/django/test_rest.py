@@ -40,6 +40,7 @@ class Upper(BaseRenderer):
     format = "upper"
 
     def render(self, data: Any, accepted_media_type: Any = None, context: Any = None) -> bytes:
+        assert context["view"].request is context["request"]
         return str(data).upper().encode()
 
 

@@ -92,6 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
         os.environ["SHOP_DATABASE"] = str(Path(directory) / "db.sqlite3")
+        os.environ["SHOP_BODIES"] = str(Path(directory) / "bodies")
         os.environ.setdefault("SHOP_PAUSE", "0.1")
         make_orders()
         print("server  view    which     first row    last row")

@@ -14,7 +14,8 @@ from django.http.response import HttpResponseBase
 from starlette.types import Receive, Scope, Send
 
 from stream_cached.django.asyncs import ThreadOfRun
-from stream_cached.django.loops import own_loop, run_in
+from stream_cached.django.entry import loop_here
+from stream_cached.django.loops import run_in
 from stream_cached.django.outgoing import Outgoing
 from stream_cached.django.threads import ThreadItems, in_transaction, inbox_here
 
@@ -76,7 +77,7 @@ def run_closers(closers: list[Callable[[], object]]) -> None:
 
 
 def _stepped_in_loop(content: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """Yield the items of an asynchronous iterator, which the loop of this process steps."""
+    """Yield the items of an asynchronous iterator, which a loop in another thread steps."""
     inbox = inbox_here() if in_transaction() else None
     thread = ThreadOfRun(inbox)
 
@@ -92,7 +93,7 @@ def _stepped_in_loop(content: AsyncIterator[bytes]) -> Iterator[bytes]:
                 await aclose()
             thread.leave()
 
-    loop, context = own_loop(), contextvars.copy_context()
+    loop, context = loop_here(), contextvars.copy_context()
     outgoing = Outgoing(send_all, {}, inbox, loop)
 
     async def begin() -> None:

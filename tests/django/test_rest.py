@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.http import StreamingHttpResponse
 from django.test import Client
-from rest_framework import viewsets
+from rest_framework import generics, pagination, viewsets
 from rest_framework.authtoken.models import Token
 from rest_framework.decorators import action
 from rest_framework.renderers import BaseRenderer, JSONRenderer
@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 
 from stream_cached.django import CachedStreamingHttpResponse, cache_stream
 from tests.django.conftest import Site
-from tests.django.private_views import PRIVATE
+from tests.django.private_views import PRIVATE, Users
 from tests.django.test_answers import content, status
 
 _names = itertools.count()
@@ -150,3 +150,32 @@ def test_an_action_that_streams(site: Site) -> None:
         assert content(response) == b"a,b"
         response.close()
     assert len(runs) == 1
+
+
+def test_pages_of_a_list_and_the_browsable_ones(site: Site, users: list[User]) -> None:
+    class Pages(pagination.PageNumberPagination):
+        page_size = 1
+
+    class Names(generics.ListAPIView):
+        queryset = User.objects.order_by("pk")
+        serializer_class = Users
+        pagination_class = Pages
+
+        @cache_stream(60)
+        def get(self, request: Any, *args: Any, **kwargs: Any) -> Response:
+            return super().get(request, *args, **kwargs)
+
+    view: Any = Names.as_view()
+    view.__name__ = "view"
+    client = site(view, middleware=())
+    seen = []
+    for target in ("/view", "/view?page=2", "/view"):
+        response: Any = client.get(target, headers={"Accept": "application/json"})
+        seen.append((response.json()["results"][0]["username"], status(response)))
+    first, second = (each.username for each in users)
+    assert seen == [(first, "fwd=uri-miss"), (second, "fwd=uri-miss"), (first, "hit")]
+    # A page for people shows who they are, and has a token for its forms.
+    for _ in range(2):
+        page: Any = client.get("/view", headers={"Accept": "text/html"})
+        assert b"<html" in page.content
+        assert status(page) != "hit"

@@ -36,7 +36,12 @@ DATABASES = {
     }
 }
 
-#: Redis where there is one, as in STREAM_CACHED_URL=redis://localhost/0, or else memory.
+#: Redis where there is one, as in STREAM_CACHED_URL=redis://localhost/0, or else memory. Large
+#: exports are files, not in the memory of Redis.
 STREAM_CACHED = {
-    "default": {"URL": os.environ.get("STREAM_CACHED_URL", "memory://"), "TTL": "10m"},
+    "default": {
+        "URL": os.environ.get("STREAM_CACHED_URL", "memory://"),
+        "BODIES": f"file://{os.environ.get('SHOP_BODIES', BASE_DIR / 'bodies')}",
+        "TTL": "10m",
+    },
 }

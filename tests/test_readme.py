@@ -26,7 +26,7 @@ from stream_cached import (
 )
 from stream_cached.backends import urls
 from stream_cached.backends.resolve import OWN_MEMORY
-from stream_cached.django import cache_stream
+from stream_cached.django import cache_stream, freeze_header
 from stream_cached.option_checks import NOT_GIVEN
 from tests.conftest import Spawn
 from tests.support.http_client import fetch
@@ -156,6 +156,7 @@ def test_every_parameter_that_is_named_exists() -> None:
         StreamCache.invalidate_tags,
         CompressionSerializer,
         cache_stream,
+        freeze_header,
     )
     known = {name for each in functions for name in inspect.signature(each).parameters}
     known |= {*urls._REDIS, *urls._MEMORY, *urls._MEMCACHED}

@@ -12,6 +12,7 @@ from django.http.response import HttpResponseBase
 from starlette.responses import Response
 
 from stream_cached.django.execution import NoResponse, Place
+from stream_cached.django.frozen import thaw_coding
 from stream_cached.django.original import Original, OriginalStream, from_parts, native
 from stream_cached.django.outgoing import Outgoing
 from stream_cached.django.responses import CachedResponse, CachedStreamingHttpResponse, Stream
@@ -94,4 +95,6 @@ async def stored_copy(call: Call) -> HttpResponse:
     outgoing = Outgoing(view.found.response, PLAIN_SCOPE, None, asyncio.get_running_loop())
     head = await outgoing.head()
     headers = [each for each in head["headers"] if each[0] not in _OF_ONE]
-    return from_parts(HttpResponse, head["status"], headers, await outgoing.whole())
+    response = from_parts(HttpResponse, head["status"], headers, await outgoing.whole())
+    thaw_coding(response)
+    return response

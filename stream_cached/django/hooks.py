@@ -7,6 +7,7 @@ from typing import Any
 from stream_cached.backends.binding import Binding
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.django.execution import NoResponse
+from stream_cached.django.frozen import Fields, heeded
 from stream_cached.engine.outcome import Call
 from stream_cached.engine.service import Hooks
 from stream_cached.entries.lifetimes import Lifetimes
@@ -65,6 +66,11 @@ class DjangoHooks(Hooks):
         if isinstance(result, NoResponse):
             return False
         return self._hooks.accepts(call, resource, getattr(result, "django", result))
+
+    def heeded(self, asked: Fields, stored: Fields) -> Fields:
+        """Return what counts of a request's conditions: nothing that asks for a field that is
+        frozen while it is absent."""
+        return heeded(asked, stored)
 
     def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
         """Return how long the records of a call live."""

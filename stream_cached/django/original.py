@@ -14,6 +14,7 @@ from django.http.response import HttpResponseBase
 from starlette.responses import Response, StreamingResponse
 
 from stream_cached.django.asyncs import ThreadOfRun
+from stream_cached.django.frozen import MARK, freeze_again, frozen_in, marked
 from stream_cached.django.streaming import closers_of, run_closers, stream_everywhere
 from stream_cached.django.threads import HeldItems, Inbox, ThreadItems, call_in
 from stream_cached.responses.messages import RawHeaders, set_head
@@ -36,7 +37,7 @@ def raw_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
         length = str(len(cast(HttpResponse, response).content)).encode()
         if not response.has_header("Content-Length"):
             headers.append((b"content-length", length))
-    return headers
+    return [*headers, *marked(response)]
 
 
 def spelled(name: bytes) -> str:
@@ -48,15 +49,21 @@ def spelled(name: bytes) -> str:
 def set_headers(response: HttpResponseBase, headers: RawHeaders) -> None:
     """Give a response these headers; those that it has keep their spelling."""
     joined: dict[bytes, list[str]] = {}
+    mark, frozen = b"", frozen_in(response)
     for name, value in headers:
         if name == b"set-cookie":
             response.cookies.update(SimpleCookie(value.decode("latin-1")))
-        else:
+        elif name == MARK:
+            mark = value
+        # An empty ETag is no part of a response; see `marked`.
+        elif value or name != b"etag":
             joined.setdefault(name, []).append(value.decode("latin-1"))
     for name, values in joined.items():
         text, joint = spelled(name), ", ".join(values)
-        if response.headers.get(text) != joint:
+        if text.lower() not in frozen and response.headers.get(text) != joint:
             response.headers[text] = joint
+    if mark and not frozen:
+        freeze_again(response, mark)
 
 
 class Original(Response):

@@ -36,9 +36,8 @@ async def conditional(
     entry, request = hit.entry, call.request
     if request is None:
         return None
-    decided = evaluate(
-        request.method, request.headers, entry.status, headers, entry.length, entry.stored_at
-    )
+    asked = call.service.hooks.heeded(request.headers, headers)
+    decided = evaluate(request.method, asked, entry.status, headers, entry.length, entry.stored_at)
     match decided:
         case None:
             return None

@@ -94,6 +94,12 @@ class Hooks:
         """Return the keys of the versions that an entry depends on, beside its endpoint's."""
         return ()
 
+    def heeded(
+        self, asked: Sequence[tuple[bytes, bytes]], stored: Sequence[tuple[bytes, bytes]]
+    ) -> Sequence[tuple[bytes, bytes]]:
+        """Return those headers of a request whose conditions count for a stored response."""
+        return asked
+
     def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
         """Return how long the records of a call live."""
         # Functions with other ttls may share a tag, whose version outlives the entries of all.

@@ -183,9 +183,19 @@ def may_be_compressed(response: Headers) -> bool:
     return not has_coding and not any(map(is_left_alone, header_values(response, b"content-type")))
 
 
+#: How fields begin that a front door keeps in what is stored, and does not send.
+_KEPT_BY_DOORS = b"x-stream-cached-"
+
+
 def not_modified(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Return the fields of a 304 (section 15.4.5)."""
     kept = _OF_NOT_MODIFIED
     if not header_values(headers, b"etag"):
         kept = kept | {b"last-modified"}
-    return [(k, v) for k, v in headers if k.lower() in kept or k.lower().endswith(b"cache-control")]
+    return [
+        (name, value)
+        for name, value in headers
+        if name.lower() in kept
+        or name.lower().endswith(b"cache-control")
+        or name.startswith(_KEPT_BY_DOORS)
+    ]

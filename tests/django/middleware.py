@@ -43,3 +43,26 @@ def shouts(get_response: Next) -> Next:
         return response
 
     return middleware
+
+
+def ages(get_response: Next) -> Next:
+    """Say how old a response is."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        response.headers["Age"] = "1"
+        return response
+
+    return middleware
+
+
+class pads:  # noqa: N801
+    """Send a stream without its length, as what changes its body has to."""
+
+    def __init__(self, get_response: Next) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        del response.headers["Content-Length"]
+        return response

@@ -85,7 +85,7 @@ class Storage:
     def objection(self) -> NotCached | None:
         return None
 
-    lease = None
+    lease = took = None
 
     def unstored(self, reason: NotCached, cause: Exception | None) -> None:
         sys.exit(f"not recorded: {reason}")

@@ -14,7 +14,8 @@ from stream_cached.errors import (
     StoreUnavailableError,
     StreamCachedError,
 )
-from stream_cached.events import EndpointStats
+from stream_cached.event_hook import RunBegan, RunEnded, RunResult, StoreAway, StoreBack
+from stream_cached.events import Answered, EndpointStats, Event, Outcome
 from stream_cached.fallback_cache import FallbackCache
 from stream_cached.http.reasons import BypassError, NotCached
 from stream_cached.lifespan import aclose, lifespan
@@ -26,6 +27,7 @@ from stream_cached.stream_cache import StreamCache
 from stream_cached.vary_on_headers import vary_on_headers
 
 __all__ = [
+    "Answered",
     "BrokenStreamError",
     "BypassError",
     "CachedEndpoint",
@@ -34,6 +36,7 @@ __all__ = [
     "CompressionSerializer",
     "ConfigurationError",
     "EndpointStats",
+    "Event",
     "FallbackCache",
     "Health",
     "InKey",
@@ -41,7 +44,13 @@ __all__ = [
     "MemoryCache",
     "NotCached",
     "NotInKey",
+    "Outcome",
+    "RunBegan",
+    "RunEnded",
+    "RunResult",
     "State",
+    "StoreAway",
+    "StoreBack",
     "StoreError",
     "StoreUnavailableError",
     "StreamCache",

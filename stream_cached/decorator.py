@@ -19,6 +19,7 @@ from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.endpoint.tags import Tags
 from stream_cached.endpoint.validator import Validates
 from stream_cached.engine.completed import OnComplete
+from stream_cached.events import Event
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, take_limits
 from stream_cached.option_checks import NOT_GIVEN
@@ -151,6 +152,9 @@ class stream_cached(Decorator):  # noqa: N801
         bodies: Where bodies are kept that are larger than `inline_max`, instead of the store: a URL
             (`file:///var/cache/app?max_bytes=10GiB`, `s3://bucket/prefix`, `gs://…`, `az://…`), or
             a `BodyStore`.
+        on_event: A function that is called with what happens: an `Answered` for each call, a
+            `RunBegan` and a `RunEnded` for each run, a `StoreAway` and a `StoreBack`. It must be
+            quick. What it raises is logged once, and no client notices it.
         kwargs: Fields of `Limits`; all others are arguments of a `cache` that is a class.
 
     Raises:
@@ -204,6 +208,7 @@ class stream_cached(Decorator):  # noqa: N801
         unguarded: Collection[str] = (),
         on_complete: OnComplete | None = None,
         bodies: str | BodyStore | None = None,
+        on_event: Callable[[Event], None] | None = None,
         **kwargs: Any,
     ) -> None:
         limits = take_limits(limits, kwargs)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import enum
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 from stream_cached.errors import StoreUnavailableError
+from stream_cached.event_hook import EventHook, RunBegan, RunEnded, StoreAway, StoreBack
 from stream_cached.http.cache_status import cache_status
 from stream_cached.http.reasons import Finding, NotCached, explained, words
 
@@ -71,6 +71,17 @@ class Answered:
     """Bytes of the body that were sent; None where the library does not see them pass."""
     seconds: float = 0.0
     """From the call to the last byte."""
+    endpoint: str = ""
+    """The module and the qualified name of the endpoint."""
+    first_byte: float | None = None
+    """Seconds from the call to the first byte of the body, or to the head of an answer without one.
+    None where the library does not send the answer itself."""
+    look_up: float | None = None
+    """Seconds that the look-up took in a store over a network; None without one."""
+    store: str = ""
+    """The address of that store, without credentials."""
+    saved: float | None = None
+    """Seconds that the run of the entry took which has answered; None where that is not known."""
 
     @property
     def header(self) -> tuple[bytes, bytes]:
@@ -88,6 +99,9 @@ class Answered:
         )
         return b"cache-status", status.encode("latin-1")
 
+
+#: What `on_event=` is called with.
+Event = Answered | RunBegan | RunEnded | StoreAway | StoreBack
 
 #: The answer of a fresh entry, and its header: most answers are these.
 HIT = Answered(Outcome.HIT)
@@ -166,9 +180,18 @@ class _Counters:
 
 
 class Reporter:
-    """The log of one endpoint. `endpoint` is its module, its qualified name and its place."""
+    """
+    The log of one endpoint.
 
-    def __init__(self, endpoint: str) -> None:
+    Args:
+        endpoint: Its module, its qualified name and its place.
+        name: The same without the place, for `hook`.
+        hook: What is told of its calls and runs; None for nothing.
+    """
+
+    def __init__(self, endpoint: str, name: str = "", hook: EventHook | None = None) -> None:
+        self.name = name or endpoint
+        self.hook = hook
         self._endpoint = endpoint
         self._counters = _Counters()
         self._said: set[tuple[object, str]] = set()
@@ -177,6 +200,8 @@ class Reporter:
     def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
         """Count an answer, and log it at DEBUG, once its last byte is sent."""
         self._counters.add(event, size, seconds)
+        if self.hook is not None:
+            self.hook.tell(replace(event, size=size, seconds=seconds, endpoint=self.name))
         if logs_answers():
             event = replace(event, size=size, seconds=seconds)
             logger.debug(
@@ -299,48 +324,3 @@ def _without_message(cause: BaseException) -> BaseException:
     # A class of the application may want arguments.
     except Exception:
         return Exception(cls.__qualname__)
-
-
-class Reports(Protocol):
-    """Where it is reported how a call was answered."""
-
-    def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
-        """Report an answer."""
-        ...
-
-
-class Withheld:
-    """Reports of answers that no client is given unless they are released."""
-
-    def __init__(self, reports: Reports) -> None:
-        self._reports = reports
-        self._kept: list[tuple[Answered, int | None, float]] | None = []
-
-    def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
-        """Keep a report, or pass it on once reports are released."""
-        if self._kept is None:
-            self._reports.answered(event, size=size, seconds=seconds)
-        else:
-            self._kept.append((event, size, seconds))
-
-    def release(self) -> None:
-        """Pass on what was kept, and all that follows."""
-        kept, self._kept = self._kept or [], None
-        for event, size, seconds in kept:
-            self._reports.answered(event, size=size, seconds=seconds)
-
-
-class Sending:
-    """An answer that is being sent."""
-
-    __slots__ = ("_event", "_reports", "_started")
-
-    def __init__(self, reports: Reports, event: Answered, started: float) -> None:
-        self._reports = reports
-        self._event = event
-        self._started = started
-
-    def sent(self, size: int | None) -> None:
-        """Report the answer, now that so many bytes of a body are sent; None if that is unknown."""
-        seconds = time.monotonic() - self._started
-        self._reports.answered(self._event, size=size, seconds=seconds)

@@ -11,6 +11,7 @@ from stream_cached import tasks
 from stream_cached.checks import require_seconds
 from stream_cached.endpoint.known import reporter_of
 from stream_cached.runs.run import runs_here
+from stream_cached.runs.states import GivenUp
 from stream_cached.stores.clients import Clients
 
 #: Seconds for the clean-up of aborted runs: a store may hang.
@@ -80,7 +81,7 @@ async def aclose(timeout: float = 10.0) -> None:
         return
     await _all_done(timeout)
     for run in runs_here():
-        run.abort("the application ends")
+        run.abort(GivenUp.SHUTDOWN)
     await _all_done(_CLEAN_UP)
     for task in tasks.running_here():
         task.cancel()

@@ -20,6 +20,7 @@ from stream_cached.checks import (
     require_names,
     require_seconds,
 )
+from stream_cached.event_hook import EventHook
 from stream_cached.http.policy import NEVER_STORED
 from stream_cached.request.guard import KINDS, READABLE, read_name
 
@@ -115,6 +116,16 @@ def check_complete_when(name: str, value: Any) -> Any:
 def check_on_complete(name: str, value: Any) -> Any:
     require(value is None or callable(value), f"{name}={value!r} can't be called: pass a function")
     return value
+
+
+def check_on_event(name: str, value: Any) -> EventHook | None:
+    if value is None or isinstance(value, EventHook):
+        return value
+    require(
+        callable(value) and not inspect.iscoroutinefunction(value),
+        f"{name}={value!r}: pass a function that is not async",
+    )
+    return EventHook(value)
 
 
 def check_secret(name: str, secret: Any) -> tuple[bytes, ...] | None:

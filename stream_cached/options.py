@@ -17,6 +17,7 @@ from stream_cached.endpoint.infrastructure import NotInKey
 from stream_cached.endpoint.tags import Tags, check_tags
 from stream_cached.endpoint.validator import Validates
 from stream_cached.entries.lifetimes import KEPT_FOR_VALIDATOR
+from stream_cached.event_hook import EventHook
 from stream_cached.http.freshness import Windows
 from stream_cached.http.policy import DEFAULT_STATUSES
 from stream_cached.limits import Limits, require_limits
@@ -32,6 +33,7 @@ from stream_cached.option_checks import (
     check_key_context,
     check_methods,
     check_on_complete,
+    check_on_event,
     check_query_ignore,
     check_refresh,
     check_resume,
@@ -127,6 +129,7 @@ class Options:
     unguarded: frozenset[str] = _option((), check_unguarded)
     on_complete: Callable[[Any], object] | None = _option(None, check_on_complete)
     bodies: WatchedBodies | None = _option(None, check_bodies)
+    on_event: EventHook | None = _option(None, check_on_event)
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -108,6 +108,8 @@ class StreamCache(LateCache):
         }
         # It checks the settings, and reaches the store for what concerns all endpoints.
         self._own = stream_cached(cache=self, **self._settings)
+        # One object for all endpoints: it logs once that it fails.
+        self._settings["on_event"] = self._own.options.on_event
         longest = self._own.options.longest_run
         self._invalidate = TagInvalidation(self._own.hooks.binding, longest)
 

@@ -24,8 +24,9 @@ from starlette.types import ASGIApp, Message
 
 from stream_cached import MemoryCache, stream_cached
 from stream_cached import cashews as front_door
-from stream_cached.events import Answered, Outcome, Reporter, Sending, Withheld
+from stream_cached.events import Answered, Outcome, Reporter
 from stream_cached.keys.digest import digest
+from stream_cached.sending import Sending, Withheld
 from stream_cached.tasks import running_here
 from tests.support.asgi import Exchange
 from tests.support.process import HOST, free_port
@@ -582,7 +583,7 @@ async def test_streams_of_the_decorators_of_cashews(log: Log, places: int) -> No
 async def test_the_time_is_that_from_the_call_to_the_last_byte(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(monkeypatch, "engine.outcome", "events")
+    clock = Clock(monkeypatch, "engine.outcome", "sending")
 
     async def pause() -> None:
         clock.passed += 1.25

@@ -20,6 +20,7 @@ from stream_cached.bodies.watched import WatchedBodies, all_watched
 from stream_cached.connections.deadline import LEAST, Deadline
 from stream_cached.connections.time_limit import Pulse, TimeLimit
 from stream_cached.errors import StoreError, StoreUnavailableError
+from stream_cached.event_hook import EventHook, StoreAway, StoreBack, tell_all
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.tasks import spawn
 
@@ -64,6 +65,8 @@ class CircuitBreaker:
         self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._due = 0.0
+        #: What is told that the server is away, or back.
+        self.hooks: weakref.WeakSet[EventHook] = weakref.WeakSet()
         self._said = ""
         """What the log says to change in the current outage."""
 
@@ -158,6 +161,7 @@ class CircuitBreaker:
                 time_limit.give_up()
         if is_outage:
             self._ping_later(probe)
+            tell_all(self.hooks, StoreAway(self.name, "records"))
 
     def _tell(self, failure: StoreUnavailableError) -> None:
         if failure.fix:
@@ -229,6 +233,7 @@ class CircuitBreaker:
             seconds,
             known.requests,
         )
+        tell_all(self.hooks, StoreBack(self.name, "records", seconds))
         return True
 
     # -- invalidation -----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from stream_cached.bodies.protocol import (
     Upload,
 )
 from stream_cached.errors import StoreError
+from stream_cached.event_hook import EventHook, StoreAway, StoreBack, tell_all
 from stream_cached.limits import RETRY_INTERVAL
 from stream_cached.tasks import spawn
 
@@ -54,10 +55,12 @@ class Side:
     Args:
         store: The name of the store.
         doing: What it is called in the log.
+        hooks: What is told that it does not work, or works again.
     """
 
-    def __init__(self, store: str, doing: str) -> None:
+    def __init__(self, store: str, doing: str, hooks: WeakSet[EventHook]) -> None:
         self._store = store
+        self._hooks = hooks
         self._doing = doing
         self.cause: str | None = None
         """Why it does not work; None if it does."""
@@ -112,6 +115,7 @@ class Side:
                 logger.warning(
                     "%s %s fails (%s): large bodies are not cached", self._doing, self._store, exc
                 )
+            tell_all(self._hooks, StoreAway(self._store, "bodies"))
         elif began >= self._failed_at:
             self._interval = min(_MAX_INTERVAL, 2 * self._interval)
         self._failed_at = now
@@ -122,8 +126,10 @@ class Side:
     def _works(self) -> None:
         self.was_used = True
         if self.cause is not None:
+            seconds = time.monotonic() - self.since
             self.cause, self.since = None, time.monotonic()
             logger.info("%s %s works again", self._doing, self._store)
+            tell_all(self._hooks, StoreBack(self._store, "bodies", seconds))
 
 
 class WatchedBodies:
@@ -137,8 +143,9 @@ class WatchedBodies:
     def __init__(self, bodies: BodyStore) -> None:
         self.name = bodies.name
         self.capacity = bodies.capacity
-        self.reads = Side(self.name, "reading from")
-        self.writes = Side(self.name, "writing to")
+        self.hooks: WeakSet[EventHook] = WeakSet()
+        self.reads = Side(self.name, "reading from", self.hooks)
+        self.writes = Side(self.name, "writing to", self.hooks)
         self.window = 0
         """Bytes of the runs of this process that are in the store of the records, too."""
         self.uploads = 0

@@ -46,6 +46,8 @@ class Decorator(cached):  # type: ignore[misc]
         kind = DecoratedGenerator if is_generator(f) else Decorated
         function = self._functions[id(f)] = kind(f, self, hooks)
         hooks.bind_early(function.reporter)
+        if self.options.bodies is not None and self.options.on_event is not None:
+            self.options.bodies.hooks.add(self.options.on_event)
         if self.options.bodies is not None and not hooks.is_late and self.alias is None:
             self.options.bodies.warn_unless_shared(is_shared=not hooks.is_in_process)
         return wrapped(function, self.cache, functools.partial(self.decorator, f))

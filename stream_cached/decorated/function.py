@@ -63,7 +63,7 @@ class Decorated:
         self.wrapper: Callable[..., Any] | None = None
         self._check()
         place = f" ({endpoint.place})" if endpoint.place else ""
-        self.reporter = Reporter(f"{endpoint.name}{place}")
+        self.reporter = Reporter(f"{endpoint.name}{place}", endpoint.name, options.on_event)
         note_decorated(function, self.reporter)
         context = ContextWatch(options.key_context, self.reporter)
         self.arguments = Arguments(

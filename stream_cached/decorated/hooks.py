@@ -114,6 +114,8 @@ class AiocacheHooks(Hooks):
                 timeout=timeout,
                 secrets=self.secrets(),
             )
+        if options.on_event is not None and self._binding.breaker is not None:
+            self._binding.breaker.hooks.add(options.on_event)
         return self._binding
 
     def secrets(self) -> tuple[bytes, ...]:

@@ -47,7 +47,7 @@ def _service(cache: Cache, ttl: Any) -> Service:
         version=version_key(_NAME),
         options=options,
         headers=HeaderRules(options, frozenset(), frozenset()),
-        reporter=ViewReporter(_NAME),
+        reporter=ViewReporter(_NAME, hook=options.on_event),
         hooks=DjangoHooks(decorator.hooks),
         invalidated_before=InvalidatedBefore(time.monotonic),
     )

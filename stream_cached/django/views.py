@@ -94,7 +94,7 @@ class View:
         ]
         self._name = name
         self._check()
-        self.reporter = ViewReporter(name)
+        self.reporter = ViewReporter(name, hook=self.options.on_event)
         listed = self.options.key_context
         self._context = ContextWatch(listed, self.reporter) if listed else None
         self._tagging = Tagging(

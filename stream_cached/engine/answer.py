@@ -8,22 +8,17 @@ from typing import Any, assert_never
 from stream_cached.engine.after_event import after_event
 from stream_cached.engine.collapse import Collapse, leading
 from stream_cached.engine.confirm import confirmed
-from stream_cached.engine.lookup import look_up
-from stream_cached.engine.outcome import (
-    Absent,
+from stream_cached.engine.decisions import (
     Bypass,
-    Call,
     Decision,
-    Fresh,
     Lead,
     LeadOrStale,
     PassOn,
-    PlainValue,
     Raise,
     Serve,
-    Stale,
-    View,
 )
+from stream_cached.engine.lookup import look_up
+from stream_cached.engine.outcome import Absent, Call, Fresh, PlainValue, Stale, View
 from stream_cached.engine.past import bypass, pass_on, unsatisfied
 from stream_cached.engine.record import record
 from stream_cached.engine.stale import lead_or_serve_stale, serve_stale

@@ -13,18 +13,10 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from stream_cached.engine.confirm import validate
+from stream_cached.engine.decisions import Decision, Lead, LeadOrStale, Raise, Serve
 from stream_cached.engine.join import join
 from stream_cached.engine.lookup import look_up
-from stream_cached.engine.outcome import (
-    Absent,
-    Call,
-    Decision,
-    Lead,
-    LeadOrStale,
-    Raise,
-    Serve,
-    View,
-)
+from stream_cached.engine.outcome import Absent, Call, View
 from stream_cached.engine.outcome import Stale as StaleEntry
 from stream_cached.engine.past import unsatisfied
 from stream_cached.entries.ids import new_id

@@ -113,6 +113,8 @@ async def _find(call: Call, use: Use, resource: Resource) -> Found:
         case _:
             result = found
     took = time.monotonic() - started
+    if use.backend.server is not None:
+        call.look_up = took
     if use.configured.plugins:
         await use.call_plugins("get", resource.key, took=took, ret=_handed_out(result))
     return result
@@ -206,6 +208,7 @@ def age_of(entry: Entry, now: float) -> int:
 async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> Any:
     """Return the response of an entry, None if its body is not whole."""
     entry = hit.entry
+    call.saved = entry.took
     headers = call.headers(sent_headers(call, entry), event, entry.replaces)
     if call.is_conditional and (part := await conditional(call, resource, hit, headers, event)):
         return part

@@ -6,14 +6,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stream_cached.engine.request_view import RequestView
 from stream_cached.engine.values import Use
 from stream_cached.entries.found import Hit, Unstorable
 from stream_cached.entries.resource import Resource
-from stream_cached.events import Answered, Outcome, Reports, Sending, Withheld, logs_answers
+from stream_cached.events import Answered, Outcome, logs_answers
 from stream_cached.format.items import is_of_items
 from stream_cached.http.client_fields import for_client
 from stream_cached.http.freshness import Windows
@@ -25,6 +24,7 @@ from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.rendering import Rendering
 from stream_cached.runs.registry import RunRegistry
 from stream_cached.runs.run import Run
+from stream_cached.sending import Reports, Sending, WatchedSending, Withheld
 
 if TYPE_CHECKING:
     from stream_cached.engine.service import Service
@@ -76,6 +76,10 @@ class Call:
     """Bytes of a stored body that was no stream, up to which it is answered with as a whole."""
     attempt: int = 0
     """How many answers of other calls were not for it after all."""
+    look_up: float | None = None
+    """Seconds that the look-up took in a store over a network."""
+    saved: float | None = None
+    """Seconds that the run took whose entry answers, as far as that is known."""
 
     @property
     def is_held(self) -> bool:
@@ -94,10 +98,23 @@ class Call:
 
     def sending(self, event: Answered) -> Sending:
         """Return what reports an answer of this call once it is sent."""
-        if self.key and logs_answers():
-            # A key that is not built from the request may hold values of arguments.
-            event = replace(event, key=self.key if self.keyed else digest(self.key))
-        return Sending(self.reports or self.service.reporter, event, self.started)
+        reporter = self.service.reporter
+        if self.key and (reporter.hook is not None or logs_answers()):
+            event = replace(event, key=self.shown_key)
+        if reporter.hook is not None:
+            return WatchedSending(self.reports or reporter, event, self.started, self)
+        return Sending(self.reports or reporter, event, self.started)
+
+    @property
+    def shown_key(self) -> str:
+        """Its key for logs: one that is not built from the request may hold values of arguments."""
+        return self.key if self.keyed or not self.key else digest(self.key)
+
+    @property
+    def store(self) -> str:
+        """The address of its store, without credentials; empty for memory."""
+        breaker = self.service.hooks.binding().breaker
+        return "" if breaker is None else breaker.name
 
     def sent(self, event: Answered, size: int | None) -> None:
         """Report an answer of which the library sends nothing itself."""
@@ -295,56 +312,3 @@ class View:
     def joinable(self) -> Run | None:
         """The run that the call may join without leading one."""
         return self.registry.joinable(self.resource.key, self.resource.select)
-
-
-# -- what a call comes to -----------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Serve:
-    """The answer is there."""
-
-    result: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Raise:
-    """The run that the call waited for has failed."""
-
-    error: Exception
-    traceback: TracebackType | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bypass:
-    """The call is not for the cache."""
-
-    findings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PassOn:
-    """The function runs, and its answer is not stored."""
-
-    answered: Answered
-
-
-@dataclass(frozen=True, slots=True)
-class Lead:
-    """The function runs, and its answer is recorded."""
-
-    view: View
-    run: Run | None = None
-    """The run that other requests may join; None if none may."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeadOrStale:
-    """The function runs; a stale entry answers if that fails."""
-
-    view: View
-    stale: Stale
-    run: Run | None = None
-
-
-Decision = Serve | Raise | Bypass | PassOn | Lead | LeadOrStale

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stream_cached.engine.outcome import Bypass, Call
+from stream_cached.engine.decisions import Bypass
+from stream_cached.engine.outcome import Call
 from stream_cached.engine.sharing import of_one_client
 from stream_cached.events import Answered, Outcome, bypassed
 from stream_cached.http.reasons import Finding, NotCached

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from stream_cached.engine.after_event import with_ids
@@ -18,7 +17,8 @@ from stream_cached.engine.outcome import Call, Stale, View
 from stream_cached.engine.past import pass_on
 from stream_cached.engine.sharing import (
     alone_for,
-    fail,
+    are_limits,
+    failing,
     handed_on,
     is_for_all,
     led_late,
@@ -29,6 +29,7 @@ from stream_cached.engine.sharing import (
 )
 from stream_cached.engine.storable import Verdict, stored_headers
 from stream_cached.engine.values import store_value
+from stream_cached.engine.watch import Watch, watched
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
@@ -66,37 +67,30 @@ async def record(
         return pass_on(call, await execution.run(), _miss(call, view, stored=False))
     await validate(call)
     asked_at = time.time()
-    with execution.shielded(call.service.options.effective_finish_timeout) as shield:
-        with _failing(call, view, run, shield):
+    finish_timeout = call.service.options.effective_finish_timeout
+    with watched(call) as watch, execution.shielded(finish_timeout) as shield:
+        with failing(call, view, run, shield):
             executed = await execution.run_watched()
         result = executed.result
         if unwanted := not_wanted(call, view, result):
+            watch.refused(unwanted)
             return _refuse(call, view, run, result, unwanted)
         made = produced(result)
         if made is None and call.rendering is not None:
-            with _failing(call, view, run, shield):
+            with failing(call, view, run, shield):
                 made = await call.rendering.produce(result)
         if made is not None:
             run = run or Run(None, view.resource.key, ANY)
             verdict = Verdict(call, view.resource, execution.guard, asked_at)
-            recorder = _Record(call, view, run, shield, verdict, is_refresh)
+            recorder = _Record(call, view, run, shield, verdict, watch, is_refresh)
             return await recorder.take(made)
-    if findings := why_no_value(call, view, executed):
-        return _refuse(call, view, run, result, findings)
+        if findings := why_no_value(call, view, executed):
+            watch.refused(findings)
+            return _refuse(call, view, run, result, findings)
+        watch.brought_value()
     await store_value(call, view, result, run, wait=call.waits or is_refresh)
     call.sent(_miss(call, view), None)
     return result
-
-
-@contextmanager
-def _failing(call: Call, view: View, run: Run | None, shield: DisconnectShield) -> Iterator[None]:
-    """End a run whose endpoint raises, or returns what can't be rendered."""
-    try:
-        yield
-    except Exception as exc:
-        if run is not None and not shield.has_revealed:
-            fail(call, view, run, exc)
-        raise
 
 
 def _refuse(
@@ -130,6 +124,7 @@ class _Record:
         run: Run,
         shield: DisconnectShield,
         verdict: Verdict,
+        watch: Watch,
         is_refresh: bool,
     ) -> None:
         self._call = call
@@ -138,6 +133,7 @@ class _Record:
         self._guard = call.execution.guard
         self._shield = shield
         self._verdict = verdict
+        self._watch = watch
         self._is_refresh = is_refresh
         # Once: it may look through all dependencies of the route.
         self._is_held = call.is_held
@@ -155,7 +151,7 @@ class _Record:
         if made.sends_by_itself and incoming is None:
             findings.append(Finding(NotCached.NO_REQUEST))
         is_stream = made.source is not None or made.sends_by_itself
-        if findings and not (is_stream and _are_limits(findings)):
+        if findings and not (is_stream and are_limits(findings)):
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)
             return pass_on(self._call, made, bypassed(findings, self._fwd))
@@ -177,8 +173,9 @@ class _Record:
         findings = self._why_not_stored(made)
         if not findings and (late := led_late(self._call, self._view)):
             self._run = late
+        self._watch.hand_over(self._run)
         entry, head = self._described(made)
-        is_shared = _are_limits(findings)
+        is_shared = are_limits(findings)
         if not is_shared:
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)
@@ -218,6 +215,7 @@ class _Record:
         """Store a response whose body is at hand, and return it."""
         entry, head = self._described(made)
         headers = self._with_vary(made.headers)
+        self._watch.hand_over(self._run)
         self._run.begin(None, self._answer(entry, head, made), self._recording(entry, made))
         write = self._run.store_body()
         if self._call.waits or self._is_refresh:
@@ -296,6 +294,7 @@ class _Record:
         return self._verdict.why_not_stored(made, has_revealed=self._shield.has_revealed)
 
     def _refuse(self, made: Produced, findings: Sequence[Finding]) -> None:
+        self._watch.refused(findings)
         found = self._view.found
         if isinstance(found, Stale) and found.covers_failures and is_failure(made.status):
             self._view.registry.back_off(self._resource.place)
@@ -340,7 +339,3 @@ class _Record:
             call_on_complete(on_complete, self._resource, entry, digest, self._service.reporter)
         self._view.registry.share_again(self._resource.key, self._resource.select)
         await self._service.hooks.stored(self._view)
-
-
-def _are_limits(findings: Sequence[Finding]) -> bool:
-    return all(finding.reason.is_limit for finding in findings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from stream_cached.engine.copies import why_not_copied
@@ -12,6 +13,7 @@ from stream_cached.http.headers import vary_names
 from stream_cached.http.policy import is_public, may_be_shared, why_not_shared
 from stream_cached.http.reasons import NOT_HANDED_ON_FOR, BypassError, Finding, NotCached, Scope
 from stream_cached.keys.variants import ANY, Variant, variant_of
+from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.execution import Executed
 from stream_cached.request.guard import Watch
 from stream_cached.responses.messages import RawHeaders
@@ -96,6 +98,11 @@ def alone_for(headers: RawHeaders, findings: Sequence[Finding]) -> float:
     return max((reason.alone_for for reason in reasons if reason is not None), default=0.0)
 
 
+def are_limits(findings: Sequence[Finding]) -> bool:
+    """Whether nothing but limits keeps a body from being stored."""
+    return all(finding.reason.is_limit for finding in findings)
+
+
 def led_late(call: Call, view: View) -> Run | None:
     """Return a run that others may join, for a request that led none while its head was unknown."""
     if not call.is_conditional or not call.collapses:
@@ -145,3 +152,14 @@ def fail(call: Call, view: View, run: Run, error: Exception) -> None:
     # The disconnect of its own client is no failure of the endpoint.
     is_own = seconds > 0 or is_disconnect(error)
     run.fail(None if is_own else error, variant_for(call, view.resource, headers), seconds)
+
+
+@contextmanager
+def failing(call: Call, view: View, run: Run | None, shield: DisconnectShield) -> Iterator[None]:
+    """End a run whose endpoint raises, or returns what can't be rendered."""
+    try:
+        yield
+    except Exception as exc:
+        if run is not None and not shield.has_revealed:
+            fail(call, view, run, exc)
+        raise

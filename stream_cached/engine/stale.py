@@ -9,8 +9,9 @@ from typing import Any
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.collapse import leading, refresh_is_needed
 from stream_cached.engine.confirm import confirm
+from stream_cached.engine.decisions import LeadOrStale
 from stream_cached.engine.lookup import detail_of, respond
-from stream_cached.engine.outcome import Call, LeadOrStale, Stale, View
+from stream_cached.engine.outcome import Call, Stale, View
 from stream_cached.engine.record import record
 from stream_cached.entries.found import Hit
 from stream_cached.errors import StoreError

@@ -231,9 +231,9 @@ class Recorder:
             await self._cleanup
 
     async def _commit(self) -> None:
-        digest, mark = self._packer.digest(), self._entry.etag
+        digest, mark, took = self._packer.digest(), self._entry.etag, self._owner.took
         etag = None if mark is None else f'{mark}"{digest[:32]}"'
-        entry = dataclasses.replace(self._entry, length=self._length, etag=etag)
+        entry = dataclasses.replace(self._entry, length=self._length, etag=etag, took=took)
         self._closing = True
         if not self._seals:
             whole = self._packer.open

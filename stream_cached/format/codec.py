@@ -12,6 +12,9 @@ from stream_cached.format.records import Entry, Index, Marker, Record, Segment, 
 from stream_cached.format.validation import MALFORMED, optional, typed
 from stream_cached.format.validation import UnsoundError as UnsoundError
 
+#: The fields of an entry that are there only if they have a value.
+_OPTIONAL = ("replaces", "etag", "sizes", "validator", "took")
+
 
 def encode_segment(
     segment: Segment, generation: bytes, index: int, kind: type[bytes] = bytes
@@ -56,6 +59,7 @@ def encode_record(record: Record) -> bytes:
                     etag=record.etag,
                     sizes=record.sizes or None,
                     validator=record.validator,
+                    took=record.took,
                 ),
             }
         case Index():
@@ -100,7 +104,7 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
 
 
 def _entry(head: object, generation: bytes, body: bytes) -> Entry:
-    fields = validation.fields(head, 12, optional=("replaces", "etag", "sizes", "validator"))
+    fields = validation.fields(head, 12, optional=_OPTIONAL)
     length, segments = typed(int, fields["length"]), _segments(fields["segments"])
     if segments and (body or fields["chunks"]):
         raise UnsoundError("a body in two places")
@@ -127,6 +131,7 @@ def _entry(head: object, generation: bytes, body: bytes) -> Entry:
         replaces=validation.replaced(fields),
         etag=validation.etag(fields),
         validator=validation.validator(fields),
+        took=validation.took(fields),
     )
 
 

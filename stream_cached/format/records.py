@@ -58,6 +58,8 @@ class Entry:
     validator: tuple[str, float] | None = None
     """What the validator said before the run, and the seconds for which the entry is fresh again
     as long as it says the same; None if it said nothing."""
+    took: float | None = None
+    """Seconds that its run took; None if nobody has asked for that."""
 
 
 @dataclass(frozen=True, slots=True)

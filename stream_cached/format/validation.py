@@ -136,6 +136,11 @@ def validator(fields: Mapping[str, object]) -> tuple[str, float] | None:
     return printable(value), moment(seconds)
 
 
+def took(fields: Mapping[str, object]) -> float | None:
+    """Return the optional field `took`."""
+    return moment(fields["took"]) if "took" in fields else None
+
+
 def partition(lengths: object, total: int) -> tuple[int, ...]:
     """Return the lengths of the parts if their sum is `total`."""
     parts: tuple[int, ...] = typed(tuple, lengths)

@@ -10,7 +10,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from stream_cached.errors import LostStreamError
-from stream_cached.events import Sending
 from stream_cached.format.progress import Head
 from stream_cached.http.event_ids import AfterEvent
 from stream_cached.http.headers import content_length
@@ -28,6 +27,8 @@ from stream_cached.responses.messages import (
 from stream_cached.responses.resumption import Again, Resumption, RunHead, resuming
 from stream_cached.runs.answer import Joined
 from stream_cached.runs.run import Run
+from stream_cached.runs.states import GivenUp
+from stream_cached.sending import Sending
 from stream_cached.streams.ends import Complete
 from stream_cached.streams.items import takes_comments
 from stream_cached.streams.reader import Reader
@@ -99,7 +100,7 @@ class LiveResponse(StreamingResponse):
             if self.after is None:
                 send = self._reader.asides.through(send)
             self._plain_send = send
-        counted = CountedSend(scope, send)
+        counted = CountedSend(scope, self._sending.through(send) if self._sending.watches else send)
         is_cancelled = False
         try:
             if self.body_iterator is self._body and scope["type"] == "http":
@@ -200,7 +201,7 @@ class LiveResponse(StreamingResponse):
         if self._failed_apart is not None:
             self._run.go_on_alone(self._failed_apart)
             return
-        self._run.abort("its request was cancelled, and it needs what belongs to the request")
+        self._run.abort(GivenUp.CANCELLED)
         with anyio.move_on_after(_ABORT_WITHIN, shield=True):
             await self._run.over()
 

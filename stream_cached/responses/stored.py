@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 from stream_cached.entries.part import PartReplay
 from stream_cached.entries.replay import Replay
 from stream_cached.errors import LostStreamError
-from stream_cached.events import Sending
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry, Segment
 from stream_cached.http.event_ids import AfterEvent
@@ -27,6 +26,7 @@ from stream_cached.responses.messages import (
     watch_client,
 )
 from stream_cached.responses.resumption import Resumption, resuming
+from stream_cached.sending import Sending
 
 #: The fields that say where a body ends, and the lengths of their names.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -65,6 +65,8 @@ class StoredResponse(Carrying, Response):
     sending: Sending | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.sending is not None and self.sending.watches:
+            send = self.sending.through(send)
         counted = CountedSend(scope, send)
         try:
             await super().__call__(scope, receive, counted.send)
@@ -102,6 +104,8 @@ class OfReplay(Carrying, StreamingResponse, ABC, Generic[Replayed]):
         return self.body_iterator is self._replay and scope["type"] == "http"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._sending.watches:
+            send = self._sending.through(send)
         counted = CountedSend(scope, send)
         try:
             if not self._is_sent_here(scope):
@@ -162,6 +166,8 @@ class ReplayResponse(OfReplay[Replay]):
     async def _send_at_hand(self, parts: Sequence[Segment], scope: Scope, send: Send) -> None:
         """Send a body for which nothing has to be read."""
         is_head, size, last = scope["method"] == "HEAD", 0, len(parts) - 1
+        if self._sending.watches:
+            send = self._sending.through(send)
         try:
             await send(self._start())
             if is_head:

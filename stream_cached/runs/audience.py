@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stream_cached.runs.answer import Answer
+from stream_cached.runs.states import GivenUp
 from stream_cached.streams.reader import Seat
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
@@ -77,7 +78,7 @@ class Audience:
             if not self._run.is_started and not self._run.is_aborting and not seat.joins:
                 # Only this reader could start the run: requests that wait find another one.
                 self._run.abandon()
-                self._run.abort("no request read it")
+                self._run.abort(GivenUp.UNREAD)
                 return
         self.check()
 
@@ -86,7 +87,7 @@ class Audience:
         self.is_followed = False
         self._reveal_unless_joined()
         if not self._stream.seats and self._run.is_started:
-            self._run.abort("its client left, and it is not stored")
+            self._run.abort(GivenUp.UNSTORED)
         # Readers that have no chunk yet may run the endpoint themselves.
         self._stream.wake_readers()
         self._stream.wake_source()
@@ -134,21 +135,21 @@ class Audience:
 
     def _finish_alone(self) -> None:
         if not self._run.is_recorded:
-            self._run.abort("its client left")
+            self._run.abort(GivenUp.CLIENT_LEFT)
         elif self._finish_timeout == 0:
-            self._abort_unless_followed("its client left")
+            self._abort_unless_followed(GivenUp.CLIENT_LEFT)
         elif self._finish_timeout is not None:
-            why = "its client left, and finish_timeout is over"
+            why = GivenUp.FINISH_TIMEOUT
             loop = asyncio.get_running_loop()
             self._deadline = loop.call_later(self._finish_timeout, self._abort_unless_followed, why)
 
-    def _abort_unless_followed(self, reason: str) -> None:
+    def _abort_unless_followed(self, reason: GivenUp) -> None:
         if self._run.lease is None:
             self._run.abort(reason)
         elif self._asking is None:
             self._asking = spawn(self._ask_followers(reason))
 
-    async def _ask_followers(self, reason: str) -> None:
+    async def _ask_followers(self, reason: GivenUp) -> None:
         assert self._run.lease is not None
         followed = await self._run.lease.channel.is_followed()
         self._asking = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,10 @@ class Claim(ABC):
         self.is_listed = True
         self.is_visible = False
         """Whether its answer is stored, and can be served."""
+        self.on_close: Callable[[RunState], None] | None = None
+        """Called once, with the last state before the end, by what watches the run."""
+        self.watched_since: float | None = None
+        """When the endpoint was called, if somebody watches the run."""
         self._is_unlisted = False
         self.error: Exception | None = None
         """What the endpoint raised, if the requests that waited may be given it."""
@@ -101,6 +105,12 @@ class Claim(ABC):
         """Whether requests no longer wait for it, though the endpoint has not answered."""
         return self.state is RunState.CLAIMED and not self.is_listed
 
+    @property
+    def took(self) -> float | None:
+        """Seconds since the endpoint was called, if somebody watches the run."""
+        since = self.watched_since
+        return None if since is None else time.monotonic() - since
+
     async def has_lost_lease(self) -> bool:
         """Whether another process may have run the endpoint meanwhile."""
         return self.lease is not None and not await self.lease.is_held()
@@ -122,9 +132,13 @@ class Claim(ABC):
         transition = TRANSITIONS[self.state].get(event)
         if transition is None:
             return False
+        before = self.state
         self.state, effects = transition
         for effect in effects:
             self._carry_out(effect)
+        if self.state is RunState.CLOSED and self.on_close is not None:
+            on_close, self.on_close = self.on_close, None
+            on_close(before)
         return True
 
     @abstractmethod

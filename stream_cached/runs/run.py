@@ -27,7 +27,7 @@ from stream_cached.runs.claim import Claim
 from stream_cached.runs.effects import EffectQueue
 from stream_cached.runs.joining import join
 from stream_cached.runs.producer import Producer
-from stream_cached.runs.states import JOINABLE, Effect, Event, RunState
+from stream_cached.runs.states import JOINABLE, Effect, Event, GivenUp, RunState
 from stream_cached.streams.asides import Asides
 from stream_cached.streams.ends import Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Archive, Source
@@ -54,7 +54,7 @@ class Run(Claim):
         self._storage: Storage | None = None
         self._loop = asyncio.get_running_loop()
         self._cut_because = ""
-        self._abort_because = ""
+        self.given_up: GivenUp | None = None
         self.end: End = Aborted("cancelled")
         self._producer: Producer | None = None
         self.audience: Audience | None = None
@@ -238,9 +238,9 @@ class Run(Claim):
         self._cut_because = "no request began to read it"
         self.advance(Event.ABANDON)
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: GivenUp) -> None:
         """Give the run up: nothing is stored, and readers end broken."""
-        self._abort_because = self._abort_because or reason
+        self.given_up = self.given_up or reason
         self.advance(Event.ABORT)
 
     def finish_body(self) -> None:
@@ -254,7 +254,7 @@ class Run(Claim):
 
     def source_ended(self, end: End) -> bool:
         """Note how the source ended. Return False if the body was complete before."""
-        self.end = Aborted(self._abort_because) if self.is_aborting else end
+        self.end = Aborted(self.given_up or "") if self.is_aborting else end
         is_complete = isinstance(self.end, Complete)
         return self.advance(Event.COMPLETE if is_complete else Event.BREAK)
 

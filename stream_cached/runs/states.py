@@ -8,7 +8,7 @@ state.
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 
 
 class RunState(Enum):
@@ -67,6 +67,17 @@ class Event(Enum):
     """The entry is visible."""
     CLOSE = auto()
     """Everything is done; or the claim is given back, and another run or the store answers."""
+
+
+class GivenUp(StrEnum):
+    """Why a run was given up."""
+
+    UNREAD = "no request read it"
+    CLIENT_LEFT = "its client left"
+    UNSTORED = "its client left, and it is not stored"
+    FINISH_TIMEOUT = "its client left, and finish_timeout is over"
+    SHUTDOWN = "the application ends"
+    CANCELLED = "its request was cancelled, and it needs what belongs to the request"
 
 
 class Effect(Enum):

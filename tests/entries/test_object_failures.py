@@ -19,6 +19,7 @@ from stream_cached.bodies import watched
 from stream_cached.bodies.files import FileBodies, FileReading, FileUpload
 from stream_cached.errors import StoreError
 from stream_cached.runs.run import runs_here
+from stream_cached.runs.states import GivenUp
 from tests.conftest import Serve
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import fetch, fetch_many
@@ -265,7 +266,7 @@ def test_a_writer_that_is_cancelled_leaves_nothing(tmp_path: Path, redis_url: st
         writer.cancel()
         await asyncio.wait([writer])
         assert list((bodies.root).glob("unfinished/*")) == []
-        run.abort("the test is over")
+        run.abort(GivenUp.SHUTDOWN)
         await run.over()
 
     asyncio.run(main())

@@ -86,6 +86,7 @@ def entries(draw: st.DrawFn) -> Entry:
         body=body,
         segments=segments,
         replaces=draw(st.none() | st.lists(header_names, max_size=2).map(tuple)),
+        took=draw(st.none() | st.floats(0, allow_infinity=False)),
     )
 
 

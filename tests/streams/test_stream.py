@@ -15,6 +15,7 @@ from starlette.types import Send
 
 from stream_cached import BrokenStreamError, stream_cached
 from stream_cached.runs.run import Run
+from stream_cached.runs.states import GivenUp
 from stream_cached.streams.ends import Aborted, Complete, Failed
 from stream_cached.streams.sources import AppSource, IteratorSource
 from stream_cached.streams.stream import Stream
@@ -107,11 +108,11 @@ def test_a_source_that_swallows_its_cancellation_is_aborted_all_the_same() -> No
         reader = read(a_run)
         assert await anext(reader) == b"a"
         await started.wait()
-        a_run.abort("the test says so")
-        with pytest.raises(BrokenStreamError, match="the test says so"):
+        a_run.abort(GivenUp.SHUTDOWN)
+        with pytest.raises(BrokenStreamError, match=GivenUp.SHUTDOWN):
             await anext(reader)
         await a_run.over()
-        assert end_of(a_run) == Aborted("the test says so")
+        assert end_of(a_run) == Aborted(GivenUp.SHUTDOWN)
 
     run(test)
 
@@ -131,7 +132,7 @@ def test_an_app_that_ends_its_body_when_cancelled_is_aborted_all_the_same() -> N
         a_run = run_of(source, max_ahead=1_000_000, finish_timeout=30)
         reader = read(a_run)
         assert await anext(reader) == b"a"
-        a_run.abort("the test says so")
+        a_run.abort(GivenUp.SHUTDOWN)
         with pytest.raises(BrokenStreamError):
             await everything(reader)
 

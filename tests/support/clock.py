@@ -33,7 +33,7 @@ def moved_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         "engine.confirm",
         "entries.recorder",
         "runs.registry",
-        "events",
+        "sending",
     ):
         namespace = SimpleNamespace(time=clock.time, monotonic=clock.monotonic)
         monkeypatch.setattr(f"stream_cached.{module}.time", namespace)

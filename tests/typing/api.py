@@ -15,16 +15,21 @@ from starlette.responses import Response, StreamingResponse
 
 import stream_cached.cashews
 from stream_cached import (
+    Answered,
     CachedEndpoint,
     CachedGenerator,
     Completed,
     ConfigurationError,
     EndpointStats,
+    Event,
     FallbackCache,
     Health,
     Limits,
     MemoryCache,
     NotInKey,
+    Outcome,
+    RunEnded,
+    RunResult,
     State,
     StreamCache,
     aclose,
@@ -47,6 +52,17 @@ async def rows() -> AsyncIterator[bytes]:
 async def copied(completed: Completed) -> None:
     assert_type(completed.digest, str)
     assert_type([chunk async for chunk in completed.body], list[bytes])
+
+
+def happened(event: Event) -> None:
+    if isinstance(event, Answered):
+        assert_type(event.first_byte, float | None)
+        assert_type(event.outcome, Outcome)
+    elif isinstance(event, RunEnded):
+        assert_type(event.result, RunResult)
+
+
+async def asleep(event: Event) -> None: ...
 
 
 @cached()
@@ -100,6 +116,7 @@ async def by_position(request: Request) -> dict[str, int]:
     unguarded={"client", "state.user"},
     bodies="file:///var/cache/app",
     on_complete=copied,
+    on_event=happened,
 )
 async def all_options(request: Request, user: Any, session: Any) -> StreamingResponse:
     return StreamingResponse(rows())
@@ -128,6 +145,7 @@ class Reports:
 
 def wrong_types() -> None:
     cached(methods=5)  # type: ignore[arg-type]
+    cached(on_event=asleep)  # type: ignore[arg-type]
     cached(limits={"max_body": 5})  # type: ignore[arg-type]
     cached(on_disconnect="wait")  # type: ignore[arg-type]
     Limits(max_body=1.5)  # type: ignore[arg-type]
@@ -271,7 +289,7 @@ async def of_methods(shop: Shop) -> None:
 
 # -- one cache for an application ------------------------------------------------------------------
 
-streams = StreamCache(ttl="10m", namespace="shop", authorized="keyed")
+streams = StreamCache(ttl="10m", namespace="shop", authorized="keyed", on_event=happened)
 
 
 @streams.cached(ttl=lambda response: 60, tags=("item:{number}",), invalidate_by=("number",))

@@ -161,17 +161,17 @@ def memcached_url(memcached_server: MemcachedServer) -> str:
     return _fresh(memcached_server).url()
 
 
-@pytest.fixture(scope="session")
-def session_s3() -> Iterator[S3Server]:
-    """One S3 for all tests that ask for one."""
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 for the tests of a module: it takes 80 MB, and keeps what it holds in memory."""
     with _server(S3Server) as server:
         yield server
 
 
 @pytest.fixture
-def s3(session_s3: S3Server) -> S3Server:
+def s3(s3_server: S3Server) -> S3Server:
     """An S3 that runs, with one empty bucket."""
-    return _fresh(session_s3)
+    return _fresh(s3_server)
 
 
 @pytest.fixture

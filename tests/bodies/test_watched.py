@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from weakref import WeakSet
 
 import pytest
 
@@ -19,6 +20,10 @@ async def fail() -> None:
 
 async def work() -> None:
     return
+
+
+def side_of(doing: str) -> Side:
+    return Side("store", doing, WeakSet())
 
 
 async def attempt(side: Side, *, works: bool = False) -> None:
@@ -38,7 +43,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_it_is_left_alone_for_longer_and_longer(now: list[float]) -> None:
-    side, waits = Side("store", "reading from"), list[int]()
+    side, waits = side_of("reading from"), list[int]()
     await attempt(side)
     for _ in range(8):
         failed, before = now[0], side.requests
@@ -54,7 +59,7 @@ async def test_it_is_left_alone_for_longer_and_longer(now: list[float]) -> None:
 
 
 async def test_failures_at_once_are_one_failure(now: list[float]) -> None:
-    side = Side("store", "reading from")
+    side = side_of("reading from")
     steps = [asyncio.create_task(attempt(side)) for _ in range(5)]
     await asyncio.sleep(0)
     now[0] += 0.1
@@ -66,7 +71,7 @@ async def test_failures_at_once_are_one_failure(now: list[float]) -> None:
 
 
 async def test_after_an_attempt_that_works_it_is_used_again(now: list[float]) -> None:
-    side = Side("store", "reading from")
+    side = side_of("reading from")
     await attempt(side)
     now[0] += 1.0
     await attempt(side, works=True)
@@ -75,7 +80,7 @@ async def test_after_an_attempt_that_works_it_is_used_again(now: list[float]) ->
 
 
 async def test_a_step_that_takes_too_long_has_failed() -> None:
-    side = Side("store", "writing to")
+    side = side_of("writing to")
     with pytest.raises(StoreError, match="write: no answer within") as found:
         await side.run("write", asyncio.Event().wait(), 0.01)
     assert found.value.is_reported

@@ -11,7 +11,7 @@ import pytest
 
 from stream_cached.bodies.files import FileBodies
 from tests.conftest import Serve
-from tests.support.gates import wait_until
+from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, fetch, fetch_many
 from tests.support.keyspace import Keyspace
 from tests.support.runs import HIT, MISS, FailingRuns, HeldRuns, Runs, segments
@@ -345,8 +345,16 @@ def test_a_slow_reader_that_falls_out_of_the_window_reads_the_object(
 def test_a_slow_reader_that_is_the_last_one_does_not_hold_up_the_object_that_it_needs(
     serve: Serve, redis_url: str, bodies: FileBodies
 ) -> None:
-    runs = HeldRuns(chunks=200)
-    runs.at = 150
+    class HeldTwice(HeldRuns):
+        at = 1
+        rest = Gate()
+
+        async def before(self, run: int, number: int) -> None:
+            if number == 150:
+                await self.rest.passed()
+            await super().before(run, number)
+
+    runs = HeldTwice(chunks=200)
     settings = {"live_window": "1MB", "max_ahead": "500KB", "spool_max": "1MB"}
     port = serve(runs.app(redis_url, bodies=bodies, max_body="1GB", **settings)).port
     with RawClient(port, receive_buffer=4096) as slow:
@@ -356,8 +364,10 @@ def test_a_slow_reader_that_is_the_last_one_does_not_hold_up_the_object_that_it_
         with RawClient(port) as quick:
             quick.send("GET", "/")
             quick.read_head()
+            # While the beginning is in the window: else it would wait for the object.
+            runs.gate.open()
             quick.read_until(14_000_000)
-        runs.gate.open()
+        runs.rest.open()
         assert same(slow.read_rest().body, runs.bodies[0])
     assert len(runs.bodies) == 1
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from django.http import HttpRequest, QueryDict
@@ -19,6 +20,9 @@ from stream_cached.request.observed import ABSENT, ObservedMapping
 
 #: Where a request has those that observe it.
 _WATCHES = "_stream_cached_watches"
+
+#: Whether what is read is read for something that is noted already.
+_is_noted: ContextVar[bool] = ContextVar("stream_cached_noted", default=False)
 
 
 class Watcher(Protocol):
@@ -150,7 +154,7 @@ class ObservedRequest:
             return super().__getattribute__(name)
         own = super().__getattribute__("__dict__")
         watches = [each for each in own.get(_WATCHES, ()) if not each.is_outside]
-        if not watches:
+        if not watches or _is_noted.get():
             return super().__getattribute__(name)
         if name in _MAPPINGS:
             return _part(plain_request(self), name, watches)
@@ -165,7 +169,7 @@ class ObservedRequest:
         if name == "user" and isinstance(plain, HttpRequest):
             return _lazy_user(value, watches)
         _note(watches, read)
-        return value
+        return _noted(value) if name == "auser" else value
 
 
 def _note(watches: list[Watcher], name: str) -> None:
@@ -178,10 +182,28 @@ def _lazy_user(value: Any, watches: list[Watcher]) -> Any:
 
     def used() -> Any:
         _note(watches, "user")
-        # A lazy object of a lazy object would keep its own class.
+        token = _is_noted.set(True)
+        try:
+            # To ask for its class makes a lazy user look into the session.
+            _ = value.__class__
+        finally:
+            _is_noted.reset(token)
         return value
 
     return SimpleLazyObject(used)
+
+
+def _noted(auser: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    """Return the same function; what it reads of the request itself is not noted."""
+
+    async def noted() -> Any:
+        token = _is_noted.set(True)
+        try:
+            return await auser()
+        finally:
+            _is_noted.reset(token)
+
+    return noted
 
 
 def _part(plain: Any, name: str, watches: list[Watcher]) -> Any:

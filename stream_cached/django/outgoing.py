@@ -63,6 +63,8 @@ class Outgoing:
 
     async def head(self) -> Message:
         """Begin to send the response, and return its first message."""
+        # It goes on where this is called from.
+        self._context = contextvars.copy_context()
         self._begin()
         return await asyncio.shield(self._head)
 

@@ -42,7 +42,8 @@ class Watcher(Protocol):
 #: What a read of an attribute is called; see the words of `unguarded=`.
 _READS = {
     **dict.fromkeys(("auser", "successful_authenticator", "user"), "user"),
-    "auth": "auth",
+    **dict.fromkeys(("_acached_user", "_authenticator", "_cached_user", "_user"), "user"),
+    **dict.fromkeys(("_auth", "auth"), "auth"),
     "session": "session",
     **dict.fromkeys(("COOKIES", "get_signed_cookie"), "cookies"),
     **dict.fromkeys(("build_absolute_uri", "get_host", "get_port"), "host"),

@@ -239,3 +239,20 @@ def test_a_form_with_a_token(site: Site) -> None:
     assert len(tokens) == 2
     assert len(runs) == 2
     assert client.get("/view").cookies["csrftoken"].value
+
+
+@pytest.mark.parametrize("name", ["_cached_user", "_user", "_auth"])
+def test_where_a_user_is_kept(name: str, site: Site) -> None:
+    runs: list[int] = []
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> HttpResponse:
+        runs.append(1)
+        return HttpResponse(getattr(request, name))
+
+    site()
+    for user in ("ada", "grace"):
+        request = RequestFactory().get("/view")
+        setattr(request, name, user)
+        assert content(view(request)) == user.encode()
+    assert len(runs) == 2

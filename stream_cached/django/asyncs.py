@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -61,6 +62,12 @@ class ThreadOfRun:
         if self._inbox is not None:
             executor = InboxExecutor(self._inbox)
             SyncToAsync.context_to_thread_executor[self._context] = executor
+
+    async def finish(self) -> None:
+        """Wait until the thread has done what it was given: that cannot be interrupted."""
+        executor = SyncToAsync.context_to_thread_executor.get(self._context)  # type: ignore[arg-type]
+        if executor is not None and self._inbox is None:
+            await asyncio.wrap_future(executor.submit(int))
 
     def leave(self) -> None:
         """Close the connections of the thread, and let it end."""

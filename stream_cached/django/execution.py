@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,6 +168,10 @@ class ViewExecution(Execution):
             response = await sync_to_async(rendered)(response, self._request, self.args)
             is_stream = isinstance(response, StreamingHttpResponse)
             return self._taken(response, contextvars.copy_context(), thread, guard, is_held=is_held)
+        except asyncio.CancelledError:
+            # What is left of the view may still read the body, which Django closes then.
+            await thread.finish()
+            raise
         finally:
             if not is_stream:
                 thread.leave()

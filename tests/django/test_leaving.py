@@ -18,7 +18,6 @@ from stream_cached.django import cache_stream
 from tests.django.conftest import Site
 from tests.support.gates import Gate, run
 
-
 _communicator: Any = ApplicationCommunicator
 
 

@@ -27,6 +27,7 @@ _TEXTS = {
     "csrf": "the CSRF token",
     "headers": "the headers as a whole",
     "host": "the host",
+    "messages": "messages for its client",
     "query": "the query as it is",
     "session": "the session",
     "user": "request.user",
@@ -54,6 +55,7 @@ class ViewGuard:
         self._call = call
         # Only what was there before the run counts. The view may read back its own attributes.
         self._attributes = dict(attributes_of(request))
+        self._messages = self._count_messages()
         self._is_over = False
         observe(request, self)
 
@@ -80,11 +82,19 @@ class ViewGuard:
 
     @property
     def reads(self) -> int:
+        if self._count_messages() > self._messages:
+            # The next client would be shown none.
+            self._read["messages"] = None
         return len(self._read)
+
+    def _count_messages(self) -> int:
+        """Return how many messages wait for the client of the request."""
+        return len(getattr(self._attributes.get("_messages"), "_queued_messages", ()))
 
     def findings(self, known: frozenset[str]) -> list[Finding]:
         """Return the reads outside the key; `known` are lower-cased exempt headers."""
-        unkeyed = [name for name in [*self._read] if not self._is_keyed(name, known)]
+        names = [*self._read] if self.reads else []
+        unkeyed = [name for name in names if not self._is_keyed(name, known)]
         if "headers" in unkeyed:
             unkeyed = [name for name in unkeyed if not name.startswith("header.")]
         if not unkeyed:
@@ -121,7 +131,7 @@ def _fix(unkeyed: Sequence[str]) -> str:
     headers = [name.removeprefix("header.") for name in unkeyed if name.startswith("header.")]
     users = [name for name in unkeyed if name in ("auth", "user")]
     queries = [name for name in unkeyed if name == "query" or name.startswith("query.")]
-    apart = {"csrf", *users, *queries}
+    apart = {"csrf", "messages", *users, *queries}
     others = [n for n in unkeyed if n not in apart and not n.startswith("header.")]
     ways = []
     if headers:
@@ -140,7 +150,9 @@ def _fix(unkeyed: Sequence[str]) -> str:
             "leave the CSRF token, which is one client's own, out of what is cached: let a script "
             "read it from the cookie, or leave the decorator off"
         )
-    exempt = [name for name in unkeyed if name != "csrf" and name not in queries]
+    if "messages" in unkeyed:
+        ways.append("add the message in a middleware, or leave the decorator off")
+    exempt = [n for n in unkeyed if n not in ("csrf", "messages") and n not in queries]
     either = ""
     if exempt and not others:
         words = [name.removeprefix("header.") for name in exempt]

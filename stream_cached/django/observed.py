@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from django.http import HttpRequest, QueryDict
 from django.http.request import HttpHeaders
-from django.utils.functional import SimpleLazyObject
 
+from stream_cached.django.users import finding_user, is_finding_user, lazy_user
 from stream_cached.request.observed import ABSENT, ObservedMapping
 
 #: Where a request has those that observe it.
 _WATCHES = "_stream_cached_watches"
-
-#: Whether what is read is read for something that is noted already.
-_is_noted: ContextVar[bool] = ContextVar("stream_cached_noted", default=False)
 
 
 class Watcher(Protocol):
@@ -155,7 +151,7 @@ class ObservedRequest:
             return super().__getattribute__(name)
         own = super().__getattribute__("__dict__")
         watches = [each for each in own.get(_WATCHES, ()) if not each.is_outside]
-        if not watches or _is_noted.get():
+        if not watches or is_finding_user():
             return super().__getattribute__(name)
         if name in _MAPPINGS:
             return _part(plain_request(self), name, watches)
@@ -168,43 +164,16 @@ class ObservedRequest:
         plain = plain_request(self)
         value = getattr(plain, name)
         if name == "user" and isinstance(plain, HttpRequest):
-            return _lazy_user(value, watches)
+            return lazy_user(value, lambda: _note(watches, read))
+        if name == "auser":
+            value = finding_user(value)
         _note(watches, read)
-        return _noted(value) if name == "auser" else value
+        return value
 
 
 def _note(watches: list[Watcher], name: str) -> None:
     for each in watches if name else ():
         each.note(name)
-
-
-def _lazy_user(value: Any, watches: list[Watcher]) -> Any:
-    """Report the user once something is read of it: a template is given it, and may not show it."""
-
-    def used() -> Any:
-        _note(watches, "user")
-        token = _is_noted.set(True)
-        try:
-            # To ask for its class makes a lazy user look into the session.
-            _ = value.__class__
-        finally:
-            _is_noted.reset(token)
-        return value
-
-    return SimpleLazyObject(used)
-
-
-def _noted(auser: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-    """Return the same function; what it reads of the request itself is not noted."""
-
-    async def noted() -> Any:
-        token = _is_noted.set(True)
-        try:
-            return await auser()
-        finally:
-            _is_noted.reset(token)
-
-    return noted
 
 
 def _part(plain: Any, name: str, watches: list[Watcher]) -> Any:

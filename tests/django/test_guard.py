@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from django.contrib.auth.models import AnonymousUser
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib import messages
+from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.messages.storage.cookie import CookieStorage
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.middleware.csrf import get_token, rotate_token
 from django.template.response import TemplateResponse
-from django.test import Client, RequestFactory
+from django.test import AsyncClient, Client, RequestFactory
 from django.views.decorators.csrf import csrf_protect
 
 from stream_cached.django import cache_stream
@@ -256,3 +259,70 @@ def test_where_a_user_is_kept(name: str, site: Site) -> None:
         setattr(request, name, user)
         assert content(view(request)) == user.encode()
     assert len(runs) == 2
+
+
+def test_messages_for_one_client(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    @cache_stream(60)
+    def adds(request: HttpRequest) -> HttpResponse:
+        messages.info(request, "of this client")
+        return HttpResponse("added")
+
+    @cache_stream(60)
+    def adds_late(request: HttpRequest) -> StreamingHttpResponse:
+        def items() -> Iterator[str]:
+            yield "begun "
+            messages.info(request, "of this client")
+            yield "ended"
+
+        return StreamingHttpResponse(items())
+
+    def added(request: HttpRequest) -> int:
+        return len(cast(Any, request)._messages._queued_messages)
+
+    site(adds, adds_late)
+    for view in (adds, adds_late):
+        caplog.clear()
+        for _ in range(2):
+            request: Any = RequestFactory().get("/messages")
+            request._messages = CookieStorage(request)
+            content(view(request))
+            assert added(request) == 1
+        (record,) = caplog.records
+        assert "(messages for its client)" in record.getMessage()
+
+
+@pytest.mark.parametrize("kind", ["user", "auser", "late"])
+@pytest.mark.parametrize("by", ["wsgi", "asgi"])
+def test_the_session_is_read_to_find_the_user(
+    kind: str, by: str, site: Site, database: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = [User.objects.create_user(f"found-{kind}-{by}-{number}") for number in range(2)]
+
+    @cache_stream(60, per_user=True)
+    async def view(request: Any) -> Any:
+        async def items() -> AsyncIterator[str]:
+            yield (await request.auser()).username
+
+        if kind == "late":
+            return StreamingHttpResponse(items())
+        if kind == "auser":
+            return HttpResponse((await request.auser()).username)
+        return HttpResponse(await sync_to_async(lambda: request.user.username)())
+
+    site(view)
+    statuses = []
+    for user in (*users, *users):
+        if by == "wsgi":
+            client = Client()
+            client.force_login(user)
+            response: Any = client.get("/view")
+        else:
+            aclient = AsyncClient()
+            aclient.force_login(user)
+            response = async_to_sync(aclient.get)("/view")
+        assert b"".join(response) == user.username.encode()
+        statuses.append(status(response))
+    assert statuses == ["fwd=uri-miss"] * 2 + ["hit"] * 2
+    assert not caplog.records
+    for user in users:
+        user.delete()

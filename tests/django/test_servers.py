@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import pytest
 from tests.support.django_servers import SERVERS, DjangoServer
 from tests.support.gates import wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch, fetch_many
+from tests.support.process import HOST, ROOT
 
 Start = Callable[..., DjangoServer]
 
@@ -153,3 +155,24 @@ def test_each_client_gets_its_own_coding(kind: str, start: Start) -> None:
     assert plain.body == gzip.decompress(coded.body) == gzip.decompress(again.body) == expected
     assert server.gates.notes("gated.runs") == 1
     assert coded.header("content-encoding") == again.header("content-encoding") == "gzip"
+
+
+@pytest.mark.full
+def test_the_docs_show_what_is_on_the_wire(start: Start) -> None:
+    page = (ROOT / "docs" / "streaming.md").read_text(encoding="utf-8")
+    shown = page.partition("$ curl --raw -i ")[2].partition("\n")[2].partition("```")[0]
+    server = start("gunicorn-sync")
+    with socket.create_connection((HOST, server.port), timeout=10) as connection:
+        request = "GET /plain/gated/gated/3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        connection.sendall(request.encode())
+        sent = b""
+        for number in range(1, 4):
+            while sent.count(b"row ") < number:
+                sent += connection.recv(65536)
+            server.gates.open("gated", number)
+        while part := connection.recv(65536):
+            sent += part
+    head, _, body = sent.decode().replace("\r\n", "\n").partition("\n\n")
+    shown_head, _, shown_body = shown.partition("\n\n")
+    assert shown_body == body
+    assert set(shown_head.splitlines()) <= set(head.splitlines())

@@ -10,7 +10,8 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
+from weakref import WeakSet
 
 from stream_cached.errors import StoreUnavailableError
 from stream_cached.event_hook import EventHook, RunBegan, RunEnded, StoreAway, StoreBack
@@ -189,7 +190,10 @@ class Reporter:
         hook: What is told of its calls and runs; None for nothing.
     """
 
+    all: ClassVar[WeakSet[Reporter]] = WeakSet()
+
     def __init__(self, endpoint: str, name: str = "", hook: EventHook | None = None) -> None:
+        self.all.add(self)
         self.name = name or endpoint
         self.hook = hook
         self._endpoint = endpoint

@@ -111,7 +111,8 @@ class StreamCache(LateCache):
         # One object for all endpoints: it logs once that it fails.
         self._settings["on_event"] = self._own.options.on_event
         longest = self._own.options.longest_run
-        self._invalidate = TagInvalidation(self._own.hooks.binding, longest)
+        # Looked up at each call: a test may put another one there.
+        self._invalidate = TagInvalidation(lambda: self._own.hooks.binding(), longest)
 
     def configure(self, url: str) -> None:
         """

@@ -33,3 +33,8 @@ def running_here() -> set[asyncio.Task[None]]:
     """Return the tasks of the running event loop, except the current one."""
     loop, current = asyncio.get_running_loop(), asyncio.current_task()
     return {task for task in _running if task.get_loop() is loop and task is not current}
+
+
+def running() -> list[asyncio.Task[None]]:
+    """Return the tasks of all event loops."""
+    return list(_running)

@@ -59,6 +59,20 @@ def test_the_tokens_of_an_endpoint(path: str, monkeypatch: pytest.MonkeyPatch) -
     assert [each.headers["cache-status"] for each in (first, second)] == [MISS, HIT]
 
 
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.full)])
+def test_an_application_that_is_tested_with_the_plugin(processes: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"-n{processes}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT / "examples" / "testing",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert re.search(r"^10 passed in ", done.stdout, flags=re.MULTILINE), done.stdout
+
+
 def origin(count: list[str]) -> Starlette:
     """An origin whose responses say for how long they are fresh."""
     body = bytes(range(256)) * 4_000

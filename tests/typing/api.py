@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from datetime import timedelta
 from typing import Annotated, Any, assert_type
 
+import httpx
 from cashews import Cache
+from django.http import HttpResponse
 from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,6 +28,7 @@ from stream_cached import (
     Health,
     Limits,
     MemoryCache,
+    NotCached,
     NotInKey,
     Outcome,
     RunEnded,
@@ -41,6 +44,7 @@ from stream_cached import (
 from stream_cached import (
     stream_cached as cached,
 )
+from stream_cached.testing import CacheUnderTest
 
 # -- decorators -----------------------------------------------------------------------------------
 
@@ -308,3 +312,21 @@ async def with_cache() -> None:
 
 application = FastAPI(lifespan=streams.lifespan)
 in_key(Shop, lambda shop: str(shop))
+
+
+# -- tests ----------------------------------------------------------------------------------------
+
+
+async def test_page(stream_cache: CacheUnderTest, response: Response) -> None:
+    stream_cache.travel(1.5)
+    with stream_cache.disabled():
+        stream_cache.assert_not_stored(response, NotCached.STATUS)
+    stream_cache.assert_not_stored(response, "status")
+    stream_cache.assert_hit(response)
+    stream_cache.assert_miss(httpx.Response(200))
+    stream_cache.assert_stored(HttpResponse())
+    stream_cache.clear()
+    stream_cache.use("redis://localhost/15")
+    await stream_cache.wait_idle(timeout=1)
+    stream_cache.block_until_idle()
+    stream_cache.assert_hit("a text")  # type: ignore[arg-type]

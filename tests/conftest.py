@@ -25,6 +25,8 @@ from tests.support.app_server import AppProcess, AppServer, EventLoop, HttpParse
 from tests.support.clock import Clock, moved_clock
 from tests.support.servers import MemcachedServer, RedisServer, S3Server, ServerMissingError
 
+pytest_plugins = ["stream_cached.testing"]
+
 S = TypeVar("S", RedisServer, MemcachedServer, S3Server)
 
 _numbers = itertools.count(1)

@@ -10,6 +10,9 @@ import pytest
 
 _PACKAGE = "stream_cached."
 
+#: What stands for backends of cashews goes by the same time.
+_OTHERS = ("cashews.backends.memory",)
+
 #: They go by the time of the machine.
 _APART = (f"{_PACKAGE}testing", f"{_PACKAGE}demo")
 
@@ -39,7 +42,7 @@ class MovedTime:
     def travel(self, seconds: float, patch: pytest.MonkeyPatch) -> None:
         """Move on, with all modules that are imported by now."""
         for name, module in list(sys.modules.items()):
-            is_ours = name.startswith(_PACKAGE) and not name.startswith(_APART)
-            if is_ours and vars(module).get("time") is time:
+            moves = name.startswith(_PACKAGE) and not name.startswith(_APART)
+            if (moves or name in _OTHERS) and vars(module).get("time") is time:
                 patch.setattr(module, "time", self)
         self.ahead += seconds

@@ -47,6 +47,8 @@ class Replaced:
         """Why responses were not stored."""
         self._undo: list[Callable[[], None]] = []
         self._services: set[int] = set()
+        self._cashews: Any = None
+        """The backends of cashews; None where nobody has imported it."""
         self.forget()
 
     def forget(self) -> None:
@@ -55,6 +57,8 @@ class Replaced:
         self._bindings: dict[int, tuple[AiocacheHooks, Binding]] = {}
         self._parts: dict[object, tuple[object, MemoryCache]] = {}
         self.noted.clear()
+        if self._cashews is not None:
+            self._cashews.forget()
 
     # -- for the time of a test ---------------------------------------------------------------
 
@@ -74,6 +78,10 @@ class Replaced:
         patch.setattr(WatchedBodies, "warn_unless_shared", lambda bodies, *, is_shared: None)
         for reporter in list(Reporter.all):
             self._restart(reporter)
+        if "cashews" in sys.modules:
+            from stream_cached.testing.cashews_backends import CashewsBackends
+
+            self._cashews = CashewsBackends(patch, self._clock.time)
 
     def end(self) -> None:
         """Leave everything as it was before. `begin` is undone by its patch."""
@@ -181,6 +189,8 @@ class Replaced:
         """Yield the entries in the memory."""
         with self.memory.memory._lock:
             values = [item.value for item in self.memory.memory._items.values()]
+        if self._cashews is not None:
+            values += self._cashews.values()
         for value in values:
             if isinstance(value, bytes) and is_ours(value):
                 with contextlib.suppress(UnsoundError):

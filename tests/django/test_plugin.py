@@ -13,9 +13,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
 from stream_cached.django import CachedStreamingHttpResponse, cache_stream, caches
-from stream_cached.testing import CacheUnderTest, stream_cache
-
-__all__ = ["stream_cache"]
+from stream_cached.testing import CacheUnderTest
 
 pytestmark = pytest.mark.parametrize("run", ["first", "second"])
 

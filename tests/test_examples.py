@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from stream_cached.testing import CacheUnderTest
 from tests.conftest import Serve, Spawn
 from tests.support.http_client import fetch
 from tests.support.process import ROOT
@@ -46,7 +47,9 @@ def test_the_tokens_of_a_plain_generator(store: str, request: pytest.FixtureRequ
     reason="this FastAPI does not stream what an endpoint yields",
 )
 @pytest.mark.parametrize("path", ["tokens", "events", "text"])
-def test_the_tokens_of_an_endpoint(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokens_of_an_endpoint(
+    path: str, monkeypatch: pytest.MonkeyPatch, stream_cache: CacheUnderTest
+) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("TOKENS", "3")
     monkeypatch.setenv("PAUSE", "0")
@@ -56,7 +59,8 @@ def test_the_tokens_of_an_endpoint(path: str, monkeypatch: pytest.MonkeyPatch) -
         first, second = (client.get(f"/{path}", params={"prompt": path}) for _ in range(2))
     assert first.content == second.content
     assert first.text.count(f"{path} 2") == 1
-    assert [each.headers["cache-status"] for each in (first, second)] == [MISS, HIT]
+    stream_cache.assert_stored(first)
+    stream_cache.assert_hit(second)
 
 
 @pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.full)])

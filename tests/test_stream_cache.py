@@ -25,7 +25,7 @@ from stream_cached import (
     stream_cached,
 )
 from stream_cached.stream_cache import URL_VARIABLE
-from tests.support.clock import Clock
+from stream_cached.testing import CacheUnderTest
 from tests.support.logs import warnings
 from tests.support.process import free_port
 from tests.support.runs import HIT, MISS
@@ -171,24 +171,22 @@ def test_a_function_that_can_not_be_a_ttl_is_refused(ttl: Any) -> None:
 
 
 def test_a_ttl_may_be_a_function_of_the_response(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    stream_cache: CacheUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     def ttl(response: Response) -> Any:
         text = bytes(response.body).decode()
         return {"short": 10, "long": "1h", "never": 0, "wrong": -1}[text]
 
-    # With a window in which entries are stale, the engine's clock decides, and not the store's.
-    streams = StreamCache(ttl=ttl, namespace="ttl:", stale_if_error=7200)
+    streams = StreamCache(ttl=ttl, namespace="ttl:")
     with TestClient(app_of(streams)) as client:
         paths = ("/short", "/long", "/never")
         bypassed = 'stream-cached; fwd=uri-miss; detail="skip-cache-func"'
         assert states(client, *paths) == [MISS, MISS, bypassed]
         assert states(client, *paths) == [HIT, HIT, bypassed]
-        clock.passed += 11
-        stale = "stream-cached; fwd=stale; stored"
-        assert states(client, *paths[:2]) == [stale, HIT]
-        clock.passed += 3600
-        assert states(client, *paths[:2]) == [stale, stale]
+        stream_cache.travel(11)
+        assert states(client, *paths[:2]) == [MISS, HIT]
+        stream_cache.travel(3600)
+        assert states(client, *paths[:2]) == [MISS, MISS]
         assert client.get("/wrong").text == "wrong"
     assert any("ttl=-1" in warning for warning in warnings(caplog)), warnings(caplog)
 

@@ -22,6 +22,7 @@ from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
 from stream_cached.format.codec import decode_record
 from stream_cached.format.envelope import is_ours
+from stream_cached.format.items import is_of_items
 from stream_cached.format.records import Entry
 from stream_cached.format.validation import UnsoundError
 from stream_cached.http.reasons import Finding
@@ -171,17 +172,18 @@ class Replaced:
                 wrapper.cache = view
                 self._undo.append(lambda w=wrapper, c=before: setattr(w, "cache", c))  # type: ignore[misc]
 
-    def holds(self, response: Any) -> bool:
+    def holds(self, response: Any, *, exactly: bool) -> bool:
         """Whether there is an entry like a response; True if that can't be seen from here."""
         if self.url is not None:
             return True
         body = None
         # A body that was not read, and one that a client has decoded, can't be compared.
-        if not response.headers.get("Content-Encoding"):
+        if exactly and not response.headers.get("Content-Encoding"):
             with contextlib.suppress(Exception):
                 body = response.content
         return any(
-            entry.status == response.status_code and (body is None or entry.length == len(body))
+            entry.status == response.status_code
+            and (body is None or is_of_items(entry.media_type) or entry.length == len(body))
             for entry in self._entries()
         )
 

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import ConfigurationError, bypass, freshness, stream_cached
+from stream_cached.testing import CacheUnderTest
 from tests.conftest import Serve
 from tests.support.clock import Clock
 from tests.support.gates import wait_until
@@ -115,22 +116,27 @@ def test_a_window_of_the_response_itself(
     ],
 )
 def test_a_stale_response_where_the_endpoint_fails(
-    serve: Serve, clock: Clock, directives: str, fails: str, seconds: int, is_stale: bool
+    serve: Serve,
+    stream_cache: CacheUnderTest,
+    directives: str,
+    fails: str,
+    seconds: int,
+    is_stale: bool,
 ) -> None:
     pages = Pages(Cache_Control=directives)
     port = pages.port(serve)
     fetch(port)
-    clock.passed = 60 + seconds
+    stream_cache.travel(60 + seconds)
     pages.raises, pages.status = fails == "raises", 503
     assert (fetch(port).body == b"run 1") is is_stale
     assert pages.runs == 2
 
 
-def test_a_bare_directive_is_ignored(serve: Serve, clock: Clock) -> None:
+def test_a_bare_directive_is_ignored(serve: Serve, stream_cache: CacheUnderTest) -> None:
     pages = Pages(Cache_Control="max-age=60, stale-while-revalidate")
     port = pages.port(serve, stale_while_revalidate=30)
     fetch(port)
-    clock.passed = 70
+    stream_cache.travel(70)
     assert fetch(port).body == b"run 1"
 
 

@@ -255,6 +255,15 @@ def test_a_response_that_was_going_to_be_stored_and_was_not(stream_cache: CacheU
     stream_cache.assert_not_stored(response)
 
 
+def test_a_middleware_may_change_what_is_sent(stream_cache: CacheUnderTest) -> None:
+    client = client_of(page)
+    response = client.get("/page")
+    response._content = b"page, and more"
+    stream_cache.assert_stored(response)
+    stream_cache.clear()
+    assert "no such entry" in failure(stream_cache.assert_stored, response)
+
+
 @pytest.mark.parametrize("check", ["assert_hit", "assert_miss", "assert_stored"])
 def test_a_response_of_a_function_without_the_decorator(
     check: str, stream_cache: CacheUnderTest

@@ -91,7 +91,7 @@ class Replaced:
         if self.url is not None:
             # A test must not fail because its server is gone.
             with contextlib.suppress(Exception):
-                asyncio.run(_cleared(self.url, f"{self.namespace}:"))
+                asyncio.run(_cleared(self.url, self.namespace))
 
     def use(self, url: str) -> None:
         """Let a real store stand for all caches."""

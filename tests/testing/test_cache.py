@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -139,8 +141,36 @@ def test_a_real_store_under_a_namespace_of_the_test(
         stream_cache.travel(1)
 
 
+def test_a_cache_can_be_configured_after_a_test_has_replaced_it() -> None:
+    own = StreamCache(SERVER, ttl=60)
+
+    @own.cached()
+    async def export(request: Request) -> Response:
+        return Response("export")
+
+    client = client_of(export)
+    with CacheUnderTest()._in_place():
+        client.get("/export")
+    own.configure("memory://?namespace=after")
+    client.get("/export")
+    # Of a server that is away, it would be a hit in the memory that stands in for it.
+    assert client.get("/export").headers["cache-status"] == "stream-cached; hit"
+
+
+def test_nothing_of_a_test_is_left_in_a_real_store(redis_url: str) -> None:
+    cache = CacheUnderTest()
+    with Redis.from_url(redis_url) as server:
+        server.set("another", "value")
+        with cache._in_place():
+            cache.use(redis_url)
+            with client_of(page) as client:
+                client.get("/page")
+            assert len(server.keys()) > 1
+        assert server.keys() == [b"another"]
+
+
 def test_large_bodies_of_a_test_are_not_where_those_of_the_application_are(
-    stream_cache: CacheUnderTest, tmp_path: Path
+    stream_cache: CacheUnderTest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     large = StreamCache(SERVER, ttl=60, bodies=f"file://{tmp_path}/bodies", inline_max=10)
 
@@ -157,6 +187,24 @@ def test_large_bodies_of_a_test_are_not_where_those_of_the_application_are(
         stream_cache.assert_hit(again)
         assert first.content == again.content
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
+    assert not caplog.text
+
+
+def test_no_test_sweeps_the_objects_of_the_application(tmp_path: Path) -> None:
+    large = StreamCache(ttl=60, bodies=f"file://{tmp_path}/bodies", inline_max=10)
+
+    @large.cached()
+    async def export(request: Request) -> StreamingResponse:
+        return StreamingResponse(iter([b"x" * 1000] * 100))
+
+    client_of(export).get("/export")
+    objects = [each for each in tmp_path.rglob("*") if each.is_file()]
+    assert sum(each.stat().st_size for each in objects) > 100_000
+    for each in objects:
+        os.utime(each, (0, 0))
+    with CacheUnderTest()._in_place():
+        assert asyncio.run(large.sweep()) == 0
+    assert all(each.exists() for each in objects)
 
 
 # -- background work ----------------------------------------------------------------------------

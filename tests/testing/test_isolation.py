@@ -5,8 +5,10 @@ Each of these tests runs twice: what the first run leaves behind would change th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
+from unittest.mock import create_autospec
 
 import aiocache
 import httpx
@@ -17,6 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.testclient import TestClient
 
 from stream_cached import MemoryCache, StreamCache, stream_cached
+from stream_cached.decorated.wrapping import decorated_of
 from stream_cached.testing import CacheUnderTest
 
 pytestmark = pytest.mark.parametrize("run", ["first", "second"])
@@ -79,9 +82,9 @@ def test_each_test_begins_with_an_empty_cache(
 def test_a_cache_of_the_application_can_still_be_configured(
     run: str, stream_cache: CacheUnderTest
 ) -> None:
-    streams.configure("redis://127.0.0.1:9/1")
-    assert TestClient(app).get("/streams").status_code == 200
-    streams.configure("redis://127.0.0.1:9/0")
+    counting.configure("redis://127.0.0.1:9/1")
+    assert TestClient(app).get("/counted").status_code == 200
+    counting.configure("redis://127.0.0.1:9/0")
 
 
 def who() -> str:
@@ -190,3 +193,62 @@ def test_the_cache_of_a_function_is_the_one_of_the_test(
         assert before is not plain.cache
     stream_cache.assert_miss(TestClient(app).get("/counted"))
     assert isinstance(counted.cache, MemoryCache)
+
+
+def test_what_the_runs_of_a_test_have_shown_is_forgotten(
+    run: str, stream_cache: CacheUnderTest
+) -> None:
+    known = decorated_of(tagged)
+    assert known is not None
+    TestClient(app).get("/tagged")
+    assert not known.service.request_bound.is_known
+    known.service.request_bound.note_failure()
+
+
+def test_a_mock_stays_in_its_place(run: str, stream_cache: CacheUnderTest) -> None:
+    mock = create_autospec(MemoryCache, instance=True)
+    mock.get.return_value = "value"
+
+    @stream_cached(cache=mock, key="key")
+    async def value() -> str:
+        raise AssertionError("it is not called")
+
+    async def main() -> str:
+        return await value()
+
+    assert asyncio.run(main()) == "value"
+
+
+runs = 0
+
+
+@stream_cached(ttl=60, cache="redis://127.0.0.1:9/0")
+async def numbers(count: int) -> AsyncIterator[int]:
+    global runs
+    runs += 1
+    for number in range(count):
+        yield number
+
+
+def test_a_function_that_yields(run: str, stream_cache: CacheUnderTest) -> None:
+    async def main() -> list[list[int]]:
+        return [[number async for number in numbers(3)] for _ in range(2)]
+
+    before = runs
+    assert asyncio.run(main()) == [[0, 1, 2]] * 2
+    assert runs == before + 1
+
+
+@pytest.fixture(scope="module")
+def started_before() -> Iterator[TestClient]:
+    with TestClient(FastAPI(routes=app.routes, lifespan=streams.lifespan)) as client:
+        yield client
+
+
+def test_an_application_that_was_started_before(
+    run: str, started_before: TestClient, stream_cache: CacheUnderTest
+) -> None:
+    stream_cache.assert_miss(started_before.get("/streams"))
+    stream_cache.assert_hit(started_before.get("/streams"))
+    stream_cache.travel(61)
+    stream_cache.assert_miss(started_before.get("/streams"))

@@ -84,3 +84,14 @@ def test_the_cache_has_its_own_backends_again(run: str) -> None:
     kinds = [type(each).__name__ for each in cache._backends.values()]
     assert kinds == ["Redis", "Memory"]
     assert "_backends" in vars(cache)
+
+
+def test_a_backend_that_a_test_sets_up(run: str) -> None:
+    own = Cache()
+    own.setup("mem://", disable=True)
+    with CacheUnderTest()._in_place():
+        made = own.setup("mem://", prefix="late:")
+        assert own._get_backend("late:key") is not made
+        assert not own.is_disable(prefix="late:")
+        assert own.is_disable()
+    assert own._get_backend("late:key") is made

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from redis import Redis
 from starlette.applications import Starlette
@@ -86,6 +87,27 @@ def test_a_stale_entry_is_served_within_its_window(stream_cache: CacheUnderTest)
         stream_cache.block_until_idle()
         assert client.get("/export").text == "2"
         stream_cache.travel(121)
+        assert client.get("/export").text == "3"
+
+
+def test_a_refresh_that_has_failed_is_tried_again_in_time(stream_cache: CacheUnderTest) -> None:
+    runs = 0
+
+    @stream_cached(ttl=60, stale_while_revalidate=600, cache=SERVER)
+    async def export(request: Request) -> Response:
+        nonlocal runs
+        runs += 1
+        if runs == 2:
+            raise RuntimeError("the database is away")
+        return Response(str(runs))
+
+    with client_of(export) as client:
+        for seconds, expected in ((0, 1), (61, 2), (0, 2), (6, 3)):
+            if seconds:
+                stream_cache.travel(seconds)
+            assert client.get("/export").text == "1"
+            stream_cache.block_until_idle()
+            assert runs == expected
         assert client.get("/export").text == "3"
 
 
@@ -310,6 +332,27 @@ def test_a_middleware_may_change_what_is_sent(stream_cache: CacheUnderTest) -> N
     stream_cache.assert_stored(response)
     stream_cache.clear()
     assert "no such entry" in failure(stream_cache.assert_stored, response)
+
+
+def test_items_are_stored_as_items(stream_cache: CacheUnderTest) -> None:
+    @streams.cached(max_body=1)
+    async def large(request: Request) -> StreamingResponse:
+        return StreamingResponse(iter([b"large"]))
+
+    @streams.cached()
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+
+    async def main() -> list[int]:
+        return [number async for number in numbers()]
+
+    # After a failure, entries are compared by their length.
+    client_of(large).get("/large")
+    response = httpx.Response(200, headers={"Cache-Status": "stream-cached; stored"}, text="[]")
+    assert "no such entry" in failure(stream_cache.assert_stored, response)
+    assert asyncio.run(main()) == [0, 1, 2]
+    stream_cache.assert_stored(response)
 
 
 @pytest.mark.parametrize("check", ["assert_hit", "assert_miss", "assert_stored"])

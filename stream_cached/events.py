@@ -81,6 +81,8 @@ class Answered:
     """Seconds that the look-up took in a store over a network; None without one."""
     store: str = ""
     """The address of that store, without credentials."""
+    run: int | None = None
+    """The number of the run that it began or joined; None if there is none in this process."""
     saved: float | None = None
     """Seconds that the run of the entry took which has answered; None where that is not known."""
 
@@ -205,7 +207,7 @@ class Reporter:
         """Count an answer, and log it at DEBUG, once its last byte is sent."""
         self._counters.add(event, size, seconds)
         if self.hook is not None:
-            self.hook.tell(replace(event, size=size, seconds=seconds, endpoint=self.name))
+            self.hook.tell(event)
         if logs_answers():
             event = replace(event, size=size, seconds=seconds)
             logger.debug(

@@ -74,6 +74,13 @@ class Looked(Protocol):
 
     look_up: float | None
     saved: float | None
+    run: int | None
+
+    @property
+    def endpoint(self) -> str: ...
+
+    @property
+    def shown_key(self) -> str: ...
 
     @property
     def store(self) -> str:
@@ -107,13 +114,18 @@ class WatchedSending(Sending):
         return message["type"] == "http.response.body" and not message.get("more_body", False)
 
     def sent(self, size: int | None) -> None:
-        call, event = self._call, self._event
-        look_up = call.look_up
-        self._event = replace(
+        call, event, look_up = self._call, self._event, self._call.look_up
+        seconds = time.monotonic() - self._started
+        event = replace(
             event,
+            key=call.shown_key,
+            size=size,
+            seconds=seconds,
+            endpoint=call.endpoint,
             first_byte=self._first,
             look_up=look_up,
             store="" if look_up is None else call.store,
+            run=None if event.outcome in _OF_ENTRY else call.run,
             saved=call.saved if event.outcome in _OF_ENTRY else None,
         )
-        super().sent(size)
+        self._reports.answered(event, size=size, seconds=seconds)

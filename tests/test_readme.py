@@ -28,6 +28,7 @@ from stream_cached.backends import urls
 from stream_cached.backends.resolve import OWN_MEMORY
 from stream_cached.django import cache_stream, freeze_header
 from stream_cached.option_checks import NOT_GIVEN
+from stream_cached.prometheus import PrometheusMetrics
 from tests.conftest import Spawn
 from tests.support.http_client import fetch
 from tests.support.process import ROOT
@@ -157,6 +158,7 @@ def test_every_parameter_that_is_named_exists() -> None:
         CompressionSerializer,
         cache_stream,
         freeze_header,
+        PrometheusMetrics,
     )
     known = {name for each in functions for name in inspect.signature(each).parameters}
     known |= {*urls._REDIS, *urls._MEMORY, *urls._MEMCACHED}

@@ -80,6 +80,8 @@ class Call:
     """Seconds that the look-up took in a store over a network."""
     saved: float | None = None
     """Seconds that the run took whose entry answers, as far as that is known."""
+    run: int | None = None
+    """The number of the run that answers, for `on_event=`."""
 
     @property
     def is_held(self) -> bool:
@@ -99,16 +101,21 @@ class Call:
     def sending(self, event: Answered) -> Sending:
         """Return what reports an answer of this call once it is sent."""
         reporter = self.service.reporter
-        if self.key and (reporter.hook is not None or logs_answers()):
-            event = replace(event, key=self.shown_key)
         if reporter.hook is not None:
             return WatchedSending(self.reports or reporter, event, self.started, self)
+        if self.key and logs_answers():
+            event = replace(event, key=self.shown_key)
         return Sending(self.reports or reporter, event, self.started)
 
     @property
     def shown_key(self) -> str:
         """Its key for logs: one that is not built from the request may hold values of arguments."""
         return self.key if self.keyed or not self.key else digest(self.key)
+
+    @property
+    def endpoint(self) -> str:
+        """The module and the qualified name of its function."""
+        return self.service.reporter.name
 
     @property
     def store(self) -> str:

@@ -46,7 +46,8 @@ class _Telling(Watch):
 
     def __init__(self, hook: EventHook, endpoint: str, key: str) -> None:
         self._hook = hook
-        self._of = next(_numbers), endpoint, key
+        self.number = next(_numbers)
+        self._of = self.number, endpoint, key
         self._began = time.monotonic()
         self._cause = ""
         self._result = RunResult.UNSTORED
@@ -61,7 +62,7 @@ class _Telling(Watch):
 
     def hand_over(self, run: Run) -> None:
         self.is_handed_over = True
-        run.watched_since = self._began
+        run.number, run.watched_since = self.number, self._began
         run.on_close = functools.partial(self._closed, run)
 
     def returned(self) -> None:
@@ -103,6 +104,7 @@ def watched(call: Call) -> Iterator[Watch]:
         yield _NOBODY
         return
     watch = _Telling(reporter.hook, reporter.name, call.shown_key)
+    call.run = watch.number
     try:
         yield watch
     except BaseException as exc:

@@ -62,10 +62,9 @@ class Recorder:
         self._packer = ChunkPacker(hashes=hashes or entry.etag is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
         self._queue = SegmentQueue(limits.max_pending)
-        self._seals = self._queue.seals
+        self._seals, self.pending = self._queue.seals, self._queue.pending
         self._late = LateChunks(self, self._body, self._queue, self._packer)
-        self._is_held = self._is_left = False
-        self._closing = False
+        self._is_held = self._is_left = self._closing = False
         self._wakeup = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._cleanup: asyncio.Task[None] | None = None

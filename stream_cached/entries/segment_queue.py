@@ -51,6 +51,10 @@ class SegmentQueue:
         if self._size > self._max_pending // 4:
             self._kept_up.clear()
 
+    def pending(self) -> int:
+        """Return the bytes that wait."""
+        return sum(len(segment.value) for segment in self._waiting)
+
     def window(self) -> list[PackedSegment]:
         """Return the segments to write next."""
         return self._waiting[:WINDOW]

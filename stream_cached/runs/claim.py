@@ -49,6 +49,8 @@ class Claim(ABC):
         """Whether its answer is stored, and can be served."""
         self.on_close: Callable[[RunState], None] | None = None
         """Called once, with the last state before the end, by what watches the run."""
+        self.number: int | None = None
+        """What `on_event=` knows it by; None if nobody watches it."""
         self.watched_since: float | None = None
         """When the endpoint was called, if somebody watches the run."""
         self._is_unlisted = False

@@ -52,7 +52,7 @@ class Run(Claim):
         self.remote: Remote | None = None
         self.recorder: Recorder | None = None
         self._storage: Storage | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._cut_because = ""
         self.given_up: GivenUp | None = None
         self.end: End = Aborted("cancelled")
@@ -122,7 +122,7 @@ class Run(Claim):
         )
         self._producer = Producer(self, source, self.stream, answer)
         self.audience = Audience(self, self.stream, answer)
-        _streaming.add(self)
+        streaming.add(self)
 
     def _record(self, answer: Answer, recording: Recording) -> None:
         self.variant = answer.head.names, answer.head.variant
@@ -342,9 +342,9 @@ class Run(Claim):
             await self._storage.stored(entry, digest)
 
 
-_streaming: weakref.WeakSet[Run] = weakref.WeakSet()
+streaming: weakref.WeakSet[Run] = weakref.WeakSet()
 
 
 def runs_here() -> list[Run]:
     loop = asyncio.get_running_loop()
-    return [run for run in tuple(_streaming) if run._loop is loop]
+    return [run for run in tuple(streaming) if run.loop is loop]

@@ -12,6 +12,9 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import CollectorRegistry
 from redis.asyncio.connection import AbstractConnection
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,6 +24,8 @@ from starlette.types import Message
 
 import stream_cached as package
 from stream_cached import stream_cached
+from stream_cached.opentelemetry import OpenTelemetryMetrics
+from stream_cached.prometheus import PrometheusMetrics
 from tests.support.asgi import Exchange, get
 
 #: Chunks, and bytes of each.
@@ -81,10 +86,10 @@ class Costs:
             AbstractConnection.send_packed_command = send  # type: ignore[method-assign]
 
 
-def _app(cache: str, body: str, secret: str = "") -> Starlette:
+def _app(cache: str, body: str, secret: str = "", on_event: Any = None) -> Starlette:
     count, size = BODIES[body]
 
-    @stream_cached(ttl=60, cache=cache, secret=secret or None)
+    @stream_cached(ttl=60, cache=cache, secret=secret or None, on_event=on_event)
     async def endpoint(request: Request) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
             for number in range(count):
@@ -95,11 +100,13 @@ def _app(cache: str, body: str, secret: str = "") -> Starlette:
     return Starlette(routes=[Route("/", endpoint)])
 
 
-def _cost(cache: str, body: str) -> tuple[Costs, list[Message], list[Message]]:
+def _cost(
+    cache: str, body: str, on_event: Any = None
+) -> tuple[Costs, list[Message], list[Message]]:
     """Return what a hit costs, what it sent, and what the hit before it sent."""
 
     async def main() -> tuple[Costs, list[Message], list[Message]]:
-        app, costs = _app(cache, body), Costs()
+        app, costs = _app(cache, body, on_event=on_event), Costs()
         await get(app)
         # The first ones read the body, and look at the application and its route.
         for _ in range(3):
@@ -199,6 +206,29 @@ def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest)
         # redis-py makes a task for a pipeline.
         assert costs.tasks == (1 if segments else 0)
         assert costs.calls.total() <= 240 + 6 * segments, costs.calls
+
+
+def _told() -> dict[str, Any]:
+    metrics = OpenTelemetryMetrics(MeterProvider(), TracerProvider())
+    return {
+        "function": lambda event: None,
+        "prometheus": PrometheusMetrics(CollectorRegistry()),
+        "opentelemetry": metrics,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [("function", 12), ("prometheus", 15), ("opentelemetry", 18)]
+)
+def test_what_a_hit_costs_of_which_something_is_told(kind: str, more: int) -> None:
+    without, *_ = _cost("memory://", "small")
+    told, *_ = _cost("memory://", "small", _told()[kind])
+    assert without.calls.total() < told.calls.total() <= without.calls.total() + more
+    # Without it, nothing of this is done.
+    names = {each for each in told.calls if "event_hook" in each or "/sending.py:noting" in each}
+    assert names
+    assert names.isdisjoint(without.calls)
+    assert "WatchedSending" not in without.made
 
 
 def test_a_hit_costs_the_same_whatever_the_number_of_its_chunks() -> None:

@@ -164,6 +164,7 @@ def _workers(port: int) -> Iterator[str]:
         yield fetch(port, "/pid").text
 
 
+@pytest.mark.full
 def test_two_workers_are_counted_together(
     spawn: Spawn, redis_url: str, namespace: str, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ from stream_cached import (
 )
 from stream_cached.backends.breaker import CircuitBreaker
 from stream_cached.bodies.watched import WatchedBodies
+from stream_cached.entries.recorder import Recorder
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.event_hook import EventHook
 from tests.support.asgi import Exchange, get, leave
@@ -206,6 +207,44 @@ async def test_a_run_whose_client_has_left_is_given_up() -> None:
     seen = Seen()
     await leave(app_of(Pages(), seen, on_disconnect="stop"))
     assert seen.ends == [(RunResult.ABORTED, "client-left")]
+
+
+async def test_a_run_that_is_stored_after_its_call_was_cancelled_ends_as_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, publishes, gate = Seen(), asyncio.Event(), asyncio.Event()
+    publish = Recorder._publish
+
+    async def late(recorder: Recorder, *args: Any) -> None:
+        publishes.set()
+        await gate.wait()
+        await publish(recorder, *args)
+
+    monkeypatch.setattr(Recorder, "_publish", late)
+    async with asyncio.timeout(10):
+        call = asyncio.create_task(get(app_of(Pages("at hand"), seen)))
+        await publishes.wait()
+        call.cancel()
+        await asyncio.wait([call])
+        assert seen.ends == []
+        gate.set()
+        await runs_over()
+    assert seen.ends == [(RunResult.STORED, "")]
+
+
+async def test_a_call_that_is_cancelled_while_the_endpoint_runs_ends_its_run() -> None:
+    seen, runs = Seen(), asyncio.Event()
+
+    class Waiting(Pages):
+        async def __call__(self, request: Request) -> Any:
+            runs.set()
+            await asyncio.Event().wait()
+
+    call = asyncio.create_task(get(app_of(Waiting(), seen)))
+    await runs.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    assert seen.ends == [(RunResult.ABORTED, "cancelled")]
 
 
 async def test_a_run_ends_with_the_application() -> None:

@@ -51,7 +51,8 @@ class _Telling(Watch):
         self._began = time.monotonic()
         self._cause = ""
         self._result = RunResult.UNSTORED
-        self._has_ended = self.is_handed_over = False
+        self._has_ended = False
+        self._run: Run | None = None
         hook.tell(RunBegan(*self._of))
 
     def refused(self, findings: Sequence[Finding]) -> None:
@@ -61,12 +62,16 @@ class _Telling(Watch):
         self._result = RunResult.STORED
 
     def hand_over(self, run: Run) -> None:
-        self.is_handed_over = True
+        self._run = run
         run.number, run.watched_since = self.number, self._began
         run.on_close = functools.partial(self._closed, run)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run ends by itself, whatever becomes of its call."""
+        return self._run is not None and self._run.answer is not None
+
     def returned(self) -> None:
-        """Note the end of a run of which nothing goes on after its call."""
         self._end(self._result, self._cause)
 
     def raised(self, error: BaseException) -> None:
@@ -108,7 +113,8 @@ def watched(call: Call) -> Iterator[Watch]:
     try:
         yield watch
     except BaseException as exc:
-        watch.raised(exc)
+        if not watch.goes_on:
+            watch.raised(exc)
         raise
-    if not watch.is_handed_over:
+    if not watch.goes_on:
         watch.returned()

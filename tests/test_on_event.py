@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,6 +143,17 @@ async def test_the_first_byte_is_that_of_the_body() -> None:
     (answer,) = seen.answers
     assert answer.first_byte is not None
     assert answer.first_byte <= answer.seconds - 0.05
+
+
+async def test_a_hit_chunk_by_chunk_has_a_first_byte_too() -> None:
+    seen = Seen()
+    app = app_of(Pages(), seen, replay="exact")
+    for _ in range(2):
+        await get(app)
+        await runs_over()
+    hit = seen.answers[1]
+    assert hit.outcome is Outcome.HIT
+    assert hit.first_byte is not None
 
 
 async def test_a_look_up_over_a_network_has_a_duration(redis_url: str, namespace: str) -> None:
@@ -327,6 +339,14 @@ async def test_the_breaker_knows_the_function(late: bool, redis_url: str, namesp
     breaker = decorator.hooks.binding().breaker
     assert breaker is not None
     assert seen in [hook.function for hook in breaker.hooks]
+
+
+def test_the_store_of_bodies_knows_the_function(tmp_path: Path) -> None:
+    seen, url = Seen(), f"file://{tmp_path}"
+    decorator = stream_cached(60, cache="memory://", bodies=url, on_event=seen)
+    decorator(Pages().__call__)
+    assert decorator.options.bodies is not None
+    assert seen in [hook.function for hook in decorator.options.bodies.hooks]
 
 
 # -- the function ---------------------------------------------------------------------------------

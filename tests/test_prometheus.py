@@ -89,6 +89,8 @@ async def test_a_miss_a_joined_request_and_a_hit(metrics: Metrics) -> None:
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         group.create_task(leads.run())
         await leads.received.wait()
+        # Several times the interval.
+        await asyncio.sleep(0.05)
         group.create_task(joins.run())
         await joins.received.wait()
         assert metrics.value("running", endpoint=name) == 1

@@ -19,6 +19,7 @@ from stream_cached.django.execution import Place, ViewExecution
 from stream_cached.django.hooks import DjangoHooks, ViewReporter
 from stream_cached.django.observed import watches_of
 from stream_cached.django.requests import DjangoConnection, incoming_of, is_wrapped
+from stream_cached.django.selves import attributes_of, owner_of
 from stream_cached.django.validating import ViewValidator
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.engine.header_rules import HeaderRules
@@ -33,6 +34,14 @@ from stream_cached.keys.names import version_key
 from stream_cached.options import Options, Vary
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
+
+#: What the instance of a view that is a method is called in options.
+_SELF = "self"
+
+_FIX_OF_SELF = (
+    'pass key_args={"self": lambda view: ...} with a function that returns what the answer depends '
+    'on, or key_ignore=("self",) if it depends on nothing that is set on the view before its method'
+)
 
 #: No user was asked for.
 NO_USER = ""
@@ -122,7 +131,8 @@ class View:
         if any(each.kind is each.VAR_KEYWORD for each in parameters):
             return
         for option in ("key_args", "key_ignore"):
-            unknown = sorted(set(getattr(self.options, option)) - self._signature.parameters.keys())
+            known = self._signature.parameters.keys() | {_SELF}
+            unknown = sorted(set(getattr(self.options, option)) - known)
             require(
                 not unknown,
                 f"{option}= names {', '.join(unknown)}, but {self._name} takes "
@@ -162,8 +172,11 @@ class View:
                 await incoming.read_body()
             if self._chosen.query is not None:
                 incoming.parse_query(self._chosen.query)
-            owner = _class_of(view, request, args)
-            key = self._key(incoming, request, own, kwargs, {"<class>": owner, "<user>": user})
+            owner = owner_of(view, request, args)
+            more = {"<class>": _class_of(owner), "<user>": user}
+            forms = self._of_owner(owner, request)
+            forms |= {name: self._form(name, value) for name, value in more.items() if value != ""}
+            key = self._key(incoming, request, own, kwargs, forms)
         except BypassError as exc:
             findings = exc.findings
             if exc.__cause__ is not None:
@@ -216,7 +229,7 @@ class View:
         request: Any,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        more: Mapping[str, object],
+        more: Mapping[str, Any],
     ) -> str:
         named = dict(zip(self._names[1:], args, strict=False))
         rest = args[len(named) :]
@@ -230,8 +243,19 @@ class View:
         forms |= _around(request)
         if self._context is not None:
             forms |= self._context.forms()
-        forms |= {name: self._form(name, value) for name, value in more.items() if value != ""}
+        forms |= more
         return incoming.key(self._name, forms, host=self.options.key_host)
+
+    def _of_owner(self, owner: Any, request: Any) -> dict[str, Any]:
+        """Return what is set on the instance of a view that is a method: by `setup`, perhaps."""
+        if owner is None or _SELF in self.options.key_ignore:
+            return {}
+        if _SELF in self.options.key_args:
+            return {_SELF: self._form(_SELF, owner)}
+        try:
+            return {f"self.{name}": form for name, form in attributes_of(owner, request)}
+        except NoCanonicalFormError as exc:
+            raise BypassError(Finding(NotCached.ARGUMENT, str(exc), _FIX_OF_SELF)) from None
 
     def _has(self, name: str) -> bool:
         return name not in self.options.key_ignore
@@ -273,11 +297,8 @@ def _for_django(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda connection: function(connection.django)
 
 
-def _class_of(view: Callable[..., Any], request: Any, args: tuple[Any, ...]) -> str:
+def _class_of(owner: Any) -> str:
     """Return the class of a view that is a method: it may be inherited."""
-    owner = args[0] if args[0] is not request else None
-    if owner is None and isinstance(view, functools.partial):
-        owner = getattr(view.func, "__self__", None)
     cls = type(owner)
     return "" if owner is None else f"{cls.__module__}.{cls.__qualname__}"
 

@@ -71,8 +71,9 @@ class Limits:
         retry_interval: Seconds from the first ping of a store that is away to the second. The
             interval doubles from ping to ping, up to 30.
         live_window: With `bodies`: bytes of one run that stay in the store of the records until its
-            object is whole, for who reads it late; all runs of a process together have four times
-            as much.
+            object is whole, for who reads it late, and for an upload that is slower than the
+            stream; all runs of a process together have four times as much. A run that is further
+            ahead of its upload, and by `max_pending` more, is not stored.
         max_uploads: With `bodies`: objects that this process writes at once. A run beyond that is
             not stored.
         commit_timeout: With `bodies`: seconds that the end of a stream waits until its object is

@@ -21,7 +21,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from stream_cached.bodies.object_errors import is_beyond_end, store_error
 from stream_cached.bodies.object_reading import ObjectReading
 from stream_cached.bodies.object_upload import ObjectUpload
-from stream_cached.bodies.protocol import MissingBodyError, StoredBody
+from stream_cached.bodies.protocol import MissingBodyError, Patience, StoredBody
 from stream_cached.errors import StoreError
 
 T = TypeVar("T")
@@ -85,6 +85,7 @@ class ObjectBodies:
 
     def __init__(self, name: str, reads: Bucket, writes: Bucket, timing: Timing) -> None:
         self.name = name
+        self.patience = Patience(timing.timeout, timing.upload_timeout)
         self._reads = reads
         self._writes = writes
         self._timing = timing

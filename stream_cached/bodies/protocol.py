@@ -56,6 +56,16 @@ class Reading(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a store waits by its own settings, in seconds; 0 where they say nothing."""
+
+    answer: float = 0.0
+    """For the answer to a request, and between two pieces of an object."""
+    upload: float = 0.0
+    """For one attempt at sending a part of an object."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredBody:
     """An object, as a listing shows it."""
 
@@ -86,6 +96,9 @@ class BodyStore(Protocol):
     @property
     def capacity(self) -> int | None:
         """The size of the store in bytes; None if it is unbounded or unknown."""
+
+    @property
+    def patience(self) -> Patience: ...
 
     def upload(self, name: str) -> Upload:
         """Begin an object. This reaches no server yet."""

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("stream_cached")
 
-#: Seconds that each step may take.
+#: Seconds that each step may take, or more where the settings of the store say so.
 OPEN_TIMEOUT = 2.0
 READ_TIMEOUT = 10.0
 WRITE_TIMEOUT = 10.0
@@ -143,6 +143,7 @@ class WatchedBodies:
     def __init__(self, bodies: BodyStore) -> None:
         self.name = bodies.name
         self.capacity = bodies.capacity
+        self.patience = bodies.patience
         self.hooks: WeakSet[EventHook] = WeakSet()
         self.reads = Side(self.name, "reading from", self.hooks)
         self.writes = Side(self.name, "writing to", self.hooks)
@@ -177,16 +178,20 @@ class WatchedBodies:
     async def open(self, name: str, start: int, stop: int) -> WatchedReading:
         self.reads.check()
         opening = self._bodies.open(name, start, stop)
-        return WatchedReading(self, await self.reads.run("open", opening, OPEN_TIMEOUT))
+        seconds = max(OPEN_TIMEOUT, self.patience.answer)
+        return WatchedReading(self, await self.reads.run("open", opening, seconds))
 
     async def delete(self, names: Sequence[str]) -> None:
-        await self.writes.run("delete", self._bodies.delete(names), DELETE_TIMEOUT)
+        seconds = max(DELETE_TIMEOUT, 2 * self.patience.answer)
+        await self.writes.run("delete", self._bodies.delete(names), seconds)
 
     def listed(self) -> AsyncIterator[StoredBody]:
         return self._bodies.listed()
 
     async def ping(self) -> None:
-        await self.writes.run("ping", self._bodies.ping(), WRITE_TIMEOUT)
+        # It writes something, and deletes it.
+        seconds = max(WRITE_TIMEOUT, 3 * self.patience.answer)
+        await self.writes.run("ping", self._bodies.ping(), seconds)
 
     async def try_out(self) -> None:
         """Ping it once. What fails is in the log."""
@@ -267,10 +272,13 @@ class WatchedUpload:
         self._is_over = False
 
     async def write(self, data: bytes) -> None:
-        await self._bodies.writes.run("write", self._upload.write(data), WRITE_TIMEOUT)
+        seconds = max(WRITE_TIMEOUT, self._bodies.patience.upload)
+        await self._bodies.writes.run("write", self._upload.write(data), seconds)
 
     async def finish(self) -> None:
-        await self._bodies.writes.run("finish", self._upload.finish(), FINISH_TIMEOUT)
+        # Of three parts that are on their way, two are sent at once; then it is closed.
+        seconds = max(FINISH_TIMEOUT, 3 * self._bodies.patience.upload)
+        await self._bodies.writes.run("finish", self._upload.finish(), seconds)
         self._end()
 
     async def abort(self) -> None:
@@ -295,7 +303,8 @@ class WatchedReading:
     async def read(self, size: int) -> bytes:
         if self._reading is None:
             raise StoreError("the object is closed")
-        return await self._bodies.reads.run("read", self._reading.read(size), READ_TIMEOUT)
+        seconds = max(READ_TIMEOUT, self._bodies.patience.answer)
+        return await self._bodies.reads.run("read", self._reading.read(size), seconds)
 
     def close(self) -> None:
         """Close it, soon."""

@@ -3,7 +3,8 @@
 The object is a header and the segments, each encoded as it would be under a key of its own: so each
 part of it tells of what run it is, where it belongs, and whether it is whole. The record holds the
 sizes of these parts. While the run goes on, nobody can read the object. Until then its newest
-segments are in the store of the records, too: the window.
+segments are in the store of the records, too: the window. It also holds what the upload has not
+come to.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stream_cached.bodies.watched import WatchedBodies, WatchedReading, WatchedUpload
-from stream_cached.entries.body import Body, PackedSegment, Seal
+from stream_cached.bodies.watched import WatchedBodies, WatchedReading
+from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, Body, PackedSegment, Seal
+from stream_cached.entries.uploading import PacedUpload
 from stream_cached.errors import StoreError
 from stream_cached.format.envelope import PREFIX_SIZE, State, pack, read_prefix, unpack
 from stream_cached.format.records import Segment
-from stream_cached.format.validation import MALFORMED, MAX_HEAD, fields, typed
+from stream_cached.format.validation import MALFORMED, MAX_HEAD, UnsoundError, fields, typed
 from stream_cached.limits import Limits
 from stream_cached.stores.protocol import Seals, Store
 
@@ -76,8 +78,8 @@ class ObjectBody(Body):
         self._seals = store if isinstance(store, Seals) else None
         self._sizes = sizes
         self._stop = stop
-        self._upload: WatchedUpload | None = None
-        self._written: list[int] = []
+        self._upload: PacedUpload | None = None
+        self._segment_seals: list[Seal] = []
         self._window: deque[int] = deque()
         self._oldest = self._in_window = 0
         capacity = store.capacity
@@ -101,57 +103,101 @@ class ObjectBody(Body):
     # -- writing ----------------------------------------------------------------------------
 
     async def write(self, segments: Sequence[PackedSegment]) -> None:
+        """Write to the window. Wait for the upload only where that is too far behind."""
+        if self._is_over.is_set():
+            raise StoreError("the body was given up")
         if self._upload is None:
-            self._upload = self._kept.store.upload(self._name, self._kept.limits.max_uploads)
-            await self._append(self._header())
+            self._upload = self._begun()
+        upload = self._upload
         if self._max_window:
             await super().write(segments)
             sizes = [len(segment.value) for segment in segments]
             self._window.extend(sizes)
             self._take_room(sum(sizes))
-            await self._trim()
         else:
             self._oldest += len(segments)
-        for segment in segments:
-            await self._append(self._sealed(segment))
+        self._segment_seals.extend(segment.seal for segment in segments)
+        upload.put(segments, is_stored=self._max_window > 0)
+        while not await self._has_room(upload, sent := upload.sent):
+            if self._max_window:
+                upload.forget()
+            await self._wait(upload, sent)
 
-    def _header(self) -> bytes:
+    def _begun(self) -> PacedUpload:
+        limits = self._kept.limits
         head = {"namespace": self._kept.namespace, "key": self._key}
-        return pack(State.OBJECT, self._generation, 0, head, b"")
+        return PacedUpload(
+            self._kept.store.upload(self._name, limits.max_uploads),
+            pack(State.OBJECT, self._generation, 0, head, b""),
+            read=self._read_back,
+            seal=self._sealed,
+            max_held=limits.max_pending // 4,
+        )
 
-    def _sealed(self, segment: PackedSegment) -> bytes:
-        if self._seals is None:
-            return segment.value
-        return self._seals.seal(self._key_of(segment.index), segment.value)
+    async def _read_back(self, indexes: range) -> list[bytes]:
+        """Return segments of the window as they were written."""
+        values = await self._store.get_many(super().keys(indexes))
+        found = []
+        for index, value in zip(indexes, values, strict=True):
+            try:
+                self.unpack(index, value, self._segment_seals[index])
+            except UnsoundError as exc:
+                raise StoreError(f"the window of an object: {exc}") from exc
+            found.append(value or b"")
+        return found
 
-    async def _append(self, part: bytes) -> None:
-        assert self._upload is not None
-        await self._upload.write(part)
-        self._written.append(len(part))
+    def _sealed(self, index: int, value: bytes) -> bytes:
+        return value if self._seals is None else self._seals.seal(self._key_of(index), value)
+
+    async def _has_room(self, upload: PacedUpload, sent: int) -> bool:
+        """Make the window as small as it has to be. Return False if the upload needs it yet."""
+        upload.check()
+        if not self._max_window:
+            return upload.is_up_to_date
+        await self._trim(sent)
+        return not self._is_too_large
+
+    async def _wait(self, upload: PacedUpload, sent: int) -> None:
+        """Wait for the upload to go on, and keep what it comes to later from expiring."""
+        await upload.moved(sent, RENEW_EVERY / 2)
+        await self.renew_if_due(self._held, RUN_TTL)
 
     def _take_room(self, size: int) -> None:
         self._in_window += size
         self._kept.store.window += size
 
-    async def _trim(self) -> None:
-        """Delete the oldest segments of the window, if there are too many."""
-        start = self._oldest
-        while self._window and (
+    @property
+    def _is_too_large(self) -> bool:
+        return bool(self._window) and (
             self._in_window > self._max_window
             or self._kept.store.window > self._max_window * _WINDOWS
-        ):
+        )
+
+    async def _trim(self, sent: int) -> None:
+        """Delete the oldest segments of the window, if there are too many: of those sent."""
+        start = self._oldest
+        while self._oldest < sent and self._is_too_large:
             self._take_room(-self._window.popleft())
             self._oldest += 1
         if self._oldest > start:
             await super().drop(range(start, self._oldest))
 
     async def finish(self) -> tuple[int, ...]:
-        if self._upload is None:
+        upload = self._upload
+        if upload is None:
             # There is no byte in it.
             return ()
-        await self._upload.finish()
-        self.show(tuple(self._written))
-        return tuple(self._written)
+        upload.complete()
+        try:
+            while not upload.is_whole:
+                upload.check()
+                await self._wait(upload, upload.sent)
+        except asyncio.CancelledError:
+            await self.abort()
+            raise
+        sizes = tuple(upload.sizes)
+        self.show(sizes)
+        return sizes
 
     async def shown(self) -> None:
         await self._is_over.wait()

@@ -322,17 +322,17 @@ class Recorder:
 
     async def _give_up(self, mark: NotCached | None) -> None:
         await self._body.abort()
-        if mark is None:
-            return
-        with contextlib.suppress(StoreError):
-            await self._resource.mark_unstorable(mark, self._varies_on)
+        if mark is not None:
+            with contextlib.suppress(StoreError):
+                await self._resource.mark_unstorable(mark, self._varies_on)
 
     async def _clean_up(self, mark: NotCached | None) -> None:
         self._packer.clear()
         self._queue.clear()
         self._wakeup.set()
         # A write that goes on would come after the deletion. Wait for it; it is bounded.
-        if self._writer is not None and self._writer is not asyncio.current_task():
+        if self._writer is not None and not self._writer.done():
+            await self._body.abort()
             await asyncio.wait([self._writer])
         # If the store fails, the segments expire.
         with contextlib.suppress(StoreError):

@@ -241,7 +241,7 @@ class NotCached(enum.Enum):
     BEHIND = (
         "behind",
         "the store could not keep up with the stream",
-        "raise max_pending=, or use a quicker store",
+        "raise max_pending=, or live_window= for large bodies elsewhere, or use a quicker store",
         Scope.STORE,
     )
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from weakref import WeakSet
 
 import pytest
 
-from stream_cached.bodies.watched import Side
+from stream_cached.bodies import watched
+from stream_cached.bodies.files import FileBodies, FileReading
+from stream_cached.bodies.protocol import MissingBodyError, Patience
+from stream_cached.bodies.watched import Side, WatchedBodies
 from stream_cached.errors import StoreError
 
 pytestmark = pytest.mark.anyio
@@ -86,3 +90,23 @@ async def test_a_step_that_takes_too_long_has_failed() -> None:
     assert found.value.is_reported
     with pytest.raises(StoreError, match="writing to store fails"):
         side.check()
+
+
+class _Slow(FileBodies):
+    """A directory that takes its time to open a file, and whose settings allow that."""
+
+    async def open(self, name: str, start: int = 0, stop: int | None = None) -> FileReading:
+        await asyncio.sleep(0.05)
+        return await super().open(name, start, stop)
+
+
+@pytest.mark.parametrize("answer", [0.0, 5.0])
+async def test_the_longer_time_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: float
+) -> None:
+    monkeypatch.setattr(watched, "OPEN_TIMEOUT", 0.01)
+    bodies = _Slow(tmp_path)
+    bodies.patience = Patience(answer=answer)
+    with pytest.raises(MissingBodyError if answer else StoreError) as found:
+        await WatchedBodies.of(bodies).open("00/00-00", 0, 1)
+    assert ("no answer" in str(found.value)) == (not answer)

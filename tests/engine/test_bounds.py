@@ -15,11 +15,12 @@ from tests.support.http_client import RawClient
 from tests.support.keyspace import Keyspace
 from tests.support.process import HOST, ROOT, free_port
 from tests.support.runs import HIT, MISS, segments
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, S3Server
 
 MIB = 1024 * 1024
 
 APP = """
+import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -41,6 +42,9 @@ from stream_cached import stream_cached
 async def endpoint(request: Request) -> StreamingResponse:
     async def chunks() -> AsyncIterator[bytes]:
         for number in range(int(request.query_params["mib"]) * 16):
+            if number % 16 == 0 and "PAUSE" in os.environ:
+                # No more than a network takes.
+                await asyncio.sleep(float(os.environ["PAUSE"]))
             yield number.to_bytes(4, "big") * 16_384
 
     return StreamingResponse(chunks())
@@ -154,6 +158,31 @@ def test_a_body_in_a_file_takes_less_than_32_mib_of_the_server_and_of_the_store(
     keyspace = Keyspace(redis_server.port)
     wait_until(lambda: not segments(keyspace.all()))
     assert sum(map(len, keyspace.all().values())) < mib * MIB / 100
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
+def test_a_body_in_a_bucket_takes_less_than_64_mib_of_the_server(
+    spawn: Spawn, redis_url: str, s3: S3Server, tmp_path: Path
+) -> None:
+    (tmp_path / "large_app.py").write_text(APP, encoding="utf-8")
+    environment = {"CACHE": redis_url, "BODIES": s3.url(), "MAX_BODY": "2GiB"}
+    environment |= {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PAUSE": "0.02"}
+    server = spawn("large_app:app", environment=environment)
+    for _ in range(2):
+        assert ask(server.port, 1)[1] == MIB
+    before = most_memory(server.pid)
+
+    miss = ask(server.port, 1024)
+    wait_until(lambda: len(s3.keys()) == 2, timeout=30)
+    grown = most_memory(server.pid) - before
+    hit = ask(server.port, 1024)
+
+    print("GROWN", grown, most_memory(server.pid) - before)
+    assert grown < 64
+    assert (miss[0], hit[0]) == (MISS, HIT)
+    assert miss[1:] == hit[1:]
+    assert miss[1] == 1024 * MIB
 
 
 DISK_APP = """

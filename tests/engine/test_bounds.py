@@ -178,7 +178,6 @@ def test_a_body_in_a_bucket_takes_less_than_64_mib_of_the_server(
     grown = most_memory(server.pid) - before
     hit = ask(server.port, 1024)
 
-    print("GROWN", grown, most_memory(server.pid) - before)
     assert grown < 64
     assert (miss[0], hit[0]) == (MISS, HIT)
     assert miss[1:] == hit[1:]

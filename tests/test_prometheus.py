@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncIterator, Iterator
+import shutil
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -33,7 +37,7 @@ from tests.conftest import Spawn
 from tests.support.asgi import Exchange, get
 from tests.support.gates import runs_over
 from tests.support.http_client import fetch
-from tests.support.process import ROOT
+from tests.support.process import HOST, ROOT, ServerProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -161,9 +165,16 @@ def test_an_interval_is_a_number_of_seconds() -> None:
 # -- several processes ----------------------------------------------------------------------------
 
 
-def _workers(port: int) -> Iterator[str]:
-    while True:
-        yield fetch(port, "/pid").text
+def _samples(port: int) -> dict[tuple[Any, ...], float]:
+    """Return what one worker says of all; nothing while prometheus-client makes a file."""
+    answer = fetch(port, "/metrics/")
+    if answer.status != 200:
+        return {}
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
 
 
 @pytest.mark.full
@@ -178,29 +189,23 @@ def test_two_workers_are_counted_together(
         },
         options=("--workers", "2"),
     )
-    for _ in range(20):
+    pids, asked = set[str](), 0
+    while (len(pids) < 2 or asked < 20) and asked < 500:
+        pids.add(fetch(server.port, "/pid").text)
         assert fetch(server.port, "/export").text == "0123456789" * 4
-    # Both have answered something, and written it down.
-    pids = set[str]()
-    for pid in _workers(server.port):
-        fetch(server.port, "/export")
-        pids = {pid} | pids
-        if len(pids) == 2 and len(list(tmp_path.glob("counter_*.db"))) == 2:
-            break
+        asked += 1
+    assert len(pids) == 2
 
-    asked = 20
-    text = fetch(server.port, "/metrics/").text
-    samples: dict[tuple[Any, ...], float] = {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
     endpoint = ("endpoint", "tests.support.metrics_app.export")
-    hits = samples["stream_cached_requests_total", endpoint, ("result", "hit")]
-    assert samples["stream_cached_requests_total", endpoint, ("result", "miss")] == 1
-    assert hits >= asked - 1
+    hit = ("stream_cached_requests_total", endpoint, ("result", "hit"))
+    miss = ("stream_cached_requests_total", endpoint, ("result", "miss"))
+    deadline = time.monotonic() + 10
+    # An answer is counted after its last byte.
+    while (samples := _samples(server.port)).get(hit) != asked - 1:
+        assert time.monotonic() < deadline, samples
+    assert samples[miss] == 1
     sent = samples["stream_cached_sent_bytes_total", endpoint, ("result", "hit")]
-    assert sent == 40 * hits
+    assert sent == 40 * (asked - 1)
     # The run of one worker, and what its entry has saved in the other one.
     runs = samples["stream_cached_runs_total", ("cause", ""), endpoint, ("result", "stored")]
     assert runs == 1
@@ -262,3 +267,59 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
         labels = {label for each in family.samples for label in each.labels} - {"le"}
         families[family.name + suffix] = (kind, labels)
     assert shown == families
+
+
+class Prometheus(ServerProcess):
+    """A real one, which looks at one app five times a second."""
+
+    def __init__(self, target: int) -> None:
+        super().__init__()
+        self._target = target
+
+    def command(self) -> list[str]:
+        job = {"job_name": "app", "static_configs": [{"targets": [f"{HOST}:{self._target}"]}]}
+        # What is JSON is YAML, too.
+        config = {"global": {"scrape_interval": "200ms"}, "scrape_configs": [job]}
+        job["metrics_path"] = "/metrics/"
+        (self.directory / "prometheus.yml").write_text(json.dumps(config))
+        return [
+            "prometheus",
+            f"--config.file={self.directory}/prometheus.yml",
+            f"--storage.tsdb.path={self.directory}/data",
+            f"--web.listen-address={HOST}:{self.port}",
+        ]
+
+    def answers(self) -> bool:
+        return fetch(self.port, "/-/ready").status == 200
+
+    def ask(self, query: str) -> list[Any]:
+        answer = json.loads(fetch(self.port, f"/api/v1/query?query={quote(query)}").text)
+        assert answer["status"] == "success", (query, answer)
+        result: list[Any] = answer["data"]["result"]
+        return result
+
+
+#: The queries that have no result while nothing goes wrong.
+_OF_TROUBLE = ("bypasses", 'result="aborted"', "< 1")
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="there is no Prometheus")
+def test_a_real_prometheus_answers_the_queries(
+    spawn: Spawn, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    cache = f"{redis_url}?namespace={namespace}"
+    environment = {"CACHE": cache, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    app = spawn("tests.support.metrics_app:app", environment)
+    fetch(app.port, "/export")
+    with Prometheus(app.port) as prometheus:
+        deadline = time.monotonic() + 20
+        ratio = next(query for query in _queries() if "joined" in query)
+        while not (found := prometheus.ask(ratio)) or found[0]["value"][1] in ("NaN", "0"):
+            assert time.monotonic() < deadline
+            fetch(app.port, "/export")
+            time.sleep(0.1)
+        assert found[0]["value"][1] == "1"
+        for query in _queries():
+            is_empty = not prometheus.ask(query)
+            assert is_empty is any(each in query for each in _OF_TROUBLE), query

@@ -30,6 +30,7 @@ from stream_cached import (
     stream_cached,
 )
 from stream_cached.backends.breaker import CircuitBreaker
+from stream_cached.bodies.files import FileBodies
 from stream_cached.bodies.watched import WatchedBodies
 from stream_cached.entries.recorder import Recorder
 from stream_cached.errors import StoreError, StoreUnavailableError
@@ -309,25 +310,25 @@ async def test_a_store_goes_away_and_comes_back_for_each_function_once() -> None
     assert breaker.is_available
 
 
-async def test_a_store_of_bodies_goes_away_and_comes_back() -> None:
-    class Bodies:
-        name, capacity, fails = "file:///bodies", None, True
+async def test_a_store_of_bodies_goes_away_and_comes_back(tmp_path: Path) -> None:
+    class Bodies(FileBodies):
+        fails = True
 
         async def ping(self) -> None:
             if self.fails:
                 raise StoreError("no such directory")
 
-    seen, bodies = Seen(), Bodies()
-    watched, hook = WatchedBodies(bodies), EventHook(seen)  # type: ignore[arg-type]
+    seen, bodies = Seen(), Bodies(tmp_path)
+    watched, hook = WatchedBodies(bodies), EventHook(seen)
     watched.hooks.add(hook)
     for _ in range(2):
         await watched.try_out()
     bodies.fails = False
     await watched.try_out()
     away, back = seen
-    assert away == StoreAway("file:///bodies", "bodies")
+    assert away == StoreAway(bodies.name, "bodies")
     assert isinstance(back, StoreBack)
-    assert (back.store, back.role) == ("file:///bodies", "bodies")
+    assert (back.store, back.role) == (bodies.name, "bodies")
 
 
 @pytest.mark.parametrize("late", [False, True])

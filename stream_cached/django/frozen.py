@@ -181,11 +181,7 @@ def marked(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
     if not fields:
         return []
     told = [[each.name, each.value, each.strict, each.by] for each in fields.values()]
-    marks = [(MARK, json.dumps([response.status_code, told]).encode("ascii"))]
-    if (tag := fields.get("etag")) is not None and tag.value is None:
-        # An empty one keeps the cache from making one.
-        marks.append((b"etag", b""))
-    return marks
+    return [(MARK, json.dumps([response.status_code, told]).encode("ascii"))]
 
 
 def freeze_again(response: HttpResponseBase, mark: bytes) -> None:

@@ -55,8 +55,7 @@ def set_headers(response: HttpResponseBase, headers: RawHeaders) -> None:
             response.cookies.update(SimpleCookie(value.decode("latin-1")))
         elif name == MARK:
             mark = value
-        # An empty ETag is no part of a response; see `marked`.
-        elif value or name != b"etag":
+        else:
             joined.setdefault(name, []).append(value.decode("latin-1"))
     for name, values in joined.items():
         text, joint = spelled(name), ", ".join(values)

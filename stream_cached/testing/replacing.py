@@ -105,7 +105,7 @@ class Replaced:
     def _restart(self, reporter: Reporter) -> None:
         """Let a function have no counts, and no line in the log that is said only once."""
         before = dict(vars(reporter))
-        Reporter.__init__(reporter, before["_endpoint"])
+        Reporter.__init__(reporter, before["_endpoint"], reporter.name, reporter.hook)
         self._undo.append(lambda: vars(reporter).update(before))
 
     def _noting_service(self, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -195,6 +195,23 @@ def test_the_cache_of_a_function_is_the_one_of_the_test(
     assert isinstance(counted.cache, MemoryCache)
 
 
+told: list[object] = []
+
+
+@app.get("/heard")
+@stream_cached(ttl=60, cache="redis://127.0.0.1:9/0", on_event=told.append)
+async def heard() -> Response:
+    return Response("heard")
+
+
+def test_what_is_told_of_events_is_told_in_a_test_too(
+    run: str, stream_cache: CacheUnderTest
+) -> None:
+    told.clear()
+    stream_cache.assert_miss(TestClient(app).get("/heard"))
+    assert told
+
+
 def test_what_the_runs_of_a_test_have_shown_is_forgotten(
     run: str, stream_cache: CacheUnderTest
 ) -> None:

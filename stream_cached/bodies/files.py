@@ -22,7 +22,7 @@ from threading import Lock
 from typing import TypeVar
 
 from stream_cached.bodies.cleaning import Cleaner, lock
-from stream_cached.bodies.protocol import MissingBodyError, Patience, StoredBody
+from stream_cached.bodies.protocol import MissingBodyError, StoredBody
 from stream_cached.bodies.threads import in_thread, submit
 from stream_cached.errors import ConfigurationError, StoreError
 
@@ -61,7 +61,6 @@ class FileBodies:
             raise ConfigurationError("file:// needs flock, which this system does not have")
         self.name = f"file://{self.root}"
         self.capacity = max_bytes
-        self.patience = Patience()
         self.cleaner = Cleaner(self.root, max_bytes)
 
     def upload(self, name: str) -> FileUpload:

@@ -77,7 +77,7 @@ class StoredBody:
 
 class BodyStore(Protocol):
     """
-    A store of whole objects, which never change.
+    A store of whole objects, which never change. One that waits for others has a `patience`, too.
 
     Guarantees, which `tests/bodies/test_contract.py` checks for every store:
 
@@ -96,9 +96,6 @@ class BodyStore(Protocol):
     @property
     def capacity(self) -> int | None:
         """The size of the store in bytes; None if it is unbounded or unknown."""
-
-    @property
-    def patience(self) -> Patience: ...
 
     def upload(self, name: str) -> Upload:
         """Begin an object. This reaches no server yet."""

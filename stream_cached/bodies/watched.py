@@ -14,6 +14,7 @@ from weakref import WeakSet
 from stream_cached.bodies.protocol import (
     BodyStore,
     MissingBodyError,
+    Patience,
     Reading,
     StoredBody,
     Upload,
@@ -34,6 +35,8 @@ WRITE_TIMEOUT = 10.0
 FINISH_TIMEOUT = 60.0
 ABORT_TIMEOUT = 10.0
 DELETE_TIMEOUT = 10.0
+
+_NONE = Patience()
 
 #: The attribute of a store that holds its `WatchedBodies`.
 _ATTRIBUTE = "_stream_cached_watched"
@@ -143,7 +146,7 @@ class WatchedBodies:
     def __init__(self, bodies: BodyStore) -> None:
         self.name = bodies.name
         self.capacity = bodies.capacity
-        self.patience = bodies.patience
+        self.patience: Patience = getattr(bodies, "patience", _NONE)
         self.hooks: WeakSet[EventHook] = WeakSet()
         self.reads = Side(self.name, "reading from", self.hooks)
         self.writes = Side(self.name, "writing to", self.hooks)

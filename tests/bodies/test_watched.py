@@ -93,7 +93,9 @@ async def test_a_step_that_takes_too_long_has_failed() -> None:
 
 
 class _Slow(FileBodies):
-    """A directory that takes its time to open a file, and whose settings allow that."""
+    """A directory that takes its time to open a file, as its settings allow."""
+
+    patience = Patience()
 
     async def open(self, name: str, start: int = 0, stop: int | None = None) -> FileReading:
         await asyncio.sleep(0.05)

@@ -12,6 +12,7 @@ import pytest
 from stream_cached.bodies import watched
 from stream_cached.bodies.files import FileBodies, FileReading
 from stream_cached.bodies.protocol import MissingBodyError, Patience
+from stream_cached.bodies.urls import bodies_from_url
 from stream_cached.bodies.watched import Side, WatchedBodies
 from stream_cached.errors import StoreError
 
@@ -112,3 +113,8 @@ async def test_the_longer_time_counts(
     with pytest.raises(MissingBodyError if answer else StoreError) as found:
         await WatchedBodies.of(bodies).open("00/00-00", 0, 1)
     assert ("no answer" in str(found.value)) == (not answer)
+
+
+def test_the_url_of_a_bucket_says_how_long_steps_may_take() -> None:
+    bodies = bodies_from_url("s3://bucket?region=us-east-1&timeout=7&upload_timeout=40")
+    assert WatchedBodies.of(bodies).patience == Patience(answer=7, upload=40)

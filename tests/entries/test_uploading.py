@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import StreamingResponse
 
-from stream_cached import RunEnded
+from stream_cached import RunEnded, StreamCache
 from stream_cached.bodies.watched import WatchedBodies
 from stream_cached.entries import body, object_body
 from stream_cached.entries.body import PackedSegment
@@ -189,3 +191,32 @@ def test_what_waits_for_its_upload_does_not_expire(
     wait_until(lambda: objects(world.bodies) and world.is_clean)
     hit = fetch(port)
     assert (hit.header("Cache-Status"), hit.body) == (HIT, miss.body)
+
+
+def test_an_event_loop_that_ends_while_a_commit_waits_for_the_upload_leaves_nothing(
+    redis_url: str, world: World
+) -> None:
+    streams = StreamCache(redis_url, ttl=60, **world.settings)
+
+    @streams.cached(key="report")
+    async def report() -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            for _ in range(30):
+                yield bytes(100_000)
+
+        return StreamingResponse(chunks())
+
+    async def main() -> None:
+        response = await report()
+        async for _ in response.body_iterator:
+            pass
+        async with asyncio.timeout(10):
+            while len(world.window) < 12:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        # It ends while the upload hangs.
+        assert WatchedBodies.of(world.bodies).uploads == 1
+
+    asyncio.run(main())
+    assert WatchedBodies.of(world.bodies).uploads == 0
+    assert list(world.bodies.root.glob("??/*")) == []
+    assert list(world.bodies.root.glob("unfinished/*")) == []

@@ -296,7 +296,9 @@ class _Record:
     def _refuse(self, made: Produced, findings: Sequence[Finding]) -> None:
         self._watch.refused(findings)
         found = self._view.found
-        if isinstance(found, Stale) and found.covers_failures and is_failure(made.status):
+        is_covered = isinstance(found, Stale) and found.covers_failures
+        if self._is_refresh or (is_covered and is_failure(made.status)):
+            # Before the run ends: the next request finds none, and would begin another one.
             self._view.registry.back_off(self._resource.place)
         is_at_hand = made.source is None and not made.sends_by_itself
         seconds, hands_on = handed_on(made.all_headers, findings, at_hand=is_at_hand)

@@ -87,7 +87,9 @@ async def _refresh(call: Call, view: View, stale: Stale, run: Run, response: Car
         # The next refresh finds what this one missed: its call is held open.
         call.service.request_bound.note_failure()
         registry.try_again(place)
-    elif not await _is_replaced(view, stale):
+    elif await _is_replaced(view, stale):
+        registry.try_again(place)
+    else:
         registry.back_off(place)
 
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from stream_cached import ConfigurationError, stream_cached
 from stream_cached.engine import stale
+from stream_cached.engine.outcome import Stale, View
 from stream_cached.runs.lease import Lease
 from tests.conftest import Serve
 from tests.engine.test_collapse import Waiting
@@ -175,6 +176,29 @@ def test_nobody_need_read_what_is_made_anew(
 
 
 WAYS = ["raises", "raises 503", "answers 500", "answers 504", "yields nothing"]
+
+
+def test_a_refused_renewal_is_not_tried_again_before_it_is_over(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    refused, gate = Gate(), Gate()
+
+    async def held(view: View, found: Stale) -> bool:
+        refused.open()
+        await gate.passed()
+        return False
+
+    monkeypatch.setattr(stale, "_is_replaced", held)
+    runs = Failing()
+    runs.way = "answers 504"
+    server = serve(runs.app("memory://", ttl=TTL, stale_while_revalidate=1000))
+    fetch(server.port)
+    clock.passed = TTL + 0.1
+    assert status(fetch(server.port)) == STALE
+    refused.wait()
+    assert fetch(server.port).body == runs.bodies[0]
+    assert runs.calls == 2
+    gate.open()
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def shown(exchange: Exchange) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     return head["status"], fields, exchange.body
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(one_store=True)
 @pytest.mark.parametrize("order", [["alice", "bob", "anon"], ["anon", "alice", "bob"]])
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", READS)

@@ -166,7 +166,7 @@ async def came(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(one_store=True)
 @pytest.mark.parametrize("replay", ["merge", "exact"])
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
 @pytest.mark.parametrize("form", [Scripted, ScriptedStream])

@@ -263,7 +263,7 @@ async def pinged(feed: Feed, *exchanges: Exchange, ping: bytes = PING) -> None:
     await runs_over()
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(one_store=True)
 @pytest.mark.parametrize("replay", ["merge", "exact"])
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
 @pytest.mark.parametrize("form", TOLD_APART)

@@ -118,7 +118,7 @@ def filled(headers: Mapping[str, str], whole: RawResponse) -> dict[str, str]:
     return {name: value.format_map(values) for name, value in headers.items()}
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(one_store=True)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("asked", RANGES)
 @pytest.mark.parametrize("kind", FILES)

@@ -6,6 +6,10 @@ parameters runs with one store for each combination of the others, unless it is 
 `matrix` has `full` on all its combinations of parameters, except those that show each value of each
 parameter once; with `matrix("one", "other")` they show each pair of values of these two, too. Of
 those, `matrix(share=3)` leaves a third.
+
+`.ci/run` runs what is `full`, too, but not what is `rest`, for which it has no time: with
+`matrix(rest=2)` that is every second one of the combinations that `make test` leaves out, and with
+`matrix(one_store=True)` those with other stores. `make test-full` runs all.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ from hypothesis import settings
 T = TypeVar("T")
 
 _QUICK = "not full"
+
+#: What `.ci/run` runs beside `make test`.
+_FULL = "full and not rest"
 
 _STORES = frozenset({"memory", "redis", "memcached"})
 
@@ -86,10 +93,12 @@ def thin_out(combinations: Collection[pytest.Item]) -> None:
     if marker is None:
         return
     chosen = sorted(_chosen([set(_shown(item)) for item in candidates]))
-    step: int = marker.kwargs.get("share", 1)
+    share, rest = marker.kwargs.get("share", 1), marker.kwargs.get("rest", 1)
     for number, item in enumerate(candidates):
-        if number not in chosen[::step]:
+        if number not in chosen[::share]:
             item.add_marker("full")
+            if number % rest:
+                item.add_marker("rest")
 
 
 def _with_one_store(candidates: list[pytest.Function]) -> list[pytest.Function]:
@@ -102,11 +111,15 @@ def _with_one_store(candidates: list[pytest.Function]) -> list[pytest.Function]:
         groups[tuple((n, _identity(v)) for n, v in values if not _is_store(v))].append(item)
     # Not one and the same for all tests, and the same in each process of a run.
     first = zlib.crc32(candidates[0].nodeid.partition("[")[0].encode())
+    marker = candidates[0].get_closest_marker("matrix")
+    is_rest = marker is not None and marker.kwargs.get("one_store", False)
     chosen = []
     for number, group in enumerate(groups.values()):
         chosen.append(group.pop((first + number) % len(group)))
         for item in group:
             item.add_marker("full")
+            if is_rest:
+                item.add_marker("rest")
     return chosen
 
 
@@ -117,6 +130,8 @@ def _is_store(value: object) -> bool:
 def leaves_out(config: pytest.Config, item: pytest.Item) -> bool:
     """Whether a run of one of the two halves of the tests leaves out a test: it is in the other."""
     is_full = item.get_closest_marker("full") is not None
+    if config.option.markexpr == _FULL:
+        return not is_full or item.get_closest_marker("rest") is not None
     return bool(config.option.markexpr == (_QUICK if is_full else "full"))
 
 

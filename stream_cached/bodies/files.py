@@ -36,7 +36,7 @@ _USED_AGAIN = 60.0
 
 _NAME = re.compile(r"[0-9a-f]{2}/[0-9a-f-]+")
 
-#: What no later attempt can mend.
+#: What no later attempt can put right.
 _SETTINGS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT})
 
 

@@ -26,7 +26,7 @@ _PERMISSION = (
     "s3:AbortMultipartUpload), or correct them"
 )
 
-#: What no later attempt can mend, by what the store's answer says. The first match counts.
+#: What no later attempt can put right, by what the store's answer says. The first match counts.
 _FIXES = (
     (r"<Code>(NoSuchBucket|InvalidBucketName|ContainerNotFound)<", _BUCKET),
     (r"<Code>(InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken)<", _CREDENTIALS),

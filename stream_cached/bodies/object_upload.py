@@ -71,7 +71,7 @@ class ObjectUpload:
         if self._taken < self._given:
             raise StoreError("write: a part of the upload is missing")
         self._ending = begun(self._writer.close())
-        # It goes on where the caller is cancelled: whoever aborts waits for it.
+        # It goes on where the caller is cancelled: an abort waits for it.
         await self._over(self._ending)
 
     async def abort(self) -> None:

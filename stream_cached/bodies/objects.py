@@ -76,7 +76,7 @@ class ObjectBodies:
 
     Args:
         name: What it is called: its URL, without secrets.
-        reads: The bucket for reading, whose time-out begins anew with each piece.
+        reads: The bucket for reading, whose time-out begins again with each piece.
         writes: The bucket for the rest.
         timing: How long it may take.
     """

@@ -267,7 +267,7 @@ class ObjectBody(Body):
     async def _opened_at(self, index: int) -> WatchedReading:
         if self._reading is None or self._next != index:
             self.close()
-            # Whoever goes to and fro is not given the whole rest each time.
+            # A reader that jumps is not given the whole rest each time.
             is_in_order = not self._limit or index == self._limit
             self._limit = self._end if is_in_order else min(self._end, index + _APART)
             start = sum(self._sizes[: 1 + index])

@@ -1,4 +1,4 @@
-"""What the Cache-Status of a response says, and how to say it to whoever reads a failed test."""
+"""What the Cache-Status of a response says, in the words of a failed test."""
 
 from __future__ import annotations
 

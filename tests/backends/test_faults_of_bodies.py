@@ -43,7 +43,7 @@ _MOMENTS = [
 ]
 
 
-@pytest.mark.matrix(share=2, rest=2)
+@pytest.mark.matrix(share=2, rest=4)
 @pytest.mark.parametrize("fault", REDIS_FAULTS, ids=str)
 @pytest.mark.parametrize("name", _MOMENTS)
 def test_a_fault_of_redis_costs_no_client_a_byte(

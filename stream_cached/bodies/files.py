@@ -68,7 +68,9 @@ class FileBodies:
 
     async def open(self, name: str, start: int = 0, stop: int | None = None) -> FileReading:
         path = self.path_of(name)
-        opening = submit(lambda: _opened(path))
+        # The header alone is no hit: a sweep reads it of all files.
+        is_header = start == 0 and stop is not None
+        opening = submit(lambda: _opened(path, is_used=False) if is_header else _opened(path))
         try:
             descriptor, size = await asyncio.wrap_future(opening)
         except OSError as exc:
@@ -291,12 +293,12 @@ class FileReading:
                 os.close(descriptor)
 
 
-def _opened(path: Path) -> tuple[int, int]:
-    """Open a file, and note that it is used. Return its descriptor and its size."""
+def _opened(path: Path, *, is_used: bool = True) -> tuple[int, int]:
+    """Open a file, and note whether it is used. Return its descriptor and its size."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
-        if time.time() - found.st_mtime > _USED_AGAIN:
+        if is_used and time.time() - found.st_mtime > _USED_AGAIN:
             # Without that, it only goes a little too early.
             with contextlib.suppress(OSError):
                 os.utime(descriptor)

@@ -240,8 +240,13 @@ def _check(options: Mapping[str, Any]) -> None:
         _checked.clear()
 
 
-def _pk(user: Any) -> Any:
-    return getattr(user, "pk", None)
+def _pk(user: Any) -> object:
+    """Return what tells a user from others; None if nothing does."""
+    if user is None or getattr(user, "is_anonymous", False):
+        return "anonymous"
+    pk = getattr(user, "pk", None)
+    cls = user.__class__
+    return None if pk is None else [cls.__module__, cls.__qualname__, pk]
 
 
 def _frozen(value: Any) -> Any:

@@ -19,6 +19,16 @@ def leave(call: object) -> None:
     _outside.set(call)
 
 
+#: What Django and REST Framework keep on a request for themselves.
+_INTERNAL = frozenset(
+    {
+        *("_body", "_closable_objects", "_content_type", "_data", "_default_negotiator"),
+        *("_dont_enforce_csrf_checks", "_encoding", "_files", "_full_data", "_handler_class"),
+        *("_messages", "_post", "_post_parse_error", "_read_started", "_request", "_stream"),
+        *("_supports_param_name", "_upload_handlers"),
+    }
+)
+
 _TEXTS = {
     "auth": "request.auth",
     "body": "the body",
@@ -77,7 +87,7 @@ class ViewGuard:
         self._read[name] = None
 
     def attribute(self, name: str) -> None:
-        if not name.startswith("_") and name in self._attributes:
+        if name in self._attributes and not _is_internal(name):
             self._read[f"request.{name}"] = None
 
     @property
@@ -163,3 +173,8 @@ def _fix(unkeyed: Sequence[str]) -> str:
 def _tuple(names: Sequence[str]) -> str:
     quoted = ", ".join(f'"{name}"' for name in names)
     return f"({quoted},)" if len(names) == 1 else f"({quoted})"
+
+
+def _is_internal(name: str) -> bool:
+    """Whether an attribute is none that middleware of a project has set."""
+    return name in _INTERNAL or name.startswith("_stream_cached")

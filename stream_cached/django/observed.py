@@ -69,6 +69,9 @@ _COMMON = frozenset(
     }
 )
 
+#: Attributes that Django looks for, and that hardly any project sets.
+_ABSENT = frozenset({"current_app"})
+
 #: Names of META by what they tell.
 _META = {
     "HTTP_HOST": "host",
@@ -147,7 +150,7 @@ class ObservedRequest:
 
     def __getattribute__(self, name: str) -> Any:
         is_special = name[:2] == "__" and name != "__dict__"
-        if name in _COMMON or is_special:
+        if is_special or (name in _COMMON and not _is_of_project(self, name)):
             return super().__getattribute__(name)
         own = super().__getattribute__("__dict__")
         watches = [each for each in own.get(_WATCHES, ()) if not each.is_outside]
@@ -160,15 +163,33 @@ class ObservedRequest:
             if name in own:
                 for each in watches:
                     each.attribute(name)
-            return super().__getattribute__(name)
-        plain = plain_request(self)
-        value = getattr(plain, name)
-        if name == "user" and isinstance(plain, HttpRequest):
-            return lazy_user(value, lambda: _note(watches, read))
-        if name == "auser":
-            value = finding_user(value)
-        _note(watches, read)
-        return value
+            try:
+                return super().__getattribute__(name)
+            except AttributeError:
+                _note_absent(self, name, watches)
+                raise
+        return _read_of(plain_request(self), name, read, watches)
+
+
+def _note_absent(request: object, name: str, watches: list[Watcher]) -> None:
+    # Middleware may set it for others.
+    if isinstance(request, HttpRequest) and name not in _ABSENT and name[0] != "_":
+        _note(watches, f"request.{name}")
+
+
+def _read_of(plain: Any, name: str, read: str, watches: list[Watcher]) -> Any:
+    value = getattr(plain, name)
+    if name == "user" and isinstance(plain, HttpRequest):
+        return lazy_user(value, lambda: _note(watches, read))
+    if name == "build_absolute_uri":
+        _note(watches, "query")
+    _note(watches, read)
+    return finding_user(value) if name == "auser" else value
+
+
+def _is_of_project(request: object, name: str) -> bool:
+    """Whether a name of REST Framework is on a request of Django, where it is middleware's own."""
+    return name == "version" and isinstance(request, HttpRequest)
 
 
 def _note(watches: list[Watcher], name: str) -> None:

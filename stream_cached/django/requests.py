@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.http.request import RawPostDataException
 from starlette.requests import Request
 from starlette.types import Message, Scope
@@ -36,6 +36,17 @@ def inner_request(request: Any) -> HttpRequest:
     plain = plain_request(request)
     inner: HttpRequest = plain_request(plain._request) if is_wrapped(plain) else plain
     return inner
+
+
+def changed_query(request: Any) -> dict[str, Any]:
+    """Return the parameters of the query, where they are not those of the URL any more."""
+    inner = inner_request(request)
+    found = vars(inner).get("GET")
+    if found is None:
+        return {}
+    given = QueryDict(inner.META.get("QUERY_STRING", ""), encoding=found.encoding)
+    lists = [[name, values] for name, values in found.lists()]
+    return {} if lists == [[name, values] for name, values in given.lists()] else {"GET": lists}
 
 
 def is_of_server_loop(request: HttpRequest) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
@@ -44,6 +44,17 @@ def attributes_of(owner: Any, request: Any) -> Iterator[tuple[str, Any]]:
             # Those of `as_view()` are the same for all requests.
             if not _is_of_route(name, value, request):
                 raise NoCanonicalFormError(f"self.{name}: {exc}") from None
+
+
+def changed_arguments(owner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments on the instance, where they are not those of the call."""
+    own = getattr(owner, "__dict__", {})
+    changed: dict[str, Any] = {}
+    if isinstance(own.get("kwargs"), dict) and own["kwargs"] != kwargs:
+        changed["self.kwargs"] = own["kwargs"]
+    if isinstance(own.get("args"), tuple) and own["args"] != tuple(args):
+        changed["self.args"] = list(own["args"])
+    return changed
 
 
 def _form(value: Any) -> Any:

@@ -18,8 +18,8 @@ from stream_cached.django.conf import Cache
 from stream_cached.django.execution import Place, ViewExecution
 from stream_cached.django.hooks import DjangoHooks, ViewReporter
 from stream_cached.django.observed import watches_of
-from stream_cached.django.requests import DjangoConnection, incoming_of, is_wrapped
-from stream_cached.django.selves import attributes_of, owner_of
+from stream_cached.django.requests import DjangoConnection, changed_query, incoming_of, is_wrapped
+from stream_cached.django.selves import attributes_of, changed_arguments, owner_of
 from stream_cached.django.validating import ViewValidator
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.engine.header_rules import HeaderRules
@@ -172,9 +172,13 @@ class View:
                 await incoming.read_body()
             if self._chosen.query is not None:
                 incoming.parse_query(self._chosen.query)
+            if user is None:
+                raise BypassError(Finding(NotCached.ARGUMENT, "request.user: it has no pk"))
             owner = owner_of(view, request, args)
             more = {"<class>": _class_of(owner), "<user>": user}
             forms = self._of_owner(owner, request)
+            changed = changed_arguments(owner, own, kwargs) | changed_query(request)
+            forms |= {name: self._form(name, value) for name, value in changed.items()}
             forms |= {name: self._form(name, value) for name, value in more.items() if value != ""}
             key = self._key(incoming, request, own, kwargs, forms)
         except BypassError as exc:

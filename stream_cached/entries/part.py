@@ -95,6 +95,9 @@ class PartReplay:
                 await self._body.renew_if_due(self._indexes, self._resource.lifetimes.segments)
                 await self._read()
             except (StoreError, UnsoundError) as exc:
+                if self.closed:
+                    # Its client has left in the middle of the read.
+                    return None
                 await lose(self._resource, self._hit, exc)
         return self._pieces.popleft() if self._pieces and not self.closed else None
 

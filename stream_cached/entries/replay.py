@@ -161,6 +161,9 @@ class Replay:
             try:
                 self._add(await task)
             except (StoreError, UnsoundError) as exc:
+                if self.closed:
+                    # Its client has left in the middle of the read.
+                    return None
                 await lose(self._resource, self._hit, exc)
             self._read_ahead()
         return self._window.popleft() if self._window and not self.closed else None
@@ -212,4 +215,6 @@ async def lose(resource: Resource, hit: Hit, cause: Exception) -> NoReturn:
         # If the store fails here, too, the next look-up finds the same damage.
         with contextlib.suppress(StoreError):
             await resource.store.delete_many([hit.key])
+            if hit.entry.sizes:
+                await resource.records.retire(hit.entry)
     raise LostStreamError(f"the stored body can't be read on: {cause}") from cause

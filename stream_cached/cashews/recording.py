@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -37,7 +37,7 @@ from stream_cached.engine.values import Use
 from stream_cached.errors import StoreError
 from stream_cached.keys.variants import ANY
 from stream_cached.request.disconnect import DisconnectShield
-from stream_cached.request.execution import Executed, Execution
+from stream_cached.request.execution import ReturnedExecution
 from stream_cached.request.incoming import Incoming
 from stream_cached.responses.live import LiveResponse
 from stream_cached.runs.registry import registry_of
@@ -298,42 +298,18 @@ class _EntryHooks(Hooks):
                 await ref.retire()
 
 
-class _ResponseExecution(Execution):
+class _ResponseExecution(ReturnedExecution):
     """The execution of a function that has already returned its response."""
 
     def __init__(
         self, response: Response | None, incoming: Incoming | None, shield: DisconnectShield
     ) -> None:
+        super().__init__(incoming, shield)
         self._response = response
-        self._shield = shield
-        self.incoming = incoming
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-
-    @property
-    def function(self) -> Any:
-        """Nothing: the function has returned."""
-        return None
-
-    @contextmanager
-    def shielded(self, seconds: float) -> Iterator[DisconnectShield]:
-        """Return the shield of the recording."""
-        yield self._shield
 
     async def run(self) -> Any:
-        """Return the response."""
+        """Return the response. The application is responsible for its key."""
         return self._response
-
-    async def run_watched(self, *, release: bool = False) -> Executed:
-        """Return the response, without a guard: the application is responsible for the key."""
-        return Executed(self._response, False)
-
-    def can_outlive_request(self) -> bool:
-        """Whether the stream may outlive its request."""
-        return True
-
-    def outlive_request(self) -> None:
-        """Do nothing: the stream needs nothing of the request."""
 
 
 def lookup_call(service: Service) -> Call:

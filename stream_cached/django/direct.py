@@ -6,8 +6,7 @@ import asyncio
 import contextvars
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -33,7 +32,7 @@ from stream_cached.engine.outcome import Call
 from stream_cached.engine.service import Service
 from stream_cached.keys.names import version_key
 from stream_cached.request.disconnect import DisconnectShield
-from stream_cached.request.execution import Executed, Execution
+from stream_cached.request.execution import ReturnedExecution
 from stream_cached.responses.stored import Carrying
 
 _NAME = "stream_cached.django.CachedStreamingHttpResponse"
@@ -53,36 +52,19 @@ def _service(cache: Cache, ttl: Any) -> Service:
     )
 
 
-class _ContentExecution(Execution):
+class _ContentExecution(ReturnedExecution):
     """The run of a view that has already returned its content."""
 
     def __init__(self, stream: Callable[[], OriginalStream]) -> None:
+        super().__init__(None, DisconnectShield())
         self._stream = stream
         self.has_run = False
         self.is_held = False
-        self.incoming = None
-        self.terms = None
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-
-    @property
-    def function(self) -> Any:
-        """Nothing: the view has returned."""
-        return None
-
-    @contextmanager
-    def shielded(self, seconds: float) -> Iterator[DisconnectShield]:
-        """Return a shield for nothing."""
-        yield DisconnectShield()
 
     async def run(self) -> Any:
-        """Return the content."""
+        """Return the content. Its key tells for which clients it is."""
         self.has_run = True
         return self._stream()
-
-    async def run_watched(self, *, release: bool = False) -> Executed:
-        """Return the content. The key says for whom it is."""
-        return Executed(await self.run(), False)
 
     def can_outlive_request(self) -> bool:
         """Whether the content needs nothing of the thread of the request."""
@@ -91,9 +73,6 @@ class _ContentExecution(Execution):
     def can_run_later(self) -> bool:
         """Whether the content can be made once a response has begun."""
         return not self.has_run
-
-    def outlive_request(self) -> None:
-        """Do nothing."""
 
 
 class Opening:

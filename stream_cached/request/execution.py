@@ -98,3 +98,32 @@ class Execution:
     def outlive_request(self) -> None:
         if self.incoming is not None:
             self.incoming.detach()
+
+
+class ReturnedExecution(Execution):
+    """The execution of a function that has already returned: nothing watches it any more."""
+
+    def __init__(self, incoming: Incoming | None, shield: DisconnectShield) -> None:
+        self._shield = shield
+        self.incoming = incoming
+        self.terms = None
+        self.args = ()
+        self.kwargs = {}
+
+    @property
+    def function(self) -> Any:
+        """Nothing: the function has returned."""
+        return None
+
+    @contextmanager
+    def shielded(self, seconds: float) -> Iterator[DisconnectShield]:
+        yield self._shield
+
+    async def run_watched(self, *, release: bool = False) -> Executed:
+        return Executed(await self.run(), False)
+
+    def can_outlive_request(self) -> bool:
+        return True
+
+    def outlive_request(self) -> None:
+        """Do nothing: the rest needs nothing of the request."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from stream_cached.django.observed import attributes_of, observe, release
 from stream_cached.http.reasons import Finding, NotCached, listed
-from stream_cached.request.guard import Terms
+from stream_cached.request.guard import Terms, told_once
 
 #: The call that is answered in this context: what is read here from now on, middleware reads.
 _outside: ContextVar[object] = ContextVar("stream_cached_outside", default=None)
@@ -104,9 +104,7 @@ class ViewGuard:
     def findings(self, known: frozenset[str]) -> list[Finding]:
         """Return the reads outside the key; `known` are lower-cased exempt headers."""
         names = [*self._read] if self.reads else []
-        unkeyed = [name for name in names if not self._is_keyed(name, known)]
-        if "headers" in unkeyed:
-            unkeyed = [name for name in unkeyed if not name.startswith("header.")]
+        unkeyed = told_once(name for name in names if not self._is_keyed(name, known))
         if not unkeyed:
             return []
         return [Finding(NotCached.READ, listed(map(_shown, unkeyed)), _fix(unkeyed))]

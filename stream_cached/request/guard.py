@@ -5,7 +5,7 @@ Such a part of the request may be private to one client, and then the answer may
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -210,9 +210,7 @@ class Guard:
         # What the endpoint has set itself, it has not read: a property that memoises its value.
         lacked = self._lacked - attributes_of(self.request).keys()
         names = [*self._read, *(f"request.{name}" for name in sorted(lacked))]
-        unkeyed = [name for name in names if not self._is_keyed(name, known)]
-        if "headers" in unkeyed:
-            unkeyed = [name for name in unkeyed if not name.startswith("header.")]
+        unkeyed = told_once(name for name in names if not self._is_keyed(name, known))
         if not unkeyed:
             return []
         return [Finding(NotCached.READ, listed(map(_shown, unkeyed)), _fix(unkeyed))]
@@ -275,6 +273,12 @@ class Guard:
         if self._outer is not None:
             self._outer.state_item(name, value)
         return value
+
+
+def told_once(reads: Iterable[str]) -> list[str]:
+    """Return reads without those of single headers where the headers as a whole were read."""
+    names = [*reads]
+    return [name for name in names if not ("headers" in names and name.startswith("header."))]
 
 
 def _shown(name: str) -> str:

@@ -69,8 +69,15 @@ class FileBodies:
     async def open(self, name: str, start: int = 0, stop: int | None = None) -> FileReading:
         path = self.path_of(name)
         # The header alone is no hit: a sweep reads it of all files.
-        is_header = start == 0 and stop is not None
-        opening = submit(lambda: _opened(path, is_used=False) if is_header else _opened(path))
+        is_hit = start > 0 or stop is None
+
+        def opened() -> tuple[int, int]:
+            found = _opened(path)
+            if is_hit:
+                _note_use(found[0])
+            return found
+
+        opening = submit(opened)
         try:
             descriptor, size = await asyncio.wrap_future(opening)
         except OSError as exc:
@@ -293,19 +300,21 @@ class FileReading:
                 os.close(descriptor)
 
 
-def _opened(path: Path, *, is_used: bool = True) -> tuple[int, int]:
-    """Open a file, and note whether it is used. Return its descriptor and its size."""
+def _opened(path: Path) -> tuple[int, int]:
+    """Open a file. Return its descriptor and its size."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = os.fstat(descriptor)
-        if is_used and time.time() - found.st_mtime > _USED_AGAIN:
-            # Without that, it only goes a little too early.
-            with contextlib.suppress(OSError):
-                os.utime(descriptor)
-        return descriptor, found.st_size
+        return descriptor, os.fstat(descriptor).st_size
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _note_use(descriptor: int) -> None:
+    """Note that a file is used. If that fails, it only goes a little too early."""
+    with contextlib.suppress(OSError):
+        if time.time() - os.fstat(descriptor).st_mtime > _USED_AGAIN:
+            os.utime(descriptor)
 
 
 def _close_unless_failed(opening: Future[tuple[int, int]]) -> None:

@@ -176,9 +176,8 @@ class View:
                 raise BypassError(Finding(NotCached.ARGUMENT, "request.user: it has no pk"))
             owner = owner_of(view, request, args)
             more = {"<class>": _class_of(owner), "<user>": user}
+            more |= changed_arguments(owner, own, kwargs) | changed_query(request)
             forms = self._of_owner(owner, request)
-            changed = changed_arguments(owner, own, kwargs) | changed_query(request)
-            forms |= {name: self._form(name, value) for name, value in changed.items()}
             forms |= {name: self._form(name, value) for name, value in more.items() if value != ""}
             key = self._key(incoming, request, own, kwargs, forms)
         except BypassError as exc:

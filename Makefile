@@ -8,6 +8,9 @@ JOBS ?= 2
 
 INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
 
+# Tests start a hundred processes: without its byte code each of them would compile the package.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A process that has nothing left to run takes tests from the others.
 PYTEST = -m pytest --numprocesses=$(JOBS) --dist=worksteal
 

@@ -122,7 +122,7 @@ async def _is_as_before(lab: Lab, moment: Moment) -> None:
     await lab.ask_all(moment.path, "/700000/known", "/700000/new")
 
 
-@pytest.mark.matrix("kind", "fault", share=2, rest=3)
+@pytest.mark.matrix("kind", "fault", share=3, rest=3)
 @pytest.mark.parametrize(("kind", "fault", "moment"), [*_params()])
 def test_a_fault_costs_no_client_a_byte(
     attempt: Attempt, kind: str, fault: Fault, moment: Moment
@@ -131,7 +131,7 @@ def test_a_fault_costs_no_client_a_byte(
     attempt(kind, _disturbed(fault, moment), outages=outages, local=moment.local)
 
 
-@pytest.mark.matrix(share=2, rest=2)
+@pytest.mark.matrix(share=3, rest=2)
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 @pytest.mark.parametrize("name", [name for name, moment in MOMENTS.items() if moment.when])
@@ -380,7 +380,7 @@ def test_what_is_invalidated_in_an_outage_is_not_served_after_it(
     attempt(kind, scenario)
 
 
-@each_outage
+@few_outages
 def test_plain_values_come_in_time(attempt: Attempt, kind: str, fault: Fault) -> None:
     async def scenario(lab: Lab) -> None:
         runs = 0
@@ -415,7 +415,7 @@ def test_plain_values_come_in_time(attempt: Attempt, kind: str, fault: Fault) ->
 # A connection that the proxy is given in the loop's last turns is left to the collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-@each_outage
+@few_outages
 def test_a_loop_may_end_in_an_outage(
     request: pytest.FixtureRequest,
     namespace: str,

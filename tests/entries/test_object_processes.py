@@ -90,6 +90,7 @@ def test_a_slow_client_of_a_second_process_falls_out_of_no_window(workers: Worke
     assert workers.runs == 1
 
 
+@pytest.mark.full
 def test_a_second_process_reads_at_full_speed_however_slow_its_client_is(
     workers: Workers,
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_client_of_a_second_process_that_needs_the_object_waits_for_it(
     assert workers.runs == 1
 
 
+@pytest.mark.full
 def test_a_client_of_a_second_process_that_comes_late_gets_the_object(workers: Workers) -> None:
     first, second = workers.start(2, "live_window=2MiB")
     target = "/?chunks=320&hold=go@300"

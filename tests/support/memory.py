@@ -57,6 +57,9 @@ _kept = 0
 def give_back_if_grown() -> None:
     """Do the same among all that there is, but only if this process has grown since."""
     global _kept
+    if resident() <= _kept + _GROWTH:
+        return
+    _trim()
     if resident() > _kept + _GROWTH:
         gc.unfreeze()
         give_back()

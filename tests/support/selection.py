@@ -30,7 +30,10 @@ _QUICK = "not full"
 #: What `.ci/run` runs beside `make test`.
 _FULL = "full and not rest"
 
-_STORES = frozenset({"memory", "redis", "memcached"})
+#: Our own, and those of cashews.
+_STORES = frozenset(
+    {"memory", "redis", "memcached", "mem", "disk", "redis that raises", "redis with client_side"}
+)
 
 #: How many examples Hypothesis tries by default.
 _EXAMPLES = 100

@@ -19,6 +19,7 @@ from stream_cached.django.cached import CachedView
 from stream_cached.django.conf import caches
 from stream_cached.django.entry import loop_for, loop_here, run_here
 from stream_cached.django.execution import Place
+from stream_cached.django.forms import Known, function_of
 from stream_cached.django.guard import leave
 from stream_cached.django.observed import plain_request
 from stream_cached.django.requests import (
@@ -120,6 +121,7 @@ class cache_stream:  # noqa: N801
             options={**given, "vary": vary, "tags": tags},
         )
         self._frozen = _frozen(vars(self._settings))
+        self._baseline = contextvars.copy_context()
         self.__name__ = "cache_stream"
         if self._frozen not in _checked:
             _check(self._settings.options)
@@ -127,17 +129,18 @@ class cache_stream:  # noqa: N801
 
     def __call__(self, view: Callable[P, R]) -> CachedView[P, R]:
         """Return the view that answers from the cache."""
+        known = Known(view)
         if iscoroutinefunction(view):
 
             @functools.wraps(view)
             async def cached(*args: Any, **kwargs: Any) -> Any:
-                return await self._answer_async(view, args, kwargs)
+                return await self._answer_async(known, args, kwargs)
 
         else:
 
             @functools.wraps(view)
             def cached(*args: Any, **kwargs: Any) -> Any:
-                return self._answer(view, args, kwargs)
+                return self._answer(known, args, kwargs)
 
         wrapper = cast(Any, cached)
         wrapper.invalidate = functools.partial(_invalidate, self, view)
@@ -146,34 +149,32 @@ class cache_stream:  # noqa: N801
 
     # -- one call ---------------------------------------------------------------------------
 
-    def _answer(self, view: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+    def _answer(self, known: Known, args: tuple[Any, ...], kwargs: Any) -> Any:
         at = find_request(args)
         if at is None:
-            return view(*args, **kwargs)
+            return known.view(*args, **kwargs)
         connection = connection_of(args[at])
         user = self._user(connection.django)
         inbox, context = inbox_here(), contextvars.copy_context()
         for_server = is_of_server_loop(inner_request(connection.django))
         place = Place(inbox, context, for_server=for_server)
-        answering = self._answered(view, at, args, kwargs, connection, place, user)
+        answering = self._answered(known, at, args, kwargs, connection, place, user)
         response = run_here(answering, loop_for(for_server=for_server), inbox, context)
         leave(place.call_identity)
         return response
 
-    async def _answer_async(
-        self, view: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
-    ) -> Any:
+    async def _answer_async(self, known: Known, args: tuple[Any, ...], kwargs: Any) -> Any:
         at = find_request(args)
         if at is None:
-            return await view(*args, **kwargs)
+            return await known.view(*args, **kwargs)
         if not is_of_server_loop(inner_request(args[at])):
             # The loop of this call ends with it.
-            return await sync_to_async(self._answer)(view, args, kwargs)
+            return await sync_to_async(self._answer)(known, args, kwargs)
         connection = connection_of(args[at])
         user = await self._user_async(connection.django)
         context = contextvars.copy_context()
         place = Place(None, context, for_server=True)
-        answering = self._answered(view, at, args, kwargs, connection, place, user)
+        answering = self._answered(known, at, args, kwargs, connection, place, user)
         task = asyncio.get_running_loop().create_task(answering, context=context)
         response = await task
         leave(place.call_identity)
@@ -181,7 +182,7 @@ class cache_stream:  # noqa: N801
 
     async def _answered(
         self,
-        view: Callable[..., Any],
+        known: Known,
         at: int,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -189,11 +190,11 @@ class cache_stream:  # noqa: N801
         place: Place,
         user: object,
     ) -> Any:
-        state = self.state(view, at)
+        state = self.state(known.view, at)
         connection.place = place
         if connection.method in state.options.methods and connection.method != "GET":
             await place.call(connection.read_body)
-        call = await state.call(view, args, kwargs, connection, place, user)
+        call = await state.call(known, args, kwargs, connection, place, user)
         return await respond(call, place)
 
     def _user(self, request: Any) -> object:
@@ -213,9 +214,12 @@ class cache_stream:  # noqa: N801
     def state(self, view: Callable[..., Any], at: int) -> View:
         """Return what is the same for all calls of a view."""
         global _of_settings
-        module = getattr(view, "__module__", type(view).__module__)
-        name = f"{module}.{getattr(view, '__qualname__', type(view).__qualname__)}"
-        place = (name, at, self._frozen)
+        function = function_of(view)
+        module = getattr(function, "__module__", type(function).__module__)
+        name = f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+        # Several views of one name may take other arguments.
+        code, bound = getattr(function, "__code__", None), _bound(view)
+        place = (name, at, self._frozen, code, bound)
         if _of_settings != caches.number or len(_views) >= _MOST_VIEWS:
             _views.clear()
             _of_settings = caches.number
@@ -223,8 +227,16 @@ class cache_stream:  # noqa: N801
         if found is None:
             signature = signature_of(view, at)
             cache = caches[self._settings.alias]
-            found = _views[place] = View(name, signature, cache, self._settings)
+            found = View(name, signature, cache, self._settings, self._baseline)
+            _views[place] = found
         return found
+
+
+def _bound(view: Any) -> tuple[object, ...]:
+    """Return what tells the signature of a partial from that of its function."""
+    if isinstance(view, functools.partial):
+        return len(view.args), *view.keywords, *_bound(view.func)
+    return (inspect.ismethod(view),)
 
 
 def _check(options: Mapping[str, Any]) -> None:

@@ -78,12 +78,14 @@ class ViewExecution(Execution):
         place: Place,
         query: frozenset[str] | None,
         *,
+        in_key: frozenset[str],
         merge: bool,
     ) -> None:
         self._view = view
         self._request = request
         self._place = place
         self._query = query
+        self._in_key = in_key
         self._merge = merge
         self.args = args
         self.kwargs = kwargs
@@ -120,7 +122,8 @@ class ViewExecution(Execution):
         """Run the view, and note what it reads."""
         guard = None
         if self.terms is not None and self.incoming is not None:
-            guard = ViewGuard(self._request, self.terms, self._query, self._place.call_identity)
+            place = self._place.call_identity
+            guard = ViewGuard(self._request, self.terms, self._query, self._in_key, place)
         self.guard = guard
         try:
             result = await self._run(guard)
@@ -130,6 +133,8 @@ class ViewExecution(Execution):
             raise
         if guard is not None and not isinstance(result, OriginalStream):
             guard.end()
+        if guard is not None:
+            self.selecting = guard.selecting()
         return Executed(result, False)
 
     async def _run(self, guard: ViewGuard | None) -> Any:

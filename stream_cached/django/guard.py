@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from django.http import HttpRequest
+
 from stream_cached.django.observed import attributes_of, observe, release
+from stream_cached.django.requests import METHOD
+from stream_cached.django.rest import follows_from_view
+from stream_cached.django.surroundings import KEYED
 from stream_cached.http.reasons import Finding, NotCached, listed
 from stream_cached.request.guard import Terms, told_once
 
@@ -24,8 +29,8 @@ _INTERNAL = frozenset(
     {
         *("_body", "_closable_objects", "_content_type", "_data", "_default_negotiator"),
         *("_dont_enforce_csrf_checks", "_encoding", "_files", "_full_data", "_handler_class"),
-        *("_messages", "_post", "_post_parse_error", "_read_started", "_request", "_stream"),
-        *("_supports_param_name", "_upload_handlers"),
+        *("_post", "_post_parse_error", "_read_started", "_request", "_stream"),
+        "_supports_param_name",
     }
 )
 
@@ -38,6 +43,7 @@ _TEXTS = {
     "headers": "the headers as a whole",
     "host": "the host",
     "messages": "messages for its client",
+    "method": "the method",
     "query": "the query as it is",
     "session": "the session",
     "user": "request.user",
@@ -52,15 +58,23 @@ class ViewGuard:
         request: The request, of Django or of Django REST Framework.
         terms: What may be read of it.
         query: The names of its query that are part of the key; None for all.
+        in_key: Its attributes whose values are part of the key.
         call: What stands for the call that is answered.
     """
 
     def __init__(
-        self, request: Any, terms: Terms, query: frozenset[str] | None, call: object
+        self,
+        request: Any,
+        terms: Terms,
+        query: frozenset[str] | None,
+        in_key: frozenset[str],
+        call: object,
     ) -> None:
         self._request = request
         self._terms = terms
         self._query = query
+        self._in_key = in_key
+        self._selecting: frozenset[str] = frozenset()
         self._read: dict[str, None] = {}
         self._call = call
         # Only what was there before the run counts. The view may read back its own attributes.
@@ -86,9 +100,28 @@ class ViewGuard:
     def note(self, name: str) -> None:
         self._read[name] = None
 
-    def attribute(self, name: str) -> None:
-        if name in self._attributes and not _is_internal(name):
+    def attribute(self, name: str, request: Any) -> None:
+        if name not in self._attributes or _is_internal(name):
+            return
+        if isinstance(request, HttpRequest):
+            is_keyed = name in self._in_key
+        else:
+            is_keyed = follows_from_view(request, name)
+        if not is_keyed:
             self._read[f"request.{name}"] = None
+
+    def lacks(self, name: str) -> None:
+        # Where another request has one of these, the key says so.
+        if name[0] != "_" and name not in KEYED:
+            self._read[f"request.{name}"] = None
+
+    def selecting(self) -> frozenset[str]:
+        """Return by what the response is selected, once the view has returned.
+
+        GET and HEAD share entries, unless the view asks which of them it is."""
+        if "method" in self._read:
+            self._selecting = frozenset({METHOD})
+        return self._selecting
 
     @property
     def reads(self) -> int:
@@ -114,6 +147,8 @@ class ViewGuard:
             return True
         if name.startswith("query."):
             return self._query is None or name.removeprefix("query.") in self._query
+        if name == "method" and self._selecting:
+            return True
         unguarded = self._terms.unguarded
         if name in unguarded or (name == "host" and self._terms.host):
             return True
@@ -139,7 +174,7 @@ def _fix(unkeyed: Sequence[str]) -> str:
     headers = [name.removeprefix("header.") for name in unkeyed if name.startswith("header.")]
     users = [name for name in unkeyed if name in ("auth", "user")]
     queries = [name for name in unkeyed if name == "query" or name.startswith("query.")]
-    apart = {"csrf", "messages", *users, *queries}
+    apart = {"csrf", "messages", "method", *users, *queries}
     others = [n for n in unkeyed if n not in apart and not n.startswith("header.")]
     ways = []
     if headers:
@@ -158,9 +193,11 @@ def _fix(unkeyed: Sequence[str]) -> str:
             "leave the CSRF token, which is one client's own, out of what is cached: let a script "
             "read it from the cookie, or leave the decorator off"
         )
+    if "method" in unkeyed:
+        ways.append("let the view read request.method before it returns its stream")
     if "messages" in unkeyed:
-        ways.append("add the message in a middleware, or leave the decorator off")
-    exempt = [n for n in unkeyed if n not in ("csrf", "messages") and n not in queries]
+        ways.append("leave messages to pages that are not cached, and to middleware")
+    exempt = [n for n in unkeyed if n not in ("csrf", "messages", "method") and n not in queries]
     either = ""
     if exempt and not others:
         words = [name.removeprefix("header.") for name in exempt]

@@ -14,6 +14,9 @@ from starlette.types import Message, Scope
 from stream_cached.django.observed import own_attributes, plain_request, watches_of
 from stream_cached.request.incoming import MAX_REQUEST_BODY, Incoming, Normalisers
 
+#: Stands for the method among the names of headers that select a response.
+METHOD = "request-method"
+
 #: Headers that have names of their own in META.
 _UNPREFIXED = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
 
@@ -36,6 +39,13 @@ def inner_request(request: Any) -> HttpRequest:
     plain = plain_request(request)
     inner: HttpRequest = plain_request(plain._request) if is_wrapped(plain) else plain
     return inner
+
+
+def are_same(one: Any, other: Any) -> bool:
+    """Whether two mappings or sequences have the very same values."""
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
 def changed_query(request: Any) -> dict[str, Any]:
@@ -132,11 +142,18 @@ def _headers(request: HttpRequest, meta: Mapping[str, Any]) -> list[tuple[bytes,
     return headers
 
 
+class DjangoIncoming(Incoming):
+    """A request of Django that reached the decorator, which may select by its method, too."""
+
+    def _value(self, name: str) -> bytes | list[bytes] | str | None:
+        return str(self.scope["method"]) if name == METHOD else super()._value(name)
+
+
 def incoming_of(
     connection: DjangoConnection, normalisers: Normalisers, *, refresh: Any, ignored: Any
 ) -> Incoming:
     """Return the request, as the cache looks at it. Views around this one depend on what it is."""
-    incoming = Incoming(connection, normalisers, refresh, ignored)
+    incoming = DjangoIncoming(connection, normalisers, refresh, ignored)
     for watch in watches_of(connection.django):
         for name in normalisers:
             watch.note(f"header.{name.decode('latin-1')}")

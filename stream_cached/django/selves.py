@@ -3,67 +3,82 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
-from stream_cached.keys.canonical import NoCanonicalFormError, canonical
-
-#: What Django and REST Framework set on each instance, and what is part of the key anyway.
-_COMMON = frozenset(
-    {
-        *("action_map", "args", "format_kwarg", "head", "headers", "kwargs", "request", "response"),
-        *("_negotiator", "authentication_classes", "permission_classes", "renderer_classes"),
-    }
-)
+from stream_cached.django.forms import Forms, initial_values
+from stream_cached.django.observed import own_attributes
+from stream_cached.django.requests import are_same, find_request, inner_request
+from stream_cached.keys.canonical import NoCanonicalFormError
+from stream_cached.keys.digest import class_name
 
 
 def owner_of(view: Callable[..., Any], request: Any, args: tuple[Any, ...]) -> Any:
     """Return the instance; None for a function."""
-    owner = args[0] if args[0] is not request else None
-    if owner is None and isinstance(view, functools.partial):
-        owner = getattr(view.func, "__self__", None)
-    return owner
+    if args[0] is not request:
+        return args[0]
+    while isinstance(view, functools.partial):
+        view = view.func
+    return getattr(view, "__self__", None) if isinstance(view, MethodType) else None
 
 
-def attributes_of(owner: Any, request: Any) -> Iterator[tuple[str, Any]]:
+def attributes_of(owner: Any, request: Any, forms: Forms) -> Iterator[tuple[str, Any]]:
     """
     Yield what the answer may depend on, in canonical form.
 
     Raises:
         NoCanonicalFormError: An attribute has none; the message names it.
     """
-    own = getattr(owner, "__dict__", {})
-    # Others are made once, and not for each request.
-    for name, value in own.items() if "request" in own else ():
-        if name in _COMMON or (inspect.ismethod(value) and value.__self__ is owner):
+    own = own_attributes(owner)
+    if "request" not in own:
+        # It is made once, perhaps, and not for each request. Who checks `forms` knows.
+        yield "", forms.of_instance("self", owner)
+        return
+    given = initial_values(request)
+    for name, value in own.items():
+        if _is_in_key(name, value, owner, request):
             continue
-        try:
-            yield name, _form(value)
-        except NoCanonicalFormError as exc:
-            # Those of `as_view()` are the same for all requests.
-            if not _is_of_route(name, value, request):
-                raise NoCanonicalFormError(f"self.{name}: {exc}") from None
+        before = len(forms.unknown)
+        form = _method_form(value, owner) or forms.form(f"self.{name}", value)
+        if len(forms.unknown) == before:
+            yield name, form
+            continue
+        unknown = forms.unknown[before:]
+        del forms.unknown[before:]
+        # Those of `as_view()` are the same for all requests.
+        if given.get(name) is not value:
+            place, found = unknown[0]
+            raise NoCanonicalFormError(f"{place}: {class_name(found)}")
+
+
+def _is_in_key(name: str, value: Any, owner: Any, request: Any) -> bool:
+    if name == "request":
+        is_request = find_request((value,)) is not None
+        return is_request and inner_request(value) is inner_request(request)
+    if name == "_negotiator":
+        # What REST Framework makes of a class of the view.
+        is_own = type(value) is getattr(type(owner), "content_negotiation_class", None)
+        return is_own and not own_attributes(value)
+    # See `changed_arguments`.
+    return (name == "kwargs" and type(value) is dict) or (name == "args" and type(value) is tuple)
+
+
+def _method_form(value: Any, owner: Any) -> list[str] | None:
+    """Return the name of a method of the instance itself, whose class is part of the key."""
+    if not (isinstance(value, MethodType) and value.__self__ is owner):
+        return None
+    name = value.__func__.__name__
+    is_own = getattr(type(owner), name, None) is value.__func__
+    return ["method", name] if is_own else None
 
 
 def changed_arguments(owner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments on the instance, where they are not those of the call."""
-    own = getattr(owner, "__dict__", {})
+    own = own_attributes(owner)
     changed: dict[str, Any] = {}
-    if isinstance(own.get("kwargs"), dict) and own["kwargs"] != kwargs:
+    if type(own.get("kwargs")) is dict and not are_same(own["kwargs"], kwargs):
         changed["self.kwargs"] = own["kwargs"]
-    if isinstance(own.get("args"), tuple) and own["args"] != tuple(args):
+    if type(own.get("args")) is tuple and not are_same(own["args"], args):
         changed["self.args"] = list(own["args"])
     return changed
-
-
-def _form(value: Any) -> Any:
-    if inspect.isclass(value) or inspect.isfunction(value):
-        return f"{value.__module__}.{value.__qualname__}"
-    return canonical(value)
-
-
-def _is_of_route(name: str, value: Any, request: Any) -> bool:
-    function = getattr(getattr(request, "resolver_match", None), "func", None)
-    given = getattr(function, "view_initkwargs", None) or getattr(function, "initkwargs", None)
-    return given is not None and given.get(name) is value

@@ -26,14 +26,16 @@ def _finding() -> Iterator[None]:
         _is_finding.reset(token)
 
 
-def lazy_user(value: Any, note: Callable[[], None]) -> Any:
-    """Report the user once something is read of it: a template is given it, and may not show it."""
+def observed_user(value: Any, note: Callable[[], None]) -> Any:
+    """Report the user: a lazy one once something is read of it, which a template may not do."""
+    if not isinstance(value, LazyObject):
+        note()
+        return value
 
     def used() -> Any:
         note()
-        if isinstance(value, LazyObject):
-            with _finding():
-                bool(value)
+        with _finding():
+            bool(value)
         # A lazy object of a lazy object would keep its own class.
         return value
 

@@ -6,20 +6,20 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any
-
-from django.conf import settings
-from django.utils import timezone, translation
 
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.checks import require
 from stream_cached.django.conf import Cache
 from stream_cached.django.execution import Place, ViewExecution
+from stream_cached.django.forms import Forms, Known, is_of_route, refusal
 from stream_cached.django.hooks import DjangoHooks, ViewReporter
 from stream_cached.django.observed import watches_of
 from stream_cached.django.requests import DjangoConnection, changed_query, incoming_of, is_wrapped
 from stream_cached.django.selves import attributes_of, changed_arguments, owner_of
+from stream_cached.django.surroundings import around
 from stream_cached.django.validating import ViewValidator
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.engine.header_rules import HeaderRules
@@ -87,10 +87,16 @@ class View:
         signature: Its signature from the request on.
         cache: Where its responses are.
         chosen: The options of its decorator.
+        baseline: The context in which the decorator was made.
     """
 
     def __init__(
-        self, name: str, signature: inspect.Signature, cache: Cache, chosen: Settings
+        self,
+        name: str,
+        signature: inspect.Signature,
+        cache: Cache,
+        chosen: Settings,
+        baseline: Context,
     ) -> None:
         decorator = cache.streams.cached(**chosen.options)
         self.options: Options = decorator.options
@@ -104,8 +110,7 @@ class View:
         self._name = name
         self._check()
         self.reporter = ViewReporter(name, hook=self.options.on_event)
-        listed = self.options.key_context
-        self._context = ContextWatch(listed, self.reporter) if listed else None
+        self._context = ContextWatch(self.options.key_context, self.reporter, baseline)
         self._tagging = Tagging(
             name, signature, self.options.tags, self.options.invalidate_by, has_namespace=True
         )
@@ -150,7 +155,7 @@ class View:
 
     async def call(
         self,
-        view: Callable[..., Any],
+        known: Known,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         connection: DjangoConnection,
@@ -163,6 +168,7 @@ class View:
         own = args[_place_of(request, args) + 1 :]
         incoming: Incoming | None = None
         key, versions, findings = "", tuple[str, ...](), tuple[Finding, ...]()
+        in_key: frozenset[str] = frozenset()
         try:
             if service.hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
@@ -174,12 +180,13 @@ class View:
                 incoming.parse_query(self._chosen.query)
             if user is None:
                 raise BypassError(Finding(NotCached.ARGUMENT, "request.user: it has no pk"))
-            owner = owner_of(view, request, args)
-            more = {"<class>": _class_of(owner), "<user>": user}
+            owner = owner_of(known.view, request, args)
+            more = {} if user == NO_USER else {"<user>": user}
             more |= changed_arguments(owner, own, kwargs) | changed_query(request)
-            forms = self._of_owner(owner, request)
-            forms |= {name: self._form(name, value) for name, value in more.items() if value != ""}
-            key = self._key(incoming, request, own, kwargs, forms)
+            forms = {name: self._form(name, value) for name, value in more.items()}
+            forms |= self._of_view(known, owner, request)
+            of_request, in_key = around(request, own, kwargs, host=self.options.key_host)
+            key = self._key(incoming, request, own, kwargs, forms | of_request)
         except BypassError as exc:
             findings = exc.findings
             if exc.__cause__ is not None:
@@ -194,7 +201,8 @@ class View:
         return Call(
             service=service,
             execution=ViewExecution(
-                *(view, request, args, kwargs, incoming, terms, place, self._chosen.query),
+                *(known.view, request, args, kwargs, incoming, terms, place, self._chosen.query),
+                in_key=in_key,
                 merge=not self.options.exact,
             ),
             key=key,
@@ -232,7 +240,7 @@ class View:
         request: Any,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        more: Mapping[str, Any],
+        more: dict[str, Any],
     ) -> str:
         named = dict(zip(self._names[1:], args, strict=False))
         rest = args[len(named) :]
@@ -243,20 +251,28 @@ class View:
         taken = self._names[0] if self._names else ""
         if taken in self.options.key_args:
             forms[taken] = self._form(taken, request)
-        forms |= _around(request)
-        if self._context is not None:
-            forms |= self._context.forms()
-        forms |= more
+        forms |= self._context.forms() | more
         return incoming.key(self._name, forms, host=self.options.key_host)
 
-    def _of_owner(self, owner: Any, request: Any) -> dict[str, Any]:
+    def _of_view(self, known: Known, owner: Any, request: Any) -> dict[str, Any]:
+        """Return what the view holds, and what is set on the instance of one that is a method."""
+        forms = Forms(request, self._name)
+        found = {"<function>": known.form(forms)}
+        if owner is not None:
+            found["<class>"] = forms.form("self", type(owner))
+            found |= self._of_owner(owner, request, forms)
+        if forms.unknown and not is_of_route(request, known.view, owner):
+            raise BypassError(refusal(forms))
+        return {name: form for name, form in found.items() if form is not None}
+
+    def _of_owner(self, owner: Any, request: Any, forms: Forms) -> dict[str, Any]:
         """Return what is set on the instance of a view that is a method: by `setup`, perhaps."""
-        if owner is None or _SELF in self.options.key_ignore:
+        if _SELF in self.options.key_ignore:
             return {}
         if _SELF in self.options.key_args:
             return {_SELF: self._form(_SELF, owner)}
         try:
-            return {f"self.{name}": form for name, form in attributes_of(owner, request)}
+            return {f"self.{name}": form for name, form in attributes_of(owner, request, forms)}
         except NoCanonicalFormError as exc:
             raise BypassError(Finding(NotCached.ARGUMENT, str(exc), _FIX_OF_SELF)) from None
 
@@ -298,26 +314,6 @@ def _place_of(request: Any, args: tuple[Any, ...]) -> int:
 
 def _for_django(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda connection: function(connection.django)
-
-
-def _class_of(owner: Any) -> str:
-    """Return the class of a view that is a method: it may be inherited."""
-    cls = type(owner)
-    return "" if owner is None else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _around(request: Any) -> dict[str, Any]:
-    """Return what an answer depends on beside the request, as Django's own cache does."""
-    forms: dict[str, Any] = {}
-    if settings.USE_I18N:
-        forms["<language>"] = translation.get_language()
-    if settings.USE_TZ:
-        forms["<zone>"] = timezone.get_current_timezone_name()
-    if is_wrapped(request):
-        forms["<version>"] = str(getattr(request, "version", None))
-        renderer = getattr(request, "accepted_renderer", None)
-        forms["<format>"] = str(getattr(renderer, "format", None))
-    return forms
 
 
 def note_user(request: Any) -> None:

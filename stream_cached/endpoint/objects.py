@@ -177,7 +177,7 @@ def _engine_of(bind: Any) -> object:
 
 def _plain(value: object, finder: Finder, depth: int) -> Any:
     """Return the attributes of an instance of a plain class."""
-    if depth > _MAX_DEPTH or not _is_plain(type(value)):
+    if depth > _MAX_DEPTH or not is_plain(type(value)):
         raise UnknownOriginError(class_name(value))
     finder.plain.append(value)
     if len(finder.plain) > _MAX_OBJECTS:
@@ -208,7 +208,7 @@ def _inner(item: object, finder: Finder, depth: int) -> Any:
     may_be_held = is_shared_infrastructure(cls) or not finder.holds_made
     if is_infrastructure(cls) and may_be_held and (path := finder.path(item)) is not None:
         return ["held", path]
-    if _is_plain(cls):
+    if is_plain(cls):
         return _plain(item, finder, depth + 1)
     if not finder.holds_made:
         raise UnknownOriginError(class_name(item))
@@ -231,4 +231,4 @@ def _is_plain_base(cls: type) -> bool:
     return cls is object or (bool(cls.__flags__ & _HEAP_TYPE) and not is_dynamic)
 
 
-_is_plain: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_find_plain)
+is_plain: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_find_plain)

@@ -83,7 +83,7 @@ def why_no_value(call: Call, view: View, executed: Executed) -> list[Finding]:
 
 def varies_on(call: Call, headers: RawHeaders) -> frozenset[str]:
     """Return the names of the headers that select an answer, beyond its key."""
-    return call.service.headers.varies_on(headers, keyed=call.keyed)
+    return call.service.headers.varies_on(headers, keyed=call.keyed) | call.execution.selecting
 
 
 def variant_for(call: Call, resource: Resource, headers: RawHeaders) -> Variant:

@@ -7,7 +7,7 @@ locale, a tenant) is part of the key where `key_context=` lists it, and is told 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 from stream_cached.events import Reporter
@@ -24,9 +24,10 @@ _DECIDING = frozenset({"babel", "fastapi_babel", "starlette_babel", "starlette_c
 #: Packages whose variables tell requests apart, trace them, or say where code runs.
 _HARMLESS = frozenset(
     {
-        *("_pytest", "aiocache", "aiohttp", "anyio", "asgi_correlation_id", "asyncio", "asyncpg"),
-        *("cashews", "celery", "concurrent", "ddtrace", "decimal", "_pydecimal", "elasticapm"),
-        *("fastapi", "grpc", "greenlet", "h11", "httpcore", "httpx", "hypercorn", "hypothesis"),
+        *("_pytest", "aiocache", "aiohttp", "anyio", "asgi_correlation_id", "asgiref", "asyncio"),
+        *("asyncpg", "cashews", "celery", "concurrent", "ddtrace", "decimal", "_pydecimal"),
+        *("django", "elasticapm", "fastapi", "grpc", "greenlet", "h11", "httpcore", "httpx"),
+        *("hypercorn", "hypothesis"),
         *("langsmith", "limits", "logfire", "loguru", "motor", "newrelic", "numpy", "openai"),
         *("opentelemetry", "prometheus_client", "psycopg", "pydantic", "pymongo", "pytest"),
         *("redis", "rollbar", "scout_apm", "sentry_sdk", "slowapi", "sniffio", "sqlalchemy"),
@@ -35,7 +36,10 @@ _HARMLESS = frozenset(
 )
 
 #: Names of such variables that no module has: attributes of objects, and entries of dicts.
-_HARMLESS_NAMES = ("current_context", "decimal_context", "sniffio ", "structlog_")
+_HARMLESS_NAMES = (
+    *("asgiref.local", "async_single_thread_context", "current_context", "deadlock_context"),
+    *("decimal_context", "sniffio ", "structlog_", "thread_sensitive_context"),
+)
 
 _UNSET = object()
 
@@ -53,13 +57,15 @@ class ContextWatch:
     Args:
         listed: What `key_context=` lists; None if it was not given.
         reporter: The log of the function.
+        baseline: What is the same for all requests; by default what is set now.
     """
 
-    def __init__(self, listed: KeyContext | None, reporter: Reporter) -> None:
+    def __init__(
+        self, listed: KeyContext | None, reporter: Reporter, baseline: Context | None = None
+    ) -> None:
         self._listed = listed
         self._reporter = reporter
-        # What is set by now is the same for all requests.
-        self._baseline = copy_context()
+        self._baseline = copy_context() if baseline is None else baseline
         self._known: set[ContextVar[Any]] = set()
         """Those that are in the key, harmless, or told already."""
         self._known.update(each for each in listed or () if isinstance(each, ContextVar))
@@ -110,13 +116,15 @@ class ContextWatch:
         for variable, value in copy_context().items():
             if variable in self._known or self._baseline.get(variable, _UNSET) is value:
                 continue
-            place = _place_of(variable)
+            # The search for its place takes its time.
+            is_harmless = variable.name.startswith(_HARMLESS_NAMES)
+            place = variable.name if is_harmless else _place_of(variable)
             package = place.partition(".")[0]
             if package in _DECIDING:
                 raise BypassError(Finding(NotCached.CONTEXT, place))
             if len(self._known) < _MAX_PLACES:
                 self._known.add(variable)
-            if package not in _HARMLESS and not variable.name.startswith(_HARMLESS_NAMES):
+            if package not in _HARMLESS and not is_harmless:
                 self._tell(place)
 
     def _tell(self, place: str) -> None:

@@ -39,6 +39,9 @@ class Execution:
     validated: str | None = None
     """What the validator has said before the run; None if it said nothing."""
 
+    selecting: frozenset[str] = frozenset()
+    """By what the answer is selected beside headers, once it is there."""
+
     @property
     def function(self) -> Callable[..., Any]:
         return self.endpoint.function

@@ -44,7 +44,7 @@ def _environment() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def database() -> None:
     """The tables, in the memory of this process."""
-    name = connection.creation.create_test_db(verbosity=0, serialize=False)
+    name = connection.creation.create_test_db(verbosity=0)
     assert name
     call_command("check")
 

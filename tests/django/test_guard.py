@@ -51,7 +51,7 @@ def set_own(request: Any) -> object:
 
 
 HARMLESS: dict[str, Callable[[Any], object]] = {
-    "path": lambda request: (request.path, request.method, request.META["PATH_INFO"]),
+    "path": lambda request: (request.path, request.path_info, request.META["PATH_INFO"]),
     "query": lambda request: (request.GET.get("a"), request.get_full_path()),
     "host": lambda request: (request.get_host(), request.build_absolute_uri()),
     "scheme": lambda request: (request.scheme, request.is_secure()),

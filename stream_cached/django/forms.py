@@ -21,7 +21,7 @@ from stream_cached.endpoint.cells import EMPTY, cells_of, is_at_its_name
 from stream_cached.endpoint.held import is_proxy, path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.objects import is_plain
-from stream_cached.endpoint.value_forms import ValueForms
+from stream_cached.endpoint.value_forms import ValueForms, code_form
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.canonical import state_of
 
@@ -85,12 +85,27 @@ class Forms(ValueForms):
             return self._class(name, value)
         elif is_cached_view(value):
             return ["cached", self.form(name, value.__wrapped__)]
+        elif type(value).__module__ == _DECORATORS:
+            return ["decorator"]
         elif isinstance(value, list | tuple) and type(value) in (list, tuple):
             return [type(value).__name__, [self.form(name, each) for each in value]]
         else:
             return super()._form(name, value)
         self.unknown.append((name, value))
         return None
+
+    def _function(self, name: str, function: FunctionType) -> list[Any]:
+        named = [function.__module__, function.__qualname__]
+        if is_at_its_name(function):
+            return ["function", named]
+        first = first_forms(function)
+        defaults = [*(function.__defaults__ or ())]
+        defaults += [[*each] for each in sorted((function.__kwdefaults__ or {}).items())]
+        forms = [self.form(name, each) for each in defaults]
+        for part in cells_of(function):
+            form = first.get(part.name) if part.is_own else None
+            forms.append(form or self.form(part.name, part.get()))
+        return ["function", named, code_form(function.__code__), forms]
 
     def of_instance(self, name: str, value: Any) -> Any:
         """Return the form of an object that is a view, or has one as a method: its attributes."""
@@ -144,7 +159,7 @@ class Known:
         self.view = view
         self.function = function_of(view)
         """The function that is called in the end; the view itself if it is another object."""
-        self._first = first_forms(self.function)
+        first_forms(self.function)
 
     def form(self, forms: Forms) -> Any:
         """Return what the key has of the view beside its name; None if the name says all."""
@@ -157,7 +172,7 @@ class Known:
         if not isinstance(function, FunctionType):
             form.append(forms.of_instance("the view", function))
         elif not is_at_its_name(function):
-            form += [forms.form("the view", function), *self._first.values()]
+            form.append(forms.form("the view", function))
         return form or None
 
 

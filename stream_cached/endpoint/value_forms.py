@@ -87,11 +87,11 @@ class ValueForms:
             # What it changes itself (a counter, a log) is no input.
             if not part.is_own:
                 forms.append(self.form(part.name, part.get()))
-        return ["function", named, _code(function.__code__), forms]
+        return ["function", named, code_form(function.__code__), forms]
 
 
 @functools.lru_cache(maxsize=1024)
-def _code(code: CodeType) -> list[Any]:
+def code_form(code: CodeType) -> list[Any]:
     """Return what tells two functions of one name and one line apart."""
     constants = [each for each in code.co_consts if type(each) in PLAIN]
     text = repr((code.co_names, code.co_varnames, code.co_freevars, constants)).encode()

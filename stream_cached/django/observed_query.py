@@ -21,14 +21,20 @@ def _is_called_as_method() -> bool:
     """Whether the code that runs calls `query.keys()`, and does not have `dict(query)` call it."""
     frame = sys._getframe(2)
     code, at = frame.f_code.co_code, frame.f_lasti
-    return opname[code[at]] in ("CALL", "PRECALL") and code[at + 1] == 0
+    name = opname[code[at]]
+    # Until Python 3.12, a call from Python to Python stands behind its instruction.
+    return name == "CACHE" or (name in ("CALL", "PRECALL") and code[at + 1] == 0)
+
+
+def _itself(query: QueryDict) -> QueryDict:
+    return query
 
 
 class ObservedQuery(QueryDict):
     """
     A query that reports what is read of it: single names, or all.
 
-    Nothing is kept in the dict itself: what reads that past these methods finds nothing.
+    Nothing of it is kept in the dict itself, which C code may read past these methods.
 
     Args:
         plain: The query.
@@ -38,6 +44,9 @@ class ObservedQuery(QueryDict):
     def __init__(self, plain: QueryDict, note: Callable[[str], None]) -> None:
         own = self.__dict__
         own["_plain"], own["_note"] = plain, note
+        if plain:
+            # The encoder of JSON takes an empty dict for what it seems to be.
+            dict.__setitem__(self, "", [])
 
     def _one(self, name: object) -> Any:
         self._note(f"query.{name}")
@@ -79,6 +88,9 @@ class ObservedQuery(QueryDict):
     def __copy__(self) -> Any:
         return self._whole().__copy__()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _itself, (self._whole(),)
+
     def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         plain = self._whole()
         plain |= other
@@ -113,7 +125,7 @@ def _forward() -> None:
         is_free = name in _OF_CLASS or name in vars(ObservedQuery) or not callable(value)
         if not is_free and name not in vars(object) | {"__class_getitem__": None}:
             setattr(ObservedQuery, name, _forwarded(name))
-    for name in ("__repr__", "__str__", "__reduce__", "__reduce_ex__", "__format__"):
+    for name in ("__format__", "__ne__", "__repr__", "__str__"):
         setattr(ObservedQuery, name, _forwarded(name))
 
 

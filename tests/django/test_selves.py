@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.forms import modelform_factory
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 from django.utils.decorators import method_decorator
 from django.views import View
+from rest_framework.permissions import AllowAny, IsAdminUser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from stream_cached.django import cache_stream
+from tests.django.asking import nobody_is_given_what_is_anothers, request_of
 from tests.django.conftest import Site
 
 
@@ -125,3 +132,102 @@ def test_what_the_route_says(site: Site) -> None:
     for _ in range(2):
         client.get("/view")
     assert len(runs) == 1
+
+
+def local_class(name: str) -> type:
+    class Fields:
+        names = [name]
+
+    return Fields
+
+
+def put(name: str, of: Callable[[Any], Any]) -> Callable[[Any, Any], None]:
+    return lambda view, request: setattr(view, name, of(request.user.username))
+
+
+def form_of(view: Any, request: Any) -> None:
+    names = ["username", "is_superuser"] if request.user.is_staff else ["username"]
+    view.form_class = modelform_factory(User, fields=names)
+
+
+def another_request(view: Any, request: Any) -> None:
+    view.request = SimpleNamespace(user=request.user)
+
+
+#: What is set on a view before its method is called, and what the method answers.
+SET: dict[str, tuple[Callable[[Any, Any], None], Callable[[Any], object]]] = {
+    "headers": (put("headers", lambda who: {"X-Who": who}), lambda view: view.headers["X-Who"]),
+    "response": (put("response", str), lambda view: view.response),
+    "a local class": (put("fields", local_class), lambda view: view.fields.names),
+    "a form": (form_of, lambda view: view.form_class()),
+    "a closure": (put("get_name", lambda who: lambda: who), lambda view: view.get_name()),
+    "a partial": (put("name", lambda who: functools.partial(str, who)), lambda view: view.name()),
+    "a method of its own": (
+        lambda view, request: setattr(
+            view, "show", view.one if request.user.is_staff else view.other
+        ),
+        lambda view: view.show(),
+    ),
+    "another request": (another_request, lambda view: view.request.user.username),
+    "arguments of another kind": (
+        put("kwargs", lambda who: SimpleNamespace(who=who)),
+        lambda view: view.kwargs.who,
+    ),
+    "equal arguments": (
+        lambda view, request: setattr(view, "args", (1,) if request.user.is_staff else (True,)),
+        lambda view: view.args,
+    ),
+    "a negotiator": (
+        put("_negotiator", lambda who: SimpleNamespace(who=who)),
+        lambda view: view._negotiator.who,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SET)
+def test_what_is_set_for_each_user(name: str, site: Site) -> None:
+    prepare, show = SET[name]
+
+    def make(cached: Any) -> Any:
+        class Own(View):
+            def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+                super().setup(request, *args, **kwargs)
+                prepare(self, request)
+
+            def one(self) -> str:
+                return "one"
+
+            def other(self) -> str:
+                return "other"
+
+            @cached
+            def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+                return HttpResponse(str(show(self)))
+
+        return lambda request: Own.as_view()(request, *([1] if name == "equal arguments" else []))
+
+    site()
+    nobody_is_given_what_is_anothers(make, cache_stream(60))
+
+
+def test_what_rest_framework_sets_for_each_user(site: Site) -> None:
+    def make(cached: Any) -> Any:
+        class Own(APIView):
+            authentication_classes = ()
+            permission_classes = ()
+            renderer_classes = (JSONRenderer,)
+
+            def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+                super().initial(request, *args, **kwargs)
+                is_staff = request._request.user.is_staff
+                self.permission_classes = [IsAdminUser if is_staff else AllowAny]
+                self.headers["X-Own"] = str(is_staff)
+
+            @cached
+            def get(self, request: Any) -> Response:
+                return Response([self.permission_classes[0].__name__, self.headers["X-Own"]])
+
+        return Own.as_view()
+
+    site()
+    nobody_is_given_what_is_anothers(make, cache_stream(60), request_of)

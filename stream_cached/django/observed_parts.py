@@ -121,7 +121,7 @@ class ObservedHeaders(HttpHeaders):
 
 
 class ObservedMeta(ObservedMapping, dict[str, Any]):  # type: ignore[misc]
-    """META that reports its reads. Nothing is kept in the dict itself."""
+    """META that reports its reads. Nothing of it is kept in the dict itself."""
 
     def __init__(self, request: Any, note: Note) -> None:
         def item(key: str, value: Any) -> Any:
@@ -131,6 +131,8 @@ class ObservedMeta(ObservedMapping, dict[str, Any]):  # type: ignore[misc]
 
         super().__init__(request.META, item)
         self._note = note
+        # The encoder of JSON takes an empty dict for what it seems to be.
+        dict.__setitem__(self, "", None)
 
     def __setitem__(self, name: str, value: Any) -> None:
         # Who sets it hands a token out.

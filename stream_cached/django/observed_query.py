@@ -46,7 +46,7 @@ class ObservedQuery(QueryDict):
         own["_plain"], own["_note"] = plain, note
         if plain:
             # The encoder of JSON takes an empty dict for what it seems to be.
-            dict.__setitem__(self, "", [])
+            dict[Any, Any].__setitem__(self, "", [])
 
     def _one(self, name: object) -> Any:
         self._note(f"query.{name}")

@@ -85,7 +85,7 @@ def _of_thread() -> dict[str, Any]:
         forms["<language>"] = translation.get_language()
     if settings.USE_TZ:
         forms["<zone>"] = _zone_form(timezone.get_current_timezone())
-    if (urlconf := get_urlconf()) is not None:
+    if (urlconf := get_urlconf()) is not None and urlconf != settings.ROOT_URLCONF:
         forms["<urlconf>"] = _tried(_urlconf_form, urlconf)
     return forms
 

@@ -14,6 +14,7 @@ APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
+    "django.contrib.sites",
     "rest_framework",
     "rest_framework.authtoken",
     "stream_cached.django",
@@ -49,6 +50,7 @@ def set_up() -> None:
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         ROOT_URLCONF="tests.django.urls",
         SECRET_KEY="for tests only",
+        SITE_ID=1,
         STREAM_CACHED={
             "default": {
                 "URL": os.environ.get("APP_CACHE", "memory://"),

@@ -16,7 +16,6 @@ from stream_cached.django import cache_stream
 from tests.django.conftest import Site
 from tests.django.test_answers import content
 
-
 urlconf: Any = ModuleType("urlconf")
 urlconf.urlpatterns = [path("", HttpResponse)]
 
@@ -85,7 +84,7 @@ CASES: dict[str, tuple[Callable[[Any, str], None], Callable[[Any], object]]] = {
         lambda request: getattr(request, "site", None),
     ),
     "a site that no key can hold": (
-        lambda request, who: (setattr(request, "site", lambda: who) if who == "ada" else None),
+        lambda request, who: setattr(request, "site", lambda: who) if who == "ada" else None,
         lambda request: hasattr(request, "site"),
     ),
     **{

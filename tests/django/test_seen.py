@@ -1,4 +1,4 @@
-"""What a view can see of a request although the key takes it for the same, and beside the request."""
+"""What a view sees of requests that the key takes for the same, and beside its request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 import json
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,7 +16,7 @@ from django.contrib.messages.storage.cookie import CookieStorage
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory
 from django.urls import clear_script_prefix, set_urlconf
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from stream_cached.django import cache_stream
 from stream_cached.errors import BrokenStreamError
@@ -85,7 +85,7 @@ ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Any], object]]]
         lambda request: (
             request.META.__ior__({"A": "1"})["A"],
             isinstance(request.META, dict),
-            [*reversed(request.META)][0],
+            next(reversed(request.META)),
         ),
     ),
 }
@@ -242,7 +242,9 @@ ZONES: dict[str, dict[str, datetime.tzinfo]] = {
 @pytest.fixture
 def _as_before() -> Iterator[None]:
     yield
+    # Tests share the thread.
     timezone.deactivate()
+    translation.deactivate()
     set_urlconf(None)
     clear_script_prefix()
 
@@ -293,11 +295,18 @@ def _shows_the_user_late(request: Any) -> StreamingHttpResponse:
     return StreamingHttpResponse(rows())
 
 
+@pytest.mark.usefixtures("_as_before")
 def test_a_stream_that_reads_the_user_at_its_end_breaks_for_those_who_joined(site: Site) -> None:
     view, joined, found = _shows_the_user_late, Gate(), list[bytes]()
 
+    def ask(who: str) -> Any:
+        # The same in each thread.
+        set_urlconf(None)
+        translation.activate("en")
+        return view(request_of(who))
+
     def join() -> None:
-        response: Any = view(request_of("grace"))
+        response = ask("grace")
         try:
             for part in response.streaming_content:
                 found.append(part)
@@ -306,7 +315,7 @@ def test_a_stream_that_reads_the_user_at_its_end_breaks_for_those_who_joined(sit
             found.append(b"broken")
 
     site()
-    parts = cast(Any, view(request_of("ada"))).streaming_content
+    parts = ask("ada").streaming_content
     assert next(parts) == b"begun "
     other = threading.Thread(target=join)
     other.start()

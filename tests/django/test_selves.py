@@ -136,7 +136,7 @@ def test_what_the_route_says(site: Site) -> None:
 
 def local_class(name: str) -> type:
     class Fields:
-        names = [name]
+        names = (name,)
 
     return Fields
 
@@ -214,7 +214,7 @@ def test_what_rest_framework_sets_for_each_user(site: Site) -> None:
     def make(cached: Any) -> Any:
         class Own(APIView):
             authentication_classes = ()
-            permission_classes = ()
+            permission_classes: Any = ()
             renderer_classes = (JSONRenderer,)
 
             def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:

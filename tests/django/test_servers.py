@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -155,6 +159,31 @@ def test_each_client_gets_its_own_coding(kind: str, start: Start) -> None:
     assert plain.body == gzip.decompress(coded.body) == gzip.decompress(again.body) == expected
     assert server.gates.notes("gated.runs") == 1
     assert coded.header("content-encoding") == again.header("content-encoding") == "gzip"
+
+
+@pytest.mark.full
+def test_no_user_is_given_what_is_another_ones(start: Start) -> None:
+    server = start("uvicorn")
+    made = subprocess.run(
+        [sys.executable, "-m", "tests.django.accounts", "ada", "grace"],
+        cwd=ROOT,
+        env=server.environment,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    users = json.loads(made.stdout)
+    # Each order has a view of its own, by its query.
+    for number, order in enumerate((("ada", "grace"), ("grace", "ada"))):
+        for kind, by in itertools.product(("generic", "viewset"), ("session", "token")):
+            for word in ("guarded", "keyed"):
+                hits = []
+                for who in (*order, *order):
+                    target = f"/{kind}/{word}?by={by}&order={number}"
+                    answer = fetch(server.port, target, users[who][by])
+                    assert answer.body == b'[{"username":"%s"}]' % who.encode()
+                    hits.append("; hit" in (answer.header("cache-status") or ""))
+                assert hits == ([False, False, True, True] if word == "keyed" else [False] * 4)
 
 
 @pytest.mark.full

@@ -5,7 +5,9 @@ from __future__ import annotations
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
+from stream_cached.django import cache_stream
 from tests.django import views
+from tests.django.private_views import PRIVATE
 
 urlpatterns = [
     path("gated/<str:name>/<int:count>", views.gated),
@@ -22,4 +24,11 @@ urlpatterns = [
     path("aupload/<str:name>/<int:count>", csrf_exempt(views.amixed)),
     path("small/<str:name>", views.small),
     path("whoami", views.whoami),
+]
+
+#: Views that answer each user with its own name, without and with an entry for each.
+urlpatterns += [
+    path(f"{kind}/{word}", PRIVATE[kind](cache_stream(60, per_user=word == "keyed"), []))
+    for kind in ("generic", "viewset")
+    for word in ("guarded", "keyed")
 ]

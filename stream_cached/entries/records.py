@@ -10,11 +10,17 @@ from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.local import Kept, LocalBody, LocalEntries
 from stream_cached.entries.object_body import KeptBodies, ObjectBody
 from stream_cached.format.codec import decode_record, encode_record
-from stream_cached.format.envelope import PREFIX_SIZE, ForeignVersionError, is_ours, key_digest
+from stream_cached.format.envelope import (
+    PREFIX_SIZE,
+    ForeignVersionError,
+    is_ours,
+    key_digest,
+    read_prefix,
+)
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import variant_key
-from stream_cached.stores.protocol import Store, get_many_and_starts
+from stream_cached.stores.protocol import Store, compare_and_delete, get_many_and_starts
 
 
 class Records:
@@ -86,13 +92,20 @@ class Records:
         except ForeignVersionError:
             return None
         except UnsoundError:
-            await self.store.delete_many([key])
+            await compare_and_delete(self.store, key, value)
             return None
         if record.key != key_digest(key):
             return None
         if self.local is not None:
             self.local.keep(key, value, record)
         return record
+
+    async def delete(self, key: str, entry: Entry) -> None:
+        """Delete the record of an entry, and its object; leave the record of another run alone."""
+        (value,) = await self.store.get_many([key])
+        if value and _generation(value) == entry.generation:
+            await compare_and_delete(self.store, key, value)
+        await self.retire(entry)
 
     async def put(self, key: str, record: Entry | Marker | Value) -> None:
         """Write a record under a key, bound to that key and to the current versions, too."""
@@ -176,6 +189,13 @@ class Records:
     def leaves_bodies(self) -> bool:
         """Whether a record that is replaced leaves a body that does not expire with it."""
         return self.lifetimes.ttl is None or self.bodies is not None
+
+
+def _generation(value: bytes) -> bytes | None:
+    try:
+        return read_prefix(value).generation
+    except UnsoundError:
+        return None
 
 
 def _id(record: Record) -> bytes | None:

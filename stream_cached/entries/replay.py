@@ -214,7 +214,5 @@ async def lose(resource: Resource, hit: Hit, cause: Exception) -> NoReturn:
     if isinstance(cause, MissingBodyError) or not is_away:
         # If the store fails here, too, the next look-up finds the same damage.
         with contextlib.suppress(StoreError):
-            await resource.store.delete_many([hit.key])
-            if hit.entry.sizes:
-                await resource.records.retire(hit.entry)
+            await resource.delete(hit)
     raise LostStreamError(f"the stored body can't be read on: {cause}") from cause

@@ -340,8 +340,7 @@ class Resource:
 
     async def delete(self, hit: Hit) -> None:
         """Delete a record whose body is not whole."""
-        await self.store.delete_many([hit.key])
-        await self.records.retire(hit.entry)
+        await self.records.delete(hit.key, hit.entry)
 
     async def expire(self, entry: Entry) -> None:
         """Let an entry that never expires live for one more longest run."""

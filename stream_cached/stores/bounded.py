@@ -73,6 +73,11 @@ class BoundedMemory:
                 return False
             return self._put(key, value, self._deadline(ttl))
 
+    def compare_and_delete(self, key: str, expected: Any) -> bool:
+        with self._lock:
+            item = self._live(key)
+            return item is not None and bool(item.value == expected) and self.delete(key)
+
     def increment(self, key: str, delta: int) -> int:
         """Add to a number and keep its ttl; a missing key counts as 0."""
         with self._lock:
@@ -185,6 +190,9 @@ class Partition(BoundedMemory):
 
     def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | None) -> bool:
         return self._memory.compare_and_set(self._prefix + key, expected, value, ttl)
+
+    def compare_and_delete(self, key: str, expected: Any) -> bool:
+        return self._memory.compare_and_delete(self._prefix + key, expected)
 
     def increment(self, key: str, delta: int) -> int:
         return self._memory.increment(self._prefix + key, delta)

@@ -23,6 +23,9 @@ _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
 #: The latest absolute time that memcached accepts.
 _MEMCACHED_LAST = 2**31 - 1
 
+#: An absolute time that is long past: what is set with it is gone at once.
+_PAST = _MEMCACHED_RELATIVE + 1
+
 #: Parts of error messages that concern one command or value instead of the server.
 _MISTAKES = ("too large", "CLIENT_ERROR", "duplicate keys")
 
@@ -112,13 +115,18 @@ class MemcachedStore(AiocacheStore):
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
-        native = self.native_key(key)
-        client = self.cache.client
-        current, token = await self.call("compare and set", partial(client.gets, native))
+        return await self._swap("compare and set", key, expected, value, self.native_ttl(ttl))
+
+    async def compare_and_delete(self, key: str, expected: bytes) -> bool:
+        return await self._swap("compare and delete", key, expected, b"", _PAST)
+
+    async def _swap(self, name: str, key: str, expected: bytes, value: bytes, seconds: int) -> bool:
+        native, client = self.native_key(key), self.cache.client
+        current, token = await self.call(name, partial(client.gets, native))
         if token is None or current != expected:
             return False
-        swap = partial(client.cas, native, value, token, exptime=self.native_ttl(ttl))
-        return bool(await self.call("compare and set", swap))
+        swap = partial(client.cas, native, value, token, exptime=seconds)
+        return bool(await self.call(name, swap))
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         seconds = self.native_ttl(ttl)

@@ -113,7 +113,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]
         return getattr(self.memory, command)(*args, **kwargs)
 
     async def _redlock_release(self, key: str, value: Any) -> int:
-        return int(self.memory.get(key) == value and self.memory.delete(key))
+        return int(self.memory.compare_and_delete(key, value))
 
     @classmethod
     def parse_uri_path(cls, path: str) -> dict[str, Any]:
@@ -173,6 +173,9 @@ class MemoryStore:
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
         return self._memory.compare_and_set(self._fitting(key, value), expected, value, ttl)
+
+    async def compare_and_delete(self, key: str, expected: bytes) -> bool:
+        return self._memory.compare_and_delete(self._native(key), expected)
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         return sum([self._memory.touch(self._native(key), ttl) for key in keys])

@@ -67,6 +67,14 @@ class AddsAndGets(Protocol):
 
 
 @runtime_checkable
+class ComparesAndDeletes(Protocol):
+    """A store that can delete a value that was read, and no later one."""
+
+    async def compare_and_delete(self, key: str, expected: bytes) -> bool:
+        """Delete the key if its value equals `expected`; return whether it was deleted. Atomic."""
+
+
+@runtime_checkable
 class ReadsStarts(Protocol):
     """A store that can read whole values, and the first bytes of others, in one round trip."""
 
@@ -178,6 +186,17 @@ async def add_and_get_many(
     if isinstance(store, AddsAndGets):
         return await store.add_and_get_many(key, value, ttl, keys)
     return await store.add(key, value, ttl), await store.get_many(keys)
+
+
+async def compare_and_delete(store: Store, key: str, expected: bytes) -> bool:
+    """Delete a value that was read; a store that can't do that at once looks first."""
+    if isinstance(store, ComparesAndDeletes):
+        return await store.compare_and_delete(key, expected)
+    (found,) = await store.get_many([key])
+    if found != expected:
+        return False
+    await store.delete_many([key])
+    return True
 
 
 async def get_many_and_starts(

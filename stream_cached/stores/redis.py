@@ -185,6 +185,19 @@ class RedisStore(AiocacheStore):
         swap = partial(self.cache.client.eval, *script)
         return bool(await self.call("compare and set", swap))
 
+    async def compare_and_delete(self, key: str, expected: bytes) -> bool:
+        native = self.native_key(key)
+        if self.may_commit:
+            script = (self.cache.RELEASE_SCRIPT, 1, native, expected)
+            release = partial(self.cache.client.eval, *script)
+            # Without permission for scripts it is done in two steps.
+            with contextlib.suppress(ResponseError):
+                return bool(await self.call("delete", release, (ResponseError,)))
+        if await self.get_many([key]) != [expected]:
+            return False
+        await self.delete_many([key])
+        return True
+
     async def commit(self, commit: Commit) -> tuple[bool, bool]:
         keys = [commit.key, *commit.expected, *commit.body, *commit.touched]
         if (lease := commit.lease) is not None:

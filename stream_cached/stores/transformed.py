@@ -12,6 +12,7 @@ from stream_cached.stores.protocol import (
     Wakeup,
     add_and_get_many,
     commit_at_once,
+    compare_and_delete,
     may_commit,
     set_and_wake,
     wakeup,
@@ -88,6 +89,12 @@ class TransformedStore(ABC):
         if stored is None or self._from_store(key, stored) != expected:
             return False
         return await self._store.compare_and_set(key, stored, self._to_store(key, value), ttl)
+
+    async def compare_and_delete(self, key: str, expected: bytes) -> bool:
+        (stored,) = await self._store.get_many([key])
+        if stored is None or self._from_store(key, stored) != expected:
+            return False
+        return await compare_and_delete(self._store, key, stored)
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         return await self._store.touch_many(keys, ttl)

@@ -34,6 +34,7 @@ from stream_cached.stores.protocol import (
     Store,
     add_and_get_many,
     commit_at_once,
+    compare_and_delete,
 )
 from stream_cached.stores.redis import RedisStore
 from stream_cached.stores.signed import SignedStore
@@ -480,6 +481,16 @@ class TestEveryStore:
             b"value",
             b"value",
         ]
+
+    async def test_only_the_value_that_was_read_is_deleted(self, held: Held) -> None:
+        await held.set("key", BYTES)
+        await held.other.set_many([("key", b"newer")], 60)
+        assert not await compare_and_delete(held.store, "key", BYTES)
+        assert await held.get("key") == b"newer"
+        assert await compare_and_delete(held.store, "key", b"newer")
+        assert await held.get("key") is None
+        assert not await compare_and_delete(held.store, "key", b"newer")
+        assert await held.store.add("key", b"anew", 60)
 
     # -- ttl
 
@@ -938,6 +949,18 @@ async def test_a_key_deleted_between_the_two_steps_in_memcached_is_not_what_was_
 
         monkeypatch.setattr(client, "cas", late)
         assert not await held.store.compare_and_set("key", b"value", b"other", 60)
+        assert await held.get("key") is None
+
+
+async def test_a_redis_without_scripts_deletes_what_was_read_in_two_steps(
+    own_redis: RedisServer,
+) -> None:
+    own_redis.execute("ACL", "SETUSER", "default", "-eval")
+    async with redis(own_redis, None) as held:
+        await held.set("key", b"newer")
+        assert not await compare_and_delete(held.store, "key", b"older")
+        assert await held.get("key") == b"newer"
+        assert await compare_and_delete(held.store, "key", b"newer")
         assert await held.get("key") is None
 
 

@@ -2,9 +2,9 @@
 
 The object is a header and the segments, each encoded as it would be under a key of its own: so each
 part of it tells of what run it is, where it belongs, and whether it is whole. The record holds the
-sizes of these parts. While the run goes on, nobody can read the object. Until then its newest
-segments are in the store of the records, too: the window. It also holds what the upload has not
-come to.
+sizes of these parts. The header stands there twice, for a sweep that finds the first one damaged.
+While the run goes on, nobody can read the object. Until then its newest segments are in the store
+of the records, too: the window. It also holds what the upload has not come to.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from stream_cached.bodies.watched import WatchedBodies, WatchedReading
 from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, Body, PackedSegment, Seal
 from stream_cached.entries.uploading import PacedUpload
 from stream_cached.errors import StoreError
-from stream_cached.format.envelope import PREFIX_SIZE, State, pack, read_prefix, unpack
+from stream_cached.format.envelope import State, pack
 from stream_cached.format.records import Segment
-from stream_cached.format.validation import MALFORMED, MAX_HEAD, UnsoundError, fields, typed
+from stream_cached.format.validation import UnsoundError
 from stream_cached.limits import Limits
 from stream_cached.stores.protocol import Seals, Store
 
@@ -128,7 +128,7 @@ class ObjectBody(Body):
         head = {"namespace": self._kept.namespace, "key": self._key}
         return PacedUpload(
             self._kept.store.upload(self._name, limits.max_uploads),
-            pack(State.OBJECT, self._generation, 0, head, b""),
+            pack(State.OBJECT, self._generation, 0, head, b"") * 2,
             read=self._read_back,
             seal=self._sealed,
             max_held=limits.max_pending // 4,
@@ -298,29 +298,3 @@ class ObjectBody(Body):
 def object_name(key: str, generation: bytes) -> str:
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{digest[:2]}/{digest}-{generation.hex()}"
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The resource and the run that an object is of."""
-
-    namespace: str
-    key: str
-    generation: bytes
-
-
-async def read_header(bodies: WatchedBodies, name: str) -> Owner | None:
-    """Return what an object says of itself; None if that can't be read."""
-    reading = await bodies.open(name, 0, PREFIX_SIZE + MAX_HEAD)
-    try:
-        start = await reading.read(PREFIX_SIZE)
-        rest = await reading.read(min(MAX_HEAD, read_prefix(start).head_length))
-        prefix, head, _ = unpack(start + rest)
-        found = fields(head, 2)
-        if prefix.state is not State.OBJECT:
-            return None
-        return Owner(typed(str, found["namespace"]), typed(str, found["key"]), prefix.generation)
-    except MALFORMED:
-        return None
-    finally:
-        reading.close()

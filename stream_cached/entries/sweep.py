@@ -1,7 +1,7 @@
 """Delete the objects that no record leads to, because an entry has expired or a process has ended.
 
 An object tells in its header which record may lead to it. A record that can't be read may lead to
-any object.
+any object. One that can't tell it any more, because its begin is damaged, is deleted as well.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from stream_cached.bodies.protocol import MissingBodyError
+from stream_cached.bodies.protocol import MissingBodyError, StoredBody
 from stream_cached.bodies.watched import WatchedBodies
-from stream_cached.entries.object_body import Owner, read_header
+from stream_cached.entries.owners import Owner, read_owner
 from stream_cached.format.codec import decode_record
 from stream_cached.format.envelope import PREFIX_SIZE, State, is_ours, read_prefix
 from stream_cached.format.records import Index
@@ -36,29 +36,33 @@ async def sweep(bodies: WatchedBodies, stores: Mapping[str, Store], age: float) 
     Raises:
         StoreError: One of the stores failed.
     """
-    before, count, batch = time.time() - age, 0, list[str]()
+    before, count, batch = time.time() - age, 0, list[StoredBody]()
     async for found in bodies.listed():
         if found.modified < before:
-            batch.append(found.name)
+            batch.append(found)
         if len(batch) == _BATCH:
             count += await _sweep(bodies, stores, batch)
             batch = []
     return count + await _sweep(bodies, stores, batch)
 
 
-async def _sweep(bodies: WatchedBodies, stores: Mapping[str, Store], names: Sequence[str]) -> int:
-    are_left = await asyncio.gather(*(_is_left(bodies, stores, name) for name in names))
-    left = [name for name, is_left in zip(names, are_left, strict=True) if is_left]
+async def _sweep(
+    bodies: WatchedBodies, stores: Mapping[str, Store], batch: Sequence[StoredBody]
+) -> int:
+    are_left = await asyncio.gather(*(_is_left(bodies, stores, found) for found in batch))
+    left = [found.name for found, is_left in zip(batch, are_left, strict=True) if is_left]
     if left:
         await bodies.delete(left)
     return len(left)
 
 
-async def _is_left(bodies: WatchedBodies, stores: Mapping[str, Store], name: str) -> bool:
+async def _is_left(bodies: WatchedBodies, stores: Mapping[str, Store], found: StoredBody) -> bool:
     try:
-        owner = await read_header(bodies, name)
+        owner = await read_owner(bodies, found)
     except MissingBodyError:
         return False
+    except UnsoundError:
+        return True
     store = None if owner is None else stores.get(owner.namespace)
     if owner is None or store is None:
         # It is another application's.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,12 +19,15 @@ from starlette.routing import Route
 
 from stream_cached import StreamCache
 from stream_cached.bodies.files import FileBodies
+from stream_cached.bodies.objects import ObjectBodies
+from stream_cached.bodies.urls import bodies_from_url
+from stream_cached.format.envelope import FORMAT_VERSION, MAGIC
 from tests.conftest import Serve
 from tests.support.gates import wait_until
 from tests.support.http_client import fetch
 from tests.support.keyspace import Keyspace
-from tests.support.runs import HIT, Runs
-from tests.support.servers import RedisServer
+from tests.support.runs import HIT, MISS, Runs
+from tests.support.servers import RedisServer, S3Server
 
 
 class VariedRuns(Runs):
@@ -201,3 +207,98 @@ def test_a_sweep_of_signed_entries(
     world.age(2000)
     assert world.sweep() == 0
     assert world.fetch() == world.fetch("/varied") == HIT
+
+
+# -- objects that are damaged ---------------------------------------------------------------------
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda value: b"",
+    "cut in its prefix": lambda value: value[:30],
+    "cut in its header": lambda value: value[:70],
+    "altered in its prefix": lambda value: value[:20] + b"?" + value[21:],
+    "altered in its version": lambda value: value[:8] + b"?" + value[9:],
+    "altered in its header": lambda value: value[:70] + b"\xff" + value[71:],
+    "with rubbish at its begin": lambda value: b"?" * 4_000 + value[4_000:],
+}
+
+
+def header_is_lost(kind: str) -> bool:
+    """Whether nothing tells any more whose the object is."""
+    return not kind.startswith("altered in")
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("is_stored", [False, True], ids=["left", "in use"])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_sweep_of_damaged_objects(
+    patient: World, redis_server: RedisServer, kind: str, is_stored: bool
+) -> None:
+    patient.fetch()
+    (name,) = patient.objects
+    path = patient.bodies.root / name
+    path.write_bytes(DAMAGE[kind](path.read_bytes()))
+    if not is_stored:
+        redis_server.flush()
+    patient.age(110)
+    assert patient.sweep() == 0
+    patient.age(121)
+    is_kept = is_stored and not header_is_lost(kind)
+    assert patient.sweep() == (0 if is_kept else 1)
+    assert patient.objects == ({name} if is_kept else set())
+    if is_kept:
+        assert patient.fetch() == HIT
+    assert patient.fetch() in (HIT, MISS)
+
+
+def test_a_sweep_leaves_objects_of_other_versions_alone(
+    patient: World, redis_server: RedisServer
+) -> None:
+    patient.fetch()
+    (name,) = patient.objects
+    path = patient.bodies.root / name
+    value = path.read_bytes()
+    other = bytes([FORMAT_VERSION + 1])
+    path.write_bytes(value.replace(MAGIC + bytes([FORMAT_VERSION]), MAGIC + other))
+    redis_server.flush()
+    patient.age(2000)
+    assert patient.sweep() == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "emptied",
+        "altered in its prefix",
+        *(pytest.param(kind, marks=pytest.mark.full) for kind in DAMAGE if "cut" in kind),
+    ],
+)
+def test_a_sweep_of_damaged_objects_in_s3(
+    serve: Serve,
+    redis_url: str,
+    redis_server: RedisServer,
+    s3: S3Server,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = StreamCache(redis_url, ttl=60, bodies=s3.url(), max_duration=60)
+    runs = Runs(chunks=5)
+    app = Starlette(routes=[Route("/", streams.cached()(runs.__call__))])
+    server = serve(app)
+    fetch(server.port)
+    bucket = bodies_from_url(s3.url())
+    assert isinstance(bucket, ObjectBodies)
+
+    async def spoil() -> None:
+        names = [each.name async for each in bucket.listed()]
+        for name in names:
+            value = bytes(await (await obstore.get_async(bucket._writes, name)).bytes_async())
+            await obstore.put_async(bucket._writes, name, DAMAGE[kind](value))
+
+    asyncio.run(spoil())
+    redis_server.flush()
+    assert server.run(streams.sweep()) == 0
+    # As if it were later: the store reports when an object was changed.
+    now = time.time()
+    monkeypatch.setattr("stream_cached.entries.sweep.time.time", lambda: now + 125)
+    assert server.run(streams.sweep()) == 1
+    assert s3.keys() == []

@@ -7,6 +7,7 @@ again once it has ended.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -28,6 +29,7 @@ from stream_cached.keys.names import lease_key
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.responses.resumption import Again
 from stream_cached.runs.follow import RemoteRun
+from stream_cached.runs.joining import BeginGoneError
 from stream_cached.runs.lease import Lease, read_lease
 from stream_cached.runs.registry import part_of
 from stream_cached.runs.run import Run
@@ -82,10 +84,11 @@ class Collapse:
         self._waited_enough = call.has_waited_enough or call.wishes.no_cache
         """Whether a run took longer than `wait_timeout` to answer: the next one needs no lease."""
 
-    def _left(self, run: Run) -> float:
-        """Return the seconds that the call may still wait for a run."""
+    def _left(self, run: Run | None = None) -> float:
+        """Return the seconds that the call may still wait, if need be for a run of its time."""
         longest = self._call.service.options.limits.longest_wait
-        return max(0.0, max(self._call.started, run.began) + longest - time.monotonic())
+        began = self._call.started if run is None else max(self._call.started, run.began)
+        return max(0.0, began + longest - time.monotonic())
 
     def _is_new(self, run: Run) -> bool:
         return not self._looks and run.began >= self._call.started
@@ -175,6 +178,8 @@ class Collapse:
         at_once = execution.can_run_later() and execution.shows_break()
         try:
             joined = await run.join(self._left(run), self._call.started, at_once=at_once)
+        except BeginGoneError:
+            return _lead_apart(view)
         except TimeoutError:
             return await self._give_up_on(run)
         return None if joined is None else Serve(join(self._call, view, joined, self._again))
@@ -267,8 +272,10 @@ class Collapse:
         remote = RemoteRun(resource, _lease_key(resource, variant), holder)
         with ExitStack() as unless_followed:
             unless_followed.callback(remote.leave)
-            if not await remote.begin(self._left(run)):
-                return _lead(view, run), None
+            if not await remote.begin(self._left(run), self._left()):
+                if remote.lacks_begin:
+                    run.withdraw()
+                return _lead_apart(view) if remote.lacks_begin else _lead(view, run), None
             head = remote.head if remote.state is LeaseState.HELD else None
             if head is not None and not await self._can_take(head, is_new=False):
                 return _lead(view), None
@@ -331,6 +338,11 @@ def _lead(view: View, run: Run | None = None) -> Decision:
     if isinstance(view.found, StaleEntry):
         return LeadOrStale(view, view.found, run)
     return Lead(view, run)
+
+
+def _lead_apart(view: View) -> Decision:
+    """Run the endpoint for one call alone: another run goes on, and will be stored."""
+    return _lead(dataclasses.replace(view, records=False))
 
 
 def _lease_key(resource: Resource, variant: Variant) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,7 @@ from stream_cached.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from stream_cached.format.progress import (
-    Head,
-    LeaseRecord,
-    LeaseState,
-    Progress,
-    decode_progress,
-)
+from stream_cached.format.progress import Head, LeaseRecord, LeaseState, Progress, decode_progress
 from stream_cached.format.records import Entry, Segment
 from stream_cached.format.validation import UnsoundError
 from stream_cached.runs.channel import FOLLOWED_TTL, ProgressChannel
@@ -91,9 +86,11 @@ class RemoteRun:
 
     # -- what the store says ----------------------------------------------------------------
 
-    async def begin(self, seconds: float) -> bool:
+    async def begin(self, seconds: float, for_object: float) -> bool:
         """
         Wait for the head and a sign of life, or for the end. Return whether the time was enough.
+
+        Where only the object will have the begin, the time is `for_object`.
 
         The lease of a killed process exists until it lapses. A request that comes then must not be
         given the part of the body that exists.
@@ -101,7 +98,7 @@ class RemoteRun:
         # The task is not part of the request that comes first.
         with Deadline(None):
             self._watcher = spawn(self._watch())
-        is_known = await self._until_known(seconds)
+        is_known = await self._until_known(seconds, for_object=for_object)
         if self._failure is not None:
             raise self._failure
         return is_known
@@ -117,13 +114,18 @@ class RemoteRun:
             raise TimeoutError
         return not self._is_over
 
-    async def _until_known(self, seconds: float, since: float = 0.0) -> bool:
+    async def _until_known(
+        self, seconds: float, since: float = 0.0, for_object: float = math.inf
+    ) -> bool:
         """Wait for the head and a sign of life, or the end. Return whether that was in time."""
+        now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as limit:
                 while not (
                     self._is_over or (self.head is not None and (self._alive_at or 0.0) > since)
                 ):
+                    if self.lacks_begin:
+                        limit.reschedule(now + min(seconds, for_object))
                     await self._news.wait()
         except TimeoutError:
             return False
@@ -218,6 +220,11 @@ class RemoteRun:
             if self._index >= progress.first:
                 self.head = progress.head
             self._pause = _NEXT_LOOK
+
+    @property
+    def lacks_begin(self) -> bool:
+        """Whether the run goes on, and its begin has left the store already."""
+        return self._progress is not None and self.head is None
 
     @property
     def _is_complete(self) -> bool:

@@ -11,6 +11,11 @@ from stream_cached.runs.states import JOINABLE, RunState
 
 if TYPE_CHECKING:
     from stream_cached.runs.run import Run
+    from stream_cached.streams.stream import Stream
+
+
+class BeginGoneError(TimeoutError):
+    """The begin of a run that goes on can't be read before its object is whole."""
 
 
 async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Joined | None:
@@ -19,7 +24,8 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
 
     Args:
         run: The run.
-        seconds: How long the first chunk may take; past it `TimeoutError` is raised.
+        seconds: How long the first chunk may take; past it `TimeoutError` is raised, and
+            `BeginGoneError` where nothing but the object holds that chunk.
         since: The begin of the request, by the monotonic clock.
         at_once: Whether the request may be answered before the first chunk, because it can run the
             endpoint itself if that chunk is not for it.
@@ -37,11 +43,7 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
             # Memory no longer holds the beginning.
             run.retire()
         elif stream is not None and stream.is_kept and run.state in JOINABLE:
-            # Nothing holds the beginning until the whole body is stored. The source need not wait
-            # for the clients that it has.
-            run.waited_for()
-            stream.wake_source()
-            await run.left(seconds)
+            await _until_stored(run, stream, seconds)
         return None
     if stream is None or audience is None:
         return Joined(run, answer, None)
@@ -57,6 +59,17 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
     except BaseException:
         reader.close()
         raise
+
+
+async def _until_stored(run: Run, stream: Stream, seconds: float) -> None:
+    """Wait for the whole body: nothing else holds the beginning."""
+    # The source need not wait for the clients that it has.
+    run.waited_for()
+    stream.wake_source()
+    try:
+        await run.left(seconds)
+    except TimeoutError:
+        raise BeginGoneError from None
 
 
 async def begins(joined: Joined) -> bool:

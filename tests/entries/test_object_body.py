@@ -17,6 +17,8 @@ from tests.support.keyspace import Keyspace
 from tests.support.runs import HIT, MISS, FailingRuns, HeldRuns, Runs, segments
 from tests.support.servers import RedisServer
 
+UNSTORED = "stream-cached; fwd=uri-miss"
+
 
 @pytest.fixture
 def bodies(tmp_path: Path) -> FileBodies:
@@ -309,7 +311,7 @@ def test_one_that_comes_when_the_start_has_gone_is_answered_from_the_object(
     assert len(runs.bodies) == 1
 
 
-def test_one_that_waits_too_long_for_the_object_runs_the_endpoint(
+def test_each_that_waits_too_long_for_the_object_runs_the_endpoint_and_stores_nothing(
     serve: Serve, redis_url: str, keyspace: Keyspace, bodies: FileBodies
 ) -> None:
     runs = HeldRuns(chunks=60)
@@ -321,9 +323,15 @@ def test_one_that_waits_too_long_for_the_object_runs_the_endpoint(
         client.read_head()
         client.read_until(5_500_000)
         wait_until(lambda: unfinished(bodies) and not segments(keyspace.all()))
-        assert same(fetch(port).body, runs.bodies[1])
+        late = fetch_many(port, count=2)
+        assert [answer.header("Cache-Status") for answer in late] == [UNSTORED] * 2
+        assert {answer.body for answer in late} == set(runs.bodies[1:])
         runs.gate.open()
         assert same(client.read_rest().body, runs.bodies[0])
+    assert fetch(port).header("Cache-Status") == HIT
+    assert same(fetch(port).body, runs.bodies[0])
+    assert len(runs.bodies) == 3
+    assert len(objects(bodies)) == 1
 
 
 def test_a_slow_reader_that_falls_out_of_the_window_reads_the_object(

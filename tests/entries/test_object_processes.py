@@ -143,6 +143,27 @@ def test_a_client_of_a_second_process_that_comes_late_gets_the_object(workers: W
     assert workers.runs == 1
 
 
+def test_each_client_of_a_second_process_that_waits_too_long_for_the_object_runs_the_endpoint(
+    workers: Workers,
+) -> None:
+    first, second = workers.start(2, "live_window=2MiB,wait_timeout=1")
+    target = "/?chunks=320&hold=go@300"
+    with begun(first, target) as client, ThreadPoolExecutor(1) as pool:
+        client.read_until(290 * CHUNK)
+        wait_until(lambda: 0 < len(segments(workers.keyspace.all())) <= 9)
+        late = pool.submit(fetch_many, second.port, target, count=3)
+        # Each one waits as long as it may, and not for the others.
+        wait_until(lambda: workers.runs == 4, timeout=4)
+        workers.release()
+        stored = client.read_rest()
+        answers = late.result()
+    assert all(is_one_run(answer.body) for answer in answers)
+    assert len({answer.body for answer in [stored, *answers]}) == 4
+    wait_until(lambda: workers.objects and not segments(workers.keyspace.all()))
+    assert fetch(second.port, target).body == stored.body
+    assert (workers.runs, len(workers.objects)) == (4, 1)
+
+
 @pytest.mark.full
 def test_a_worker_that_is_killed_in_mid_upload_leaves_no_head_and_no_object(
     workers: Workers,

@@ -20,9 +20,10 @@ from stream_cached import stream_cached
 
 DIRECTORY = Path(os.environ.get("DIRECTORY", "."))
 CHUNK = 64 * 1024
-LIMITS: dict[str, Any] = dict(
-    pair.split("=") for pair in os.environ.get("LIMITS", "").split(",") if pair
-)
+_PAIRS = (pair.split("=") for pair in os.environ.get("LIMITS", "").split(",") if pair)
+LIMITS: dict[str, Any] = {
+    name: float(value) if name.endswith("timeout") else value for name, value in _PAIRS
+}
 
 
 def chunk_of(run: str, number: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from stream_cached.backends.breaker import health
 from stream_cached.backends.breaker_state import Health, State
+from stream_cached.compression import Compression
 from stream_cached.decorator import stream_cached
 from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
 from stream_cached.endpoint.in_key import InKey, in_key
@@ -33,6 +34,7 @@ __all__ = [
     "CachedEndpoint",
     "CachedGenerator",
     "Completed",
+    "Compression",
     "CompressionSerializer",
     "ConfigurationError",
     "EndpointStats",

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from stream_cached.backends.resolve import OWN_MEMORY, resolve_fallback
 from stream_cached.bodies.protocol import BodyStore
 from stream_cached.checks import require, require_function, require_ttl, takes_response
+from stream_cached.compression import Codec, Compression
 from stream_cached.decorated.base import Decorator
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.cached import CachedEndpoint, CachedGenerator
@@ -152,6 +153,8 @@ class stream_cached(Decorator):  # noqa: N801
         bodies: Where bodies are kept that are larger than `inline_max`, instead of the store: a URL
             (`file:///var/cache/app?max_bytes=10GiB`, `s3://bucket/prefix`, `gs://…`, `az://…`), or
             a `BodyStore`.
+        compress: How bodies are compressed in the store and in `bodies`: `"zlib"`, `"zstd"`, or a
+            `Compression` with a level, a smallest size and media types. Clients are sent the same.
         on_event: A function that is called with what happens: an `Answered` for each call, a
             `RunBegan` and a `RunEnded` for each run, a `StoreAway` and a `StoreBack`. It must be
             quick. What it raises is logged once, and no client notices it.
@@ -208,6 +211,7 @@ class stream_cached(Decorator):  # noqa: N801
         unguarded: Collection[str] = (),
         on_complete: OnComplete | None = None,
         bodies: str | BodyStore | None = None,
+        compress: Codec | Compression | None = None,
         on_event: Callable[[Event], None] | None = None,
         **kwargs: Any,
     ) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from stream_cached.bodies.watched import WatchedBodies
 from stream_cached.checks import require, require_bool, require_names, require_seconds_or_0
+from stream_cached.compression import Compression, check_compress
 from stream_cached.endpoint.infrastructure import NotInKey
 from stream_cached.endpoint.tags import Tags, check_tags
 from stream_cached.endpoint.validator import Validates
@@ -129,6 +130,7 @@ class Options:
     unguarded: frozenset[str] = _option((), check_unguarded)
     on_complete: Callable[[Any], object] | None = _option(None, check_on_complete)
     bodies: WatchedBodies | None = _option(None, check_bodies)
+    compress: Compression | None = _option(None, check_compress)
     on_event: EventHook | None = _option(None, check_on_event)
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from stream_cached.engine.sharing import (
 from stream_cached.engine.storable import Verdict, stored_headers
 from stream_cached.engine.values import store_value
 from stream_cached.engine.watch import Watch, watched
+from stream_cached.entries.coding import coder_of
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
@@ -285,8 +286,9 @@ class _Record:
     def _recording(self, entry: Entry, made: Produced) -> Recording:
         self._headers = made.all_headers
         names = varies_on(self._call, made.all_headers)
-        hashes = self._service.options.on_complete is not None
-        return Recording(self._resource, entry, names, storage=self, hashes=hashes)
+        options = self._service.options
+        coder, hashes = coder_of(options.compress, entry), options.on_complete is not None
+        return Recording(self._resource, entry, names, self, hashes=hashes, coder=coder)
 
     # -- may it be stored? ------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stream_cached.format.codec import decode_segment, encode_segment
+from stream_cached.bodies.threads import in_thread
+from stream_cached.format.codec import CODED, decode_segment, encode_segment
 from stream_cached.format.envelope import Own, read_prefix
 from stream_cached.format.records import Segment
 from stream_cached.format.validation import UnsoundError
@@ -42,6 +43,8 @@ class PackedSegment:
     index: int
     value: bytes
     seal: Seal
+    coding: int = 0
+    """See `Coding`."""
 
 
 class Body:
@@ -79,7 +82,8 @@ class Body:
         """Decode a segment. Raises `UnsoundError` unless it is whole and has that seal."""
         if value is None:
             raise UnsoundError(f"segment {index} is missing")
-        segment = decode_segment(value, self._generation, index)
+        length = None if seal is None else seal[0]
+        segment = decode_segment(value, self._generation, index, length)
         if seal is not None and seal != (len(segment.payload), read_prefix(value).body_checksum):
             raise UnsoundError(f"segment {index} is not the one that was stored")
         return segment
@@ -94,10 +98,21 @@ class Body:
     async def read(self, indexes: range, seals: Sequence[Seal] | None = None) -> list[Segment]:
         """Read segments in one round trip. `seals` are those of the whole body, where known."""
         values = await self._store.get_many(self.keys(indexes))
-        return [
-            self.unpack(index, value, None if seals is None else seals[index])
-            for index, value in zip(indexes, values, strict=True)
-        ]
+        return await self._unpacked(indexes, values, seals)
+
+    async def _unpacked(
+        self, indexes: range, values: Sequence[bytes | None], seals: Sequence[Seal] | None
+    ) -> list[Segment]:
+        def unpacked() -> list[Segment]:
+            return [
+                self.unpack(index, value, None if seals is None else seals[index])
+                for index, value in zip(indexes, values, strict=True)
+            ]
+
+        if CODED in [value[9:10] for value in values if value]:
+            # It takes a few milliseconds to inflate them.
+            return await in_thread(unpacked)
+        return unpacked()
 
     async def renew(self, indexes: range, ttl: float | None) -> int:
         """Give segments a new ttl, in as many round trips as it takes. Return how many exist."""

@@ -65,7 +65,8 @@ class Kept:
         """Whether a record in the store is the one that was decoded."""
         if value is self.value:
             return True
-        body = self.record.body if isinstance(self.record, Entry) else b""
+        record = self.record
+        body = (record.coded or record.body) if isinstance(record, Entry) else b""
         return len(value) == self.length and value.startswith(self.head) and value.endswith(body)
 
 
@@ -147,6 +148,8 @@ class LocalEntries:
         head = value[: head_edge(value)]
         whole = value if self.in_process else None
         size = _OVERHEAD + len(key) + len(head) * 2 + len(value) * (1 + self.in_process)
+        if isinstance(record, Entry) and record.coded:
+            size += len(record.body)
         _memory.put((self._number, key), Kept(record, len(value), head, whole, size=size))
 
     # -- bodies under keys of their own -----------------------------------------------------

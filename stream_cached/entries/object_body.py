@@ -137,14 +137,11 @@ class ObjectBody(Body):
     async def _read_back(self, indexes: range) -> list[bytes]:
         """Return segments of the window as they were written."""
         values = await self._store.get_many(super().keys(indexes))
-        found = []
-        for index, value in zip(indexes, values, strict=True):
-            try:
-                self.unpack(index, value, self._segment_seals[index])
-            except UnsoundError as exc:
-                raise StoreError(f"the window of an object: {exc}") from exc
-            found.append(value or b"")
-        return found
+        try:
+            await self._unpacked(indexes, values, self._segment_seals)
+        except UnsoundError as exc:
+            raise StoreError(f"the window of an object: {exc}") from exc
+        return [value for value in values if value]
 
     def _sealed(self, index: int, value: bytes) -> bytes:
         return value if self._seals is None else self._seals.seal(self._key_of(index), value)
@@ -255,10 +252,7 @@ class ObjectBody(Body):
         self._next = indexes.stop
         if self._next == self._limit:
             self.close()
-        return [
-            self.unpack(index, value, None if seals is None else seals[index])
-            for index, value in zip(indexes, map(self._unsealed, indexes, values), strict=True)
-        ]
+        return await self._unpacked(indexes, list(map(self._unsealed, indexes, values)), seals)
 
     @property
     def _end(self) -> int:

@@ -16,6 +16,7 @@ import time
 from stream_cached.bodies.watched import TooManyUploadsError
 from stream_cached.entries.body import RENEW_EVERY, RUN_TTL
 from stream_cached.entries.chunks import ChunkPacker
+from stream_cached.entries.coding import Coder, with_body, write_next
 from stream_cached.entries.late import LateChunks
 from stream_cached.entries.protocols import Channel, Owner
 from stream_cached.entries.resource import Resource
@@ -47,7 +48,9 @@ class Recorder:
         hashes: bool = False,
         limits: Limits,
         channel: Channel | None = None,
+        coder: Coder | None = None,
     ) -> None:
+        self._coder = coder
         self.failure: NotCached | None = None
         self._owner = owner
         self._resource = resource
@@ -63,7 +66,9 @@ class Recorder:
         self._telling = None if channel is None else Telling(channel, self._packer)
         self._queue = SegmentQueue(limits.max_pending)
         self._seals, self.pending = self._queue.seals, self._queue.pending
+        self.catch_up = self._queue.catch_up
         self._late = LateChunks(self, self._body, self._queue, self._packer)
+        self.read = self._late.read
         self._is_held = self._is_left = self._closing = False
         self._wakeup = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -92,9 +97,6 @@ class Recorder:
     def is_behind(self) -> bool:
         """Whether so much waits to be written that the store needs time to catch up."""
         return self._queue.is_behind
-
-    async def catch_up(self, timeout: float) -> None:
-        await self._queue.catch_up(timeout)
 
     def start(self) -> None:
         """Begin to count `max_duration`."""
@@ -195,9 +197,7 @@ class Recorder:
             raise
 
     async def _write_window(self) -> None:
-        window = self._queue.window()
-        await self._body.write(window)
-        self._queue.wrote(window)
+        await write_next(self._queue, self._body, self._coder)
         if self._tell_timer is None:
             self._tell_later()
         self._owner.recorder_moved()
@@ -240,13 +240,14 @@ class Recorder:
             size = len(encode_record(inline)) + self._length + self._resource.versions_size
             if size <= self._limits.inline_max:
                 await self._written_out()
-                await self._publish(dataclasses.replace(inline, body=whole.payload), digest)
+                await self._publish(await with_body(inline, whole.payload, self._coder), digest)
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
             seals, sizes = tuple(self._seals), await self._body.finish()
+            entry = dataclasses.replace(entry, codings=self._queue.codings)
             await self._publish(dataclasses.replace(entry, segments=seals, sizes=sizes), digest)
 
     async def _written_out(self) -> None:
@@ -278,9 +279,6 @@ class Recorder:
         """Delete what was written."""
         self.fail(NotCached.INCOMPLETE)
         await self.settled()
-
-    async def read(self, number: int) -> list[bytes]:
-        return await self._late.read(number)
 
     @property
     def is_lost(self) -> bool:

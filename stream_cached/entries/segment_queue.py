@@ -13,9 +13,10 @@ class SegmentQueue:
 
     def __init__(self, max_pending: int) -> None:
         self.seals: list[Seal] = []
-        """Those of all segments so far."""
+        """Those of all segments so far; of one that waits, as it is not compressed."""
         self.written = 0
         """How many segments are written."""
+        self._codings = bytearray()
         self._max_pending = max_pending
         self._waiting: list[PackedSegment] = []
         self._size = 0
@@ -28,6 +29,10 @@ class SegmentQueue:
     @property
     def is_full(self) -> bool:
         return self._size > self._max_pending
+
+    @property
+    def is_half_full(self) -> bool:
+        return self._size > self._max_pending // 2
 
     @property
     def has_room(self) -> bool:
@@ -46,10 +51,16 @@ class SegmentQueue:
 
     def put(self, packed: PackedSegment) -> None:
         self.seals.append(packed.seal)
+        self._codings.append(packed.coding)
         self._waiting.append(packed)
         self._size += len(packed.value)
         if self._size > self._max_pending // 4:
             self._kept_up.clear()
+
+    @property
+    def codings(self) -> bytes:
+        """How the segments are coded; empty if none is compressed."""
+        return bytes(self._codings) if any(self._codings) else b""
 
     def pending(self) -> int:
         """Return the bytes that wait."""
@@ -59,8 +70,11 @@ class SegmentQueue:
         """Return the segments to write next."""
         return self._waiting[:WINDOW]
 
-    def wrote(self, window: list[PackedSegment]) -> None:
-        """Take away what is written."""
+    def wrote(self, window: list[PackedSegment], coded: list[PackedSegment]) -> None:
+        """Take away what is written, and in which form."""
+        for segment in coded:
+            self.seals[segment.index] = segment.seal
+            self._codings[segment.index] = segment.coding
         del self._waiting[: len(window)]
         self.written += len(window)
         self._size -= sum(len(segment.value) for segment in window)

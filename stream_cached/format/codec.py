@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgpack
+
 from stream_cached.format import validation
-from stream_cached.format.envelope import PREFIX_SIZE, Prefix, State, pack, unpack
+from stream_cached.format.coding import Coding, inflated, require_known
+from stream_cached.format.envelope import (
+    PREFIX_SIZE,
+    ForeignVersionError,
+    Prefix,
+    State,
+    pack,
+    read_prefix,
+    unpack,
+)
 from stream_cached.format.lengths import lengths_of, packed_lengths
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
 from stream_cached.format.validation import MALFORMED, optional, typed
 from stream_cached.format.validation import UnsoundError as UnsoundError
 
+#: The byte of an encoded segment that tells its state, where it is compressed.
+CODED = bytes([State.CODED_SEGMENT])
+
 #: The fields of an entry that are there only if they have a value.
-_OPTIONAL = ("replaces", "etag", "sizes", "validator", "took")
+_OPTIONAL = ("replaces", "etag", "sizes", "validator", "took", "codings")
 
 
 def encode_segment(
@@ -24,15 +38,51 @@ def encode_segment(
     return pack(State.SEGMENT, generation, index, head, segment.payload, kind=kind)
 
 
-def decode_segment(data: bytes, generation: bytes, index: int) -> Segment:
-    """Decode a segment; raise UnsoundError if it is damaged or not the one asked for."""
+def coded_segment(value: bytes, coding: Coding, compress: Callable[[bytes], bytes]) -> bytes | None:
+    """Return an encoded segment with a compressed payload; None if that is not worth it."""
+    prefix = read_prefix(value)
+    edge = PREFIX_SIZE + prefix.head_length
+    payload = value[edge:]
+    coded = compress(payload)
+    if not is_worth_it(coded, payload):
+        return None
+    head = (*msgpack.unpackb(value[PREFIX_SIZE:edge]), int(coding), len(payload))
+    known = prefix.generation, prefix.revision
+    return pack(State.CODED_SEGMENT, *known, head, coded, kind=type(value))
+
+
+def is_worth_it(coded: bytes, plain: bytes) -> bool:
+    """Whether so much is saved that each hit may take the time to inflate it."""
+    return len(coded) <= len(plain) - len(plain) // 16 - 1
+
+
+def decode_segment(
+    data: bytes, generation: bytes, index: int, length: int | None = None
+) -> Segment:
+    """
+    Decode a segment.
+
+    Raises:
+        UnsoundError: It is damaged, is not the one asked for, or has another `length` than that.
+    """
     prefix, head, payload = unpack(data)
-    if (prefix.state, prefix.generation, prefix.revision) != (State.SEGMENT, generation, index):
+    is_coded = prefix.state is State.CODED_SEGMENT
+    if not is_coded and prefix.state is not State.SEGMENT:
+        raise UnsoundError("no segment")
+    if (prefix.generation, prefix.revision) != (generation, index):
         raise UnsoundError("another segment")
     try:
-        chunks, continues = head
+        if is_coded:
+            chunks, continues, coding, size = head
+            if length is not None and size != length:
+                raise UnsoundError("another length")
+            payload = inflated(typed(int, coding), payload, typed(int, size))
+        else:
+            chunks, continues = head
         lengths = lengths_of(chunks, len(payload), least=1)
         return Segment(lengths, typed(bool, continues), payload, data[:PREFIX_SIZE])
+    except ForeignVersionError:
+        raise
     except MALFORMED as exc:
         raise UnsoundError("malformed table of chunks") from exc
 
@@ -42,7 +92,8 @@ def encode_record(record: Record) -> bytes:
     body = b""
     match record:
         case Entry():
-            state, body = State.ENTRY, record.body
+            state = State.CODED_ENTRY if record.codings else State.ENTRY
+            body = record.coded or record.body
             head = {
                 "status": record.status,
                 "headers": record.headers,
@@ -60,6 +111,7 @@ def encode_record(record: Record) -> bytes:
                     sizes=record.sizes or None,
                     validator=record.validator,
                     took=record.took,
+                    codings=record.codings or None,
                 ),
             }
         case Index():
@@ -78,6 +130,8 @@ def decode_record(data: bytes) -> Record:
     prefix, head, body = unpack(data)
     try:
         return _record(prefix, head, body)
+    except ForeignVersionError:
+        raise
     except MALFORMED as exc:
         raise UnsoundError("malformed head") from exc
 
@@ -85,12 +139,12 @@ def decode_record(data: bytes) -> Record:
 def _record(prefix: Prefix, head: object, body: bytes) -> Record:
     generation = prefix.generation
     match prefix.state:
-        case State.ENTRY:
-            return _entry(head, generation, body)
+        case State.ENTRY | State.CODED_ENTRY:
+            return _entry(head, generation, body, is_coded=prefix.state is State.CODED_ENTRY)
         case State.VALUE:
             fields = validation.fields(head, 3)
             return Value(*_common(fields), body, typed(bool, fields["text"]), generation)
-        case State.SEGMENT | State.LEASE | State.PROGRESS | State.OBJECT:
+        case State.SEGMENT | State.CODED_SEGMENT | State.LEASE | State.PROGRESS | State.OBJECT:
             raise UnsoundError(f"{prefix.state.name} where a record was expected")
     if body:
         raise UnsoundError("unexpected body")
@@ -103,11 +157,18 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
     return Marker(*_common(fields), validation.word(fields["detail"]), generation)
 
 
-def _entry(head: object, generation: bytes, body: bytes) -> Entry:
+def _entry(head: object, generation: bytes, body: bytes, *, is_coded: bool) -> Entry:
     fields = validation.fields(head, 12, optional=_OPTIONAL)
     length, segments = typed(int, fields["length"]), _segments(fields["segments"])
     if segments and (body or fields["chunks"]):
         raise UnsoundError("a body in two places")
+    codings, coded = b"", b""
+    if is_coded != ("codings" in fields):
+        raise UnsoundError("a coding in a record without one, or none in one with it")
+    if is_coded:
+        codings = _codings(fields["codings"], len(segments) or 1)
+        if not segments:
+            coded, body = body, inflated(codings[0], body, length)
     validation.partition(tuple([size for size, _ in segments]), length - len(body))
     status, media_type = typed(int, fields["status"]), fields["media_type"]
     key, versions = _common(fields)
@@ -126,13 +187,30 @@ def _entry(head: object, generation: bytes, body: bytes) -> Entry:
         chunks=lengths_of(fields["chunks"], len(body)),
         body=body,
         segments=segments,
-        sizes=validation.sizes(fields, [size + PREFIX_SIZE for size, _ in segments]),
+        sizes=validation.sizes(fields, _least_sizes(segments, codings)),
         fresh_until=None if fresh_until is None else validation.moment(fresh_until),
         replaces=validation.replaced(fields),
         etag=validation.etag(fields),
         validator=validation.validator(fields),
         took=validation.took(fields),
+        codings=codings,
+        coded=coded,
     )
+
+
+def _codings(value: object, count: int) -> bytes:
+    codings = typed(bytes, value)
+    if len(codings) != count or not any(codings):
+        raise UnsoundError("wrong codings")
+    for number in {*codings} - {Coding.PLAIN}:
+        require_known(number)
+    return codings
+
+
+def _least_sizes(segments: Sequence[tuple[int, int]], codings: bytes) -> list[int]:
+    """Return what each part of an object is larger than."""
+    pairs = zip(segments, codings or bytes(len(segments)), strict=bool(segments))
+    return [PREFIX_SIZE + (0 if coding else size) for (size, _), coding in pairs]
 
 
 def _segments(value: object) -> tuple[tuple[int, int], ...]:

@@ -58,6 +58,10 @@ class State(enum.IntEnum):
     """The progress of a run, under a key of its own."""
     OBJECT = 8
     """The header of an object: the key of the record that leads to it."""
+    CODED_ENTRY = 9
+    """A complete response, of which the body or a part of it is compressed."""
+    CODED_SEGMENT = 10
+    """Part of a body that is compressed."""
 
 
 _numbers = itertools.count()

@@ -60,6 +60,10 @@ class Entry:
     as long as it says the same; None if it said nothing."""
     took: float | None = None
     """Seconds that its run took; None if nobody has asked for that."""
+    codings: bytes = b""
+    """The `Coding` of each segment, or that of `body`; empty if none is compressed."""
+    coded: bytes = field(default=b"", compare=False, repr=False)
+    """`body` as the record holds it, if that is compressed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from stream_cached.entries.coding import Coder
+from stream_cached.entries.protocols import Channel, Owner
+from stream_cached.entries.recorder import Recorder
 from stream_cached.entries.resource import Resource
 from stream_cached.events import Reporter
 from stream_cached.format.progress import Head
@@ -80,6 +83,20 @@ class Recording:
     storage: Storage
     hashes: bool = False
     """Whether the digest of the body is asked for."""
+    coder: Coder | None = None
+    """What compresses the body; None where it is stored as it is."""
+
+    def recorder(self, run: Owner, limits: Limits, channel: Channel | None) -> Recorder:
+        return Recorder(
+            run,
+            self.resource,
+            self.entry,
+            varies_on=self.varies_on,
+            hashes=self.hashes,
+            limits=limits,
+            channel=channel,
+            coder=self.coder,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,13 +130,7 @@ class Run(Claim):
         if channel is not None:
             channel.open(answer.head)
         self._storage = recording.storage
-        self.recorder = Recorder(
-            *(self, recording.resource, recording.entry),
-            varies_on=recording.varies_on,
-            hashes=recording.hashes,
-            limits=answer.limits,
-            channel=channel,
-        )
+        self.recorder = recording.recorder(self, answer.limits, channel)
 
     def store_body(self) -> asyncio.Task[None]:
         """Store the body at hand. Return the task that does so."""

@@ -11,6 +11,7 @@ from aiocache.serializers import BaseSerializer, JsonSerializer, PickleSerialize
 
 from stream_cached.checks import require, require_size
 from stream_cached.errors import ConfigurationError
+from stream_cached.format.coding import inflate
 
 #: What stands before a compressed text, and before compressed bytes.
 _TEXT, _BYTES = b"T", b"B"
@@ -79,22 +80,12 @@ class CompressionSerializer(BaseSerializer):  # type: ignore[misc]
         """Return the value of compressed bytes; None for None. Raise ValueError for other bytes."""
         if value is None:
             return None
-        kind, data = bytes(value[:1]), self._inflated(value[1:])
+        kind, data = bytes(value[:1]), inflate(value[1:], self._max_size, error=ValueError)
         if kind == _TEXT:
             return self._inner.loads(data.decode(self._inner.encoding or "utf-8"))
         if kind == _BYTES:
             return self._inner.loads(data)
         raise ValueError("these are no bytes of a CompressionSerializer")
-
-    def _inflated(self, compressed: bytes) -> bytes:
-        inflater = zlib.decompressobj()
-        try:
-            data = inflater.decompress(compressed, self._max_size)
-        except zlib.error as exc:
-            raise ValueError(f"the compressed bytes are damaged: {exc}") from None
-        if not inflater.eof:
-            raise ValueError(f"the value ends too early, or has more than {self._max_size} bytes")
-        return data
 
 
 def _resolved(serializer: Any, kwargs: dict[str, Any]) -> Any:

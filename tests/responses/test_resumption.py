@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stream_cached import ConfigurationError, stream_cached
+from stream_cached.compression import Codec
 from stream_cached.errors import LostStreamError
 from stream_cached.responses.resumption import Resumption, RunHead, resuming
 from tests.conftest import Serve
@@ -54,10 +56,16 @@ class Reruns:
 
 
 def lose_a_segment_under_a_hit(
-    serve: Serve, redis_server: RedisServer, url: str, runs: Reruns, change: Change
+    serve: Serve,
+    redis_server: RedisServer,
+    url: str,
+    runs: Reruns,
+    change: Change,
+    compress: Codec | None = None,
 ) -> RawResponse:
     """Return what a client is given whose entry loses its end, and the next run is changed."""
-    cached = stream_cached(ttl=60, cache=url, resume=True, statuses=[200, 203])(runs.__call__)
+    options: dict[str, Any] = {"resume": True, "statuses": [200, 203], "compress": compress}
+    cached = stream_cached(ttl=60, cache=url, **options)(runs.__call__)
     port = serve(Starlette(routes=[Route("/", cached)])).port
     fetch(port)
     keys = Keyspace(redis_server.port)

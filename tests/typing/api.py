@@ -119,6 +119,7 @@ async def by_position(request: Request) -> dict[str, int]:
     key_ignore=("session",),
     unguarded={"client", "state.user"},
     bodies="file:///var/cache/app",
+    compress="zlib",
     on_complete=copied,
     on_event=happened,
 )

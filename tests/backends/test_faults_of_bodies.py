@@ -37,6 +37,7 @@ def _without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 #: Those in which a large body is written, or an entry with one is found.
 _MOMENTS = [
     *("before a miss", "at the lease", "at the end of the lease", "at the commit of segments"),
+    "at the look-up before the commit",
     *("at segment 0 of a run", "at segment 5 of a run", "at segment 8 of a run"),
     *("at a segment of a body at hand", "at the release of a failed run"),
     *("before a long hit", "at the look-up of a long hit"),

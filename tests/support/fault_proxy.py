@@ -123,6 +123,10 @@ class FaultProxy:
         """Close the port, and tear down all connections."""
         server, self._server = self._server, None
         if server is not None:
+            for listening in server.sockets:
+                asyncio.get_running_loop().remove_reader(listening)
+            # Of what is accepted while a server closes, asyncio closes nothing.
+            await asyncio.sleep(0)
             server.close()
         self.tear_down()
 
@@ -162,6 +166,9 @@ class FaultProxy:
         except OSError:
             tear_down(to_client)
             return
+        except BaseException:
+            tear_down(to_client)
+            raise
         link = _Link(client, to_client, server, to_server)
         self._links.add(link)
         try:

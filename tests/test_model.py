@@ -13,12 +13,14 @@ import functools
 import gc
 import itertools
 import random
+import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import ExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
@@ -33,14 +35,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from stream_cached import limits, stream_cached, tasks
+from stream_cached import Compression, limits, stream_cached, tasks
 from stream_cached.backends import breaker
+from stream_cached.bodies.files import FileBodies
 from stream_cached.connections import time_limit
 from stream_cached.entries import chunks, ids, telling
 from stream_cached.runs import channel, lease, registry
 from stream_cached.stores.memory import MemoryCache
 from stream_cached.streams import backlog, reader, stream
 from tests.support.asgi import Exchange
+from tests.support.at_once import without_threads
 from tests.support.selection import examples
 from tests.support.step_loop import StepLoop, in_order_of_making, process
 
@@ -402,6 +406,9 @@ class Config:
     answers: str = "stream"
     """How the endpoint answers unless a test says it; empty where it always waits for that."""
     drifts: bool = False
+    live_window: int | None = None
+    """With large bodies in a directory: how much of a run stays in the store. None without one."""
+    compresses: bool = False
 
 
 class World:
@@ -426,6 +433,11 @@ class World:
         """Whether a run may have been stored long after its end."""
         self._patches = ExitStack()
         self._patch()
+        self.directory: Path | None = None
+        if config.live_window is not None:
+            self._patches.enter_context(without_threads())
+            directory = self._patches.enter_context(tempfile.TemporaryDirectory())
+            self.directory = Path(directory) / "bodies"
         self.cached = [self._process(where) for where in (0, 1)]
         self.endpoints: list[Any] = [cached(self.endpoint) for cached in self.cached]
 
@@ -487,7 +499,16 @@ class World:
             key_context=(),
             replay="exact" if config.exact else "fast",
             fallback=memory if config.fallback else False,
+            compress=Compression(min_size=10) if config.compresses else None,
+            **self._bodies(),
         )
+
+    def _bodies(self) -> dict[str, Any]:
+        """Return where a process keeps large bodies: each one looks after it for itself."""
+        if self.directory is None:
+            return {}
+        window = self.config.live_window
+        return {"bodies": FileBodies(self.directory), "live_window": window, "grace": 1.0}
 
     def close(self) -> None:
         """Give everything back, whatever state it is in."""
@@ -559,6 +580,8 @@ class World:
     def _answer(self, run: Run, way: str) -> Any:
         run.answered = self.loop.time()
         headers = {"Vary": "X-Kind"} if self.config.varies else {}
+        if self.config.compresses:
+            headers["Content-Type"] = "text/plain"
         match way:
             case "raises":
                 raise SourceError
@@ -809,6 +832,8 @@ class World:
         self._check_left(asyncio.all_tasks(self.loop))
         self._check_left(tasks._running)
         self._check_left([runs for each in self.registries for runs in each._runs.values()])
+        if self.directory is not None:
+            self._check_left(list(self.directory.glob("unfinished/*")))
         self._check_usable()
         self.loop.pass_time(2000)
         self._check_left(self.server.live())
@@ -1218,4 +1243,31 @@ def test_whatever_happens(config: Config, story: list[Happening]) -> None:
 @given(configs, happenings)
 @examples(700)
 def test_whatever_happens_at_length(config: Config, story: list[Happening]) -> None:
+    told(config, story)
+
+
+#: With large bodies in a directory, compressed or not.
+with_bodies = st.builds(
+    lambda config, window, compress: replace(config, live_window=window, compresses=compress),
+    configs,
+    st.sampled_from([1_000_000, 0, 2_000]),
+    st.booleans(),
+)
+
+
+@given(with_bodies, happenings)
+@examples(30)
+def test_whatever_happens_with_large_bodies_in_files(
+    config: Config, story: list[Happening]
+) -> None:
+    told(config, story)
+
+
+@pytest.mark.full
+@pytest.mark.rest
+@given(with_bodies, happenings)
+@examples(300)
+def test_whatever_happens_with_large_bodies_in_files_at_length(
+    config: Config, story: list[Happening]
+) -> None:
     told(config, story)

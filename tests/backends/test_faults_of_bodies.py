@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stream_cached.bodies import threads
 from tests.backends.test_faults import Attempt, _disturbed
 from tests.backends.test_faults import attempt as attempt
+from tests.support.at_once import without_threads
 from tests.support.faults import REDIS_FAULTS, Fault
 from tests.support.moments import MOMENTS
 
 
-class _AtOnce:
-    """Calls at once what threads would: the clock of the laboratory knows none."""
-
-    def submit(self, function: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function())
-        except BaseException as exc:
-            future.set_exception(exc)
-        return future
-
-
 @pytest.fixture(autouse=True)
-def _without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_pool", (os.getpid(), _AtOnce()))
+def _without_threads() -> Iterator[None]:
+    with without_threads():
+        yield
 
 
 #: Those in which a large body is written, or an entry with one is found.

@@ -18,8 +18,15 @@ from typing import Any, Protocol
 from stream_cached.endpoint.held import is_proxy, path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure, is_shared_infrastructure
 from stream_cached.endpoint.signatures import class_names
-from stream_cached.keys.canonical import NoCanonicalFormError, canonical, slot_names, state_of
+from stream_cached.keys.canonical import (
+    PLAIN,
+    NoCanonicalFormError,
+    canonical,
+    slot_names,
+    state_of,
+)
 from stream_cached.keys.digest import class_name
+from stream_cached.keys.made_classes import plain_attributes
 
 #: How deeply plain objects may be nested: a service that has a repository that has a session.
 _MAX_DEPTH = 8
@@ -182,7 +189,9 @@ def _plain(value: object, finder: Finder, depth: int) -> Any:
     finder.plain.append(value)
     if len(finder.plain) > _MAX_OBJECTS:
         raise UnknownOriginError(f"{class_name(value)}, among too many objects")
-    return [class_name(value), sorted(_attributes(value, finder, depth))]
+    # What was set on the class, each instance has.
+    of_class = plain_attributes(type(value), PLAIN)
+    return [class_name(value), of_class, sorted(_attributes(value, finder, depth))]
 
 
 def _attributes(value: object, finder: Finder, depth: int) -> list[list[Any]]:

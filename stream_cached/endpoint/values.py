@@ -19,8 +19,15 @@ from stream_cached.endpoint.signatures import annotation_of, class_names
 from stream_cached.endpoint.taken import part_of
 from stream_cached.endpoint.unkeyed import UnkeyedError, findings
 from stream_cached.http.reasons import BypassError
-from stream_cached.keys.canonical import TOO_DEEP, NoCanonicalFormError, canonical, state_of
+from stream_cached.keys.canonical import (
+    PLAIN,
+    TOO_DEEP,
+    NoCanonicalFormError,
+    canonical,
+    state_of,
+)
 from stream_cached.keys.digest import class_name
+from stream_cached.keys.made_classes import plain_attributes
 from stream_cached.keys.names import holds_address
 
 _PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
@@ -263,7 +270,8 @@ class CallValues:
                 forms.append([name, canonical(item)])
             except NoCanonicalFormError:
                 forms.append([name, form_of(item, finder)])
-        return ["endpoint", class_name(value), forms]
+        of_class = plain_attributes(type(value), PLAIN)
+        return ["endpoint", class_name(value), of_class, forms]
 
     # -- why not ----------------------------------------------------------------------------
 

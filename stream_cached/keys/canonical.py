@@ -12,7 +12,6 @@ import inspect
 import ipaddress
 import pathlib
 import re
-import sys
 import types
 import uuid
 import zoneinfo
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from stream_cached.keys.digest import _packed, class_name
+from stream_cached.keys.made_classes import found_by_name, parts_of_class, plain_attributes
 
 #: Ends the recursion into a value that contains itself.
 _MAX_DEPTH = 64
@@ -70,6 +70,18 @@ def has_form(value: object) -> bool:
 
 
 def _find_converter(cls: type) -> _Converter:
+    form = _form_of_class(cls)
+    if form is _refuse or cls.__module__ in _STANDARD or found_by_name(cls) is cls:
+        return form
+    # Another class may have its name: its methods and attributes count, as they are now.
+    return lambda value, deeper: [
+        "made",
+        parts_of_class(cls, lambda part: canonical(part, deeper)),
+        form(value, deeper),
+    ]
+
+
+def _form_of_class(cls: type) -> _Converter:
     for classes, form in _FORMS:
         if issubclass(cls, classes):
             return _content_only(cls, form) if issubclass(cls, _CONTENT) else form
@@ -164,14 +176,11 @@ def _zone(zone: datetime.tzinfo | None) -> str:
 
 
 def _global(value: Any, deeper: int) -> list[Any]:
-    """Return the name by which a function or a class is found in its module."""
-    names = value.__qualname__.split(".")
-    found: Any = sys.modules.get(value.__module__)
-    for name in names:
-        found = getattr(found, "__dict__", {}).get(name)
-    if found is not value:
+    """Return the name by which a module has a function or a class, and what was set on it."""
+    if found_by_name(value) is not value:
         raise NoCanonicalFormError(class_name(value))
-    return ["global", value.__module__, value.__qualname__]
+    own = plain_attributes(value, PLAIN) if hasattr(value, "__dict__") else []
+    return ["global", value.__module__, value.__qualname__, own]
 
 
 def _sequence(value: Iterable[object], deeper: int) -> list[Any]:

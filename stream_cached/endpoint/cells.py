@@ -17,7 +17,7 @@ from stream_cached.keys.canonical import PLAIN
 EMPTY = object()
 
 #: Methods that change a list, a dict, a set or a queue.
-_CHANGES = frozenset(
+CHANGES = frozenset(
     {
         *("add", "append", "appendleft", "clear", "discard", "extend", "insert", "move_to_end"),
         *("pop", "popitem", "popleft", "put", "put_nowait", "remove", "reverse", "setdefault"),
@@ -126,7 +126,7 @@ def _changes_first(code: CodeType) -> bool:
         value = instruction.argval
         is_loaded = is_loaded or value in first or (isinstance(value, tuple) and first[0] in value)
         is_change = instruction.opname in ("STORE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR")
-        if is_loaded and (is_change or (_is_attribute(instruction) and value in _CHANGES)):
+        if is_loaded and (is_change or (_is_attribute(instruction) and value in CHANGES)):
             return True
     return False
 
@@ -167,7 +167,7 @@ def changed_by(code: CodeType) -> frozenset[str]:
         elif instruction.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF"):
             loaded.append(instruction.argval)
             following = instructions[number + 1 : number + 2]
-            if any(each.argval in _CHANGES for each in following if _is_attribute(each)):
+            if any(each.argval in CHANGES for each in following if _is_attribute(each)):
                 changed.add(instruction.argval)
         elif instruction.opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
             # What stands on the same line.

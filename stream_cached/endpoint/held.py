@@ -111,7 +111,7 @@ def returned_by(call: Any, scope: Mapping[str, Any]) -> object:
     value = getattr(without_partials(call), "__globals__", {}).get(name, ABSENT)
     for attribute in attributes:
         of_module = vars(value) if isinstance(value, types.ModuleType) else None
-        value = (of_module or _attributes(value)).get(attribute, ABSENT)
+        value = (of_module or attributes_of(value)).get(attribute, ABSENT)
     return value
 
 
@@ -155,7 +155,7 @@ def _paths_in(name: str, state: Mapping[str, Any], value: object) -> Iterator[st
     for attribute, item in tuple(state.items()):
         if item is value:
             yield f"{name}.{attribute}"
-        elif _is_session_factory(type(item)) and _attributes(item).get("bind") is value:
+        elif _is_session_factory(type(item)) and attributes_of(item).get("bind") is value:
             yield f"{name}.{attribute}.bind"
 
 
@@ -211,7 +211,7 @@ def _ways(holder: Any, value: object, seen: dict[int, int], attributes: int) -> 
     return found
 
 
-def _attributes(holder: Any) -> Mapping[str, Any]:
+def attributes_of(holder: Any) -> Mapping[str, Any]:
     """Return the plain attributes of an instance that stands for no other one."""
     return {} if is_proxy(holder) else _dict_of(holder)
 
@@ -240,7 +240,7 @@ def _at(path: str) -> object:
     if name.endswith("()"):
         value = _cached_value(value)
     for attribute in attributes:
-        value = _attributes(value).get(attribute, ABSENT)
+        value = attributes_of(value).get(attribute, ABSENT)
     return value
 
 

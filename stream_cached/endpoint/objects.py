@@ -90,9 +90,14 @@ class Finder:
     """Whether it may hold what a `yield` dependency has made."""
     plain: list[object] = field(default_factory=list)
     """The plain objects that it has been found to hold."""
+    held: list[object] = field(default_factory=list)
+    """What it has been found to hold of the application."""
 
     def path(self, value: object) -> str | None:
-        return path_of(value, self.scope, (self.asker, type(value).__qualname__))
+        path = path_of(value, self.scope, (self.asker, type(value).__qualname__))
+        if path is not None:
+            self.held.append(value)
+        return path
 
 
 def form_of(value: object, finder: Finder) -> Any:

@@ -11,10 +11,11 @@ import datetime
 import decimal
 import inspect
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stream_cached.endpoint.changed import changed_by, changes_anything
 from stream_cached.endpoint.dependencies import (
     Call,
     among,
@@ -123,6 +124,8 @@ class RouteOrigins:
         # With the call, so that its id is not reused.
         self._taken: dict[int, tuple[Call, list[Taken]]] = {}
         self._known: dict[tuple[object, ...], Any] = {}
+        every = {id(call): call for tree in self._trees for call in tree}.values()
+        self._changing = [call for call in every if changes_anything(call)]
 
     def dependency(self, name: str) -> Call | None:
         """Return the dependency whose value FastAPI passes as an argument."""
@@ -162,6 +165,16 @@ class RouteOrigins:
         taken: Sequence[Taken] = self._known[key]
         sources = [each.source for each in taken if not _is_of_application(each, scope)]
         return ", ".join(dict.fromkeys(sources))
+
+    def who_changes(self, held: Sequence[object], users: Users, scope: Mapping[str, Any]) -> str:
+        """Return what dependencies that change one of these objects take of who asks, or ""."""
+        for call in self._changing:
+            tree = tree_of(call, self._overrides)
+            taken = [each.by(name_of(call)) for c in tree for each in self._asked_by(c, users)]
+            sources = [each.source for each in taken if not _is_of_application(each, scope)]
+            if sources and _meets(held, changed_by(call, self._overrides, scope)):
+                return ", ".join(dict.fromkeys(sources))
+        return ""
 
     def users(
         self, marked: frozenset[str], declared: frozenset[str], scope: Mapping[str, Any]
@@ -242,6 +255,10 @@ def _is_of_application(taken: Taken, scope: Mapping[str, Any]) -> bool:
     """Whether it is something in the state that the lifespan has put there."""
     state = scope.get("state") or {}
     return bool(taken.state) and is_of_lifespan(scope, taken.state, state.get(taken.state))
+
+
+def _meets(held: Sequence[object], others: Iterable[object]) -> bool:
+    return any(each is other for other in others for each in held)
 
 
 def _share(tree: Sequence[Call], own: Sequence[Call], scope: Mapping[str, Any]) -> bool:

@@ -246,7 +246,10 @@ class CallValues:
             raise self._of_unknown_origin(name, value, str(unknown), exc) from None
         is_held = isinstance(form, list) and form[0] == "held"
         source = self._who_asks(name, is_held=is_held)
-        if source and not (is_held and self.origins.only_selected(name, only_selects)):
+        if is_held and source and self.origins.only_selected(name, only_selects):
+            source = ""
+        source = source or self.origins.who_changes(finder.held, self.users, self._scope)
+        if source:
             raise self._of_a_client(name, value, source)
         return LEFT_OUT if form is None else form
 

@@ -1391,6 +1391,102 @@ def an_endpoint_class_that_a_request_changes(app: FastAPI, cached: Decorate) -> 
     app.router.routes.append(Route("/x", Rows))
 
 
+# -- what the application holds, and a dependency changes -----------------------------------------
+
+
+def get_client() -> httpx.AsyncClient:
+    return tools.client
+
+
+Client = Annotated[httpx.AsyncClient, Depends(get_client)]
+
+
+def give_token(user: User) -> None:
+    tools.client.headers["authorization"] = user
+
+
+def give_token_by_dependency(client: Client, name: Annotated[str, Depends(get_name)]) -> None:
+    client.headers.update({"authorization": name})
+
+
+def give_token_by_another_name(request: Request) -> None:
+    headers = tools.client.headers
+    headers["authorization"] = request.cookies["user"]
+
+
+def _add_client(app: FastAPI, cached: Decorate, change: Any) -> None:
+    @app.get("/x", dependencies=[Depends(change)])
+    @cached()
+    async def rows(client: Client) -> Response:
+        return PlainTextResponse(client.headers["authorization"])
+
+
+@case("never", "the cookie user, by give_token", at_once=False)
+def a_client_that_a_login_gives_a_token(app: FastAPI, cached: Decorate) -> None:
+    _add_client(app, cached, give_token)
+
+
+@case("never", "the cookie user, by give_token_by_dependency", at_once=False)
+def a_client_that_a_login_takes_and_gives_a_token(app: FastAPI, cached: Decorate) -> None:
+    _add_client(app, cached, give_token_by_dependency)
+
+
+@case("never", "the cookie user, by give_token_by_another_name", at_once=False)
+def a_client_whose_headers_a_login_changes(app: FastAPI, cached: Decorate) -> None:
+    _add_client(app, cached, give_token_by_another_name)
+
+
+@case("of each", at_once=False)
+def a_client_that_is_given_a_token_that_is_in_the_key(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x", dependencies=[Depends(give_token)])
+    @cached()
+    async def rows(client: Client, user: User) -> Response:
+        return PlainTextResponse(client.headers["authorization"])
+
+
+@case("never", "give_token_in_state", at_once=False)
+def a_client_of_the_lifespan_that_is_given_a_token(app: FastAPI, cached: Decorate) -> None:
+    async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
+        yield {"client": httpx.AsyncClient()}
+
+    app.router.lifespan_context = contextlib.asynccontextmanager(lifespan)
+
+    def give_token_in_state(request: Request, user: User) -> None:
+        request.state.client.headers["authorization"] = user
+
+    def of_state(request: Request) -> Any:
+        return request.state.client
+
+    @app.get("/x", dependencies=[Depends(give_token_in_state)])
+    @cached()
+    async def rows(client: Annotated[Any, Depends(of_state)]) -> Response:
+        return PlainTextResponse(client.headers["authorization"])
+
+
+@case("never", "choose_schema", at_once=False)
+def an_engine_whose_schema_a_dependency_sets(app: FastAPI, cached: Decorate) -> None:
+    def choose_schema(user: User) -> None:
+        tools.engine.dialect.default_schema_name = user
+
+    @app.get("/x", dependencies=[Depends(choose_schema)])
+    @cached()
+    async def rows(db: DB) -> Response:
+        return PlainTextResponse(tools.engine.dialect.default_schema_name)
+
+
+@case("of all")
+def a_client_that_a_login_uses(app: FastAPI, cached: Decorate) -> None:
+    seen: dict[str, str] = {}
+
+    def login(user: User) -> None:
+        seen[user] = tools.client.headers["user-agent"]
+
+    @app.get("/x", dependencies=[Depends(login)])
+    @cached()
+    async def rows(client: Client) -> Response:
+        return PlainTextResponse(client.headers["user-agent"])
+
+
 # -- all of them ----------------------------------------------------------------------------------
 
 

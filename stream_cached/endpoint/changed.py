@@ -1,0 +1,159 @@
+"""What a dependency changes of objects that it has not made, as its bytecode tells.
+
+A login that gives a client of the application the token of a user makes it that user's own, until
+the next one comes. What is changed where it is named can be seen: `client.headers["x"] = token`,
+`client.headers.update(...)`, `settings.client.auth = auth`. So can another name for its headers.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import itertools
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import HTTPConnection
+
+from stream_cached.endpoint.cells import CHANGES, variables_of
+from stream_cached.endpoint.dependencies import Call, parameters_of
+from stream_cached.endpoint.held import ABSENT, attributes_of, returned_by
+from stream_cached.endpoint.infrastructure import is_infrastructure
+from stream_cached.endpoint.reads import code_of, function_of
+from stream_cached.endpoint.signatures import annotation_of, dependency_of, may_be
+from stream_cached.endpoint.startup import state_of_app
+
+#: Methods that change what they are called on: also cookies and headers of clients.
+_METHODS = CHANGES | {"set", "set_cookie"}
+
+_STORES = ("DELETE_SUBSCR", "STORE_SUBSCR")
+
+_NO_STEPS = ("CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL")
+
+#: How many instructions an index may have: `headers[f"x-{name}"]`.
+_MAX_INDEX = 6
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change that a function makes."""
+
+    name: str
+    """The variable that leads to what is changed."""
+    attributes: tuple[str, ...]
+    """Those that lead on from there."""
+    is_called: bool
+    """Whether a method is called, which may do something else."""
+
+
+@functools.lru_cache(maxsize=1024)
+def changes_in(code: types.CodeType | None) -> tuple[Change, ...]:
+    """Return the changes that the code of a function makes to what its variables hold."""
+    if code is None:
+        return ()
+    steps = [i for i in dis.get_instructions(code) if i.opname not in _NO_STEPS]
+    aliases: dict[str, tuple[str, tuple[str, ...]]] = {}
+    found: dict[Change, None] = {}
+    for index, step in enumerate(steps):
+        for variable, is_last in _loaded(step):
+            after = steps[index + 1 :] if is_last else []
+            names = [str(i.argval) for i in itertools.takewhile(_is_attribute, after)]
+            rest = after[len(names) : len(names) + _MAX_INDEX]
+            name, before = aliases.get(variable, (variable, ()))
+            way = (*before, *names)
+            if rest and rest[0].opname == "STORE_FAST" and names:
+                aliases[str(rest[0].argval)] = name, way
+            elif rest and rest[0].opname in ("STORE_ATTR", "DELETE_ATTR"):
+                found[Change(name, way, is_called=False)] = None
+            elif names and names[-1] in _METHODS:
+                found[Change(name, way[:-1], is_called=True)] = None
+            elif _is_stored(rest if is_last else steps[index + 1 : index + 2]):
+                found[Change(name, way, is_called=False)] = None
+    return tuple(found)
+
+
+def _loaded(step: dis.Instruction) -> Iterator[tuple[str, bool]]:
+    """Yield the variables that an instruction loads, and which of them is on top then."""
+    is_variable = step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME"))
+    if not is_variable or "AND_CLEAR" in step.opname:
+        return
+    names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
+    for name in names:
+        yield str(name), name is names[-1]
+
+
+def _is_attribute(step: dis.Instruction) -> bool:
+    return step.opname in ("LOAD_ATTR", "LOAD_METHOD")
+
+
+def _is_stored(steps: Sequence[dis.Instruction]) -> bool:
+    """Whether an item is set, whose index is all that stands before."""
+    index = [*itertools.takewhile(lambda step: step.opname not in _STORES, steps)]
+    if len(index) == len(steps):
+        return False
+    pure = ("BUILD_STRING", "FORMAT", "CONVERT", "LOAD_CONST", "LOAD_FAST", "LOAD_GLOBAL")
+    return bool(index) and all(step.opname.startswith(pure) for step in index)
+
+
+def changes_anything(call: Call) -> bool:
+    return bool(changes_in(code_of(call)))
+
+
+def changed_by(
+    call: Call, overrides: Mapping[Call, Call], scope: Mapping[str, Any]
+) -> Iterator[object]:
+    """Yield the objects that a dependency changes, and those that lead to them."""
+    parameters = {each.name: each for each in parameters_of(call) or ()}
+    for change in changes_in(code_of(call)):
+        if change.name in parameters:
+            root, names = _of_parameter(parameters[change.name], change, overrides, scope)
+        else:
+            root, names = _variable(call, change.name), change.attributes
+        if root is not ABSENT:
+            yield from _way(root, names, is_called=change.is_called)
+
+
+def _of_parameter(
+    parameter: inspect.Parameter,
+    change: Change,
+    overrides: Mapping[Call, Call],
+    scope: Mapping[str, Any],
+) -> tuple[object, tuple[str, ...]]:
+    """Return what a parameter leads to, and the attributes from there."""
+    dependency = dependency_of(parameter)
+    if dependency is not None:
+        return returned_by(overrides.get(dependency, dependency), scope), change.attributes
+    if not may_be(annotation_of(parameter), HTTPConnection):
+        return ABSENT, ()
+    match change.attributes:
+        case ("app", "state", name, *names):
+            return state_of_app(scope.get("app")).get(name, ABSENT), tuple(names)
+        case ("state", name, *names):
+            return (scope.get("state") or {}).get(name, ABSENT), tuple(names)
+    return ABSENT, ()
+
+
+def _variable(call: Call, name: str) -> object:
+    function, code = function_of(call), code_of(call)
+    if code is not None and name in code.co_varnames:
+        # It is one that the function has made.
+        return ABSENT
+    variables = variables_of(function)
+    return variables.get(name, getattr(function, "__globals__", {}).get(name, ABSENT))
+
+
+def _way(root: object, names: Sequence[str], *, is_called: bool) -> list[object]:
+    """Return an object and those on the way to what is changed; none if it is a call of a tool."""
+    found = [root]
+    for name in names:
+        value = found[-1]
+        own = vars(value) if isinstance(value, types.ModuleType) else attributes_of(value)
+        if name not in own:
+            # What a property returns is a part of the object, such as the headers of a client.
+            is_part = isinstance(inspect.getattr_static(type(value), name, None), property)
+            return found if is_part or not is_called else []
+        found.append(own[name])
+    return [] if is_called and is_infrastructure(type(found[-1])) else found

@@ -75,6 +75,10 @@ class UnknownOriginError(Exception):
     """An object of which nothing says whether it is one client's own; the text says which."""
 
 
+class UnknownEngineError(UnknownOriginError):
+    """A session or a connection of an engine that no module and no application holds."""
+
+
 @dataclass(frozen=True)
 class Finder:
     """What is known of an argument."""
@@ -150,7 +154,7 @@ def _made(value: object, finder: Finder) -> Any:
     for engine in _engines(value):
         path = finder.path(engine)
         if path is None:
-            raise UnknownOriginError(
+            raise UnknownEngineError(
                 f"{class_name(value)}, which is bound to an engine that no module and no "
                 "application holds"
             )

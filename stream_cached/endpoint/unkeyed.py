@@ -21,7 +21,8 @@ class UnkeyedError(Exception):
     """An argument can't be part of a key; `findings` turns it into the reason for users.
 
     `client_source` names the input, if any, that makes the argument depend on the client;
-    `is_known` is False where the origin of the argument is unknown."""
+    `is_known` is False where the origin of the argument is unknown, `of_engine` is True where it is
+    that of its engine."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class UnkeyedError(Exception):
         *,
         client_source: str = "",
         is_known: bool = True,
+        of_engine: bool = False,
         fix: str = "",
     ) -> None:
         super().__init__(why)
@@ -39,6 +41,7 @@ class UnkeyedError(Exception):
         self.why = why
         self.client_source = client_source
         self.is_known = is_known
+        self.of_engine = of_engine
         self.fix = fix
 
     @property
@@ -88,9 +91,8 @@ def _fix(one: UnkeyedError, parameters: Parameters) -> str:
     cls = type(one.value).__name__
     if is_infrastructure(type(one.value)):
         return (
-            "keep it in a global of a module, in app.state or in the state of the lifespan, or let "
-            f"a dependency yield it, so that its origin is known; or, if every {variable} gives "
-            f"the same answer, {left_out}, or call not_in_key({cls}) once for all endpoints"
+            f"{_kept(one, variable)}; or, if every {variable} gives the same answer, {left_out}, "
+            f"or call not_in_key({cls}) once for all endpoints"
         )
     if identity:
         return (
@@ -103,6 +105,20 @@ def _fix(one: UnkeyedError, parameters: Parameters) -> str:
     return (
         f"{fields if dependency is type(one.value) else ''}{key_args}; or, if the answer does not "
         f"depend on it, {left_out}, or call not_in_key({cls}) once for all endpoints"
+    )
+
+
+def _kept(one: UnkeyedError, variable: str) -> str:
+    """Return where to keep a tool, so that its origin is known."""
+    if one.of_engine:
+        return (
+            "keep its engine where the application holds it: app.state.engine = engine where the "
+            "engine is made, or in a global of a module"
+        )
+    return (
+        f"keep it where the application holds it: app.state.{variable} = {variable} where it is "
+        "made, in a global of a module, or in the state of the lifespan; or let a dependency yield "
+        "it, if it is made for each request"
     )
 
 

@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 
 from stream_cached.endpoint.in_key import PartOf, part_of_class
 from stream_cached.endpoint.infrastructure import is_declared, is_infrastructure, is_injected
-from stream_cached.endpoint.objects import Finder, UnknownOriginError, form_of
+from stream_cached.endpoint.objects import Finder, UnknownEngineError, UnknownOriginError, form_of
 from stream_cached.endpoint.origins import NOBODY, Origins, RouteOrigins, Users
 from stream_cached.endpoint.reads import only_selects
 from stream_cached.endpoint.signatures import annotation_of, class_names
@@ -243,7 +243,7 @@ class CallValues:
                 return self._instance(value, finder)
             form = form_of(value, finder)
         except UnknownOriginError as unknown:
-            raise self._of_unknown_origin(name, value, str(unknown), exc) from None
+            raise self._of_unknown_origin(name, value, unknown, exc) from None
         is_held = isinstance(form, list) and form[0] == "held"
         source = self._who_asks(name, is_held=is_held)
         if is_held and source and self.origins.only_selected(name, only_selects):
@@ -285,14 +285,15 @@ class CallValues:
         return UnkeyedError(name, value, why, client_source=source, is_known=is_known)
 
     def _of_unknown_origin(
-        self, name: str, value: object, what: str, exc: NoCanonicalFormError
+        self, name: str, value: object, unknown: UnknownOriginError, exc: NoCanonicalFormError
     ) -> UnkeyedError:
         if not is_infrastructure(type(value)):
-            return self._without_form(name, value, exc, what)
+            return self._without_form(name, value, exc, str(unknown))
         if source := self._who_asks(name):
             return self._of_a_client(name, value, source, is_known=False)
-        why = f"nothing says whose {name} is, which is of type {what}"
-        return UnkeyedError(name, value, why, is_known=False)
+        why = f"nothing says whose {name} is, which is of type {unknown}"
+        of_engine = isinstance(unknown, UnknownEngineError)
+        return UnkeyedError(name, value, why, is_known=False, of_engine=of_engine)
 
     def _without_form(
         self, name: str, value: object, exc: Exception, what: str = ""

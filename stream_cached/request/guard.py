@@ -34,7 +34,6 @@ _COMMON = frozenset(
     {
         "app",
         "app_root_path",
-        "asgi",
         "endpoint",
         "fastapi",
         "fastapi_astack",
@@ -243,13 +242,18 @@ class Guard:
         elif name == "extensions":
             if isinstance(value, dict):
                 return ObservedMapping(value, self._extension)
+        elif name == "asgi":
+            if isinstance(value, dict) and value.keys() - {"spec_version", "version"}:
+                self.note("scope.asgi")
         elif not (name in _COMMON or is_shared_infrastructure(type(value))):
             self.note(f"scope.{name}")
         return value
 
     def _extension(self, name: str, value: Any) -> Any:
         # ASGI's TLS extension contains the client's certificate. Others tell what a server can do.
-        if not name.startswith(("http.response.", "websocket.")):
+        is_ability = name.startswith(("http.response.", "websocket."))
+        # Such a one has no content, unless a middleware has put something there.
+        if not is_ability or value not in (ABSENT, {}, None):
             self.note("scope.extensions")
         return value
 

@@ -509,6 +509,39 @@ def a_session_bound_to_an_engine_that_nobody_holds(app: FastAPI, cached: Decorat
         return whose(db)
 
 
+def _add_closed_over(app: FastAPI, cached: Decorate, engine: Any) -> None:
+    def get_db() -> Iterator[Session]:
+        yield tools.session_over(engine)
+
+    @app.get("/x")
+    @cached()
+    async def rows(db: Annotated[Session, Depends(get_db)]) -> Response:
+        return whose(db)
+
+
+@case("never", "app.state.engine = engine")
+def a_session_of_an_engine_that_only_a_factory_has(app: FastAPI, cached: Decorate) -> None:
+    _add_closed_over(app, cached, create_engine("sqlite://"))
+
+
+@case("of all")
+def a_session_of_an_engine_of_a_factory_with_the_line_that_is_named(
+    app: FastAPI, cached: Decorate
+) -> None:
+    app.state.engine = create_engine("sqlite://")
+    _add_closed_over(app, cached, app.state.engine)
+
+
+@case("never", "app.state.api = api")
+def a_client_that_only_a_factory_has(app: FastAPI, cached: Decorate) -> None:
+    client = httpx.AsyncClient()
+
+    @app.get("/x")
+    @cached()
+    async def rows(api: Annotated[httpx.AsyncClient, Depends(lambda: client)]) -> Response:
+        return PlainTextResponse("rows")
+
+
 @case("of all")
 def a_session_of_a_factory_that_a_module_holds(app: FastAPI, cached: Decorate) -> None:
     def get_db() -> Iterator[Session]:

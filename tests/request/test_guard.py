@@ -71,6 +71,8 @@ def for_users(app: ASGIApp) -> ASGIApp:
             scope["workers"] = WORKERS
             scope["client"] = (f"client of {user}", 5000)
             scope["extensions"] = {"tls": {"client_cert_name": user}, "http.response.debug": {}}
+            scope["extensions"]["http.response.template"] = {"user": user}
+            scope["asgi"] = {**scope.get("asgi", {}), "server": f"server of {user}"}
         await authenticated(scope, receive, send)
 
     return marked
@@ -144,6 +146,14 @@ NOTICED: dict[str, tuple[Callable[[Any], object], str]] = {
     "the client's certificate": (
         lambda r: r.scope["extensions"]["tls"]["client_cert_name"],
         'request.scope["extensions"]',
+    ),
+    "an ability of the server with a content": (
+        lambda r: r.scope["extensions"]["http.response.template"]["user"],
+        'request.scope["extensions"]',
+    ),
+    "what is added to the version of ASGI": (
+        lambda r: r.scope["asgi"]["server"],
+        'request.scope["asgi"]',
     ),
     "all extensions": (lambda r: [*r.scope["extensions"]], 'request.scope["extensions"]'),
     "scope, server": (lambda r: r.scope["server"], 'request.scope["server"]'),

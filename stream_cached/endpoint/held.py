@@ -3,7 +3,8 @@
 The path stands in the key in place of the object, so that it is the same in every process:
 
 - `package.module.NAME`, and up to two plain attributes of that (`package.db.instance.client`);
-- `package.module.function()`, where `functools.cache` keeps the one value of the function;
+- `package.module.function()`, where `functools.cache` keeps the one value of the function, and one
+  plain attribute of it (`get_settings().client`);
 - `app.state.NAME`, and `state.NAME` for what the lifespan has put into the state.
 
 A path that has led to two objects holds nothing: a global that is set for each request, say. A path
@@ -189,8 +190,11 @@ def _search(value: object) -> Iterator[str]:
             if item is value:
                 yield f"{module_name}:{name}"
             elif type(item) is functools._lru_cache_wrapper:
-                if _cached_value(item) is value:
+                cached = _cached_value(item)
+                if cached is value:
                     yield f"{module_name}:{name}()"
+                for way in _ways(cached, value, seen, _MAX_ATTRIBUTES - 1):
+                    yield f"{module_name}:{name}().{way}"
             else:
                 for way in _ways(item, value, seen, _MAX_ATTRIBUTES):
                     yield f"{module_name}:{name}.{way}"

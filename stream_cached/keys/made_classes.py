@@ -6,6 +6,7 @@ A function that makes a class may put into its methods, or on the class, what it
 from __future__ import annotations
 
 import collections
+import dis
 import functools
 import hashlib
 import sys
@@ -43,15 +44,35 @@ def found_by_name(value: Any) -> Any:
 
 
 def plain_attributes(value: Any, plain: frozenset[type]) -> list[list[Any]]:
-    """Return the attributes of a function or a class that are plain values, by name."""
+    """Return the attributes of a function or a class that are plain values, but for counters."""
     found: dict[str, Any] = {}
+    counters = _counters(value) if isinstance(value, type) else ()
     for each in getattr(value, "__mro__", (value,)):
         if each.__module__ != "builtins":
             found = {**each.__dict__, **found}
     return sorted(
         [name, item]
         for name, item in found.items()
-        if type(item) in plain and not name.startswith("__")
+        if type(item) in plain and not name.startswith("__") and name not in counters
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _counters(cls: type) -> frozenset[str]:
+    """Return the attributes that the methods of a class add to: how many instances there are."""
+    functions = [
+        each
+        for base in cls.__mro__
+        for value in vars(base).values()
+        if isinstance(each := getattr(value, "__func__", value), types.FunctionType)
+    ]
+    steps = [[*dis.get_instructions(function)] for function in functions]
+    return frozenset(
+        str(step.argval)
+        for code in steps
+        for number, step in enumerate(code)
+        if step.opname == "STORE_ATTR"
+        if any(each.argrepr == "+=" for each in code[max(number - 4, 0) : number])
     )
 
 

@@ -392,6 +392,26 @@ def the_one_that_a_cached_function_returns(app: FastAPI, cached: Decorate) -> No
     _add_engine(app, cached, tools.cached_engine)
 
 
+class Made:
+    """Settings that hold what they make."""
+
+    def __init__(self) -> None:
+        self.client = httpx.AsyncClient()
+
+
+@functools.lru_cache
+def get_settings() -> Made:
+    return Made()
+
+
+@case("of all")
+def cached_settings_that_hold_a_client(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(settings: Annotated[Made, Depends(get_settings)]) -> Response:
+        return PlainTextResponse("rows")
+
+
 @case("of all")
 def one_that_is_two_attributes_away(app: FastAPI, cached: Decorate) -> None:
     _add_engine(app, cached, lambda: tools.resources.database.engine)
@@ -1388,6 +1408,23 @@ def an_instance_of_a_class_that_another_dependency_changes(app: FastAPI, cached:
     @cached()
     async def rows(tenant: Annotated[Tenant, Depends()]) -> Response:
         return PlainTextResponse(tenant.owner())
+
+
+class Counted:
+    """Counts its instances."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Counted.made += 1
+
+
+@case("of all")
+def an_instance_of_a_class_that_counts_them(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(counted: Annotated[Counted, Depends()]) -> Response:
+        return PlainTextResponse("rows")
 
 
 @case("of each", at_once=False)

@@ -18,15 +18,20 @@ from stream_cached.stores.clients import Clients
 _CLEAN_UP = 2.0
 
 
+#: What is wrong with a decorator that the framework never calls, and what to write.
+PASSED_OVER = (
+    "@stream_cached stands above the route decorator, so that the framework calls the function "
+    "without it",
+    "write it below, directly over the function",
+)
+
+
 def warn_of_passed_over(app: Any) -> None:
     """Warn of functions whose decorator stands above that of their route, which never calls it."""
     for route in _routes_of(app, set()):
         reporter = reporter_of(getattr(route, "endpoint", None))
         if reporter is not None:
-            reporter.warn(
-                "@stream_cached stands above the route decorator, so that the framework calls the "
-                "function without it: write it below, directly over the function"
-            )
+            reporter.warn(": ".join(PASSED_OVER))
 
 
 def _routes_of(holder: Any, seen: set[int]) -> Iterator[Any]:

@@ -37,6 +37,8 @@ from stream_cached.responses.rendering import Rendering, Twins
 from stream_cached.tasks import has_event_loop
 
 if TYPE_CHECKING:
+    from starlette.types import Scope
+
     from stream_cached.decorated.base import Decorator
 
 #: The switches of a single call, as in aiocache's decorators.
@@ -177,6 +179,15 @@ class Decorated:
             vars(self.wrapper)["__signature__"] = self.endpoint.signature
         # What is stored under `key=` is now stored under several keys.
         self._invalidation = Invalidation(self.service, None)
+
+    @property
+    def decorator(self) -> Decorator:
+        """The decorator whose function it is."""
+        return self._decorator
+
+    def check(self, scope: Scope) -> None:
+        """Raise `BypassError` if no call on the route of a scope has a key."""
+        self._keys.check(scope)
 
     # -- one call ---------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import Scope
+
 from stream_cached.backends.users import user_of
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.arguments import Arguments
@@ -149,6 +151,11 @@ class Keys:
             # It says so itself once it is called.
             return kwargs
         return kwargs if "request" in given.arguments else {**kwargs, "request": incoming.request}
+
+    def check(self, scope: Scope) -> None:
+        """Raise `BypassError` if no call on the route of a scope has a key."""
+        if self._hooks.keys_by_request:
+            self._parts.check(scope, self._hooks)
 
     def of_request(
         self, incoming: Incoming, args: tuple[Any, ...], kwargs: dict[str, Any], *, host: bool

@@ -1,19 +1,27 @@
-"""The command ``stream-cached``."""
+"""The command ``stream-cached demo``."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from stream_cached.demo import run
 from stream_cached.demo.processes import UnableError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0 if all answers were right, 1 if not, 2 if it can't run."""
-    parser = _parser()
+    """Run the demo alone; return the exit status."""
+    parser = argparse.ArgumentParser(prog="stream-cached")
+    add_parser(parser.add_subparsers(required=True, metavar="command"))
     options = parser.parse_args(argv)
+    status: int = options.run(options)
+    return status
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Return 0 if all answers were right, 1 if not, 2 if it can't run."""
     if options.port and not options.serve:
-        parser.error("--port needs --serve")
+        options.parser.error("--port needs --serve")
     try:
         if options.serve:
             return run.serve(options.cache, options.bodies, options.port)
@@ -26,12 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="stream-cached", description="Caching of streamed responses for Starlette and FastAPI."
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    demo = commands.add_parser(
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    demo: argparse.ArgumentParser = commands.add_parser(
         "demo",
         help="request three streams twice and compare the answers",
         description="Starts a server on this machine, requests three streams over HTTP, each "
@@ -60,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with --serve: the port of the first server; the second server listens on the next "
         "port (default: free ports)",
     )
-    return parser
+    demo.set_defaults(run=run_demo, parser=demo)
 
 
 if __name__ == "__main__":

@@ -82,9 +82,10 @@ class ViewReporter(Reporter):
 
     def not_cached(self, *findings: Finding) -> None:
         """Warn once that and why a response is not cached, and how to fix that."""
-        super().not_cached(
-            *(
-                Finding(each.reason, each.subject, each.fix or _FIXES.get(each.reason, ""))
-                for each in findings
-            )
-        )
+        super().not_cached(*map(for_view, findings))
+
+
+def for_view(finding: Finding) -> Finding:
+    """Return a finding with a fix for views."""
+    fix = finding.fix or _FIXES.get(finding.reason, "")
+    return Finding(finding.reason, finding.subject, fix)

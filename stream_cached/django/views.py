@@ -99,6 +99,8 @@ class View:
         baseline: Context,
     ) -> None:
         decorator = cache.streams.cached(**chosen.options)
+        #: What stands for the decorator of a function in other frameworks.
+        self.decorator = decorator
         self.options: Options = decorator.options
         self._chosen = chosen
         self._signature = signature
@@ -130,6 +132,26 @@ class View:
             self.service, headers=self._rules({**self.options.vary, "Accept": _unchanged})
         )
         self._invalidation = Invalidation(self.service, None)
+
+    @property
+    def is_per_user(self) -> bool:
+        """Whether the key has the user."""
+        return self._chosen.per_user
+
+    @property
+    def query(self) -> frozenset[str] | None:
+        """The names of the query that are part of the key; None for all."""
+        return self._chosen.query
+
+    @property
+    def request_name(self) -> str:
+        """The parameter that is the request; empty where none has a name."""
+        return self._names[0] if self._names else ""
+
+    @property
+    def arguments(self) -> list[str]:
+        """The parameters beside the request."""
+        return [*self._signature.parameters][1:]
 
     def _check(self) -> None:
         parameters = self._signature.parameters.values()

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from stream_cached.endpoint.in_key import part_of_class, part_of_parameter
 from stream_cached.endpoint.infrastructure import NotInKey, is_declared
 from stream_cached.endpoint.origins import Origins
+from stream_cached.endpoint.outline import Outline, outlined
 from stream_cached.endpoint.signatures import (
     annotation_of,
     class_names,
@@ -105,6 +106,10 @@ class Arguments:
         used = {name: headers for name, headers in taken.items() if name not in out}
         plain = {name: headers for name, headers in used.items() if name not in self._key_args}
         return frozenset(chain(*used.values())), frozenset(chain(*plain.values()))
+
+    def outline(self, scope: Mapping[str, Any], requests: Set[str]) -> Outline:
+        """Return what can be said of the arguments before there is a call on this route."""
+        return outlined(self._rules, self._ignored, requests, scope)
 
     def forms(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]

@@ -131,6 +131,11 @@ class RouteOrigins:
         """Return the dependency whose value FastAPI passes as an argument."""
         return self._given.get(name)
 
+    def taken(self) -> list[Taken]:
+        """Return what all dependencies of the route take of who asks, and is not in the key."""
+        calls = {id(call): call for tree in (*self._trees, *self._own.values()) for call in tree}
+        return [each for call in calls.values() for each in self._asked_by(call)]
+
     def is_made(self, name: str) -> bool:
         """Whether an argument is what a `yield` dependency yields, and so made for this request."""
         return name in self._made

@@ -69,6 +69,11 @@ def has_form(value: object) -> bool:
     return True
 
 
+def class_has_form(cls: type) -> bool:
+    """Whether instances of a class have a form, as far as the class decides that."""
+    return cls in PLAIN or _converter(cls) is not _refuse
+
+
 def _find_converter(cls: type) -> _Converter:
     form = _form_of_class(cls)
     if form is _refuse or cls.__module__ in _STANDARD or found_by_name(cls) is cls:

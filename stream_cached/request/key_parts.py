@@ -71,6 +71,16 @@ class KeyParts:
             namespace=namespace,
         )
 
+    def check(self, scope: Scope, cache: Cache) -> None:
+        """
+        Look at what is the same for all calls on the route of a scope.
+
+        Raises:
+            BypassError: No call is for the cache.
+        """
+        self._identity.form(scope, in_memory=cache.is_in_process)
+        self._around((), scope, cache)
+
     def forms(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], incoming: Incoming, cache: Cache
     ) -> dict[str, Any]:

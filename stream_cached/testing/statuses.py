@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from stream_cached.http.cache_status import NAME, MemberRead
 from stream_cached.http.reasons import Finding, NotCached
 
 
@@ -18,14 +17,6 @@ class HasHeaders(Protocol):
         """The headers; their names are found in any case."""
         ...
 
-
-_NAME = "stream-cached"
-
-#: The members of a list, and the parameters of a member: commas and semicolons in texts are none.
-_MEMBERS = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^",])+')
-_PARAMETERS = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^";])+')
-
-_BY_WORD = {reason.word: reason for reason in NotCached}
 
 #: What the reason of RFC 9211 for forwarding a request means here, and what to look at.
 _FORWARDED = {
@@ -43,41 +34,8 @@ _FORWARDED = {
 }
 
 
-@dataclass(frozen=True)
-class CacheStatus:
+class CacheStatus(MemberRead):
     """The member of this library in the Cache-Status of a response."""
-
-    text: str
-    """The whole field, as it was sent."""
-    parameters: Mapping[str, str | bool] = field(default_factory=dict)
-
-    @property
-    def is_hit(self) -> bool:
-        """Whether the response came from the cache."""
-        return bool(self.parameters.get("hit"))
-
-    @property
-    def is_collapsed(self) -> bool:
-        """Whether the response is that of a run for another request."""
-        return bool(self.parameters.get("collapsed"))
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether the response was going to be stored."""
-        return bool(self.parameters.get("stored"))
-
-    @property
-    def forwarded(self) -> str:
-        """Why the request was not answered from the cache."""
-        return str(self.parameters.get("fwd", ""))
-
-    @property
-    def reasons(self) -> Sequence[NotCached]:
-        """Why the response is not stored."""
-        if self.forwarded == "method":
-            return [NotCached.METHOD]
-        words = str(self.parameters.get("detail", "")).split(", ")
-        return [_BY_WORD[word] for word in words if word in _BY_WORD]
 
     def explained(self, noted: Iterable[Finding] = ()) -> str:
         """Return what it means, and which line changes it, with what was noted in this test."""
@@ -110,7 +68,7 @@ def no_status(response: Any) -> str:
     """Return what it means that a response has no Cache-Status of this library."""
     code = getattr(response, "status_code", None)
     return (
-        f"no Cache-Status of {_NAME} (the status is {code}): the function was not called through "
+        f"no Cache-Status of {NAME} (the status is {code}): the function was not called through "
         "the decorator. Fix: write @stream_cached(...) directly over the function, below the route "
         "decorator, and see whether the path leads to this function"
     )
@@ -118,18 +76,4 @@ def no_status(response: Any) -> str:
 
 def status_of(response: HasHeaders) -> CacheStatus | None:
     """Return what Cache-Status says; None if this library has not answered."""
-    text = response.headers.get("Cache-Status") or ""
-    found = None
-    for member in _MEMBERS.findall(text):
-        name, *rest = (each.strip() for each in _PARAMETERS.findall(member))
-        # The last one is nearest to the client.
-        if name.strip('"') == _NAME:
-            found = CacheStatus(text, dict(map(_parameter, rest)))
-    return found
-
-
-def _parameter(text: str) -> tuple[str, str | bool]:
-    name, is_given, value = text.partition("=")
-    if not is_given:
-        return name, True
-    return name, re.sub(r"\\(.)", r"\1", value.strip()[1:-1]) if '"' in value else value.strip()
+    return CacheStatus.read(response.headers.get("Cache-Status") or "")

@@ -1,0 +1,1 @@
+"""The command `stream-cached`: its subcommands, but for the demo, which has a folder of its own."""

@@ -1,0 +1,133 @@
+"""What doctor says of one endpoint, and of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream_cached.command.routes import FoundRoute, innermost, name_of, streams
+from stream_cached.command.said import Said
+from stream_cached.command.settings import Store, store_of, ttl_of
+from stream_cached.command.warned import Warned
+from stream_cached.decorated.function import Decorated
+from stream_cached.decorated.outline import FunctionOutline, outline_of
+from stream_cached.decorated.wrapping import decorated_of
+from stream_cached.endpoint.function import place_of
+from stream_cached.endpoint.known import reporter_of
+from stream_cached.errors import ConfigurationError
+from stream_cached.http.reasons import Finding
+from stream_cached.lifespan import PASSED_OVER
+
+#: The words of doctor's own findings, beside those of Cache-Status.
+ABOVE, CONFIGURATION, WARNING = "above-route", "configuration", "warning"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A decorated endpoint."""
+
+    path: str
+    methods: tuple[str, ...]
+    name: str
+    place: str
+    store: Store | None = None
+    ttl: str = ""
+    key: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Said, ...] = ()
+    """What is wrong."""
+    notes: tuple[Said, ...] = ()
+    """What depends on the request."""
+
+
+@dataclass(frozen=True)
+class Undecorated:
+    """An endpoint without the decorator that returns a stream."""
+
+    path: str
+    methods: tuple[str, ...]
+    name: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All that doctor says."""
+
+    endpoints: tuple[Endpoint, ...]
+    undecorated: tuple[Undecorated, ...]
+    routes: int
+    settings: tuple[Said, ...] = ()
+    notes: tuple[Said, ...] = ()
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self.settings) or any(each.findings for each in self.endpoints)
+
+
+def examined(found: Iterable[FoundRoute], warned: Warned) -> Examined:
+    """Return what is to be said of the routes of an application."""
+    endpoints: list[Endpoint] = []
+    undecorated: list[Undecorated] = []
+    routes = list(found)
+    for route in routes:
+        function = function_of(route.endpoint)
+        if function is not None:
+            endpoints.append(_endpoint(route, function, warned))
+        elif reporter_of(innermost(route.endpoint)) is not None:
+            endpoints.append(_passed_over(route))
+        elif streams(route):
+            undecorated.append(Undecorated(*_where(route)))
+    return Examined((*endpoints,), (*undecorated,), len(routes))
+
+
+def function_of(endpoint: Any) -> Decorated | None:
+    """Return the decorated function that an endpoint is, or calls by way of other decorators."""
+    return decorated_of(endpoint) or decorated_of(innermost(endpoint))
+
+
+def _where(route: FoundRoute) -> tuple[str, tuple[str, ...], str, str]:
+    endpoint = innermost(route.endpoint)
+    return route.path, route.methods, name_of(endpoint), place_of(endpoint)
+
+
+def _endpoint(route: FoundRoute, function: Decorated, warned: Warned) -> Endpoint:
+    own = function.endpoint
+    where = (route.path, route.methods, own.name, own.place)
+    told = [Said.warned(text, WARNING) for text in warned.of(own.name, own.place)]
+    try:
+        store = store_of(function.hooks, function.decorator)
+        outline = outline_of(function, route.scope, route.methods)
+    except ConfigurationError as exc:
+        wrong = Said.warned(str(exc), CONFIGURATION)
+        return Endpoint(*where, findings=(*told, wrong))
+    return described(where, store, ttl_of(function.hooks, function.decorator), outline, told)
+
+
+def described(
+    where: tuple[str, tuple[str, ...], str, str],
+    store: Store,
+    ttl: str,
+    outline: FunctionOutline,
+    told: Iterable[Said] = (),
+) -> Endpoint:
+    """Return what is to be said of a decorated function or view."""
+    return Endpoint(
+        *where,
+        store=store,
+        ttl=ttl,
+        key=outline.key,
+        arguments={name: way.value for name, way in outline.arguments.items()},
+        findings=(*told, *_once(outline.certain)),
+        notes=tuple(_once(outline.possible)),
+    )
+
+
+def _once(findings: Iterable[Finding]) -> Iterator[Said]:
+    return iter(dict.fromkeys(map(Said.of, findings)))
+
+
+def _passed_over(route: FoundRoute) -> Endpoint:
+    return Endpoint(*_where(route), findings=(Said(ABOVE, *PASSED_OVER),))

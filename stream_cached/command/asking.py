@@ -121,6 +121,9 @@ def ask(asked: Question) -> Answer:
                 connection.connect()
                 sockets.append(connection.sock)
                 response = _sent(connection, asked)
+                if is_over():
+                    # The head may have been cut, which shows nowhere.
+                    raise TimeoutError
             except ssl.SSLCertVerificationError as exc:
                 raise UnableError(
                     f"the certificate of {asked.url.hostname} can't be verified "

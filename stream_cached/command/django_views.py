@@ -56,7 +56,7 @@ def _endpoint(where: tuple[str, tuple[str, ...], str, str], state: Any, view: An
     except ConfigurationError as exc:
         return Endpoint(*where, findings=(Said.warned(str(exc), CONFIGURATION),))
     outline = outline_of_view(state, view, where[1])
-    return described(where, store, ttl_of(state.service.hooks, state.decorator), outline)
+    return described(where, store, ttl_of(state.service.hooks, state.decorator, store), outline)
 
 
 def _views(resolver: Any, prefix: str) -> Iterator[tuple[str, Any]]:

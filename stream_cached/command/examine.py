@@ -22,6 +22,14 @@ from stream_cached.lifespan import PASSED_OVER
 #: The words of doctor's own findings, beside those of Cache-Status.
 ABOVE, CONFIGURATION, WARNING = "above-route", "configuration", "warning"
 
+#: Those of its own notes.
+LATER, UNSEEN = "store-later", "unseen"
+
+_LATER = (
+    "its cache is set up when the application starts, so that its store can't be seen here",
+    "set the cache up where its module is imported, to have it looked at",
+)
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -99,21 +107,27 @@ def _endpoint(route: FoundRoute, function: Decorated, warned: Warned) -> Endpoin
     told = [Said.warned(text, WARNING) for text in warned.of(own.name, own.place)]
     try:
         store = store_of(function.hooks, function.decorator)
-        outline = outline_of(function, route.scope, route.methods)
+        ttl = ttl_of(function.hooks, function.decorator, store)
+        outline = outline_of(function, route.scope, route.methods, is_bound=store is not None)
     except ConfigurationError as exc:
         wrong = Said.warned(str(exc), CONFIGURATION)
         return Endpoint(*where, findings=(*told, wrong))
-    return described(where, store, ttl_of(function.hooks, function.decorator), outline, told)
+    # What is found here comes from the application, which may raise anything.
+    except Exception as exc:
+        unseen = Said(UNSEEN, f"it could not be looked at ({type(exc).__name__})", "")
+        return Endpoint(*where, findings=(*told,), notes=(unseen,))
+    return described(where, store, ttl, outline, told)
 
 
 def described(
     where: tuple[str, tuple[str, ...], str, str],
-    store: Store,
+    store: Store | None,
     ttl: str,
     outline: FunctionOutline,
     told: Iterable[Said] = (),
 ) -> Endpoint:
     """Return what is to be said of a decorated function or view."""
+    later = () if store is not None else (Said(LATER, *_LATER),)
     return Endpoint(
         *where,
         store=store,
@@ -121,7 +135,7 @@ def described(
         key=outline.key,
         arguments={name: way.value for name, way in outline.arguments.items()},
         findings=(*told, *_once(outline.certain)),
-        notes=tuple(_once(outline.possible)),
+        notes=(*later, *_once(outline.possible)),
     )
 
 

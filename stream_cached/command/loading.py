@@ -12,6 +12,7 @@ import traceback
 from typing import Any
 
 from stream_cached.backends.urls import without_secrets
+from stream_cached.command.routes import is_application
 from stream_cached.errors import StreamCachedError
 
 #: The variable that names the settings of a Django project.
@@ -122,7 +123,7 @@ def _no_such(module: str, name: str, holder: Any) -> str:
         [
             f"{module}:{other}"
             for other, value in vars(holder).items()
-            if not other.startswith("_") and hasattr(value, "routes") and callable(value)
+            if not other.startswith("_") and not inspect.isclass(value) and is_application(value)
         ]
         if inspect.ismodule(holder)
         else []
@@ -136,7 +137,7 @@ def _told(exc: BaseException) -> str:
     frames = traceback.extract_tb(exc.__traceback__)
     place = f" ({os.path.relpath(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     text = f": {' '.join(str(exc).split())}" if isinstance(exc, _PLAIN) else ""
-    told = f"{type(exc).__name__}{without_environment(without_secrets(text))}"
+    told = f"{type(exc).__name__}{without_secrets(without_environment(text))}"
     return f"{told}{place}; --traceback shows where it came from"
 
 

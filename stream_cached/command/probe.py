@@ -27,7 +27,7 @@ _LONGEST = 3600.0
 
 _WORDS = {True: "yes", False: "no", None: "can't be seen"}
 
-_ROW = "{:<8}{:>6}  {:>9}  {:>10}  {:>9}  {:>12}  {:>7}  {}"
+_ROW = "{:<8}{:>6}  {:>8}  {:>10}  {:>8}  {:>11}  {:>6}  {}"
 
 
 def add_parser(commands: Any) -> None:
@@ -148,11 +148,15 @@ def _row(name: str, answer: Answer) -> str:
     return _ROW.format(
         name,
         answer.status,
-        *(f"{seconds * 1000:,.0f} ms" for seconds in times),
+        *map(_time, times),
         f"{answer.size:,}",
         f"{answer.pieces:,}",
-        answer.digest[:12],
+        answer.digest[:10],
     ).rstrip()
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"
 
 
 def _headers(name: str, answer: Answer) -> Iterator[str]:

@@ -35,7 +35,7 @@ def text(target: str, found: Examined, colours: Colours) -> str:
 def _endpoint(endpoint: Endpoint, colours: Colours) -> Iterator[str]:
     yield colours.bold(f"{','.join(endpoint.methods)} {endpoint.path}")
     yield from labelled("function", f"{endpoint.name} {_place(endpoint.place)}".rstrip())
-    if endpoint.store is not None:
+    if endpoint.ttl:
         yield from labelled("store", _store(endpoint))
         yield from labelled("fresh", endpoint.ttl)
         yield from labelled("key", ", ".join(endpoint.key) or "the arguments")
@@ -53,7 +53,7 @@ def _endpoint(endpoint: Endpoint, colours: Colours) -> Iterator[str]:
 def _store(endpoint: Endpoint) -> str:
     store = endpoint.store
     if store is None:
-        return ""
+        return "set up when the application starts"
     more = [f"namespace {store.namespace}"] if store.namespace else []
     more += [f"large bodies in {store.bodies}"] if store.bodies else []
     more += ["of this process alone"] if store.is_in_process else []

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from aiocache.base import SENTINEL
+
 from stream_cached.backends.binding import Binding
+from stream_cached.errors import ConfigurationError
 from stream_cached.options import Options
 from stream_cached.stores.clients import address_of
 from stream_cached.stores.memory import MemoryCache
@@ -44,14 +47,23 @@ class Store:
     fallback: object
 
 
-def store_of(hooks: Cache, decorator: Decorator) -> Store:
+def store_of(hooks: Cache, decorator: Decorator) -> Store | None:
     """
-    Return the store of a function.
+    Return the store of a function; None if it is set up when the application starts.
 
     Raises:
         ConfigurationError: Its URL is not one of a store.
     """
-    binding, options = hooks.binding(), decorator.options
+    try:
+        binding = hooks.binding()
+    except ConfigurationError:
+        if decorator.alias is None:
+            raise
+        return None
+    # cashews has an error of its own for a cache that was not set up.
+    except Exception:
+        return None
+    options = decorator.options
     cache = binding.cache
     is_memory = isinstance(cache, MemoryCache)
     address = "memory://" if is_memory else address_of(cache)[0]
@@ -68,12 +80,14 @@ def store_of(hooks: Cache, decorator: Decorator) -> Store:
     )
 
 
-def ttl_of(hooks: Cache, decorator: Decorator) -> str:
+def ttl_of(hooks: Cache, decorator: Decorator, store: Store | None) -> str:
     """Return for how long entries are fresh."""
     if decorator.ttl_of is not None:
         return "what a function says of each response"
     if hooks.by_response:
         return "as each response says"
+    if store is None and decorator.ttl is SENTINEL:
+        return "as its cache says"
     ttl = hooks.ttl()
     return "for ever" if ttl is None else f"{ttl:g} s"
 

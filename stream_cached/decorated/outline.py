@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection, Request
 
@@ -19,6 +19,9 @@ from stream_cached.endpoint.signatures import annotation_of, may_be
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.request.guard import Guard
 from stream_cached.request.incoming import Incoming
+
+if TYPE_CHECKING:
+    from stream_cached.decorated.base import Decorator
 
 #: The attributes of a request.
 _ATTRIBUTES = (
@@ -51,7 +54,11 @@ class FunctionOutline:
 
 
 def outline_of(
-    function: Decorated, scope: Mapping[str, Any], methods: Iterable[str]
+    function: Decorated,
+    scope: Mapping[str, Any],
+    methods: Iterable[str],
+    *,
+    is_bound: bool = True,
 ) -> FunctionOutline:
     """
     Return what can be said of a function.
@@ -60,6 +67,7 @@ def outline_of(
         function: The function.
         scope: The scope of a request for its route, with no headers.
         methods: The methods of the route.
+        is_bound: Whether its cache is known.
     """
     by_request = function.hooks.keys_by_request
     requests = _requests(function, scope)
@@ -69,7 +77,8 @@ def outline_of(
     _of_methods(function, scope, sorted(set(methods) - _ASIDE), certain, possible)
     _of_authorization(function, scope, arguments, certain, possible)
     if by_request:
-        certain += [*_of_route(function, scope), *arguments.certain]
+        certain += _of_route(function, scope) if is_bound else ()
+        certain += arguments.certain
         possible += arguments.possible
         for name in sorted(requests):
             _of_reads(function, scope, name, certain, possible)
@@ -190,14 +199,8 @@ def _note(guard: Guard, word: str, read: Read) -> None:
 def _key(function: Decorated) -> Iterator[str]:
     """Yield what a key consists of, beside the arguments."""
     decorator, options = function.decorator, function.service.options
-    if decorator.overrides("get_cache_key"):
-        yield "what get_cache_key returns"
-        return
-    if decorator.key is not None:
-        yield "key="
-        return
-    if decorator.key_builder is not None:
-        yield "what key_builder returns"
+    if not function.hooks.keys_by_request:
+        yield _own_key(function, decorator)
         return
     if not options.request_key:
         return
@@ -210,3 +213,10 @@ def _key(function: Decorated) -> Iterator[str]:
         yield "body"
     for name in sorted(each.decode("latin-1") for each in function.service.headers.normalisers):
         yield f"header {name}"
+
+
+def _own_key(function: Decorated, decorator: Decorator) -> str:
+    """Return what a key is made of that is not made from the request."""
+    if decorator.key is not None or getattr(function.hooks, "key_template", None):
+        return "the text of key="
+    return "what key_builder returns" if decorator.key_builder else "what get_cache_key returns"

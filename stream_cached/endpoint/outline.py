@@ -11,11 +11,16 @@ import enum
 import inspect
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from stream_cached.endpoint.in_key import part_of_class
-from stream_cached.endpoint.infrastructure import is_injected
-from stream_cached.endpoint.signatures import annotation_of, cookie_names, header_names
+from stream_cached.endpoint.infrastructure import is_infrastructure, is_injected
+from stream_cached.endpoint.signatures import (
+    annotation_of,
+    cookie_names,
+    dependency_of,
+    header_names,
+)
 from stream_cached.endpoint.taken import Taken
 from stream_cached.endpoint.values import CallValues, Rules
 from stream_cached.http.reasons import BypassError, Finding, NotCached
@@ -145,12 +150,15 @@ def _class_of(parameter: inspect.Parameter) -> type | None:
         return None
     annotation = annotation_of(parameter)
     if annotation is inspect.Parameter.empty:
+        # FastAPI passes what is in the request as it is.
+        return None if dependency_of(parameter) is not None else str
+    if annotation in (Any, object):
         return None
     origin = get_origin(annotation)
     if isinstance(origin, type) and not _is_union(annotation):
         return origin
     members = get_args(annotation) if _is_union(annotation) else (annotation,)
-    classes = [get_origin(each) or each for each in members if each is not type(None)]
+    classes = [_origin(each) for each in members if each is not type(None)]
     found = [each for each in classes if isinstance(each, type)]
     if len(found) != len(classes) or not found:
         return None
@@ -158,6 +166,12 @@ def _class_of(parameter: inspect.Parameter) -> type | None:
         # All of them have a form, or nothing is said of them.
         return found[0] if all(map(class_has_form, found)) else None
     return found[0]
+
+
+def _origin(annotation: Any) -> Any:
+    if get_origin(annotation) is Literal:
+        return type(get_args(annotation)[0])
+    return get_origin(annotation) or annotation
 
 
 def _is_union(annotation: object) -> bool:
@@ -170,8 +184,20 @@ def _is_union(annotation: object) -> bool:
 def _stand_in(parameter: inspect.Parameter) -> object:
     """Return an empty instance of a parameter's class, or any object."""
     cls = _class_of(parameter)
+    if cls is not None and is_infrastructure(cls):
+        # It is known by its names. Half a connection is nothing to play with.
+        return _namesake(cls)()
     try:
         return object() if cls is None else object.__new__(cls)
     # Classes that are written in C can't be made so.
     except TypeError:
         return object()
+
+
+def _namesake(cls: type) -> type:
+    """Return an empty class that has the names of a class and of its bases."""
+    found: type = object
+    for each in reversed(cls.__mro__[:-1]):
+        names = {"__module__": each.__module__, "__qualname__": each.__qualname__}
+        found = type(each.__name__, (found,), names)
+    return found

@@ -68,7 +68,7 @@ class Answer:
     @property
     def first_byte(self) -> float:
         """When the body has begun."""
-        return self.times[0] if self.times else self.seconds
+        return self.times[0] if self.times else self.last
 
     def header(self, name: str) -> str:
         """Return a header as it can be printed."""

@@ -91,6 +91,9 @@ def _streams(first: Answer, findings: list[Said], notes: list[Said]) -> bool | N
     if "content-length" in first.headers:
         findings.append(_with_length())
         return False
+    if not first.pieces and not first.cut:
+        notes.append(Said("empty", "the body is empty: there is nothing to stream", ""))
+        return None
     spread = first.last - first.first_byte
     if first.pieces > 1 and spread >= _AT_ONCE and spread >= first.first_byte * _SHARE:
         return True

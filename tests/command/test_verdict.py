@@ -53,7 +53,8 @@ def test_it_streams_and_hits() -> None:
         # A slow first row, and a stream after it.
         ((0.5, 0.6), 1.0, True, []),
         ((0.003, 0.004), 0.005, None, []),
-        ((), 0.01, None, []),
+        # Nothing at all.
+        ((), 0.5, None, []),
     ],
 )
 def test_when_the_pieces_come(

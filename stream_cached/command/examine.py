@@ -108,7 +108,13 @@ def _endpoint(route: FoundRoute, function: Decorated, warned: Warned) -> Endpoin
     try:
         store = store_of(function.hooks, function.decorator)
         ttl = ttl_of(function.hooks, function.decorator, store)
-        outline = outline_of(function, route.scope, route.methods, is_bound=store is not None)
+        outline = outline_of(
+            function,
+            route.scope,
+            route.methods,
+            instance=getattr(route.endpoint, "__self__", None),
+            is_bound=store is not None,
+        )
     except ConfigurationError as exc:
         wrong = Said.warned(str(exc), CONFIGURATION)
         return Endpoint(*where, findings=(*told, wrong))

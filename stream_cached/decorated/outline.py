@@ -58,6 +58,7 @@ def outline_of(
     scope: Mapping[str, Any],
     methods: Iterable[str],
     *,
+    instance: object = None,
     is_bound: bool = True,
 ) -> FunctionOutline:
     """
@@ -67,11 +68,12 @@ def outline_of(
         function: The function.
         scope: The scope of a request for its route, with no headers.
         methods: The methods of the route.
+        instance: What it belongs to, if it is a bound method.
         is_bound: Whether its cache is known.
     """
     by_request = function.hooks.keys_by_request
     requests = _requests(function, scope)
-    arguments = function.arguments.outline(scope, requests)
+    arguments = function.arguments.outline(scope, requests, instance)
     certain: list[Finding] = []
     possible: list[Finding] = []
     _of_methods(function, scope, sorted(set(methods) - _ASIDE), certain, possible)

@@ -107,9 +107,21 @@ class Arguments:
         plain = {name: headers for name, headers in used.items() if name not in self._key_args}
         return frozenset(chain(*used.values())), frozenset(chain(*plain.values()))
 
-    def outline(self, scope: Mapping[str, Any], requests: Set[str]) -> Outline:
-        """Return what can be said of the arguments before there is a call on this route."""
-        return outlined(self._rules, self._ignored, requests, scope)
+    def outline(
+        self, scope: Mapping[str, Any], requests: Set[str], instance: object = None
+    ) -> Outline:
+        """
+        Return what can be said of the arguments before there is a call on a route.
+
+        Args:
+            scope: The scope of a request for the route.
+            requests: The arguments that are the request.
+            instance: What a bound method belongs to; None for a function.
+        """
+        first = self._positional[:1]
+        left_out = {*first} if self._noself and first else set[str]()
+        known = {} if instance is None or left_out else dict.fromkeys(first, instance)
+        return outlined(self._rules, self._ignored | left_out, requests, known, scope)
 
     def forms(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]

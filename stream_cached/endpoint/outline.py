@@ -22,6 +22,7 @@ from stream_cached.endpoint.signatures import (
     header_names,
 )
 from stream_cached.endpoint.taken import Taken
+from stream_cached.endpoint.unkeyed import findings
 from stream_cached.endpoint.values import CallValues, Rules
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.canonical import class_has_form
@@ -60,7 +61,11 @@ class Outline:
 
 
 def outlined(
-    rules: Rules, ignored: Set[str], requests: Set[str], scope: Mapping[str, Any]
+    rules: Rules,
+    ignored: Set[str],
+    requests: Set[str],
+    known: Mapping[str, object],
+    scope: Mapping[str, Any],
 ) -> Outline:
     """
     Return what can be said of the arguments on the route of a scope.
@@ -69,33 +74,37 @@ def outlined(
         rules: How they are put into keys.
         ignored: Those that are left out of the key.
         requests: Those that are the request.
+        known: Those whose values are the same in each call.
         scope: The scope of a request for the route.
     """
     ways: dict[str, Way] = {}
     certain: list[Finding] = []
     possible: list[Finding] = []
     values = {name: _stand_in(p) for name, p in rules.parameters.items()}
+    values.update(known)
     for name, parameter in rules.parameters.items():
         if name in requests:
             ways[name] = Way.REQUEST
             continue
-        way = Way.KEY_IGNORE if name in ignored else _declared(rules, name, parameter)
-        if way is not None:
-            ways[name] = way
-            continue
-        way, found, is_certain = _tried(rules, name, values[name], scope)
+        way = _declared(rules, ignored, name, parameter)
+        if way is None or (name in known and way is Way.WHOLE):
+            way, found, is_certain = _tried(rules, name, values[name], scope)
+            (certain if is_certain or name in known else possible).extend(found)
         ways[name] = way
-        (certain if is_certain else possible).extend(found)
     given = {name: value for name, value in values.items() if name not in ignored | requests}
     call = CallValues(rules, given, scope)
     return Outline(ways, (*certain,), (*possible,), call.names_user, (*call.origins.taken(),))
 
 
-def _declared(rules: Rules, name: str, parameter: inspect.Parameter) -> Way | None:
+def _declared(
+    rules: Rules, ignored: Set[str], name: str, parameter: inspect.Parameter
+) -> Way | None:
     """Return how an argument is part of the key, where its value does not matter."""
     cls = _class_of(parameter)
     way: Way | None = None
-    if name in rules.key_args:
+    if name in ignored:
+        way = Way.KEY_IGNORE
+    elif name in rules.key_args:
         way = Way.KEY_ARGS
     elif name in rules.parts or (cls is not None and part_of_class(cls) is not None):
         way = Way.IN_KEY
@@ -125,23 +134,28 @@ def _tried(
         forms = call.forms()
         source = call.origins.who_asks(name, call.users, scope)
     except BypassError as exc:
-        is_certain = exc.reasons == (NotCached.UPLOAD,) or _is_certain(call, name, scope)
+        is_certain = exc.reasons == (NotCached.UPLOAD,) or _is_certain(rules, call, name, scope)
         return (Way.REFUSED if is_certain else Way.UNKNOWN), exc.findings, is_certain
     # An empty instance may break whatever looks at it.
     except Exception:
-        return Way.UNKNOWN, (), False
+        if not _is_certain(rules, call, name, scope):
+            return Way.UNKNOWN, (), False
+        source = call.origins.who_asks(name, call.users, scope)
+        refused = call.of_a_client(name, value, source)
+        return Way.REFUSED, tuple(findings([refused], rules.parameters)), True
     if name in rules.marked:
         return Way.MARKED, (), True
     is_left_out = name not in forms and not source and call.origins.is_made(name)
     return (Way.LEFT_OUT if is_left_out else Way.UNKNOWN), (), True
 
 
-def _is_certain(call: CallValues, name: str, scope: Mapping[str, Any]) -> bool:
+def _is_certain(rules: Rules, call: CallValues, name: str, scope: Mapping[str, Any]) -> bool:
     """Whether an argument is one client's own, whatever its value is."""
     source = call.origins.who_asks(name, call.users, scope)
-    is_of_state = "request.state." in source
+    if not source or "request.state." in source:
+        return False
     # Otherwise the application may hold it, and then it is nobody's own.
-    return bool(source) and not is_of_state and call.origins.is_made(name)
+    return name in rules.marked or call.origins.is_made(name)
 
 
 def _class_of(parameter: inspect.Parameter) -> type | None:

@@ -232,7 +232,7 @@ class CallValues:
     def _left_out(self, name: str, value: object) -> Any:
         """Leave out a value of which the application says that it is the same for everybody."""
         if source := self._who_asks(name):
-            raise self._of_a_client(name, value, source)
+            raise self.of_a_client(name, value, source)
         return LEFT_OUT
 
     def _object(self, name: str, value: Any, exc: NoCanonicalFormError) -> Any:
@@ -250,7 +250,7 @@ class CallValues:
             source = ""
         source = source or self.origins.who_changes(finder.held, self.users, self._scope)
         if source:
-            raise self._of_a_client(name, value, source)
+            raise self.of_a_client(name, value, source)
         return LEFT_OUT if form is None else form
 
     def _finder(self, name: str) -> Finder:
@@ -278,9 +278,10 @@ class CallValues:
 
     # -- why not ----------------------------------------------------------------------------
 
-    def _of_a_client(
+    def of_a_client(
         self, name: str, value: object, source: str, *, is_known: bool = True
     ) -> UnkeyedError:
+        """Return why a value is not in the key that may be one client's own."""
         why = f"{name} may belong to one client: it depends on {source}"
         return UnkeyedError(name, value, why, client_source=source, is_known=is_known)
 
@@ -290,7 +291,7 @@ class CallValues:
         if not is_infrastructure(type(value)):
             return self._without_form(name, value, exc, str(unknown))
         if source := self._who_asks(name):
-            return self._of_a_client(name, value, source, is_known=False)
+            return self.of_a_client(name, value, source, is_known=False)
         why = f"nothing says whose {name} is, which is of type {unknown}"
         of_engine = isinstance(unknown, UnknownEngineError)
         return UnkeyedError(name, value, why, is_known=False, of_engine=of_engine)

@@ -150,6 +150,29 @@ async def left_out(
     return stream()
 
 
+class Basket:
+    """Whose it is can't be told from its class."""
+
+
+def basket(request: Request) -> Basket:
+    request.cookies.get("basket")
+    return Basket()
+
+
+@router.get("/basket")
+@streams.cached()
+async def of_basket(
+    basket: Annotated[Basket, Depends(basket), NotInKey],
+) -> StreamingResponse:
+    return stream()
+
+
+@router.get("/checked", dependencies=[Depends(bearer)])
+@streams.cached()
+async def checked() -> StreamingResponse:
+    return stream()
+
+
 @router.get("/plain")
 async def plain() -> StreamingResponse:
     return stream()
@@ -161,6 +184,27 @@ class Page(HTTPEndpoint):
         return stream()
 
 
+class Sales:
+    """What answers for one shop; the instances are not told apart."""
+
+    def __init__(self) -> None:
+        self.prices = object()
+
+    @streams.cached()
+    async def naively(self) -> StreamingResponse:
+        return stream()
+
+    @streams.cached(noself=True)
+    async def fixed(self) -> StreamingResponse:
+        return stream()
+
+
+def sell(sales: Sales) -> None:
+    app.get("/sales")(sales.naively)
+    app.get("/sales/fixed")(sales.fixed)
+
+
+sell(Sales())
 app.include_router(router, prefix="/v1")
 app.mount("/pages", Mount("/of", routes=[Route("/starlette", Page)]))
 

@@ -12,14 +12,14 @@ from stream_cached.decorated.outline import FunctionOutline
 from stream_cached.django.decorators import _invalidate, _known, cache_stream
 from stream_cached.django.guard import ViewGuard
 from stream_cached.django.hooks import for_view
-from stream_cached.django.observed import _COMMON, _MAPPINGS, _READS
+from stream_cached.django.observed import _FREE, _MAPPINGS, _READS
 from stream_cached.django.views import View
 from stream_cached.endpoint.outline import Way
 from stream_cached.endpoint.reads import code_of, reads_beside
 from stream_cached.http.reasons import Finding, NotCached
 
 #: The attributes of a request that are known by name.
-_ATTRIBUTES = frozenset({*_READS, *_MAPPINGS, *_COMMON})
+_ATTRIBUTES = frozenset({*_READS, *_MAPPINGS, *_FREE})
 
 #: Those that may be one client's own.
 _OF_CLIENT = ("auser", "auth", "COOKIES", "headers", "session", "user")
@@ -72,7 +72,7 @@ def _reads(state: View, view: Callable[..., Any]) -> list[Finding]:
     if not name or reads_beside(code, name, [(each,) for each in _ATTRIBUTES]):
         # It is handed on.
         return []
-    guard = ViewGuard(HttpRequest(), state.service.headers.terms, state.query, None)
+    guard = ViewGuard(HttpRequest(), state.service.headers.terms, state.query, frozenset(), None)
     try:
         for word in _OF_CLIENT:
             others = [(each,) for each in _ATTRIBUTES if each != word]

@@ -117,12 +117,12 @@ def _namespace(function: Any, default: object) -> object:
 
 def _functions(part: Any) -> Iterator[Any]:
     if not inspect.isclass(part):
-        if callable(part) and hasattr(part, "__module__"):
-            yield part
-        return
-    for cls in part.__mro__:
-        if not _is_frameworks(cls):
-            yield from (each for each in vars(cls).values() if inspect.isroutine(each))
+        found = [part] if callable(part) else []
+    else:
+        classes = [cls for cls in part.__mro__ if not _is_frameworks(cls)]
+        found = [each for cls in classes for each in vars(cls).values() if inspect.isroutine(each)]
+    # What is written in C, such as object.__init__, has no module, and is no application's.
+    yield from (each for each in found if hasattr(each, "__module__"))
 
 
 def _parts(node: Any, path: list[str], seen: set[int]) -> Iterator[tuple[list[str], Any]]:

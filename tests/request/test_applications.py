@@ -20,6 +20,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
+from starlette.endpoints import HTTPEndpoint
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -282,6 +283,26 @@ def test_applications_that_reach_other_functions_do_not_count(
     public = app_of("alice", router_over(url))
     assert statuses(ask(public, "alice", "alice")) == [MISS, HIT]
     assert statuses(ask(admin, "alice", "alice")) == [MISS, HIT]
+
+
+def test_a_helper_is_cached_beside_an_application_whose_endpoints_are_classes(
+    redis_url: str, namespace: str
+) -> None:
+    @stream_cached(ttl=60, cache=f"{redis_url}?namespace={namespace}")
+    async def orders(request: Request) -> Response:
+        return PlainTextResponse("orders")
+
+    async def page(request: Request) -> Response:
+        return await orders(request)
+
+    class Other(HTTPEndpoint):
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("other")
+
+    other = Starlette(routes=[Route("/", Other)])
+    app = Starlette(routes=[Route("/", page)])
+    assert statuses(ask(app, "alice", "alice")) == [MISS, HIT]
+    assert bodies(ask(other, "alice")) == ["other"]
 
 
 def test_a_helper_that_no_route_shows_is_refused_for_all(redis_url: str, namespace: str) -> None:

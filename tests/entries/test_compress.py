@@ -58,7 +58,7 @@ def parts_of(keyspace: Keyspace) -> dict[str, bytes]:
 # -- clients are sent the same --------------------------------------------------------------------
 
 
-@pytest.mark.matrix("codec", "chunks")
+@pytest.mark.matrix("codec", "chunks", rest=4)
 @pytest.mark.parametrize("replay", ["fast", "exact"])
 @pytest.mark.parametrize("secret", [None, "s" * 32], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("chunks", [1, 12], ids=["inline", "in segments"])
@@ -181,7 +181,7 @@ def test_a_body_is_bounded_by_its_length_as_it_is_sent(
 # -- what is compressed ---------------------------------------------------------------------------
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(rest=2)
 @pytest.mark.parametrize("chunks", [1, 12], ids=["inline", "in segments"])
 @pytest.mark.parametrize(
     ("headers", "compress", "is_text"),
@@ -276,7 +276,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 }
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(rest=2)
 @pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_segment_is_a_miss_or_a_break(

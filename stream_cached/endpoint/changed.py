@@ -23,13 +23,30 @@ from stream_cached.endpoint.dependencies import Call, parameters_of
 from stream_cached.endpoint.held import ABSENT, attributes_of, returned_by
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.reads import code_of, function_of
-from stream_cached.endpoint.signatures import annotation_of, dependency_of, may_be
+from stream_cached.endpoint.signatures import (
+    annotation_of,
+    dependency_of,
+    may_be,
+    without_partials,
+)
 from stream_cached.endpoint.startup import state_of_app
 
 #: Methods that change what they are called on: also cookies and headers of clients.
 _METHODS = CHANGES | {"set", "set_cookie"}
 
-_STORES = ("DELETE_SUBSCR", "STORE_SUBSCR")
+_OF_ATTRIBUTES = ("DELETE_ATTR", "STORE_ATTR")
+_OF_ITEMS = ("DELETE_SUBSCR", "STORE_SUBSCR")
+
+#: What an index consists of.
+_PURE = (
+    "BUILD_STRING",
+    "CONVERT",
+    "FORMAT",
+    "LOAD_CONST",
+    "LOAD_FAST",
+    "LOAD_GLOBAL",
+    "LOAD_SMALL",
+)
 
 _NO_STEPS = ("CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL")
 
@@ -64,25 +81,32 @@ def changes_in(code: types.CodeType | None) -> tuple[Change, ...]:
             rest = after[len(names) : len(names) + _MAX_INDEX]
             name, before = aliases.get(variable, (variable, ()))
             way = (*before, *names)
-            if rest and rest[0].opname == "STORE_FAST" and names:
-                aliases[str(rest[0].argval)] = name, way
-            elif rest and rest[0].opname in ("STORE_ATTR", "DELETE_ATTR"):
-                found[Change(name, way, is_called=False)] = None
+            if names and rest and rest[0].opname.startswith("STORE_FAST"):
+                aliases[_first(rest[0])] = name, way
             elif names and names[-1] in _METHODS:
                 found[Change(name, way[:-1], is_called=True)] = None
-            elif _is_stored(rest if is_last else steps[index + 1 : index + 2]):
+            elif (_is_stored(rest) if is_last else steps[index + 1].opname in _OF_ITEMS) or steps[
+                index - 1
+            ].argval == "setattr":
                 found[Change(name, way, is_called=False)] = None
     return tuple(found)
 
 
 def _loaded(step: dis.Instruction) -> Iterator[tuple[str, bool]]:
     """Yield the variables that an instruction loads, and which of them is on top then."""
+    if step.opname == "STORE_FAST_LOAD_FAST":
+        yield str(step.argval[1]), True
     is_variable = step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME"))
     if not is_variable or "AND_CLEAR" in step.opname:
         return
     names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
-    for name in names:
-        yield str(name), name is names[-1]
+    for number, name in enumerate(names, 1):
+        yield str(name), number == len(names)
+
+
+def _first(step: dis.Instruction) -> str:
+    """Return the variable that an instruction sets, also where it loads another one then."""
+    return str(step.argval[0] if isinstance(step.argval, tuple) else step.argval)
 
 
 def _is_attribute(step: dis.Instruction) -> bool:
@@ -90,12 +114,14 @@ def _is_attribute(step: dis.Instruction) -> bool:
 
 
 def _is_stored(steps: Sequence[dis.Instruction]) -> bool:
-    """Whether an item is set, whose index is all that stands before."""
-    index = [*itertools.takewhile(lambda step: step.opname not in _STORES, steps)]
-    if len(index) == len(steps):
-        return False
-    pure = ("BUILD_STRING", "FORMAT", "CONVERT", "LOAD_CONST", "LOAD_FAST", "LOAD_GLOBAL")
-    return bool(index) and all(step.opname.startswith(pure) for step in index)
+    """Whether an attribute is set, or an item, whose index is all that stands before."""
+    index = [*itertools.takewhile(lambda step: step.opname.startswith(_PURE), steps)]
+    names = [step.opname for step in steps]
+    if not index:
+        # What is added to is copied before it is read.
+        return names[:2] == ["COPY", "LOAD_ATTR"] or (bool(names) and names[0] in _OF_ATTRIBUTES)
+    after = names[len(index) :]
+    return after[:2] == ["COPY", "COPY"] or (bool(after) and after[0] in _OF_ITEMS)
 
 
 def changes_anything(call: Call) -> bool:
@@ -108,7 +134,10 @@ def changed_by(
     """Yield the objects that a dependency changes, and those that lead to them."""
     parameters = {each.name: each for each in parameters_of(call) or ()}
     for change in changes_in(code_of(call)):
-        if change.name in parameters:
+        bound = call.keywords if isinstance(call, functools.partial) else {}
+        if change.name in bound:
+            root, names = bound[change.name], change.attributes
+        elif change.name in parameters:
             root, names = _of_parameter(parameters[change.name], change, overrides, scope)
         else:
             root, names = _variable(call, change.name), change.attributes
@@ -139,8 +168,8 @@ def _of_parameter(
 def _variable(call: Call, name: str) -> object:
     function, code = function_of(call), code_of(call)
     if code is not None and name in code.co_varnames:
-        # It is one that the function has made.
-        return ABSENT
+        # Any other is one that the function has made.
+        return _bound(call) if name == code.co_varnames[0] else ABSENT
     variables = variables_of(function)
     return variables.get(name, getattr(function, "__globals__", {}).get(name, ABSENT))
 
@@ -157,3 +186,11 @@ def _way(root: object, names: Sequence[str], *, is_called: bool) -> list[object]
             return found if is_part or not is_called else []
         found.append(own[name])
     return [] if is_called and is_infrastructure(type(found[-1])) else found
+
+
+def _bound(call: Any) -> object:
+    """Return the object whose method a dependency is: `self`."""
+    call = without_partials(call)
+    if inspect.ismethod(call):
+        return call.__self__
+    return ABSENT if inspect.isroutine(call) or inspect.isclass(call) else call

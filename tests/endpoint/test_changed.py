@@ -1,5 +1,6 @@
 """What a dependency changes of objects of the application, as its bytecode tells."""
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -11,8 +12,9 @@ from redis.asyncio import Redis
 from starlette.datastructures import State
 
 from stream_cached.endpoint.changed import changed_by
+from stream_cached.endpoint.function import name_of
 
-client = httpx.AsyncClient()
+client: Any = httpx.AsyncClient()
 redis = Redis()
 held = types.SimpleNamespace(client=client, redis=redis)
 
@@ -30,6 +32,10 @@ def an_item(user: str) -> None:
 
 def an_item_of_another_name(user: str, name: str) -> None:
     client.headers[name] = user
+
+
+def an_item_of_what_is_given(given: Given, name: str) -> None:
+    given[name] = "x"
 
 
 def an_item_of_a_made_name(user: str, name: str) -> None:
@@ -65,6 +71,33 @@ def an_item_in_the_state_of_the_application(request: Request) -> None:
     request.app.state.client.headers["x-user"] = request.cookies["user"]
 
 
+def an_attribute_that_is_added_to(user: str) -> None:
+    client.headers |= {"x-user": user}
+
+
+def an_item_that_is_added_to(user: str) -> None:
+    client.headers["x-user"] += user
+
+
+def an_attribute_by_its_name(user: str) -> None:
+    setattr(client, "auth", user)  # noqa: B010
+
+
+class Login:
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def __call__(self, user: str) -> None:
+        self.client.headers["x-user"] = user
+
+    def login(self, user: str) -> None:
+        self.client.auth = (user, "")
+
+
+def an_attribute_of_an_argument(user: str, *, api: Any) -> None:
+    api.auth = (user, "")
+
+
 async def an_item_after_something_else(user: str) -> None:
     if await redis.get(user):
         client.headers["x-user"] = user
@@ -74,6 +107,9 @@ CHANGING: list[Callable[..., object]] = [
     *(an_item, an_item_of_another_name, an_item_of_a_made_name, an_item_that_goes, an_attribute),
     *(a_method, a_method_of_what_is_given, an_item_behind_another_variable, an_item_in_the_state),
     *(an_item_in_the_state_of_the_application, an_item_after_something_else),
+    *(an_attribute_that_is_added_to, an_item_that_is_added_to, an_attribute_by_its_name),
+    *(Login(client), Login(client).login, an_item_of_what_is_given),
+    functools.partial(an_attribute_of_an_argument, api=client),
 ]
 
 
@@ -97,6 +133,14 @@ async def a_method_of_a_tool_behind_an_attribute(user: str) -> None:
     await held.redis.set(user, "seen")
 
 
+def a_comparison(user: str) -> bool:
+    return "a" < client.headers["user-agent"] < user
+
+
+def one_more_name(user: str) -> object:
+    return (one := client) and one.headers.get(user)
+
+
 def another_attribute_of_its_holder(user: str) -> None:
     held.user = user
 
@@ -108,7 +152,8 @@ def its_own_client(user: str) -> None:
 
 HARMLESS: list[Callable[..., object]] = [
     *(a_use, an_item_of_another_object, an_item_named_by_it, a_method_of_a_tool),
-    *(a_method_of_a_tool_behind_an_attribute, another_attribute_of_its_holder, its_own_client),
+    *(a_method_of_a_tool_behind_an_attribute, another_attribute_of_its_holder),
+    *(its_own_client, a_comparison, one_more_name),
 ]
 
 
@@ -117,11 +162,11 @@ def changed(function: Callable[..., object]) -> list[object]:
     return [*changed_by(function, {}, {"app": app, "state": {"client": client}})]
 
 
-@pytest.mark.parametrize("function", CHANGING, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", CHANGING, ids=name_of)
 def test_what_is_changed_where_it_is_named_is_seen(function: Callable[..., object]) -> None:
     assert any(each is client for each in changed(function))
 
 
-@pytest.mark.parametrize("function", HARMLESS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", HARMLESS, ids=name_of)
 def test_what_is_only_used_is_not_changed(function: Callable[..., object]) -> None:
     assert not any(each is client or each is redis for each in changed(function))

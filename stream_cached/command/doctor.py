@@ -8,14 +8,15 @@ import contextlib
 import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from stream_cached.command import report
 from stream_cached.command.django_views import examined_project
-from stream_cached.command.examine import WARNING, Examined, examined
+from stream_cached.command.examine import WARNING, Examined, Pinged, examined
 from stream_cached.command.loading import SETTINGS, UnableError, application, django_project
 from stream_cached.command.printing import Colours
 from stream_cached.command.routes import is_application, routes_of
@@ -113,30 +114,34 @@ def with_settings(found: Examined, warned: Warned, *, connects: bool) -> Examine
             store.options.bodies.warn_unless_shared(is_shared=not store.is_in_process)
     settings = [Said(*each) for each in settings_findings(stores, workers())]
     settings += [Said.warned(each, WARNING) for each in warned.others()]
-    if connects:
-        settings += asyncio.run(_connected(stores))
+    pinged = asyncio.run(_connected(stores)) if connects else []
+    settings += [
+        Said(NotCached.STORE.word, f"{each.address} does not answer ({each.error})", _FIX_OF_STORE)
+        for each in pinged
+        if each.error
+    ]
     notes = [Said(*each) for each in settings_notes(stores)]
-    return replace(found, settings=(*settings,), notes=(*notes,))
+    return replace(found, settings=(*settings,), notes=(*notes,), stores=(*pinged,))
 
 
-async def _connected(stores: Sequence[Store]) -> list[Said]:
-    """Ask each store once; return what is to be said of those that do not answer."""
+async def _connected(stores: Sequence[Store]) -> list[Pinged]:
+    """Ask each store on a server, and each store of bodies, once."""
     asked: dict[str, Any] = {}
     for store in stores:
         if not store.is_in_process:
             asked.setdefault(store.address, store.binding.probe.store)
         if store.options.bodies is not None:
             asked.setdefault(store.bodies, store.options.bodies)
-    found = [said for name, each in asked.items() for said in await _ping(name, each)]
+    found = [await _ping(address, each) for address, each in asked.items()]
     await aclose()
     return found
 
 
-async def _ping(name: str, store: Any) -> Iterable[Said]:
+async def _ping(address: str, store: Any) -> Pinged:
+    start, error = time.perf_counter(), ""
     try:
         async with asyncio.timeout(_PING):
             await store.ping()
     except (StoreError, OSError, TimeoutError) as exc:
-        cause = str(exc) or type(exc).__name__
-        return [Said(NotCached.STORE.word, f"{name} does not answer ({cause})", _FIX_OF_STORE)]
-    return []
+        error = str(exc) or type(exc).__name__
+    return Pinged(address, time.perf_counter() - start, error)

@@ -60,6 +60,15 @@ class Undecorated:
 
 
 @dataclass(frozen=True)
+class Pinged:
+    """A store that was asked whether it answers."""
+
+    address: str
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Examined:
     """All that doctor says."""
 
@@ -68,6 +77,8 @@ class Examined:
     routes: int
     settings: tuple[Said, ...] = ()
     notes: tuple[Said, ...] = ()
+    stores: tuple[Pinged, ...] = ()
+    """The stores that were asked whether they answer."""
 
     @property
     def has_findings(self) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from stream_cached.command.examine import Endpoint, Examined, Undecorated
+from stream_cached.command.examine import Endpoint, Examined, Pinged, Undecorated
 from stream_cached.command.printing import Colours, counted, labelled
 from stream_cached.command.said import Said
 
@@ -22,6 +22,9 @@ def text(target: str, found: Examined, colours: Colours) -> str:
     if found.undecorated:
         lines += ["", colours.bold("Streams that are not decorated")]
         lines += [line for each in found.undecorated for line in _undecorated(each)]
+    if found.stores:
+        lines += ["", colours.bold("Stores")]
+        lines += [line for each in found.stores for line in _pinged(each)]
     if found.settings:
         lines += ["", colours.bold("Settings")]
         lines += [line for each in found.settings for line in _finding(each, colours)]
@@ -64,6 +67,11 @@ def _undecorated(each: Undecorated) -> Iterator[str]:
     yield from labelled(
         "", f"{','.join(each.methods)} {each.path}  {each.name} {_place(each.place)}".rstrip()
     )
+
+
+def _pinged(each: Pinged) -> Iterator[str]:
+    answer = "does not answer" if each.error else f"answers in {each.seconds * 1000:.0f} ms"
+    yield from labelled("", f"{each.address} {answer}")
 
 
 def _finding(said: Said, colours: Colours) -> Iterator[str]:
@@ -115,6 +123,15 @@ def as_json(target: str, found: Examined) -> dict[str, Any]:
         "undecorated": [_where_json(each) for each in found.undecorated],
         "settings": [_said_json(each) for each in found.settings],
         "notes": [_said_json(each) for each in found.notes],
+        "stores": [
+            {
+                "address": each.address,
+                "answers": not each.error,
+                "seconds": round(each.seconds, 4),
+                "error": each.error,
+            }
+            for each in found.stores
+        ],
     }
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import enum
 import inspect
+import types
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from stream_cached.endpoint.in_key import part_of_class
 from stream_cached.endpoint.infrastructure import is_infrastructure, is_injected
@@ -189,10 +190,7 @@ def _origin(annotation: Any) -> Any:
 
 
 def _is_union(annotation: object) -> bool:
-    return isinstance(annotation, type(int | str)) or (
-        str(getattr(get_origin(annotation), "__qualname__", "")) in ("Union", "UnionType")
-        or str(get_origin(annotation)) == "typing.Union"
-    )
+    return get_origin(annotation) in (Union, types.UnionType)
 
 
 def _stand_in(parameter: inspect.Parameter) -> object:

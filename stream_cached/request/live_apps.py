@@ -121,8 +121,8 @@ def _functions(part: Any) -> Iterator[Any]:
     else:
         classes = [cls for cls in part.__mro__ if not _is_frameworks(cls)]
         found = [each for cls in classes for each in vars(cls).values() if inspect.isroutine(each)]
-    # What is written in C, such as object.__init__, has no module, and is no application's.
-    yield from (each for each in found if hasattr(each, "__module__"))
+    # A method that is written in C, such as object.__init__, is no application's.
+    yield from (each for each in found if getattr(each, "__module__", None))
 
 
 def _parts(node: Any, path: list[str], seen: set[int]) -> Iterator[tuple[list[str], Any]]:

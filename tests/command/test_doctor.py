@@ -89,7 +89,8 @@ def test_the_fields_of_the_json(doctor: Doctor) -> None:
     status, found = doctor.json(target)
     assert status == 1
     assert found.keys() == {
-        *("version", "target", "ok", "routes", "endpoints", "undecorated", "settings", "notes")
+        *("version", "target", "ok", "routes", "endpoints", "undecorated", "settings", "notes"),
+        "stores",
     }
     assert (found["version"], found["target"], found["ok"]) == (1, target, False)
     export, fine = found["endpoints"]
@@ -178,6 +179,7 @@ def test_a_store_that_is_away(doctor: Doctor) -> None:
 def test_a_store_that_answers(doctor: Doctor, redis_url: str) -> None:
     status, found = doctor.json(f"{doctor.app(redis_url, IGNORED)}:app", "--connect")
     assert (status, found["settings"]) == (0, [])
+    assert [each["answers"] for each in found["stores"]] == [True]
 
 
 def test_a_url_that_is_none(doctor: Doctor) -> None:

@@ -25,7 +25,7 @@ LOWEST = aiocache==0.12.3 cashews==7.5.0 fastapi==0.116.1 msgpack==1.0.8 starlet
 PYTHONS = $(shell for python in python3.11 python3.12 python3.13 python3.14; do \
 	$$python -c 'import ensurepip, venv' 2>/dev/null && echo $$python; done; true)
 
-.PHONY: help demo test test-full test-all coverage lint bench clean
+.PHONY: help demo test test-full test-all coverage lint bench dist clean
 .SECONDARY:
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo 'make coverage  runs what make test runs, and measures which lines and branches that reaches'
 	@echo 'make lint      ruff, mypy and the layers of the imports'
 	@echo 'make bench     measures in under three minutes; ARGS=--full in under twenty'
+	@echo 'make dist      builds wheel and sdist, and follows the README with them on each Python'
 	@echo 'make clean     removes all that the others have made'
 
 demo: .venv/.demo-$(TAG)
@@ -58,6 +59,12 @@ lint: .venv/.dev-$(TAG)
 
 bench: .venv/.bench-$(TAG)
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+dist: .venv/.dev-$(TAG)
+	@rm -rf dist
+	@.venv/bin/python -m build --outdir dist . >/dev/null
+	@.venv/bin/python -m twine check --strict dist/*
+	@.venv/bin/python -m tests.dist dist $(or $(ARGS),$(PYTHONS),$(PYTHON))
 
 # $(call new-venv,python,directory)
 define new-venv

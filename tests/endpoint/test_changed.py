@@ -134,7 +134,7 @@ async def a_method_of_a_tool_behind_an_attribute(user: str) -> None:
 
 
 def a_comparison(user: str) -> bool:
-    return "a" < client.headers["user-agent"] < user
+    return bool("a" < client.headers["user-agent"] < user)
 
 
 def one_more_name(user: str) -> object:

@@ -200,15 +200,11 @@ class View:
                 await incoming.read_body()
             if self._chosen.query is not None:
                 incoming.parse_query(self._chosen.query)
-            if user is None:
-                raise BypassError(Finding(NotCached.ARGUMENT, "request.user: it has no pk"))
             owner = owner_of(known.view, request, args)
-            more = {} if user == NO_USER else {"<user>": user}
-            more |= changed_arguments(owner, own, kwargs) | changed_query(request)
-            forms = {name: self._form(name, value) for name, value in more.items()}
-            forms |= self._of_view(known, owner, request)
             of_request, in_key = around(request, own, kwargs, host=self.options.key_host)
-            key = self._key(incoming, request, own, kwargs, forms | of_request)
+            forms = self._of_user(user) | self._changed(owner, request, own, kwargs)
+            forms |= self._of_view(known, owner, request) | of_request
+            key = self._key(incoming, request, own, kwargs, forms)
         except BypassError as exc:
             findings = exc.findings
             if exc.__cause__ is not None:
@@ -275,6 +271,18 @@ class View:
             forms[taken] = self._form(taken, request)
         forms |= self._context.forms() | more
         return incoming.key(self._name, forms, host=self.options.key_host)
+
+    def _of_user(self, user: object) -> dict[str, Any]:
+        if user is None:
+            raise BypassError(Finding(NotCached.ARGUMENT, "request.user: it has no pk"))
+        return {} if user == NO_USER else {"<user>": self._form("<user>", user)}
+
+    def _changed(
+        self, owner: Any, request: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the arguments and the query where they are not those of the call any more."""
+        changed = changed_arguments(owner, args, kwargs) | changed_query(request)
+        return {name: self._form(name, value) for name, value in changed.items()}
 
     def _of_view(self, known: Known, owner: Any, request: Any) -> dict[str, Any]:
         """Return what the view holds, and what is set on the instance of one that is a method."""

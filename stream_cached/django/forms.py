@@ -155,11 +155,15 @@ class Known:
         view: The view.
     """
 
+    __slots__ = ("function", "view")
+
     def __init__(self, view: Callable[..., Any]) -> None:
         self.view = view
-        self.function = function_of(view)
-        """The function that is called in the end; the view itself if it is another object."""
-        first_forms(self.function)
+        # The function that is called in the end; the view itself if it is another object.
+        self.function: Any = view if type(view) is FunctionType else function_of(view)
+        # `method_decorator` comes here for each request.
+        if getattr(self.function, "__closure__", None):
+            first_forms(self.function)
 
     def form(self, forms: Forms) -> Any:
         """Return what the key has of the view beside its name; None if the name says all."""
@@ -194,9 +198,12 @@ def first_forms(function: Any) -> Mapping[str, Any]:
     return forms
 
 
+_AROUND_FUNCTIONS = (functools.partial, MethodType)
+
+
 def function_of(view: Any) -> Any:
     """Return the function of a view, beneath partials and methods."""
-    while isinstance(view, functools.partial | MethodType):
+    while isinstance(view, _AROUND_FUNCTIONS):
         view = view.func if isinstance(view, functools.partial) else view.__func__
     return view
 

@@ -16,8 +16,8 @@ _CLASSES = {
     "versioning_scheme": "versioning_class",
 }
 
-#: What the key has by value, or what belongs to the body.
-_FREE = frozenset({"accepted_media_type", "parser_context", "version"})
+#: What the key has by value.
+_FREE = frozenset({"accepted_media_type", "version"})
 
 #: What REST Framework passes to its parsers.
 _CONTEXT = frozenset({"args", "encoding", "kwargs", "request", "view"})
@@ -29,8 +29,11 @@ def follows_from_view(request: Any, name: str) -> bool:
     context, value = own.get("parser_context"), own.get(name)
     if type(context) is not dict or not context.keys() <= _CONTEXT:
         return False
+    if name == "parser_context":
+        of_view = own_attributes(context.get("view"))
+        return all(context.get(each) is of_view.get(each) for each in ("args", "kwargs"))
     if name in _FREE:
-        return name == "parser_context" or value is None or isinstance(value, str)
+        return value is None or isinstance(value, str)
     if name not in _CLASSES:
         return False
     listed = getattr(type(context.get("view")), _CLASSES[name], None)

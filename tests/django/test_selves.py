@@ -231,3 +231,68 @@ def test_what_rest_framework_sets_for_each_user(site: Site) -> None:
 
     site()
     nobody_is_given_what_is_anothers(make, cache_stream(60), request_of)
+
+
+def another_renderer(request: Any, who: str) -> None:
+    class Own(JSONRenderer):
+        title = who
+
+    request.accepted_renderer = Own()
+
+
+#: What is put on a request of REST Framework before the method is called.
+OF_REQUEST: dict[str, tuple[Callable[[Any, str], None], Callable[[Any], object]]] = {
+    "parsers": (
+        lambda request, who: setattr(request, "parsers", [who]),
+        lambda request: request.parsers,
+    ),
+    "a renderer": (another_renderer, lambda request: request.accepted_renderer.title),
+    "a renderer with more": (
+        lambda request, who: setattr(request.accepted_renderer, "title", who),
+        lambda request: request.accepted_renderer.title,
+    ),
+    "a scheme": (
+        lambda request, who: setattr(request, "versioning_scheme", who),
+        lambda request: request.versioning_scheme,
+    ),
+    "a version": (
+        lambda request, who: setattr(request, "version", who),
+        lambda request: request.version,
+    ),
+    "a context": (
+        lambda request, who: request.parser_context.update(who=who),
+        lambda request: request.parser_context["who"],
+    ),
+    "other arguments in the context": (
+        lambda request, who: request.parser_context.update(kwargs={"who": who}),
+        lambda request: request.parser_context["kwargs"]["who"],
+    ),
+    "a kwarg of the context": (
+        lambda request, who: request.parser_context["kwargs"].update(who=who),
+        lambda request: request.parser_context["kwargs"]["who"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_REQUEST)
+def test_what_is_put_on_a_request_of_rest_framework(name: str, site: Site) -> None:
+    prepare, read = OF_REQUEST[name]
+
+    def make(cached: Any) -> Any:
+        class Own(APIView):
+            authentication_classes = ()
+            permission_classes = ()
+            renderer_classes = (JSONRenderer,)
+
+            def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+                super().initial(request, *args, **kwargs)
+                prepare(request, request._request.user.username)
+
+            @cached
+            def get(self, request: Any, **kwargs: Any) -> Response:
+                return Response(str(read(request)))
+
+        return Own.as_view()
+
+    site()
+    nobody_is_given_what_is_anothers(make, cache_stream(60))

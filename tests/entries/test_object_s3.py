@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
+import re
+import sys
+from pathlib import Path
+
 import pytest
 
-from tests.conftest import Serve
+from tests.conftest import Serve, Spawn
 from tests.support.gates import wait_until
 from tests.support.http_client import RawClient, fetch, fetch_many
+from tests.support.object_app import CHUNK, chunk_of
+from tests.support.quick_s3 import QuickS3
 from tests.support.runs import HIT, FailingRuns, HeldRuns, Runs
 from tests.support.servers import S3Server
 
@@ -68,3 +75,50 @@ def test_an_object_that_is_gone_is_a_miss(serve: Serve, redis_url: str, s3: S3Se
     again = fetch(port)
     assert is_same(again.body, runs.bodies[1])
     assert is_same(fetch(port).body, runs.bodies[1])
+
+
+def _peak(pid: int) -> int:
+    """The most memory that a process has had since it was last asked, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return int(found[1]) * 1024
+
+
+def _read_a_run(port: int, target: str) -> int:
+    """Read a body, see that it is that of one run, and return its size."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", target)
+    answer = connection.getresponse()
+    run, number = "", 0
+    while chunk := answer.read(CHUNK):
+        run = run or chunk[: chunk.index(b" ")].decode()
+        assert chunk == chunk_of(run, number)
+        number += 1
+    connection.close()
+    return number * CHUNK
+
+
+@pytest.mark.full
+@pytest.mark.rest
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+def test_a_gigabyte_in_little_memory(spawn: Spawn, redis_url: str, tmp_path: Path) -> None:
+    with QuickS3() as s3:
+        environment = {
+            "CACHE": f"{redis_url}?timeout=5",
+            "BODIES": s3.url(),
+            "DIRECTORY": str(tmp_path),
+            "LIMITS": "max_body=2GiB,commit_timeout=60",
+        }
+        app = spawn("tests.support.object_app:app", environment)
+        for target in ("/?chunks=400", "/?chunks=400"):
+            _read_a_run(app.port, target)
+        peaks = []
+        for _ in range(2):
+            before = _peak(app.pid)
+            assert _read_a_run(app.port, "/?chunks=16384") == 1 << 30
+            peaks.append(_peak(app.pid) - before)
+        assert len(list(tmp_path.glob("run-*"))) == 2
+        miss, hit = peaks
+        assert (miss < 64 << 20, hit < 32 << 20) == (True, True), peaks

@@ -216,9 +216,15 @@ def _model(value: Any, deeper: int) -> list[Any]:
     return ["model", class_name(value), [canonical(part, deeper) for part in parts]]
 
 
+def _member(value: enum.Enum, deeper: int) -> list[Any]:
+    # Beside its name and its value, a member may have attributes of its own.
+    own = [[n, v] for n, v in value.__dict__.items() if type(v) in PLAIN and n[:1] != "_"]
+    return ["enum", class_name(value), value.name, canonical(value.value, deeper), sorted(own)]
+
+
 #: The converter of each type; the first match is used.
 _FORMS: tuple[tuple[type | tuple[type, ...], _Converter], ...] = (
-    (enum.Enum, lambda v, deeper: ["enum", class_name(v), v.name, canonical(v.value, deeper)]),
+    (enum.Enum, _member),
     ((bytearray, memoryview), lambda v, _: ["bytearray", bytes(v)]),
     ((datetime.datetime, datetime.time), _moment),
     (datetime.date, lambda v, _: [class_name(v), datetime.date.isoformat(v)]),

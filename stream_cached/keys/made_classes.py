@@ -142,7 +142,8 @@ def _contents(cell: types.CellType) -> list[Any]:
 
 def _is_of_maker(name: str, item: object) -> bool:
     """Whether an attribute follows from the fields of a class, or says what it is like."""
-    return not isinstance(item, _METHODS) and name.startswith("_") and name.endswith(("_", "_impl"))
+    is_named_so = name.startswith("_") and name.endswith(("_", "_impl"))
+    return is_named_so and not isinstance(item, (*_METHODS, bytes, float, int, str))
 
 
 @functools.lru_cache(maxsize=1024)

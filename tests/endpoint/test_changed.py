@@ -133,8 +133,8 @@ async def a_method_of_a_tool_behind_an_attribute(user: str) -> None:
     await held.redis.set(user, "seen")
 
 
-def a_comparison(user: str) -> bool:
-    return bool("a" < client.headers["user-agent"] < user)
+def a_comparison(user: str) -> object:
+    return "a" < client.headers["user-agent"] < user
 
 
 def one_more_name(user: str) -> object:

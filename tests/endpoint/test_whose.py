@@ -1410,6 +1410,22 @@ def an_instance_of_a_class_that_another_dependency_changes(app: FastAPI, cached:
         return PlainTextResponse(tenant.owner())
 
 
+class Plan(enum.Enum):
+    FREE = 1
+
+
+@case("of each", at_once=False)
+def a_member_of_an_enum_that_a_dependency_changes(app: FastAPI, cached: Decorate) -> None:
+    def get_plan(user: User) -> Plan:
+        Plan.FREE.owner = user  # type: ignore[attr-defined]
+        return Plan.FREE
+
+    @app.get("/x")
+    @cached()
+    async def rows(plan: Annotated[Any, Depends(get_plan)]) -> Response:
+        return PlainTextResponse(plan.owner)
+
+
 class Counted:
     """Counts its instances."""
 

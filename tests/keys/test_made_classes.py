@@ -119,6 +119,13 @@ def by_attribute(user: str) -> object:
     return Made("rows")
 
 
+def by_text_about_it(user: str) -> object:
+    class Made(str): ...
+
+    Made.__doc__ = user
+    return Made("rows")
+
+
 def by_property(user: str) -> object:
     class Made(NamedTuple):
         limit: int = 1
@@ -178,7 +185,8 @@ def by_branch(user: str) -> object:
 
 
 MAKERS = [
-    *(by_variable, by_default, by_attribute, by_property, by_inner_function, by_inner_class),
+    *(by_variable, by_default, by_attribute, by_text_about_it, by_property),
+    *(by_inner_function, by_inner_class),
     *(by_base_class, by_branch),
 ]
 

@@ -19,10 +19,17 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from stream_cached.endpoint.cells import CHANGES, variables_of
-from stream_cached.endpoint.dependencies import Call, parameters_of
+from stream_cached.endpoint.dependencies import (
+    Call,
+    dependant_of,
+    overrides_of,
+    parameters_of,
+    tree_of,
+)
 from stream_cached.endpoint.held import ABSENT, attributes_of, returned_by
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.reads import code_of, function_of
+from stream_cached.endpoint.route import dependencies_of
 from stream_cached.endpoint.signatures import (
     annotation_of,
     dependency_of,
@@ -126,6 +133,14 @@ def _is_stored(steps: Sequence[dis.Instruction]) -> bool:
 
 def changes_anything(call: Call) -> bool:
     return bool(changes_in(code_of(call)))
+
+
+def is_changed_on_route(value: object, scope: Mapping[str, Any]) -> bool:
+    """Whether a dependency of the route of a request changes an object."""
+    overrides = overrides_of(scope)
+    trees = [tree_of(call, overrides) for call in dependencies_of(dependant_of(scope))]
+    changing = [call for tree in trees for call in tree if changes_anything(call)]
+    return any(value is each for call in changing for each in changed_by(call, overrides, scope))
 
 
 def changed_by(

@@ -14,6 +14,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from stream_cached.endpoint.changed import is_changed_on_route
 from stream_cached.endpoint.infrastructure import is_shared_infrastructure
 from stream_cached.endpoint.inputs import OF_BODY
 from stream_cached.endpoint.startup import is_of_lifespan
@@ -272,7 +273,9 @@ class Guard:
     def state_item(self, name: str, value: Any) -> Any:
         # The key has the names in the state, so that a missing one is missing for all.
         is_given = value is not ABSENT and self._state.get(name, ABSENT) is value
-        if is_given and not is_of_lifespan(self.request.scope, name, value):
+        scope = self.request.scope
+        is_own = is_given and not is_of_lifespan(scope, name, value)
+        if is_own or (is_given and is_changed_on_route(value, scope)):
             self._read[f"state.{name}"] = None
         if self._outer is not None:
             self._outer.state_item(name, value)

@@ -155,6 +155,26 @@ def test_which_names_are_there_is_part_of_the_key(
         ]
 
 
+def test_what_a_dependency_changes_there_counts_as_read(serve: Serve) -> None:
+    app = FastAPI(lifespan=lifespan)
+
+    def enter(request: Request) -> None:
+        request.state.settings["user"] = request.headers["x-user"]
+
+    async def of_user(request: Request) -> Response:
+        return PlainTextResponse(request.state.settings["user"])
+
+    async def of_all(request: Request) -> Response:
+        return PlainTextResponse(request.state.db.name)
+
+    for path, endpoint in (("/user", of_user), ("/all", of_all)):
+        cached = stream_cached(ttl=60, cache=MemoryCache())(endpoint)
+        app.get(path, dependencies=[Depends(enter)])(cached)
+    server = serve(app)
+    assert ask(server.port, "alice", "bob", path="/user") == [("alice", READ), ("bob", READ)]
+    assert ask(server.port, "alice", "bob", path="/all") == [("all", MISS), ("all", HIT)]
+
+
 def test_without_a_state_of_a_lifespan_all_is_read(serve: Serve) -> None:
     def given(state: dict[str, Any], user: str) -> None:
         state["db"] = DATABASE

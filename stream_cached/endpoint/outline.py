@@ -135,7 +135,10 @@ def _tried(
         forms = call.forms()
         source = call.origins.who_asks(name, call.users, scope)
     except BypassError as exc:
-        is_certain = exc.reasons == (NotCached.UPLOAD,) or _is_certain(rules, call, name, scope)
+        is_certain = _is_certain(rules, call, name, scope)
+        if exc.reasons == (NotCached.UPLOAD,):
+            # A call may come without a file that has a default.
+            is_certain = rules.parameters[name].default is inspect.Parameter.empty
         return (Way.REFUSED if is_certain else Way.UNKNOWN), exc.findings, is_certain
     # An empty instance may break whatever looks at it.
     except Exception:
@@ -171,7 +174,8 @@ def _class_of(parameter: inspect.Parameter) -> type | None:
         return None
     origin = get_origin(annotation)
     if isinstance(origin, type) and not _is_union(annotation):
-        return origin
+        inner = [each for each in get_args(annotation) if isinstance(each, type)]
+        return origin if all(map(class_has_form, inner)) else None
     members = get_args(annotation) if _is_union(annotation) else (annotation,)
     classes = [_origin(each) for each in members if each is not type(None)]
     found = [each for each in classes if isinstance(each, type)]

@@ -6,7 +6,7 @@ import enum
 from typing import Annotated, Any, Literal
 
 import pytest
-from fastapi import Cookie, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import Cookie, Depends, FastAPI, Header, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from starlette.applications import Starlette
@@ -106,6 +106,21 @@ class Service:
 
 def service() -> Service:
     return Service()
+
+
+def test_a_file_that_need_not_be_there_is_no_finding() -> None:
+    app = FastAPI()
+
+    @app.post("/")
+    @stream_cached(ttl=60, methods=("POST",))
+    async def endpoint(
+        files: list[UploadFile], file: UploadFile | None = None
+    ) -> StreamingResponse:
+        return StreamingResponse(iter(()))
+
+    [said] = examined(routes_of(app), Warned()).endpoints
+    assert said.findings == ()
+    assert {*said.arguments.values()} == {"depends on the request"}
 
 
 def test_how_arguments_are_in_the_key() -> None:

@@ -27,6 +27,7 @@ def test_what_is_no_command(arguments: list[str], capsys: pytest.CaptureFixture[
     assert "usage: stream-cached" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_nothing_but_what_the_package_needs_is_imported() -> None:
     code = """
         import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
@@ -11,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 from starlette.endpoints import HTTPEndpoint
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 
 from stream_cached import InKey, NotInKey, StreamCache
 
@@ -199,7 +200,17 @@ class Sales:
         return stream()
 
 
+@dataclasses.dataclass
+class Counter:
+    number: int
+
+    @streams.cached()
+    async def count(self) -> StreamingResponse:
+        return stream()
+
+
 def sell(sales: Sales) -> None:
+    app.get("/sales/counter")(Counter(1).count)
     app.get("/sales")(sales.naively)
     app.get("/sales/fixed")(sales.fixed)
 
@@ -207,6 +218,8 @@ def sell(sales: Sales) -> None:
 sell(Sales())
 app.include_router(router, prefix="/v1")
 app.mount("/pages", Mount("/of", routes=[Route("/starlette", Page)]))
+
+app.mount("/rooms", Router(routes=[Route("/one", Page)]))
 
 inner = FastAPI()
 

@@ -132,6 +132,14 @@ def test_the_text_is_readable_at_80_columns(doctor: Doctor) -> None:
     assert err == ""
 
 
+def test_what_the_library_warns_of_is_said_once(
+    doctor: Doctor, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, found = doctor.json(f"{doctor.app()}:app")
+    assert words(found["endpoints"][0]["findings"]) == ["warning"]
+    assert [each for each in caplog.records if each.name == "stream_cached"] == []
+
+
 def test_what_an_application_prints_is_no_part_of_the_output(doctor: Doctor) -> None:
     status, out, err = doctor(f"{doctor.app()}:app", "--json")
     assert status == 1

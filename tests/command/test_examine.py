@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -10,6 +11,7 @@ from fastapi import Cookie, Depends, FastAPI, Header, Query, Request, Response, 
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from stream_cached import NotInKey, stream_cached
@@ -40,7 +42,9 @@ ENDPOINTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "/v1/reports/checked": ({"headers": USER}, ["authorization"]),
     "/sales": ({}, ["argument"]),
     "/sales/fixed": ({}, []),
+    "/sales/counter": ({}, []),
     "/pages/of/starlette": ({}, []),
+    "/rooms/one": ({}, []),
     "/inner/items": ({}, []),
 }
 
@@ -80,6 +84,8 @@ def test_what_is_said_of_an_endpoint(found: Examined) -> None:
     assert endpoint_of(found, "/mine").notes == ()
     database = endpoint_of(found, "/v1/reports/database")
     assert database.arguments == {"db": "left out"}
+    [said] = endpoint_of(found, "/v1/reports/own-database").findings
+    assert "(db may belong to one client: it depends on the security scheme" in said.text
 
 
 def test_a_decorator_above_the_route_decorator(found: Examined) -> None:
@@ -106,6 +112,34 @@ class Service:
 
 def service() -> Service:
     return Service()
+
+
+def chosen(request: Request) -> logging.Logger:
+    return logging.getLogger(request.cookies["shop"])
+
+
+def test_what_the_application_may_hold_is_nobodys_own() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @stream_cached(ttl=60)
+    async def endpoint(
+        logger: Annotated[logging.Logger, Depends(chosen)],
+    ) -> StreamingResponse:
+        return StreamingResponse(iter(()))
+
+    [said] = examined(routes_of(app), Warned()).endpoints
+    assert said.findings == ()
+    assert "argument" in [note.reason for note in said.notes]
+
+
+def test_the_application_of_a_route() -> None:
+    found = {route.path: route.scope["app"] for route in routes_of(CORSMiddleware(shop.app))}
+    assert found["/export/{year}"] is shop.app
+    assert found["/v1/reports/agent"] is shop.app
+    assert found["/pages/of/starlette"] is shop.app
+    assert found["/rooms/one"] is shop.app
+    assert found["/inner/items"] is shop.inner
 
 
 def test_a_file_that_need_not_be_there_is_no_finding() -> None:

@@ -21,7 +21,7 @@ from stream_cached.django.entry import loop_for, loop_here, run_here
 from stream_cached.django.execution import Place
 from stream_cached.django.forms import Known, function_of
 from stream_cached.django.guard import leave
-from stream_cached.django.observed import plain_request
+from stream_cached.django.observed import note_user, plain_request
 from stream_cached.django.requests import (
     DjangoConnection,
     connection_of,
@@ -30,7 +30,7 @@ from stream_cached.django.requests import (
     is_of_server_loop,
 )
 from stream_cached.django.threads import inbox_here
-from stream_cached.django.views import NO_USER, Settings, View, note_user, signature_of
+from stream_cached.django.views import NO_USER, Settings, View, signature_of
 from stream_cached.limits import LIMITS
 
 P = ParamSpec("P")

@@ -205,3 +205,9 @@ def release(request: Any, watcher: Watcher) -> None:
             del own[_WATCHES]
             if isinstance(each, ObservedRequest):
                 each.__class__ = _class_for(each, _plain_class)
+
+
+def note_user(request: Any) -> None:
+    """Tell the views around this one that its answer depends on the user."""
+    for watch in watches_of(request):
+        watch.note("user")

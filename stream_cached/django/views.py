@@ -16,7 +16,6 @@ from stream_cached.django.conf import Cache
 from stream_cached.django.execution import Place, ViewExecution
 from stream_cached.django.forms import Forms, Known, is_of_route, refusal
 from stream_cached.django.hooks import DjangoHooks, ViewReporter
-from stream_cached.django.observed import watches_of
 from stream_cached.django.requests import DjangoConnection, changed_query, incoming_of, is_wrapped
 from stream_cached.django.selves import attributes_of, changed_arguments, owner_of
 from stream_cached.django.surroundings import around
@@ -344,9 +343,3 @@ def _place_of(request: Any, args: tuple[Any, ...]) -> int:
 
 def _for_django(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda connection: function(connection.django)
-
-
-def note_user(request: Any) -> None:
-    """Tell the views around this one that its answer depends on the user."""
-    for watch in watches_of(request):
-        watch.note("user")

@@ -27,6 +27,7 @@ import redis
 from stream_cached.demo import data, on_redis, report
 from stream_cached.demo.cli import main
 from stream_cached.demo.client import Answer, ask
+from tests.support.http_client import RawClient
 from tests.support.process import HOST, ROOT, free_port
 
 DEMO = (sys.executable, "-m", "stream_cached.demo")
@@ -161,11 +162,20 @@ def test_large_bodies_are_kept_in_a_directory(redis_url: str, tmp_path: Path) ->
     assert not listed or listed[0] < max(sizes) / 100
 
 
+def two_free_ports() -> int:
+    """The first of two that follow each other."""
+    first, second = free_port(), free_port()
+    while second != first + 1:
+        first, second = second, free_port()
+    return first
+
+
 @contextlib.contextmanager
-def serving(port: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+def serving(port: int, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     with subprocess.Popen(
-        [*DEMO, "--serve", "--port", str(port)],
+        [*DEMO, "--serve", "--port", str(port), *arguments],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         start_new_session=True,
@@ -177,7 +187,9 @@ def serving(port: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
                 line = process.stdout.readline()
                 assert line, f"ended early:\n{output}"
                 output += line
-            assert f"curl -iN http://{HOST}:{port}/tokens" in output
+            assert "Open this page in a browser" in output
+            assert f"\n  http://{HOST}:{port}/\n" in output
+            assert re.search(rf"curl -iN .*http://{HOST}:{port}/tokens", output)
             yield process, servers_in(output)
         finally:
             process.kill()
@@ -192,6 +204,34 @@ def test_serve_answers_until_ctrl_c() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
     wait_until_gone(pids)
+
+
+@pytest.mark.full
+def test_a_viewer_at_one_server_joins_a_run_of_the_other(redis_url: str, namespace: str) -> None:
+    port = two_free_ports()
+    with (
+        serving(port, "--cache", f"{redis_url}?namespace={namespace}") as (process, pids),
+        RawClient(port) as first,
+        RawClient(port + 1) as second,
+    ):
+        for client in (first, second):
+            client.send("GET", "/rows/stream_cached")
+            client.read_head()
+            client.read_until(100)
+        assert first.response.header("Cache-Status") == MISS
+        assert second.response.header("Cache-Status") == "stream-cached; fwd=uri-miss; collapsed"
+        # Streams that Ctrl-C cuts off are not worth a word.
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    wait_until_gone(pids)
+
+
+def test_an_address_to_listen_on_is_for_serving(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--host", "::1"])
+    assert "--host and --port need --serve" in capsys.readouterr().err
 
 
 @pytest.mark.full

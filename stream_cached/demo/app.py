@@ -1,4 +1,4 @@
-"""The demo's application: three decorated endpoints that stream."""
+"""The demo's application: three decorated endpoints that stream, and the page."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
 from stream_cached import stream_cached
-from stream_cached.demo import data, on_redis
+from stream_cached.demo import data, on_redis, page
 from stream_cached.stores.memory import MemoryCache
 
 TTL = 60
@@ -46,6 +46,7 @@ def create_app(cache: str, bodies: str = "") -> FastAPI:
                 stored |= endpoint.cache.sizes()
         return list(stored.items())
 
+    page.add_page(app, cache, kept)
     return app
 
 

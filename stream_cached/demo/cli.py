@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stream_cached.demo import run
-from stream_cached.demo.processes import UnableError
+from stream_cached.demo.processes import HOST, UnableError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,11 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Return 0 if all answers were right, 1 if not, 2 if it can't run."""
-    if options.port and not options.serve:
-        options.parser.error("--port needs --serve")
+    if (options.port or options.host) and not options.serve:
+        options.parser.error("--host and --port need --serve")
     try:
         if options.serve:
-            return run.serve(options.cache, options.bodies, options.port)
+            return run.serve(options.cache, options.bodies, options.host or HOST, options.port)
         return run.compare(options.cache, options.bodies)
     except UnableError as exc:
         print(f"stream-cached demo: {exc}", file=sys.stderr)
@@ -56,7 +56,14 @@ def add_parser(commands: Any) -> None:
         help="where large bodies are kept beside it: file:///directory or s3://bucket/prefix",
     )
     demo.add_argument(
-        "--serve", action="store_true", help="keep the servers running for curl until Ctrl-C"
+        "--serve",
+        action="store_true",
+        help="show a page with the viewers of one stream, and answer curl, until Ctrl-C",
+    )
+    demo.add_argument(
+        "--host",
+        default="",
+        help=f"with --serve: the address to listen on (default: {HOST}, this machine alone)",
     )
     demo.add_argument(
         "--port",

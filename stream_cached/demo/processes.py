@@ -20,6 +20,7 @@ class Server:
     """A server that runs and listens."""
 
     name: str
+    host: str
     port: int
     process: subprocess.Popen[str]
 
@@ -31,26 +32,29 @@ class Server:
     @property
     def url(self) -> str:
         """The server's address."""
-        return f"http://{HOST}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
 
 @contextlib.contextmanager
-def running(cache: str, bodies: str, ports: Sequence[int]) -> Iterator[list[Server]]:
+def running(
+    cache: str, bodies: str, ports: Sequence[int], host: str = HOST
+) -> Iterator[list[Server]]:
     """Run a server on each port (0: a free port) until the context ends."""
     with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(_process(cache, bodies, port)) for port in ports]
+        started = [stack.enter_context(_process(cache, bodies, host, port)) for port in ports]
         yield [
-            Server(name, _port(process), process)
+            Server(name, host, _port(process), process)
             for name, process in zip("AB", started, strict=False)
         ]
 
 
 @contextlib.contextmanager
-def _process(cache: str, bodies: str, port: int) -> Iterator[subprocess.Popen[str]]:
+def _process(cache: str, bodies: str, host: str, port: int) -> Iterator[subprocess.Popen[str]]:
     # A new session keeps Ctrl-C from the server. The server ends when its standard input closes,
     # also if this process is killed.
     process = subprocess.Popen(
-        [sys.executable, "-m", "stream_cached.demo.server", cache, bodies, str(port)],
+        [sys.executable, "-m", "stream_cached.demo.server", cache, bodies, host, str(port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

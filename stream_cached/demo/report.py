@@ -102,6 +102,15 @@ def listing(path: str, stored: Sequence[tuple[str, int]]) -> str:
     return "\n".join(lines)
 
 
+def page(servers: Sequence[Server]) -> str:
+    """Return where the page is."""
+    lines = ["Open this page in a browser, and add viewers of one stream:", ""]
+    lines += [f"  {server.url}/" for server in servers]
+    if len(servers) > 1:
+        lines += ["", "A viewer at one of the two servers joins a run of the other."]
+    return "\n".join(lines)
+
+
 def commands(servers: Sequence[Server]) -> str:
     """Return the curl commands to try."""
     first, last = servers[0].url, servers[-1].url

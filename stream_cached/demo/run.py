@@ -29,16 +29,16 @@ def compare(cache: str, bodies: str = "") -> int:
         asyncio.run(on_redis.forget(cache))
 
 
-def serve(cache: str, bodies: str, port: int) -> int:
-    """Print curl commands and run the servers until Ctrl-C; return the exit status."""
+def serve(cache: str, bodies: str, host: str, port: int) -> int:
+    """Say where the page is, and run the servers until Ctrl-C; return the exit status."""
     _require(cache)
     ports = [port]
     if on_redis.is_redis(cache):
         cache = on_redis.with_namespace(cache, private=False)
         ports.append(port + 1 if port else 0)
-    with running(cache, bodies, ports) as servers:
+    with running(cache, bodies, ports, host) as servers:
         introduction = report.introduction(cache, bodies, servers)
-        print(f"{introduction}\n\n{report.commands(servers)}", flush=True)
+        print(f"{introduction}\n\n{report.page(servers)}\n\n{report.commands(servers)}", flush=True)
         try:
             servers[0].process.wait()
         except KeyboardInterrupt:

@@ -1,9 +1,10 @@
-"""One server process of the demo: ``python -m stream_cached.demo.server CACHE BODIES PORT``.
+"""One server process of the demo: ``python -m stream_cached.demo.server CACHE BODIES HOST PORT``.
 
 It prints its port, and ends when its standard input closes, so that it never outlives its parent
 process.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -19,15 +20,14 @@ from stream_cached.demo import data
 from stream_cached.demo.app import create_app
 from stream_cached.errors import ConfigurationError
 
-HOST = "127.0.0.1"
-
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve the demo's application with two URLs on a port (0: a free port)."""
-    cache, bodies, port = arguments
+    """Serve the demo's application with two URLs on an address and a port (0: a free port)."""
+    cache, bodies, host, port = arguments
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
         tempfile.TemporaryDirectory(prefix="stream-cached-demo-") as folder,
-        socket.create_server((HOST, int(port))) as listener,
+        socket.create_server((host, int(port)), family=family) as listener,
     ):
         database = Path(folder, "lines.sqlite")
         data.build_database(database)
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> None:
 def _stop_with_stdin(server: uvicorn.Server) -> None:
     while os.read(0, 1):
         pass
+    # A stream that this cuts off is no error worth a traceback.
+    logging.getLogger("uvicorn.error").disabled = True
     server.should_exit = True
 
 

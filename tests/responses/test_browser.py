@@ -5,7 +5,6 @@ A headless Chromium that is on the PATH; without one, these tests are skipped.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -20,19 +19,10 @@ from starlette.routing import Route
 
 from stream_cached import stream_cached
 from tests.conftest import Serve
+from tests.support.browser import CHROMIUM, NEEDS_CHROMIUM, OPTIONS
 from tests.support.gates import Gate, wait_until
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
-
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium"),
-]
-
-OPTIONS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
+pytestmark = [pytest.mark.full, NEEDS_CHROMIUM]
 
 PAGE = """
 <!doctype html>

@@ -117,7 +117,7 @@ class ContextWatch:
             if variable in self._known or self._baseline.get(variable, _UNSET) is value:
                 continue
             # The search for its place takes its time.
-            # A cache of cashews that is switched off in a context names its variable by its address.
+            # Where a cache of cashews is switched off, a variable has its address for a name.
             is_harmless = variable.name.startswith(_HARMLESS_NAMES) or variable.name.isdigit()
             place = variable.name if is_harmless else _place_of(variable)
             package = place.partition(".")[0]

@@ -122,7 +122,7 @@ class Viewer {
   draw(seconds, rows) {
     const bar = document.createElement("i");
     bar.style.left = `${Math.min(100, (100 * seconds) / this.seconds)}%`;
-    bar.style.height = `${10 + (90 * rows) / full.rows}%`;
+    bar.style.height = `${14 + (86 * rows) / full.rows}%`;
     if (rows > 3) bar.dataset.rows = `${rows} rows at once`;
     this.part(".bars").append(bar);
   }

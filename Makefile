@@ -25,7 +25,7 @@ LOWEST = aiocache==0.12.3 cashews==7.5.0 fastapi==0.116.1 msgpack==1.0.8 starlet
 PYTHONS = $(shell for python in python3.11 python3.12 python3.13 python3.14; do \
 	$$python -c 'import ensurepip, venv' 2>/dev/null && echo $$python; done; true)
 
-.PHONY: help demo test test-full test-all coverage lint bench dist clean
+.PHONY: help demo test test-full test-all coverage lint docs bench dist clean
 .SECONDARY:
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo 'make test-all  runs all tests with each Python, and with the oldest dependencies'
 	@echo 'make coverage  runs what make test runs, and measures which lines and branches that reaches'
 	@echo 'make lint      ruff, mypy and the layers of the imports'
+	@echo 'make docs      builds the site of the documentation in site/, and checks its links'
 	@echo 'make bench     measures in under three minutes; ARGS=--full in under twenty'
 	@echo 'make dist      builds wheel and sdist, and follows the README with them on each Python'
 	@echo 'make clean     removes all that the others have made'
@@ -56,6 +57,9 @@ lint: .venv/.dev-$(TAG)
 	@.venv/bin/python -m ruff format --quiet --check .
 	@.venv/bin/python -m mypy --strict
 	@.venv/bin/lint-imports --no-logo
+
+docs: .venv/.docs-$(TAG)
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict $(ARGS)
 
 bench: .venv/.bench-$(TAG)
 	@.venv/bin/python -m benchmarks $(ARGS)
@@ -93,6 +97,10 @@ endef
 	@.venv/bin/python $(INSTALL) -e '.[dev]'
 	@touch '$@'
 
+.venv/.docs-$(TAG): .venv/.python-$(TAG)
+	@.venv/bin/python $(INSTALL) -e '.[docs]'
+	@touch '$@'
+
 .venv/.bench-$(TAG): .venv/.python-$(TAG)
 	@.venv/bin/python $(INSTALL) -e '.[bench]'
 	@touch '$@'
@@ -122,5 +130,5 @@ all-%: .venvs/%/.made-$(TAG)
 	@touch '$@'
 
 clean:
-	@rm -rf .venv .venvs .cache .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf .venv .venvs .cache .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -252,6 +252,10 @@ class FileReading:
         self._block = memoryview(b"")
         self._ahead: Future[bytes] | None = None
 
+    def __del__(self) -> None:
+        # A response that was never sent does not close what it would have read.
+        self._close()
+
     async def read(self, size: int) -> bytes:
         pieces = []
         while size and (self._block or await self._fill(size)):

@@ -245,14 +245,15 @@ class ObjectBody(Body):
         try:
             reading = await self._opened_at(indexes.start)
             values = [await reading.read(self._sizes[1 + index]) for index in indexes]
+            self._next = indexes.stop
+            if self._next == self._limit:
+                self.close()
+            unsealed = list(map(self._unsealed, indexes, values))
+            return await self._unpacked(indexes, unsealed, seals)
         except BaseException:
-            # Nothing is known of where it stands now.
+            # Nothing is known of where it stands now, and perhaps nobody reads on.
             self.close()
             raise
-        self._next = indexes.stop
-        if self._next == self._limit:
-            self.close()
-        return await self._unpacked(indexes, list(map(self._unsealed, indexes, values)), seals)
 
     @property
     def _end(self) -> int:

@@ -70,6 +70,9 @@ class PartReplay:
             if not self._body.is_object:
                 raise
             return False
+        except asyncio.CancelledError:
+            self.close()
+            raise
         if found != len(indexes):
             await self._resource.delete(self._hit)
             return False

@@ -77,6 +77,9 @@ class Replay:
             # The record is as good as before. For this request there is no entry.
             self.close()
             return False
+        except asyncio.CancelledError:
+            self.close()
+            raise
         if found == self._count:
             return True
         self.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
 import time
 from pathlib import Path
 from weakref import WeakSet
@@ -10,7 +13,7 @@ from weakref import WeakSet
 import pytest
 
 from stream_cached.bodies import watched
-from stream_cached.bodies.files import FileBodies, FileReading
+from stream_cached.bodies.files import FileBodies, FileReading, FileUpload
 from stream_cached.bodies.protocol import MissingBodyError, Patience
 from stream_cached.bodies.urls import bodies_from_url
 from stream_cached.bodies.watched import Side, WatchedBodies
@@ -82,6 +85,63 @@ async def test_after_an_attempt_that_works_it_is_used_again(now: list[float]) ->
     await attempt(side, works=True)
     assert side.cause is None
     side.check()
+
+
+class _Full(FileBodies):
+    """A directory that takes what fits into a buffer, and opens what it can't read."""
+
+    def upload(self, name: str) -> FileUpload:
+        return _FullUpload(self, self.path_of(name))
+
+    async def open(self, name: str, start: int = 0, stop: int | None = None) -> FileReading:
+        return _Unreadable(self, os.open(self.root, os.O_RDONLY), 0, 1)
+
+
+class _FullUpload(FileUpload):
+    async def finish(self) -> None:
+        raise StoreError("full")
+
+
+class _Unreadable(FileReading):
+    async def read(self, size: int) -> bytes:
+        raise StoreError("unreadable")
+
+
+@pytest.mark.parametrize("writes", [True, False], ids=["writing", "reading"])
+async def test_a_first_step_that_works_shows_nothing(
+    tmp_path: Path, now: list[float], caplog: pytest.LogCaptureFixture, writes: bool
+) -> None:
+    bodies = WatchedBodies(_Full(tmp_path))
+    side, tries = (bodies.writes if writes else bodies.reads), 0
+    caplog.set_level(logging.INFO)
+    for _ in range(20):
+        now[0] += 1.0
+        with contextlib.suppress(StoreError):
+            if writes:
+                upload = bodies.upload("00/00-00", 8)
+                tries += 1
+                await upload.write(b"x")
+                await bodies.delete(["00/00-00"])
+                await upload.finish()
+            else:
+                reading = await bodies.open("00/00-00", 0, 1)
+                tries += 1
+                await reading.read(1)
+    assert side.cause is not None
+    # After 1, 2, 4 and 8 seconds.
+    assert tries == 5
+    assert len(caplog.records) == 1
+
+
+async def test_an_upload_that_does_not_begin_does_not_count(tmp_path: Path) -> None:
+    class _Forked(FileBodies):
+        def upload(self, name: str) -> FileUpload:
+            raise StoreError("not in this process")
+
+    bodies = WatchedBodies(_Forked(tmp_path))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="not in this process"):
+            bodies.upload("00/00-00", 1)
 
 
 async def test_a_step_that_takes_too_long_has_failed() -> None:

@@ -11,23 +11,18 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, MemberDescriptorType, MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from django.http import HttpRequest
 from django.urls import ResolverMatch
 
 from stream_cached.django.requests import inner_request, is_wrapped
-from stream_cached.endpoint.cells import EMPTY, cells_of, is_at_its_name
+from stream_cached.endpoint.cells import is_at_its_name
 from stream_cached.endpoint.held import is_proxy, path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.objects import is_plain
-from stream_cached.endpoint.value_forms import ValueForms, code_form
+from stream_cached.endpoint.value_forms import ValueForms, first_forms
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.canonical import state_of
-
-#: How deep objects within objects are looked into, and how many of them.
-_MAX_DEPTH = 16
-_MAX_OBJECTS = 200
 
 #: How many functions may be around a view.
 _MAX_AROUND = 64
@@ -59,18 +54,6 @@ class Forms(ValueForms):
         super().__init__(self._held)
         self._inner = inner_request(request)
         self._name = name
-        self._objects = 0
-
-    def form(self, name: str, value: Any) -> Any:
-        """Return the form of a value; None if it has none, which is then among the unknown."""
-        for number, each in enumerate(self._seen):
-            if each is value:
-                return ["again", number]
-        self._objects += 1
-        if len(self._seen) >= _MAX_DEPTH or self._objects > _MAX_OBJECTS:
-            self.unknown.append((name, value))
-            return None
-        return super().form(name, value)
 
     def _held(self, value: object) -> str | None:
         if not is_infrastructure(type(value)):
@@ -93,19 +76,6 @@ class Forms(ValueForms):
             return super()._form(name, value)
         self.unknown.append((name, value))
         return None
-
-    def _function(self, name: str, function: FunctionType) -> list[Any]:
-        named = [function.__module__, function.__qualname__]
-        if is_at_its_name(function):
-            return ["function", named]
-        first = first_forms(function)
-        defaults = [*(function.__defaults__ or ())]
-        defaults += [[*each] for each in sorted((function.__kwdefaults__ or {}).items())]
-        forms = [self.form(name, each) for each in defaults]
-        for part in cells_of(function):
-            form = first.get(part.name) if part.is_own else None
-            forms.append(form or self.form(part.name, part.get()))
-        return ["function", named, code_form(function.__code__), forms]
 
     def of_instance(self, name: str, value: Any) -> Any:
         """Return the form of an object that is a view, or has one as a method: its attributes."""
@@ -178,24 +148,6 @@ class Known:
         elif not is_at_its_name(function):
             form.append(forms.form("the view", function))
         return form or None
-
-
-#: The forms of what functions change themselves, from before they did.
-_firsts: WeakKeyDictionary[FunctionType, dict[str, Any]] = WeakKeyDictionary()
-
-
-def first_forms(function: Any) -> Mapping[str, Any]:
-    """Return the forms of what a function changes itself, as it was before."""
-    if not (isinstance(function, FunctionType) and function.__closure__):
-        return {}
-    own = [part for part in cells_of(function) if part.is_own and part.get() is not EMPTY]
-    if not own:
-        return {}
-    forms = _firsts.setdefault(function, {})
-    for part in own:
-        if part.name not in forms:
-            forms[part.name] = ValueForms(lambda _: None).form(part.name, part.get())
-    return forms
 
 
 _AROUND_FUNCTIONS = (functools.partial, MethodType)

@@ -19,7 +19,7 @@ from weakref import WeakSet, WeakValueDictionary
 from stream_cached.endpoint.cells import EMPTY, Part, is_at_its_name, parts_of
 from stream_cached.endpoint.held import path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
-from stream_cached.endpoint.value_forms import ValueForms
+from stream_cached.endpoint.value_forms import ValueForms, first_form
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.canonical import EXACT
 from stream_cached.keys.numbers import number_of
@@ -88,6 +88,9 @@ class Identity:
         for part in self._parts.values():
             if part.is_own:
                 self._first_form(part)
+            elif part.get() is not EMPTY:
+                # What it calls may change something, too.
+                first_form(part)
         self._changes_parts = any(part.is_own for part in self._parts.values())
         self._held: dict[tuple[int, str], weakref.ref[Any]] = {}
         """What it has held that has no form."""
@@ -137,7 +140,7 @@ class Identity:
         forms = ValueForms(lambda value: self._path_of(value, scope))
         found = [self._form_of(part, forms) for part in self._parts.values()]
         unknown = forms.unknown
-        if not unknown or not (self._changes(unknown) or self._others_differ(unknown)):
+        if not unknown or not (self._changes(unknown) or self._others_differ(unknown, scope)):
             return [found] if any(found) else []
         if not in_memory:
             names = ", ".join(dict.fromkeys(name for name, _ in unknown))
@@ -156,8 +159,8 @@ class Identity:
 
     def _first_form(self, part: Part) -> Any:
         form = self._first.get(part.name)
-        if form is None and (value := part.get()) is not EMPTY:
-            form = self._first[part.name] = ValueForms(lambda _: None).form(part.name, value)
+        if form is None and part.get() is not EMPTY:
+            form = self._first[part.name] = first_form(part)
         return form
 
     # -- values without a form --------------------------------------------------------------
@@ -170,16 +173,24 @@ class Identity:
                 self._varies = self._varies or held() is not value
         return self._varies or self.is_made_anew
 
-    def _others_differ(self, unknown: Unknown) -> bool:
+    def _others_differ(self, unknown: Unknown, scope: Mapping[str, Any]) -> bool:
         return any(
-            other.value_of(name) is not value
+            not other.holds(name, value, scope)
             for other in self._alike.others(self)
             for name, value in unknown
         )
 
-    def value_of(self, name: str) -> object:
+    def holds(self, name: str, value: object, scope: Mapping[str, Any]) -> bool:
+        """Whether it holds this value, which has no form, under the same name."""
         part = self._parts.get(name)
-        return EMPTY if part is None else part.get()
+        if part is not None:
+            return part.get() is value
+        # A function that it holds may.
+        forms = ValueForms(lambda value: self._path_of(value, scope))
+        for each in self._parts.values():
+            self._form_of(each, forms)
+        found = [held for known, held in forms.unknown if known == name]
+        return bool(found) and all(held is value for held in found)
 
 
 def _is_countable(value: object) -> bool:

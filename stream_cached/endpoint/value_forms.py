@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from stream_cached.endpoint.cells import EMPTY, cells_of, is_at_its_name
+from stream_cached.endpoint.cells import EMPTY, Part, cells_of, is_at_its_name
 from stream_cached.keys.canonical import PLAIN, canonical
 
-#: How deep functions within functions are looked into.
+#: How deep functions within functions are looked into, and how many values.
 _MAX_DEPTH = 16
+_MAX_VALUES = 200
 
 #: How many items a value may have whose form is taken at each call.
 _MAX_ITEMS = 1000
@@ -34,6 +36,7 @@ class ValueForms:
         #: The values without a form, with the names by which they are known.
         self.unknown: list[tuple[str, Any]] = []
         self._seen: list[object] = []
+        self._count = 0
 
     def form(self, name: str, value: Any) -> Any:
         """Return the form of a value; None if it has none, which is then among the unknown."""
@@ -41,8 +44,13 @@ class ValueForms:
             return [value]
         if value is EMPTY:
             return ["empty"]
-        if len(self._seen) > _MAX_DEPTH or any(value is each for each in self._seen):
-            return ["again"]
+        for number, each in enumerate(self._seen):
+            if each is value:
+                return ["again", number]
+        self._count += 1
+        if len(self._seen) >= _MAX_DEPTH or self._count > _MAX_VALUES:
+            self.unknown.append((name, value))
+            return None
         self._seen.append(value)
         try:
             return self._form(name, value)
@@ -79,15 +87,42 @@ class ValueForms:
         named = [function.__module__, function.__qualname__]
         if is_at_its_name(function):
             return ["function", named]
+        first = first_forms(function)
         # The defaults are arguments of a function that is called by others.
         defaults = (function.__defaults__ or (), sorted((function.__kwdefaults__ or {}).items()))
         forms = [self.form(name, each) for each in defaults[0]]
         forms += [[key, self.form(name, each)] for key, each in defaults[1]]
         for part in cells_of(function):
-            # What it changes itself (a counter, a log) is no input.
-            if not part.is_own:
-                forms.append(self.form(part.name, part.get()))
+            form = first.get(part.name) if part.is_own else None
+            forms.append(form or self.form(part.name, part.get()))
         return ["function", named, code_form(function.__code__), forms]
+
+
+#: The forms of what functions change themselves, from before they did.
+_firsts: WeakKeyDictionary[FunctionType, dict[str, Any]] = WeakKeyDictionary()
+
+
+def first_forms(function: Any) -> Mapping[str, Any]:
+    """Return the forms of what a function changes itself (a counter, a log), as it was before."""
+    if not (isinstance(function, FunctionType) and function.__closure__):
+        return {}
+    own = [part for part in cells_of(function) if part.is_own and part.get() is not EMPTY]
+    if not own:
+        return {}
+    forms = _firsts.setdefault(function, {})
+    for part in own:
+        if part.name not in forms:
+            # It may lead to the function again.
+            forms[part.name] = None
+            forms[part.name] = first_form(part)
+    return forms
+
+
+def first_form(part: Part) -> Any:
+    """Return the form of a value that is about to change; None without one."""
+    forms = ValueForms(lambda _: None)
+    form = forms.form(part.name, part.get())
+    return None if forms.unknown else form
 
 
 @functools.lru_cache(maxsize=1024)

@@ -13,7 +13,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from stream_cached.django import cache_stream
-from stream_cached.django.forms import _firsts
+from stream_cached.endpoint.value_forms import _firsts
 from tests.django.asking import Make, answered, nobody_is_given_what_is_anothers, request_of
 from tests.django.conftest import Site
 from tests.django.test_answers import status

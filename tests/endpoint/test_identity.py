@@ -183,10 +183,27 @@ def a_line(name: str, decorate: Decorate) -> Endpoint:
     return report
 
 
+def a_list_that_a_function_changes(name: str, decorate: Decorate) -> Endpoint:
+    names = [name]
+
+    def show() -> str:
+        names.append("once more")
+        return names[0]
+
+    return _over(show, decorate)
+
+
+def a_function_as_default_of_a_function(name: str, decorate: Decorate) -> Endpoint:
+    def show(get: Callable[[], str] = lambda: name) -> str:
+        return get()
+
+    return _over(show, decorate)
+
+
 WITH_FORM: list[Make] = [
     *(a_cell, a_cell_of_the_body, a_list, a_list_that_it_changes, a_function, a_lambda),
     *(a_default, a_decorator, a_bound_argument, a_bound_function, a_bound_method, an_instance),
-    a_line,
+    *(a_line, a_list_that_a_function_changes, a_function_as_default_of_a_function),
 ]
 
 
@@ -210,6 +227,51 @@ def _over(show: Callable[[], str], decorate: Decorate) -> Endpoint:
         return PlainTextResponse(show())
 
     return report
+
+
+class Renamed(Owner):
+    """Has no form, and changes itself, as a row of a database does."""
+
+    def rename(self, name: str) -> None:
+        self.name = name
+
+
+def row_in_a_function(name: str, decorate: Decorate) -> Endpoint:
+    row = Renamed(name)
+    return _over(lambda: row.name, decorate)
+
+
+def row_in_a_function_that_changes(name: str, decorate: Decorate) -> Endpoint:
+    row = Renamed(name)
+
+    get: Callable[[], str] | None = lambda: row.name  # noqa: E731
+
+    @decorate
+    async def report(request: Request) -> Response:
+        nonlocal get
+        get = get or str
+        return PlainTextResponse(get())
+
+    return report
+
+
+def row_as_default_of_a_function(name: str, decorate: Decorate) -> Endpoint:
+    def show(row: Renamed = Renamed(name)) -> str:  # noqa: B008
+        return row.name
+
+    return _over(show, decorate)
+
+
+def row_behind_many_functions(name: str, decorate: Decorate) -> Endpoint:
+    row = Renamed(name)
+
+    def around(inner: Callable[[], str]) -> Callable[[], str]:
+        return lambda: inner()
+
+    show: Callable[[], str] = lambda: row.name  # noqa: E731
+    for _ in range(20):
+        show = around(show)
+    return _over(show, decorate)
 
 
 def object_as_self(name: str, decorate: Decorate) -> Endpoint:
@@ -240,7 +302,8 @@ def class_in_a_cell(name: str, decorate: Decorate) -> Endpoint:
 
 WITHOUT_FORM: list[Make] = [
     *(object_in_a_cell, object_in_a_function, object_as_self, object_as_argument),
-    *(object_as_default, class_in_a_cell),
+    *(object_as_default, class_in_a_cell, row_in_a_function, row_in_a_function_that_changes),
+    *(row_as_default_of_a_function, row_behind_many_functions),
 ]
 
 
@@ -395,6 +458,29 @@ def test_counters_and_logs_of_a_function_cost_no_hit(redis_url: str, namespace: 
 
     assert statuses(answers(app_over(lambda request: report), *USERS * 2)) == [MISS, *[HIT] * 3]
     assert (runs, len(log), by_name) == (1, 1, {"report": 1})
+
+
+def test_what_the_functions_of_a_function_count_costs_no_hit(
+    redis_url: str, namespace: str
+) -> None:
+    runs, log, seen, owner = 0, list[str](), dict[str, int](), Renamed("shared")
+
+    def count(name: str) -> str:
+        nonlocal runs
+        runs += 1
+        log.append(name)
+        seen[name] = seen.get(name, 0) + 1
+        owner.rename(f"{runs}")
+        return "report"
+
+    def make() -> Endpoint:
+        return _over(lambda: count("report"), stream_cached(ttl=60, cache=url))
+
+    url = f"{redis_url}?namespace={namespace}"
+    # They hold the same.
+    made = itertools.cycle([make(), make()])
+    assert statuses(answers(app_over(lambda request: next(made)), *USERS * 2)) == [MISS, *[HIT] * 3]
+    assert (runs, len(log), seen) == (1, 1, {"report": 1})
 
 
 @dataclasses.dataclass

@@ -25,7 +25,7 @@ from fastapi import FastAPI, Header, Request
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp
 
-from stream_cached import stream_cached
+from stream_cached import lifespan, stream_cached
 from tests.support.app_server import AppServer
 from tests.support.http_client import RawClient, RawResponse, fetch, fetch_many
 from tests.support.process import HOST
@@ -92,9 +92,8 @@ def _served(endpoints: Endpoints, decorate: Callable[[Any], Any], **settings: An
 
 
 def _ours(endpoints: Endpoints, redis: str | None) -> ASGIApp:
-    return _served(
-        endpoints, stream_cached(ttl=TTL, cache=redis or f"memory://?namespace={_new()}")
-    )
+    decorate = stream_cached(ttl=TTL, cache=redis or f"memory://?namespace={_new()}")
+    return _served(endpoints, decorate, lifespan=lifespan)
 
 
 def _aiocache(endpoints: Endpoints, redis: str | None) -> ASGIApp:

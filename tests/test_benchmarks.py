@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from benchmarks import __main__ as command
-from benchmarks import apps, hits, misses, report
+from benchmarks import apps, compare, hits, misses, report
 from benchmarks.bench import SCALES, Bench, WrongError, interleave
 from benchmarks.bodies import MEDIA_TYPE, WORKS, Body
 from benchmarks.client import Load, drain
@@ -340,3 +341,28 @@ def test_a_part_that_needs_no_server_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["cpu", "endpoints", "growth", "runs"])
 def test_parts_with_servers_run(tmp_path: Path, part: str) -> None:
     assert _run(tmp_path, part).rstrip().endswith(str(tmp_path))
+
+
+# -- the comparison -------------------------------------------------------------------------------
+
+
+def _shown() -> list[list[str]]:
+    """Return the lines of the table in the documentation, cell by cell."""
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_documentation_has_the_questions_of_the_comparison() -> None:
+    heads, _, *rows = _shown()
+    assert [row[0] for row in rows] == [question.__doc__ for question in compare.QUESTIONS]
+    assert [head.rpartition(" ")[0] for head in heads[1:]] == list(compare.LIBRARIES)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", range(len(compare.QUESTIONS)))
+def test_this_library_still_answers_as_the_documentation_shows(number: int) -> None:
+    question, (_, build) = compare.QUESTIONS[number], compare.LIBRARIES["stream_cached"]
+    shown, found = _shown()[2 + number][1], question(build)
+    # How many seconds it takes depends on the machine.
+    assert re.sub(r" in [\d.]+ s", "", found) == re.sub(r" in [\d.]+ s", "", shown)

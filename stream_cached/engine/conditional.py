@@ -25,14 +25,18 @@ _OF_ENTRY = frozenset(
 )
 
 
-async def conditional(
+def conditional(
     call: Call,
     resource: Resource,
     hit: Hit,
     headers: Sequence[tuple[bytes, bytes]],
     event: Answered,
 ) -> Any:
-    """Return what a request is sent instead of a whole entry; None if that is what it is sent."""
+    """
+    Return what a request is sent instead of a whole entry; None if that is what it is sent.
+
+    A part has to be opened yet.
+    """
     entry, request = hit.entry, call.request
     if request is None:
         return None
@@ -51,8 +55,6 @@ async def conditional(
             return bare_response(416, kept, call.sending(event))
         case Part():
             replay = PartReplay(resource, hit, decided.start, decided.stop)
-            if not await replay.open():
-                return None
             kept = without(headers, {b"content-length", b"content-range"})
             kept.append((b"content-range", decided.content_range(entry.length)))
             return PartResponse(replay, kept, call.sending(event))

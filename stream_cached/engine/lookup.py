@@ -32,6 +32,7 @@ from stream_cached.http.reasons import NotCached
 from stream_cached.http.sent import sending_of
 from stream_cached.http.targeted import directives_for
 from stream_cached.http.wishes import NO_WISHES
+from stream_cached.responses.part import PartResponse
 from stream_cached.responses.stored import ReplayResponse, stored_response
 from stream_cached.runs.registry import registry_of
 
@@ -210,8 +211,10 @@ async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> 
     entry = hit.entry
     call.saved = entry.took
     headers = call.headers(sent_headers(call, entry), event, entry.replaces)
-    if call.is_conditional and (part := await conditional(call, resource, hit, headers, event)):
-        return part
+    if call.is_conditional and (instead := conditional(call, resource, hit, headers, event)):
+        # What can't be read in part can't be read as a whole either.
+        is_open = not isinstance(instead, PartResponse) or await instead.open()
+        return instead if is_open else None
     replay = Replay(resource, hit)
     in_chunks = call.service.options.exact or call.items is not None
     # Of an object, nothing is read that is not sent.

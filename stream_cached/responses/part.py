@@ -18,6 +18,10 @@ class PartResponse(OfReplay[PartReplay]):
         length = (b"content-length", b"%d" % replay.length)
         super().__init__(replay, 206, [*headers, length], sending)
 
+    async def open(self) -> bool:
+        """See `PartReplay.open`."""
+        return await self._replay.open()
+
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send(start_message(self.status_code, self.raw_headers))
         if not self._replay.is_long:

@@ -224,6 +224,19 @@ def test_a_segment_in_the_place_of_another_is_not_served(
         assert runs.is_whole(following)
 
 
+def test_a_range_of_what_is_damaged_is_a_miss(
+    serve: Serve, redis_server: RedisServer, redis_url: str
+) -> None:
+    runs = Runs(30)
+    port = serve(runs.app(redis_url, local=0)).port
+    keys = Keyspace(redis_server.port)
+    fetch(port)
+    *_, last = sorted(segments(keys.all()), key=lambda key: int(key.rpartition(":")[2]))
+    keys.set(last, DAMAGE["altered at its end"](keys.all()[last]))
+    answer = fetch(port, headers={"Range": "bytes=-100"})
+    assert (answer.complete, answer.body) == (True, runs.bodies[1])
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("replay", ["fast", "exact"])

@@ -187,6 +187,20 @@ def test_viewers_in_a_browser(server: AppServer, gate: Gate, tmp_path: Path) -> 
 
 @pytest.mark.full
 @NEEDS_CHROMIUM
+def test_a_viewer_waits_until_the_page_knows_the_whole_length(
+    server: AppServer, tmp_path: Path
+) -> None:
+    with Browser(tmp_path) as browser:
+        tab = browser.open(f"{server.url}/")
+        tab.evaluate("known = new Promise((done) => (window.isKnown = done)); add(); null")
+        assert tab.texts(".how") == ["waiting"]
+        counters_are(tab, "0", "0", "0", "0", "0", "0")
+        tab.evaluate("isKnown(); null")
+        tab.wait_for("viewers[0].rows === 20")
+
+
+@pytest.mark.full
+@NEEDS_CHROMIUM
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_the_first_viewer_leaves_half_way_in_a_browser(
     server: AppServer, gate: Gate, tmp_path: Path, name: str

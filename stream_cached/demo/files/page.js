@@ -30,6 +30,7 @@ let viewers = [];
 let made = 0;
 let scene = 0; // Which scene is played: one that is not the last gives up.
 let full = { rows: 40, bytes: 0, seconds: 4 };
+let known; // A promise: the server has said how long a whole body is.
 
 const mode = () => document.querySelector("input[name=mode]:checked").value;
 const say = (text) => (byId("news").textContent = text);
@@ -78,6 +79,7 @@ class Viewer {
   }
 
   async read(path) {
+    await known;
     this.began = performance.now();
     try {
       const response = await fetch(path, { cache: "no-store", signal: this.abort.signal });
@@ -227,6 +229,7 @@ function begin() {
   });
   byId("modes").addEventListener("change", startOver);
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
+  known = count();
   keepCounting();
 }
 

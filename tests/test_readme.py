@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiocache.base import SENTINEL
@@ -30,8 +32,9 @@ from stream_cached.backends.resolve import OWN_MEMORY
 from stream_cached.django import cache_stream, freeze_header
 from stream_cached.option_checks import NOT_GIVEN
 from stream_cached.prometheus import PrometheusMetrics
-from tests.conftest import Spawn
-from tests.support.http_client import fetch
+from tests.conftest import Serve, Spawn
+from tests.support.gates import wait_until
+from tests.support.http_client import RawClient, fetch
 from tests.support.process import ROOT
 from tests.support.runs import FALLBACK_HIT, FALLBACK_MISS, HIT, MISS
 
@@ -116,6 +119,33 @@ def test_the_example_answers_without_a_redis_with_one_warning(spawn: Spawn, tmp_
     statuses = [answer.header("Cache-Status") for answer in answers]
     assert statuses == [FALLBACK_MISS, FALLBACK_HIT, FALLBACK_HIT]
     assert server.output().count("requests are answered without it") == 1
+
+
+@pytest.mark.full
+def test_the_program_of_the_recipe_ends_with_its_last_client(serve: Serve) -> None:
+    (recipe,) = [code for code in _snippets(DOCS / "recipes.md") if "PROGRAM" in code]
+    endless = "import os, time\nwhile True: print(os.getpid(), flush=True); time.sleep(0.02)"
+    app: dict[str, Any] = {"__name__": "recipe"}
+    exec(recipe.replace("for n in range(3): print(n, flush=True)", repr(endless)[1:-1]), app)
+    server = serve(app["app"])
+
+    with RawClient(server.port) as first, RawClient(server.port) as second:
+        for client in (first, second):
+            client.send("GET", "/report")
+            client.read_head()
+            pid = int(client.read_until(20).split()[0])
+        first.abort()
+        second.read_until(len(second.response.body) + 100)
+        second.abort()
+    wait_until(lambda: not _is_running(pid))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 # -- the tables ---------------------------------------------------------------------------------

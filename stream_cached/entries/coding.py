@@ -37,7 +37,9 @@ class Coder:
         self._min_size = max(1, compression.min_size)
         self._failures = 0
         self.written_in = 0.0
-        """Seconds that the store took for the last window. So long, at least, is compressed."""
+        """Seconds that the store took for the last window."""
+        self._took = 0.0
+        """Seconds that the last segment took."""
 
     async def coded(
         self, window: list[PackedSegment], is_half_full: Callable[[], bool]
@@ -46,22 +48,26 @@ class Coder:
         sizes = [segment.seal[0] for segment in window]
         if self._failures >= _MAX_FAILURES or max(sizes) < self._min_size:
             return window
-        began = time.monotonic()
+
+        def is_late() -> bool:
+            # A store that is much slower itself has less to write then.
+            return is_half_full() and self.written_in <= 2 * len(window) * self._took
 
         def coded() -> list[PackedSegment]:
-            found = []
-            for segment in window:
-                is_late = time.monotonic() - began >= self.written_in and is_half_full()
-                found.append(segment if is_late else self._coded(segment))
-            return found
+            return [segment if is_late() else self._coded(segment) for segment in window]
 
+        if is_late():
+            # Not even a thread is worth its time.
+            return window
         return await for_bytes(sum(sizes), coded)
 
     def _coded(self, segment: PackedSegment) -> PackedSegment:
         length = segment.seal[0]
         if length < self._min_size or self._failures >= _MAX_FAILURES:
             return segment
+        began = time.monotonic()
         value = coded_segment(segment.value, self.coding, self._compressed)
+        self._took = time.monotonic() - began
         if value is None:
             self._failures += 1
             return segment

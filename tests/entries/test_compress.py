@@ -255,9 +255,10 @@ def test_where_compression_does_not_keep_up_parts_are_stored_as_they_are() -> No
     coder = Coder(Compression())
 
     async def main() -> None:
-        for is_half_full, took, count in ((False, 0.0, 4), (True, 0.0, 0), (True, 60.0, 4)):
-            # A store that is slower itself has less to write then.
-            coder.written_in = took
+        # A store that is much slower itself has less to write then.
+        cases = ((False, 0.0, 4), (True, 0.0, 0), (True, 8.0, 0), (True, 60.0, 4))
+        for is_half_full, written_in, count in cases:
+            coder.written_in, coder._took = written_in, 1.0
             coded = await coder.coded(window, lambda full=is_half_full: full)  # type: ignore[misc]
             assert [segment.coding for segment in coded] == [1] * count + [0] * (4 - count)
 

@@ -16,6 +16,7 @@ from stream_cached.checks import require
 from stream_cached.decorator import Ttl, stream_cached
 from stream_cached.django.answering import respond
 from stream_cached.django.cached import CachedView
+from stream_cached.django.calling import signature_of
 from stream_cached.django.conf import caches
 from stream_cached.django.entry import loop_for, loop_here, run_here
 from stream_cached.django.execution import Place
@@ -30,7 +31,7 @@ from stream_cached.django.requests import (
     is_of_server_loop,
 )
 from stream_cached.django.threads import inbox_here
-from stream_cached.django.views import NO_USER, Settings, View, signature_of
+from stream_cached.django.views import NO_USER, Settings, View
 from stream_cached.limits import LIMITS
 
 P = ParamSpec("P")

@@ -20,7 +20,7 @@ from stream_cached.endpoint.cells import is_at_its_name
 from stream_cached.endpoint.held import is_proxy, path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.objects import is_plain
-from stream_cached.endpoint.value_forms import ValueForms, first_forms
+from stream_cached.endpoint.value_forms import ValueForms, first_forms, is_lazy
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.canonical import state_of
 
@@ -101,6 +101,8 @@ class Forms(ValueForms):
 
 def _beneath(value: Any) -> Any:
     """Return what a descriptor calls."""
+    if is_lazy(type(value)):
+        return value
     if isinstance(value, staticmethod | classmethod):
         return value.__func__
     if isinstance(value, property):

@@ -66,7 +66,7 @@ def _is_in_key(name: str, value: Any, owner: Any, request: Any) -> bool:
 
 def _method_form(value: Any, owner: Any) -> list[str] | None:
     """Return the name of a method of the instance itself, whose class is part of the key."""
-    if not (isinstance(value, MethodType) and value.__self__ is owner):
+    if type(value) is not MethodType or value.__self__ is not owner:
         return None
     name = value.__func__.__name__
     is_own = getattr(type(owner), name, None) is value.__func__

@@ -35,6 +35,9 @@ KEYED = frozenset(
 #: Stands for a value that can't be part of the key: whoever reads it is not cached.
 _UNKNOWN = "unknown"
 
+#: What middleware of Django sets on each request, where a project has it.
+_OF_CLIENT = ("_messages", "auser", "session", "user")
+
 #: What Django sets on the match of a route.
 _OF_MATCH = frozenset(
     {
@@ -72,6 +75,9 @@ def around(
         # The rest of the key takes all spellings for one.
         forms["<host>"] = raw
     own = own_attributes(inner)
+    if absent := [name for name in _OF_CLIENT if name not in own]:
+        # Middleware may set them for others.
+        forms["<without>"] = absent
     set_here = KEYED & own.keys()
     found = {name: _form(inner, name, own[name], args, kwargs) for name in set_here}
     forms |= {f"<request.{name}>": form for name, form in found.items() if form is not None}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any
 
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.checks import require
+from stream_cached.django.calling import called, for_django, has_functions
 from stream_cached.django.conf import Cache
 from stream_cached.django.execution import Place, ViewExecution
 from stream_cached.django.forms import Forms, Known, is_of_route, refusal
@@ -27,7 +28,7 @@ from stream_cached.engine.outcome import Call
 from stream_cached.engine.request_view import RequestView
 from stream_cached.engine.service import Service
 from stream_cached.http.reasons import BypassError, Finding, NotCached
-from stream_cached.http.wishes import NO_WISHES
+from stream_cached.http.wishes import NO_WISHES, Wishes
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
 from stream_cached.keys.names import version_key
 from stream_cached.options import Options, Vary
@@ -64,19 +65,6 @@ class Settings:
     options: Mapping[str, Any]
 
 
-def signature_of(view: Callable[..., Any], place: int) -> inspect.Signature:
-    """Return the signature of a view from its request on, which is at this place."""
-    if isinstance(view, functools.partial) and not (view.args or view.keywords):
-        # What `method_decorator` makes of a bound method.
-        view = view.func
-    try:
-        signature = inspect.signature(view)
-    except (TypeError, ValueError):
-        signature = inspect.signature(lambda request, *args, **kwargs: None)
-    parameters = list(signature.parameters.values())
-    return signature.replace(parameters=parameters[place:])
-
-
 class View:
     """
     What is the same for all calls of one view.
@@ -109,6 +97,7 @@ class View:
             if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
         ]
         self._name = name
+        self._has_functions = has_functions(self.options)
         self._check()
         self.reporter = ViewReporter(name, hook=self.options.on_event)
         self._context = ContextWatch(self.options.key_context, self.reporter, baseline)
@@ -193,27 +182,32 @@ class View:
         try:
             if service.hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
-            versions = self._tagging.versions((request, *own), kwargs)
+            versions = await called(
+                lambda: self._tagging.versions((request, *own), kwargs),
+                place,
+                in_thread=self._has_functions,
+            )
             incoming = self._incoming(connection, service)
             if incoming.may_have_body:
                 await incoming.read_body()
             if self._chosen.query is not None:
                 incoming.parse_query(self._chosen.query)
-            owner = owner_of(known.view, request, args)
             of_request, in_key = around(request, own, kwargs, host=self.options.key_host)
-            forms = self._of_user(user) | self._changed(owner, request, own, kwargs)
-            forms |= self._of_view(known, owner, request) | of_request
-            key = self._key(incoming, request, own, kwargs, forms)
+            forms = self._of_user(user) | self._context.forms() | of_request
+            key = await called(
+                functools.partial(self._key, incoming, known, request, args, kwargs, forms),
+                place,
+                in_thread=self._has_functions,
+            )
         except BypassError as exc:
             findings = exc.findings
             if exc.__cause__ is not None:
                 self.reporter.function_failed(exc.__cause__)
         wishes, refreshes = NO_WISHES, False
         if incoming is not None:
-            honour = self.options.honor_request
-            honour = _for_django(honour) if callable(honour) else honour
-            wishes = incoming.wishes(honour, self.reporter)
-            refreshes = incoming.refreshes(self.reporter)
+            wishes, refreshes = await called(
+                functools.partial(self._wishes, incoming), place, in_thread=self._has_functions
+            )
         terms = service.headers.terms
         return Call(
             service=service,
@@ -242,7 +236,7 @@ class View:
         incoming = incoming_of(
             connection,
             normalisers,
-            refresh=refresh and _for_django(refresh),
+            refresh=refresh and for_django(refresh),
             ignored=self.options.ignored_query,
         )
         identifying = service.headers.identifying(keyed=True)
@@ -251,14 +245,24 @@ class View:
         incoming.check(self.options.methods, identifying)
         return incoming
 
+    def _wishes(self, incoming: Incoming) -> tuple[Wishes, bool]:
+        """Return what the request asks of the cache, and whether it refreshes its entry."""
+        honour = self.options.honor_request
+        honour = for_django(honour) if callable(honour) else honour
+        return incoming.wishes(honour, self.reporter), incoming.refreshes(self.reporter)
+
     def _key(
         self,
         incoming: Incoming,
+        known: Known,
         request: Any,
-        args: tuple[Any, ...],
+        all_args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         more: dict[str, Any],
     ) -> str:
+        owner = owner_of(known.view, request, all_args)
+        args = all_args[_place_of(request, all_args) + 1 :]
+        more |= self._changed(owner, request, args, kwargs) | self._of_view(known, owner, request)
         named = dict(zip(self._names[1:], args, strict=False))
         rest = args[len(named) :]
         given: dict[str, Any] = {**named, **kwargs}
@@ -268,8 +272,7 @@ class View:
         taken = self._names[0] if self._names else ""
         if taken in self.options.key_args:
             forms[taken] = self._form(taken, request)
-        forms |= self._context.forms() | more
-        return incoming.key(self._name, forms, host=self.options.key_host)
+        return incoming.key(self._name, forms | more, host=self.options.key_host)
 
     def _of_user(self, user: object) -> dict[str, Any]:
         if user is None:
@@ -339,7 +342,3 @@ def _unchanged(value: str) -> str:
 
 def _place_of(request: Any, args: tuple[Any, ...]) -> int:
     return 0 if args[0] is request else 1
-
-
-def _for_django(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda connection: function(connection.django)

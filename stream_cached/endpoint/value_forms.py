@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from stream_cached.endpoint.cells import EMPTY, Part, cells_of, is_at_its_name
+from stream_cached.endpoint.signatures import class_names
 from stream_cached.keys.canonical import PLAIN, canonical
 
 #: How deep functions within functions are looked into, and how many values.
@@ -21,6 +22,14 @@ _MAX_ITEMS = 1000
 
 #: Returns the path by which the application holds an object, or None.
 PathOf = Callable[[object], "str | None"]
+
+
+def _find_lazy(cls: type) -> bool:
+    return "django.utils.functional.LazyObject" in class_names(cls)
+
+
+#: Whether objects of a class make what they stand for when something is read of them.
+is_lazy: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_find_lazy)
 
 
 class ValueForms:
@@ -48,7 +57,8 @@ class ValueForms:
             if each is value:
                 return ["again", number]
         self._count += 1
-        if len(self._seen) >= _MAX_DEPTH or self._count > _MAX_VALUES:
+        # It would be made, perhaps by the database, by a look at its class.
+        if is_lazy(type(value)) or len(self._seen) >= _MAX_DEPTH or self._count > _MAX_VALUES:
             self.unknown.append((name, value))
             return None
         self._seen.append(value)
@@ -133,13 +143,15 @@ def code_form(code: CodeType) -> list[Any]:
     return [code.co_firstlineno, hashlib.blake2b(code.co_code + text, digest_size=16).digest()]
 
 
-def _fits(value: object, left: list[int]) -> bool:
+def _fits(value: Any, left: list[int]) -> bool:
     """Whether a value is small enough for a form at each call."""
-    if isinstance(value, dict):
+    # An object may say that it is of another class, and be made for that.
+    cls = type(value)
+    if issubclass(cls, dict):
         return _all_fit([*value.keys(), *value.values()], left) if len(value) <= left[0] else False
-    if isinstance(value, list | tuple | set | frozenset):
+    if issubclass(cls, list | tuple | set | frozenset):
         return _all_fit([*value], left) if len(value) <= left[0] else False
-    return not (isinstance(value, bytearray | memoryview) and len(value) > _MAX_ITEMS)
+    return not (issubclass(cls, bytearray | memoryview) and len(value) > _MAX_ITEMS)
 
 
 def _all_fit(items: Sequence[object], left: list[int]) -> bool:

@@ -64,6 +64,10 @@ class ValueForms:
         self._seen.append(value)
         try:
             return self._form(name, value)
+        # The value's class may raise anything, also where it is asked what it is.
+        except Exception:
+            self.unknown.append((name, value))
+            return None
         finally:
             self._seen.pop()
 

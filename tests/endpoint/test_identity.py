@@ -483,6 +483,23 @@ def test_what_the_functions_of_a_function_count_costs_no_hit(
     assert (runs, len(log), seen) == (1, 1, {"report": 1})
 
 
+class Absent:
+    """Stands for an object of which there is none now, as a proxy of werkzeug may."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("there is none")
+
+    @__class__.setter
+    def __class__(self, cls: Any) -> None: ...
+
+
+def test_an_object_that_does_not_say_what_it_is_fails_nothing(cache_url: str) -> None:
+    absent = Absent()
+    report = _over(lambda: str(absent is None), stream_cached(ttl=60, cache=cache_url))
+    assert bodies(answers(app_over(lambda request: report), *USERS)) == ["False"] * 2
+
+
 @dataclasses.dataclass
 class Counting:
     """Has a form, and changes itself."""

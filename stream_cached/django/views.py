@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.checks import require
@@ -34,6 +34,8 @@ from stream_cached.keys.names import version_key
 from stream_cached.options import Options, Vary
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
+
+T = TypeVar("T")
 
 #: What the instance of a view that is a method is called in options.
 _SELF = "self"
@@ -182,10 +184,8 @@ class View:
         try:
             if service.hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
-            versions = await called(
-                lambda: self._tagging.versions((request, *own), kwargs),
-                place,
-                in_thread=self._has_functions,
+            versions = await self._called(
+                place, lambda: self._tagging.versions((request, *own), kwargs)
             )
             incoming = self._incoming(connection, service)
             if incoming.may_have_body:
@@ -194,10 +194,8 @@ class View:
                 incoming.parse_query(self._chosen.query)
             of_request, in_key = around(request, own, kwargs, host=self.options.key_host)
             forms = self._of_user(user) | self._context.forms() | of_request
-            key = await called(
-                functools.partial(self._key, incoming, known, request, args, kwargs, forms),
-                place,
-                in_thread=self._has_functions,
+            key = await self._called(
+                place, functools.partial(self._key, incoming, known, request, args, kwargs, forms)
             )
         except BypassError as exc:
             findings = exc.findings
@@ -205,9 +203,7 @@ class View:
                 self.reporter.function_failed(exc.__cause__)
         wishes, refreshes = NO_WISHES, False
         if incoming is not None:
-            wishes, refreshes = await called(
-                functools.partial(self._wishes, incoming), place, in_thread=self._has_functions
-            )
+            wishes, refreshes = await self._called(place, functools.partial(self._wishes, incoming))
         terms = service.headers.terms
         return Call(
             service=service,
@@ -226,6 +222,10 @@ class View:
             writes=not wishes.no_store,
             whole_max=self.options.limits.inline_max,
         )
+
+    async def _called(self, place: Place, function: Callable[[], T]) -> T:
+        """Call what may call functions of the application, which may use its database."""
+        return await called(function, place, in_thread=self._has_functions)
 
     def _incoming(self, connection: DjangoConnection, service: Service) -> Incoming:
         normalisers = service.headers.normalisers

@@ -122,7 +122,7 @@ async def _is_as_before(lab: Lab, moment: Moment) -> None:
     await lab.ask_all(moment.path, "/700000/known", "/700000/new")
 
 
-@pytest.mark.matrix("kind", "fault", share=3, rest=3)
+@pytest.mark.matrix("kind", "fault", share=3, rest=4)
 @pytest.mark.parametrize(("kind", "fault", "moment"), [*_params()])
 def test_a_fault_costs_no_client_a_byte(
     attempt: Attempt, kind: str, fault: Fault, moment: Moment

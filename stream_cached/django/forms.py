@@ -168,7 +168,7 @@ def refusal(forms: Forms) -> Finding:
 
 
 def is_of_route(request: Any, view: Any, owner: Any) -> bool:
-    """Whether the route of a request leads to a view, with this instance, whoever asks."""
+    """Whether the route of a request leads to a view, with this instance, for every client."""
     match = getattr(inner_request(request), "resolver_match", None)
     if type(match) is not ResolverMatch:
         return False

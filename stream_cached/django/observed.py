@@ -69,7 +69,7 @@ _SHARING = ("GET", "HEAD")
 #: Attributes of which only a part may be read.
 _MAPPINGS = frozenset({"GET", "META", "_messages", "headers", "query_params"})
 
-#: Attributes that are part of the key by value, whoever has set them, and what reports itself.
+#: Attributes that are part of the key by value, whatever has set them, and what reports itself.
 _FREE = frozenset({"encoding", "path", "upload_handlers"})
 
 

@@ -32,7 +32,7 @@ KEYED = frozenset(
     }
 )
 
-#: Stands for a value that can't be part of the key: whoever reads it is not cached.
+#: Stands for a value that can't be part of the key: an answer that reads it is not cached.
 _UNKNOWN = "unknown"
 
 #: What middleware of Django sets on each request, where a project has it.

@@ -86,7 +86,7 @@ def test_only_what_was_carried_out_is_forgotten() -> None:
     assert not pending
 
 
-async def test_of_whoever_is_owed_most_everything_older_is_refused() -> None:
+async def test_of_those_that_are_owed_most_everything_older_is_refused() -> None:
     pending, small, large = PendingInvalidations(max_keys=10), Invalidator(), Invalidator()
     for number in range(3):
         pending.add(small, f"small-{number}")

@@ -41,7 +41,7 @@ def keys(redis_server: RedisServer, redis_url: str) -> Keyspace:
 
 
 @pytest.mark.parametrize("chunks", [1, 12], ids=["inline", "in segments"])
-def test_signed_entries_are_hits_for_whoever_has_the_secret(
+def test_signed_entries_are_hits_for_all_who_have_the_secret(
     serve: Serve, redis_url: str, chunks: int
 ) -> None:
     runs = Runs(chunks)

@@ -23,7 +23,7 @@ from tests.support.process import HOST, ROOT, free_port
 from tests.support.proxy import DelayProxy
 from tests.support.servers import S3Server
 
-SECRETS: dict[str, Any] = {"access_key_id": "whoever", "secret_access_key": "very-secret"}
+SECRETS: dict[str, Any] = {"access_key_id": "someone", "secret_access_key": "very-secret"}
 
 _FORKED = """
 import asyncio, os, sys

@@ -475,9 +475,9 @@ class TestEveryStore:
             await held.pass_seconds(ttl / 4)
         assert await held.store.touch_many(names, 60) == 0
         assert not await held.store.compare_and_set("set", b"value", b"other", 60)
-        assert await held.store.add("added", b"anew", 60)
+        assert await held.store.add("added", b"new", 60)
         assert await held.store.get_many(["added", "kept", "set again"]) == [
-            b"anew",
+            b"new",
             b"value",
             b"value",
         ]
@@ -490,7 +490,7 @@ class TestEveryStore:
         assert await compare_and_delete(held.store, "key", b"newer")
         assert await held.get("key") is None
         assert not await compare_and_delete(held.store, "key", b"newer")
-        assert await held.store.add("key", b"anew", 60)
+        assert await held.store.add("key", b"new", 60)
 
     # -- ttl
 

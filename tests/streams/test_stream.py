@@ -52,7 +52,7 @@ def test_a_reader_gets_every_chunk_and_then_the_end() -> None:
     run(test)
 
 
-def test_every_reader_gets_the_same_chunks_whoever_pulls() -> None:
+def test_every_reader_gets_the_same_chunks_whichever_pulls() -> None:
     async def test() -> None:
         a_run = run_over(three)
         readers = [read(a_run) for _ in range(3)]

@@ -109,14 +109,14 @@ PLOTTED = (
 
 def plot(saved: Saved, path: Path) -> bool:
     """Write a PNG of the ratios; False where there is nothing to plot."""
-    pyplot = _pyplot()
+    plots = pyplot()
     figures = [one for one in saved["figures"] if one["measure"] in PLOTTED and "ratio" in one]
     if not figures:
         return False
     measures = [name for name in PLOTTED if any(one["measure"] == name for one in figures)]
     works = _unique(one["work"] for one in figures)
     height = [len(_names(figures, measure)) + 4 for measure in measures]
-    picture, grid = pyplot.subplots(
+    picture, grid = plots.subplots(
         *(len(measures), len(works)),
         figsize=(4 * len(works), 1 + 0.24 * sum(height)),
         gridspec_kw={"height_ratios": height},
@@ -132,11 +132,12 @@ def plot(saved: Saved, path: Path) -> bool:
         f"logarithmic; {saved['date']}, load {saved['load'][0]:.1f}"
     )
     picture.savefig(path, dpi=80)
-    pyplot.close(picture)
+    plots.close(picture)
     return True
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Return what draws without a screen."""
     matplotlib: Any = importlib.import_module("matplotlib")
     matplotlib.use("Agg")
     return importlib.import_module("matplotlib.pyplot")

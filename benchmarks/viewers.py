@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from benchmarks.client import Client, request_for
+from benchmarks.report import pyplot
 from stream_cached import stream_cached
 from tests.support.app_server import AppServer
 
@@ -85,9 +86,7 @@ def _watch(port: int, began: float, start: float) -> View:
 
 def draw(views: dict[str, View], path: str) -> None:
     """Draw a lane for each viewer: a bar for what came at one time, as long as it had waited."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8.2, 2.6), dpi=110)
+    figure, axes = pyplot().subplots(figsize=(8.2, 2.6), dpi=110)
     for lane, (name, view) in enumerate(views.items()):
         colour, bottom, before = _COLOURS[view.way], -lane, 0
         axes.plot([view.asked], [bottom + 0.3], marker="|", color="#444444", markersize=22)

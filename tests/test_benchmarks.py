@@ -338,7 +338,10 @@ def test_a_part_that_needs_no_server_runs(tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("redis_server")
-@pytest.mark.parametrize("part", ["cpu", "endpoints", "growth", "runs"])
+@pytest.mark.parametrize(
+    "part",
+    ["cpu", "runs", *(pytest.param(n, marks=pytest.mark.rest) for n in ("endpoints", "growth"))],
+)
 def test_parts_with_servers_run(tmp_path: Path, part: str) -> None:
     assert _run(tmp_path, part).rstrip().endswith(str(tmp_path))
 

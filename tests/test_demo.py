@@ -293,6 +293,7 @@ def test_mistaken_cache_url_is_said() -> None:
 
 
 @pytest.mark.full
+@pytest.mark.rest
 def test_disabled_cache_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOCACHE_DISABLE", "1")
     result = run_demo()

@@ -119,7 +119,7 @@ def a_generator_that_raises_breaks_the_connection(server: DjangoServer) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gunicorn-sync", "gunicorn-gthread", "uvicorn"])
-@pytest.mark.parametrize("view", ["gated", "agated"])
+@pytest.mark.parametrize("view", ["gated", pytest.param("agated", marks=pytest.mark.rest)])
 @pytest.mark.full
 def test_many_cold_clients_of_four_workers_cause_one_run(
     kind: str, view: str, start: Start

@@ -132,7 +132,9 @@ def test_a_client_that_reads_nothing_takes_no_memory(
         assert most_memory(server.pid) - before < (24 if store == "down" else 16)
 
 
-@pytest.mark.parametrize("mib", [64, pytest.param(1024, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "mib", [64, pytest.param(1024, marks=[pytest.mark.full, pytest.mark.rest])]
+)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
 def test_a_body_in_a_file_takes_less_than_32_mib_of_the_server_and_of_the_store(
     spawn: Spawn, redis_url: str, redis_server: RedisServer, tmp_path: Path, mib: int
@@ -222,7 +224,7 @@ app = Starlette(routes=[Route("/", endpoint)])
 
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the memory used")
-@pytest.mark.parametrize("mib", [100, 500])
+@pytest.mark.parametrize("mib", [100, pytest.param(500, marks=pytest.mark.rest)])
 def test_a_large_body_goes_through_a_disk_of_cashews(
     spawn: Spawn, tmp_path: Path, mib: int
 ) -> None:

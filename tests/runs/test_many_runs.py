@@ -28,7 +28,9 @@ def descriptors() -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells what is open")
 @pytest.mark.parametrize("kind", ["memory", pytest.param("redis", marks=pytest.mark.full)])
-@pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(3000, marks=[pytest.mark.full, pytest.mark.rest])]
+)
 def test_nothing_is_left_of_many_runs(
     redis_server: RedisServer, redis_url: str, namespace: str, kind: str, count: int
 ) -> None:

@@ -7,9 +7,10 @@ parameters runs with one store for each combination of the others, unless it is 
 parameter once; with `matrix("one", "other")` they show each pair of values of these two, too. Of
 those, `matrix(share=3)` leaves a third.
 
-`.ci/run` runs what is `full`, too, but not what is `rest`, for which it has no time: with
-`matrix(rest=2)` that is every second one of the combinations that `make test` leaves out, and with
-`matrix(one_store=True)` those with other stores. `make test-full` runs all.
+`.ci/run` runs what is `full`, too, but not what is `rest`, for which it has no time: of a matrix,
+every second one of the combinations that `make test` leaves out (with `matrix(rest=3)`, two of
+three), and of the other stores every second one (with `matrix(one_store=True)`, all).
+`make test-full` runs all.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def thin_out(combinations: Collection[pytest.Item]) -> None:
     if marker is None:
         return
     chosen = sorted(_chosen([set(_shown(item)) for item in candidates]))
-    share, rest = marker.kwargs.get("share", 1), marker.kwargs.get("rest", 1)
+    share, rest = marker.kwargs.get("share", 1), marker.kwargs.get("rest", 2)
     for number, item in enumerate(candidates):
         if number not in chosen[::share]:
             item.add_marker("full")
@@ -119,9 +120,9 @@ def _with_one_store(candidates: list[pytest.Function]) -> list[pytest.Function]:
     chosen = []
     for number, group in enumerate(groups.values()):
         chosen.append(group.pop((first + number) % len(group)))
-        for item in group:
+        for place, item in enumerate(group):
             item.add_marker("full")
-            if is_rest:
+            if is_rest or place % 2:
                 item.add_marker("rest")
     return chosen
 

@@ -315,7 +315,7 @@ def assert_own(answer: RawResponse, page: Page, user: str) -> None:
 # -- one endpoint at a time -----------------------------------------------------------------------
 
 
-@pytest.mark.matrix(share=2)
+@pytest.mark.matrix(share=3)
 @each_page
 def test_everybody_is_given_their_own_in_any_order_and_told_how(
     site: Site, page: Page, caplog: pytest.LogCaptureFixture
@@ -334,7 +334,7 @@ def test_everybody_is_given_their_own_in_any_order_and_told_how(
         assert words in said[0]
 
 
-@pytest.mark.matrix(share=2)
+@pytest.mark.matrix(share=3)
 @two_caches
 @pages_of("at once")
 def test_two_who_ask_at_once_are_given_their_own(site: Site, page: Page) -> None:
@@ -354,7 +354,7 @@ def test_two_who_ask_at_once_are_given_their_own(site: Site, page: Page) -> None
             assert (answer.header("Cache-Status") == HIT) == (page.entries != "none")
 
 
-@pytest.mark.matrix(share=2)
+@pytest.mark.matrix(share=3)
 @two_caches
 @pages_of("after another")
 def test_after_one_who_left_half_way_everybody_is_given_their_own_and_all_of_it(
@@ -491,7 +491,7 @@ def known_by(way: Way) -> str:
     return f"{way.name} {way.credential.__name__}"
 
 
-@pytest.mark.matrix(share=2)
+@pytest.mark.matrix(share=3)
 @two_caches
 @pytest.mark.parametrize("way", WAYS, ids=known_by)
 def test_nobody_is_given_the_body_of_another_however_they_are_known(

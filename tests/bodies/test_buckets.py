@@ -218,7 +218,7 @@ async def upload_and_read(bodies: BodyStore, size: int) -> tuple[int, int]:
 _GIB = pytest.param(1024 * MIB, marks=[pytest.mark.full, pytest.mark.rest])
 
 
-@pytest.mark.parametrize("size", [64 * MIB, _GIB])
+@pytest.mark.parametrize("size", [pytest.param(64 * MIB, marks=pytest.mark.full), _GIB])
 def test_memory_does_not_grow_with_the_body(size: int) -> None:
     # A server of its own: it keeps several times as much.
     with S3Server() as server:

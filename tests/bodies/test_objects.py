@@ -452,6 +452,7 @@ class TestCancellation:
             await task
         assert (s3.keys(), s3.uploads()) == ([], [])
 
+    @pytest.mark.full
     def test_the_end_of_the_event_loop_aborts_an_upload(self, s3: S3Server) -> None:
         bodies = bodies_from_url(s3.url())
 

@@ -36,7 +36,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=[1, 8], ids=["one shard", "shards"])
+@pytest.fixture(
+    params=[pytest.param(1, marks=pytest.mark.full), 8],
+    ids=["one shard", "shards"],
+)
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DiskCache]:
     backend = DiskCache(directory=tmp_path, shards=request.param)
     yield backend

@@ -77,6 +77,7 @@ def objects(bodies: FileBodies) -> int:
     return len(list(bodies.root.glob("??/*")))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("step", ["write", "finish"])
 @pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
 def test_a_store_that_does_not_take_a_body_costs_the_entry(

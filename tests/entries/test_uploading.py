@@ -144,7 +144,11 @@ def _changed(value: bytes) -> bytes:
     return value[:-1] + bytes([value[-1] ^ 1])
 
 
-@pytest.mark.parametrize("damage", [lambda _: None, _changed], ids=["deleted", "changed"])
+@pytest.mark.parametrize(
+    "damage",
+    [pytest.param(lambda _: None, marks=pytest.mark.full), _changed],
+    ids=["deleted", "changed"],
+)
 def test_a_damaged_segment_in_the_window_costs_the_entry_only(
     serve: Serve, redis_url: str, world: World, damage: Callable[[bytes], bytes | None]
 ) -> None:

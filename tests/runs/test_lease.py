@@ -254,7 +254,9 @@ def test_a_client_that_reads_nothing_holds_up_no_other_process(
     assert len(runs.bodies) == 1
 
 
-@pytest.mark.parametrize("what", ["expires", "is invalidated"])
+@pytest.mark.parametrize(
+    "what", ["expires", pytest.param("is invalidated", marks=pytest.mark.full)]
+)
 def test_a_slow_follower_reads_on_what_is_no_longer_served(
     serve: Serve,
     redis_server: RedisServer,

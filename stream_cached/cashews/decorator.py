@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from cashews import Cache, Command
@@ -46,8 +46,9 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
             ever, or a function of the arguments, and of `result=` if it has that parameter.
         key: A template of the key, such as `"report:{user.id}:{fmt}"`. Without it, the key is
             built from the request and the arguments.
-        tags: Templates of tags. `cache.delete_tags` invalidates the entries with these tags, and
-            the runs that would store such an entry.
+        tags: Templates of tags, or a function of the arguments, or of the `response`, that returns
+            tags. `cache.delete_tags` invalidates the entries with these tags, and the runs that
+            would store such an entry.
         condition: Called with the result, the arguments, the keyword arguments and `key=`. If it
             returns false, the result is not stored. cashews' own conditions are accepted, too.
         prefix: Text before each key, followed by a colon.
@@ -65,7 +66,7 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         ttl: TTL,
         key: str | None = None,
         *,
-        tags: Tags = (),
+        tags: Tags | Callable[..., Iterable[str]] = (),
         condition: CacheCondition = None,
         prefix: str = "",
         **options: Any,
@@ -79,11 +80,8 @@ class stream_cached(decorator.stream_cached):  # noqa: N801
         require(
             not isinstance(tags, str), f"tags={tags!r} is one text: pass a list of them, [{tags!r}]"
         )
-        require(
-            not callable(tags),
-            f"tags={tags!r}: the tags of cashews are templates of the arguments, which it has to "
-            'know beforehand: pass a list of them, ["item:{item}"]',
-        )
+        if callable(tags):
+            options["tags"] = tags
         makes_ttl = callable(ttl) and not isinstance(ttl, type)
         super().__init__(
             ttl=None if makes_ttl else ttl_in_seconds(ttl), cache="memory://", **options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,11 @@ from cashews.wrapper.transaction import _transaction
 
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.cashews.stores import Raw
-from stream_cached.cashews.tags import TagStore, delete_versions
+from stream_cached.cashews.tags import TagSets, TagStore, delete_versions
 from stream_cached.cashews.ttls import takes_result, ttl_in_seconds
 from stream_cached.cashews.views import backend_of, secrets_of, view_of
 from stream_cached.decorated.hooks import AiocacheHooks
+from stream_cached.endpoint.tags import ResponseTags, texts_of
 from stream_cached.engine.outcome import Call
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
@@ -32,7 +33,7 @@ from stream_cached.entries.resource import KeySets, Resource
 from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
-from stream_cached.keys.names import is_segment_key, tag_key
+from stream_cached.keys.names import tag_key
 from stream_cached.responses.stored import ReplayResponse
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 _MISSING = object()
 
 #: The ttl and the tags of the plain value that the running call stores.
-_value_terms: ContextVar[tuple[float | None, list[str]]] = ContextVar("stream_cached_value_terms")
+_value_terms: ContextVar[tuple[float | None, list[str], ResponseTags | None]] = ContextVar(
+    "stream_cached_value_terms"
+)
 
 
 class CashewsHooks(AiocacheHooks):
@@ -55,7 +58,7 @@ class CashewsHooks(AiocacheHooks):
         ttl: TTL,
         *,
         key: str | None,
-        tags: Tags,
+        tags: Tags | Callable[..., Iterable[str]],
         condition: CacheCondition,
         prefix: str,
     ) -> None:
@@ -65,7 +68,9 @@ class CashewsHooks(AiocacheHooks):
         self.backend: CashewsBackend | None = None
         self._ttl_of: Any = ttl if callable(ttl) and not isinstance(ttl, type) else None
         self._ttl_takes_result = self._ttl_of is not None and takes_result(ttl)
-        self._tag_templates = tuple(tags)
+        self._tag_function = tags if callable(tags) else None
+        self._tag_templates = () if callable(tags) else tuple(tags)
+        self._has_tags = callable(tags) or bool(tags)
         self._condition = get_cache_condition(condition)
         self._tag_store = TagStore(cache)
         self._prefix = prefix
@@ -85,8 +90,9 @@ class CashewsHooks(AiocacheHooks):
             self._templates[id(function)] = template
             self._route = template.partition("{")[0]
             self._register_tags(template)
-        if self._tag_templates:
-            delete_versions(self.cashews, self.full(self._route))
+        if self._has_tags:
+            has_function = self._tag_function is not None
+            delete_versions(self.cashews, self.full(self._route), of_responses=has_function)
         return super().for_function(function)
 
     def _template(self, function: Callable[..., Any], key: str) -> str:
@@ -197,28 +203,34 @@ class CashewsHooks(AiocacheHooks):
         if _INVALIDATE_FURTHER.get():
             await resource.revoke()
 
+    def tag_key(self, tag: str) -> str:
+        """Return the key of a tag's version, in the backend of the entries."""
+        return tag_key(self._route, tag)
+
     def versions(self, call: Call) -> Sequence[str]:
-        """Return the keys of the versions of the call's tags."""
-        return [tag_key(self._route, tag) for tag in self._tags(call)]
+        """Return the keys of the versions of the call's tags, if these are templates."""
+        return [] if self._tag_function else [self.tag_key(tag) for tag in self.tags(call)]
 
     def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
         """Let the version of a tag outlive entries with other ttls."""
-        has_ttl = bool(self._tag_templates) and lifetimes.ttl is not None
+        has_ttl = self._has_tags and lifetimes.ttl is not None
         if self._ttl_of is None and not has_ttl:
             return lifetimes
         return dataclasses.replace(lifetimes, differ=True)
 
     def key_sets(self, call: Call, backend: Backend) -> KeySets | None:
         """Return the sets of the call's tags."""
-        tags = self._tags(call)
-        if not tags or backend.is_fallback:
-            return None
-        return _TagSets(self, tags, {call.service.version, *self.versions(call)})
+        return TagSets(self, call) if self._has_tags and not backend.is_fallback else None
 
-    def _tags(self, call: Call) -> list[str]:
+    def tags(self, call: Call) -> list[str]:
+        """Return the tags of a call that its arguments tell."""
         execution = call.execution
         function, args, kwargs = execution.function, execution.args, dict(execution.kwargs)
+        if call.tags_of is not None:
+            return []
         try:
+            if self._tag_function is not None:
+                return texts_of(self._tag_function(*args, **kwargs))
             return [get_cache_key(function, tag, args, kwargs) for tag in self._tag_templates]
         # A template reads attributes of the arguments, whose classes may raise anything.
         except Exception as exc:
@@ -235,7 +247,7 @@ class CashewsHooks(AiocacheHooks):
             except ConfigurationError as exc:
                 call.service.reporter.warn(f"a response is not stored: {exc}")
                 return False
-        _value_terms.set((resource.lifetimes.ttl, self._tags(call)))
+        _value_terms.set((resource.lifetimes.ttl, self.tags(call), call.tags_of))
         stores = self._condition(result, args, kwargs, key=self.full(call.key))
         # A condition may return an exception class. The function may disable SET while it runs.
         is_wanted = isinstance(stores, bool) and stores and not self.is_disabled(Command.SET)
@@ -247,7 +259,7 @@ class CashewsHooks(AiocacheHooks):
 
     def tag_version(self, tag: str) -> str:
         """Return the key of a tag's version, as cashews knows it."""
-        return self.full(tag_key(self._route, tag))
+        return self.full(self.tag_key(tag))
 
     def detected(self, key: str, value: Any) -> None:
         """Tell `cache.detect` of a hit."""
@@ -284,10 +296,10 @@ class CashewsHooks(AiocacheHooks):
         if use.backend.is_fallback:
             await use.set(key, value, self.ttl())
             return
-        ttl, tags = _value_terms.get()
+        ttl, tags, tags_of = _value_terms.get()
         full = self.full(key)
         try:
-            for tag in tags:
+            for tag in tags if tags_of is None else tags_of.named:
                 await self.tag(tag, [full], ttl)
             with _outside_transaction():
                 await self.cashews.set(full, value, expire=ttl)
@@ -295,28 +307,6 @@ class CashewsHooks(AiocacheHooks):
         # The caller receives a value that could not be stored, too.
         except Exception as exc:
             use.unwritable(exc, value)
-
-
-class _TagSets:
-    """The sets of keys by which `cache.delete_tags` deletes the entries of one call."""
-
-    def __init__(self, hooks: CashewsHooks, tags: Sequence[str], shared: set[str]) -> None:
-        self._hooks = hooks
-        self._tags = tags
-        self._shared = shared
-
-    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None:
-        """Add the keys of an entry, without the versions that other entries depend on."""
-        # Segments expire by themselves; as members, they would only enlarge the set.
-        expires = resource.lifetimes.ttl is not None
-        own = [
-            self._hooks.full(key)
-            for key in keys
-            if key not in self._shared and not (expires and is_segment_key(key))
-        ]
-        for tag in self._tags:
-            members = [self._hooks.tag_version(tag), *own]
-            await self._hooks.tag(tag, members, resource.lifetimes.versions)
 
 
 class _HitReporter(BasePlugin):  # type: ignore[misc]

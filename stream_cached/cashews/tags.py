@@ -6,15 +6,21 @@ import math
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cashews import Cache, Command
 from cashews.backends.interface import Backend
 
 from stream_cached.backends.binding import Binding
 from stream_cached.cashews.views import backend_of, through_middlewares, view_of
+from stream_cached.endpoint.tags import ANY
+from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError
-from stream_cached.keys.names import tag_key
+from stream_cached.keys.names import is_segment_key, tag_key
+
+if TYPE_CHECKING:
+    from stream_cached.cashews.hooks import CashewsHooks
+    from stream_cached.engine.outcome import Call
 
 #: Adds members to a set, and never shortens the ttl of the set.
 _ADD = """
@@ -30,21 +36,29 @@ end
 #: The most members per call, because a script takes a limited number of arguments.
 _BATCH = 1000
 
-#: The prefixes of the version keys of each cache's tags.
-_routes: weakref.WeakKeyDictionary[Cache, set[str]] = weakref.WeakKeyDictionary()
+#: The prefixes of the version keys of each cache's tags; whether there are tags of responses.
+_routes: weakref.WeakKeyDictionary[Cache, dict[str, bool]] = weakref.WeakKeyDictionary()
 
 
-def delete_versions(cache: Cache, route: str) -> None:
-    """Make `cache.delete_tags` delete the versions of tags with the prefix `route`, too."""
+def delete_versions(cache: Cache, route: str, *, of_responses: bool) -> None:
+    """
+    Make `cache.delete_tags` delete the versions of tags with the prefix `route`, too.
+
+    With `of_responses`, runs whose answers turn out to have such a tag notice it.
+    """
     # A tag's set of keys is not reliable: cashews shortens its ttl to that of the last member, and
     # the store may evict it.
     if cache not in _routes:
-        _routes[cache] = set()
+        _routes[cache] = {}
         original: Any = cache.delete_tags
         own: Any = cache
 
         async def delete_tags(*tags: str) -> None:
+            # First: a run reads the versions of its tags, and then whether this one has changed.
+            noted = [tag_key(known, ANY) for known, has in _routes[cache].items() if has]
             try:
+                if noted and tags:
+                    await cache.delete_many(*noted)
                 await original(*tags)
             finally:
                 # The versions are deleted even if the store of the tags is down.
@@ -53,7 +67,7 @@ def delete_versions(cache: Cache, route: str) -> None:
                     await cache.delete_many(*keys)
 
         own.delete_tags = delete_tags
-    _routes[cache].add(route)
+    _routes[cache][route] = of_responses or _routes[cache].get(route, False)
 
 
 class TagStore:
@@ -100,3 +114,30 @@ class TagStore:
         call: Any = through_middlewares(self._cache, backend, Command.SET_ADD, add)
         for first in range(0, len(keys), _BATCH):
             await call(name, *keys[first : first + _BATCH], expire=seconds)
+
+
+class TagSets:
+    """The sets of keys by which `cache.delete_tags` deletes the entries of one call."""
+
+    def __init__(self, hooks: CashewsHooks, call: Call) -> None:
+        self._hooks = hooks
+        self._tags = hooks.tags(call)
+        self._of_response = call.tags_of
+        self._shared = {call.service.version, *call.versions, *hooks.versions(call)}
+
+    async def enlist(self, resource: Resource, keys: Sequence[str]) -> None:
+        """Add the keys of an entry, without the versions that other entries depend on."""
+        # Segments expire by themselves; as members, they would only enlarge the set.
+        expires = resource.lifetimes.ttl is not None
+        own = [
+            self._hooks.full(key)
+            for key in keys
+            if key not in self._shared and not (expires and is_segment_key(key))
+        ]
+        seconds = resource.lifetimes.versions
+        for tag in self._tags:
+            await self._hooks.tag(tag, [self._hooks.tag_version(tag), *own], seconds)
+        # Before the run, nobody knows them.
+        for tag in self._of_response.named if self._of_response else ():
+            versions = [self._hooks.tag_version(tag), self._hooks.tag_version(ANY)]
+            await self._hooks.tag(tag, [*versions, *own], seconds)

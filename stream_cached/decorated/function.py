@@ -83,6 +83,7 @@ class Decorated:
             options.tags,
             options.invalidate_by,
             has_namespace=hooks.is_late,
+            key_of=hooks.tag_key,
         )
         taken, verbatim = self.arguments.headers(endpoint.headers)
         self.service = Service(

@@ -35,6 +35,26 @@ ANY = "\0any"
 NAMESPACE = "\0namespace"
 
 
+class ResponseTags:
+    """The tags that only the answer to one call tells."""
+
+    def __init__(self, texts: Callable[[Any], Iterable[str]], key_of: Callable[[str], str]) -> None:
+        self._texts = texts
+        self._key_of = key_of
+        self.named: Sequence[str] = ()
+        """The tags of the last answer."""
+
+    def __call__(self, response: Any) -> Sequence[str]:
+        """
+        Return the keys of the versions of an answer's tags.
+
+        Raises:
+            BypassError: The function has failed.
+        """
+        self.named = tuple(dict.fromkeys(self._texts(response)))
+        return tuple(map(self._key_of, self.named))
+
+
 class Tagging:
     """
     The tags of one function.
@@ -45,6 +65,7 @@ class Tagging:
         tags: Templates such as `"item:{item}"`, or a function of the arguments, or of the response.
         invalidate_by: The names of arguments by which entries are invalidated.
         has_namespace: Whether entries are invalidated with all others of their `StreamCache`, too.
+        key_of: Returns the key of a tag's version; None for one that a whole namespace shares.
 
     Raises:
         ConfigurationError: The function has no such parameter.
@@ -58,7 +79,9 @@ class Tagging:
         invalidate_by: Collection[str],
         *,
         has_namespace: bool = False,
+        key_of: Callable[[str], str] | None = None,
     ) -> None:
+        self._tag_key = key_of or tag_key_of
         self._always = (tag_key_of(NAMESPACE),) if has_namespace else ()
         self._name = name
         self._signature = signature
@@ -97,7 +120,7 @@ class Tagging:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
             values = bound.arguments
-            keys = [*self._always, *map(tag_key_of, self._tags(args, kwargs, values))]
+            keys = [*self._always, *map(self._tag_key, self._tags(args, kwargs, values))]
             keys += [self._key_of(name, values[name]) for name in self._named]
             return tuple(dict.fromkeys(keys))
         except BypassError:
@@ -112,33 +135,28 @@ class Tagging:
     ) -> Iterable[str]:
         if self._function is None:
             return [_formatted(template, values) for template in self._templates]
-        return _texts(self._function(*args, **kwargs))
+        return texts_of(self._function(*args, **kwargs))
 
-    def of_response(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Callable[[Any], Sequence[str]] | None:
-        """Return what gives the versions that only the answer to a call tells; None without any.
-
-        It raises `BypassError` if the function has failed."""
+    def of_response(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ResponseTags | None:
+        """Return what gives the tags that only the answer to a call tells; None without any."""
         function = self._of_response
         if function is None:
             return None
 
-        def keys(response: Any) -> Sequence[str]:
+        def texts(response: Any) -> list[str]:
             try:
                 bound = self._signature.bind(*args, **kwargs)
                 bound.apply_defaults()
                 given = {name: bound.arguments[name] for name in self._taken}
-                tags = _texts(function(**{str(self._response): response}, **given))
+                return texts_of(function(**{str(self._response): response}, **given))
             except BypassError:
                 raise
             # A user's function may raise anything.
             except Exception as exc:
                 subject = f"tags= raised {type(exc).__name__}"
                 raise BypassError(Finding(NotCached.FUNCTION, subject)) from exc
-            return tuple(dict.fromkeys(map(tag_key_of, tags)))
 
-        return keys
+        return ResponseTags(texts, self._tag_key)
 
     def _key_of(self, name: str, value: object) -> str:
         return argument_key(self._name, name, digest(canonical(value)))
@@ -157,7 +175,7 @@ class Tagging:
         )
         ((name, value),) = arguments.items()
         keys = [
-            tag_key_of(_formatted(template, arguments))
+            self._tag_key(_formatted(template, arguments))
             for template in self._templates
             if _fields(template) == [name]
         ]
@@ -172,7 +190,8 @@ class Tagging:
         return keys
 
 
-def _texts(given: Iterable[str]) -> list[str]:
+def texts_of(given: Iterable[str]) -> list[str]:
+    """Return what a function for tags has returned. Raise `BypassError` if that is no tags."""
     tags: list[Any] = [given] if isinstance(given, bytes) else list(given)
     if isinstance(given, str) or not all(isinstance(tag, str) for tag in tags):
         raise BypassError(

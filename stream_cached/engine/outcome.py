@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from stream_cached.runs.run import Run
 from stream_cached.sending import Reports, Sending, WatchedSending, Withheld
 
 if TYPE_CHECKING:
+    from stream_cached.endpoint.tags import ResponseTags
     from stream_cached.engine.service import Service
 
 
@@ -52,9 +53,8 @@ class Call:
     key: str = ""
     versions: tuple[str, ...] = ()
     """The keys of the versions that its entry depends on, beside the function's: of its tags."""
-    tags_of: Callable[[Any], Sequence[str]] | None = None
-    """Returns the keys of the versions of the tags that only the answer has; may raise BypassError.
-    None if it has none."""
+    tags_of: ResponseTags | None = None
+    """Gives the tags that only the answer has. None if it has none."""
     request: RequestView | None = None
     keyed: bool = False
     """Whether the key is built from the request, with the headers of `vary`."""

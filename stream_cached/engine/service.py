@@ -90,6 +90,10 @@ class Hooks:
         """Whether plain values are stored in signed records, and not by the cache itself."""
         return backend.signs
 
+    def tag_key(self, tag: str) -> str:
+        """Return the key of a tag's version."""
+        return tag_key_of(tag)
+
     def versions(self, call: Call) -> Sequence[str]:
         """Return the keys of the versions that an entry depends on, beside its endpoint's."""
         return ()
@@ -204,7 +208,7 @@ class Service:
             key_sets=self.hooks.key_sets(call, backend),
             local=backend.local if self.options.limits.local else None,
             bodies=None if self.options.bodies is None else self._kept_bodies(backend),
-            witness=None if call.tags_of is None else tag_key_of(ANY),
+            witness=None if call.tags_of is None else self.hooks.tag_key(ANY),
         )
 
     def _kept_bodies(self, backend: Backend) -> KeptBodies | None:

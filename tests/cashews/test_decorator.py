@@ -212,10 +212,67 @@ def test_tags_delete(serve: Serve, setup: Setup) -> None:
     assert reports.get(**ann).header("cache-status") == HIT
 
 
-def test_tags_delete_what_is_being_made(serve: Serve, setup: Setup) -> None:
+def test_tags_are_made_of_the_response(serve: Serve, setup: Setup) -> None:
+    cache = setup()
+    cached = stream_cached(
+        cache, ttl=60, tags=lambda response, user: [response.headers["x-made"], f"of:{user.id}"]
+    )
+    reports = Reports(serve, cached)
+    ann, bob = {"x-user": "ann"}, {"x-user": "bob"}
+    states = [reports.get(**user).header("cache-status") for user in (ann, bob) * 2]
+    assert states == [MISS, MISS, HIT, HIT]
+    reports.act(lambda: cache.delete_tags("nobody has this"))
+    reports.act(lambda: cache.delete_tags("of:ann"))
+    assert reports.get(**ann).body == reports.body(3)
+    assert reports.get(**bob).body == reports.body(2)
+    reports.act(lambda: cache.delete_tags("yes"))
+    assert reports.get(**bob).body == reports.body(4)
+    assert reports.get(**ann).body == reports.body(5)
+    assert reports.get(**ann).header("cache-status") == HIT
+
+
+def test_tags_of_the_response_count_where_the_endpoint_is_unknown(
+    serve: Serve, redis_url: str
+) -> None:
+    cache, other = Cache(), Cache()
+    cache.setup(redis_url)
+    other.setup(redis_url)
+    cached = stream_cached(cache, ttl=60, key="report:{fmt}", tags=lambda response: ["made"])
+    reports = Reports(serve, cached)
+    rows = reports.rows
+
+    async def rows_of_another_time() -> AsyncIterator[bytes]:
+        async for row in rows():
+            yield row
+        if reports.made == 2:
+            await other.delete_tags("made")
+
+    reports.rows = rows_of_another_time  # type: ignore[method-assign]
+    assert [reports.get().body for _ in range(2)] == [reports.body(1)] * 2
+    # The entry is deleted, and the run that does it is not stored either.
+    assert reports.get("/report?fmt=json").body == reports.body(2)
+    assert reports.get("/report?fmt=json").body == reports.body(3)
+    assert [reports.get().body for _ in range(2)] == [reports.body(4)] * 2
+
+
+def test_tags_are_made_of_the_arguments_by_a_function(serve: Serve) -> None:
+    cache = Cache()
+    cache.setup("mem://")
+    cached = stream_cached(cache, ttl=60, key="r:{user.id}", tags=lambda user, fmt: [user.id, fmt])
+    reports = Reports(serve, cached)
+    ann, bob = {"x-user": "ann"}, {"x-user": "bob"}
+    for user in (ann, bob):
+        reports.get(**user)
+    assert {"_tag:ann", "_tag:csv"} <= set(memory_of(cache))
+    reports.act(lambda: cache.delete_tags("ann"))
+    assert [reports.get(**user).body for user in (bob, ann)] == [reports.body(n) for n in (2, 3)]
+
+
+@pytest.mark.parametrize("tags", [["reports"], lambda response: ["reports"]])
+def test_tags_delete_what_is_being_made(serve: Serve, setup: Setup, tags: Any) -> None:
     cache = setup()
     begun, gate = Gate(), Gate()
-    reports = Reports(serve, stream_cached(cache, ttl=60, key="report", tags=["reports"]))
+    reports = Reports(serve, stream_cached(cache, ttl=60, key="report", tags=tags))
     rows = reports.rows
 
     async def held_rows() -> AsyncIterator[bytes]:
@@ -280,9 +337,12 @@ def test_a_set_of_tags_lives_as_long_as_all_of_its_entries(
     assert int(redis_server.execute("PTTL", "_tag:reports") or 0) > 600_000
 
 
-def test_tags_delete_what_their_sets_have_forgotten(serve: Serve, setup: Setup) -> None:
+@pytest.mark.parametrize(
+    "tags", [["reports"], lambda response: ["reports"], lambda user, fmt: ["reports"]]
+)
+def test_tags_delete_what_their_sets_have_forgotten(serve: Serve, setup: Setup, tags: Any) -> None:
     cache = setup()
-    reports = Reports(serve, stream_cached(cache, ttl=60, key="report", tags=["reports"]))
+    reports = Reports(serve, stream_cached(cache, ttl=60, key="report", tags=tags))
     reports.get()
     reports.act(lambda: cache.delete("_tag:reports"))
     assert reports.get().header("cache-status") == HIT
@@ -680,11 +740,12 @@ def test_a_client_may_clear_an_entry(serve: Serve, setup: Setup) -> None:
 # -- plain values ---------------------------------------------------------------------------------
 
 
-def test_plain_values_are_cashews_own(serve: Serve, setup: Setup) -> None:
+@pytest.mark.parametrize("tags", [["values"], lambda response, name: ["values", response["name"]]])
+def test_plain_values_are_cashews_own(serve: Serve, setup: Setup, tags: Any) -> None:
     cache, app, runs = setup(), FastAPI(), itertools.count(1)
 
     @app.get("/value")
-    @stream_cached(cache, ttl=60, key="value:{name}", tags=["values"])
+    @stream_cached(cache, ttl=60, key="value:{name}", tags=tags)
     async def value(name: str) -> Any:
         return {"name": name, "run": next(runs)}
 
@@ -868,6 +929,7 @@ def test_entries_are_aiocaches_too(serve: Serve, redis_url: str, prefix: str) ->
         ({"protected": True}, "leave it out"),
         ({"key": "report:{nobody.id}"}, "nobody"),
         ({"tags": ["{nobody}"], "key": "report"}, "nobody"),
+        ({"tags": lambda nobody, response: []}, "nobody"),
         ({"max_body": -1}, "max_body"),
         ({"max_boddy": 5}, "unknown parameter 'max_boddy'"),
         ({"directory": "/tmp"}, "belong in cache.setup"),

@@ -80,18 +80,28 @@ class DecoratedGenerator(Decorated):
         call = await super().call(args, kwargs, **switches)
         if as_response and call.rendering is not None:
             return call
-        if call.service.options.resume == "event-id" and call.request is not None:
+        request, _ = self.endpoint.take_request(args, kwargs)
+        resumes = call.service.options.resume == "event-id" and request is not None
+        gives_ids = resumes and self._sends_events(request)
+        if resumes and not gives_ids:
             self.reporter.warn(
-                'resume="event-id" needs the bytes of its events, and FastAPI renders them after '
-                "the cache: put it on a router with route_class=streams.Route"
+                'resume="event-id" needs the events of an endpoint with response_class='
+                "EventSourceResponse, or their bytes: put it on a router with "
+                "route_class=streams.Route"
             )
         execution = GeneratorExecution(
             **vars(call.execution),
             classes=self._classes,
             max_kept=2 * self.service.options.limits.max_ahead,
             injected=injected,
+            gives_ids=gives_ids,
         )
         return replace(call, execution=execution, rendering=None, items=media_type(self._classes))
+
+    def _sends_events(self, request: Any) -> bool:
+        """Whether FastAPI makes events of the items for a request."""
+        route = effective_route(plain_scope(request.scope))
+        return self.resolver.is_asked_by(route) and bool(getattr(route, "is_sse_stream", False))
 
     async def open(self, call: Call) -> Any:
         """Answer a call: with an `ItemStream`, or with a response if FastAPI is to render it."""

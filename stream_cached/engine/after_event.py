@@ -12,19 +12,27 @@ from typing import Any
 from stream_cached.engine.outcome import Call
 from stream_cached.http.event_ids import AfterEvent, number_of
 from stream_cached.http.headers import header_values, without
+from stream_cached.responses.items import GeneratorExecution
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.produced import Produced
 from stream_cached.responses.resumption import Again, Resumption, RunHead
 from stream_cached.responses.stored import ReplayResponse
 from stream_cached.runs.answer import Answer
 from stream_cached.streams.items import is_event_stream, takes_comments
-from stream_cached.streams.numbered import NumberedEvents
+from stream_cached.streams.numbered import EventCount, NumberedEvents
 from stream_cached.streams.protocols import Source
 
 
 def with_ids(call: Call, made: Produced, source: Source, answer: Answer) -> tuple[Source, Answer]:
     """Give the events of a run ids, if they are events, and clients may go on after them."""
-    is_asked_for = call.service.options.resume == "event-id" and call.items is None
+    execution = call.execution
+    if isinstance(execution, GeneratorExecution):
+        # Items are stored as they are: each client is given its own with their ids.
+        if not execution.gives_ids or execution.source is None:
+            return source, answer
+        events = execution.source.events = EventCount()
+        return source, replace(answer, last_event=lambda: events.number)
+    is_asked_for = call.service.options.resume == "event-id"
     # A body with a length, or that is compressed, stays as it is.
     is_open = is_event_stream(made.headers) and takes_comments(made.headers)
     if not is_asked_for or not is_open or answer.generation is None:
@@ -35,22 +43,26 @@ def with_ids(call: Call, made: Produced, source: Source, answer: Answer) -> tupl
 
 def after_event(call: Call, answer: Any, again: Again) -> Any:
     """Let an answer begin after the event that its client has had last; `again` has it whole."""
-    request = call.request
-    if call.attempt or request is None or request.is_head:
+    if call.items is not None or not isinstance(answer, ReplayResponse | LiveResponse):
         return answer
-    if not isinstance(answer, ReplayResponse | LiveResponse):
-        return answer
-    asked, generation = header_values(request.headers, b"last-event-id"), answer.generation
-    if len(asked) != 1 or generation is None:
-        return answer
-    number = number_of(asked[0], generation)
-    if number is not None and not _is_to_come(answer, number):
+    generation, number = answer.generation, last_had(call, answer)
+    if generation is not None and number:
         head = RunHead.of(answer.status_code, answer.raw_headers)
         answer.resumption = Resumption(again, head, within_body=False)
         answer.after = AfterEvent(generation, number)
         # It is no whole body, and not of these bytes.
         answer.raw_headers = without(answer.raw_headers, {b"accept-ranges", b"etag"})
     return answer
+
+
+def last_had(call: Call, answer: ReplayResponse | LiveResponse) -> int:
+    """Return the number of the event of an answer that its client has had last; 0 for none."""
+    request, generation = call.request, answer.generation
+    if call.attempt or request is None or request.is_head or generation is None:
+        return 0
+    asked = header_values(request.headers, b"last-event-id")
+    number = number_of(asked[0], generation) if len(asked) == 1 else None
+    return 0 if number is None or _is_to_come(answer, number) else number
 
 
 def _is_to_come(answer: ReplayResponse | LiveResponse, number: int) -> bool:

@@ -46,6 +46,8 @@ class GeneratorExecution(Execution):
     max_kept: int = field(kw_only=True)
     injected: Response | None = field(kw_only=True)
     """The Response of FastAPI for the dependencies of the request; None for any other call."""
+    gives_ids: bool = False
+    """Whether its events are sent with ids, by which a client can go on."""
     source: GeneratorSource | None = None
     """What the last run of it yields."""
 

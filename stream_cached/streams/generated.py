@@ -11,6 +11,7 @@ from stream_cached.format.item_classes import ItemClasses
 from stream_cached.format.items import NO_ITEM, UnstorableItemError, encode_item
 from stream_cached.http.reasons import NotCached
 from stream_cached.streams.backlog import LINK_SIZE
+from stream_cached.streams.numbered import EventCount
 from stream_cached.streams.stream import Stream
 
 #: Returns an item that is rendered like one that can't be stored; None if there is no such item.
@@ -45,6 +46,8 @@ class GeneratorSource:
         self._classes = classes
         self._max_kept = max_kept
         self._stand_in = stand_in
+        self.events: EventCount | None = None
+        """Counts its events, where these are sent with ids."""
         self._is_refused = False
         self._number = 0
         self._kept: deque[tuple[int, int, Any]] = deque()
@@ -56,6 +59,8 @@ class GeneratorSource:
         async for item in self.items:
             chunk = self._encoded(item, stream)
             self._keep(item, len(chunk) + LINK_SIZE)
+            if self.events is not None:
+                self.events.add(item)
             if stream.feed(chunk):
                 await stream.pace()
             while self._is_refused and self._kept and self._has_leader:

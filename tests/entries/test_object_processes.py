@@ -193,7 +193,8 @@ def test_four_workers_and_200_cold_clients_cause_one_run(workers: Workers) -> No
             for process in processes
         ]
         found = [response for each in ask for response in each.result()]
-    assert all(response.complete for response in found)
+    broken = [response for response in found if not response.complete]
+    assert not broken, (broken[0].error, len(broken[0].body), [each.output() for each in processes])
     assert len({response.body for response in found}) == 1
     assert is_one_run(found[0].body)
     assert workers.runs == 1

@@ -120,7 +120,10 @@ def test_a_client_of_a_second_process_that_needs_the_object_waits_for_it(
         with pytest.raises(TimeoutError):
             slow.read_until(620 * CHUNK, timeout=0.5)
         workers.release("end")
-        assert client.read_rest().body == slow.read_rest().body
+        one, other = client.read_rest(), slow.read_rest()
+        errors = one.error, other.error
+        assert errors == (None, None), (len(other.body), first.output(), second.output())
+        assert one.body == other.body
     assert workers.runs == 1
 
 

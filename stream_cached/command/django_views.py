@@ -13,10 +13,11 @@ from stream_cached.command.examine import (
     Undecorated,
     described,
 )
-from stream_cached.command.routes import FoundRoute, innermost, name_of, streams
+from stream_cached.command.routes import FoundRoute, name_of, streams
 from stream_cached.command.said import Said
 from stream_cached.command.settings import store_of, ttl_of
 from stream_cached.endpoint.function import place_of
+from stream_cached.endpoint.signatures import bare_function
 from stream_cached.errors import ConfigurationError
 
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -34,7 +35,7 @@ def examined_project() -> Examined:
     for path, callback in _views(get_resolver(), "/"):
         for methods, view in _functions(callback):
             count += 1
-            where = (path, methods, name_of(view), place_of(innermost(view)))
+            where = (path, methods, name_of(view), place_of(bare_function(view)))
             try:
                 found = decorated_view(view)
             except ConfigurationError as exc:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stream_cached.command.routes import FoundRoute, innermost, name_of, streams
+from stream_cached.command.routes import FoundRoute, name_of, streams
 from stream_cached.command.said import Said
 from stream_cached.command.settings import Store, store_of, ttl_of
 from stream_cached.command.warned import Warned
@@ -15,6 +15,7 @@ from stream_cached.decorated.outline import FunctionOutline, outline_of
 from stream_cached.decorated.wrapping import decorated_of
 from stream_cached.endpoint.function import place_of
 from stream_cached.endpoint.known import reporter_of
+from stream_cached.endpoint.signatures import bare_function
 from stream_cached.errors import ConfigurationError
 from stream_cached.http.reasons import Finding
 from stream_cached.lifespan import PASSED_OVER
@@ -95,7 +96,7 @@ def examined(found: Iterable[FoundRoute], warned: Warned) -> Examined:
         function = function_of(route.endpoint)
         if function is not None:
             endpoints.append(_endpoint(route, function, warned))
-        elif reporter_of(innermost(route.endpoint)) is not None:
+        elif reporter_of(bare_function(route.endpoint)) is not None:
             endpoints.append(_passed_over(route))
         elif streams(route):
             undecorated.append(Undecorated(*_where(route)))
@@ -104,11 +105,11 @@ def examined(found: Iterable[FoundRoute], warned: Warned) -> Examined:
 
 def function_of(endpoint: Any) -> Decorated | None:
     """Return the decorated function that an endpoint is, or calls by way of other decorators."""
-    return decorated_of(endpoint) or decorated_of(innermost(endpoint))
+    return decorated_of(endpoint) or decorated_of(bare_function(endpoint))
 
 
 def _where(route: FoundRoute) -> tuple[str, tuple[str, ...], str, str]:
-    endpoint = innermost(route.endpoint)
+    endpoint = bare_function(route.endpoint)
     return route.path, route.methods, name_of(endpoint), place_of(endpoint)
 
 

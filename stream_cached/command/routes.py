@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.responses import StreamingResponse
 from starlette.routing import BaseRoute
 
-from stream_cached.endpoint.signatures import signature_of
+from stream_cached.endpoint.signatures import bare_function, signature_of
 
 #: How deeply applications may be mounted within each other.
 _DEEPEST = 16
@@ -148,25 +147,14 @@ def _scope(route: Any, declared: Any, app: Any, path: str) -> dict[str, Any]:
 
 def name_of(endpoint: Any) -> str:
     """Return the module and the qualified name of an endpoint."""
-    function = innermost(endpoint)
+    function = bare_function(endpoint)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '')}.{name}"
 
 
-def innermost(endpoint: Any) -> Any:
-    """Return what partials and bound methods call."""
-    while True:
-        if isinstance(endpoint, functools.partial):
-            endpoint = endpoint.func
-        elif inspect.ismethod(endpoint):
-            endpoint = endpoint.__func__
-        else:
-            return endpoint
-
-
 def streams(found: FoundRoute) -> bool:
     """Whether an endpoint returns a stream, as far as its declaration says."""
-    function = innermost(found.endpoint)
+    function = bare_function(found.endpoint)
     if _is_generator(function) or _is_stream(found.response_class):
         return True
     try:

@@ -20,7 +20,7 @@ from stream_cached.django.calling import signature_of
 from stream_cached.django.conf import caches
 from stream_cached.django.entry import loop_for, loop_here, run_here
 from stream_cached.django.execution import Place
-from stream_cached.django.forms import Known, function_of
+from stream_cached.django.forms import Known
 from stream_cached.django.guard import leave
 from stream_cached.django.observed import note_user, plain_request
 from stream_cached.django.requests import (
@@ -32,6 +32,7 @@ from stream_cached.django.requests import (
 )
 from stream_cached.django.threads import inbox_here
 from stream_cached.django.views import NO_USER, Settings, View
+from stream_cached.endpoint.signatures import bare_function
 from stream_cached.limits import LIMITS
 
 P = ParamSpec("P")
@@ -215,7 +216,7 @@ class cache_stream:  # noqa: N801
     def state(self, view: Callable[..., Any], at: int) -> View:
         """Return what is the same for all calls of a view."""
         global _of_settings
-        function = function_of(view)
+        function = bare_function(view)
         module = getattr(function, "__module__", type(function).__module__)
         name = f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
         # Several views of one name may take other arguments.

@@ -20,6 +20,7 @@ from stream_cached.endpoint.cells import is_at_its_name
 from stream_cached.endpoint.held import is_proxy, path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.objects import is_plain
+from stream_cached.endpoint.signatures import bare_function
 from stream_cached.endpoint.value_forms import ValueForms, first_forms, is_lazy
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.canonical import state_of
@@ -132,7 +133,7 @@ class Known:
     def __init__(self, view: Callable[..., Any]) -> None:
         self.view = view
         # The function that is called in the end; the view itself if it is another object.
-        self.function: Any = view if type(view) is FunctionType else function_of(view)
+        self.function: Any = view if type(view) is FunctionType else bare_function(view)
         # `method_decorator` comes here for each request.
         if getattr(self.function, "__closure__", None):
             first_forms(self.function)
@@ -152,16 +153,6 @@ class Known:
         return form or None
 
 
-_AROUND_FUNCTIONS = (functools.partial, MethodType)
-
-
-def function_of(view: Any) -> Any:
-    """Return the function of a view, beneath partials and methods."""
-    while isinstance(view, _AROUND_FUNCTIONS):
-        view = view.func if isinstance(view, functools.partial) else view.__func__
-    return view
-
-
 def refusal(forms: Forms) -> Finding:
     """Return why a view is not cached that holds what can't be part of a key."""
     return Finding(NotCached.CLOSURE, ", ".join(dict.fromkeys(n for n, _ in forms.unknown)), _FIX)
@@ -172,7 +163,7 @@ def is_of_route(request: Any, view: Any, owner: Any) -> bool:
     match = getattr(inner_request(request), "resolver_match", None)
     if type(match) is not ResolverMatch:
         return False
-    function = function_of(view)
+    function = bare_function(view)
     for each in _around(match.func):
         if isinstance(each, MethodType):
             if each.__self__ is owner:

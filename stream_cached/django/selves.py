@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from stream_cached.django.forms import Forms, initial_values
 from stream_cached.django.observed import own_attributes
 from stream_cached.django.requests import are_same, find_request, inner_request
+from stream_cached.endpoint.signatures import without_partials
 from stream_cached.keys.canonical import NoCanonicalFormError
 from stream_cached.keys.digest import class_name
 
@@ -18,8 +18,7 @@ def owner_of(view: Callable[..., Any], request: Any, args: tuple[Any, ...]) -> A
     """Return the instance; None for a function."""
     if args[0] is not request:
         return args[0]
-    while isinstance(view, functools.partial):
-        view = view.func
+    view = without_partials(view)
     return getattr(view, "__self__", None) if isinstance(view, MethodType) else None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from stream_cached.endpoint.signatures import bare_function
 
 #: What FastAPI answers the requests of a route with.
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -74,15 +74,4 @@ def is_endpoint(function: object, route: Any) -> bool:
     if not hasattr(route, "response_model_by_alias"):
         return False
     called = getattr(route.dependant, "call", None)
-    return any(_innermost(each) is function for each in (route.endpoint, called))
-
-
-def _innermost(call: Any) -> Any:
-    """Return what a bound method or a partial calls."""
-    while True:
-        if isinstance(call, functools.partial):
-            call = call.func
-        elif inspect.ismethod(call):
-            call = call.__func__
-        else:
-            return call
+    return any(bare_function(each) is function for each in (route.endpoint, called))

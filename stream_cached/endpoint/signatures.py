@@ -84,6 +84,17 @@ def without_partials(function: Any) -> Any:
     return function
 
 
+def bare_function(function: Any) -> Any:
+    """Return what partials and bound methods call."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif inspect.ismethod(function):
+            function = function.__func__
+        else:
+            return function
+
+
 def class_names(cls: type) -> set[str]:
     return {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
 

@@ -112,7 +112,7 @@ def with_settings(found: Examined, warned: Warned, *, connects: bool) -> Examine
     for store in stores:
         if store.options.bodies is not None:
             store.options.bodies.warn_unless_shared(is_shared=not store.is_in_process)
-    settings = [Said(*each) for each in settings_findings(stores, workers())]
+    settings = [*settings_findings(stores, workers())]
     settings += [Said.warned(each, WARNING) for each in warned.others()]
     pinged = asyncio.run(_connected(stores)) if connects else []
     settings += [
@@ -120,8 +120,9 @@ def with_settings(found: Examined, warned: Warned, *, connects: bool) -> Examine
         for each in pinged
         if each.error
     ]
-    notes = [Said(*each) for each in settings_notes(stores)]
-    return replace(found, settings=(*settings,), notes=(*notes,), stores=(*pinged,))
+    return replace(
+        found, settings=(*settings,), notes=(*settings_notes(stores),), stores=(*pinged,)
+    )
 
 
 async def _connected(stores: Sequence[Store]) -> list[Pinged]:

@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from stream_cached.checks import parse_size
 from stream_cached.command.asking import Answer, Question, ask, question
 from stream_cached.command.loading import UnableError
 from stream_cached.command.printing import Colours, counted, labelled
-from stream_cached.command.said import Said
 from stream_cached.command.verdict import Verdict, verdict
 
 #: Grows when a field of the JSON gets another meaning, or goes.
@@ -184,8 +184,8 @@ def as_json(
         "hits": found.hits,
         "first": _answer_json(first),
         "second": None if second is None else _answer_json(second),
-        "findings": [_said_json(each) for each in found.findings],
-        "notes": [_said_json(each) for each in found.notes],
+        "findings": [asdict(each) for each in found.findings],
+        "notes": [asdict(each) for each in found.notes],
     }
 
 
@@ -206,7 +206,3 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
         "complete": not answer.cut,
         **headers,
     }
-
-
-def _said_json(said: Said) -> dict[str, str]:
-    return {"reason": said.reason, "text": said.text, "fix": said.fix}

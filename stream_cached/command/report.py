@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from stream_cached.command.examine import Endpoint, Examined, Pinged, Undecorated
@@ -121,8 +122,8 @@ def as_json(target: str, found: Examined) -> dict[str, Any]:
         "routes": found.routes,
         "endpoints": [_endpoint_json(each) for each in found.endpoints],
         "undecorated": [_where_json(each) for each in found.undecorated],
-        "settings": [_said_json(each) for each in found.settings],
-        "notes": [_said_json(each) for each in found.notes],
+        "settings": [asdict(each) for each in found.settings],
+        "notes": [asdict(each) for each in found.notes],
         "stores": [
             {
                 "address": each.address,
@@ -159,10 +160,6 @@ def _endpoint_json(each: Endpoint) -> dict[str, Any]:
         "ttl": each.ttl,
         "key": list(each.key),
         "arguments": dict(each.arguments),
-        "findings": [_said_json(said) for said in each.findings],
-        "notes": [_said_json(said) for said in each.notes],
+        "findings": [asdict(said) for said in each.findings],
+        "notes": [asdict(said) for said in each.notes],
     }
-
-
-def _said_json(said: Said) -> dict[str, str]:
-    return {"reason": said.reason, "text": said.text, "fix": said.fix}

@@ -9,7 +9,7 @@ from stream_cached.http.reasons import Finding
 
 @dataclass(frozen=True)
 class Said:
-    """One thing that doctor says."""
+    """One thing that a command says."""
 
     reason: str
     text: str

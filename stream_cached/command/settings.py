@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiocache.base import SENTINEL
 
 from stream_cached.backends.binding import Binding
+from stream_cached.command.said import Said
 from stream_cached.errors import ConfigurationError
 from stream_cached.options import Options
 from stream_cached.stores.clients import address_of
@@ -98,11 +99,11 @@ def workers() -> int:
     return int(given) if given.isdecimal() and int(given) else 1
 
 
-def settings_findings(stores: Iterable[Store], workers: int) -> Iterator[tuple[str, str, str]]:
-    """Yield what is wrong with the settings: a word, a sentence and the fix."""
+def settings_findings(stores: Iterable[Store], workers: int) -> Iterator[Said]:
+    """Yield what is wrong with the settings."""
     stores = list(stores)
     if workers > 1 and any(store.is_in_process for store in stores):
-        yield (
+        yield Said(
             "workers",
             f"{WORKERS}={workers}, and each worker has a memory:// of its own: a request hits only "
             "in the worker that has stored the response, and invalidate() reaches one worker",
@@ -111,20 +112,20 @@ def settings_findings(stores: Iterable[Store], workers: int) -> Iterator[tuple[s
         )
 
 
-def settings_notes(stores: Iterable[Store]) -> Iterator[tuple[str, str, str]]:
-    """Yield what may be meant so: a word, a sentence and the other way."""
+def settings_notes(stores: Iterable[Store]) -> Iterator[Said]:
+    """Yield what may be meant so, with the other way."""
     stores = list(stores)
     bounded = {(s.max_bytes, s.max_body) for s in stores if s.max_bytes and not s.bodies}
     for max_bytes, max_body in sorted(bounded):
         if max_bytes is not None and max_body > max_bytes // 4:
-            yield (
+            yield Said(
                 "max-body",
                 f"max_body= is {max_body:,} bytes, but memory of {max_bytes:,} bytes holds no body "
                 f"of more than a quarter of that",
                 "raise max_bytes= in the URL of the memory",
             )
     if any(store.fallback is False and not store.is_in_process for store in stores):
-        yield (
+        yield Said(
             "fallback",
             "fallback=False: while the store is away, each request runs the endpoint",
             'leave it out, or pass fallback="memory://?max_bytes=64MiB"',

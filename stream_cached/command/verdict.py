@@ -176,7 +176,7 @@ def _hits(first: Answer, second: Answer, findings: list[Said], notes: list[Said]
         )
     if "fallback" in str(member.parameters.get("detail", "")).split(", "):
         notes.append(
-            Said("fallback", "the store is away, and memory stands in for it", "look at the store")
+            Said("fallback", "the store is away, and memory takes its place", "look at the store")
         )
     return True
 

@@ -24,7 +24,7 @@ _CONTEXT = frozenset({"args", "encoding", "kwargs", "request", "view"})
 
 
 def follows_from_view(request: Any, name: str) -> bool:
-    """Whether an attribute of a request is the same for all whom the same view answers."""
+    """Whether an attribute of a request is the same for all clients of one view."""
     own = own_attributes(request)
     context, value = own.get("parser_context"), own.get(name)
     if type(context) is not dict or not context.keys() <= _CONTEXT:

@@ -40,28 +40,29 @@ class RemoteBody:
         """Return the next segments; none if they have gone, and only the object will have them."""
         if self._is_late and not self._has_object:
             return []
-        try:
-            return await self._body.read(window)
-        except UnsoundError:
-            if not self._misses_object:
-                raise
-        self._is_late = True
-        return []
+        segments = await self._read(window)
+        self._is_late = segments is None
+        return segments or []
 
     async def segment(self, index: int) -> Segment:
         """Return a segment that was read before."""
-        try:
-            (segment,) = await self._body.read(range(index, index + 1))
-        except UnsoundError:
-            if not self._misses_object:
-                raise
+        only = range(index, index + 1)
+        segments = await self._read(only)
+        if segments is None:
             await self._over()
-            (segment,) = await self._body.read(range(index, index + 1))
-        return segment
+            segments = await self._body.read(only)
+        return segments[0]
 
-    @property
-    def _misses_object(self) -> bool:
-        return self.may_go and not self._has_object
+    async def _read(self, window: range) -> list[Segment] | None:
+        """Return segments; None if they have gone, and there is no object yet."""
+        was_object = self._has_object
+        try:
+            return await self._body.read(window)
+        except UnsoundError:
+            if was_object or not self.may_go:
+                raise
+        # While they were read, they may have gone because there is the object now.
+        return await self._body.read(window) if self._has_object else None
 
     async def renew_if_due(self, indexes: range, ttl: float | None) -> None:
         await self._body.renew_if_due(indexes, ttl)

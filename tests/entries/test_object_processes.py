@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,11 @@ def begun(process: AppProcess, target: str) -> Iterator[RawClient]:
         yield client
 
 
+def has_read(process: AppProcess, size: int) -> bool:
+    """Whether a process has so many bytes of a run, however slow its clients are."""
+    return int(fetch(process.port, "/made").body) >= size
+
+
 def test_a_slow_client_of_a_second_process_falls_out_of_no_window(workers: Workers) -> None:
     limits = "live_window=2MiB,spool_max=4MiB"
     first, second = workers.start(2, limits)
@@ -94,11 +100,13 @@ def test_a_slow_client_of_a_second_process_falls_out_of_no_window(workers: Worke
 def test_a_second_process_reads_at_full_speed_however_slow_its_client_is(
     workers: Workers,
 ) -> None:
-    first, second = workers.start(2, "live_window=16MiB")
-    target = "/?chunks=640&hold=go@16,end@630"
+    first, second = workers.start(2, "live_window=16MiB,max_ahead=1MiB")
+    target = "/?chunks=640&hold=go@16,second@200,third@400,end@630"
     with begun(first, target) as client, begun(second, target) as slow:
-        workers.release("go")
-        client.read_until(620 * CHUNK)
+        for name, made in ("go", 200), ("second", 400), ("third", 630):
+            workers.release(name)
+            client.read_until((made - 16) * CHUNK)
+            wait_until(partial(has_read, second, (made - 16) * CHUNK))
         wait_until(lambda: len(segments(workers.keyspace.all())) <= 65)
         # The window has gone on, and there is no object yet.
         assert len(slow.read_until(620 * CHUNK)) >= 620 * CHUNK

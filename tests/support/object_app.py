@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.runs.run import runs_here
 
 DIRECTORY = Path(os.environ.get("DIRECTORY", "."))
 CHUNK = 64 * 1024
@@ -62,4 +63,10 @@ async def endpoint(request: Request) -> Response:
     return StreamingResponse(body())
 
 
-app = Starlette(routes=[Route("/", endpoint)])
+async def made(request: Request) -> Response:
+    """How many bytes this process has of the runs that go on."""
+    streams = [run.stream for run in runs_here()]
+    return Response(str(sum(stream.made for stream in streams if stream is not None)))
+
+
+app = Starlette(routes=[Route("/", endpoint), Route("/made", made)])

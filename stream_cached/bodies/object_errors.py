@@ -67,7 +67,8 @@ def _told(text: str) -> str:
     code = re.search(r"<Code>([^<]*)</Code>", text)
     message = re.search(r"<Message>([^<]*)</Message>", text)
     if code is not None:
-        return ": ".join(found[1] for found in (code, message) if found is not None)
+        # Azure adds lines with the id and the time of the request.
+        return ": ".join(found[1].partition("\n")[0] for found in (code, message) if found)
     # Without the address and the time that it took.
     performing = re.search(r"Error performing (\w+) .*? - (.*)", text)
     told = f"{performing[1]}: {performing[2]}" if performing else text.partition("\n")[0]

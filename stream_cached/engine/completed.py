@@ -10,14 +10,21 @@ from typing import Any
 
 from stream_cached.entries.body import WINDOW
 from stream_cached.entries.resource import Resource
+from stream_cached.errors import StoreError
 from stream_cached.events import Reporter
 from stream_cached.format.records import Entry
+from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.digest import digest
 from stream_cached.tasks import spawn
 
 
 class CompletedBody:
-    """The stored body, read in chunks: `async for`, or `for` in a thread that is not the loop's."""
+    """
+    The stored body, read in chunks: `async for`, or `for` in a thread that is not the loop's.
+
+    Raises:
+        StoreError: While it is read: the store fails, or the body was deleted or damaged.
+    """
 
     def __init__(self, resource: Resource, entry: Entry) -> None:
         self._resource = resource
@@ -35,6 +42,8 @@ class CompletedBody:
                 window = range(start, min(start + WINDOW, count))
                 for segment in await body.read(window, entry.segments):
                     yield segment.payload
+        except UnsoundError as exc:
+            raise StoreError(f"the stored body was deleted or damaged: {exc}") from exc
         finally:
             body.close()
 

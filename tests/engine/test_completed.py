@@ -14,11 +14,13 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from stream_cached import Completed, stream_cached
+from stream_cached import Completed, StoreError, stream_cached
 from tests.conftest import Serve
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import fetch
+from tests.support.keyspace import Keyspace
 from tests.support.runs import HIT, FailingRuns, Runs
+from tests.support.servers import RedisServer
 
 
 class Copies:
@@ -129,3 +131,36 @@ def test_it_is_not_called_for_what_is_not_stored(serve: Serve, redis_url: str) -
     assert runs.is_whole(fetch(port))
     copies.copied.wait()
     assert copies.bodies == [runs.bodies[1]]
+
+
+@pytest.mark.parametrize("where", ["segments", "object"])
+def test_a_body_that_is_deleted_while_it_is_read_is_an_error_of_the_store(
+    serve: Serve, redis_server: RedisServer, redis_url: str, tmp_path: Path, where: str
+) -> None:
+    begun, gate, raised = Gate(), Gate(), Gate()
+    errors: list[StoreError] = []
+
+    async def read(completed: Completed) -> None:
+        chunks = aiter(completed.body)
+        if where == "segments":
+            await anext(chunks)
+        begun.open()
+        await gate.passed()
+        try:
+            async for _ in chunks:
+                pass
+        except StoreError as exc:
+            errors.append(exc)
+            raised.open()
+
+    runs = Runs(chunks=100)
+    bodies = f"file://{tmp_path}" if where == "object" else None
+    port = serve(runs.app(redis_url, on_complete=read, bodies=bodies)).port
+    assert runs.is_whole(fetch(port))
+    begun.wait()
+    Keyspace(redis_server.port).run("FLUSHALL")
+    for path in tmp_path.glob("??/*"):
+        path.unlink()
+    gate.open()
+    raised.wait()
+    assert len(errors) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,10 @@ def _peak(pid: int) -> int:
     return int(found[1]) * 1024
 
 
+def _has_received(s3: QuickS3, size: int) -> bool:
+    return s3.received() > size
+
+
 def _read_a_run(port: int, target: str, s3: QuickS3) -> int:
     """Read a body, see that it is that of one run, and return its size."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -99,7 +104,7 @@ def _read_a_run(port: int, target: str, s3: QuickS3) -> int:
     while chunk := answer.read(CHUNK):
         if number % 64 == 0:
             # An upload on a busy machine may be slower than any client.
-            wait_until(lambda read=number * CHUNK: s3.received() > read - _AHEAD, timeout=60)
+            wait_until(partial(_has_received, s3, number * CHUNK - _AHEAD), timeout=60)
         run = run or chunk[: chunk.index(b" ")].decode()
         assert chunk == chunk_of(run, number)
         number += 1

@@ -62,7 +62,7 @@ async def test_what_fails_is_kept() -> None:
     assert not pending
 
 
-async def test_what_is_owed_anew_while_it_is_carried_out_is_carried_out_again() -> None:
+async def test_what_is_owed_again_while_it_is_carried_out_is_carried_out_again() -> None:
     pending, invalidator = PendingInvalidations(), Invalidator()
     pending.add(invalidator, "a")
 

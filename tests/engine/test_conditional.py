@@ -119,7 +119,7 @@ def test_a_download_that_broke_off_is_resumed(serve: Serve, cache_url: str) -> N
     assert (whole.status, whole.body) == (200, body)
 
 
-def test_a_part_whose_segment_is_lost_is_made_anew(serve: Serve) -> None:
+def test_a_part_whose_segment_is_lost_is_made_again(serve: Serve) -> None:
     cache = MemoryCache()
     runs = Runs(chunks=CHUNKS, chunk=CHUNK)
     cached = stream_cached(ttl=60, cache=cache)

@@ -74,7 +74,7 @@ def is_stale(response: RawResponse) -> bool:
     return re.fullmatch(r"stream-cached; hit; ttl=-\d+", status(response) or "") is not None
 
 
-def test_what_is_stale_is_served_at_once_while_one_run_makes_it_anew(
+def test_what_is_stale_is_served_at_once_while_one_run_makes_it_again(
     serve: Serve, cache_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stale, "_CARRIED_FOR", 0.1)
@@ -106,7 +106,7 @@ def test_past_the_window_it_is_a_miss(serve: Serve, cache_url: str, clock: Clock
     assert status(fetch(server.port)) == HIT
 
 
-def test_workers_that_share_a_store_make_it_anew_once(
+def test_workers_that_share_a_store_make_it_again_once(
     serve: Serve, redis_url: str, clock: Clock
 ) -> None:
     runs = Held()
@@ -160,7 +160,7 @@ def test_who_leaves_it_to_another_process_does_not_take_that_for_a_failure(
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("on_disconnect", ["finish", "stop"])
-def test_nobody_need_read_what_is_made_anew(
+def test_nobody_need_read_what_is_made_again(
     serve: Serve, cache_url: str, clock: Clock, on_disconnect: str
 ) -> None:
     runs = Runs(chunks=50)
@@ -278,7 +278,7 @@ def test_a_head_request_is_answered_from_what_is_stale_too(
 
 
 @pytest.mark.parametrize("window", ["stale_if_error", "stale_while_revalidate"])
-def test_a_variant_that_fails_does_not_keep_others_from_being_made_anew(
+def test_a_variant_that_fails_does_not_keep_others_from_being_made_again(
     serve: Serve, cache_url: str, clock: Clock, window: str
 ) -> None:
     calls: list[str] = []

@@ -164,7 +164,7 @@ def test_of_many_that_ask_at_once_nobody_runs_twice(
 
 @each_error
 @pytest.mark.parametrize("settings", [{}, {"stale_while_revalidate": 60}], ids=["", "stale"])
-def test_the_error_of_one_that_makes_a_stale_entry_anew(
+def test_the_error_of_one_that_makes_a_stale_entry_again(
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],

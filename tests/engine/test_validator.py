@@ -161,7 +161,7 @@ def test_the_value_is_taken_before_the_run(serve: Serve, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_what_was_invalidated_is_made_anew(serve: Serve, cache_url: str, soft: bool) -> None:
+def test_what_was_invalidated_is_made_again(serve: Serve, cache_url: str, soft: bool) -> None:
     exports, streams = Exports(), StreamCache(cache_url, ttl=60)
     cached = streams.cached(validator=exports.validator, tags=("all",), stale_if_error=60)
 

@@ -79,7 +79,7 @@ def test_a_reader_that_joins_meanwhile_is_given_the_rest_after_that_time() -> No
 
 
 @pytest.mark.parametrize("comes_after", [1.0, FINISH - 2])
-def test_the_time_begins_anew_when_the_last_one_leaves(comes_after: float) -> None:
+def test_the_time_begins_again_when_the_last_one_leaves(comes_after: float) -> None:
     async def main() -> None:
         held = Held()
         first, task = await held.begin()

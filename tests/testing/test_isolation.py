@@ -128,7 +128,7 @@ async def tagged() -> Response:
     return Response("tagged")
 
 
-def test_counts_and_lines_that_are_logged_once_begin_anew(
+def test_counts_and_lines_that_are_logged_once_begin_again(
     run: str, stream_cache: CacheUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = TestClient(app)

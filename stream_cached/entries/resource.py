@@ -23,7 +23,7 @@ from stream_cached.entries.object_body import KeptBodies
 from stream_cached.entries.protocols import Held
 from stream_cached.entries.protocols import KeySets as KeySets
 from stream_cached.entries.records import Records
-from stream_cached.entries.variant_index import VariantIndex
+from stream_cached.entries.variant_index import VariantIndex, names_of
 from stream_cached.entries.versions import Dependencies, added_versions, current_versions
 from stream_cached.errors import StoreError
 from stream_cached.format.envelope import is_ours
@@ -128,14 +128,12 @@ class Resource:
         if isinstance(record, Index):
             if self._current_until(record) < 0:
                 return Miss()
-            self.names = record.names
-            if self._variants is None:
-                return Miss(varied=True)
-            key = self._variants.key(record)
-            (value,) = await records.read(key, [key])
-            seen[key] = value
-            record = records.known(key, value) or await records.decode(key, value)
-            return await self._found(key, record) or Miss(varied=True)
+            self.names = names_of(record)
+            variants = await self._variants.matching(record, seen) if self._variants else ()
+            for key, variant in variants:
+                if (found := await self._found(key, variant)) is not None:
+                    return found
+            return Miss(varied=True)
         return await self._found(self.key, record) or Miss()
 
     async def _found(self, key: str, record: Record | None) -> Found | None:
@@ -319,14 +317,14 @@ class Resource:
         if varies_on or isinstance(current, Index):
             if self._variants is None:
                 return
-            index = current if isinstance(current, Index) else None
-            grown = self._variants.with_names(index, varies_on)
-            if grown is not current and (
-                index is not None or not await self.records.swap(value, grown)
-            ):
-                # The other variants are worth more than the mark.
+            if not isinstance(current, Index):
+                current = self._variants.with_names(None, varies_on)
+                if not await self.records.swap(value, current):
+                    return
+            elif not varies_on <= {*names_of(current)}:
+                # The mark would be found by requests that differ in what is not known yet.
                 return
-            key = self._variants.key(grown)
+            key = self._variants.mark_key(current)
         await self.records.put(key, Marker(key=b"", versions={}, detail=reason.word))
 
     async def revoke(self) -> None:

@@ -150,7 +150,7 @@ def _record(prefix: Prefix, head: object, body: bytes) -> Record:
         raise UnsoundError("unexpected body")
     if prefix.state is State.INDEX:
         fields = validation.fields(head, 4)
-        names = validation.vary_names(fields["names"])
+        names = validation.name_sets(fields["names"])
         variants = validation.digests(fields["variants"])
         return Index(*_common(fields), names, variants, generation)
     fields = validation.fields(head, 3)

@@ -72,9 +72,10 @@ class Index:
 
     key: bytes
     versions: Mapping[str, bytes]
-    names: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
+    """The sets of headers that responses had in their Vary, the last one first."""
     variants: tuple[str, ...]
-    """Digests of the stored variants, oldest first."""
+    """Digests of the stored variants, each by the names in its own Vary, oldest first."""
     generation: bytes = b""
 
 

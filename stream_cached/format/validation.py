@@ -220,6 +220,13 @@ def vary_names(value: object) -> tuple[str, ...]:
     return _matching(_NAMES, value)
 
 
+def name_sets(value: object) -> tuple[tuple[str, ...], ...]:
+    sets: tuple[Any, ...] = typed(tuple, value)
+    if not sets:
+        raise UnsoundError("an index without names")
+    return tuple([vary_names(names) if typed(tuple, names) else () for names in sets])
+
+
 def digests(value: object) -> tuple[str, ...]:
     return _matching(_DIGESTS, value)
 

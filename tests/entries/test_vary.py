@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import random
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -14,8 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from stream_cached import stream_cached
+from stream_cached import Limits, stream_cached
+from stream_cached.entries.variant_index import MAX_SETS
 from tests.conftest import Serve
+from tests.support.gates import wait_until
 from tests.support.http_client import RawResponse, fetch
 
 MISS = "stream-cached; fwd=uri-miss; stored"
@@ -29,12 +32,13 @@ class Endpoint:
     def __init__(self, vary: str | None = None) -> None:
         self.vary = vary
         self.runs = 0
+        self.size = 0
 
     async def __call__(self, request: Request) -> Response:
         self.runs += 1
 
         async def body() -> AsyncIterator[bytes]:
-            yield b"run %d" % self.runs
+            yield b"run %d" % self.runs + bytes(self.size)
 
         return StreamingResponse(body(), headers={"Vary": self.vary} if self.vary else {})
 
@@ -144,16 +148,95 @@ def test_what_vary_names_is_learned(serve: Serve, cache_url: str) -> None:
     assert len({answer.body for answer in answers}) == 3
 
 
-def test_a_vary_that_grows_is_learned_too(serve: Serve, cache_url: str) -> None:
+def test_the_most_recent_of_the_variants_that_match_is_served(
+    serve: Serve, cache_url: str, apps_are_processes: None
+) -> None:
     endpoint = Endpoint("Accept")
-    port = endpoint.port(serve, cache_url)
-    accept(port, "a", "b")
+    ports = [endpoint.port(serve, cache_url, key_host=False) for _ in range(2)]
+
+    def bodies(*asked: tuple[str, str]) -> list[bytes]:
+        port = ports[-1]
+        return [fetch(port, headers={"Accept": a, "X-B": b}).body for a, b in asked]
+
+    assert bodies(("a", "1"), ("b", "1")) == [b"run 1", b"run 2"]
     endpoint.vary = "X-B"
-    fetch(port, headers={"Accept": "c", "X-B": "1"})
-    sets = [{"Accept": a, "X-B": b} for a in "ac" for b in "12"]
-    first = [fetch(port, headers=headers).body for headers in sets]
-    assert [fetch(port, headers=headers).body for headers in sets] == first
-    assert len(set(first)) == 4
+    # What is stored by another name is still there, until a newer one matches, too.
+    assert bodies(("a", "2"), ("c", "2"), ("a", "2"), ("a", "1")) == [
+        *(b"run 1", b"run 3", b"run 3", b"run 1")
+    ]
+    endpoint.vary = None
+    assert bodies(("c", "3"), ("a", "2"), ("d", "4"), ("", "")) == [b"run 4"] * 4
+    # Another process, which was asked for nothing before, finds the same.
+    ports.reverse()
+    assert bodies(("a", "2"), ("b", "1")) == [b"run 4"] * 2
+    assert endpoint.runs == 4
+
+
+@pytest.mark.parametrize("max_variants", [1, 3, 64])
+def test_a_request_finds_what_a_list_of_all_responses_says(serve: Serve, max_variants: int) -> None:
+    names, choose = ("Accept", "X-B", "X-C"), random.Random(max_variants)
+    sets = [subset for size in range(4) for subset in itertools.combinations(names, size)]
+    endpoint = Endpoint()
+    port = endpoint.port(
+        serve, "memory://?max_bytes=40MB", max_variants=max_variants, honor_request=True
+    )
+    known: list[tuple[dict[str, str], bytes]] = []
+    fetch(port, headers={"Cache-Control": "no-store"})
+    for _ in range(400):
+        endpoint.vary = ", ".join(choose.choice(sets[1:] if not known else sets)) or None
+        asked = {name: choose.choice("123") for name in names}
+        is_new = choose.random() < 0.1
+        matching = [] if is_new else [body for by, body in known if by.items() <= asked.items()]
+        answer = fetch(port, headers=asked | ({"Cache-Control": "no-cache"} if is_new else {}))
+        expected = matching[0] if matching else b"run %d" % endpoint.runs
+        assert answer.body == expected
+        if not matching:
+            by = {name: value for name, value in asked.items() if name in (endpoint.vary or "")}
+            known = [(by, answer.body), *(each for each in known if each[0] != by)][:max_variants]
+
+
+def test_the_first_response_with_vary_takes_the_place_of_one_without(
+    serve: Serve, cache_url: str
+) -> None:
+    endpoint = Endpoint()
+    port = endpoint.port(serve, cache_url, honor_request=True)
+    accept(port, "a")
+    endpoint.vary = "Accept"
+    fetch(port, headers={"Accept": "b", "Cache-Control": "no-cache"})
+    assert [each.body for each in accept(port, "b", "a")] == [b"run 2", b"run 3"]
+
+
+def test_what_can_not_be_stored_is_remembered_for_requests_with_all_of_its_values(
+    serve: Serve, cache_url: str
+) -> None:
+    endpoint = Endpoint("Accept")
+    port = endpoint.port(serve, cache_url, limits=Limits(max_body=100))
+    accept(port, "a")
+    endpoint.vary = "X-B"
+    fetch(port, headers={"Accept": "b", "X-B": "1"})
+    endpoint.vary, endpoint.size = None, 100
+    asked = {"Accept": "c", "X-B": "2"}
+    marked = 'stream-cached; fwd=uri-miss; detail="max-body"'
+    assert states(fetch(port, headers=asked)) == [VARY_MISS]
+    wait_until(lambda: states(fetch(port, headers=asked)) == [marked])
+    assert states(*accept(port, "a"), fetch(port, headers={"X-B": "1"})) == [HIT, HIT]
+    for other in ({"Accept": "d"}, {"X-B": "3"}):
+        assert states(fetch(port, headers=asked | other)) == [VARY_MISS]
+
+
+def test_variants_by_too_many_sets_of_names_are_made_again(serve: Serve, cache_url: str) -> None:
+    endpoint = Endpoint()
+    port = endpoint.port(serve, cache_url)
+    for number in range(MAX_SETS + 1):
+        endpoint.vary = f"X-{number}"
+        fetch(port, headers={f"X-{other}": str(number) for other in range(MAX_SETS + 1)})
+    asked = {f"X-{number}": str(number) for number in range(MAX_SETS + 1)}
+    for number in reversed(range(MAX_SETS + 1)):
+        assert fetch(port, headers={**asked, "X-0": "0"}).body == b"run %d" % (number + 1)
+        del asked[f"X-{number}"]
+        if number == 1:
+            break
+    assert fetch(port, headers={"X-0": "0"}).body == b"run %d" % (MAX_SETS + 2)
 
 
 def test_no_more_than_max_variants_are_kept(serve: Serve, cache_url: str) -> None:

@@ -393,7 +393,9 @@ def test_an_object_under_any_key_is_left_where_it_is(key: str) -> None:
     async def test() -> None:
         cache = MemoryCache()
         store = MemoryStore(cache)
-        index = Index(key_digest(KEY), {VERSION: VERSION_ID}, ("accept", "origin"), (), GENERATION)
+        index = Index(
+            key_digest(KEY), {VERSION: VERSION_ID}, (("accept", "origin"),), (), GENERATION
+        )
         await store.set_many([(KEY, encode_record(index)), (VERSION, VERSION_ID)], 60)
         planted = ["object"]
         cache.memory.set(key, planted, None)
@@ -451,7 +453,7 @@ def test_an_index_of_thousands_of_variants_is_cut_to_what_is_kept(ttl: float | N
     async def test() -> None:
         store = MemoryStore(MemoryCache())
         variants = tuple(f"{number:032x}" for number in range(20_000))
-        index = Index(key_digest(KEY), {VERSION: VERSION_ID}, ("accept",), variants, GENERATION)
+        index = Index(key_digest(KEY), {VERSION: VERSION_ID}, (("accept",),), variants, GENERATION)
         await store.set_many([(KEY, encode_record(index)), (VERSION, VERSION_ID)], 60)
         view = resource(store, ttl)
         assert await view.look_up() == Miss(varied=True)
@@ -462,7 +464,7 @@ def test_an_index_of_thousands_of_variants_is_cut_to_what_is_kept(ttl: float | N
         assert value is not None
         grown = decode_record(value)
         assert isinstance(grown, Index)
-        assert grown.variants == (*variants[-3:], _select(("accept",)))
+        assert grown.variants == (*variants[-3:], _select(()))
 
     run(test())
 
@@ -656,9 +658,9 @@ def _marker(detail: str) -> Callable[[bytes], bytes]:
 def _index(*names: str) -> Callable[[bytes], bytes]:
     def planted(value: bytes) -> bytes:
         if not value.startswith(MAGIC) or read_prefix(value).state is not State.ENTRY:
-            return pack(State.INDEX, {"names": names, "variants": ()})
+            return pack(State.INDEX, {"names": (names,), "variants": ()})
         record = decode_record(value)
-        return encode_record(Index(record.key, record.versions, names, (), GENERATION))
+        return encode_record(Index(record.key, record.versions, (names,), (), GENERATION))
 
     return planted
 

@@ -56,7 +56,9 @@ SEEDS: tuple[bytes, ...] = (
     encode_record(_entry(chunks=(3, 0, 6), body=b"abcdefghi")),
     encode_record(_entry(segments=((4, 17), (5, 2**32 - 1)))),
     encode_record(_entry(status=204, headers=(), length=0, streamed=False)),
-    encode_record(Index(_KEY, _VERSIONS, ("accept", "origin"), ("0f" * 16, "a1" * 16), GENERATION)),
+    encode_record(
+        Index(_KEY, _VERSIONS, (("accept", "origin"), ()), ("0f" * 16, "a1" * 16), GENERATION)
+    ),
     encode_record(Marker(_KEY, _VERSIONS, "set-cookie", GENERATION)),
     encode_record(Value(_KEY, _VERSIONS, b'{"a": 1}', True, GENERATION)),
     encode_segment(Segment((3, 0, 6), True, b"abcdefghi"), GENERATION, 0),
@@ -77,7 +79,7 @@ def check(data: bytes) -> None:
         case Entry():
             check_servable(record)
         case Index():
-            assert all(name.encode("latin-1") for name in record.names)
+            assert all(name.encode("latin-1") for names in record.names for name in names)
         case Marker():
             assert set(record.detail) <= set("abcdefghijklmnopqrstuvwxyz-")
         case Value():

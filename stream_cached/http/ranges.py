@@ -52,9 +52,10 @@ def range_of(lines: Sequence[bytes], length: int) -> Part | Unsatisfiable | None
     if not first and not last:
         return None
     if not first:
-        # The last so many bytes.
-        count = min(_position(last), length)
-        return Part(length - count, length) if count else Unsatisfiable()
+        # The last so many bytes. Of an empty body those are all, which no 206 can say.
+        if not (count := _position(last)):
+            return Unsatisfiable()
+        return Part(max(0, length - count), length) if length else None
     start = _position(first)
     stop = min(_position(last) + 1, length) if last else length
     if last and _position(last) < start:

@@ -83,28 +83,44 @@ def test_what_a_client_has_is_told_without_a_segment(
     assert len(runs.bodies) == 1
 
 
-@pytest.mark.parametrize("inline_max", [0, 100_000])
-def test_random_ranges_are_slices(serve: Serve, inline_max: int) -> None:
-    size = 700_000 if not inline_max else 20_000
-    body = random.Random(1).randbytes(size)
+RANDOM = random.Random(1).randbytes(700_000)
 
-    @stream_cached(ttl=60, inline_max=inline_max)
+
+def any_range(rng: random.Random, size: int) -> tuple[str, slice]:
+    """A range in one of its forms, and what it asks for."""
+    first, last = (rng.choice([rng.randrange(size), rng.randrange(300)]) for _ in "12")
+    match rng.randrange(4):
+        case 0:
+            return f"{first}-", slice(first, size)
+        case 1:
+            return f"-{last + 1}", slice(size - last - 1, size)
+        case 2:
+            beyond = size + rng.choice([0, 1, last, 10**30])
+            return f"{first}-{beyond}", slice(first, size)
+        case _:
+            first, last = min(first, last), max(first, last)
+            return f"{first}-{last}", slice(first, last + 1)
+
+
+@pytest.mark.parametrize(("size", "inline_max"), [(700_000, 0), (20_000, 100_000)])
+def test_thousands_of_random_ranges_are_slices(serve: Serve, size: int, inline_max: int) -> None:
+    @stream_cached(ttl=600, inline_max=inline_max)
     async def endpoint(request: Request) -> Response:
         async def chunks() -> AsyncIterator[bytes]:
             for start in range(0, size, 7_777):
-                yield body[start : start + 7_777]
+                yield RANDOM[start : min(start + 7_777, size)]
 
         return StreamingResponse(chunks())
 
-    port = serve(Starlette(routes=[Route("/", endpoint)])).port
-    fetch(port)
-    rng = random.Random(2)
-    for _ in range(60):
-        first = rng.randrange(size)
-        last = rng.choice([first, first + rng.randrange(300), rng.randrange(first, size)])
-        answer = fetch(port, headers={"Range": f"bytes={first}-{last}"})
+    port, rng = serve(Starlette(routes=[Route("/", endpoint)])).port, random.Random(2)
+    assert fetch(port).body == RANDOM[:size]
+    for _ in range(1_500):
+        text, part = any_range(rng, size)
+        answer = fetch(port, headers={"Range": f"bytes={text}"})
         assert (answer.status, answer.complete) == (206, True)
-        assert answer.body == body[first : last + 1]
+        assert answer.body == RANDOM[part], text
+        shown = f"bytes {part.start}-{part.stop - 1}/{size}"
+        assert answer.header("content-range") == shown
 
 
 def test_a_download_that_broke_off_is_resumed(serve: Serve, cache_url: str) -> None:

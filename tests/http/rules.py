@@ -145,6 +145,9 @@ FRESH = [
 ]
 
 
+BODY = b"0123456789"
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a request with conditions is sent of a complete response."""
@@ -157,12 +160,12 @@ class Asked:
     method: str = "GET"
     status: int = 200
     stored_at: float = NOW
+    body: bytes = BODY
 
     def __str__(self) -> str:
         return f"{self.section} {self.method} {self.request} {self.response}"
 
 
-BODY = b"0123456789"
 ETAG: Fields = {"ETag": '"a"'}
 WEAK: Fields = {"ETag": 'W/"a"'}
 MODIFIED: Fields = {"Last-Modified": HOUR_BEFORE, "Date": DATE}
@@ -230,6 +233,9 @@ ASKED = [
     Asked("9110 14.1.2", {"Range": "bytes=10-"}, {}, 416),
     Asked("9110 14.1.2", {"Range": "bytes=" + "9" * 5000 + "-"}, {}, 416),
     Asked("9110 14.1.2", {"Range": "bytes=-0"}, {}, 416),
+    Asked("9110 14.1.2", {"Range": "bytes=-3"}, {}, 200, body=b""),
+    Asked("9110 14.1.2", {"Range": "bytes=-0"}, {}, 416, body=b""),
+    Asked("9110 14.1.2", {"Range": "bytes=0-"}, {}, 416, body=b""),
     Asked("9110 14.1.1", {"Range": "bytes=4-2"}, {}, 200),
     Asked("9110 14.2", {"Range": "bytes=a-b"}, {}, 200),
     Asked("9110 14.2", {"Range": "bytes=-"}, {}, 200),

@@ -52,7 +52,7 @@ def test_what_a_request_with_conditions_is_sent(rule: Asked) -> None:
         raw(rule.request),
         rule.status,
         raw(rule.response),
-        len(BODY),
+        len(rule.body),
         rule.stored_at,
     )
     match found:

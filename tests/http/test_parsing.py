@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_cached.http import dates, qvalues
-from stream_cached.http.conditions import CONDITIONS, evaluate
+from stream_cached.http.conditions import CONDITIONS, Failed, evaluate
 from stream_cached.http.dates import http_date
 from stream_cached.http.directives import delta_seconds, parse
 from stream_cached.http.freshness import Lifetime, lifetime_of
@@ -18,7 +18,7 @@ from stream_cached.http.ranges import Part, Unsatisfiable, range_of
 from stream_cached.http.sent import SentHead
 from stream_cached.http.structured import StructuredFieldError, parse_dictionary
 from stream_cached.http.vary import selecting_value
-from stream_cached.http.wishes import wishes_of
+from stream_cached.http.wishes import Wishes, wishes_of
 from tests.http.rules import NOW
 
 _WORDS = "max-age s-maxage stale-if-error no-cache private public no-store bytes= q= gzip 0 60"
@@ -132,7 +132,8 @@ def test_a_range_is_a_slice(first: int, last: int, body: bytes) -> None:
     for text, expected in (
         (b"bytes=%d-%d" % (first, last), body[first : last + 1] if last >= first else None),
         (b"bytes=%d-" % first, body[first:]),
-        (b"bytes=-%d" % first, body[-first:] if first else b""),
+        # All of an empty body are its last bytes.
+        (b"bytes=-%d" % first, (body[-first:] or None) if first else b""),
     ):
         found = range_of([text], whole)
         if expected is None:
@@ -180,3 +181,34 @@ def test_a_structured_field_is_a_dictionary_or_nothing(lines: list[bytes]) -> No
     except StructuredFieldError:
         return
     assert all(name == name.lower() for name in members)
+
+
+@given(st.sampled_from([b"if-none-match", b"if-match"]), st.lists(VALUES, min_size=1, max_size=3))
+def test_a_tag_is_matched_by_nothing_but_itself(name: bytes, lines: list[bytes]) -> None:
+    response = [(b"etag", b'"0"')]
+    found = evaluate("GET", [(name, line) for line in lines], 200, response, 10, NOW)
+    is_known = b'"0"' in b",".join(lines) or {line.strip(b" \t") for line in lines} == {b"*"}
+    unknown = None if name == b"if-none-match" else Failed()
+    assert is_known or found == unknown
+
+
+@given(VALUES)
+def test_a_part_is_sent_for_no_other_tag_or_date(value: bytes) -> None:
+    asked = [(b"range", b"bytes=0-1"), (b"if-range", value)]
+    response = [(b"etag", b'"1"'), (b"last-modified", b"Sun, 06 Nov 1994 07:49:37 GMT")]
+    assert evaluate("GET", asked, 200, response, 10, NOW) is None
+
+
+@given(st.lists(VALUES, min_size=1, max_size=3), st.lists(VALUES, min_size=1, max_size=3))
+def test_other_values_select_another_response(one: list[bytes], other: list[bytes]) -> None:
+    def squeezed(lines: list[bytes]) -> bytes:
+        return b",".join(lines).translate(None, b" \t")
+
+    if selecting_value("x-any", one) == selecting_value("x-any", other):
+        assert squeezed(one) == squeezed(other)
+
+
+@given(VALUES, VALUES)
+def test_a_client_lowers_what_it_is_sent_and_no_more(line: bytes, pragma: bytes) -> None:
+    wishes = wishes_of([line], [pragma], is_honoured=False)
+    assert wishes == Wishes(no_store=wishes.no_store, only_if_cached=wishes.only_if_cached)

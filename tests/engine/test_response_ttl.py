@@ -18,11 +18,13 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import ConfigurationError, bypass, freshness, stream_cached
+from stream_cached.engine import answer as way
+from stream_cached.engine import lookup
 from stream_cached.testing import CacheUnderTest
 from tests.conftest import Serve
 from tests.support.clock import Clock
-from tests.support.gates import wait_until
-from tests.support.http_client import RawResponse, fetch
+from tests.support.gates import Gate, wait_until
+from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.runs import HeldRuns
 
 HIT = "stream-cached; hit"
@@ -155,6 +157,25 @@ def test_fields_that_are_not_for_others_are_left_out(serve: Serve) -> None:
     assert (miss.header("x-user"), miss.header("x-time")) == ("alice", "now")
     assert is_hit(hit)
     assert [hit.header(name) for name in ("x-user", "x-time", "x-kept")] == [None, None, "yes"]
+
+
+@pytest.mark.parametrize("store", ["memory://", "redis"])
+def test_fields_that_are_not_for_others_are_not_sent_to_those_who_join(
+    serve: Serve, redis_url: str, apps_are_processes: None, store: str
+) -> None:
+    runs = HeldRuns(headers={"Cache-Control": 'max-age=60, private="x-user"', "X-User": "alice"})
+    url = redis_url if store == "redis" else store
+    server = serve(runs.app(url, ttl="response"))
+    with RawClient(server.port) as first, RawClient(server.port) as second:
+        for client in (first, second):
+            client.send()
+            client.read_head()
+        users = [each.response.header("x-user") for each in (first, second)]
+        runs.gate.open()
+        answers = [each.read_rest() for each in (first, second)]
+    assert users == ["alice", None]
+    assert told(answers[1]) == "stream-cached; fwd=uri-miss; collapsed"
+    assert [answer.body for answer in answers] == runs.bodies * 2
 
 
 def test_the_endpoints_word_that_all_may_have_it(serve: Serve) -> None:
@@ -385,3 +406,31 @@ def test_a_request_that_wants_a_new_answer_joins_no_run_that_began_before(serve:
         assert (new.body, told(new)) == (runs.bodies[1], "stream-cached; fwd=request; stored")
         runs.gate.open()
         assert held.result().body == runs.bodies[0]
+
+
+def test_a_request_that_wants_a_new_answer_joins_a_run_that_began_after_it_came(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came, goes_on, look_up = Gate(), Gate(), lookup.look_up
+
+    async def held_look_up(call: Any) -> Any:
+        if call.wishes.no_cache and not came.is_open:
+            came.open()
+            await goes_on.passed()
+        return await look_up(call)
+
+    monkeypatch.setattr(way, "look_up", held_look_up)
+    runs = HeldRuns(headers={"Cache-Control": "max-age=60"})
+    port = serve(runs.app("memory://", ttl="response", honor_request=True)).port
+    with RawClient(port) as wants_new, RawClient(port) as first:
+        wants_new.send(headers={"Cache-Control": "no-cache"})
+        came.wait()
+        first.send()
+        runs.reached.wait()
+        goes_on.open()
+        wants_new.read_head()
+        first.read_head()
+        runs.gate.open()
+        answers = [each.read_rest() for each in (wants_new, first)]
+    assert [answer.body for answer in answers] == runs.bodies * 2
+    assert told(answers[0]) == "stream-cached; fwd=uri-miss; collapsed"

@@ -20,9 +20,31 @@ HIT = "stream-cached; hit"
 
 
 @pytest.fixture(autouse=True)
-def _at_the_time_of_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clock, "time", lambda self: NOW)
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which is that of the rules."""
+    now = [NOW]
+    monkeypatch.setattr(Clock, "time", lambda self: now[0])
     moved_clock(monkeypatch)
+    return now
+
+
+def test_the_delay_of_a_response_is_a_part_of_its_age(serve: Serve, now: list[float]) -> None:
+    def passes() -> None:
+        now[0] = NOW
+
+    async def endpoint(request: Request) -> Response:
+        passes()
+        return answering(DELAYED[request.path_params["number"]].given, 200)
+
+    cached = stream_cached(ttl="response")(endpoint)
+    port = serve(Starlette(routes=[Route("/{number:int}", cached)])).port
+    assert DELAYED
+    for number, rule in enumerate(DELAYED):
+        now[0] = NOW - rule.delay
+        fetch(port, f"/{number}")
+        hit = fetch(port, f"/{number}")
+        assert hit.header("Cache-Status") == f"{HIT}; ttl={rule.then}", rule
+        assert int(hit.header("Age") or "") == int(str(rule.given.get("Age", 0))) + rule.delay
 
 
 def answering(fields: Fields, status: int, body: bytes = BODY) -> Response:
@@ -37,6 +59,7 @@ def answering(fields: Fields, status: int, body: bytes = BODY) -> Response:
 
 #: A server stores what it answers now, and answers no POST from that.
 ON_SERVER = [rule for rule in ASKED if rule.method != "POST" and rule.stored_at == NOW]
+DELAYED = [rule for rule in FRESH if rule.delay]
 UNDELAYED = [rule for rule in FRESH if not rule.delay]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any
 
 import pytest
@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import Limits, stream_cached
+from stream_cached.entries.records import Records
 from stream_cached.entries.variant_index import MAX_SETS
 from tests.conftest import Serve
 from tests.support.gates import wait_until
@@ -204,6 +205,27 @@ def test_the_first_response_with_vary_takes_the_place_of_one_without(
     endpoint.vary = "Accept"
     fetch(port, headers={"Accept": "b", "Cache-Control": "no-cache"})
     assert [each.body for each in accept(port, "b", "a")] == [b"run 2", b"run 3"]
+
+
+def test_a_hit_reads_the_index_and_then_what_matches_at_once(
+    serve: Serve, cache_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = Endpoint()
+    port = endpoint.port(serve, cache_url)
+    for name in ("Accept", "X-B", "X-C"):
+        endpoint.vary = name
+        fetch(port, headers={name: name})
+    reads, read = [], Records.read
+
+    async def counted(self: Records, key: str, keys: Sequence[str]) -> list[bytes | None]:
+        reads.append(len(keys))
+        return await read(self, key, keys)
+
+    monkeypatch.setattr(Records, "read", counted)
+    both = fetch(port, headers={"Accept": "Accept", "X-C": "X-C"})
+    assert (both.body, states(both)) == (b"run 3", [HIT])
+    # Those that match, and the mark for all of the values.
+    assert reads[1:] == [3]
 
 
 def test_what_can_not_be_stored_is_remembered_for_requests_with_all_of_its_values(

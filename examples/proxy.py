@@ -22,7 +22,7 @@ from stream_cached import lifespan, stream_cached
 
 ORIGIN = httpx.URL(os.environ.get("ORIGIN", "http://127.0.0.1:8000"))
 
-#: The fields that are for one connection (RFC 9110, section 7.6.1).
+#: The fields that are for one connection, beside those that Connection names (RFC 9110, 7.6.1).
 OF_CONNECTION = {
     *("connection", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
     *("trailer", "transfer-encoding", "upgrade"),
@@ -34,7 +34,9 @@ client = httpx.AsyncClient(timeout=15, limits=limits, trust_env=False)
 
 
 def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [(k.lower(), v) for k, v in headers if k.decode("latin-1").lower() not in OF_CONNECTION]
+    lines = [value.decode("latin-1") for name, value in headers if name.lower() == b"connection"]
+    named = {name.strip().lower() for name in ",".join(lines).split(",")} | OF_CONNECTION
+    return [(k.lower(), v) for k, v in headers if k.decode("latin-1").lower() not in named]
 
 
 async def forward(request: Request) -> StreamingResponse:

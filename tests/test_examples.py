@@ -92,7 +92,8 @@ def origin(count: list[str]) -> Starlette:
         }.get(request.url.path, "max-age=60")
         headers = {"Cache-Control": directives, "Vary": "Accept-Language", "ETag": '"v1"'}
         if request.url.path == "/page":
-            headers["Age"] = "30"
+            headers |= {"Age": "30", "Connection": "X-Hop", "X-Hop": "of the origin"}
+            headers["X-Seen"] = request.headers.get("x-mine", "")
         return StreamingResponse(_parts(body), headers={**headers, "X-Language": language})
 
     return Starlette(routes=[Route("/{path:path}", page)])
@@ -108,7 +109,10 @@ def test_a_proxy_that_goes_by_what_its_origin_says(serve: Serve, spawn: Spawn) -
     behind = serve(origin(count))
     port = spawn("examples.proxy:app", {"ORIGIN": f"http://127.0.0.1:{behind.port}"}).port
 
-    first, second = fetch(port, "/page?a=1"), fetch(port, "/page?a=1")
+    hop = {"Connection": "X-Mine", "X-Mine": "of the client"}
+    first, second = fetch(port, "/page?a=1", hop), fetch(port, "/page?a=1")
+    # What is for one connection is passed on in neither direction.
+    assert (first.header("x-seen"), first.header("x-hop")) == ("", None)
     assert first.header("cache-status") == MISS
     assert (second.header("cache-status") or "").startswith(f"{HIT}; ttl=")
     assert second.body == first.body

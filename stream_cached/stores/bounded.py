@@ -47,6 +47,11 @@ class BoundedMemory:
         self._groups: OrderedDict[str, dict[str, None]] = OrderedDict()
         self._lock = threading.RLock()
 
+    @property
+    def lock(self) -> threading.RLock:
+        """What makes several operations one."""
+        return self._lock
+
     def get(self, key: str) -> Any:
         with self._lock:
             item = self._live(key)
@@ -175,6 +180,10 @@ class Partition(BoundedMemory):
         self._memory = memory
         # No name of another partition begins with this one and its colon.
         self._prefix = f"{name}:"
+
+    @property
+    def lock(self) -> threading.RLock:
+        return self._memory.lock
 
     def get(self, key: str) -> Any:
         return self._memory.get(self._prefix + key)

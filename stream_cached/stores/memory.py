@@ -16,7 +16,7 @@ from aiocache.serializers import NullSerializer
 from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
 from stream_cached.stores.bounded import BoundedMemory, Partition
-from stream_cached.stores.protocol import as_bytes
+from stream_cached.stores.protocol import Commit, as_bytes
 
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
@@ -159,6 +159,9 @@ class MemoryStore:
         return native
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return self._get_many(keys)
+
+    def _get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         found = self._memory.get_many([self._native(key) for key in keys])
         return [v if v is None or type(v) is bytes else as_bytes(v) for v in found]
 
@@ -177,10 +180,33 @@ class MemoryStore:
     async def compare_and_delete(self, key: str, expected: bytes) -> bool:
         return self._memory.compare_and_delete(self._native(key), expected)
 
+    may_commit = True
+
+    async def commit(self, commit: Commit) -> tuple[bool, bool]:
+        key = self._fitting(commit.key, commit.value)
+        with self._memory.lock:
+            if self._get_many([*commit.expected]) != [*commit.expected.values()]:
+                return False, False
+            if self._touch_many(commit.body, commit.body_ttl) < len(commit.body):
+                return False, False
+            self._touch_many(commit.touched, commit.touched_ttl)
+            self._memory.set(key, commit.value, commit.ttl)
+            lease = commit.lease
+            if lease is None or self._get_many([lease.key, lease.followed]) != [lease.value, None]:
+                return True, False
+            self._delete_many([lease.key, *lease.dropped])
+            return True, True
+
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
+        return self._touch_many(keys, ttl)
+
+    def _touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         return sum([self._memory.touch(self._native(key), ttl) for key in keys])
 
     async def delete_many(self, keys: Sequence[str]) -> None:
+        self._delete_many(keys)
+
+    def _delete_many(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._memory.delete(self._native(key))
 

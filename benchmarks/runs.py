@@ -135,7 +135,7 @@ async def _tee(
         if recorder is None:
             kept.append(chunk)
         else:
-            recorder.feed(chunk)
+            recorder.feed([chunk])
         yield chunk
     if recorder is not None:
         await recorder.commit()

@@ -16,7 +16,7 @@ import random
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -452,9 +452,9 @@ class World:
         class Backlog(backlog.Backlog):
             _largest = 0
 
-            def append(self, chunk: bytes) -> None:
-                super().append(chunk)
-                self._largest = max(self._largest, len(chunk))
+            def append(self, chunks: Sequence[bytes], size: int) -> None:
+                super().append(chunks, size)
+                self._largest = max(self._largest, size - backlog.LINK_SIZE)
 
             def drop(self, fastest: int | None) -> tuple[int, list[bytes]]:
                 result = super().drop(fastest)

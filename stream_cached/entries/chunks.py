@@ -43,8 +43,17 @@ class ChunkPacker:
         """The open segment, which ends with a whole chunk."""
         return Segment(tuple(self._lengths), False, b"".join(self._pieces))
 
-    def add(self, chunk: bytes) -> list[Segment]:
-        """Add a chunk. Return the segments that it closes."""
+    def add(self, chunks: Sequence[bytes], size: int) -> list[Segment]:
+        """Add chunks of that size together. Return the segments that they close."""
+        count = len(chunks)
+        if size <= self._room(count) and len(self._lengths) + count <= _MAX_CHUNKS:
+            self._pieces += chunks
+            self._lengths += map(len, chunks)
+            self.filled += size
+            return []
+        return [segment for chunk in chunks for segment in self._add(chunk)]
+
+    def _add(self, chunk: bytes) -> list[Segment]:
         closed: list[Segment] = []
         if len(self._lengths) >= _MAX_CHUNKS:
             closed.append(self.close())
@@ -83,8 +92,9 @@ class ChunkPacker:
     def clear(self) -> None:
         self._pieces, self._lengths, self.filled = [], [], 0
 
-    def _room(self) -> int:
-        used = self.filled + _LENGTH_SIZE * (len(self._lengths) + 2) + PREFIX_SIZE
+    def _room(self, count: int = 1) -> int:
+        """Return how many bytes there is room for, in so many chunks."""
+        used = self.filled + _LENGTH_SIZE * (len(self._lengths) + 1 + count) + PREFIX_SIZE
         return max(0, VALUE_SIZE - used)
 
     def _put(self, piece: bytes) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 
 from stream_cached.bodies.watched import TooManyUploadsError
 from stream_cached.entries.body import RENEW_EVERY, RUN_TTL
@@ -107,24 +108,25 @@ class Recorder:
 
     # -- chunks in --------------------------------------------------------------------------
 
-    def feed(self, chunk: bytes) -> None:
-        """Take one chunk; never wait."""
+    def feed(self, chunks: Sequence[bytes]) -> None:
+        """Take chunks; never wait."""
         # Also if there will be no entry: readers may have joined before that was known.
         if reason := self._owner.objection():
             self.fail(reason)
         if self.failure is not None:
             return
-        if self._length + len(chunk) > self._limits.max_body:
+        size = sum(map(len, chunks))
+        if self._length + size > self._limits.max_body:
             self.fail(NotCached.BODY_SIZE)
             return
-        # Before the chunk, not after it: a chunk larger than the bound is in memory anyway.
+        # Before the chunks, not after them: one larger than the bound is in memory anyway.
         if self._queue.is_full:
             self.fail(NotCached.BEHIND)
             return
-        self._length += len(chunk)
+        self._length += size
         if self._channel is not None and self._tell_timer is None:
             self._tell_later()
-        for segment in self._packer.add(chunk):
+        for segment in self._packer.add(chunks, size):
             self._enqueue(segment)
 
     def _enqueue(self, segment: Segment) -> None:

@@ -312,7 +312,7 @@ class RemoteRun:
         for chunk in chunks:
             self._length += len(chunk)
             self._number += 1
-            if stream.feed(chunk):
+            if stream.put(chunk):
                 await stream.pace()
 
     async def _finish(self, stream: Stream) -> None:

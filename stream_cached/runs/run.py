@@ -136,7 +136,7 @@ class Run(Claim):
         """Store the body at hand. Return the task that does so."""
         assert self.answer is not None
         assert self.recorder is not None
-        self.recorder.feed(self.answer.body or b"")
+        self.recorder.feed([self.answer.body or b""])
         self.advance(Event.COMPLETE)
         return spawn(self._close_stored())
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
-#: What a link costs beside the bytes of its chunk, so that tiny chunks are bounded, too.
+#: What a chunk costs beside its bytes, so that tiny chunks are bounded, too.
 LINK_SIZE = 96
 
 
 class Link:
-    """One chunk, and the link of the next one."""
+    """Chunks that were handed on together, and the link of the next ones."""
 
-    __slots__ = ("chunk", "next")
+    __slots__ = ("chunks", "count", "next", "size")
 
-    def __init__(self, chunk: bytes) -> None:
-        self.chunk = chunk
+    def __init__(self, chunks: Sequence[bytes], size: int) -> None:
+        self.chunks = chunks
+        self.count = len(chunks)
+        self.size = size
+        """Bytes of the chunks, with `LINK_SIZE` for each."""
         self.next: Link | None = None
 
 
@@ -29,8 +33,8 @@ class Backlog:
 
     def __init__(self, max_ahead: int) -> None:
         self._max_ahead = max_ahead
-        # The chunk of the first link is dropped already: readers that want what follows stand here.
-        self.first = self.last = Link(b"")
+        # The chunks of the first link are dropped: readers that want what follows stand here.
+        self.first = self.last = Link((), 0)
         self.first_number = 0
         """The number of the first chunk that memory holds."""
         self.made = 0
@@ -42,9 +46,9 @@ class Backlog:
         """Whether memory holds more than it should."""
         return self.made - self.dropped > 2 * self._max_ahead
 
-    def append(self, chunk: bytes) -> None:
-        self.last.next = self.last = Link(chunk)
-        self.made += len(chunk) + LINK_SIZE
+    def append(self, chunks: Sequence[bytes], size: int) -> None:
+        self.last.next = self.last = Link(chunks, size)
+        self.made += size
 
     def drop(self, fastest: int | None) -> tuple[int, list[bytes]]:
         """
@@ -56,12 +60,13 @@ class Backlog:
         target = self.made - self._max_ahead - self._max_ahead // 2
         if fastest is not None:
             target = min(target, fastest)
-        chunks, first, number = [], self.first, self.first_number
-        while first.next is not None and self.dropped + len(first.next.chunk) <= target:
+        first, number = self.first, self.first_number
+        chunks: list[bytes] = []
+        while first.next is not None and self.dropped + first.next.size <= target:
             first = first.next
-            chunks.append(first.chunk)
-            self.dropped += len(first.chunk) + LINK_SIZE
-            first.chunk = b""
+            chunks += first.chunks
+            self.dropped += first.size
+            first.chunks = ()
         self.first = first
         self.first_number += len(chunks)
         return number, chunks
@@ -71,19 +76,23 @@ class Backlog:
         last: deque[bytes] = deque(maxlen=count)
         link = self.first.next
         while link is not None:
-            last.append(link.chunk)
+            last.extend(link.chunks)
             link = link.next
         total = sum(map(len, last))
         while len(last) > 1 and total - len(last[0]) >= size:
             total -= len(last.popleft())
         return list(last)
 
-    def before(self, number: int) -> Link | None:
-        """Return the link before a chunk; None if memory no longer holds that chunk."""
+    def before(self, number: int) -> tuple[Link | None, int]:
+        """
+        Return the link before that of a chunk; None if memory no longer holds the chunk.
+
+        Return also how many chunks there are between the two.
+        """
         if number < self.first_number:
-            return None
-        link = self.first
-        for _ in range(number - self.first_number):
-            assert link.next is not None
+            return None, 0
+        link, skip = self.first, number - self.first_number
+        while link.next is not None and link.next.count <= skip:
             link = link.next
-        return link
+            skip -= link.count
+        return link, skip

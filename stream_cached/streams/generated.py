@@ -61,7 +61,7 @@ class GeneratorSource:
             self._keep(item, len(chunk) + LINK_SIZE)
             if self.events is not None:
                 self.events.add(item)
-            if stream.feed(chunk):
+            if stream.put(chunk):
                 await stream.pace()
             while self._is_refused and self._kept and self._has_leader:
                 # Nobody knows how large such an item is: there is one at a time.

@@ -48,6 +48,9 @@ class _Numbering:
     def feed(self, chunk: bytes) -> bool:
         return self._stream.feed(self._ids.add(chunk))
 
+    def put(self, chunk: bytes) -> bool:
+        return self._stream.put(self._ids.add(chunk))
+
 
 def is_event(item: object) -> bool:
     """Whether an item is a `ServerSentEvent` of FastAPI."""

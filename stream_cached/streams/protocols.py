@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from stream_cached.http.reasons import NotCached
@@ -49,7 +50,7 @@ class Recording(Archive, Protocol):
     @property
     def is_behind(self) -> bool: ...
 
-    def feed(self, chunk: bytes) -> None: ...
+    def feed(self, chunks: Sequence[bytes]) -> None: ...
 
     async def catch_up(self, timeout: float) -> None: ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stream_cached.errors import BrokenStreamError
@@ -22,13 +23,15 @@ TAKE_MAX = 256 * 1024
 class Seat:
     """The position of a reader. A stream holds the seat, so as not to keep the reader alive."""
 
-    __slots__ = ("asides", "cut", "future", "joins", "link", "number")
+    __slots__ = ("asides", "cut", "future", "joins", "link", "number", "skip")
 
     def __init__(self, joins: bool, link: Link | None, asides: Asides) -> None:
         self.joins = joins
         self.asides = asides
         self.link = link
         """The last link that was read; None if memory no longer holds the next chunk."""
+        self.skip = 0
+        """Chunks of the next link that were read before."""
         self.number = 0
         """The number of the next chunk."""
         self.cut = ""
@@ -51,9 +54,24 @@ class Seat:
         """Note that memory no longer holds the next chunk."""
         self.link = None
 
-    def stand_before(self, link: Link | None) -> None:
-        """Note where in memory the next chunk is; None if memory does not hold it."""
-        self.link = link
+    def take(self) -> Sequence[bytes]:
+        """Return the chunks of the next link; none if there is none."""
+        if self.link is None or self.link.next is None:
+            return ()
+        self.link = self.link.next
+        chunks = self.link.chunks
+        if self.skip:
+            chunks, self.skip = chunks[self.skip :], 0
+        self.number += len(chunks)
+        return chunks
+
+    def stand_before(self, link: Link | None, skip: int) -> None:
+        """
+        Note where in memory the next chunk is; None if memory does not hold it.
+
+        Between the link and the next chunk there are so many others.
+        """
+        self.link, self.skip = link, skip
 
     def cut_off(self, why: str) -> None:
         """Give the reader nothing more."""
@@ -172,14 +190,10 @@ class Reader:
             while self._older and size < TAKE_MAX:
                 chunks.append(self._older.popleft())
                 size += len(chunks[-1])
-            seat, from_older = self._seat, len(chunks)
-            link = seat.link
             # There may be a thousand chunks for each of a hundred readers.
-            while link is not None and link.next is not None and size < TAKE_MAX:
-                seat.link = link = link.next
-                chunks.append(link.chunk)
-                size += len(link.chunk)
-            seat.number += len(chunks) - from_older
+            while size < TAKE_MAX and (taken := self._seat.take()):
+                chunks += taken
+                size += sum(map(len, taken))
             self._position += size + LINK_SIZE * len(chunks)
             self._stream.advanced(self._position)
         return chunks
@@ -249,15 +263,9 @@ class Reader:
             self._stream.waits_no_more(self._seat)
 
     def _advance(self) -> bytes:
-        if self._older:
-            chunk = self._older.popleft()
-        else:
-            seat = self._seat
-            assert seat.link is not None
-            assert seat.link.next is not None
-            seat.link = seat.link.next
-            seat.number += 1
-            chunk = seat.link.chunk
+        if not self._older:
+            self._older.extend(self._seat.take())
+        chunk = self._older.popleft()
         self._position += len(chunk) + LINK_SIZE
         return chunk
 

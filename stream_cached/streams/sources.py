@@ -72,7 +72,7 @@ class IteratorSource:
     async def drain(self, stream: Stream) -> None:
         self._iterator = aiter(self._iterable)
         async for chunk in self._iterator:
-            if stream.feed(as_bytes(chunk, self._charset)):
+            if stream.put(as_bytes(chunk, self._charset)):
                 await stream.pace()
 
     async def close(self) -> None:
@@ -222,7 +222,7 @@ class AppSource:
                 stream.comment(Comment(message))
                 # An app may send comments without an end.
                 await asyncio.sleep(0)
-            elif (not stream.feed(body) or await self._pace(stream)) and not more:
+            elif (not self._feed(stream, body, more) or await self._pace(stream)) and not more:
                 self._end_body(stream)
         elif not self._head.is_set():
             if message["type"] != _DEBUG:
@@ -233,6 +233,11 @@ class AppSource:
             self.asides.put(message, BEGINNING)
         else:
             await self._send_aside(message)
+
+    @staticmethod
+    def _feed(stream: Stream, body: bytes, more: bool) -> bool:
+        """Hand on a part of the body. The end must not come before what the app has sent."""
+        return stream.put(body) if more else stream.feed(body)
 
     def _begin_head(self, message: Message) -> None:
         self.status = message["status"]

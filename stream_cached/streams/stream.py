@@ -18,10 +18,12 @@ from collections.abc import Callable
 from stream_cached.errors import LostStreamError
 from stream_cached.streams.asides import Asides, Comment
 from stream_cached.streams.backlog import Backlog
+from stream_cached.streams.burst import BURST_MAX, Burst
 from stream_cached.streams.ends import End
 from stream_cached.streams.protocols import Archive, Owner, Recording, Source
 from stream_cached.streams.reader import Reader, Seat
 from stream_cached.streams.spool import Spool, batches
+from stream_cached.streams.turns import Turns
 
 #: Seconds after which a source that never suspends gives way to its readers.
 GIVE_WAY_AFTER = 0.005
@@ -30,11 +32,6 @@ GIVE_WAY_AFTER = 0.005
 #: Source, client and store share one event loop: a source that is quicker than the others would
 #: starve the store, however quick the store is.
 STORE_TURN = 0.005
-
-#: Turns of the event loop that a chunk may need from a reader to the socket: each
-#: BaseHTTPMiddleware on the way takes three to five.
-_TURNS_TO_SOCKET = 12
-_TURNS_TO_READER = 48
 
 #: Seconds that the end of a stream waits for the commit.
 COMMIT_WAIT = 1.0
@@ -72,6 +69,8 @@ class Stream:
         self._archive: Archive | None = recorder or archive
         self._max_ahead = max_ahead
         self._backlog = Backlog(max_ahead)
+        self._burst = Burst(self)
+        self.put = self._burst.put
         self._spool = Spool(spool_max)
         self._fastest = 0
         self._is_first = True
@@ -81,7 +80,7 @@ class Stream:
         self._gave_way = time.monotonic()
         # Seats that have read everything: looked at once a wake-up, not at each chunk.
         self._waiting: set[Seat] = set()
-        self._woken: list[Seat] = []
+        self._turns = Turns(self.seats)
         self._loop = asyncio.get_running_loop()
         self._room: asyncio.Future[None] | None = None
         self._producer: asyncio.Task[None] | None = None
@@ -94,26 +93,39 @@ class Stream:
         self._producer = asyncio.current_task()
         assert self._producer is not None
         self._gave_way = time.monotonic()
-        await source.drain(self)
+        try:
+            await source.drain(self)
+        finally:
+            self._burst.flush()
         return self._producer.cancelling() <= self._cancellations
 
     def feed(self, chunk: bytes) -> bool:
-        """Hand on one chunk. Return whether the source now has to `pace` itself."""
+        """Hand on one chunk now. Return whether the source now has to `pace` itself."""
+        return self.put(chunk) or self._burst.flush()
+
+    def begin_burst(self) -> tuple[int, float]:
+        if self._producer is not None:
+            # It is cancelled only while it is suspended: later chunks of the burst change nothing.
+            self._cancellations = self._producer.cancelling()
+        # Those to whom the first chunk matters must not wait for the second one.
+        at_once = self._is_first or self.owner.is_aborting or not self._has_room()
+        room = self._max_ahead - (self._backlog.made - self._fastest) if self.seats else BURST_MAX
+        return 0 if at_once else min(room, BURST_MAX), self._gave_way + GIVE_WAY_AFTER
+
+    def feed_all(self, chunks: list[bytes], size: int) -> bool:
+        """Hand on chunks. Return whether the source now has to `pace` itself."""
         if self._recorder is not None:
-            # First: the chunk may turn out to be for no other client.
-            self._recorder.feed(chunk)
-        self._backlog.append(chunk)
-        if chunk:
-            self.has_begun = True
+            # First: they may turn out to be for no other client.
+            self._recorder.feed(chunks)
+        self._backlog.append(chunks, size)
+        self.has_begun = self.has_begun or any(chunks)
         if self._waiting:
             for seat in self._waiting:
                 seat.wake()
-            self._woken.extend(self._waiting)
+            self._turns.woke(self._waiting)
             self._waiting.clear()
         if self._backlog.is_full:
             self._drop_oldest()
-        if self._producer is not None:
-            self._cancellations = self._producer.cancelling()
         return (
             self._is_first
             or self.owner.is_aborting
@@ -125,7 +137,7 @@ class Stream:
     async def pace(self) -> None:
         """Give way to the readers, and wait while the source is too far ahead of them."""
         self._is_first = False
-        await self._give_way()
+        await self._turns.give()
         if self._recorder is not None and self._owes_store_turn():
             turns = (self._backlog.made - self._store_turn_at) / self._max_ahead
             self._store_turn_at = self._backlog.made
@@ -150,20 +162,6 @@ class Stream:
             and self._backlog.made - self._store_turn_at >= self._max_ahead
         )
 
-    async def _give_way(self) -> None:
-        for _ in range(_TURNS_TO_READER):
-            await asyncio.sleep(0)
-            # Not for readers that their clients hold up.
-            self._woken = [seat for seat in self._woken if self._is_on_its_way(seat)]
-            if not self._woken:
-                break
-        self._woken.clear()
-        for _ in range(_TURNS_TO_SOCKET if self.seats else 0):
-            await asyncio.sleep(0)
-
-    def _is_on_its_way(self, seat: Seat) -> bool:
-        return not seat.is_waiting and seat.link is not None and seat in self.seats
-
     def _has_room(self) -> bool:
         if self.seats and self._backlog.made - self._fastest < self._max_ahead:
             return True
@@ -176,11 +174,7 @@ class Stream:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.commit_wait):
                 await self.ended.wait()
-        for turn in range(_TURNS_TO_READER):
-            # What the last reader has sent may still be on its way.
-            if turn >= _TURNS_TO_SOCKET and not self.seats:
-                break
-            await asyncio.sleep(0)
+        await self._turns.give_at_end()
 
     # -- what memory drops ------------------------------------------------------------------
 
@@ -272,7 +266,7 @@ class Stream:
     def return_to_memory(self, seat: Seat) -> None:
         """Let a reader go on in memory, if memory holds its next chunk."""
         if not seat.cut:
-            seat.stand_before(self._backlog.before(seat.number))
+            seat.stand_before(*self._backlog.before(seat.number))
         self.forget_spooled()
 
     # -- the readers ------------------------------------------------------------------------
@@ -281,7 +275,7 @@ class Stream:
         self, length: int | None = None, *, joins: bool = False, asides: Asides | None = None
     ) -> Reader:
         """Return a reader at the beginning; one that joins does not start the run."""
-        seat = Seat(joins, self._backlog.before(0), asides or Asides())
+        seat = Seat(joins, self._backlog.before(0)[0], asides or Asides())
         self.seats.add(seat)
         return Reader(self, seat, length)
 
@@ -293,6 +287,8 @@ class Stream:
 
     @property
     def made(self) -> int:
+        """Bytes of all chunks so far, with their links."""
+        self._burst.flush()
         return self._backlog.made
 
     def newest(self, count: int, size: int) -> list[bytes]:

@@ -35,7 +35,7 @@ def test_few_chunks_are_told_again_and_again() -> None:
         channel, packer = Channel(), ChunkPacker()
         telling = Telling(channel, packer)
         for number in 1, 2, 3:
-            packer.add(SHORT)
+            packer.add([SHORT], len(SHORT))
             assert not await telling.needs_segment(packer.filled)
             assert await telling.tell(0, is_next=True)
             assert channel.told[-1] == (0, SHORT * number)
@@ -51,7 +51,7 @@ def test_many_chunks_of_a_run_without_followers_are_no_segment_while_more_come()
         channel, packer = Channel(), ChunkPacker()
         telling = Telling(channel, packer)
         for _ in range(3):
-            packer.add(LONG)
+            packer.add([LONG], len(LONG))
             assert not await telling.needs_segment(packer.filled)
             assert not await telling.tell(0, is_next=True)
         # The head is known.
@@ -66,9 +66,9 @@ def test_what_was_told_is_not_taken_back() -> None:
     async def main() -> None:
         channel, packer = Channel(), ChunkPacker()
         telling = Telling(channel, packer)
-        packer.add(SHORT)
+        packer.add([SHORT], len(SHORT))
         assert await telling.tell(0, is_next=True)
-        packer.add(LONG)
+        packer.add([LONG], len(LONG))
         assert not await telling.tell(0, is_next=True)
         assert channel.told == [(0, SHORT)]
 
@@ -78,7 +78,7 @@ def test_what_was_told_is_not_taken_back() -> None:
 def test_many_chunks_are_a_segment_if_somebody_follows() -> None:
     async def main() -> None:
         channel, packer = Channel(followed=True), ChunkPacker()
-        packer.add(LONG)
+        packer.add([LONG], len(LONG))
         assert await Telling(channel, packer).needs_segment(packer.filled)
 
     asyncio.run(main())
@@ -88,7 +88,7 @@ def test_many_chunks_are_a_segment_if_no_more_come() -> None:
     async def main() -> None:
         channel, packer = Channel(), ChunkPacker()
         telling = Telling(channel, packer)
-        packer.add(LONG)
+        packer.add([LONG], len(LONG))
         assert not await telling.needs_segment(packer.filled)
         assert await telling.needs_segment(packer.filled)
         assert channel.questions == 1

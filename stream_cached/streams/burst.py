@@ -1,0 +1,73 @@
+"""The chunks that a source makes without suspending: they are handed on together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from stream_cached.streams.backlog import LINK_SIZE
+
+#: Bytes that are handed on together, with what each chunk costs beside its bytes.
+BURST_MAX = 64 * 1024
+
+
+class Receiver(Protocol):
+    """What the chunks are handed on to: a stream."""
+
+    def begin_burst(self) -> tuple[int, float]:
+        """Return at how many bytes, and when by the monotonic clock, it wants what there is."""
+
+    def feed_all(self, chunks: list[bytes], size: int) -> bool:
+        """Take chunks. Return whether the source now has to pace itself."""
+
+
+class Burst:
+    """
+    What a source has made since it suspended last.
+
+    Nothing waits here while others could run: the event loop hands it on as soon as the source
+    suspends, before the source goes on.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._call_soon: Callable[..., object] = asyncio.get_running_loop().call_soon
+        self._chunks: list[bytes] = []
+        self._size = self._limit = 0
+        self._until = 0.0
+        self._is_scheduled = False
+        self._error: Exception | None = None
+
+    def put(self, chunk: bytes) -> bool:
+        """Take one chunk. Return whether the source now has to pace itself."""
+        chunks = self._chunks
+        if not chunks:
+            self._limit, self._until = self._receiver.begin_burst()
+        chunks.append(chunk)
+        self._size += len(chunk) + LINK_SIZE
+        if self._size >= self._limit or time.monotonic() >= self._until:
+            return self.flush()
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._call_soon(self._suspended)
+        return False
+
+    def flush(self) -> bool:
+        """Hand on what there is. Return whether the source now has to pace itself."""
+        if self._error is not None:
+            raise self._error
+        if not self._chunks:
+            return False
+        chunks, size = self._chunks, self._size
+        self._chunks, self._size = [], 0
+        return self._receiver.feed_all(chunks, size)
+
+    def _suspended(self) -> None:
+        self._is_scheduled = False
+        try:
+            self.flush()
+        except Exception as exc:
+            # The source learns of it: what it made is lost, and its end must not look clean.
+            self._error = exc

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from stream_cached.bodies.threads import in_thread
 from stream_cached.format.codec import CODED, decode_segment, encode_segment
-from stream_cached.format.envelope import Own, read_prefix
+from stream_cached.format.envelope import Own, read_prefix, size_of_value
 from stream_cached.format.records import Segment
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import segment_key
@@ -45,6 +45,10 @@ class PackedSegment:
     seal: Seal
     coding: int = 0
     """See `Coding`."""
+
+    @property
+    def size(self) -> int:
+        return size_of_value(self.value)
 
 
 class Body:

@@ -53,7 +53,7 @@ class SegmentQueue:
         self.seals.append(packed.seal)
         self._codings.append(packed.coding)
         self._waiting.append(packed)
-        self._size += len(packed.value)
+        self._size += packed.size
         if self._size > self._max_pending // 4:
             self._kept_up.clear()
 
@@ -64,7 +64,7 @@ class SegmentQueue:
 
     def pending(self) -> int:
         """Return the bytes that wait."""
-        return sum(len(segment.value) for segment in self._waiting)
+        return sum(segment.size for segment in self._waiting)
 
     def window(self) -> list[PackedSegment]:
         """Return the segments to write next."""
@@ -77,7 +77,7 @@ class SegmentQueue:
             self._codings[segment.index] = segment.coding
         del self._waiting[: len(window)]
         self.written += len(window)
-        self._size -= sum(len(segment.value) for segment in window)
+        self._size -= sum(segment.size for segment in window)
         if self._size <= self._max_pending // 4:
             self._kept_up.set()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgpack
-
 from stream_cached.format import validation
 from stream_cached.format.coding import Coding, inflated, require_known
 from stream_cached.format.envelope import (
@@ -15,7 +13,6 @@ from stream_cached.format.envelope import (
     Prefix,
     State,
     pack,
-    read_prefix,
     unpack,
 )
 from stream_cached.format.lengths import lengths_of, packed_lengths
@@ -40,13 +37,11 @@ def encode_segment(
 
 def coded_segment(value: bytes, coding: Coding, compress: Callable[[bytes], bytes]) -> bytes | None:
     """Return an encoded segment with a compressed payload; None if that is not worth it."""
-    prefix = read_prefix(value)
-    edge = PREFIX_SIZE + prefix.head_length
-    payload = value[edge:]
+    prefix, table, payload = unpack(value)
     coded = compress(payload)
     if not is_worth_it(coded, payload):
         return None
-    head = (*msgpack.unpackb(value[PREFIX_SIZE:edge]), int(coding), len(payload))
+    head = (*table, int(coding), len(payload))
     known = prefix.generation, prefix.revision
     return pack(State.CODED_SEGMENT, *known, head, coded, kind=type(value))
 

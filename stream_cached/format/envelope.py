@@ -97,9 +97,18 @@ def checksum(data: bytes) -> int:
 
 
 class Own(bytes):
-    """A value that this process has packed, and keeps as the same object: nothing changes it."""
+    """
+    A value that this process has packed, and keeps as the same object: nothing changes it.
 
-    __slots__ = ()
+    Its bytes are the prefix and the head. The body is not copied into them, and has no checksum.
+    """
+
+    body: bytes
+
+
+def size_of_value(value: bytes) -> int:
+    """Return the bytes of a packed value, with its body."""
+    return len(value) + len(value.body) if isinstance(value, Own) else len(value)
 
 
 def pack(
@@ -128,8 +137,12 @@ def pack(
     lengths, checksums = (len(packed), len(body)), (checksum(packed), of_body)
     fields = _FIELDS.pack(MAGIC, FORMAT_VERSION, state, generation, revision, *lengths, *checksums)
     prefix = fields + _PADDING
-    value = b"".join((prefix, _CHECKSUM.pack(checksum(prefix)), packed, body))
-    return value if kind is bytes else kind(value)
+    start = prefix, _CHECKSUM.pack(checksum(prefix)), packed
+    if kind is not Own:
+        return b"".join((*start, body))
+    own = Own(b"".join(start))
+    own.body = body
+    return own
 
 
 def read_prefix(data: bytes) -> Prefix:
@@ -157,9 +170,9 @@ def unpack(data: bytes) -> tuple[Prefix, Any, bytes]:
     """Return prefix, head and body; raise UnsoundError if the bytes are damaged."""
     prefix = read_prefix(data)
     edge = PREFIX_SIZE + prefix.head_length
-    if len(data) != edge + prefix.body_length:
+    head, body = data[PREFIX_SIZE:edge], data.body if type(data) is Own else data[edge:]
+    if len(head) != prefix.head_length or len(body) != prefix.body_length:
         raise UnsoundError("wrong length")
-    head, body = data[PREFIX_SIZE:edge], data[edge:]
     is_sound = type(data) is Own or checksum(body) == prefix.body_checksum
     if not is_sound or checksum(head) != prefix.head_checksum:
         raise UnsoundError("wrong checksum")

@@ -20,6 +20,7 @@ from stream_cached.responses.messages import (
     CountedSend,
     RawHeaders,
     body_message,
+    merged,
     set_head,
     start_message,
     watch_client,
@@ -233,7 +234,7 @@ class LiveResponse(StreamingResponse):
             if self.after is not None:
                 await send(body_message(rest, more=True))
             while chunks := await self._reader.take():
-                for part in [b"".join(chunks)] if self._merge else chunks:
+                for part in merged(chunks) if self._merge else chunks:
                     await self._send_part(part, declared, send)
             if not self._reader.closed:
                 await send(body_message(b"", more=False))

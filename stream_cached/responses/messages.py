@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect
@@ -11,6 +11,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
+
+#: Bytes from which on a chunk is sent by itself.
+_LARGE = 32 * 1024
 
 
 def set_head(
@@ -30,6 +33,19 @@ def start_message(status: int, headers: RawHeaders) -> dict[str, object]:
 
 def body_message(part: bytes, *, more: bool) -> dict[str, object]:
     return {"type": "http.response.body", "body": part, "more_body": more}
+
+
+def merged(chunks: Sequence[bytes]) -> Iterator[bytes]:
+    """Join chunks that are small. A large one is sent as it is: a copy costs more than a send."""
+    begin = 0
+    for number, chunk in enumerate(chunks):
+        if len(chunk) >= _LARGE:
+            if begin < number:
+                yield b"".join(chunks[begin:number])
+            yield chunk
+            begin = number + 1
+    if begin < len(chunks):
+        yield b"".join(chunks[begin:])
 
 
 class CountedSend:

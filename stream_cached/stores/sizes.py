@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from stream_cached.format.envelope import size_of_value
 from stream_cached.keys.canonical import slot_names
 
 #: Classes whose instances hold no other object, or none that counts.
@@ -32,7 +33,7 @@ _CONTAINERS = (list, tuple, set, frozenset, deque)
 def size_of(value: object) -> int:
     """Return the bytes that a value takes, with all that it holds."""
     if isinstance(value, bytes):
-        return len(value)
+        return size_of_value(value)
     counter = _Counter()
     try:
         counter.dump(value)

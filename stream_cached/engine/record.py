@@ -161,17 +161,17 @@ class _Record:
             # What other requests are given is whole.
             whole = self._is_refresh or not self._call.is_conditional
             made = await produce_messages(made, incoming, self._guard, whole=whole)
+            # Its head is known only now.
+            findings = self._why_not_stored(made)
         made = with_tag(self._call, made)
         if made.source is None:
             return await self._record_body(made)
-        return self._record_stream(made, made.source)
+        return self._record_stream(made, made.source, findings)
 
     # -- two kinds of responses -------------------------------------------------------------
 
-    def _record_stream(self, made: Produced, source: Source) -> Any:
+    def _record_stream(self, made: Produced, source: Source, findings: Sequence[Finding]) -> Any:
         """Return the response of a stream that is recorded while it is sent."""
-        # The head of a response that sends by itself is known only now.
-        findings = self._why_not_stored(made)
         if not findings and (late := led_late(self._call, self._view)):
             self._run = late
         self._watch.hand_over(self._run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -109,12 +108,12 @@ async def write_next(queue: SegmentQueue, body: Body, coder: Coder | None) -> No
     queue.wrote(window, coded)
 
 
-async def with_body(entry: Entry, body: bytes, coder: Coder | None) -> Entry:
-    """Return an entry with a body, as its record will hold it."""
+async def body_fields(body: bytes, coder: Coder | None) -> dict[str, bytes]:
+    """Return the fields of an entry whose record holds the body."""
     coded = None if coder is None else await coder.inline(body)
     if coder is None or coded is None:
-        return dataclasses.replace(entry, body=body)
-    return dataclasses.replace(entry, body=body, codings=bytes([coder.coding]), coded=coded)
+        return {"body": body}
+    return {"body": body, "codings": bytes([coder.coding]), "coded": coded}
 
 
 async def for_bytes(size: int, work: Callable[[], T]) -> T:

@@ -13,18 +13,19 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from stream_cached.bodies.watched import TooManyUploadsError
 from stream_cached.entries.body import RENEW_EVERY, RUN_TTL
 from stream_cached.entries.chunks import ChunkPacker
-from stream_cached.entries.coding import Coder, with_body, write_next
+from stream_cached.entries.coding import Coder, body_fields, write_next
 from stream_cached.entries.late import LateChunks
 from stream_cached.entries.protocols import Channel, Owner
 from stream_cached.entries.resource import Resource
 from stream_cached.entries.segment_queue import SegmentQueue
 from stream_cached.entries.telling import Telling
 from stream_cached.errors import StoreError
-from stream_cached.format.codec import encode_record
+from stream_cached.format.codec import fits
 from stream_cached.format.records import Entry, Segment
 from stream_cached.http.headers import content_length
 from stream_cached.http.reasons import NotCached
@@ -238,29 +239,29 @@ class Recorder:
         self._closing = True
         if not self._seals:
             whole = self._packer.open
-            inline = dataclasses.replace(entry, chunks=whole.chunks)
-            size = len(encode_record(inline)) + self._length + self._resource.versions_size
-            if size <= self._limits.inline_max:
+            if fits(entry, whole, self._limits.inline_max - self._resource.versions_size):
                 await self._written_out()
-                await self._publish(await with_body(inline, whole.payload, self._coder), digest)
+                body = await body_fields(whole.payload, self._coder)
+                await self._publish(entry, digest, chunks=whole.chunks, **body)
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
-            seals, sizes = tuple(self._seals), await self._body.finish()
-            entry = dataclasses.replace(entry, codings=self._queue.codings)
-            await self._publish(dataclasses.replace(entry, segments=seals, sizes=sizes), digest)
+            sizes, codings = await self._body.finish(), self._queue.codings
+            seals = tuple(self._seals)
+            await self._publish(entry, digest, segments=seals, sizes=sizes, codings=codings)
 
     async def _written_out(self) -> None:
         self._wakeup.set()
         if self._writer is not None:
             await self._writer
 
-    async def _publish(self, entry: Entry, digest: str) -> None:
+    async def _publish(self, entry: Entry, digest: str, **body: Any) -> None:
         lifetimes = self._resource.lifetimes
         if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
-            entry = dataclasses.replace(entry, fresh_until=time.time() + lifetimes.ttl)
+            body["fresh_until"] = time.time() + lifetimes.ttl
+        entry = dataclasses.replace(entry, **body)
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
             reason = await self._resource.publish(entry, self._varies_on, self._owner.lease)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stream_cached.format import validation
@@ -22,6 +23,10 @@ from stream_cached.format.validation import UnsoundError as UnsoundError
 
 #: The byte of an encoded segment that tells its state, where it is compressed.
 CODED = bytes([State.CODED_SEGMENT])
+
+#: The most bytes that the fields of a record take which are always about as long, that one length
+#: of a chunk takes, and that a header takes beside its bytes.
+_FIXED, _LENGTH, _FIELD = PREFIX_SIZE + 1024, 5, 11
 
 #: The fields of an entry that are there only if they have a value.
 _OPTIONAL = ("replaces", "etag", "sizes", "validator", "took", "codings")
@@ -118,6 +123,18 @@ def encode_record(record: Record) -> bytes:
     head["key"] = record.key
     head["versions"] = dict(record.versions)
     return pack(state, record.generation, 0, head, body)
+
+
+def fits(entry: Entry, body: Segment, size: int) -> bool:
+    """Whether the record of an entry has at most so many bytes if it holds the body."""
+    most = _FIXED + len(body.payload) + _LENGTH * len(body.chunks)
+    most += sum([_FIELD + len(name) + len(value) for name, value in entry.headers])
+    most += 4 * (len(entry.media_type or "") + len(entry.charset) + len(entry.etag or ""))
+    if most <= size and entry.validator is None and entry.replaces is None:
+        # For nearly all: encoding takes ten times as long.
+        return True
+    whole = replace(entry, chunks=body.chunks, body=body.payload)
+    return len(encode_record(whole)) <= size
 
 
 def decode_record(data: bytes) -> Record:

@@ -271,11 +271,9 @@ def test_a_body_without_followers_is_not_cut_into_segments(redis_url: str, names
 
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
-def test_a_record_is_encoded_for_its_size_and_to_be_written(
-    store: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_record_is_encoded_once(store: str, request: pytest.FixtureRequest) -> None:
     cache = "memory://"
     if store == "redis":
         url, namespace = map(request.getfixturevalue, ("redis_url", "namespace"))
         cache = f"{url}?namespace={namespace}"
-    assert _cost_of_a_miss(_app(cache, "small")).calls["/format/codec.py:encode_record"] == 2
+    assert _cost_of_a_miss(_app(cache, "small")).calls["/format/codec.py:encode_record"] == 1

@@ -17,6 +17,7 @@ from stream_cached.format.codec import (
     decode_segment,
     encode_record,
     encode_segment,
+    fits,
 )
 from stream_cached.format.envelope import (
     FORMAT_VERSION,
@@ -233,6 +234,17 @@ def test_a_segment_comes_back_as_it_was(segment: Segment, generation: bytes, ind
 def test_encoding_what_was_decoded_gives_the_same_bytes(record: Record) -> None:
     data = encode_record(record)
     assert encode_record(decode_record(data)) == data
+
+
+@settings(deadline=None)
+@given(entries(), segments(), st.integers(0, 3_000), st.text(max_size=700))
+def test_a_record_fits_where_it_has_at_most_that_size(
+    entry: Entry, body: Segment, size: int, text: str
+) -> None:
+    entry = replace(entry, versions={}, segments=(), media_type=text)
+    whole = len(encode_record(replace(entry, chunks=body.chunks, body=body.payload)))
+    for limit in (size, whole - 1, whole):
+        assert fits(entry, body, limit) == (whole <= limit)
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 65_535, 65_536, 300_000])

@@ -263,6 +263,8 @@ class RemoteRun:
 
     # -- the source -------------------------------------------------------------------------
 
+    is_exhausted = False
+
     async def drain(self, stream: Stream) -> None:
         try:
             while True:

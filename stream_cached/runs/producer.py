@@ -118,8 +118,9 @@ class Producer:
         task = self._task
         assert task is not None
         try:
-            # A clean-up may hold up the whole event loop.
-            await self._stream.handed_on()
+            if not self._source.is_exhausted:
+                # A clean-up may hold up the whole event loop.
+                await self._stream.handed_on()
         finally:
             cancellations = task.cancelling()
             timer = asyncio.get_running_loop().call_later(CLEAN_UP_MAX, self._stop_clean_up)
@@ -147,6 +148,8 @@ class Producer:
 
     async def _clean_up_ended(self) -> None:
         """Wait for the clean-up, for as long as the run stays open for it."""
+        if self._is_clean.is_set():
+            return
         is_aborted = isinstance(self._stream.end, Aborted)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLEAN_UP_WAIT + (CLEAN_UP_MAX if is_aborted else 0)):

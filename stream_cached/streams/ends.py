@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import AsyncGeneratorType
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +26,8 @@ class Aborted:
 
 
 End = Complete | Failed | Aborted
+
+
+def is_exhausted(iterable: object) -> bool:
+    """Whether it is an async generator that has run to its end, and so cleaned up itself."""
+    return isinstance(iterable, AsyncGeneratorType) and iterable.ag_frame is None

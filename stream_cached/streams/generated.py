@@ -11,6 +11,7 @@ from stream_cached.format.item_classes import ItemClasses
 from stream_cached.format.items import NO_ITEM, UnstorableItemError, encode_item
 from stream_cached.http.reasons import NotCached
 from stream_cached.streams.backlog import LINK_SIZE
+from stream_cached.streams.ends import is_exhausted
 from stream_cached.streams.numbered import EventCount
 from stream_cached.streams.stream import Stream
 
@@ -67,6 +68,10 @@ class GeneratorSource:
                 # Nobody knows how large such an item is: there is one at a time.
                 self._taken.clear()
                 await self._taken.wait()
+
+    @property
+    def is_exhausted(self) -> bool:
+        return is_exhausted(self.items)
 
     async def close(self) -> None:
         await self.items.aclose()

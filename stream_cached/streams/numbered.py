@@ -31,6 +31,10 @@ class NumberedEvents:
     async def drain(self, stream: Stream) -> None:
         await self._source.drain(cast("Stream", _Numbering(stream, self._ids)))
 
+    @property
+    def is_exhausted(self) -> bool:
+        return self._source.is_exhausted
+
     async def close(self) -> None:
         await self._source.close()
 

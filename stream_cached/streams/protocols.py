@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """What is drained into a stream."""
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether it has nothing to clean up any more."""
+        ...
+
     async def drain(self, stream: Stream) -> None:
         """
         Feed every chunk to the stream.

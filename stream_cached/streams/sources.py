@@ -16,6 +16,7 @@ from stream_cached.http.conditions import CONDITIONS
 from stream_cached.http.headers import without
 from stream_cached.http.reasons import NotCached
 from stream_cached.streams.asides import AFTER, BEFORE, BEGINNING, Comment, LeadersAsides
+from stream_cached.streams.ends import is_exhausted
 from stream_cached.streams.items import WatchedItems, is_event_stream, takes_comments
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
@@ -75,6 +76,10 @@ class IteratorSource:
             if stream.put(as_bytes(chunk, self._charset)):
                 await stream.pace()
 
+    @property
+    def is_exhausted(self) -> bool:
+        return is_exhausted(self._iterable)
+
     async def close(self) -> None:
         # Starlette never closes the iterator, and leaves the clean-up to the garbage collector.
         iterator, self._iterator = self._iterator, None
@@ -108,6 +113,8 @@ class AppSource:
     Its client leaves when the run is given up: `receive` says so, and what the app still sends goes
     nowhere, as with a server. An app that never asks `receive` for that is cancelled at once.
     """
+
+    is_exhausted = False
 
     def __init__(
         self, app: ASGIApp, scope: Scope, body: bytes = b"", items: WatchedItems | None = None

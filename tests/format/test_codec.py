@@ -24,11 +24,13 @@ from stream_cached.format.envelope import (
     MAGIC,
     PREFIX_SIZE,
     ForeignVersionError,
+    Own,
     State,
     checksum,
     is_ours,
     key_digest,
     read_prefix,
+    size_of_value,
 )
 from stream_cached.format.progress import (
     Head,
@@ -254,6 +256,16 @@ def test_a_body_of_any_size_comes_back(size: int) -> None:
     assert decode_record(encode_record(entry)) == entry
     segment = Segment((size,), False, body)
     assert decode_segment(encode_segment(segment, GENERATION, 0), GENERATION, 0) == segment
+
+
+def test_a_value_of_this_process_has_the_very_body_and_no_copy_of_it_does() -> None:
+    segment = Segment((3, 6), False, b"abcabcdef")
+    value = encode_segment(segment, GENERATION, 0, Own)
+    assert decode_segment(value, GENERATION, 0).payload is segment.payload
+    assert size_of_value(value) == len(encode_segment(segment, GENERATION, 0))
+    for copied in (bytes(value), value + segment.payload):
+        with pytest.raises(UnsoundError):
+            decode_segment(copied, GENERATION, 0)
 
 
 def test_a_table_of_many_chunks_comes_back() -> None:

@@ -202,6 +202,8 @@ def test_a_run_whose_reader_is_dropped_before_it_starts_is_given_up() -> None:
     closed = asyncio.Event()
 
     class Source:
+        is_exhausted = False
+
         async def drain(self, stream: Stream) -> None:
             raise AssertionError
 

@@ -71,9 +71,10 @@ class IteratorSource:
         self._charset = charset
 
     async def drain(self, stream: Stream) -> None:
-        self._iterator = aiter(self._iterable)
+        self._iterator, put, charset = aiter(self._iterable), stream.put, self._charset
         async for chunk in self._iterator:
-            if stream.put(as_bytes(chunk, self._charset)):
+            # There may be a hundred thousand of them.
+            if put(chunk if type(chunk) is bytes else as_bytes(chunk, charset)):
                 await stream.pace()
 
     @property

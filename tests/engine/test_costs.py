@@ -238,6 +238,38 @@ def test_a_hit_costs_the_same_whatever_the_number_of_its_chunks() -> None:
     assert many.calls.total() < few.calls.total() + 15
 
 
+@pytest.mark.parametrize(
+    ("body", "tasks", "calls"), [("small", 4, 1_000), ("inline", 4, 1_100), ("large", 5, 3_500)]
+)
+def test_what_a_miss_costs_in_memory(
+    body: str, tasks: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However slow the machine is.
+    monkeypatch.setattr("stream_cached.streams.stream.GIVE_WAY_AFTER", 60.0)
+    costs = _cost_of_a_miss(_app("memory://", body))
+
+    # What listens to the client, what drains the source, what commits, and what winds up; and what
+    # writes the segments of a large body.
+    assert costs.tasks == tasks
+    assert costs.calls.total() <= calls, costs.calls
+
+
+def test_a_miss_costs_little_for_each_of_many_small_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream_cached.streams.stream.GIVE_WAY_AFTER", 60.0)
+    count, _ = BODIES["many chunks"]
+    costs = _cost_of_a_miss(_app("memory://", "many chunks"))
+
+    assert costs.calls["/streams/burst.py:put"] == count
+    assert costs.calls.total() <= count + 5_000, costs.calls
+    # They are handed on, recorded and sent many at once.
+    assert costs.made.total() <= 200, costs.made
+    for place in ("/streams/stream.py:feed_all", "/entries/recorder.py:feed"):
+        assert costs.calls[place] <= 50
+    assert costs.calls["/responses/live.py:_send_part"] <= 50
+
+
 @pytest.mark.parametrize("secret", ["", "a secret of some length"])
 def test_what_a_miss_costs_on_redis(
     redis_url: str, namespace: str, secret: str, monkeypatch: pytest.MonkeyPatch

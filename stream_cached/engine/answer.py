@@ -17,7 +17,7 @@ from stream_cached.engine.decisions import (
     Raise,
     Serve,
 )
-from stream_cached.engine.lookup import look_up
+from stream_cached.engine.lookup import first_look
 from stream_cached.engine.outcome import Absent, Call, Fresh, PlainValue, Stale, View
 from stream_cached.engine.past import bypass, pass_on, unsatisfied
 from stream_cached.engine.record import record
@@ -57,7 +57,10 @@ async def decide(call: Call) -> Decision:
     """Decide how a call is answered. The endpoint never runs here."""
     try:
         call.check()
-        view, collapse = await look_up(call), None
+        looked = await first_look(call)
+        if isinstance(looked, Fresh):
+            return Serve(looked.response)
+        view, collapse = looked, None
         while True:
             match view.found:
                 case Fresh(result) | PlainValue(result):

@@ -52,10 +52,12 @@ async def confirmed(call: Call, view: View) -> Any:
     if hit is None or (entry := await confirm(call, view)) is None:
         return None
     left = max(0, int((entry.fresh_until or 0.0) - time.time()))
-    detail = detail_of(view.use) or "validated"
+    detail = detail_of(view.use.backend) or "validated"
     event = Answered(Outcome.HIT, ttl=left, detail=detail)
     with Deadline(view.use.backend.timeout):
-        return await respond(call, view.resource, Hit(hit.key, entry, None, hit.body), event)
+        return await respond(
+            call, lambda: view.resource, Hit(hit.key, entry, None, hit.body), event
+        )
 
 
 async def confirm(call: Call, view: View) -> Entry | None:

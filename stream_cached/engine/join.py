@@ -15,7 +15,7 @@ from stream_cached.runs.answer import Joined
 
 def join(call: Call, view: View, joined: Joined, again: Again | None = None) -> Any:
     """Return the response of a run that a call has joined; `again` answers the call once more."""
-    event = Answered(Outcome.JOINED, fwd=view.fwd, detail=detail_of(view.use))
+    event = Answered(Outcome.JOINED, fwd=view.fwd, detail=detail_of(view.use.backend))
     call.run = joined.run.number
     answer, head, sending = joined.answer, joined.answer.head, call.sending(event)
     headers = call.headers(head.headers, event, head.replaces)

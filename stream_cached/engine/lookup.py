@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+from stream_cached.backends.binding import Backend
 from stream_cached.connections.deadline import Deadline
+from stream_cached.engine.at_hand import Values, at_hand
 from stream_cached.engine.conditional import conditional
 from stream_cached.engine.outcome import (
     Absent,
@@ -36,6 +39,8 @@ from stream_cached.responses.part import PartResponse
 from stream_cached.responses.stored import ReplayResponse, stored_response
 from stream_cached.runs.registry import registry_of
 
+T = TypeVar("T")
+
 
 async def look_up(call: Call) -> View:
     """
@@ -44,14 +49,37 @@ async def look_up(call: Call) -> View:
     Raises:
         StoreError: The store failed.
     """
+    return await _in_backend(call, _look_up_in)
+
+
+async def first_look(call: Call) -> View | Fresh:
+    """Do the same for a call that has not looked before: most of them find what is at hand."""
+    return await _in_backend(call, _first_look_in)
+
+
+async def _in_backend(call: Call, look: Callable[[Call, Backend, Deadline], Awaitable[T]]) -> T:
     binding = call.service.hooks.binding()
     backend = binding.at_once
     deadline = Deadline(binding.timeout if backend is None else backend.timeout)
     try:
-        backend = backend or await binding.backend(deadline)
-        return await _look_up_in(call, use_of(call, backend, deadline))
+        return await look(call, backend or await binding.backend(deadline), deadline)
     except StoreUnavailableError:
-        return await _look_up_in(call, use_of(call, binding.stand_in(), deadline))
+        return await look(call, binding.stand_in(), deadline)
+
+
+async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> View | Fresh:
+    started = time.monotonic()
+    hit, known = await at_hand(call, backend, deadline)
+    if hit is not None:
+        service = call.service
+        resource = functools.partial(service.resource, call, backend)
+        found = await _of_entry(call, resource, hit, detail_of(backend))
+        if isinstance(found, Fresh):
+            service.reporter.store_works("reading")
+            if backend.server is not None:
+                call.look_up = time.monotonic() - started
+            return found
+    return await _look_up_in(call, backend, deadline, known)
 
 
 def use_of(call: Call, backend: Any, deadline: Deadline) -> Use:
@@ -60,8 +88,10 @@ def use_of(call: Call, backend: Any, deadline: Deadline) -> Use:
     return Use(backend, deadline, configured, service.invalidated_before, service.reporter)
 
 
-async def _look_up_in(call: Call, use: Use) -> View:
-    resource = call.service.resource(call, use.backend)
+async def _look_up_in(
+    call: Call, backend: Backend, deadline: Deadline, known: Values | None = None
+) -> View:
+    use, resource = use_of(call, backend, deadline), call.service.resource(call, backend)
     registry = registry_of(use.backend.scope)
     ended = registry.ended
     if call.service.hooks.prepares:
@@ -69,7 +99,7 @@ async def _look_up_in(call: Call, use: Use) -> View:
             await call.service.hooks.prepare(call, resource)
     found: Found
     if call.reads:
-        found = await _find(call, use, resource)
+        found = await _find(call, use, resource, known)
     else:
         found = Absent()
         with use.deadline:
@@ -82,15 +112,15 @@ async def _look_up_in(call: Call, use: Use) -> View:
     return View(use, registry, resource, found, records, lacks and call.is_head, ended)
 
 
-async def _find(call: Call, use: Use, resource: Resource) -> Found:
+async def _find(call: Call, use: Use, resource: Resource, known: Values | None) -> Found:
     """Find what can answer a call, and call the plugins' hooks of a `get`."""
-    started = time.monotonic()
+    started, detail = time.monotonic(), detail_of(use.backend)
     if use.backend.server is None:
         # A memory needs no time.
-        found = await find_entry(call, resource, detail=detail_of(use))
+        found = await find_entry(call, resource, known, detail=detail)
     else:
         with use.deadline:
-            found = await find_entry(call, resource, detail=detail_of(use))
+            found = await find_entry(call, resource, known, detail=detail)
     use.reporter.store_works("reading")
     hooks = call.service.hooks
     if not call.takes_values and isinstance(found, Foreign | StoredValue):
@@ -140,14 +170,15 @@ async def _plain_value(call: Call, use: Use, resource: Resource, otherwise: Abse
 
 
 def _value(call: Call, use: Use, value: Any) -> PlainValue:
-    call.sent(Answered(Outcome.HIT, detail=detail_of(use)), None)
+    call.sent(Answered(Outcome.HIT, detail=detail_of(use.backend)), None)
     return PlainValue(value)
 
 
 async def find_entry(
-    call: Call, resource: Resource, *, detail: str = ""
+    call: Call, resource: Resource, known: Values | None = None, *, detail: str = ""
 ) -> Fresh | Stale | Absent | Unstorable | Foreign | StoredValue:
     """Find the entry of a resource, fresh or stale, or what else there is."""
+    resource.records.take(known)
     found = await resource.look_up()
     if isinstance(found, Miss):
         return Absent(found.varied)
@@ -155,6 +186,13 @@ async def find_entry(
         return Absent(limit=limit)
     if not isinstance(found, Hit):
         return found
+    return await _of_entry(call, lambda: resource, found, detail)
+
+
+async def _of_entry(
+    call: Call, resource: Callable[[], Resource], found: Hit, detail: str
+) -> Fresh | Stale | Absent:
+    """Return what an entry is to a call: its answer, or why not."""
     entry = found.entry
     if call.rendering is None and entry.replaces is not None:
         # Another call of the function was one of FastAPI's: this one wants the value itself.
@@ -206,12 +244,16 @@ def age_of(entry: Entry, now: float) -> int:
     return sending_of(entry.headers, entry.status, entry.etag).age(entry.stored_at, now)
 
 
-async def respond(call: Call, resource: Resource, hit: Hit, event: Answered) -> Any:
-    """Return the response of an entry, None if its body is not whole."""
+async def respond(call: Call, resource: Callable[[], Resource], hit: Hit, event: Answered) -> Any:
+    """
+    Return the response of an entry, None if its body is not whole.
+
+    `resource` returns that of the entry, where more is needed than what is at hand.
+    """
     entry = hit.entry
     call.saved = entry.took
     headers = call.headers(sent_headers(call, entry), event, entry.replaces)
-    if call.is_conditional and (instead := conditional(call, resource, hit, headers, event)):
+    if call.is_conditional and (instead := conditional(call, resource(), hit, headers, event)):
         # What can't be read in part can't be read as a whole either.
         is_open = not isinstance(instead, PartResponse) or await instead.open()
         return instead if is_open else None
@@ -250,6 +292,6 @@ async def _whole(replay: Replay) -> bytes | None:
         return None
 
 
-def detail_of(use: Use) -> str:
+def detail_of(backend: Backend) -> str:
     """Return the detail for an answer of the memory that stands in for a store."""
-    return "fallback" if use.backend.is_fallback else ""
+    return "fallback" if backend.is_fallback else ""

@@ -231,7 +231,7 @@ class _Record:
         return _fwd(self._call, self._view)
 
     def _miss(self) -> Answered:
-        return _miss(self._call, self._view, detail=detail_of(self._view.use))
+        return _miss(self._call, self._view, detail=detail_of(self._view.use.backend))
 
     # -- what the run is told ---------------------------------------------------------------
 

@@ -197,11 +197,15 @@ class Service:
     def lifetimes(self) -> Lifetimes:
         return _lifetimes(self.hooks.ttl(), *self._seconds)
 
+    def needs(self, call: Call) -> Sequence[str]:
+        """Return the keys of the versions that the entries of a call depend on."""
+        return (self.version, *call.versions, *self.hooks.versions(call))
+
     def resource(self, call: Call, backend: Backend) -> Resource:
         return Resource(
             backend.store,
             call.key,
-            needs=(self.version, *call.versions, *self.hooks.versions(call)),
+            needs=self.needs(call),
             lifetimes=self.hooks.adapt_lifetimes(call, self.lifetimes()),
             select=None if call.request is None else call.request.select,
             max_variants=self.options.limits.max_variants,

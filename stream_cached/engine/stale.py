@@ -40,9 +40,9 @@ async def serve_stale(call: Call, view: View, stale: Stale) -> Any:
     if stale.seconds > stale.windows.while_revalidate:
         return None
     ttl = -math.ceil(stale.seconds)
-    event = Answered(Outcome.STALE, ttl=ttl, detail=detail_of(view.use))
+    event = Answered(Outcome.STALE, ttl=ttl, detail=detail_of(view.use.backend))
     with view.use.deadline:
-        response = await respond(call, view.resource, stale.hit, event)
+        response = await respond(call, lambda: view.resource, stale.hit, event)
     if response is None or not call.collapses or not view.records or view.is_backing_off:
         return response
     if view.registry.is_left_to_others(view.resource.place):
@@ -174,6 +174,6 @@ async def _instead(call: Call, view: View, stale: Stale, status: int | None) -> 
     event = Answered(Outcome.STALE, fwd="stale", fwd_status=status, detail="stale-if-error")
     try:
         with view.use.deadline:
-            return await respond(call, view.resource, stale.hit, event)
+            return await respond(call, lambda: view.resource, stale.hit, event)
     except StoreError:
         return None

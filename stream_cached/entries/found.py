@@ -18,7 +18,8 @@ class Hit:
     stale_since: float | None = None
     """Seconds since the epoch, if a soft invalidation has made it stale."""
     body: Sequence[Segment] | None = field(default=None, compare=False)
-    """Its body, where this process keeps it and the store still holds the same."""
+    """Its body, where the record has it, or this process keeps it and the store still holds the
+    same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from stream_cached.entries.chunks import merged
+from stream_cached.entries.found import Hit
 from stream_cached.format.envelope import head_edge
 from stream_cached.format.records import Entry, Index, Record, Segment
 
@@ -38,6 +39,19 @@ class LocalBody:
 
 
 @dataclass(slots=True, eq=False)
+class Sight:
+    """What a look-up has found: where the same values are read again, it finds the same."""
+
+    needs: Sequence[str]
+    """The keys of the versions that every record of the resource depends on."""
+    keys: Sequence[str]
+    """Of all that was read: of the record, and of the versions."""
+    versions: Sequence[bytes | None]
+    """The values of the versions."""
+    hit: Hit
+
+
+@dataclass(slots=True, eq=False)
 class Kept:
     """A record as the store held it, and what it was decoded to."""
 
@@ -54,12 +68,14 @@ class Kept:
     """Whether its body was read before."""
     filling: weakref.ref[Filling] | None = None
     """What takes the body; a dead reference where that was dropped before its end."""
+    sight: Sight | None = None
+    """The last look-up that found it current, with its body."""
 
     def drop_body(self, place: Place) -> None:
         """Give back the room of a body that is kept, or was to be."""
         if self.body is not None or self.filling is not None:
             _memory.resize(place, self, -cast(Entry, self.record).length)
-        self.body = self.filling = None
+        self.body = self.filling = self.sight = None
 
     def is_of(self, value: bytes) -> bool:
         """Whether a record in the store is the one that was decoded."""

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from stream_cached.entries.body import Body
+from stream_cached.entries.found import Hit
 from stream_cached.entries.lifetimes import Lifetimes
-from stream_cached.entries.local import Kept, LocalBody, LocalEntries
+from stream_cached.entries.local import Kept, LocalBody, LocalEntries, Sight
 from stream_cached.entries.object_body import KeptBodies, ObjectBody
 from stream_cached.format.codec import decode_record, encode_record
 from stream_cached.format.envelope import (
@@ -21,6 +22,16 @@ from stream_cached.format.records import Entry, Index, Marker, Record, Segment, 
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import variant_key
 from stream_cached.stores.protocol import Store, compare_and_delete, get_many_and_starts
+
+
+async def read_beside(
+    store: Store, keys: Sequence[str], body: LocalBody | None
+) -> tuple[list[bytes | None], bool]:
+    """Return values, and whether a body that is kept here is still in the store."""
+    if body is None or not body.keys:
+        return await store.get_many(keys), body is not None
+    values, starts = await get_many_and_starts(store, keys, body.keys, PREFIX_SIZE)
+    return values, starts == body.starts
 
 
 class Records:
@@ -38,6 +49,7 @@ class Records:
         self.local = local
         self._at_hand: LocalBody | None = None
         self._kept: tuple[str, Kept | None] = "", None
+        self._taken: Mapping[str, bytes | None] | None = None
         self.store = store
         self.key = key
         self.lifetimes = lifetimes
@@ -53,24 +65,51 @@ class Records:
         """Let new records depend on these versions."""
         self.versions = versions
 
+    def take(self, known: Mapping[str, bytes | None] | None) -> None:
+        """Let the next `read` take values that were read just now."""
+        self._taken = known
+
     async def read(self, key: str, keys: Sequence[str]) -> list[bytes | None]:
         """Read values, and whether the body of a record that is kept here is still in the store."""
         kept = None if self.local is None else self.local.kept(key)
         self._kept = key, kept
-        if kept is None or kept.body is None:
-            return await self.store.get_many(keys)
-        body = kept.body
-        if not body.keys:
-            self._at_hand = body
-            return await self.store.get_many(keys)
-        values, starts = await get_many_and_starts(self.store, keys, body.keys, PREFIX_SIZE)
-        self._at_hand = body if starts == body.starts else None
+        taken, self._taken = self._taken, None
+        if taken is not None and taken.keys() >= {*keys}:
+            return [taken[each] for each in keys]
+        body = None if kept is None else kept.body
+        values, is_there = await read_beside(self.store, keys, body)
+        self._at_hand = body if is_there else None
         return values
 
-    def at_hand(self, entry: Entry) -> Sequence[Segment] | None:
-        """Return the body of an entry, if the last look-up has seen that the store holds it."""
-        body = self._at_hand
-        return body.parts if body is not None and body.entry is entry else None
+    def hit(
+        self,
+        key: str,
+        entry: Entry,
+        since: float | None,
+        needs: Sequence[str],
+        seen: Mapping[str, bytes | None],
+    ) -> Hit:
+        """
+        Return an entry that a look-up has found, with its body if that is at hand.
+
+        Args:
+            key: The key of its record.
+            entry: The entry.
+            since: Since when it is stale; None if it is current.
+            needs: The keys of the versions that every record of the resource depends on.
+            seen: All that the look-up has read.
+        """
+        body: Sequence[Segment] | None = None
+        if not entry.segments:
+            body = (Segment(entry.chunks, False, entry.body),)
+        elif self._at_hand is not None and self._at_hand.entry is entry:
+            body = self._at_hand.parts
+        hit, kept = Hit(key, entry, since, body), self._kept[1]
+        # The record of a variant is read after that of the index.
+        is_first = key == self.key and kept is not None and kept.record is entry
+        if kept is not None and is_first and since is None and body is not None:
+            kept.sight = Sight(needs, list(seen), list(seen.values())[1:], hit)
+        return hit
 
     def known(self, key: str, value: bytes | None) -> Record | None:
         """Return what a value was decoded to, where this process keeps it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from stream_cached.bodies.protocol import MissingBodyError
@@ -25,14 +25,14 @@ class Replay:
     The body of an entry: chunk by chunk, or by `part` in pieces of a megabyte.
 
     Args:
-        resource: The resource of the entry.
+        resource: Returns the resource of the entry.
         hit: The entry, and the key of its record.
     """
 
-    def __init__(self, resource: Resource, hit: Hit) -> None:
+    def __init__(self, resource: Callable[[], Resource], hit: Hit) -> None:
         self.entry = entry = hit.entry
         self.closed = False
-        self._resource = resource
+        self._resource_of = resource
         self._hit = hit
         self._count = len(entry.segments)
         self._next = 0
@@ -41,17 +41,17 @@ class Replay:
         self._window: deque[Segment] = deque()
         self._chunks: deque[bytes] = deque()
         self._joiner: ChunkJoiner | None = None
-        self.at_hand: Sequence[Segment] | None = None
+        self.at_hand = hit.body
         """The whole body, where nothing has to be read for it; None if it is not all there."""
-        if not entry.segments:
-            self.at_hand = (Segment(entry.chunks, False, entry.body),)
-        else:
-            self.at_hand = hit.body
         if self.at_hand is None:
-            self._body = resource.records.body_of(entry)
+            self._body = resource().records.body_of(entry)
         else:
             self._next = self._count
             self._window.extend(self.at_hand)
+
+    @property
+    def _resource(self) -> Resource:
+        return self._resource_of()
 
     @property
     def is_long(self) -> bool:

@@ -148,7 +148,7 @@ class Resource:
                 return None
             case Entry():
                 since = until if until < math.inf else None
-                return Hit(key, record, since, self.records.at_hand(record))
+                return self.records.hit(key, record, since, self._depends.needs, self.seen)
             case Marker():
                 return Unstorable(record.detail)
             case Value():

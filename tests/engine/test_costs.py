@@ -309,3 +309,30 @@ def test_a_record_is_encoded_once(store: str, request: pytest.FixtureRequest) ->
         url, namespace = map(request.getfixturevalue, ("redis_url", "namespace"))
         cache = f"{url}?namespace={namespace}"
     assert _cost_of_a_miss(_app(cache, "small")).calls["/format/codec.py:encode_record"] == 1
+
+
+@pytest.mark.parametrize("change", ["replaced", "invalidated", "gone"])
+def test_what_is_no_longer_there_is_read_once(redis_url: str, namespace: str, change: str) -> None:
+    """The values that say so are read by the short way, and taken by the whole one."""
+    app = _app(f"{redis_url}?namespace={namespace}", "small")
+    endpoint: Any = app.routes[0].endpoint  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        costs, exchange = Costs(), Exchange(app)
+        for _ in range(4):
+            await get(app)
+        client = endpoint.cache.client
+        (key,) = [k for k in await client.keys(f"{namespace}*") if b":version:" not in k]
+        if change == "replaced":
+            await client.set(key, b"of another library")
+        elif change == "gone":
+            await client.delete(key)
+        else:
+            await endpoint.invalidate()
+        with costs.counted():
+            await exchange.run()
+            await _nothing_goes_on()
+        assert exchange.cache_status.startswith("stream-cached; fwd=")
+        assert costs.sent["MGET"] == 2
+
+    asyncio.run(main())

@@ -30,6 +30,10 @@ SIZE = 1000
 COUNT = 9
 
 
+def _replay(resource: Resource, hit: Hit) -> Replay:
+    return Replay(lambda: resource, hit)
+
+
 class Counting(MemoryStore):
     """A store that notes what is read."""
 
@@ -137,7 +141,7 @@ async def read(store: Store, entries: LocalEntries) -> bytes | None:
     found = await resource.look_up()
     if not isinstance(found, Hit):
         return None
-    replay = Replay(resource, found)
+    replay = _replay(resource, found)
     return await replay.whole() if await replay.open() else None
 
 
@@ -290,7 +294,7 @@ def test_the_chunks_of_a_kept_body_are_those_that_were_stored() -> None:
             resource = _resource(store, entries)
             found = await resource.look_up()
             assert isinstance(found, Hit)
-            replay = Replay(resource, found)
+            replay = _replay(resource, found)
             assert await replay.open(in_chunks=True)
             assert [chunk async for chunk in replay] == [b"abc", b"defghij", b"kl"]
 
@@ -325,7 +329,7 @@ def test_a_replay_that_is_given_up_lets_the_next_one_keep_the_body() -> None:
             resource = _resource(store, entries)
             found = await resource.look_up()
             assert isinstance(found, Hit)
-            replay = Replay(resource, found)
+            replay = _replay(resource, found)
             assert await replay.open()
             await replay.part()
             if end == "closed":

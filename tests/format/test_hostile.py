@@ -499,7 +499,7 @@ def test_whatever_stands_in_the_place_of_a_segment_no_other_body_is_served(
         view = resource(store)
         found = await view.look_up()
         assert isinstance(found, Hit)
-        replay = Replay(view, found)
+        replay = Replay(lambda: view, found)
         if await replay.open():
             body = b"".join([chunk async for chunk in replay]) if exact else await replay.whole()
             assert body == BODY
@@ -517,7 +517,7 @@ def test_a_body_in_segments_is_served_where_nothing_is_planted() -> None:
         view = resource(store)
         found = await view.look_up()
         assert isinstance(found, Hit)
-        replay = Replay(view, found)
+        replay = Replay(lambda: view, found)
         assert await replay.open()
         assert await replay.whole() == BODY
 

@@ -300,7 +300,7 @@ async def body_of(store: Store, key: str = KEY) -> bytes | None:
     found = await view.look_up()
     if not isinstance(found, Hit):
         return None
-    replay = Replay(view, found)
+    replay = Replay(lambda: view, found)
     return await replay.whole() if await replay.open() else None
 
 

@@ -219,7 +219,7 @@ class Recording:
                 _ResponseExecution(response, incoming, shield),
                 key=view.resource.key,
                 # Others are given what is recorded, whatever this request asks for.
-                request=dataclasses.replace(RequestView.of(incoming), is_conditional=False),
+                request=RequestView(incoming, is_conditional=False),
                 waits=False,
             )
             is_last = ref is self._entries[-1][0]

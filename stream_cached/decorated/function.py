@@ -54,6 +54,7 @@ class Decorated:
         options = decorator.options
         self._decorator = decorator
         self.hooks = hooks
+        self._refresh, self._ignored_query = options.refresh, options.ignored_query
         self._asked: set[bool] = set()
         """Whether it was called with a request, without one, or both."""
         self._renders = self._renders_values()
@@ -241,7 +242,7 @@ class Decorated:
             key=key,
             versions=versions,
             tags_of=self._tagging.of_response(args, kwargs),
-            request=None if incoming is None else RequestView.of(incoming, wishes),
+            request=None if incoming is None else RequestView(incoming, wishes),
             keyed=keyed,
             findings=findings,
             reads=cache_read and not (refreshes or wishes.no_cache),
@@ -265,8 +266,7 @@ class Decorated:
         if request is None:
             return None
         headers = self.service.headers
-        refresh, ignored = self.service.options.refresh, self.service.options.ignored_query
-        incoming = Incoming(request, headers.normalisers, refresh, ignored)
+        incoming = Incoming(request, headers.normalisers, self._refresh, self._ignored_query)
         identifying = headers.identifying(keyed=keyed)
         incoming.check(self.service.options.methods, identifying)
         return incoming

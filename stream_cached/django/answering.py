@@ -87,7 +87,7 @@ async def stored_copy(call: Call) -> HttpResponse:
     Raises:
         ValueError: Nothing is stored any more.
     """
-    request = call.request and replace(call.request, is_conditional=False, method="GET")
+    request = call.request and call.request.unconditional("GET")
     again = replace(call.for_the_rest(), request=request, reads=True, writes=False)
     view = await look_up(again)
     if not isinstance(view.found, Fresh):

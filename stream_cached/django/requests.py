@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from stream_cached.django.observed import own_attributes, plain_request, watches_of
-from stream_cached.request.incoming import MAX_REQUEST_BODY, Incoming, Normalisers
+from stream_cached.request.incoming import Incoming, Normalisers
+from stream_cached.request.peek import MAX_REQUEST_BODY
 
 #: Stands for the method among the names of headers that select a response.
 METHOD = "request-method"

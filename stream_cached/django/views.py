@@ -215,7 +215,7 @@ class View:
             key=key,
             versions=versions,
             tags_of=self._tagging.of_response((request, *own), kwargs),
-            request=None if incoming is None else RequestView.of(incoming, wishes),
+            request=None if incoming is None else RequestView(incoming, wishes),
             keyed=incoming is not None,
             findings=findings,
             reads=not (refreshes or wishes.no_cache),

@@ -7,11 +7,13 @@ import decimal
 import inspect
 import uuid
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, get_args
 
 from starlette.requests import Request
 
+from stream_cached.endpoint.declarations import declarations
 from stream_cached.endpoint.in_key import part_of_class, part_of_parameter
 from stream_cached.endpoint.infrastructure import NotInKey, is_declared
 from stream_cached.endpoint.origins import Origins
@@ -34,8 +36,23 @@ KeyArgs = Mapping[str, Callable[[Any], Any]]
 #: Classes of arguments that need no look at where they come from.
 _SIMPLE = frozenset({Request, datetime.date, datetime.timedelta, decimal.Decimal, uuid.UUID})
 
+#: How many kinds of calls are remembered.
+_MOST_KINDS = 100
+
 #: No default of a parameter.
 _OTHER = object()
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Calls whose arguments have the same names and classes, and need no closer look."""
+
+    requests: list[int]
+    """Which of the values are requests."""
+    constants: list[tuple[int, object]]
+    """Which of them are defaults that don't count."""
+    in_key: list[int]
+    """Which of the others are part of the key."""
 
 
 class Arguments:
@@ -91,6 +108,10 @@ class Arguments:
         marked = {*self._key_args, *self._parts, *self._marked}
         is_free = keyed.request and not in_key.cookies
         self._unmarked = frozenset(parameters.keys() - marked) if is_free else frozenset()
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
+        """What is the same for all calls with arguments of the same names and classes."""
+        self._declared = 0
+        """How many declarations there were when that was found out."""
 
     def _with_parameters(self, keyed: Keyed) -> Keyed:
         """Add the headers and cookies that arguments hold as they are."""
@@ -162,25 +183,58 @@ class Arguments:
         self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
     ) -> tuple[object, ...] | None:
         """Return what `forms` is made of; None if an argument needs a closer look."""
-        found: list[object] = []
-        for name, value in self._named(args, kwargs).items():
-            if name in self._ignored or self._constants.get(name, _OTHER) is value:
+        values = (*args, *kwargs.values())
+        kind = (len(args), *kwargs, *map(type, values))
+        if self._declared != declarations.count:
+            self._kinds, self._declared = {}, declarations.count
+        known = self._kinds.get(kind) or self._note_kind(kind, args, kwargs)
+        if known is None:
+            return None
+        for index in known.requests:
+            if values[index].scope is not scope:
+                return None
+        for index, constant in known.constants:
+            if values[index] is not constant:
+                return None
+        return (kind, *[values[index] for index in known.in_key])
+
+    def _note_kind(
+        self, kind: tuple[object, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> _Kind | None:
+        """Look at the names and the classes of the arguments of a call."""
+        counted = self._named(args, kwargs).keys() - self._ignored
+        more = [f"*{index}" for index in range(len(args) - len(self._positional))]
+        names = [*self._positional[: len(args)], *more, *map(self._name, kwargs)]
+        values = (*args, *kwargs.values())
+        known = _Kind([], [], [])
+        for index, (name, value) in enumerate(zip(names, values, strict=True)):
+            if name not in counted:
                 continue
-            cls = type(value)
-            if cls in EXACT:
-                if name not in self._unmarked or self._is_converted(name, value):
-                    return None
-            elif cls not in _SIMPLE or cls is decimal.Decimal or not self._is_free(name, cls):
+            if name in self._constants and self._constants[name] is value:
+                known.constants.append((index, value))
+            elif not self._is_as_it_is(name, value):
                 return None
-            if cls is not Request:
-                found += (name, cls, value)
-            elif value.scope is not scope:
+            else:
+                (known.requests if type(value) is Request else known.in_key).append(index)
+        for name in counted.difference(names):
+            if not self._is_as_it_is(name, self._defaults[name]):
                 return None
-        return tuple(found)
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        self._kinds[kind] = known
+        return known
+
+    def _is_as_it_is(self, name: str, value: object) -> bool:
+        """Whether a value stands in the key as it is, or by a form that its class alone decides."""
+        cls = type(value)
+        if cls in EXACT:
+            return name in self._unmarked and not self._is_converted(name, value)
+        return cls in _SIMPLE and cls is not decimal.Decimal and self._is_free(name, cls)
 
     def _is_free(self, name: str, cls: type) -> bool:
         """Whether nothing is said of an argument, nor of its class."""
-        return name in self._unmarked and not is_declared(cls) and not part_of_class(cls)
+        is_said = declarations.count and (is_declared(cls) or part_of_class(cls))
+        return name in self._unmarked and not is_said
 
     def _is_converted(self, name: str, value: object) -> bool:
         """Whether a function of the application says what stands for a value in the key."""

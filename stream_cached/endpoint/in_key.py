@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from stream_cached.checks import require
+from stream_cached.endpoint.declarations import declarations
 from stream_cached.endpoint.signatures import markers_of
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ def in_key(cls: type[T], function: Callable[[T], Any]) -> None:
         f"in_key({name}, {function!r}): pass a function, as lambda user: user.id",
     )
     _declared[cls] = function
+    declarations.note()
 
 
 def part_of_class(cls: type) -> PartOf | None:

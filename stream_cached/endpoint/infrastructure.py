@@ -12,6 +12,7 @@ from importlib import resources
 from typing import TypeVar
 from weakref import WeakSet
 
+from stream_cached.endpoint.declarations import declarations
 from stream_cached.endpoint.signatures import class_names
 from stream_cached.errors import ConfigurationError
 
@@ -74,6 +75,7 @@ def not_in_key(cls: C, *classes: type) -> C:
                 "a class of your own, or key_ignore= to one endpoint"
             )
     _declared.update((cls, *classes))
+    declarations.note()
     _cached.cache_clear()
     return cls
 
@@ -94,8 +96,7 @@ def is_per_request(cls: type) -> bool:
 
 def is_declared(cls: type) -> bool:
     """Whether `not_in_key` has named a class or a base class."""
-    # Most applications declare none.
-    return bool(_declared) and not _declared.isdisjoint(cls.__mro__)
+    return not _declared.isdisjoint(cls.__mro__)
 
 
 #: Classes of what FastAPI itself passes to an endpoint.

@@ -162,7 +162,7 @@ class Call:
 
     def for_the_rest(self) -> Call:
         """Return the same call, for the rest of a whole body, a part of which is sent already."""
-        request = self.request and replace(self.request, is_conditional=False)
+        request = self.request and self.request.unconditional()
         return replace(self.withholding()[0], request=request)
 
     @property

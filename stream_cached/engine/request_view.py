@@ -2,52 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from stream_cached.http.conditions import CONDITIONS
 from stream_cached.http.wishes import NO_WISHES, Wishes
-from stream_cached.keys.variants import Select
 from stream_cached.request.incoming import Incoming
 
 
-@dataclass(slots=True)
 class RequestView:
-    """A request, as far as the engine looks at it."""
+    """
+    A request, as far as the engine looks at it.
 
-    method: str
-    scheme: str
-    host: Sequence[bytes]
-    path: str
-    query: bytes
-    headers: Sequence[tuple[bytes, bytes]]
-    select: Select
-    """Returns the digest of the request's values for some headers."""
-    is_authorized: bool = False
-    """Whether it carries Authorization, so that its answer may be one user's own."""
-    is_conditional: bool = False
-    """Whether it has a precondition, or asks for a part of the response."""
-    wishes: Wishes = NO_WISHES
-    """What it wants of a cache."""
-    accepts_coding: bool = True
-    """Whether what it is sent may be compressed on its way."""
+    Args:
+        incoming: The request.
+        wishes: What it wants of a cache.
+        method: The method that counts; by default its own.
+        is_conditional: Whether it has a precondition, or asks for a part of the response; by
+            default, its headers say that.
+    """
 
-    @classmethod
-    def of(cls, incoming: Incoming, wishes: Wishes = NO_WISHES) -> RequestView:
+    __slots__ = ("_incoming", "headers", "is_conditional", "method", "select", "wishes")
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        wishes: Wishes = NO_WISHES,
+        *,
+        method: str | None = None,
+        is_conditional: bool | None = None,
+    ) -> None:
         scope = incoming.scope
-        return cls(
-            method=scope.get("method", "WEBSOCKET"),
-            scheme=scope.get("scheme", "http"),
-            host=incoming.host,
-            path=scope["path"],
-            query=scope.get("query_string", b""),
-            headers=scope["headers"],
-            select=incoming.select,
-            is_authorized=incoming.is_authorized,
-            is_conditional=incoming.has_any(CONDITIONS),
-            wishes=wishes,
-            accepts_coding=incoming.accepts_coding,
+        self._incoming = incoming
+        self.wishes = wishes
+        self.method: str = method or scope.get("method", "WEBSOCKET")
+        self.headers = scope["headers"]
+        self.is_conditional = incoming.is_conditional if is_conditional is None else is_conditional
+        self.select = incoming.select
+        """Returns the digest of the request's values for some headers."""
+
+    def unconditional(self, method: str | None = None) -> RequestView:
+        """Return the same request without its conditions, and perhaps with another method."""
+        return RequestView(
+            self._incoming, self.wishes, method=method or self.method, is_conditional=False
         )
+
+    @property
+    def is_authorized(self) -> bool:
+        """Whether it carries Authorization, so that its answer may be one user's own."""
+        return self._incoming.is_authorized
+
+    @property
+    def accepts_coding(self) -> bool:
+        """Whether what it is sent may be compressed on its way."""
+        return self._incoming.accepts_coding
 
     @property
     def can_range(self) -> bool:

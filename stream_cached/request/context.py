@@ -85,9 +85,7 @@ class ContextWatch:
             BypassError: A value has no form, a function raised, or a variable that is not listed
                 decides answers.
         """
-        # `key_context=()` says that none matters.
-        if self._listed is None or self._listed:
-            self._look()
+        self.look()
         if not self._listed:
             return {}
         return {f"(context {n})": self._form(each) for n, each in enumerate(self._listed)}
@@ -112,7 +110,11 @@ class ContextWatch:
             fix = "list a function in key_context= that returns what the answer depends on"
             raise BypassError(Finding(NotCached.CONTEXT, f"{name}: {exc}", fix)) from exc
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look at what is set. Raise `BypassError` if a variable decides that is not listed."""
+        if self._listed is not None and not self._listed:
+            # `key_context=()` says that none matters.
+            return
         for variable, value in copy_context().items():
             if variable in self._known or self._baseline.get(variable, _UNSET) is value:
                 continue

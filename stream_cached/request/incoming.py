@@ -10,11 +10,11 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.endpoints import HTTPEndpoint
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
-from starlette.types import Message
+from starlette.requests import HTTPConnection, Request
 
 from stream_cached.endpoint.startup import own_names
 from stream_cached.events import Reporter
+from stream_cached.http.conditions import CONDITIONS
 from stream_cached.http.headers import header_values
 from stream_cached.http.qvalues import accepts_coding
 from stream_cached.http.reasons import BypassError, Finding, NotCached
@@ -25,20 +25,24 @@ from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
 from stream_cached.request.disconnect import DetachedReceive, DisconnectShield
 from stream_cached.request.observed import observer_of, plain_scope
+from stream_cached.request.peek import peek
 from stream_cached.request.received import is_read_here
-
-#: Bytes of a request's body up to which its digest becomes part of the key.
-MAX_REQUEST_BODY = 1024 * 1024
 
 Normalisers = Mapping[bytes, Callable[[str], str] | None]
 
 _NONE: list[bytes] = []
 
+_NO_PARAMETERS: Mapping[str, Any] = {}
+
 #: The headers that say what a request wants of a cache.
 _OF_WISHES = frozenset({b"cache-control", b"pragma"})
 
-#: Those that announce a body.
-_OF_LENGTH = frozenset({b"content-length", b"transfer-encoding"})
+#: The headers that decide how a request is answered, beside what its key is made of.
+_DECIDING = (
+    CONDITIONS
+    | _OF_WISHES
+    | {b"authorization", b"content-length", b"content-type", b"transfer-encoding"}
+)
 
 
 class Incoming:
@@ -47,6 +51,15 @@ class Incoming:
     `vary` has the lower-cased headers of `vary=`, each with the function that normalises its
     value; `BypassError` is raised if a function fails. `ignored` matches the names in the query
     that are left out of the key."""
+
+    is_authorized = False
+    """Whether it carries Authorization, so that the answer may be one user's own."""
+    status: int | None = None
+    """The status that dependencies have set for its response."""
+    left_out: frozenset[str] = frozenset()
+    """What is part of the key by arguments only: words of the guard's `INPUTS`."""
+    _body: str | None = None
+    _declared: frozenset[str] | None = None
 
     def __init__(
         self,
@@ -58,25 +71,17 @@ class Incoming:
         self.request = request
         self._refresh = refresh
         self._ignored = ignored
-        self.is_authorized = False
-        """Whether it carries Authorization, so that the answer may be one user's own."""
-        self.status: int | None = None
-        """The status that dependencies have set for its response."""
-        self.scope = plain_scope(request.scope)
+        self.scope = scope = plain_scope(request.scope)
         # Not every server or test sends them, and ASGI has this default.
-        self.scope.setdefault("headers", [])
-        self._body: str | None = None
-        self._declared: frozenset[str] | None = None
-        self.left_out: frozenset[str] = frozenset()
-        """What is part of the key by arguments only: words of the guard's `INPUTS`."""
-        self.is_head = self.scope["type"] == "http" and self.scope["method"] == "HEAD"
+        headers = scope.setdefault("headers", [])
+        self.is_head = scope["type"] == "http" and scope["method"] == "HEAD"
         """Whether it is a HEAD request, for which GET's entries are used."""
         # Hardly any request has two lines of one header.
-        self._lines: dict[bytes, bytes] = dict(self.scope["headers"])
-        self._has_lists = len(self._lines) < len(self.scope["headers"])
-        if not b"".join(self._lines).islower():
-            # ASGI wants lower-cased names, but not every middleware complies.
-            self._has_lists = True
+        self._lines: dict[bytes, bytes] = dict(headers)
+        # ASGI wants lower-cased names, but not every middleware complies.
+        is_lower = b"".join(self._lines).islower()
+        self._has_lists = not is_lower or len(self._lines) < len(headers)
+        self._is_plain = not self._has_lists and _DECIDING.isdisjoint(self._lines)
         self._selected = {
             name: self._values(name) if normalise is None else self._normalised(name, normalise)
             for name, normalise in vary.items()
@@ -116,6 +121,8 @@ class Incoming:
         if method not in methods:
             fix = "leave the decorator off" if method == "WEBSOCKET" else ""
             raise BypassError(Finding(NotCached.METHOD, method, fix))
+        if self._is_plain:
+            return
         self.is_authorized = "authorization" not in keyed and bool(self._values(b"authorization"))
         kinds = self._values(b"content-type")
         if kinds and b"".join(kinds).lower().startswith(b"multipart/form-data"):
@@ -134,8 +141,12 @@ class Incoming:
             reporter.warn(f"{name} raised {type(exc).__name__}, so that nothing is refreshed")
             return False
 
-    def has_any(self, names: Set[bytes]) -> bool:
-        """Whether it has one of these headers."""
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it has a precondition, or asks for a part of the response."""
+        return not self._is_plain and self._has_any(CONDITIONS)
+
+    def _has_any(self, names: Set[bytes]) -> bool:
         if self._has_lists:
             return any(name.lower() in names for name, _ in self.scope["headers"])
         return not names.isdisjoint(self._lines)
@@ -148,7 +159,7 @@ class Incoming:
 
     def wishes(self, honour: bool | Callable[[Any], bool], reporter: Reporter) -> Wishes:
         """Return what it wants of a cache; `honour` says what of that counts."""
-        if not self.has_any(_OF_WISHES):
+        if self._is_plain or not self._has_any(_OF_WISHES):
             return NO_WISHES
         lines, pragma = self._values(b"cache-control"), self._values(b"pragma")
         if callable(honour):
@@ -160,7 +171,7 @@ class Incoming:
         """Whether there may be a body; in HTTP/2 it need not be announced."""
         if self.scope["method"] not in ("GET", "HEAD"):
             return True
-        if self._has_lists or not _OF_LENGTH.isdisjoint(self._lines):
+        if not self._is_plain:
             length = self._values(b"content-length")
             if length or self._values(b"transfer-encoding"):
                 return length != [b"0"] or bool(self._values(b"transfer-encoding"))
@@ -184,7 +195,7 @@ class Incoming:
         elif getattr(request, "_stream_consumed", False):
             raise BypassError(Finding(NotCached.UPLOAD))
         else:
-            body = await _peek(request)
+            body = await peek(request)
         if not body and self.scope["method"] in ("GET", "HEAD"):
             return
         read_as = [self._values(b"content-type"), self._values(b"content-encoding")]
@@ -240,29 +251,28 @@ class Incoming:
         is_special = self._has_lists or self._body is not None or self._declared is not None
         if is_special or self._observer is not None or own_names(scope):
             return None
-        values = tuple(scope.get("path_params", {}).values())
-        classes = tuple(map(type, values))
+        parameters = scope.get("path_params", _NO_PARAMETERS)
+        values = parameters.values()
+        classes = [*map(type, values)]
         own = self._lines.get(b"host") if host else b""
         if own is None or not EXACT.issuperset(classes):
             return None
         selected = self._selected.values()
-        headers = [tuple(each) if isinstance(each, list) else each for each in selected]
+        headers = [tuple(each) if type(each) is list else each for each in selected]
         return (
             "GET" if self.is_head else scope["method"],
             scope.get("scheme", "http"),
             own,
-            (scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
-            scope.get("query_string", b""),
+            scope.get("raw_path"),
+            scope["path"],
+            scope.get("root_path"),
+            scope.get("query_string"),
             self.status,
             *headers,
-            *scope.get("path_params", ()),
+            *parameters,
             *values,
             *classes,
         )
-
-    @property
-    def host(self) -> Sequence[bytes]:
-        return self._values(b"host")
 
     def _host(self) -> Sequence[bytes]:
         self._note(["host"])
@@ -327,24 +337,3 @@ class Incoming:
                 if isinstance(instance, HTTPEndpoint):
                     # The endpoint sends its answer with its scope, which a guard has replaced.
                     instance.scope = self.scope
-
-
-async def _peek(request: Request) -> bytes:
-    """Read the body, to be read once more; raise `BypassError` if it is too large."""
-    messages: list[Message] = []
-    receive, size, more = request._receive, 0, True
-    while more and size <= MAX_REQUEST_BODY:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        messages.append(message)
-        size += len(message.get("body", b""))
-        more = message.get("more_body", False)
-
-    async def replay() -> Message:
-        return messages.pop(0) if messages else await receive()
-
-    request._receive = replay
-    if size > MAX_REQUEST_BODY:
-        raise BypassError(Finding(NotCached.UPLOAD))
-    return b"".join(message.get("body", b"") for message in messages)

@@ -136,15 +136,15 @@ class KeyParts:
         """
         if self._endpoint.injects or self._context.is_in_key:
             return None
-        self._context.forms()
+        self._context.look()
         scope = incoming.scope
         given = self._arguments.fingerprint(args, kwargs, scope)
         own = None if given is None else self._identity.fingerprint()
         request = None if own is None else incoming.fingerprint(host=host)
-        if request is None:
+        if given is None or own is None or request is None:
             return None
         rare, application = self._around(args, scope, cache)
-        return None if rare else (given, own, request, *application.items())
+        return None if rare else (*request, *given, *own, *application.items())
 
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""

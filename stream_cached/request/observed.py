@@ -290,7 +290,10 @@ def _slots(cls: type[HTTPConnection]) -> list[str]:
 
 
 def plain_scope(scope: Scope) -> Scope:
-    return scope.plain if isinstance(scope, ObservedMapping) else scope
+    # The exact type first: `isinstance` is slow for an abstract class.
+    if type(scope) is not dict and isinstance(scope, ObservedMapping):
+        return scope.plain
+    return scope
 
 
 def observer_of(request: HTTPConnection) -> Observer | None:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached import stream_cached
-from stream_cached.request.incoming import MAX_REQUEST_BODY
+from stream_cached.request.peek import MAX_REQUEST_BODY
 from tests.conftest import Serve
 from tests.support.asgi import Exchange, get
 from tests.support.http_client import fetch

@@ -179,7 +179,9 @@ def _make_memcached(parts: SplitResult, query: Mapping[str, str]) -> Any:
 
 def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     cache_class = _installed("RedisCache", "redis")
-    from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
+    from redis.asyncio import UnixDomainSocketConnection
+
+    from stream_cached.stores.redis_pool import RedisPool
 
     options = _typed(query, _REDIS)
     timeout = options.setdefault("timeout", DEFAULT_TIMEOUT)
@@ -208,7 +210,7 @@ def _make_redis(parts: SplitResult, query: Mapping[str, str]) -> Any:
     def make_pool(**settings: Any) -> Any:
         if parts.scheme == "unix":
             del settings["host"], settings["port"]
-        return BlockingConnectionPool(**settings)
+        return RedisPool(**settings)
 
     return cache_class(
         serializer=JsonOrBytesSerializer(),

@@ -7,10 +7,11 @@ from typing import Any
 import aiocache
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 
 from stream_cached.backends.urls import DEFAULT_TIMEOUT, POOL_SIZE, redis_pool_options
 from stream_cached.errors import ConfigurationError
+from stream_cached.stores.redis_pool import RedisPool
 
 #: Options of cashews' client that concern its pool, or that our client sets itself.
 _OMITTED = frozenset(
@@ -30,8 +31,6 @@ def redis_view(backend: Any) -> BaseCache:
     options |= {"max_connections": POOL_SIZE, "decode_responses": False}
     options |= redis_pool_options(DEFAULT_TIMEOUT)
     view = aiocache.RedisCache(serializer=NullSerializer(), timeout=DEFAULT_TIMEOUT)
-    view.client = Redis(
-        connection_pool=BlockingConnectionPool.from_url(backend._address, **options)
-    )
+    view.client = Redis(connection_pool=RedisPool.from_url(backend._address, **options))
     view.client.auto_close_connection_pool = True
     return view

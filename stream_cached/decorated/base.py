@@ -15,7 +15,6 @@ from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.decorated.keys import current_call
 from stream_cached.decorated.wrapping import wrapped
 from stream_cached.endpoint.function import is_generator
-from stream_cached.engine.answer import answer
 from stream_cached.engine.values import Use, current_use
 from stream_cached.events import EndpointStats
 from stream_cached.options import Options
@@ -54,37 +53,13 @@ class Decorator(cached):  # type: ignore[misc]
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
-        result = await self._answer(f, True, *args, **kwargs)
-        if self.options.resume is True:
-            # The response that goes on from it reports all that was sent.
-            resume_from(result, functools.partial(self._answer, f, False, *args, **kwargs))
-        return result
-
-    async def _answer(
-        self,
-        f: Callable[..., Any],
-        is_reported: bool,
-        /,
-        *args: Any,
-        cache_read: bool = True,
-        cache_write: bool = True,
-        aiocache_wait_for_write: bool = True,
-        **kwargs: Any,
-    ) -> Any:
         function = self._functions[id(f)]
-        if not function.can_cache():
-            return await function.run_uncached(args, kwargs)
-        call = await function.call(
-            args,
-            kwargs,
-            cache_read=cache_read,
-            cache_write=cache_write,
-            aiocache_wait_for_write=aiocache_wait_for_write,
-        )
-        call = call if is_reported else call.for_the_rest()
-        if isinstance(function, DecoratedGenerator):
-            return await function.open(call)
-        return await answer(call)
+        if self.options.resume is not True:
+            return await function.answer(args, kwargs)
+        result = await function.answer(args, kwargs)
+        # The response that goes on from it reports all that was sent.
+        resume_from(result, functools.partial(function.answer, args, kwargs, is_reported=False))
+        return result
 
     async def clear(self) -> bool:
         """

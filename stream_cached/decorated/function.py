@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.checks import require
+from stream_cached.decorated.declared import SWITCHES, check, warn
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.decorated.keys import Keys
 from stream_cached.endpoint.arguments import Arguments
@@ -18,6 +18,7 @@ from stream_cached.endpoint.known import note_decorated
 from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.endpoint.validator import Validator
+from stream_cached.engine.answer import answer
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation, Version
 from stream_cached.engine.outcome import Call
@@ -27,10 +28,9 @@ from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.http.wishes import NO_WISHES
 from stream_cached.keys.names import version_key
-from stream_cached.options import MIN_SECRET, Vary, check_arguments
+from stream_cached.options import Vary
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.execution import Execution
-from stream_cached.request.guard import TRACES
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.rendering import Rendering, Twins
@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 
     from stream_cached.decorated.base import Decorator
 
-#: The switches of a single call, as in aiocache's decorators.
-SWITCHES = frozenset({"cache_read", "cache_write", "aiocache_wait_for_write"})
+_NO_SWITCHES: Mapping[str, bool] = {}
+
+
+def _without_switches(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in SWITCHES}
 
 
 class Decorated:
@@ -64,7 +67,7 @@ class Decorated:
         self._twins = Twins(endpoint)
         #: What the decorator makes of the function.
         self.wrapper: Callable[..., Any] | None = None
-        self._check()
+        check(endpoint, decorator)
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}", endpoint.name, options.on_event)
         note_decorated(function, self.reporter)
@@ -100,7 +103,7 @@ class Decorated:
         self._invalidation = Invalidation(self.service, decorator.key)
         self._varied: dict[str, tuple[str, Callable[[str], str] | None]] = {}
         """What `vary_on_headers` has added, by the lower-cased name."""
-        self._warn(verbatim)
+        warn(options, verbatim, self.reporter)
 
     def _renders_values(self) -> bool:
         """Whether what an endpoint returns is stored as FastAPI renders it."""
@@ -109,48 +112,6 @@ class Decorated:
         is_own = decorator.alias or decorator._serializer is not None or hooks.has_own_values
         is_asked_for = options.values == "response" and options.request_key
         return is_asked_for and hooks.keys_by_request and not is_own
-
-    def _check(self) -> None:
-        decorator, endpoint = self._decorator, self.endpoint
-        taken = SWITCHES & endpoint.parameters
-        require(
-            not taken,
-            f"{endpoint.name} has a parameter {', '.join(taken)}, which switches the cache of a "
-            "single call: give it another name",
-        )
-        check_arguments(decorator.options, endpoint.declared.parameters, endpoint.name)
-        require(
-            decorator.options.resume != "event-id" or not self._takes_event_id(),
-            f"{endpoint.name} has Last-Event-ID in its key, which is answered without the endpoint "
-            'where resume="event-id": leave the header out of vary= and of its parameters',
-        )
-        require(
-            decorator.options.request_key
-            or decorator.key
-            or decorator.key_builder
-            or not endpoint.declares_request,
-            f"{endpoint.name} takes a request, of which nothing would be part of the key: leave "
-            "request_key=False out",
-        )
-
-    def _takes_event_id(self) -> bool:
-        named = [
-            *self._decorator.options.vary,
-            *chain.from_iterable(self.endpoint.headers.values()),
-        ]
-        return "last-event-id" in map(str.lower, named)
-
-    def _warn(self, verbatim: frozenset[str]) -> None:
-        if any(len(secret) < MIN_SECRET for secret in self._decorator.options.secrets):
-            self.reporter.warn(
-                f"secret= has one of fewer than {MIN_SECRET} bytes, which can be guessed: pass 32 "
-                "random bytes"
-            )
-        for header in sorted(TRACES & {name.lower() for name in verbatim}):
-            self.reporter.warn(
-                f"{header} is another one for each request, and part of the key, so that there "
-                "will be no hits: take its parameter out of the key by key_ignore= or NotInKey"
-            )
 
     def has_made(self, wrapper: Callable[..., Any]) -> None:
         """Note what the decorator has made of the function, once it may have a cache."""
@@ -193,6 +154,23 @@ class Decorated:
 
     # -- one call ---------------------------------------------------------------------------
 
+    async def answer(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_reported: bool = True
+    ) -> Any:
+        """Answer one call: from the cache, or by running the function."""
+        switches = _NO_SWITCHES
+        if not SWITCHES.isdisjoint(kwargs):
+            switches = {name: kwargs[name] for name in SWITCHES & kwargs.keys()}
+            kwargs = _without_switches(kwargs)
+        if not self.can_cache():
+            return await self.run_uncached(args, kwargs)
+        call = await self.call(args, kwargs, **switches)
+        return await self.perform(call if is_reported else call.for_the_rest())
+
+    def perform(self, call: Call) -> Awaitable[Any]:
+        """Answer a call."""
+        return answer(call)
+
     async def call(
         self,
         args: tuple[Any, ...],
@@ -231,14 +209,15 @@ class Decorated:
             if not (by_request and incoming is not None):
                 self._keys.note(key)
         keyed = incoming is not None and by_request
-        terms = self.service.headers.terms if keyed else None
         wishes, refreshes = NO_WISHES, False
         if incoming is not None:
             wishes = incoming.wishes(self.service.options.honor_request, self.reporter)
             refreshes = incoming.refreshes(self.reporter)
         return Call(
             service=self.service,
-            execution=Execution(self.endpoint, args, kwargs, incoming, terms),
+            execution=Execution(
+                self.endpoint, args, kwargs, incoming, self.service.headers.terms if keyed else None
+            ),
             key=key,
             versions=versions,
             tags_of=self._tagging.of_response(args, kwargs),
@@ -265,10 +244,9 @@ class Decorated:
     def _incoming(self, request: Any, *, keyed: bool) -> Incoming | None:
         if request is None:
             return None
-        headers = self.service.headers
+        headers, methods = self.service.headers, self.service.options.methods
         incoming = Incoming(request, headers.normalisers, self._refresh, self._ignored_query)
-        identifying = headers.identifying(keyed=keyed)
-        incoming.check(self.service.options.methods, identifying)
+        incoming.check(methods, headers.identifying(keyed=keyed))
         return incoming
 
     def can_cache(self) -> bool:
@@ -292,8 +270,7 @@ class Decorated:
         self.reporter.not_cached(Finding(NotCached.ITERATOR))
         _, kwargs = self.endpoint.take_request(args, kwargs)
         _, kwargs = self.endpoint.take_response(kwargs)
-        own = {name: value for name, value in kwargs.items() if name not in SWITCHES}
-        return self.endpoint.function(*args, **own)
+        return self.endpoint.function(*args, **_without_switches(kwargs))
 
     async def cache_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the key of a call. Raise `BypassError` if the call is not for the cache."""

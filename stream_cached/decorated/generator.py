@@ -103,7 +103,7 @@ class DecoratedGenerator(Decorated):
         route = effective_route(plain_scope(request.scope))
         return self.resolver.is_asked_by(route) and bool(getattr(route, "is_sse_stream", False))
 
-    async def open(self, call: Call) -> Any:
+    async def perform(self, call: Call) -> Any:
         """Answer a call: with an `ItemStream`, or with a response if FastAPI is to render it."""
         if call.items is None:
             return await answer_call(call)

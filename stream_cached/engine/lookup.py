@@ -32,7 +32,6 @@ from stream_cached.format.records import Entry
 from stream_cached.http.freshness import Windows, disconnected_for, windows_of
 from stream_cached.http.policy import may_be_shared, may_be_stale
 from stream_cached.http.reasons import NotCached
-from stream_cached.http.sent import sending_of
 from stream_cached.http.targeted import directives_for
 from stream_cached.http.wishes import NO_WISHES
 from stream_cached.responses.part import PartResponse
@@ -203,12 +202,13 @@ async def _of_entry(
     now = time.time()
     if call.is_authorized and not _may_be_shared(call, entry, now):
         return Absent(fwd="miss")
-    ends = [each for each in (entry.fresh_until, found.stale_since) if each is not None]
-    left = min(ends) - now if ends else math.inf
+    left = math.inf if entry.fresh_until is None else entry.fresh_until - now
+    if found.stale_since is not None:
+        left = min(left, found.stale_since - now)
     if left <= 0:
         return _stale(call, found, -left)
     wishes = call.wishes
-    if wishes is not NO_WISHES and not wishes.suit(age_of(entry, now), left):
+    if wishes is not NO_WISHES and not wishes.suit(found.head.age(entry.stored_at, now), left):
         return Absent(fwd="request")
     shown = int(left) if call.service.hooks.by_response and left < math.inf else None
     event = HIT if shown is None and not detail else Answered(Outcome.HIT, ttl=shown, detail=detail)
@@ -234,14 +234,10 @@ def _stale(call: Call, hit: Hit, late: float) -> Stale | Absent:
         windows = replace(windows, if_raised=disconnected_for(directives, windows, lifetime))
     if may_be_late and wishes.may_be_late(late):
         windows = replace(windows, while_revalidate=max(late, windows.while_revalidate))
-    elif wishes.forbid_stale(age_of(hit.entry, time.time())):
+    elif wishes.forbid_stale(hit.head.age(hit.entry.stored_at, time.time())):
         windows = replace(windows, while_revalidate=0.0)
     may_be_served = 0 < windows.longest >= late
     return Stale(hit, late, windows) if may_be_served else Absent(fwd="stale", hit=hit)
-
-
-def age_of(entry: Entry, now: float) -> int:
-    return sending_of(entry.headers, entry.status, entry.etag).age(entry.stored_at, now)
 
 
 async def respond(call: Call, resource: Callable[[], Resource], hit: Hit, event: Answered) -> Any:
@@ -252,32 +248,32 @@ async def respond(call: Call, resource: Callable[[], Resource], hit: Hit, event:
     """
     entry = hit.entry
     call.saved = entry.took
-    headers = call.headers(sent_headers(call, entry), event, entry.replaces)
+    headers = call.headers(sent_headers(call, hit), event, entry.replaces)
     if call.is_conditional and (instead := conditional(call, resource(), hit, headers, event)):
         # What can't be read in part can't be read as a whole either.
         is_open = not isinstance(instead, PartResponse) or await instead.open()
         return instead if is_open else None
-    replay = Replay(resource, hit)
-    in_chunks = call.service.options.exact or call.items is not None
+    replay, exact = Replay(resource, hit), call.service.options.exact
+    in_chunks = exact or call.items is not None
     # Of an object, nothing is read that is not sent.
-    needs_nothing = call.is_head and bool(entry.sizes)
+    needs_nothing = bool(entry.sizes) and call.is_head
     is_open = needs_nothing or (replay.at_hand is not None and not in_chunks)
     if not is_open and not await replay.open(in_chunks=in_chunks):
         return None
     sending = call.sending(event)
     if entry.streamed or needs_nothing or entry.length > call.whole_max:
-        return ReplayResponse(replay, headers, exact=call.service.options.exact, sending=sending)
+        return ReplayResponse(replay, headers, exact=exact, sending=sending)
     body = await _whole(replay)
     if body is None:
         return None
     return stored_response(entry, headers, body, sending)
 
 
-def sent_headers(call: Call, entry: Entry) -> Sequence[tuple[bytes, bytes]]:
+def sent_headers(call: Call, hit: Hit) -> Sequence[tuple[bytes, bytes]]:
     """Return the headers of an entry, with those that the cache adds to them."""
-    sending, request = sending_of(entry.headers, entry.status, entry.etag), call.request
-    return sending.headers(
-        sending.age(entry.stored_at, time.time()),
+    head, request = hit.head, call.request
+    return head.headers(
+        head.age(hit.entry.stored_at, time.time()),
         has_ranges=request is not None and request.can_range and call.items is None,
         is_compressed=request is None or request.accepts_coding,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stream_cached.format.records import Entry, Segment
+from stream_cached.http.sent import SentHead, sending_of
 
 
 @dataclass(slots=True)
@@ -20,6 +21,14 @@ class Hit:
     body: Sequence[Segment] | None = field(default=None, compare=False)
     """Its body, where the record has it, or this process keeps it and the store still holds the
     same."""
+    _head: SentHead | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def head(self) -> SentHead:
+        """Its headers, as they are sent."""
+        if self._head is None:
+            self._head = sending_of(self.entry.headers, self.entry.status, self.entry.etag)
+        return self._head
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,10 +82,11 @@ class Incoming:
         is_lower = b"".join(self._lines).islower()
         self._has_lists = not is_lower or len(self._lines) < len(headers)
         self._is_plain = not self._has_lists and _DECIDING.isdisjoint(self._lines)
-        self._selected = {
-            name: self._values(name) if normalise is None else self._normalised(name, normalise)
-            for name, normalise in vary.items()
-        }
+        self._selected: dict[bytes, bytes | list[bytes]] = {}
+        for name, normalise in vary.items():
+            self._selected[name] = (
+                self._normalised(name, normalise) if normalise else self._values(name)
+            )
         # If another cached endpoint calls this one, its answer depends on the parts of this key.
         self._observer = observer_of(request)
         if self._observer is not None:
@@ -257,8 +258,6 @@ class Incoming:
         own = self._lines.get(b"host") if host else b""
         if own is None or not EXACT.issuperset(classes):
             return None
-        selected = self._selected.values()
-        headers = [tuple(each) if type(each) is list else each for each in selected]
         return (
             "GET" if self.is_head else scope["method"],
             scope.get("scheme", "http"),
@@ -268,7 +267,7 @@ class Incoming:
             scope.get("root_path"),
             scope.get("query_string"),
             self.status,
-            *headers,
+            *map(_hashable, self._selected.values()),
             *parameters,
             *values,
             *classes,
@@ -337,3 +336,7 @@ class Incoming:
                 if isinstance(instance, HTTPEndpoint):
                     # The endpoint sends its answer with its scope, which a guard has replaced.
                     instance.scope = self.scope
+
+
+def _hashable(selected: bytes | list[bytes]) -> bytes | tuple[bytes, ...]:
+    return selected if isinstance(selected, bytes) else tuple(selected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from starlette.endpoints import HTTPEndpoint
 from starlette.types import Scope
 
 from stream_cached.endpoint.arguments import Arguments
@@ -59,6 +60,7 @@ class KeyParts:
         self._applications = Applications(
             endpoint.name, endpoint.place, is_named=own_namespace is not None
         )
+        self._may_be_plain = not (endpoint.injects or context.is_in_key)
         self._rendered = Rendered(wrapper)
         self.inputs = RouteInputs(endpoint.function, wrapper)
         """What FastAPI parses of a request."""
@@ -109,7 +111,8 @@ class KeyParts:
         """Return the class of a method and how a route renders, if there is more than one; and the
         application."""
         rare, is_in_process = {}, cache.is_in_process
-        if cls := class_form(args, in_memory=is_in_process):
+        is_method = args and isinstance(args[0], HTTPEndpoint)
+        if is_method and (cls := class_form(args, in_memory=is_in_process)):
             rare["<class>"] = cls
         if rendered := self._rendered.form(scope):
             rare["<route>"] = rendered
@@ -134,7 +137,7 @@ class KeyParts:
         Raises:
             BypassError: The call is not for the cache.
         """
-        if self._endpoint.injects or self._context.is_in_key:
+        if not self._may_be_plain:
             return None
         self._context.look()
         scope = incoming.scope

@@ -40,7 +40,8 @@ class Rendered:
 
     def form(self, scope: Scope) -> list[Any]:
         """Return how the route renders; nothing where the function has no other route."""
-        if "route" not in scope and "fastapi" not in scope:
+        if "fastapi" not in scope and not hasattr(scope.get("route"), "response_model_by_alias"):
+            # No route of FastAPI, without the words of its newer versions.
             return []
         app, route = scope.get("app"), effective_route(scope)
         if not hasattr(app, "router") or not is_endpoint(self._wrapper, route):

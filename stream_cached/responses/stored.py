@@ -198,7 +198,7 @@ class ReplayResponse(OfReplay[Replay]):
     def _start(self) -> dict[str, object]:
         # The length is known here, and a connection that breaks before it does so visibly.
         headers = _with_length(self.raw_headers, self._replay.entry)
-        return start_message(self.status_code, headers)
+        return {"type": "http.response.start", "status": self.status_code, "headers": headers}
 
     async def _rest(self, after: AfterEvent) -> bytes | None:
         """Read on to the end of an event. Return what follows there of the part that ends it."""

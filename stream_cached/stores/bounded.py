@@ -58,9 +58,9 @@ class BoundedMemory:
             return None if item is None else item.value
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
+        live = self._live
         with self._lock:
-            items = [self._live(key) for key in keys]
-        return [None if item is None else item.value for item in items]
+            return [None if (item := live(key)) is None else item.value for key in keys]
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         """Set the key; return False if the value alone exceeds the bound."""

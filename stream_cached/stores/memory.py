@@ -18,6 +18,10 @@ from stream_cached.errors import StoreError
 from stream_cached.stores.bounded import BoundedMemory, Partition
 from stream_cached.stores.protocol import Commit, as_bytes
 
+#: The classes of keys that have a namespace before them, and of what the engine reads.
+_TEXT = frozenset({str})
+_BYTES = frozenset({bytes, type(None)})
+
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -162,8 +166,13 @@ class MemoryStore:
         return self._get_many(keys)
 
     def _get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        found = self._memory.get_many([self._native(key) for key in keys])
-        return [v if v is None or type(v) is bytes else as_bytes(v) for v in found]
+        prefix, natives = self._prefix, keys
+        if prefix is None or not _TEXT.issuperset(map(type, keys)):
+            natives = list(map(self._native, keys))
+        elif prefix:
+            natives = [prefix + key for key in keys]
+        found = self._memory.get_many(natives)
+        return found if _BYTES.issuperset(map(type, found)) else list(map(as_bytes, found))
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         for key, value in items:

@@ -21,6 +21,9 @@ from stream_cached.options import Options
 from stream_cached.responses.resumption import resume_from
 from stream_cached.stores.memory import MemoryCache
 
+#: The methods that a subclass may override.
+_METHODS = ("get_cache_key", "get_from_cache", "set_in_cache")
+
 
 class Decorator(cached):  # type: ignore[misc]
     """What `stream_cached` does; its parameters, with their types, are declared there."""
@@ -36,6 +39,9 @@ class Decorator(cached):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._own = frozenset(
+            n for n in _METHODS if getattr(type(self), n) is not vars(Decorator)[n]
+        )
         # By identity: a callable instance need not be hashable.
         self._functions: dict[int, Decorated] = {}
 
@@ -81,7 +87,7 @@ class Decorator(cached):  # type: ignore[misc]
 
     def overrides(self, name: str) -> bool:
         """Whether a subclass has a method of its own."""
-        return getattr(type(self), name) is not getattr(Decorator, name)
+        return name in self._own
 
     def get_cache_key(
         self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -12,7 +12,6 @@ from stream_cached.backends.binding import Backend
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.outcome import Call
 from stream_cached.entries.found import Hit
-from stream_cached.entries.local import Kept
 from stream_cached.entries.records import read_beside
 
 #: The values that a look-up reads, by key.
@@ -23,8 +22,13 @@ async def at_hand(
     call: Call, backend: Backend, deadline: Deadline
 ) -> tuple[Hit | None, Values | None]:
     """Return the entry of a call with its body, if it is at hand; and what was read for that."""
-    kept = _kept(call, backend)
-    if kept is None or (sight := kept.sight) is None or sight.needs != call.service.needs(call):
+    service = call.service
+    hooks, limits = service.hooks, service.options.limits
+    # Plugins are told what the whole look-up has found.
+    if not call.reads or hooks.prepares or not limits.local or hooks.binding().cache.plugins:
+        return None, None
+    kept = backend.local.kept(call.key)
+    if kept is None or (sight := kept.sight) is None or sight.needs != service.needs(call):
         return None, None
     store, body = backend.store, kept.body
     if backend.server is None:
@@ -38,13 +42,3 @@ async def at_hand(
     if is_same and (is_there or not sight.hit.entry.segments):
         return sight.hit, None
     return None, dict(zip(sight.keys, values, strict=True))
-
-
-def _kept(call: Call, backend: Backend) -> Kept | None:
-    """Return what is kept for a call, if nothing but an entry can answer it."""
-    service = call.service
-    is_plain = call.reads and not service.hooks.prepares and service.options.limits.local
-    # Plugins are told what the whole look-up has found.
-    if not is_plain or service.hooks.binding().cache.plugins:
-        return None
-    return backend.local.kept(call.key)

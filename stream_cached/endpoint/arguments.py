@@ -49,8 +49,6 @@ class _Kind:
 
     requests: list[int]
     """Which of the values are requests."""
-    constants: list[tuple[int, object]]
-    """Which of them are defaults that don't count."""
     in_key: list[int]
     """Which of the others are part of the key."""
 
@@ -193,9 +191,6 @@ class Arguments:
         for index in known.requests:
             if values[index].scope is not scope:
                 return None
-        for index, constant in known.constants:
-            if values[index] is not constant:
-                return None
         return (kind, *[values[index] for index in known.in_key])
 
     def _note_kind(
@@ -206,16 +201,13 @@ class Arguments:
         more = [f"*{index}" for index in range(len(args) - len(self._positional))]
         names = [*self._positional[: len(args)], *more, *map(self._name, kwargs)]
         values = (*args, *kwargs.values())
-        known = _Kind([], [], [])
+        known = _Kind([], [])
         for index, (name, value) in enumerate(zip(names, values, strict=True)):
             if name not in counted:
                 continue
-            if name in self._constants and self._constants[name] is value:
-                known.constants.append((index, value))
-            elif not self._is_as_it_is(name, value):
+            if not self._is_as_it_is(name, value):
                 return None
-            else:
-                (known.requests if type(value) is Request else known.in_key).append(index)
+            (known.requests if type(value) is Request else known.in_key).append(index)
         for name in counted.difference(names):
             if not self._is_as_it_is(name, self._defaults[name]):
                 return None

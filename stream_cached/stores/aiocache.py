@@ -92,11 +92,11 @@ class AiocacheStore:
         return self.time_limit.failure(cause, answered=not self.is_lost(exc), fix=fix)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        natives = tuple(self.native_key(key) for key in keys)
+        natives = tuple(map(self.native_key, keys))
         if not natives:
             return []
         values = await self.call("get", partial(self._reads, natives))
-        return [as_bytes(value) for value in values]
+        return list(map(as_bytes, values))
 
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
         if len(natives) == 1:

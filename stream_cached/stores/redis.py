@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from aiocache import RedisCache
 from aiocache.base import BaseCache
 from redis.asyncio import SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -102,7 +103,12 @@ class RedisStore(AiocacheStore):
         return is_mistake or text.startswith(_LOCAL_ERRORS)
 
     def native_key(self, key: str) -> Any:
-        native = super().native_key(key)
+        build, namespace = self.cache.build_key, self.cache.namespace
+        if type(key) is str and getattr(build, "__func__", None) is RedisCache._build_key:
+            # What aiocache does with it, unless the user has a function for that.
+            native: Any = f"{namespace}:{key}" if namespace else key
+        else:
+            native = super().native_key(key)
         return native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
 
     def native_ttl(self, ttl: float | None) -> int | None:

@@ -99,7 +99,7 @@ class Identity:
         self._alike.members.add(self)
 
     @property
-    def is_made_anew(self) -> bool:
+    def is_made_each_time(self) -> bool:
         """Whether each request may decorate another function of this name and line."""
         return self._is_late and not self._has_own_name
 
@@ -171,7 +171,7 @@ class Identity:
             if _is_countable(value):
                 held = self._held.setdefault((number, name), weakref.ref(value))
                 self._varies = self._varies or held() is not value
-        return self._varies or self.is_made_anew
+        return self._varies or self.is_made_each_time
 
     def _others_differ(self, unknown: Unknown, scope: Mapping[str, Any]) -> bool:
         return any(

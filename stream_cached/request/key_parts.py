@@ -152,7 +152,7 @@ class KeyParts:
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""
         is_nameless = not hasattr(self._endpoint.function, "__name__")
-        if not is_nameless and (cache.has_own_memory or not self._identity.is_made_anew):
+        if not is_nameless and (cache.has_own_memory or not self._identity.is_made_each_time):
             return ""
         form = self._identity.form({}, in_memory=cache.is_in_process)
         return f":{digest(form)}" if form else ""

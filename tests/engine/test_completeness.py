@@ -19,6 +19,8 @@ from stream_cached import ConfigurationError, stream_cached
 from tests.support.gates import run
 from tests.support.logs import warnings
 
+LARGE = b"x" * 3_000_000
+
 RECIPES: dict[str, tuple[Callable[[bytes], Any], list[bytes], list[bytes]]] = {
     "openai": (
         lambda end: end.rstrip().endswith(b"data: [DONE]"),
@@ -36,7 +38,7 @@ RECIPES: dict[str, tuple[Callable[[bytes], Any], list[bytes], list[bytes]]] = {
         [b'{"n": 1}\n', b'{"n": 2}\n'],
     ),
     "array": (lambda end: end.rstrip().endswith(b"]"), [b"[1", b",2]"], [b"[1", b",2"]),
-    "large": (lambda end: end.endswith(b"end"), [b"x" * 3_000_000, b"end"], [b"x" * 3_000_000]),
+    "large": (lambda end: end.endswith(b"end"), [LARGE, b"end"], [LARGE]),
     "empty": (bool, [b"a"], []),
 }
 

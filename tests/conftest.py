@@ -33,6 +33,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(memory.Reports(config))
     selection.load_profile(config)
     memory.keep_together()
     # Else pytest shares one directory with all other runs on this machine, and tidies it up.
@@ -54,12 +55,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, An
     return made
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    if hasattr(session.config, "workerinput"):
-        # A worker reports nothing itself, and would keep what it does not run.
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        assert reporter is not None
-        reporter.stats.clear()
+def pytest_collection_finish() -> None:
     memory.give_back()
 
 

@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stream_cached.backends import urls
 from stream_cached.bodies import urls as bodies_urls
 from stream_cached.endpoint import identity
 from stream_cached.entries import local
 from stream_cached.request import live_apps
+from stream_cached.stores.memory import MemoryCache
 
 # The numbers that glibc's malloc.h gives them.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
@@ -37,6 +40,7 @@ def keep_together() -> None:
 def give_back() -> None:
     """Free what is garbage; let the allocator return what it keeps (where it is glibc's)."""
     _forget_functions()
+    _forget_bodies()
     gc.collect()
     # Garbage is looked for only among what comes from now on, not among all modules and tests.
     gc.freeze()
@@ -91,6 +95,39 @@ def forgetting_caches() -> Iterator[None]:
         for name in set(memory) - names:
             # Of weak references, some may have gone since.
             memory.pop(name, None)
+
+
+class Reports:
+    """Lets go of reports that nobody looks at: pytest keeps three of each test to the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self) -> None:
+        self._forget()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            return
+        if hasattr(self._config, "workerinput"):
+            # A worker reports nothing itself. It would also keep what it does not run.
+            reporter.stats.clear()
+        elif not self._config.option.durations:
+            # Of what went before and after a test, and passed.
+            reporter.stats.pop("", None)
+
+
+def _forget_bodies() -> None:
+    """Empty the memories that endpoints share in a process, unless they name another cache."""
+    for cache in urls._by_url.values():
+        if isinstance(cache, MemoryCache):
+            cache.memory.clear("")
 
 
 def _forget_functions() -> None:

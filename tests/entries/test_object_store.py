@@ -137,7 +137,7 @@ def test_a_worker_that_is_killed_in_mid_upload_leaves_no_head_and_no_object(
         "BODIES": s3.url(),
         "DIRECTORY": str(tmp_path),
     }
-    app, target = "tests.support.object_app:app", "/?chunks=320&hold=go&at=300"
+    app, target = "tests.support.object_app:app", "/?chunks=320&hold=go@300"
     first, second = spawn(app, environment), spawn(app, environment)
     with RawClient(first.port, timeout=30) as client:
         client.send("GET", target)

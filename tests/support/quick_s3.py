@@ -1,4 +1,4 @@
-"""As much of S3 as large objects need, and quick: moto takes minutes for a gigabyte.
+"""As much of S3 as our bodies need, quick and small: moto takes minutes for a gigabyte, and 140 MB.
 
 `python -m tests.support.quick_s3 PORT DIRECTORY` serves; `QuickS3` runs that in a process of its
 own. A part is a file, and an object the list of its parts.
@@ -6,10 +6,13 @@ own. A part is a file, and an object the list of its parts.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
 import sys
+from datetime import UTC, datetime
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +21,7 @@ from tests.support.process import HOST, ServerProcess
 from tests.support.servers import S3Server
 
 _objects: dict[str, list[Path]] = {}
-_uploads: dict[str, dict[int, Path]] = {}
+_uploads: dict[str, tuple[str, dict[int, Path]]] = {}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -34,6 +37,11 @@ class _Handler(BaseHTTPRequestHandler):
         found = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         return {name: values[0] for name, values in found.items()}
 
+    def handle(self) -> None:
+        # A client that leaves, or that is cut off by a test, is no error.
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
     def answer(self, body: str = "", status: int = 200, **headers: str) -> None:
         data = body.encode()
         self.send_response(status)
@@ -42,6 +50,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def missing(self, code: str = "NoSuchKey") -> None:
+        self.answer(f"<Error><Code>{code}</Code></Error>", 404)
 
     def received(self) -> Path:
         """Write what comes to a file."""
@@ -55,42 +66,69 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         path = self.received()
         if "uploadId" in self.query:
-            _uploads[self.query["uploadId"]][int(self.query["partNumber"])] = path
-        else:
+            if self.query["uploadId"] not in _uploads:
+                return self.missing("NoSuchUpload")
+            _uploads[self.query["uploadId"]][1][int(self.query["partNumber"])] = path
+        elif self.key:
             _objects[self.key] = [path]
         self.answer()
 
     def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
         if "uploads" in self.query:
-            name = str(len(_uploads))
-            _uploads[name] = {}
+            name = secrets.token_hex(8)
+            _uploads[name] = (self.key, {})
             self.answer(f"<R><UploadId>{name}</UploadId></R>")
         elif "uploadId" in self.query:
-            parts = _uploads.pop(self.query["uploadId"])
+            if self.query["uploadId"] not in _uploads:
+                return self.missing("NoSuchUpload")
+            _, parts = _uploads.pop(self.query["uploadId"])
             _objects[self.key] = [parts[number] for number in sorted(parts)]
             self.answer("<R><ETag>etag</ETag></R>")
+        elif self.path == "/moto-api/reset":
+            _objects.clear()
+            _uploads.clear()
+            for path in self.directory.iterdir():
+                path.unlink(missing_ok=True)
+            self.answer()
         else:
-            for key in re.findall("<Key>([^<]*)", text):
+            keys = re.findall("<Key>([^<]*)", text)
+            for key in keys:
                 _objects.pop(key, None)
-            self.answer("<DeleteResult/>")
+            deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+            self.answer(f"<DeleteResult>{deleted}</DeleteResult>")
+
+    def do_DELETE(self) -> None:
+        if "uploadId" in self.query:
+            _uploads.pop(self.query["uploadId"], None)
+        else:
+            _objects.pop(self.key, None)
+        self.answer()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_GET(self) -> None:
+        if not self.key:
+            return self.answer(_uploads_listed() if "uploads" in self.query else _objects_listed())
         parts = _objects.get(self.key)
         if parts is None:
-            return self.answer("<Error><Code>NoSuchKey</Code></Error>", 404)
+            return self.missing()
         sizes = [path.stat().st_size for path in parts]
         total = sum(sizes)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "bytes=0-"))
         assert asked is not None
         start, end = int(asked[1]), min(int(asked[2] or total), total - 1)
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {start}-{end}/{total}")
+        if start >= total and "Range" in self.headers:
+            return self.answer("<Error><Code>InvalidRange</Code></Error>", 416)
+        self.send_response(206 if "Range" in self.headers else 200)
+        if "Range" in self.headers:
+            self.send_header("Content-Range", f"bytes {start}-{end}/{total}")
         self.send_header("Content-Length", str(end + 1 - start))
-        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        self.send_header("Last-Modified", formatdate(_written(parts), usegmt=True))
         self.send_header("ETag", '"etag"')
         self.end_headers()
-        left = end + 1 - start
+        left = end + 1 - start if self.command == "GET" else 0
         for path, size in zip(parts, sizes, strict=True):
             if start < size and left:
                 with path.open("rb") as file:
@@ -102,8 +140,32 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
 
+def _written(parts: list[Path]) -> float:
+    return max(path.stat().st_mtime for path in parts)
+
+
+def _objects_listed() -> str:
+    """All objects, on one page."""
+    listed = [
+        f"<Contents><Key>{key}</Key>"
+        f"<LastModified>{datetime.fromtimestamp(_written(parts), UTC):%Y-%m-%dT%H:%M:%S.000Z}"
+        f"</LastModified><ETag>etag</ETag><Size>{sum(path.stat().st_size for path in parts)}</Size>"
+        "</Contents>"
+        for key, parts in sorted(_objects.items())
+    ]
+    return (
+        f"<ListBucketResult><KeyCount>{len(listed)}</KeyCount><IsTruncated>false</IsTruncated>"
+        f"{''.join(listed)}</ListBucketResult>"
+    )
+
+
+def _uploads_listed() -> str:
+    keys = [f"<Upload><Key>{key}</Key></Upload>" for key, _ in list(_uploads.values())]
+    return f"<ListMultipartUploadsResult>{''.join(keys)}</ListMultipartUploadsResult>"
+
+
 class QuickS3(S3Server):
-    """The server. It lists nothing."""
+    """The server."""
 
     def command(self) -> list[str]:
         objects = self.directory / "objects"

@@ -225,7 +225,8 @@ class S3Server(ServerProcess):
         if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
             raise ServerMissingError("no moto[server]")
         super().__init__()
-        self.environment |= environment
+        # It has a thread for each connection, which would keep what is freed in a heap of its own.
+        self.environment |= {"MALLOC_ARENA_MAX": "1", **environment}
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.port)]

@@ -189,7 +189,7 @@ _few_outages = pytest.mark.parametrize(
 
 
 def each_outage(test: Test) -> Test:
-    marked: Test = pytest.mark.matrix(_outages(test))
+    marked: Test = pytest.mark.matrix(share=2)(_outages(test))
     return marked
 
 

@@ -414,6 +414,7 @@ def test_a_factory_that_is_called_once_gives_hits(cache_url: str, make: Make) ->
     assert statuses(answers(app, *USERS)) == [MISS, HIT]
 
 
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize("make", [*WITH_FORM, *WITHOUT_FORM])
 def test_what_is_gone_does_not_count(redis_url: str, namespace: str, make: Make) -> None:
     """A test of an application calls its factory, as the test before did."""

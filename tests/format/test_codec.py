@@ -776,6 +776,7 @@ def test_of_a_field_that_is_there_twice_the_last_one_counts(name: str) -> None:
     assert_unsound(pack(read_prefix(data).state, None, body_of(data), packed=twice))
 
 
+@pytest.mark.matrix("opening", "depth")
 @pytest.mark.parametrize("depth", [100, 511, 512, 1024, 5_000, 1_000_000])
 @pytest.mark.parametrize("opening", [b"\x91", b"\x81\x01", b"\x81"], ids=["list", "dict", "keys"])
 @pytest.mark.parametrize("state", State)
@@ -786,6 +787,7 @@ def test_a_deep_head_with_right_checksums_is_unsound(
     assert_unsound(pack(state, None, packed=opening * depth))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "packed",
     [

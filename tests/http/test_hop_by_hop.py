@@ -191,6 +191,7 @@ def test_the_fields_of_one_connection_are_for_its_client_alone(
         assert answers[how].header("Transfer-Encoding") is None, how
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", AGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_age_grows_in_the_cache(

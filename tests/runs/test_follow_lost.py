@@ -105,6 +105,7 @@ def test_what_another_run_has_stored_is_not_taken_for_the_rest(
         assert (hit.header("Cache-Status"), hit.body) == (HIT, world.body(2))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("differs", [-1, 1, -50, 10_000, 0])
 @pytest.mark.parametrize("size", [100, 300_000], ids=["short", "long"])
 def test_a_body_that_is_not_as_long_as_its_last_word_says_is_broken(

@@ -228,7 +228,7 @@ def test_its_body_ends_as_without_the_cache(
     assert hit.header("Cache-Status") == (HIT if plain.complete else MISS)
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_a_clean_up_that_fails_is_logged_once(
     caplog: pytest.LogCaptureFixture,

@@ -22,6 +22,7 @@ from stream_cached.keys.names import is_segment_key, segment_key, variant_key
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.memory import MemoryStore
 from stream_cached.stores.protocol import FOREIGN, Store
+from tests.support.gates import wait_until
 from tests.support.process import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -153,8 +154,7 @@ async def test_the_memory_s_own_task_goes_on_over_our_bytes(options: dict[str, A
     value = b"\xc1a_value:of ours"
     await memory_store(backend).set_many([("key", value)], 60)
     await memory_store(backend).set_many([("soon", value)], 0.02)
-    await asyncio.sleep(0.1)
-    assert list(backend.store) == ["key"]
+    await asyncio.to_thread(wait_until, lambda: list(backend.store) == ["key"])
     await backend.expire("key", 30)
     assert await get(memory_store(backend), "key") == value
     await cache.close()

@@ -21,6 +21,7 @@ class DelayProxy:
     What follows can be set at any time, from any thread:
 
     `delay`      seconds that each piece of a reply is held back; order and throughput stay.
+    `holding`    no reply is passed on until it is False again.
     `cut_after`  bytes of replies, counted from when it is set and over all connections,
                  after which a connection is torn down (RST), and so is each one that gets
                  a reply later, until it is set to None (or to a new number).
@@ -32,6 +33,7 @@ class DelayProxy:
     def __init__(self, port: int, *, delay: float = 0.0, scheme: str = "redis") -> None:
         self.target_port = port
         self.delay = delay
+        self.holding = False
         self.swallow = False
         self.connections = 0
         self.requested = 0
@@ -155,6 +157,8 @@ class DelayProxy:
         while (piece := await link.pieces.get()) is not None:
             due, data = piece
             await asyncio.sleep(due - loop.time())
+            while self.holding:  # set by another thread  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
             if self.swallow:
                 link.mute = True
             if link.mute:

@@ -94,7 +94,7 @@ class Spawn(Protocol):
     ) -> AppProcess: ...
 
 
-def _server(kind: type[S]) -> S:
+def server_or_skip(kind: type[S]) -> S:
     try:
         return kind()
     except ServerMissingError as missing:
@@ -129,21 +129,21 @@ def _no_caches() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One Redis for all tests. It may be paused or stopped: the next test gets it back."""
-    with _server(RedisServer) as server:
+    with server_or_skip(RedisServer) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def memcached_server() -> Iterator[MemcachedServer]:
     """One memcached for the tests of a module: it gives back no memory while it runs."""
-    with _server(MemcachedServer) as server:
+    with server_or_skip(MemcachedServer) as server:
         yield server
 
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """A Redis for this test alone."""
-    with _server(RedisServer) as server:
+    with server_or_skip(RedisServer) as server:
         yield server
 
 
@@ -162,7 +162,7 @@ def memcached_url(memcached_server: MemcachedServer) -> str:
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[S3Server]:
     """One S3 for the tests of a module: it takes 80 MB, and keeps what it holds in memory."""
-    with _server(S3Server) as server:
+    with server_or_skip(S3Server) as server:
         yield server
 
 

@@ -27,7 +27,7 @@ from stream_cached import (
     stream_cached,
 )
 from stream_cached.backends.pending import MAX_KEYS
-from tests.conftest import _server
+from tests.conftest import server_or_skip
 from tests.support.asgi import get
 from tests.support.gates import TIMEOUT, wait_until
 from tests.support.runs import FALLBACK_HIT, HIT
@@ -41,7 +41,7 @@ both = pytest.mark.parametrize("kind", [RedisServer, MemcachedServer])
 @pytest.fixture
 def server(kind: type[Server]) -> Iterator[Server]:
     """A server for this test alone."""
-    with _server(kind) as server:  # type: ignore[type-var]
+    with server_or_skip(kind) as server:  # type: ignore[type-var]
         yield server
 
 

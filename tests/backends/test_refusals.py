@@ -21,7 +21,7 @@ from starlette.routing import Route
 from stream_cached import State, StoreError, health, stream_cached
 from stream_cached.stores import refusals
 from stream_cached.stores.refusals import fix_of
-from tests.conftest import _server
+from tests.conftest import server_or_skip
 from tests.support.asgi import get
 from tests.support.gates import wait_until
 from tests.support.process import HOST
@@ -83,7 +83,7 @@ def cluster() -> Iterator[RedisServer]:
     """A single node in cluster mode that holds all slots."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(
-            _server(lambda: RedisServer("--cluster-enabled", "yes"))  # type: ignore[arg-type]
+            server_or_skip(lambda: RedisServer("--cluster-enabled", "yes"))  # type: ignore[arg-type]
         )
         server.execute("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         wait_until(lambda: b"cluster_state:ok" in (server.execute("CLUSTER", "INFO") or b""))
@@ -156,7 +156,7 @@ def test_a_password_that_becomes_wrong_in_an_outage_is_told_then(
         await asyncio.to_thread(server.start)
         await asyncio.to_thread(wait_until, lambda: len(told(caplog)) == 2)
 
-    with _server(LockableServer) as server:
+    with server_or_skip(LockableServer) as server:
         asyncio.run(test(server))
     assert [level for level, _ in told(caplog)] == ["WARNING", "ERROR"]
 

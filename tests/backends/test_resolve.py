@@ -633,13 +633,13 @@ def unix_url() -> Iterator[str]:
 
 
 def _redis_or_skip(*options: str) -> RedisServer:
-    from tests.conftest import _server
+    from tests.conftest import server_or_skip
 
     class OnSocket(RedisServer):
         def __init__(self) -> None:
             super().__init__(*options)
 
-    return _server(OnSocket)
+    return server_or_skip(OnSocket)
 
 
 def test_a_socket_in_the_file_system_is_an_address(unix_url: str, namespace: str) -> None:

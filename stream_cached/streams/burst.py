@@ -19,16 +19,22 @@ class Receiver(Protocol):
     def begin_burst(self) -> tuple[int, float]:
         """Return at how many bytes, and when by the monotonic clock, it wants what there is."""
 
-    def feed_all(self, chunks: list[bytes], size: int) -> bool:
-        """Take chunks. Return whether the source now has to pace itself."""
+    def wake_waiting(self) -> bool:
+        """Wake those who wait for chunks: they call `suspended` first. Return whether one does."""
+
+    def feed_all(self, chunks: list[bytes], size: int) -> None:
+        """Take chunks."""
+
+    def has_to_pace(self) -> bool:
+        """Return whether the source now has to pace itself."""
 
 
 class Burst:
     """
     What a source has made since it suspended last.
 
-    Nothing waits here while others could run: the event loop hands it on as soon as the source
-    suspends, before the source goes on.
+    Nothing waits here while others could run: as soon as the source suspends, it is handed on by
+    the first reader that wakes, or by the event loop, before the source goes on.
     """
 
     def __init__(self, receiver: Receiver) -> None:
@@ -51,7 +57,8 @@ class Burst:
             return self.flush()
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._call_soon(self._suspended)
+            if not self._receiver.wake_waiting():
+                self._call_soon(self.suspended)
         return False
 
     def flush(self) -> bool:
@@ -60,14 +67,20 @@ class Burst:
             raise self._error
         if not self._chunks:
             return False
+        self._hand_on()
+        return self._receiver.has_to_pace()
+
+    def suspended(self) -> None:
+        """Hand on what there is, now that the source has suspended."""
+        self._is_scheduled = False
+        if self._chunks and self._error is None:
+            try:
+                self._hand_on()
+            except Exception as exc:
+                # The source learns of it: what it made is lost, and its end must not look clean.
+                self._error = exc
+
+    def _hand_on(self) -> None:
         chunks, size = self._chunks, self._size
         self._chunks, self._size = [], 0
-        return self._receiver.feed_all(chunks, size)
-
-    def _suspended(self) -> None:
-        self._is_scheduled = False
-        try:
-            self.flush()
-        except Exception as exc:
-            # The source learns of it: what it made is lost, and its end must not look clean.
-            self._error = exc
+        self._receiver.feed_all(chunks, size)

@@ -42,9 +42,10 @@ class Seat:
     def is_waiting(self) -> bool:
         return self.future is not None and not self.future.done()
 
-    def wait(self, future: asyncio.Future[None]) -> None:
-        """Let `wake` end a future."""
+    def wait(self, future: asyncio.Future[None]) -> asyncio.Future[None]:
+        """Let `wake` end a future, and return it."""
         self.future = future
+        return future
 
     def wait_no_more(self) -> None:
         """Forget the future."""

@@ -110,22 +110,29 @@ class Stream:
         # Those to whom the first chunk matters must not wait for the second one.
         at_once = self._is_first or self.owner.is_aborting or not self._has_room()
         room = self._max_ahead - (self._backlog.made - self._fastest) if self.seats else BURST_MAX
-        return 0 if at_once else min(room, BURST_MAX), self._gave_way + GIVE_WAY_AFTER
+        return (0 if at_once else min(room, BURST_MAX)), self._gave_way + GIVE_WAY_AFTER
 
-    def feed_all(self, chunks: list[bytes], size: int) -> bool:
-        """Hand on chunks. Return whether the source now has to `pace` itself."""
+    def wake_waiting(self) -> bool:
+        if not self._waiting:
+            return False
+        for seat in self._waiting:
+            seat.wake()
+        self._turns.woke(self._waiting)
+        self._waiting.clear()
+        return True
+
+    def feed_all(self, chunks: list[bytes], size: int) -> None:
+        """Hand on chunks."""
         if self._recorder is not None:
             # First: they may turn out to be for no other client.
             self._recorder.feed(chunks)
         self._backlog.append(chunks, size)
         self.has_begun = self.has_begun or any(chunks)
-        if self._waiting:
-            for seat in self._waiting:
-                seat.wake()
-            self._turns.woke(self._waiting)
-            self._waiting.clear()
+        self.wake_waiting()
         if self._backlog.is_full:
             self._drop_oldest()
+
+    def has_to_pace(self) -> bool:
         return (
             self._is_first
             or self.owner.is_aborting
@@ -253,9 +260,8 @@ class Stream:
 
     async def older(self, number: int) -> list[bytes]:
         """Return chunks that memory has dropped, from a number on; at least one."""
-        first = self._spool.first
         try:
-            if first is not None and number >= first:
+            if self._spool.first is not None and number >= self._spool.first:
                 return self._spool.read(number)
         except (OSError, LookupError) as exc:
             raise LostStreamError(f"chunks that a slow reader needs are lost: {exc}") from exc
@@ -287,7 +293,6 @@ class Stream:
 
     @property
     def made(self) -> int:
-        """Bytes of all chunks so far, with their links."""
         self._burst.flush()
         return self._backlog.made
 
@@ -306,14 +311,13 @@ class Stream:
 
     def news_for(self, seat: Seat) -> asyncio.Future[None]:
         """Return a future for the next change; after it, call `waits_no_more`."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        seat.wait(future)
         self._waiting.add(seat)
-        return future
+        return seat.wait(self._loop.create_future())
 
     def waits_no_more(self, seat: Seat) -> None:
         seat.wait_no_more()
         self._waiting.discard(seat)
+        self._burst.suspended()
 
     def advanced(self, position: int) -> None:
         """Note how many bytes a reader has read, with their links."""

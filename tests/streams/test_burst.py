@@ -70,9 +70,9 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     fed = Stream.feed_all
 
-    def feed_all(stream: Stream, chunks: list[bytes], size: int) -> bool:
+    def feed_all(stream: Stream, chunks: list[bytes], size: int) -> None:
         sizes.append(sum(map(len, chunks)))
-        return fed(stream, chunks, size)
+        fed(stream, chunks, size)
 
     async def large() -> AsyncIterator[bytes]:
         for _ in range(10):
@@ -114,10 +114,10 @@ def test_a_burst_that_can_not_be_handed_on_is_no_clean_end(monkeypatch: pytest.M
 
     fed = Stream.feed_all
 
-    def feed_all(stream: Stream, chunks: Sequence[bytes], size: int) -> bool:
+    def feed_all(stream: Stream, chunks: Sequence[bytes], size: int) -> None:
         if b"second" in chunks:
             raise MemoryError
-        return fed(stream, [*chunks], size)
+        fed(stream, [*chunks], size)
 
     async def test() -> None:
         monkeypatch.setattr(Stream, "feed_all", feed_all)
@@ -128,5 +128,33 @@ def test_a_burst_that_can_not_be_handed_on_is_no_clean_end(monkeypatch: pytest.M
             await reader.take()
         await a_run.over()
         assert isinstance(end_of(a_run), Failed)
+
+    run(test)
+
+
+def test_what_a_source_has_made_does_not_depend_on_the_reader_that_is_woken() -> None:
+    """The reader that waits for it is cancelled at that very moment."""
+    go_on: asyncio.Event
+    waiting: asyncio.Task[list[bytes]]
+
+    async def pausing() -> AsyncIterator[bytes]:
+        yield b"first"
+        await go_on.wait()
+        yield b"second"
+        waiting.cancel()
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        nonlocal go_on, waiting
+        go_on = asyncio.Event()
+        a_run = run_of(IteratorSource(pausing(), "utf-8"), max_ahead=1_000_000)
+        reader, other = read(a_run), read(a_run)
+        assert await reader.take() == [b"first"]
+        waiting = asyncio.create_task(reader.take())
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        assert await other.take() == [b"first", b"second"]
 
     run(test)

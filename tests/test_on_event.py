@@ -228,10 +228,10 @@ async def test_a_run_that_is_stored_after_its_call_was_cancelled_ends_as_stored(
     seen, publishes, gate = Seen(), asyncio.Event(), asyncio.Event()
     publish = Recorder._publish
 
-    async def late(recorder: Recorder, *args: Any) -> None:
+    async def late(recorder: Recorder, *args: Any, **kwargs: Any) -> None:
         publishes.set()
         await gate.wait()
-        await publish(recorder, *args)
+        await publish(recorder, *args, **kwargs)
 
     monkeypatch.setattr(Recorder, "_publish", late)
     async with asyncio.timeout(10):

@@ -411,7 +411,7 @@ def test_a_request_that_wants_a_new_answer_joins_no_run_that_began_before(serve:
 def test_a_request_that_wants_a_new_answer_joins_a_run_that_began_after_it_came(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    came, goes_on, look_up = Gate(), Gate(), lookup.look_up
+    came, goes_on, look_up = Gate(), Gate(), lookup.first_look
 
     async def held_look_up(call: Any) -> Any:
         if call.wishes.no_cache and not came.is_open:
@@ -419,7 +419,7 @@ def test_a_request_that_wants_a_new_answer_joins_a_run_that_began_after_it_came(
             await goes_on.passed()
         return await look_up(call)
 
-    monkeypatch.setattr(way, "look_up", held_look_up)
+    monkeypatch.setattr(way, "first_look", held_look_up)
     runs = HeldRuns(headers={"Cache-Control": "max-age=60"})
     port = serve(runs.app("memory://", ttl="response", honor_request=True)).port
     with RawClient(port) as wants_new, RawClient(port) as first:

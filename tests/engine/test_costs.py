@@ -24,6 +24,7 @@ from starlette.types import Message
 
 import stream_cached as package
 from stream_cached import stream_cached
+from stream_cached.entries.recorder import Recorder
 from stream_cached.opentelemetry import OpenTelemetryMetrics
 from stream_cached.prometheus import PrometheusMetrics
 from tests.support.asgi import Exchange, get
@@ -123,15 +124,15 @@ def _cost(
     return asyncio.run(main())
 
 
-def _slow_app(cache: str, body: str, pause: float) -> Starlette:
-    count, size = BODIES[body]
+def _slow_app(cache: str) -> Starlette:
+    count, size = BODIES["small"]
 
     @stream_cached(ttl=60, cache=cache)
     async def endpoint(request: Request) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
             for number in range(count):
                 yield b"%d" % (number % 10) * size
-                await asyncio.sleep(pause)
+                await asyncio.sleep(0.03)
 
         return StreamingResponse(chunks(), media_type="text/csv")
 
@@ -285,7 +286,7 @@ def test_what_a_miss_costs_on_redis(
 
 
 def test_what_a_slow_miss_tells_costs_nothing_at_its_end(redis_url: str, namespace: str) -> None:
-    costs = _cost_of_a_miss(_slow_app(f"{redis_url}?namespace={namespace}", "small", 0.03))
+    costs = _cost_of_a_miss(_slow_app(f"{redis_url}?namespace={namespace}"))
 
     # Nobody has followed it.
     assert costs.sent["PUBLISH"] >= 1
@@ -293,12 +294,38 @@ def test_what_a_slow_miss_tells_costs_nothing_at_its_end(redis_url: str, namespa
     assert costs.sent["EVAL"] == 1
 
 
-def test_a_body_without_followers_is_not_cut_into_segments(redis_url: str, namespace: str) -> None:
-    costs = _cost_of_a_miss(_slow_app(f"{redis_url}?namespace={namespace}", "inline", 0.01))
+def test_a_body_without_followers_is_not_cut_into_segments(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (count, size), looks, tell = BODIES["inline"], asyncio.Event(), Recorder._tell_news
+
+    async def when_there_is_more(recorder: Recorder) -> None:
+        # However slow the machine is, the endpoint does not pause.
+        length = recorder._length
+        looks.set()
+        while recorder._length == length and not recorder._closing:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await tell(recorder)
+
+    @stream_cached(ttl=60, cache=f"{redis_url}?namespace={namespace}")
+    async def endpoint(request: Request) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(count):
+                yield b"%d" % (number % 10) * size
+                if number % 4 == 3:
+                    looks.clear()
+                    await looks.wait()
+
+        return StreamingResponse(chunks(), media_type="text/csv")
+
+    monkeypatch.setattr(Recorder, "_tell_news", when_there_is_more)
+    costs = _cost_of_a_miss(Starlette(routes=[Route("/", endpoint)]))
 
     # The lease, and what is told; the body is in the record.
+    assert costs.sent["PUBLISH"] >= 1
     assert costs.sent["SET"] == 1 + costs.sent["PUBLISH"]
     # Whether it is followed.
+    assert costs.sent["GET"] >= 2
     assert costs.round_trips == 3 + costs.sent["PUBLISH"] + costs.sent["GET"]
 
 

@@ -166,7 +166,7 @@ def test_each_client_of_a_second_process_that_waits_too_long_for_the_object_runs
         wait_until(lambda: 0 < len(segments(workers.keyspace.all())) <= 9)
         late = pool.submit(fetch_many, second.port, target, count=3)
         # Each one waits as long as it may, and not for the others.
-        wait_until(lambda: workers.runs == 4, timeout=4)
+        wait_until(lambda: workers.runs == 4)
         workers.release()
         stored = client.read_rest()
         answers = late.result()

@@ -111,7 +111,7 @@ class AppServer:
         """How many clients are connected, as far as it knows."""
         return len(self._server.server_state.connections)
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = 10) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = 30) -> T:
         """Run `coroutine` in the server's loop and wait for its result."""
         assert self._server.loop is not None, "not started"
         return asyncio.run_coroutine_threadsafe(coroutine, self._server.loop).result(timeout)

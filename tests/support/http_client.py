@@ -91,7 +91,7 @@ class RawClient:
         self,
         port: int,
         *,
-        timeout: float = 10,
+        timeout: float = 30,
         receive_buffer: int | None = None,
         host: str = HOST,
         keeps: bool = True,
@@ -350,7 +350,7 @@ def fetch(
     *,
     method: str = "GET",
     body: bytes = b"",
-    timeout: float = 10,
+    timeout: float = 30,
 ) -> RawResponse:
     """One request on a connection of its own."""
     with RawClient(port, timeout=timeout) as client:
@@ -363,7 +363,7 @@ def fetch_many(
     headers: Headers = (),
     *,
     count: int,
-    timeout: float = 20,
+    timeout: float = 40,
 ) -> list[RawResponse]:
     """The same request `count` times at once, each in a thread; all are connected first."""
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)

@@ -68,6 +68,8 @@ async def _in_backend(call: Call, look: Callable[[Call, Backend, Deadline], Awai
 
 async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> View | Fresh:
     started = time.monotonic()
+    # Before the values are read: a run that ends meanwhile may have stored what they lack.
+    ended = registry_of(backend.scope).ended
     hit, known = await at_hand(call, backend, deadline)
     if hit is not None:
         service = call.service
@@ -78,7 +80,9 @@ async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> Vi
             if backend.server is not None:
                 call.look_up = time.monotonic() - started
             return found
-    return await _look_up_in(call, backend, deadline, known)
+    view = await _look_up_in(call, backend, deadline, known)
+    view.ended = ended
+    return view
 
 
 def use_of(call: Call, backend: Any, deadline: Deadline) -> Use:

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from aiocache import SimpleMemoryCache
 from aiocache.plugins import BasePlugin
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from stream_cached import MemoryCache, stream_cached
 from stream_cached.stores.memory import MemoryStore
 from tests.support.asgi import Exchange, get
+from tests.support.gates import run, runs_over
 
 _read = MemoryStore.get_many
 
@@ -115,3 +117,50 @@ def test_the_tags_of_a_response_are_read_in_the_same_round_trip() -> None:
         assert reads.call_count == 1
 
     asyncio.run(main())
+
+
+def test_a_run_that_is_stored_during_the_look_up_answers_it() -> None:
+    """What was read has come before the run, and the run has ended before it came here."""
+    read, arrive, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Slow(SimpleMemoryCache):  # type: ignore[misc]
+        is_slow = False
+
+        async def _multi_get(self, *args: Any, **kwargs: Any) -> Any:
+            values = await super()._multi_get(*args, **kwargs)
+            if self.is_slow:
+                self.is_slow = False
+                read.set()
+                await arrive.wait()
+            return values
+
+    cache, numbers = Slow(), itertools.count(1)
+
+    async def chunks(number: int) -> AsyncIterator[bytes]:
+        yield b"%d" % number
+        if number > 1:
+            await go_on.wait()
+        yield b"."
+
+    @stream_cached(ttl=60, cache=cache)
+    async def endpoint(request: Request) -> StreamingResponse:
+        return StreamingResponse(chunks(next(numbers)))
+
+    async def main() -> None:
+        app = _app(one=endpoint)
+        assert await _bodies(app, "/one") == [b"1."] * SEVERAL
+        await endpoint.invalidate()
+        first, second = Exchange(app, path="/one"), Exchange(app, path="/one")
+        leading = asyncio.create_task(first.run())
+        await first.received.wait()
+        cache.is_slow = True
+        looking = asyncio.create_task(second.run())
+        await read.wait()
+        go_on.set()
+        await leading
+        await runs_over()
+        arrive.set()
+        await looking
+        assert [first.body, second.body] == [b"2.", b"2."]
+
+    run(main)

@@ -181,7 +181,7 @@ class Decorated:
         aiocache_wait_for_write: bool = True,
     ) -> Call:
         """Return a call as the engine answers it."""
-        started, hooks = time.monotonic(), self.service.hooks
+        hooks = self.service.hooks
         by_request = hooks.keys_by_request
         request, kwargs = self.endpoint.take_request(args, kwargs)
         self._asked.add(request is not None)
@@ -224,7 +224,6 @@ class Decorated:
             request=None if incoming is None else RequestView(incoming, wishes),
             keyed=keyed,
             findings=findings,
-            started=started,
             reads=cache_read and not (refreshes or wishes.no_cache),
             writes=cache_write and not wishes.no_store,
             waits=aiocache_wait_for_write,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,7 +18,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from stream_cached import stream_cached
+from stream_cached import MemoryCache, stream_cached
+from stream_cached.decorated import function
+from stream_cached.engine import answer as way
+from stream_cached.engine.outcome import Call
 from tests.conftest import Serve
 from tests.support.app_server import HttpParser
 from tests.support.asgi import Exchange, get
@@ -882,3 +886,31 @@ def test_a_store_that_dies_breaks_off_nobody_who_lags_behind(
         assert quick.read_rest().body == runs.bodies[0]
         assert slow.read_rest().body == runs.bodies[0]
     assert len(runs.bodies) == 1
+
+
+def test_the_time_that_a_request_takes_to_arrive_is_no_wait_for_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waits, waits from then on; and what showed life before may be dead by then."""
+    calls: list[Call] = []
+    arrived: list[float] = []
+
+    def noted(call: Call) -> Any:
+        calls.append(call)
+        return way.answer(call)
+
+    class Upload(Exchange):
+        async def _receive(self) -> Any:
+            message = await super()._receive()
+            arrived.append(time.monotonic())
+            return message
+
+    @stream_cached(ttl=60, cache=MemoryCache(), methods=("POST",))
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse(await request.body())
+
+    exchange = Upload(Starlette(routes=[Route("/", endpoint, methods=["POST"])]))
+    exchange.scope["method"] = "POST"
+    monkeypatch.setattr(function, "answer", noted)
+    asyncio.run(exchange.run())
+    assert calls[0].started >= arrived[0]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import functools
 import logging
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,10 +21,10 @@ from stream_cached.keys.canonical import (
     PLAIN,
     NoCanonicalFormError,
     canonical,
-    slot_names,
     state_of,
 )
 from stream_cached.keys.digest import class_name
+from stream_cached.keys.layout import hides_content
 from stream_cached.keys.made_classes import plain_attributes
 
 #: How deeply plain objects may be nested: a service that has a repository that has a session.
@@ -64,11 +63,6 @@ _LOCKS = frozenset(
 _ABSTRACT = frozenset({"abc", "collections.abc", "typing"})
 
 _METACLASSES = (type, abc.ABCMeta, type(Protocol))
-
-#: `Py_TPFLAGS_HEAPTYPE`: a class that is not built into the interpreter.
-_HEAP_TYPE = 1 << 9
-
-_POINTER = struct.calcsize("P")
 
 
 class UnknownOriginError(Exception):
@@ -238,15 +232,13 @@ def _find_plain(cls: type) -> bool:
     if cls is object or type(cls) not in _METACLASSES or is_infrastructure(cls):
         return False
     bases = [base for base in cls.__mro__ if base.__module__ not in _ABSTRACT]
-    # A class of an extension may keep more than a dictionary, weak references and slots.
-    size = object.__basicsize__ + _POINTER * (2 + len(slot_names(cls.__mro__)))
-    return cls.__basicsize__ <= size and all(map(_is_plain_base, bases))
+    return not hides_content(cls) and all(map(_is_plain_base, bases))
 
 
 def _is_plain_base(cls: type) -> bool:
     own = vars(cls)
     is_dynamic = "__getattr__" in own or "__getattribute__" in own
-    return cls is object or (bool(cls.__flags__ & _HEAP_TYPE) and not is_dynamic)
+    return cls is object or not is_dynamic
 
 
 is_plain: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_find_plain)

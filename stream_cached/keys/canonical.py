@@ -19,7 +19,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from stream_cached.keys.digest import _packed, class_name
-from stream_cached.keys.made_classes import found_by_name, parts_of_class, plain_attributes
+from stream_cached.keys.layout import descriptors_of, hides_content, slot_names
+from stream_cached.keys.made_classes import (
+    changing_bases,
+    found_by_name,
+    parts_of_class,
+    plain_attributes,
+)
 
 #: Ends the recursion into a value that contains itself.
 _MAX_DEPTH = 64
@@ -76,8 +82,10 @@ def class_has_form(cls: type) -> bool:
 
 def _find_converter(cls: type) -> _Converter:
     form = _form_of_class(cls)
-    if form is _refuse or cls.__module__ in _STANDARD or found_by_name(cls) is cls:
+    if form is _refuse or cls.__module__ in _STANDARD or issubclass(cls, type):
         return form
+    if found_by_name(cls) is cls:
+        return _with_attributes_of(cls, form) if changing_bases(cls) else form
     # Another class may have its name: its methods and attributes count, as they are now.
     return lambda value, deeper: [
         "made",
@@ -86,14 +94,24 @@ def _find_converter(cls: type) -> _Converter:
     ]
 
 
+def _with_attributes_of(cls: type, form: _Converter) -> _Converter:
+    """Return a converter that adds what stands on the class: a request may have put it there."""
+
+    def converted(value: Any, deeper: int) -> Any:
+        own = plain_attributes(cls, PLAIN)
+        return [form(value, deeper), own] if own else form(value, deeper)
+
+    return converted
+
+
 def _form_of_class(cls: type) -> _Converter:
     for classes, form in _FORMS:
         if issubclass(cls, classes):
             return _content_only(cls, form) if issubclass(cls, _CONTENT) else form
     if dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__"):
-        return _dataclass
+        return _fields_over(cls, _dataclass)
     if hasattr(cls, "__pydantic_fields__"):
-        return _model
+        return _fields_over(cls, _model)
     if cls.__module__ in ("pydantic.networks", "pydantic_core._pydantic_core") and hasattr(
         cls, "unicode_string"
     ):
@@ -127,20 +145,13 @@ def _plain_as(base: type, content: Callable[[Any], object]) -> _Converter:
     return lambda value, _: [base.__name__, class_name(value), content(value)]
 
 
-def slot_names(classes: Iterable[type]) -> list[str]:
-    """Return the names of the slots that these classes themselves define."""
-    names: list[str] = []
-    for cls in classes:
-        slots = vars(cls).get("__slots__", ())
-        own = [slots] if isinstance(slots, str) else slots
-        names += [_mangled(cls, name) for name in own if name not in ("__dict__", "__weakref__")]
-    return names
-
-
-def _mangled(cls: type, name: str) -> str:
-    """Return the name of the attribute for a name in the body of a class."""
-    is_private = name.startswith("__") and not name.endswith("__")
-    return f"_{cls.__name__.lstrip('_')}{name}" if is_private else name
+def _fields_over(cls: type, form: _Converter) -> _Converter:
+    """Return a converter that adds what a class with fields has of the class that it extends."""
+    for base, content in _CONTENT_OF.items():
+        if issubclass(cls, base):
+            plain = _plain_as(base, content)
+            return lambda value, deeper: [form(value, deeper), plain(value, deeper)]
+    return _refuse if hides_content(cls) else form
 
 
 def _slots(cls: type) -> list[str]:
@@ -206,7 +217,10 @@ def _set(value: Iterable[object], deeper: int) -> list[Any]:
 def _dataclass(value: Any, deeper: int) -> list[Any]:
     # The instance's dict also holds attributes that were set later. `getattr` of a field would
     # make an ORM's instance load that field.
-    return ["dataclass", class_name(value), _pairs(state_of(value), deeper)]
+    form = ["dataclass", class_name(value), _pairs(state_of(value), deeper)]
+    # Once it is known to be no instance of an ORM's.
+    elsewhere = {name: getattr(value, name) for name in descriptors_of(type(value))}
+    return [*form, _pairs(elsewhere, deeper)] if elsewhere else form
 
 
 def _model(value: Any, deeper: int) -> list[Any]:
@@ -218,8 +232,9 @@ def _model(value: Any, deeper: int) -> list[Any]:
 
 def _member(value: enum.Enum, deeper: int) -> list[Any]:
     # Beside its name and its value, a member may have attributes of its own.
-    own = [[n, v] for n, v in value.__dict__.items() if type(v) in PLAIN and n[:1] != "_"]
-    return ["enum", class_name(value), value.name, canonical(value.value, deeper), sorted(own)]
+    own = {n: v for n, v in value.__dict__.items() if n[:1] != "_" and has_form(v)}
+    forms = sorted([name, canonical(item, deeper)] for name, item in own.items())
+    return ["enum", class_name(value), value.name, canonical(value.value, deeper), forms]
 
 
 #: The converter of each type; the first match is used.

@@ -20,6 +20,15 @@ FormOf = Callable[[object], Any]
 #: Modules whose functions are the same in all classes that they help to make.
 _MAKERS = frozenset({"abc", "attr", "collections", "dataclasses", "enum", "functools", "typing"})
 
+#: Packages to whose classes no request adds anything.
+_UNCHANGED = frozenset(
+    {
+        *("_decimal", "abc", "attr", "builtins", "collections", "datetime", "decimal", "enum"),
+        *("ipaddress", "pathlib", "pydantic", "pydantic_core", "starlette", "typing", "uuid"),
+        "zoneinfo",
+    }
+)
+
 _Pair = collections.namedtuple("_Pair", "first")
 
 #: What a class has of the interpreter: slots, and methods in C.
@@ -47,13 +56,24 @@ def plain_attributes(value: Any, plain: frozenset[type]) -> list[list[Any]]:
     """Return the attributes of a function or a class that are plain values, but for counters."""
     found: dict[str, Any] = {}
     counters = _counters(value) if isinstance(value, type) else ()
-    for each in getattr(value, "__mro__", (value,)):
-        if each.__module__ != "builtins":
-            found = {**each.__dict__, **found}
+    for each in changing_bases(value) if isinstance(value, type) else (value,):
+        found = {**each.__dict__, **found}
     return sorted(
         [name, item]
         for name, item in found.items()
-        if type(item) in plain and not name.startswith("__") and name not in counters
+        if type(item) in plain and not _is_special(name) and name not in counters
+    )
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") or (name[:1] == "_" and name[-1:] == "_")
+
+
+@functools.lru_cache(maxsize=1024)
+def changing_bases(cls: type) -> tuple[type, ...]:
+    """Return a class and its bases, but for those of packages whose classes stay as they are."""
+    return tuple(
+        each for each in cls.__mro__ if each.__module__.partition(".")[0] not in _UNCHANGED
     )
 
 

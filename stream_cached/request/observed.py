@@ -15,7 +15,7 @@ from starlette.datastructures import URL, Headers, MutableHeaders, QueryParams, 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from stream_cached.keys.canonical import slot_names
+from stream_cached.keys.layout import slot_names
 
 #: The value of a name that does not exist.
 ABSENT = object()

@@ -14,7 +14,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from stream_cached.format.envelope import size_of_value
-from stream_cached.keys.canonical import slot_names
+from stream_cached.keys.layout import slot_names
 
 #: Classes whose instances hold no other object, or none that counts.
 _LEAVES = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -26,9 +27,8 @@ from stream_cached.keys.canonical import (
     canonical,
     state_of,
 )
-from stream_cached.keys.digest import class_name
+from stream_cached.keys.digest import class_name, digest
 from stream_cached.keys.made_classes import plain_attributes
-from stream_cached.keys.names import holds_address
 
 _PLAIN_VALUE = "let the functions of key_args= return a plain value for every argument"
 _PLAIN_PART = "let the function of InKey or in_key() return a plain value"
@@ -131,8 +131,11 @@ class CallValues:
         except UnkeyedError as exc:
             self._unkeyed.append(exc)
             return value
-        if not _has_form(value) and holds_address(repr(value)):
+        if not _has_form(value):
             self._unkeyed.append(self._without_form(name, value, NoCanonicalFormError()))
+        elif self._rules.by_request and not has_exact_repr([value]):
+            # Its `repr` may leave something out, such as a secret.
+            return _Shown(f"{class_name(value)} {digest(canonical(value))}")
         return value
 
     def check(self) -> None:
@@ -314,6 +317,11 @@ class CallValues:
         return UnkeyedError(name, value, why, client_source=source)
 
 
+#: The order of a set's items in its `repr` differs between processes; that of a view of a memory
+#: has an address, and that of a class or a function nothing of what was put there.
+_INEXACT = (frozenset, memoryview, set, type, types.BuiltinFunctionType, types.FunctionType)
+
+
 def has_exact_repr(values: Iterable[object]) -> bool:
     """Whether the `repr` of two different ones of these values always differs."""
     return all(map(_has_exact_repr, values))
@@ -324,10 +332,9 @@ def _has_exact_repr(value: object) -> bool:
         return has_exact_repr(value)  # type: ignore[arg-type]
     if type(value) is dict:
         return all(has_exact_repr(pair) for pair in value.items())
-    # The order of a set's items in its `repr` differs between processes.
     return isinstance(value, _Shown) or (
         type(value).__module__ in ("builtins", "datetime", "decimal", "pathlib", "uuid")
-        and not isinstance(value, set | frozenset)
+        and not isinstance(value, _INEXACT)
     )
 
 

@@ -923,24 +923,84 @@ def test_loggers_are_told_apart_by_a_helper_and_others_are_refused() -> None:
         key(request())
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        pydantic.SecretStr,
-        lambda name: type("Hidden", (), {"__repr__": lambda self: "<user>", "name": name})(),
-    ],
-    ids=["SecretStr", "an object with a repr of its own"],
-)
-def test_values_that_do_not_show_are_told_apart_by_a_helper(make: Callable[[str], Any]) -> None:
-    @cached(request_key=False)
+@dataclasses.dataclass
+class Caller:
+    name: str = dataclasses.field(repr=False)
+
+
+class CallerModel(pydantic.BaseModel):
+    name: str = pydantic.Field(repr=False)
+
+
+class CallerClass:
+    name = ""
+
+
+class Text(str):
+    def __repr__(self) -> str:
+        return "'a text'"
+
+
+def class_of(name: str) -> type:
+    CallerClass.name = name
+    return CallerClass
+
+
+HIDING: dict[str, Callable[[str], Any]] = {
+    "SecretStr": pydantic.SecretStr,
+    "an object with a repr of its own": lambda name: type(
+        "Hidden", (), {"__repr__": lambda self: "<user>", "name": name}
+    )(),
+    "a field of a dataclass": Caller,
+    "a field of a model": lambda name: CallerModel(name=name),
+    "a text": Text,
+    "in a list": lambda name: [pydantic.SecretStr(name)],
+    "in a dict": lambda name: {"user": Caller(name)},
+    "a class": class_of,
+    "a view of a memory": lambda name: memoryview(name.encode()),
+}
+
+
+def name_in(value: Any) -> str:
+    value = value[0] if isinstance(value, list) else value
+    value = value["user"] if isinstance(value, dict) else value
+    if isinstance(value, memoryview):
+        return bytes(value).decode()
+    if hasattr(value, "get_secret_value"):
+        return str(value.get_secret_value())
+    return str.__str__(value) if isinstance(value, str) else str(value.name)
+
+
+@pytest.mark.parametrize("make", HIDING.values(), ids=HIDING)
+@pytest.mark.parametrize("request_key", [False, True])
+def test_values_that_do_not_show_are_told_apart_by_a_helper(
+    make: Callable[[str], Any], request_key: bool
+) -> None:
+    @cached(request_key=request_key)
     async def profile(user: Any) -> str:
-        return str(user.get_secret_value() if hasattr(user, "get_secret_value") else user.name)
+        return name_in(user)
 
     async def test() -> None:
-        assert await profile(make("alice")) == "alice"
-        assert await profile(make("bob")) == "bob"
+        for name in ("alice", "bob", "anna", "ben"):
+            assert await profile(make(name)) == name
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("make", [pydantic.SecretStr, Caller, lambda name: [Caller(name)]])
+def test_values_that_do_not_show_have_hits(make: Callable[[str], Any]) -> None:
+    runs = []
+
+    @cached()
+    async def profile(user: Any) -> str:
+        runs.append(user)
+        return name_in(user)
+
+    async def test() -> None:
+        assert [await profile(make("alice")) for _ in range(2)] == ["alice"] * 2
+
+    asyncio.run(test())
+    assert len(runs) == 1
 
 
 # -- cache_key ------------------------------------------------------------------------------------

@@ -42,7 +42,6 @@ _COMMON = frozenset(
         "fastapi_function_astack",
         "fastapi_inner_astack",
         "fastapi_middleware_astack",
-        "http_version",
         "method",
         "path",
         "path_params",

@@ -235,7 +235,7 @@ class Incoming:
             scheme=scope.get("scheme", "http"),
             host=self._host() if host else (),
             # A middleware may rewrite one of the three and leave the others.
-            path=(scope.get("raw_path") or b"", scope["path"], scope.get("root_path", "")),
+            path=(scope.get("raw_path") or b"", scope["path"], *_mounts(scope)),
             parameters=self._path_parameters(),
             state=own_names(scope),
             query=scope.get("query_string", b""),
@@ -265,6 +265,7 @@ class Incoming:
             scope.get("raw_path"),
             scope["path"],
             scope.get("root_path"),
+            scope.get("app_root_path"),
             scope.get("query_string"),
             self.status,
             *map(_hashable, self._selected.values()),
@@ -336,6 +337,12 @@ class Incoming:
                 if isinstance(instance, HTTPEndpoint):
                     # The endpoint sends its answer with its scope, which a guard has replaced.
                     instance.scope = self.scope
+
+
+def _mounts(scope: Mapping[str, Any]) -> Sequence[str]:
+    """Return the path of the mount, and that of the application, of which URLs are made."""
+    paths: list[str] = [scope.get("root_path", "")]
+    return [*paths, scope["app_root_path"]] if "app_root_path" in scope else paths
 
 
 def _hashable(selected: bytes | list[bytes]) -> bytes | tuple[bytes, ...]:

@@ -47,6 +47,8 @@ SCOPES: dict[str, dict[str, Any]] = {
     "a raw path": {"raw_path": b"/rows%2F5"},
     "no raw path": {"raw_path": None},
     "a mount": {"root_path": "/api"},
+    "another path of the application": {"app_root_path": "/api"},
+    "one more path of the application": {"app_root_path": "/app"},
     "a query": {"query_string": b"a=1&b=3"},
     "a query in another order": {"query_string": b"b=2&a=1"},
     "no query": {"query_string": b""},

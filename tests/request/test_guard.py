@@ -170,6 +170,7 @@ NOTICED: dict[str, tuple[Callable[[Any], object], str]] = {
     "scope, user": (lambda r: r.scope["user"].display_name, "request.user"),
     "scope, auth": (lambda r: r.scope["auth"].scopes, "request.auth"),
     "scope, session": (lambda r: r.scope["session"]["name"], "the session"),
+    "scope, version": (lambda r: r["http_version"], 'request.scope["http_version"]'),
     "scope, client": (lambda r: r.scope["client"][0], "the client's address"),
     "scope, headers": (lambda r: dict(r.scope["headers"])[b"x-user"], "the headers as a whole"),
     "a request of its own": (lambda r: Request(r.scope).headers["x-user"], "the headers"),
@@ -307,7 +308,7 @@ FINE: dict[str, Callable[[Request], object]] = {
     "path": lambda r: (r.scope["path"], r.scope["raw_path"], r.scope["root_path"]),
     "path_params": lambda r: r.path_params,
     "query_params": lambda r: (r.query_params.get("a"), r.scope["query_string"]),
-    "method": lambda r: (r.method, r.scope["type"], r["http_version"], r.scope.get("scheme")),
+    "method": lambda r: (r.method, r.scope["type"], r.scope.get("scheme")),
     "app": lambda r: r.app.state is r.scope["app"].state,
     "host": lambda r: r.headers["Host"],
     "url": lambda r: r.url,
@@ -1434,3 +1435,25 @@ def test_the_cookies_are_not_known_by_what_a_function_of_vary_makes_of_them() ->
 def test_a_read_of_authorization_is_noticed_though_the_key_is_said_to_name_the_user() -> None:
     endpoint = answering(lambda r: r.headers.get("Authorization", ""), authorized="keyed")
     assert states(ask(routed(endpoint), "alice", "bob")) == [READ] * 2
+
+
+# -- the path of the application ------------------------------------------------------------------
+
+
+def test_urls_that_are_made_of_what_a_middleware_says_of_the_application_are_told_apart() -> None:
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse(str(request.url_for("endpoint")))
+
+    def mounted(endpoint: Callable[..., Any]) -> ASGIApp:
+        app = routed(endpoint)
+
+        async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+            prefix = dict(scope.get("headers", ()))[b"x-user"].decode()
+            await app({**scope, "app_root_path": f"/{prefix}"}, receive, send)
+
+        return middleware
+
+    answers = ask(mounted(cached()(endpoint)), "alice", "bob", "alice")
+    assert states(answers) == [MISS, MISS, HIT]
+    expected = ask(mounted(endpoint), "alice", "bob", "alice")
+    assert [answer[0] for answer in answers] == [answer[0] for answer in expected]

@@ -237,6 +237,8 @@ def _member(value: enum.Enum, deeper: int) -> list[Any]:
     return ["enum", class_name(value), value.name, canonical(value.value, deeper), forms]
 
 
+_MICROSECOND = datetime.timedelta(microseconds=1)
+
 #: The converter of each type; the first match is used.
 _FORMS: tuple[tuple[type | tuple[type, ...], _Converter], ...] = (
     (enum.Enum, _member),
@@ -251,6 +253,7 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Converter], ...] = (
     (_ADDRESSES, lambda v, _: [class_name(v), str(v)]),
     (re.Pattern, lambda v, deeper: ["pattern", canonical(v.pattern, deeper), v.flags]),
     (zoneinfo.ZoneInfo, lambda v, _: ["zone", _zone(v)]),
+    (datetime.timezone, lambda v, _: ["offset", v.utcoffset(None) // _MICROSECOND, v.tzname(None)]),
     ((*_FUNCTIONS, type), _global),
     # Slicing normalises the end: range(0, 3, 2) equals range(0, 4, 2).
     (range, lambda v, _: ["range", repr(v[:])]),

@@ -185,6 +185,8 @@ DIFFERENT: list[Any] = [
     *(pydantic.SecretStr("1"), pydantic.SecretStr("2"), pydantic.SecretBytes(b"1")),
     *(re.compile("a"), re.compile("a", re.IGNORECASE), re.compile(b"a"), re.compile("b")),
     *(zoneinfo.ZoneInfo("Europe/Berlin"), zoneinfo.ZoneInfo("Europe/Paris"), "Europe/Berlin"),
+    *(datetime.UTC, datetime.timezone(datetime.timedelta(0), "Z"), "UTC"),
+    *(datetime.timezone(datetime.timedelta(hours=1)), datetime.timezone.min, datetime.timezone.max),
     *(int, str, len, os.path.join, form_of, "builtins.len"),
     *(Attrs(1), Attrs("1"), Attrs(2)),
 ]

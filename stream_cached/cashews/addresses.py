@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
 from typing import Any
@@ -120,9 +121,27 @@ def _why_unusable(value: Any) -> str:
         return _NOTHING
     if isinstance(value, UploadFile) or _MASK in text:
         return _HIDDEN
+    if _hides_fields(type(value)) and text == str(value):
+        return _HIDDEN
     address = id(value)
     is_shown = holds_address(text) or str(address) in text or f"{address:x}" in text.lower()
     return _ADDRESS if is_shown else ""
+
+
+def _find_hidden_fields(cls: type) -> bool:
+    shown: Any = cls.__str__
+    module = getattr(shown, "__module__", None) or ""
+    if shown is not object.__str__ and not module.startswith("pydantic"):
+        # It has a text of its own.
+        return False
+    fields: Any = getattr(cls, "__dataclass_fields__", None)
+    fields = fields or getattr(cls, "__pydantic_fields__", None) or {}
+    attributes: Any = getattr(cls, "__attrs_attrs__", ())
+    return any(field.repr is False for field in (*fields.values(), *attributes))
+
+
+#: Whether the text of a dataclass, a model or a class of attrs leaves out fields.
+_hides_fields: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_find_hidden_fields)
 
 
 def _why_not_text(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import io
 import weakref
@@ -10,13 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
+import attrs
 import cashews
 import pytest
 from cashews import default_formatter, noself
 from cashews.exceptions import NotConfiguredError
 from cashews.key import get_cache_key, get_cache_key_template
 from fastapi import Depends, FastAPI, Header, UploadFile
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -56,6 +58,38 @@ class Query:
 
 class Model(BaseModel):
     token: SecretStr
+
+
+@dataclass
+class Page:
+    page: int
+
+
+class PageModel(BaseModel):
+    page: int
+
+
+@dataclass
+class Named:
+    page: int = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        return f"page {self.page}"
+
+
+@dataclass
+class Caller:
+    page: int
+    name: str = dataclasses.field(repr=False)
+
+
+@attrs.define
+class AttrsCaller:
+    name: str = attrs.field(repr=False)
+
+
+class ModelCaller(BaseModel):
+    name: str = Field(repr=False)
 
 
 class ShortRequest(Request):
@@ -131,6 +165,10 @@ def read(template: str | None, *args: Any, **kwargs: Any) -> tuple[str, list[str
         SecretStr("a"),
         [SecretStr("a")],
         Model(token=SecretStr("a")),
+        Caller(1, "alice"),
+        [Caller(1, "alice")],
+        AttrsCaller("alice"),
+        ModelCaller(name="alice"),
         UploadFile(io.BytesIO(), filename="a"),
         Exception(Service("a")),
     ],
@@ -166,7 +204,7 @@ def test_an_address_is_seen_in_any_form(form: str) -> None:
         *(None, "", "a", 1, 1.5, True, b"a", b"\xff"),
         *([1, "a"], ("a", None), {"a": 1}, {"a"}, ValueError("a")),
         *("crash at 0x12", "0x7f3c5e8b9d10", "**********", ["at 0x7f3c5e8b9d10"]),
-        *(dict, len),
+        *(dict, len, Page(1), Named(1), PageModel(page=1)),
     ],
     ids=repr,
 )

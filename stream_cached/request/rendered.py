@@ -36,7 +36,7 @@ class Rendered:
 
     def __init__(self, wrapper: Any) -> None:
         self._wrapper = wrapper
-        self._counts: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
+        self._routes: WeakKeyDictionary[Any, tuple[int, list[int]]] = WeakKeyDictionary()
 
     def form(self, scope: Scope) -> list[Any]:
         """Return how the route renders; nothing where the function has no other route."""
@@ -46,18 +46,23 @@ class Rendered:
         app, route = scope.get("app"), effective_route(scope)
         if not hasattr(app, "router") or not is_endpoint(self._wrapper, route):
             return []
-        if self._count(app) < 2:
+        routes = self._routes_of(app)
+        if len(routes) < 2:
             return []
         forms = [[name, _shown(getattr(route, name, None))] for name in OF_ROUTE]
+        # Its endpoint may read the name of its route, its tags, and all else that was put there.
+        own = id(scope["route"])
+        forms.append(["route", routes.index(own) if own in routes else -1])
         # Of a generator, one route has the items in its entries, and another one the responses.
         return [*forms, AS_RESPONSE] if AS_RESPONSE in scope else forms
 
-    def _count(self, app: Any) -> int:
+    def _routes_of(self, app: Any) -> list[int]:
+        """Return the addresses of the routes, in their order, which all processes have."""
         size = len(app.routes)
-        known = self._counts.get(app)
+        known = self._routes.get(app)
         if known is None or known[0] != size:
-            routes = [each for each in _routes(app, 0) if is_endpoint(self._wrapper, each)]
-            known = self._counts[app] = size, len(routes)
+            routes = [id(each) for each in _routes(app, 0) if is_endpoint(self._wrapper, each)]
+            known = self._routes[app] = size, routes
         return known[1]
 
 

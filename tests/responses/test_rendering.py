@@ -23,6 +23,7 @@ from fastapi import (
     Depends,
     FastAPI,
     Header,
+    Request,
     Response,
     routing,
 )
@@ -898,6 +899,29 @@ def test_two_routes_of_one_function_on_one_path_render_otherwise(
 
     wanted = ask(create(lambda function: function))
     assert ask(create(stream_cached(ttl=60, cache=cache_url))) == wanted
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_an_endpoint_may_read_which_of_two_routes_on_one_path_it_is(
+    cache_url: str, within: bool
+) -> None:
+    @stream_cached(ttl=60, cache=cache_url)
+    async def endpoint(request: Request) -> Any:
+        route = request.scope["route"]
+        return [route.name, route.tags, route.openapi_extra]
+
+    app = FastAPI()
+    router = APIRouter() if within else app.router
+    for name in ("one", "other"):
+        more: dict[str, Any] = {"tags": [name], "openapi_extra": {"x-plan": name}}
+        router.add_api_route("/", endpoint, name=name, route_class_override=OnHeader, **more)
+    if within:
+        app.include_router(router)
+    with TestClient(app) as client:
+        names = ("one", "other", "other", "one")
+        given = [client.get("/", headers={"x-route": name}) for name in names]
+    assert [each.json() for each in given] == [[name, [name], {"x-plan": name}] for name in names]
+    assert [each.headers["cache-status"] for each in given] == [MISS, MISS, HIT, HIT]
 
 
 def test_an_entry_is_no_value_and_a_value_is_no_entry() -> None:

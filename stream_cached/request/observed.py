@@ -206,6 +206,11 @@ class ObservedRequest:
     def __bool__(self) -> bool:
         return True
 
+    def __copy__(self) -> Any:
+        copied = observed_request(self._observer.request, self._observer)
+        object.__setattr__(copied, "__dict__", dict(self._observer.request.__dict__))
+        return copied
+
     @property
     def scope(self) -> Scope:
         return self._observer.scope

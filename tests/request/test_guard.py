@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -164,6 +165,8 @@ NOTICED: dict[str, tuple[Callable[[Any], object], str]] = {
     "scope, dict": (lambda r: dict(r.scope)["tenant"], 'request.scope["tenant"]'),
     "scope, dict of the request": (lambda r: dict(r)["tenant"], 'request.scope["tenant"]'),
     "scope, unpacked": (unpacked, 'request.scope["tenant"]'),
+    "a copy of it": (lambda r: copy.copy(r).headers["x-user"], "the header x-user"),
+    "the state of a copy": (lambda r: copy.copy(r).state.tenant, "request.state.tenant"),
     "scope, copy": (lambda r: r.scope.copy()["tenant"], 'request.scope["tenant"]'),
     "scope, items": (lambda r: dict(r.scope.items())["tenant"], 'request.scope["tenant"]'),
     "scope, values": (lambda r: len(list(r.scope.values())) > 0, 'request.scope["tenant"]'),

@@ -55,18 +55,24 @@ def found_by_name(value: Any) -> Any:
 def plain_attributes(value: Any, plain: frozenset[type]) -> list[list[Any]]:
     """Return the attributes of a function or a class that are plain values, but for counters."""
     found: dict[str, Any] = {}
+    # Those that come first count.
+    for each in reversed(changing_bases(value)) if isinstance(value, type) else (value,):
+        own = each.__dict__
+        if found:
+            for name in found.keys() & own.keys():
+                del found[name]
+        for name, item in own.items():
+            if type(item) in plain and not name.startswith("__"):
+                found[name] = item
+    if not found:
+        return []
     counters = _counters(value) if isinstance(value, type) else ()
-    for each in changing_bases(value) if isinstance(value, type) else (value,):
-        found = {**each.__dict__, **found}
     return sorted(
         [name, item]
         for name, item in found.items()
-        if type(item) in plain and not _is_special(name) and name not in counters
+        # A name such as `_value_` is an enum's own.
+        if name not in counters and not (name[0] == "_" == name[-1])
     )
-
-
-def _is_special(name: str) -> bool:
-    return name.startswith("__") or (name[:1] == "_" and name[-1:] == "_")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -112,8 +112,7 @@ class Segments(Protocol):
 class ChunkIndex:
     """Finds chunks by their numbers."""
 
-    def __init__(self, segments: Segments) -> None:
-        self._segments = segments
+    def __init__(self) -> None:
         # For each closed segment, how many chunks have begun before it.
         self._begun: list[int] = []
         self._begun_now = 0
@@ -129,7 +128,7 @@ class ChunkIndex:
         """Whether the first piece of a segment belongs to a chunk that began earlier."""
         return index > 0 and self._continued[index - 1]
 
-    async def read(self, number: int) -> list[bytes]:
+    async def read(self, number: int, segments: Segments) -> list[bytes]:
         """Return chunks from a number on; at least one."""
         index = len(self._begun)
         skip = number - self._begun_now
@@ -139,7 +138,7 @@ class ChunkIndex:
         skip += self._continues_into(index)
         joiner = ChunkJoiner()
         while True:
-            segment = await self._segments.segment(index)
+            segment = await segments.segment(index)
             if chunks := joiner.add(segment, skip):
                 return chunks
             skip = max(0, skip - len(segment.chunks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from stream_cached.entries.body import Body
-from stream_cached.entries.chunks import ChunkIndex, ChunkPacker
+from stream_cached.entries.chunks import ChunkPacker
 from stream_cached.entries.segment_queue import SegmentQueue
 from stream_cached.errors import BrokenStreamError, LostStreamError, StoreError
 from stream_cached.format.records import Segment
@@ -48,7 +48,6 @@ class LateChunks:
     def __init__(
         self, recording: Recording, body: Body, queue: SegmentQueue, packer: ChunkPacker
     ) -> None:
-        self.index = ChunkIndex(self)
         self._recording = recording
         self._body = body
         self._queue = queue
@@ -62,7 +61,7 @@ class LateChunks:
 
     async def read(self, number: int) -> list[bytes]:
         """Return chunks that were fed, from a number on; at least one."""
-        return await self.index.read(number)
+        return await self._queue.index.read(number, self)
 
     async def segment(self, index: int) -> Segment:
         """Return a segment, wherever it is by now."""

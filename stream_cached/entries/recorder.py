@@ -54,14 +54,13 @@ class Recorder:
     ) -> None:
         self._coder = coder
         self.failure: NotCached | None = None
-        self._owner = owner
+        self._owner, self.wakes_source = owner, owner.recorder_moved
         self._resource = resource
         self._entry = entry
         self._body = resource.records.body(entry.generation)
         self._varies_on = varies_on
         self._limits = limits
         self._channel = channel
-        self._has_news = False
         self._tell_timer: asyncio.TimerHandle | None = None
         self._length = 0
         self._packer = ChunkPacker(hashes=hashes or entry.etag is not None)
@@ -69,9 +68,8 @@ class Recorder:
         self._queue = SegmentQueue(limits.max_pending)
         self._seals, self.pending = self._queue.seals, self._queue.pending
         self.catch_up = self._queue.catch_up
-        self._late = LateChunks(self, self._body, self._queue, self._packer)
-        self.read = self._late.read
-        self._is_held = self._is_left = self._closing = False
+        self._late: LateChunks | None = None
+        self._is_held = self._is_left = self._closing = self._has_news = False
         self._wakeup = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._cleanup: asyncio.Task[None] | None = None
@@ -93,12 +91,17 @@ class Recorder:
 
     @property
     def is_awaited(self) -> bool:
-        return self._late.are_awaited
+        return self._late is not None and self._late.are_awaited
 
     @property
     def is_behind(self) -> bool:
         """Whether so much waits to be written that the store needs time to catch up."""
         return self._queue.is_behind
+
+    async def read(self, number: int) -> list[bytes]:
+        """Return chunks that were fed, from a number on; at least one."""
+        self._late = self._late or LateChunks(self, self._body, self._queue, self._packer)
+        return await self._late.read(number)
 
     def start(self) -> None:
         """Begin to count `max_duration`."""
@@ -134,7 +137,7 @@ class Recorder:
         if self.failure is not None:
             return
         packed = self._body.pack(len(self._seals), segment)
-        self._late.index.close(len(segment.chunks), continues=segment.continues)
+        self._queue.index.close(len(segment.chunks), continues=segment.continues)
         self._queue.put(packed)
         self._wake_writer()
 
@@ -294,9 +297,6 @@ class Recorder:
     @property
     def ttl(self) -> float | None:
         return RUN_TTL if self.failure is not None else self._resource.lifetimes.segments
-
-    def wakes_source(self) -> None:
-        self._owner.recorder_moved()
 
     def lost_segments(self) -> None:
         if not self._closing:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from stream_cached.entries.body import WINDOW, PackedSegment, Seal
+from stream_cached.entries.chunks import ChunkIndex
 
 
 class SegmentQueue:
@@ -16,6 +17,8 @@ class SegmentQueue:
         """Those of all segments so far; of one that waits, as it is not compressed."""
         self.written = 0
         """How many segments are written."""
+        self.index = ChunkIndex()
+        """Finds chunks in all segments so far."""
         self._codings = bytearray()
         self._max_pending = max_pending
         self._waiting: list[PackedSegment] = []

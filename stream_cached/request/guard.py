@@ -5,7 +5,8 @@ Such a part of the request may be private to one client, and then the answer may
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -28,6 +29,7 @@ from stream_cached.request.observed import (
     observed_request,
     observer_of,
     plain_scope,
+    told_once,
 )
 
 #: Items of the scope that are part of the key, equal for all clients, or internal to a framework.
@@ -156,30 +158,43 @@ class Guard:
         # Only items that existed before the run count. The endpoint may read back its own items.
         self._state = dict(self.request.scope.setdefault("state", {}))
         self._attributes = attributes_of(self.request)
-        self.scope = self.observed_scope(self.request.scope)
-        self.headers = ObservedHeaders(self.request, self)
-        self.state = State(cast("dict[str, Any]", self.scope["state"]))
+
+    # Made when they are read: with them it is in cycles, which wait for a garbage collection.
+
+    @functools.cached_property
+    def scope(self) -> Scope:
+        return self.observed_scope(self.request.scope)
+
+    def take_scope(self, scope: Scope) -> None:
+        self.__dict__["scope"] = scope
+
+    @functools.cached_property
+    def headers(self) -> ObservedHeaders:
+        return ObservedHeaders(self.request, self)
+
+    @functools.cached_property
+    def state(self) -> State:
+        return State(cast("dict[str, Any]", self.scope["state"]))
 
     def given(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Sequence[Any], dict[str, Any]]:
         """Return the arguments of a call with observed requests instead of the request."""
+        return [*map(self._given, args)], {n: self._given(v) for n, v in kwargs.items()}
 
-        def given(value: Any) -> Any:
-            if isinstance(value, HTTPEndpoint):
-                for name, item in vars(value).items():
-                    if isinstance(item, HTTPConnection):
-                        setattr(value, name, given(item))
-                value.scope = self.scope
-            if not isinstance(value, HTTPConnection):
-                return observed_injected(value, self)
-            if plain_scope(value.scope) is not self.request.scope:
-                # No part of another request is part of the key.
-                self.note("request")
-                return value
-            return observed_request(value, self)
-
-        return [given(value) for value in args], {n: given(v) for n, v in kwargs.items()}
+    def _given(self, value: Any) -> Any:
+        if isinstance(value, HTTPEndpoint):
+            for name, item in vars(value).items():
+                if isinstance(item, HTTPConnection):
+                    setattr(value, name, self._given(item))
+            value.scope = self.scope
+        if not isinstance(value, HTTPConnection):
+            return observed_injected(value, self)
+        if plain_scope(value.scope) is not self.request.scope:
+            # No part of another request is part of the key.
+            self.note("request")
+            return value
+        return observed_request(value, self)
 
     def release(self, args: Sequence[Any]) -> None:
         """Restore the plain scope of an `HTTPEndpoint`, which sends its answer with it."""
@@ -224,8 +239,7 @@ class Guard:
             # All of them, but for cookies: those have a word of their own.
             return True
         header = {"cookies": "cookie", "host": "host"}.get(name, name.removeprefix("header."))
-        is_header = header != name or name == "host"
-        return is_header and (header in self._keyed or header in known)
+        return (header != name or name == "host") and (header in self._keyed or header in known)
 
     # -- reads ------------------------------------------------------------------------------
 
@@ -279,12 +293,6 @@ class Guard:
         if self._outer is not None:
             self._outer.state_item(name, value)
         return value
-
-
-def told_once(reads: Iterable[str]) -> list[str]:
-    """Return reads without those of single headers where the headers as a whole were read."""
-    names = [*reads]
-    return [name for name in names if not ("headers" in names and name.startswith("header."))]
 
 
 def _shown(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, cast
 
 from starlette.datastructures import URL, Headers, MutableHeaders, QueryParams, State
@@ -24,14 +24,15 @@ ABSENT = object()
 class Observer(Protocol):
     """Receives the reads of a request. `request` is plain, the other properties are observed."""
 
-    scope: Scope
-
     @property
     def request(self) -> HTTPConnection: ...
+    @property
+    def scope(self) -> Scope: ...
     @property
     def headers(self) -> Headers: ...
     @property
     def state(self) -> State: ...
+    def take_scope(self, scope: Scope) -> None: ...
     def note(self, name: str) -> None: ...
     def note_header(self, name: str) -> None: ...
     def state_item(self, name: str, value: Any) -> Any: ...
@@ -219,7 +220,7 @@ class ObservedRequest:
     def scope(self, scope: Scope) -> None:
         # The new scope is built from the observed scope, which has reported the reads.
         self._observer.request.scope = scope
-        self._observer.scope = scope
+        self._observer.take_scope(scope)
 
     @property
     def headers(self) -> Headers:
@@ -299,6 +300,12 @@ def plain_scope(scope: Scope) -> Scope:
     if type(scope) is not dict and isinstance(scope, ObservedMapping):
         return scope.plain
     return scope
+
+
+def told_once(reads: Iterable[str]) -> list[str]:
+    """Return reads without those of single headers where the headers as a whole were read."""
+    names = [*reads]
+    return [name for name in names if not ("headers" in names and name.startswith("header."))]
 
 
 def observer_of(request: HTTPConnection) -> Observer | None:

@@ -60,8 +60,12 @@ class CountedSend:
     def __init__(self, scope: Scope, send: Send) -> None:
         self.size = 0
         self._send = send
+        self._is_head = scope.get("method") == "HEAD"
+
+    @property
+    def send(self) -> Send:
         # To a HEAD request, the server sends no body.
-        self.send: Send = send if scope.get("method") == "HEAD" else self._counted
+        return self._send if self._is_head else self._counted
 
     async def _counted(self, message: Message) -> None:
         await self._send(message)

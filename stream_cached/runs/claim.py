@@ -62,6 +62,7 @@ class Claim(ABC):
         self._alone_for = 0.0
         self._answered = asyncio.Event()
         self._left: asyncio.Event | None = None
+        self._over = asyncio.Event()
 
     def is_for(self, select: Select | None) -> bool:
         """Whether a request may be for the variant of this run, as far as it is known."""
@@ -185,6 +186,10 @@ class Claim(ABC):
         self.advance(Event.REFUSE)
 
     # -- the end ----------------------------------------------------------------------------
+
+    async def over(self) -> None:
+        """Wait until nothing of the run is left."""
+        await self._over.wait()
 
     async def released(self) -> None:
         if self.lease is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from stream_cached.http.reasons import NotCached
@@ -18,15 +19,23 @@ if TYPE_CHECKING:
 class EffectQueue:
     """Queued effects, and the task that works through them."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self) -> None:
         self._effects: deque[Effect] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._last: Callable[[], Awaitable[None]] | None = None
 
-    def put(self, effect: Effect) -> None:
+    def put(self, run: Run, effect: Effect) -> None:
         self._effects.append(effect)
+        self._begin(run)
+
+    def end_with(self, run: Run, last: Callable[[], Awaitable[None]]) -> None:
+        """Do something once all effects are carried out, whatever becomes of them."""
+        self._last = last
+        self._begin(run)
+
+    def _begin(self, run: Run) -> None:
         if self._worker is None or self._worker.done():
-            self._worker = spawn(self._work())
+            self._worker = spawn(self._work(run))
 
     async def done(self) -> None:
         """Wait until all effects are carried out, also if the waiting task is cancelled."""
@@ -42,35 +51,41 @@ class EffectQueue:
         if self._worker is not None:
             await self._worker
 
-    async def _work(self) -> None:
-        while self._effects:
-            effect = self._effects.popleft()
-            if effect is Effect.COMMIT:
-                await self._commit()
-            elif effect is Effect.END:
-                self._close_stream(self._run.end)
-            elif self._run.recorder is not None:
-                await self._run.recorder.discard()
-
-    async def _commit(self) -> None:
-        """Let the readers reach the end once the entry is visible, or that takes too long."""
-        run = self._run
-        if run.recorder is None or run.answer is None:
-            self._close_stream(Complete())
-            return
-        is_complete = run.answer.is_complete
-        if is_complete is not None and run.stream is not None and not is_complete(run.stream):
-            run.mark_unstorable(NotCached.UNFINISHED)
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(run.answer.commit_wait, self._close_stream, Complete())
+    async def _work(self, run: Run) -> None:
         try:
-            await run.recorder.commit()
+            while self._effects:
+                effect = self._effects.popleft()
+                if effect is Effect.COMMIT:
+                    await _commit(run)
+                elif effect is Effect.END:
+                    _close_stream(run, run.end)
+                elif run.recorder is not None:
+                    await run.recorder.discard()
         finally:
-            timer.cancel()
-            run.unlist()
-            self._close_stream(Complete())
-        await run.recorder.settled()
+            if (last := self._last) is not None:
+                self._last = None
+                await last()
 
-    def _close_stream(self, end: End) -> None:
-        if self._run.stream is not None:
-            self._run.stream.close(end)
+
+async def _commit(run: Run) -> None:
+    """Let the readers reach the end once the entry is visible, or that takes too long."""
+    if run.recorder is None or run.answer is None:
+        _close_stream(run, Complete())
+        return
+    is_complete = run.answer.is_complete
+    if is_complete is not None and run.stream is not None and not is_complete(run.stream):
+        run.mark_unstorable(NotCached.UNFINISHED)
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(run.answer.commit_wait, _close_stream, run, Complete())
+    try:
+        await run.recorder.commit()
+    finally:
+        timer.cancel()
+        run.unlist()
+        _close_stream(run, Complete())
+    await run.recorder.settled()
+
+
+def _close_stream(run: Run, end: End) -> None:
+    if run.stream is not None:
+        run.stream.close(end)

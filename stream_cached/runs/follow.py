@@ -78,7 +78,7 @@ class RemoteRun:
         self._marked_at = 0.0
         self._pause = _FIRST_LOOK
         self._wakeup = self._channel.wakeup()
-        self._chunks = ChunkIndex(self)
+        self._chunks = ChunkIndex()
         self._joiner = ChunkJoiner()
         self._index = 0
         self._given = 0
@@ -334,7 +334,7 @@ class RemoteRun:
         """Return chunks that were handed on, from a number on; at least one."""
         try:
             # The segment may have chunks that were not handed on yet.
-            return (await self._chunks.read(number))[: self._number - number]
+            return (await self._chunks.read(number, self))[: self._number - number]
         except (StoreError, UnsoundError) as exc:
             raise LostStreamError(f"chunks that a slow reader needs are lost: {exc}") from exc
 

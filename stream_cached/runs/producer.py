@@ -39,6 +39,8 @@ class Owner(Protocol):
 
     async def settled(self) -> None: ...
 
+    def finish_once_settled(self) -> None: ...
+
     async def finish(self) -> None: ...
 
 
@@ -47,8 +49,8 @@ class Producer:
     Drains a source into a stream, in the context of the request that brought the source.
 
     The task that drains the source also closes it: an async generator must be closed in the task
-    that iterated it. A second task winds the run up, so that neither the readers nor the commit
-    nor the background tasks wait for that.
+    that iterated it. If there is anything to clean up, a second task winds the run up, so that
+    neither the readers nor the commit nor the background tasks wait for that.
     """
 
     def __init__(self, owner: Owner, source: Source, stream: Stream, answer: Answer) -> None:
@@ -104,6 +106,11 @@ class Producer:
         if not self._owner.source_ended(end) and isinstance(end, Failed):
             # The body was complete before: the source raised after it.
             self.error = end.cause
+        if self._source.is_exhausted and self._background is None:
+            # Nothing is left to clean up, nor to be done in the context of the request.
+            self._owner.finish_once_settled()
+            await self._source.close()
+            return
         winding_up = spawn(self._wind_up(), self._context)
         try:
             await self._clean_up()

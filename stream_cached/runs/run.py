@@ -58,8 +58,7 @@ class Run(Claim):
         self.end: End = Aborted("cancelled")
         self._producer: Producer | None = None
         self.audience: Audience | None = None
-        self._effects = EffectQueue(self)
-        self._over = asyncio.Event()
+        self._effects = EffectQueue()
         self._failed_apart: Callable[[Exception], None] | None = None
 
     def __repr__(self) -> str:
@@ -85,7 +84,7 @@ class Run(Claim):
                 assert self._producer is not None
                 self._producer.stop()
             case Effect.END | Effect.COMMIT | Effect.DISCARD:
-                self._effects.put(effect)
+                self._effects.put(self, effect)
 
     # -- the answer -------------------------------------------------------------------------
 
@@ -190,8 +189,8 @@ class Run(Claim):
     @property
     def is_for_one(self) -> bool:
         """Whether a reader that has no chunk yet should run the endpoint itself."""
-        assert self.stream is not None
-        match self.stream.end:
+        # Without a stream it has ended well, and its last reader has left.
+        match None if self.stream is None else self.stream.end:
             case Aborted():
                 return True
             case Failed():
@@ -249,11 +248,13 @@ class Run(Claim):
     def source_ended(self, end: End) -> bool:
         """Note how the source ended. Return False if the body was complete before."""
         self.end = Aborted(self.given_up or "") if self.is_aborting else end
-        is_complete = isinstance(self.end, Complete)
-        return self.advance(Event.COMPLETE if is_complete else Event.BREAK)
+        return self.advance(Event.COMPLETE if isinstance(self.end, Complete) else Event.BREAK)
 
     async def settled(self) -> None:
         await self._effects.done()
+
+    def finish_once_settled(self) -> None:
+        self._effects.end_with(self, self.finish)
 
     async def finish(self) -> None:
         """End the run, now that its source is closed and its effects are carried out."""
@@ -267,9 +268,14 @@ class Run(Claim):
         finally:
             self._over.set()
             self._report_apart()
+            self._forget_parts()
 
-    async def over(self) -> None:
-        await self._over.wait()
+    def _forget_parts(self) -> None:
+        """Let go of what refers to the run: else it is there until a garbage collection."""
+        is_over = self.is_visible and self.background_error is None and self._over.is_set()
+        if is_over and self.stream is not None and not self.stream.seats:
+            self.stream.forget_source()
+            self.stream = self.recorder = self.audience = self._producer = self._storage = None
 
     @property
     def has_ended(self) -> bool:
@@ -291,17 +297,18 @@ class Run(Claim):
     def is_followed(self) -> bool:
         return self.audience is not None and self.audience.is_elsewhere
 
-    def set_followed(self, followed: bool) -> None:
-        if self.audience is not None:
-            self.audience.set_followed(followed)
-
     @property
     def has_slow_readers(self) -> bool:
         return self.stream is not None and self.stream.has_slow_readers
 
+    def set_followed(self, followed: bool) -> None:
+        if self.audience is not None:
+            self.audience.set_followed(followed)
+
     def reader_left(self, seat: Seat | None) -> None:
         if self.audience is not None:
             self.audience.left(seat)
+            self._forget_parts()
 
     # -- the recorder -----------------------------------------------------------------------
 
@@ -340,5 +347,4 @@ streaming: weakref.WeakSet[Run] = weakref.WeakSet()
 
 
 def runs_here() -> list[Run]:
-    loop = asyncio.get_running_loop()
-    return [run for run in tuple(streaming) if run.loop is loop]
+    return [run for run in tuple(streaming) if run.loop is asyncio.get_running_loop()]

@@ -29,6 +29,22 @@ class Receiver(Protocol):
         """Return whether the source now has to pace itself."""
 
 
+class _NoReceiver:
+    """What takes chunks that nobody will read."""
+
+    def begin_burst(self) -> tuple[int, float]:
+        return 0, 0.0
+
+    def wake_waiting(self) -> bool:
+        return False
+
+    def feed_all(self, chunks: list[bytes], size: int) -> None:
+        pass
+
+    def has_to_pace(self) -> bool:
+        return False
+
+
 class Burst:
     """
     What a source has made since it suspended last.
@@ -79,6 +95,10 @@ class Burst:
             except Exception as exc:
                 # The source learns of it: what it made is lost, and its end must not look clean.
                 self._error = exc
+
+    def forget_receiver(self) -> None:
+        """Hand nothing more on: the run is over, and nobody reads it."""
+        self._receiver = _NoReceiver()
 
     def _hand_on(self) -> None:
         chunks, size = self._chunks, self._size

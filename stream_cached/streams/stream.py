@@ -70,7 +70,7 @@ class Stream:
         self._max_ahead = max_ahead
         self._backlog = Backlog(max_ahead)
         self._burst = Burst(self)
-        self.put = self._burst.put
+        self.put, self.forget_source = self._burst.put, self._burst.forget_receiver
         self._spool = Spool(spool_max)
         self._fastest = 0
         self._is_first = True

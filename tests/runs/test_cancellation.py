@@ -296,7 +296,8 @@ def test_a_producer_that_is_cancelled_after_its_last_chunk_leaves_nothing(
             await trial.of_many(f"/{number}", 2)
             if suspensions.cancelled < number:
                 break
-        assert 0 < suspensions.cancelled < MOST - 1
+        # What follows the last chunk has a task of its own.
+        assert suspensions.cancelled < MOST - 1
 
     in_a_loop(test)
     trial.has_left_nothing()

@@ -6,7 +6,7 @@ import functools
 from typing import Any, assert_never
 
 from stream_cached.engine.after_event import after_event
-from stream_cached.engine.collapse import Collapse, leading
+from stream_cached.engine.collapse import Collapse
 from stream_cached.engine.confirm import confirmed
 from stream_cached.engine.decisions import (
     Bypass,
@@ -26,6 +26,7 @@ from stream_cached.entries.found import Unstorable
 from stream_cached.errors import StoreError
 from stream_cached.events import Answered, Outcome
 from stream_cached.http.reasons import BypassError, Finding, NotCached
+from stream_cached.runs.registry import Leading
 
 
 async def answer(call: Call) -> Any:
@@ -45,7 +46,7 @@ async def answer(call: Call) -> Any:
         case PassOn(event):
             return pass_on(call, await call.execution.run(), event)
         case Lead(view, run):
-            async with leading(run):
+            async with Leading(run):
                 return await record(call, view, run)
         case LeadOrStale() as decision:
             return await lead_or_serve_stale(call, decision)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from stream_cached.engine.confirm import validate
@@ -31,29 +30,12 @@ from stream_cached.responses.resumption import Again
 from stream_cached.runs.follow import RemoteRun
 from stream_cached.runs.joining import BeginGoneError
 from stream_cached.runs.lease import Lease, read_lease
-from stream_cached.runs.registry import part_of
+from stream_cached.runs.registry import Leading
 from stream_cached.runs.run import Run
 
 #: How often a call looks again before it leads a run in any case: in a store that loses what was
 #: just written, everything is new at each look.
 _MAX_LOOKS = 4
-
-
-@asynccontextmanager
-async def leading(run: Run | None) -> AsyncIterator[None]:
-    """Let the code within be part of a run, and end the run if the code raises."""
-    if run is None:
-        yield
-        return
-    with part_of(run):
-        try:
-            yield
-        except BaseException as exc:
-            run.fail()
-            if isinstance(exc, Exception):
-                await run.released()
-            raise
-    await run.released()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +103,7 @@ class Collapse:
         self._looks += 1
         if self._looks > _MAX_LOOKS:
             return _lead(view, run)
-        async with leading(run):
+        async with Leading(run):
             return await self._take(run, view)
 
     # -- in this process --------------------------------------------------------------------

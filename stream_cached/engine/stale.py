@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.collapse import leading, refresh_is_needed
+from stream_cached.engine.collapse import refresh_is_needed
 from stream_cached.engine.confirm import confirm
 from stream_cached.engine.decisions import LeadOrStale
 from stream_cached.engine.lookup import detail_of, respond
@@ -20,6 +20,7 @@ from stream_cached.http.policy import is_failure
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.produced import discard, error_status, finish, produced
 from stream_cached.responses.stored import Carrying
+from stream_cached.runs.registry import Leading
 from stream_cached.runs.run import Run
 from stream_cached.streams.ends import Failed
 from stream_cached.tasks import spawn
@@ -67,7 +68,7 @@ async def _refresh(call: Call, view: View, stale: Stale, run: Run, response: Car
     failed = False
     try:
         max_duration = call.service.options.limits.max_duration
-        async with asyncio.timeout(max_duration), leading(run):
+        async with asyncio.timeout(max_duration), Leading(run):
             if not await refresh_is_needed(run, view):
                 registry.leave_to_others(place)
                 run.withdraw()
@@ -109,7 +110,7 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
     view, stale, run = decision.view, decision.stale, decision.run
     covers_failures = stale.covers_failures
     if not covers_failures and stale.seconds > stale.windows.if_raised:
-        async with leading(run):
+        async with Leading(run):
             return await record(call, view, run)
     if (
         covers_failures
@@ -125,7 +126,7 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
     failure: Exception | None = None
     status: int | None = None
     try:
-        async with leading(run):
+        async with Leading(run):
             recorded = _record_or_back_off if covers_failures else record
             result = await recorded(withholding, view, run)
         if not await _has_failed(call, result, covers_failures):

@@ -7,7 +7,7 @@ import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from stream_cached.engine.outcome import Call
 from stream_cached.event_hook import EventHook, RunBegan, RunEnded, RunResult
@@ -98,17 +98,18 @@ class _Telling(Watch):
             self._hook.tell(RunEnded(*self._of, result, cause, time.monotonic() - self._began))
 
 
-_NOBODY = Watch()
+_NOBODY = nullcontext(Watch())
+
+
+def watched(call: Call) -> AbstractContextManager[Watch]:
+    """Tell that the endpoint runs for a call, and what becomes of it."""
+    hook = call.service.reporter.hook
+    return _NOBODY if hook is None else _told(call, hook)
 
 
 @contextmanager
-def watched(call: Call) -> Iterator[Watch]:
-    """Tell that the endpoint runs for a call, and what becomes of it."""
-    reporter = call.service.reporter
-    if reporter.hook is None:
-        yield _NOBODY
-        return
-    watch = _Telling(reporter.hook, reporter.name, call.shown_key)
+def _told(call: Call, hook: EventHook) -> Iterator[Watch]:
+    watch = _Telling(hook, call.service.reporter.name, call.shown_key)
     call.run = watch.number
     try:
         yield watch

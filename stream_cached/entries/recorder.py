@@ -238,33 +238,33 @@ class Recorder:
     async def _commit(self) -> None:
         digest, mark, took = self._packer.digest(), self._entry.etag, self._owner.took
         etag = None if mark is None else f'{mark}"{digest[:32]}"'
-        entry = dataclasses.replace(self._entry, length=self._length, etag=etag, took=took)
+        known: dict[str, Any] = {"length": self._length, "etag": etag, "took": took}
         self._closing = True
         if not self._seals:
             whole = self._packer.open
-            if fits(entry, whole, self._limits.inline_max - self._resource.versions_size):
+            room = self._limits.inline_max - self._resource.versions_size
+            if fits(self._entry, whole, room, **known):
                 await self._written_out()
                 body = await body_fields(whole.payload, self._coder)
-                await self._publish(entry, digest, chunks=whole.chunks, **body)
+                await self._publish(digest, chunks=whole.chunks, **known, **body)
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
-            sizes, codings = await self._body.finish(), self._queue.codings
-            seals = tuple(self._seals)
-            await self._publish(entry, digest, segments=seals, sizes=sizes, codings=codings)
+            known["sizes"], known["segments"] = await self._body.finish(), tuple(self._seals)
+            await self._publish(digest, codings=self._queue.codings, **known)
 
     async def _written_out(self) -> None:
         self._wakeup.set()
         if self._writer is not None:
             await self._writer
 
-    async def _publish(self, entry: Entry, digest: str, **body: Any) -> None:
+    async def _publish(self, digest: str, **fields: Any) -> None:
         lifetimes = self._resource.lifetimes
-        if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
-            body["fresh_until"] = time.time() + lifetimes.ttl
-        entry = dataclasses.replace(entry, **body)
+        if lifetimes.ttl is not None and lifetimes.is_told and self._entry.fresh_until is None:
+            fields["fresh_until"] = time.time() + lifetimes.ttl
+        entry = dataclasses.replace(self._entry, **fields)
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
             reason = await self._resource.publish(entry, self._varies_on, self._owner.lease)

@@ -153,16 +153,15 @@ class Records:
 
     def packed(self, key: str, record: Entry | Marker | Value) -> tuple[bytes, float | None]:
         """Return what `put` writes, and for how long."""
-        versions = {**record.versions, **self.versions}
-        bound = dataclasses.replace(record, key=key_digest(key), versions=versions)
-        match bound:
+        match record:
             case Entry():
                 ttl = self.lifetimes.entry
             case Marker():
                 ttl = self.lifetimes.unstorable
             case Value():
                 ttl = self.lifetimes.ttl
-        return encode_record(bound), ttl
+        versions = {**record.versions, **self.versions}
+        return encode_record(record, key_digest(key), versions), ttl
 
     async def swap(self, expected: bytes | None, index: Index) -> bool:
         """Write an index if the key still holds `expected`. Return whether it did."""

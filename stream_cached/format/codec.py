@@ -87,7 +87,10 @@ def decode_segment(
         raise UnsoundError("malformed table of chunks") from exc
 
 
-def encode_record(record: Record) -> bytes:
+def encode_record(
+    record: Record, key: bytes | None = None, versions: Mapping[str, bytes] | None = None
+) -> bytes:
+    """Encode a record, bound to a key and to versions if they are not its own."""
     head: dict[str, Any]
     body = b""
     match record:
@@ -120,20 +123,21 @@ def encode_record(record: Record) -> bytes:
             state, head = State.UNSTORABLE, {"detail": record.detail}
         case Value():
             state, head, body = State.VALUE, {"text": record.text}, record.payload
-    head["key"] = record.key
-    head["versions"] = dict(record.versions)
+    head["key"] = record.key if key is None else key
+    head["versions"] = dict(record.versions if versions is None else versions)
     return pack(state, record.generation, 0, head, body)
 
 
-def fits(entry: Entry, body: Segment, size: int) -> bool:
-    """Whether the record of an entry has at most so many bytes if it holds the body."""
+def fits(entry: Entry, body: Segment, size: int, **fields: Any) -> bool:
+    """Whether the record of an entry, with the body and other fields, has at most so many bytes."""
     most = _FIXED + len(body.payload) + _LENGTH * len(body.chunks)
     most += sum([_FIELD + len(name) + len(value) for name, value in entry.headers])
-    most += 4 * (len(entry.media_type or "") + len(entry.charset) + len(entry.etag or ""))
+    most += 4 * (len(entry.media_type or "") + len(entry.charset))
+    most += 4 * len(fields.get("etag", entry.etag) or "")
     if most <= size and entry.validator is None and entry.replaces is None:
         # For nearly all: encoding takes ten times as long.
         return True
-    whole = replace(entry, chunks=body.chunks, body=body.payload)
+    whole = replace(entry, chunks=body.chunks, body=body.payload, **fields)
     return len(encode_record(whole)) <= size
 
 

@@ -116,10 +116,8 @@ def with_max_age(headers: Headers, received: float) -> Headers:
 
     With a Date of the server's own, its Expires and its Age would count the same time twice.
     """
-    if directives_of(headers, b"cache-control").forbids("max-age"):
-        return headers
     seconds = expires_after(headers, received)
-    if seconds is None:
+    if seconds is None or directives_of(headers, b"cache-control").forbids("max-age"):
         return headers
     return [*headers, (b"cache-control", b"max-age=%d" % min(MAX_SECONDS, max(0, int(seconds))))]
 

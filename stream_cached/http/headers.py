@@ -14,6 +14,8 @@ _DIRECTIVE = re.compile(
 #: The lower-cased name of a field (RFC 9110, section 5.1), and the asterisk of Vary.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
+_NO_NAMES: frozenset[str] = frozenset()
+
 #: A number of seconds or bytes. Longer numbers are invalid: Python refuses to parse thousands of
 #: digits.
 DIGITS = re.compile(r"[0-9]{1,19}")
@@ -64,15 +66,19 @@ def vary_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[str]:
 
     What is no name of a field may stand for any: it counts as `*`.
     """
-    members = list_members(v for k, v in headers if k.lower() == b"vary")
-    return frozenset(each if _NAME.fullmatch(each) else "*" for each in members)
+    lines = header_values(headers, b"vary")
+    if not lines:
+        return _NO_NAMES
+    return frozenset(each if _NAME.fullmatch(each) else "*" for each in list_members(lines))
 
 
 def with_vary(
-    headers: Iterable[tuple[bytes, bytes]], names: Iterable[str]
+    headers: Iterable[tuple[bytes, bytes]], names: Collection[str]
 ) -> list[tuple[bytes, bytes]]:
     """Add names to a response's Vary, unless it has them."""
     headers = list(headers)
+    if not names:
+        return headers
     named = vary_names(headers)
     added = {name.lower(): name for name in names if name.lower() not in named}
     if not added:
@@ -102,8 +108,9 @@ def without(
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Leave out the fields that are not for another connection (RFC 9111, section 3.1)."""
     headers = list(headers)
-    named = list_members(header_values(headers, b"connection"))
-    return without(headers, _HOP_BY_HOP.union(name.encode("latin-1") for name in named))
+    lines = header_values(headers, b"connection")
+    named = [name.encode("latin-1") for name in list_members(lines)] if lines else ()
+    return without(headers, _HOP_BY_HOP.union(named))
 
 
 def answers_ranges(headers: Iterable[tuple[bytes, bytes]]) -> bool:

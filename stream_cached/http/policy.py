@@ -8,7 +8,7 @@ from __future__ import annotations
 import http
 from collections.abc import Iterable, Sequence
 
-from stream_cached.http.directives import Directives, delta_seconds
+from stream_cached.http.directives import NO_DIRECTIVES, Directives, delta_seconds
 from stream_cached.http.headers import header_values, vary_names
 from stream_cached.http.reasons import NotCached
 from stream_cached.http.targeted import directives_for
@@ -94,6 +94,8 @@ def why_not_shared(
     if header_values(headers, b"set-cookie"):
         return NotCached.SET_COOKIE
     directives = directives_for(headers, targets)
+    if directives is NO_DIRECTIVES:
+        return NotCached.VARY_ANY if "*" in vary_names(headers) else None
     # A status that is understood takes `no-store` back (RFC 9111, section 5.2.2.3).
     is_understood = directives.allows("must-understand") and status in _UNDERSTOOD
     if directives.holds("private") or (directives.forbids("no-store") and not is_understood):
@@ -112,6 +114,8 @@ def confined(headers: Headers, targets: Sequence[str] = ()) -> list[tuple[bytes,
     `private` and `no-cache` may name them (RFC 9111, sections 5.2.2.4 and 5.2.2.7).
     """
     directives = directives_for(headers, targets)
+    if directives is NO_DIRECTIVES:
+        return list(headers)
     named = (directives.fields("private") or frozenset()) | (
         directives.fields("no-cache") or frozenset()
     )

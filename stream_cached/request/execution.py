@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,13 +73,10 @@ class Execution:
             left_out=incoming.left_out,
         )
 
-    @contextmanager
-    def shielded(self, seconds: float) -> Iterator[DisconnectShield]:
+    def shielded(self, seconds: float) -> AbstractContextManager[DisconnectShield]:
         if self.incoming is None:
-            yield DisconnectShield()
-            return
-        with self.incoming.shielded(next(iter(self.args), None), seconds) as shield:
-            yield shield
+            return nullcontext(DisconnectShield())
+        return self.incoming.shielded(next(iter(self.args), None), seconds)
 
     def can_outlive_request(self) -> bool:
         """Whether a run finds all that it may read of the request once the request has ended."""
@@ -118,9 +115,8 @@ class ReturnedExecution(Execution):
         """Nothing: the function has returned."""
         return None
 
-    @contextmanager
-    def shielded(self, seconds: float) -> Iterator[DisconnectShield]:
-        yield self._shield
+    def shielded(self, seconds: float) -> AbstractContextManager[DisconnectShield]:
+        return nullcontext(self._shield)
 
     async def run_watched(self, *, release: bool = False) -> Executed:
         return Executed(await self.run(), False)

@@ -221,6 +221,8 @@ class Guard:
 
     def findings(self, known: frozenset[str]) -> list[Finding]:
         """Return the reads outside the key; `known` are lower-cased exempt headers."""
+        if not self._read and not self._lacked:
+            return []
         # What the endpoint has set itself, it has not read: a property that memoises its value.
         lacked = self._lacked - attributes_of(self.request).keys()
         names = [*self._read, *(f"request.{name}" for name in sorted(lacked))]

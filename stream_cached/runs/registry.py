@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import TracebackType
 from weakref import WeakKeyDictionary
 
 from stream_cached.backends.binding import RunScope
@@ -32,11 +33,38 @@ _MAX_VARIANTS = 64
 _own: ContextVar[tuple[object, ...]] = ContextVar("stream_cached_runs", default=())
 
 
-@contextmanager
-def part_of(run: Run) -> Iterator[None]:
-    """Let the code within, and the tasks that it creates, be part of a run."""
-    with part_of_runs((*_own.get(), run.identity)):
-        yield
+class Leading:
+    """
+    Lets the code within, and the tasks that it creates, be part of a run.
+
+    If the code raises, the run ends.
+    """
+
+    # No generator: there are two for each miss.
+
+    def __init__(self, run: Run | None) -> None:
+        self._run = run
+
+    async def __aenter__(self) -> None:
+        if self._run is not None:
+            self._token = _own.set((*_own.get(), self._run.identity))
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        run = self._run
+        if run is None:
+            return
+        try:
+            if error is not None:
+                run.fail()
+            if error is None or isinstance(error, Exception):
+                await run.released()
+        finally:
+            _own.reset(self._token)
 
 
 def runs_of_this_code() -> tuple[object, ...]:

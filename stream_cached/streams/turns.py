@@ -35,8 +35,8 @@ class Turns:
             if not self._woken:
                 break
         self._woken.clear()
-        for _ in range(_TURNS_TO_SOCKET if self._seats else 0):
-            await asyncio.sleep(0)
+        if self._seats:
+            await _turns(_TURNS_TO_SOCKET)
 
     async def give_at_end(self) -> None:
         """Let the readers leave: what the last one has sent may still be on its way."""
@@ -47,3 +47,18 @@ class Turns:
 
     def _is_on_its_way(self, seat: Seat) -> bool:
         return not seat.is_waiting and seat.link is not None and seat in self._seats
+
+
+async def _turns(count: int) -> None:
+    """Wait for two or more turns: a task need not wake in each of them."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    loop.call_soon(_count_down, loop, over, count - 2)
+    await over
+
+
+def _count_down(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None], left: int) -> None:
+    if left and not over.done():
+        loop.call_soon(_count_down, loop, over, left - 1)
+    elif not over.done():
+        over.set_result(None)

@@ -263,7 +263,9 @@ def _going_on() -> list[Any]:
 
 
 def _still_running(timeout: float) -> str:
-    runs = [repr(each) for each in list(run.streaming) if each.state is not RunState.CLOSED]
+    # Nothing ends what a loop has left that is over.
+    here = [each for each in list(run.streaming) if each.loop.is_running()]
+    runs = [repr(each) for each in here if each.state is not RunState.CLOSED]
     what = ", ".join(runs) or f"{len(_going_on())} tasks"
     return (
         f"after {timeout:g} s this still runs: {what}. Fix: let the endpoint come to its end (does "

@@ -19,6 +19,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.testclient import TestClient
 
 from stream_cached import ConfigurationError, NotCached, StreamCache, stream_cached
+from stream_cached.keys.variants import ANY
+from stream_cached.runs.run import Run, streaming
 from stream_cached.testing import CacheUnderTest
 from tests.support.asgi import Exchange
 
@@ -250,6 +252,26 @@ async def _left_in_mid_stream(gate: asyncio.Event) -> Starlette:
     exchange.left.set()
     await asking
     return app
+
+
+def test_a_run_of_a_loop_that_is_over_is_not_named(stream_cache: CacheUnderTest) -> None:
+    async def leave_one() -> Run:
+        left = Run(None, "left over", ANY)
+        streaming.add(left)
+        return left
+
+    async def message() -> str:
+        gate = asyncio.Event()
+        await _left_in_mid_stream(gate)
+        with pytest.raises(TimeoutError) as caught:
+            await stream_cache.wait_idle(timeout=0.01)
+        gate.set()
+        await stream_cache.wait_idle()
+        return str(caught.value)
+
+    left = asyncio.run(leave_one())
+    assert "<Run STREAMING" in (told := asyncio.run(message()))
+    assert repr(left) not in told
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -131,6 +131,9 @@ class ViewGuard:
             self._read["messages"] = None
         return len(self._read)
 
+    def let_go(self) -> None:
+        """Do nothing: it is in no cycle."""
+
     def _count_messages(self) -> int:
         """Return how many messages wait for the client of the request."""
         return len(getattr(self._attributes.get("_messages"), "_queued_messages", ()))

@@ -341,5 +341,7 @@ class _Record:
     async def stored(self, entry: Entry, digest: str) -> None:
         if on_complete := self._service.options.on_complete:
             call_on_complete(on_complete, self._resource, entry, digest, self._service.reporter)
+        if self._guard is not None:
+            self._guard.let_go()
         self._view.registry.share_again(self._resource.key, self._resource.select)
         await self._service.hooks.stored(self._view)

@@ -47,7 +47,7 @@ async def commit(
         value=value,
         ttl=ttl,
         expected={key: seen[key] for key in keys},
-        body=records.body_of(entry).keys(range(len(entry.segments))),
+        body=records.body_of(entry).keys(range(len(entry.segments))) if entry.segments else (),
         body_ttl=lifetimes.segments,
         touched=depends.touched,
         touched_ttl=lifetimes.versions,

@@ -46,7 +46,7 @@ class Lifetimes:
     @property
     def segments(self) -> float | None:
         """Of the segments of a committed entry, and of an index of variants."""
-        return None if self.entry is None else self.entry + MARGIN
+        return None if (entry := self.entry) is None else entry + MARGIN
 
     @property
     def versions(self) -> float | None:
@@ -54,7 +54,7 @@ class Lifetimes:
         if self.differ:
             # An entry that lives longer is a miss after that time.
             return max(self.entry or 0.0, LONGEST_DIFFERENT) + self.longest_run + MARGIN
-        return None if self.entry is None else self.entry + self.longest_run + MARGIN
+        return None if (entry := self.entry) is None else entry + self.longest_run + MARGIN
 
     @property
     def unstorable(self) -> float:

@@ -188,9 +188,10 @@ class Resource:
         """Make sure that there are versions to record under."""
         self._begun = asyncio.get_running_loop().time()
         missing = [key for key in self._depends.read if key not in self._versions]
-        added = await added_versions(self.store, missing, self.lifetimes.versions)
-        self.seen = {**self.seen, **added}
-        self._set_versions({**self._versions, **added})
+        if missing:
+            added = await added_versions(self.store, missing, self.lifetimes.versions)
+            self.seen = {**self.seen, **added}
+            self._set_versions({**self._versions, **added})
         await self._enlist(self._depends.needs)
 
     async def _tag_versions(self) -> dict[str, bytes]:
@@ -225,7 +226,8 @@ class Resource:
         if self._is_late():
             return NotCached.OVERTAKEN
         body, segments = self.records.body_of(entry), range(len(entry.segments))
-        await self._enlist([self.key, *self._depends.needs, *body.keys(segments)])
+        if self._key_sets is not None:
+            await self._enlist([self.key, *self._depends.needs, *body.keys(segments)])
         known = self.records, self._depends, self.seen
         if not varies_on and await at_once.commit(*known, entry, lease):
             return None

@@ -5,12 +5,10 @@ Such a part of the request may be private to one client, and then the answer may
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-from starlette.datastructures import State
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -23,8 +21,8 @@ from stream_cached.http.reasons import Finding, NotCached, listed
 from stream_cached.request.injected import observed_injected
 from stream_cached.request.observed import (
     ABSENT,
-    ObservedHeaders,
     ObservedMapping,
+    ObservedParts,
     attributes_of,
     observed_request,
     observer_of,
@@ -127,8 +125,11 @@ class Watch(Protocol):
     def findings(self, known: frozenset[str]) -> list[Finding]:
         """Return the reads outside the key; `known` are lower-cased exempt headers."""
 
+    def let_go(self) -> None:
+        """Note that the run has ended: what follows changes nothing of its answer."""
 
-class Guard:
+
+class Guard(ObservedParts):
     """
     Observes the request of one run.
 
@@ -158,23 +159,6 @@ class Guard:
         # Only items that existed before the run count. The endpoint may read back its own items.
         self._state = dict(self.request.scope.setdefault("state", {}))
         self._attributes = attributes_of(self.request)
-
-    # Made when they are read: with them it is in cycles, which wait for a garbage collection.
-
-    @functools.cached_property
-    def scope(self) -> Scope:
-        return self.observed_scope(self.request.scope)
-
-    def take_scope(self, scope: Scope) -> None:
-        self.__dict__["scope"] = scope
-
-    @functools.cached_property
-    def headers(self) -> ObservedHeaders:
-        return ObservedHeaders(self.request, self)
-
-    @functools.cached_property
-    def state(self) -> State:
-        return State(cast("dict[str, Any]", self.scope["state"]))
 
     def given(
         self, args: Sequence[Any], kwargs: dict[str, Any]

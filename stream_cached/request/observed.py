@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, cast
 
@@ -134,6 +135,40 @@ class ObservedHeaders(Headers):
 
     def __repr__(self) -> str:
         return repr(self._whole())
+
+
+class ObservedParts(ABC):
+    """
+    The observed parts of the request of an observer.
+
+    They are made when they are read. With them, the observer is in cycles, which only a garbage
+    collection finds.
+    """
+
+    request: HTTPConnection
+
+    @abstractmethod
+    def observed_scope(self, scope: Scope) -> Scope: ...
+
+    @functools.cached_property
+    def scope(self) -> Scope:
+        return self.observed_scope(self.request.scope)
+
+    def take_scope(self, scope: Scope) -> None:
+        self.__dict__["scope"] = scope
+
+    @functools.cached_property
+    def headers(self) -> ObservedHeaders:
+        return ObservedHeaders(self.request, cast(Observer, self))
+
+    @functools.cached_property
+    def state(self) -> State:
+        return State(cast("dict[str, Any]", self.scope["state"]))
+
+    def let_go(self) -> None:
+        """Forget them. They are made once more if they are read."""
+        for name in ("scope", "headers", "state"):
+            self.__dict__.pop(name, None)
 
 
 #: The attributes in which Starlette's Request caches what it has parsed of a part of the request.

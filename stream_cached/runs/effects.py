@@ -28,14 +28,15 @@ class EffectQueue:
         self._effects.append(effect)
         self._begin(run)
 
-    def end_with(self, run: Run, last: Callable[[], Awaitable[None]]) -> None:
+    def end_with(self, run: Run, last: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Do something once all effects are carried out, whatever becomes of them."""
         self._last = last
-        self._begin(run)
+        return self._begin(run)
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: Run) -> asyncio.Task[None]:
         if self._worker is None or self._worker.done():
             self._worker = spawn(self._work(run))
+        return self._worker
 
     async def done(self) -> None:
         """Wait until all effects are carried out, also if the waiting task is cancelled."""

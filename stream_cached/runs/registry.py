@@ -257,7 +257,7 @@ class HitForMiss:
         return list(until)
 
     def has(self, key: str, select: Select | None) -> bool:
-        return any(is_for(variant, select) for variant in self.variants(key))
+        return key in self._until and any(is_for(each, select) for each in self.variants(key))
 
     def discard(self, key: str, select: Select | None) -> None:
         """Forget the variants that a request may be for."""

@@ -33,7 +33,6 @@ from stream_cached.streams.ends import Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Archive, Source
 from stream_cached.streams.reader import Reader, Seat
 from stream_cached.streams.stream import Stream
-from stream_cached.tasks import spawn
 
 if TYPE_CHECKING:
     from stream_cached.runs.registry import RunRegistry
@@ -137,12 +136,7 @@ class Run(Claim):
         assert self.recorder is not None
         self.recorder.feed([self.answer.body or b""])
         self.advance(Event.COMPLETE)
-        return spawn(self._close_stored())
-
-    async def _close_stored(self) -> None:
-        await self._effects.done()
-        await self.close()
-        self._over.set()
+        return self._effects.end_with(self, self.finish)
 
     def follow(
         self, remote: Remote, head: Head, limits: Limits, versions: Mapping[str, bytes]
@@ -273,8 +267,9 @@ class Run(Claim):
     def _forget_parts(self) -> None:
         """Let go of what refers to the run: else it is there until a garbage collection."""
         is_over = self.is_visible and self.background_error is None and self._over.is_set()
-        if is_over and self.stream is not None and not self.stream.seats:
-            self.stream.forget_source()
+        if is_over and not (self.stream is not None and self.stream.seats):
+            if self.stream is not None:
+                self.stream.forget_source()
             self.stream = self.recorder = self.audience = self._producer = self._storage = None
 
     @property

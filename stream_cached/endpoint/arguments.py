@@ -18,6 +18,7 @@ from stream_cached.endpoint.in_key import part_of_class, part_of_parameter
 from stream_cached.endpoint.infrastructure import NotInKey, is_declared
 from stream_cached.endpoint.origins import Origins
 from stream_cached.endpoint.outline import Outline, outlined
+from stream_cached.endpoint.shown import are_exact
 from stream_cached.endpoint.signatures import (
     annotation_of,
     class_names,
@@ -27,7 +28,7 @@ from stream_cached.endpoint.signatures import (
     markers_of,
 )
 from stream_cached.endpoint.taken import Keyed, name_of
-from stream_cached.endpoint.values import LEFT_OUT, CallValues, Rules, has_exact_repr
+from stream_cached.endpoint.values import LEFT_OUT, CallValues, Rules
 from stream_cached.keys.canonical import EXACT, PLAIN, canonical, has_form
 from stream_cached.keys.digest import digest
 
@@ -259,7 +260,7 @@ class Arguments:
         if self._by_request:
             return positional, keywords, ""
         forms, *_ = self.forms(args, kwargs, {})
-        if has_exact_repr((*positional, *keywords.values())):
+        if are_exact((*positional, *keywords.values())):
             return positional, keywords, ""
         return (), {}, f":{digest(sorted(forms.items()))}"
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from stream_cached.endpoint.infrastructure import is_declared, is_infrastructure
 from stream_cached.endpoint.objects import Finder, UnknownEngineError, UnknownOriginError, form_of
 from stream_cached.endpoint.origins import NOBODY, Origins, RouteOrigins, Users
 from stream_cached.endpoint.reads import only_selects
+from stream_cached.endpoint.shown import Shown, shows_all
 from stream_cached.endpoint.signatures import annotation_of, class_names
 from stream_cached.endpoint.taken import part_of
 from stream_cached.endpoint.unkeyed import UnkeyedError, findings
@@ -39,18 +39,8 @@ _SCOPES = "fastapi.security.oauth2.SecurityScopes"
 _ENDPOINT_ATTRIBUTES = frozenset({"scope", "receive", "send", "_allowed_methods"})
 
 
-class _Shown:
-    """Replaces an argument in the arguments for aiocache's key, which has the `repr` of each."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return f"<{self._text}>"
-
-
 #: Replaces an argument that is not part of the key.
-LEFT_OUT = _Shown("not in key")
+LEFT_OUT = Shown("not in key")
 
 
 @dataclass(frozen=True)
@@ -127,15 +117,15 @@ class CallValues:
                 value = self._by_key_args(name, value)
             elif name in self._parts or self._is_object(name, value):
                 form = self._form(name, value)
-                return form if form is LEFT_OUT else _Shown(repr(form))
+                return form if form is LEFT_OUT else Shown(repr(form))
         except UnkeyedError as exc:
             self._unkeyed.append(exc)
             return value
         if not _has_form(value):
             self._unkeyed.append(self._without_form(name, value, NoCanonicalFormError()))
-        elif self._rules.by_request and not has_exact_repr([value]):
-            # Its `repr` may leave something out, such as a secret.
-            return _Shown(f"{class_name(value)} {digest(canonical(value))}")
+        elif self._rules.by_request and not shows_all(value):
+            # The `repr` leaves something out, such as a secret.
+            return Shown(f"{class_name(value)} {digest(canonical(value))}")
         return value
 
     def check(self) -> None:
@@ -315,27 +305,6 @@ class CallValues:
         if source := self._who_asks(name):
             why += f", and depends on {source}"
         return UnkeyedError(name, value, why, client_source=source)
-
-
-#: The order of a set's items in its `repr` differs between processes; that of a view of a memory
-#: has an address, and that of a class or a function nothing of what was put there.
-_INEXACT = (frozenset, memoryview, set, type, types.BuiltinFunctionType, types.FunctionType)
-
-
-def has_exact_repr(values: Iterable[object]) -> bool:
-    """Whether the `repr` of two different ones of these values always differs."""
-    return all(map(_has_exact_repr, values))
-
-
-def _has_exact_repr(value: object) -> bool:
-    if type(value) in (list, tuple):
-        return has_exact_repr(value)  # type: ignore[arg-type]
-    if type(value) is dict:
-        return all(has_exact_repr(pair) for pair in value.items())
-    return isinstance(value, _Shown) or (
-        type(value).__module__ in ("builtins", "datetime", "decimal", "pathlib", "uuid")
-        and not isinstance(value, _INEXACT)
-    )
 
 
 def _has_form(value: object) -> bool:

@@ -6,14 +6,16 @@ import ast
 import asyncio
 import contextlib
 import dataclasses
+import enum
 import functools
+import ipaddress
 import itertools
 import logging
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import aiocache
 import httpx
@@ -1172,3 +1174,48 @@ def test_what_an_argument_holds_is_named_beside_its_own_class() -> None:
 )
 def test_words_of_unguarded(words: tuple[str, ...]) -> None:
     assert cached(unguarded=words)(report)
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+
+
+@dataclasses.dataclass
+class Place:
+    city: str
+    size: Size = Size.SMALL
+
+
+class PlaceModel(pydantic.BaseModel):
+    city: str
+    colors: list[Color] = []
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Color.RED,
+        Size.SMALL,
+        Place("Ulm"),
+        PlaceModel(city="Ulm", colors=[Color.RED]),
+        Point(1, 2),
+        {1},
+        {"places": [Place("Ulm"), None]},
+        ipaddress.ip_address("127.0.0.1"),
+    ],
+    ids=repr,
+)
+def test_a_value_whose_repr_shows_all_of_it_has_the_key_of_aiocache(value: object) -> None:
+    endpoint: Any = cached()(helper)
+    for args, kwargs in ((value,), {}), ((), {"a": value}):
+        expected = aiocache.cached().get_cache_key(helper, args, kwargs)
+        assert asyncio.run(endpoint.cache_key(*args, **kwargs)) == expected

@@ -198,8 +198,8 @@ def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest)
     segments = {"small": 0, "many chunks": 2, "large": 11}[body]
     if store == "memory":
         assert (costs.round_trips, costs.tasks) == (0, 0)
-        # Three of them only where an application of this process has had a lifespan.
-        assert costs.calls.total() <= 126 + 3 * segments, costs.calls
+        # Some of them only after other tests: where an application has had a lifespan, for example.
+        assert costs.calls.total() <= 130 + 3 * segments, costs.calls
     else:
         assert costs.round_trips == 1
         # How many segments there are depends on how soon one chunk comes after the other.

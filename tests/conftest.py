@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from stream_cached.endpoint.identity import Identity
+from stream_cached.entries.body import Body
 from stream_cached.request import key_parts
 from stream_cached.request.application import Applications
 from tests.support import memory, selection
@@ -138,6 +139,20 @@ def memcached_server() -> Iterator[MemcachedServer]:
     """One memcached for the tests of a module: it gives back no memory while it runs."""
     with server_or_skip(MemcachedServer) as server:
         yield server
+
+
+@pytest.fixture
+def segments_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The indexes of the segments that were read."""
+    indexes: list[int] = []
+    real = Body.read
+
+    async def counted(self: Body, some: range, seals: Any = None) -> Any:
+        indexes.extend(some)
+        return await real(self, some, seals)
+
+    monkeypatch.setattr(Body, "read", counted)
+    return indexes
 
 
 @pytest.fixture

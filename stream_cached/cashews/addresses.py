@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.digest import class_name
+from stream_cached.keys.layout import fields_of
 from stream_cached.keys.names import holds_address, shows_object
 
 #: Types whose values have no address in their text, unless it was written there.
@@ -134,10 +135,7 @@ def _find_hidden_fields(cls: type) -> bool:
     if shown is not object.__str__ and not module.startswith("pydantic"):
         # It has a text of its own.
         return False
-    fields: Any = getattr(cls, "__dataclass_fields__", None)
-    fields = fields or getattr(cls, "__pydantic_fields__", None) or {}
-    attributes: Any = getattr(cls, "__attrs_attrs__", ())
-    return any(field.repr is False for field in (*fields.values(), *attributes))
+    return not all(fields_of(cls).values())
 
 
 #: Whether the text of a dataclass, a model or a class of attrs leaves out fields.

@@ -17,15 +17,14 @@ from stream_cached.keys.numbers import number_of
 _collected: dict[tuple[str, str], int] = {}
 
 
-def class_form(args: tuple[Any, ...], *, in_memory: bool) -> list[Any]:
+def class_form(cls: type[HTTPEndpoint], *, in_memory: bool) -> list[Any]:
     """
-    Return what the key has of the class of a method's object beside its name.
+    Return what the key has of a class of endpoints beside its name.
 
     Raises:
         BypassError: An attribute has no form, and there is another class of that name.
     """
-    cls = type(args[0]) if args else object
-    if not issubclass(cls, HTTPEndpoint) or is_at_its_name(cls):
+    if is_at_its_name(cls):
         return []
     forms = ValueForms(lambda _: None)
     found = [

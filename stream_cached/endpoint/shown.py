@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stream_cached.keys.canonical import PLAIN, state_of
-from stream_cached.keys.layout import hides_content
+from stream_cached.keys.layout import fields_of, hides_content
 from stream_cached.keys.made_classes import found_by_name, plain_attributes
 
 #: Modules whose values show what they are.
@@ -21,7 +21,6 @@ _SHOWING = frozenset(
 #: The `repr` of a view of a memory has an address, and that of a class or a function nothing of
 #: what was put there.
 _HIDING = (memoryview, type, types.BuiltinFunctionType, types.FunctionType)
-
 
 #: What a model keeps beside its fields: mostly nothing.
 _BESIDE_FIELDS = frozenset({"__pydantic_extra__", "__pydantic_private__"})
@@ -83,13 +82,11 @@ def _find_fields(cls: type) -> frozenset[str] | None:
     if dataclasses.is_dataclass(cls):
         # What `dataclass` makes is compiled from a text.
         made = getattr(shown, "__wrapped__", shown)
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        is_made = made.__code__.co_filename == "<string>" if hasattr(made, "__code__") else False
+        is_made = hasattr(made, "__code__") and made.__code__.co_filename == "<string>"
     else:
-        fields = getattr(cls, "__pydantic_fields__", None) or {}
-        is_made = bool(fields) and shown.__module__ == "pydantic.main"
-    is_whole = is_made and all(field.repr for field in fields.values()) and not hides_content(cls)
-    return frozenset(fields) if is_whole else None
+        is_made = hasattr(cls, "__pydantic_fields__") and shown.__module__ == "pydantic.main"
+    fields = fields_of(cls) if is_made else {}
+    return frozenset(fields) if fields and all(fields.values()) and not hides_content(cls) else None
 
 
 _fields_of: Callable[[type], frozenset[str] | None] = functools.lru_cache(maxsize=1024)(

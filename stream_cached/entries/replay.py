@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -17,7 +18,7 @@ from stream_cached.entries.resource import Resource
 from stream_cached.errors import LostStreamError, StoreError
 from stream_cached.format.records import Segment
 from stream_cached.format.validation import UnsoundError
-from stream_cached.stores.protocol import ReadsStarts
+from stream_cached.stores.protocol import ReadsStarts, can
 
 
 class Replay:
@@ -44,12 +45,12 @@ class Replay:
         self.at_hand = hit.body
         """The whole body, where nothing has to be read for it; None if it is not all there."""
         if self.at_hand is None:
-            self._body = resource().records.body_of(entry)
+            self._body = self._resource.records.body_of(entry)
         else:
             self._next = self._count
             self._window.extend(self.at_hand)
 
-    @property
+    @functools.cached_property
     def _resource(self) -> Resource:
         return self._resource_of()
 
@@ -102,7 +103,7 @@ class Replay:
         if local is None:
             return None
         # An object is what its record says, for ever: whether it is still there need not be seen.
-        is_seen = self._body.is_object or local.in_process or isinstance(store, ReadsStarts)
+        is_seen = self._body.is_object or local.in_process or can(store, ReadsStarts)
         if self.is_long and not is_seen:
             return None
         return local.begin(self._hit.key, self.entry, self._body.keys(range(self._count)))

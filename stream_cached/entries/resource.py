@@ -227,7 +227,8 @@ class Resource:
             return NotCached.OVERTAKEN
         body, segments = self.records.body_of(entry), range(len(entry.segments))
         if self._key_sets is not None:
-            await self._enlist([self.key, *self._depends.needs, *body.keys(segments)])
+            keys = [self.key, *self._depends.needs, *body.keys(segments)]
+            await self._key_sets.enlist(self, keys)
         known = self.records, self._depends, self.seen
         if not varies_on and await at_once.commit(*known, entry, lease):
             return None

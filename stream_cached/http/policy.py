@@ -94,16 +94,19 @@ def why_not_shared(
     if header_values(headers, b"set-cookie"):
         return NotCached.SET_COOKIE
     directives = directives_for(headers, targets)
-    if directives is NO_DIRECTIVES:
-        return NotCached.VARY_ANY if "*" in vary_names(headers) else None
+    if directives is not NO_DIRECTIVES and (reason := _why_forbidden(directives, status)):
+        return reason
+    return NotCached.VARY_ANY if "*" in vary_names(headers) else None
+
+
+def _why_forbidden(directives: Directives, status: int | None) -> NotCached | None:
+    """Return why directives forbid sharing a response; None if they do not."""
     # A status that is understood takes `no-store` back (RFC 9111, section 5.2.2.3).
     is_understood = directives.allows("must-understand") and status in _UNDERSTOOD
     if directives.holds("private") or (directives.forbids("no-store") and not is_understood):
         return NotCached.CACHE_CONTROL
     if directives.forbids("must-understand") and status is not None and not is_understood:
         return NotCached.STATUS
-    if "*" in vary_names(headers):
-        return NotCached.VARY_ANY
     return None
 
 

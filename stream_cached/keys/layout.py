@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import struct
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 #: `Py_TPFLAGS_HEAPTYPE`: a class that is not built into the interpreter.
 _HEAP_TYPE = 1 << 9
@@ -18,6 +20,21 @@ _USUAL = (
     *(functools.cached_property, property, types.GetSetDescriptorType),
     types.MemberDescriptorType,
 )
+
+
+def fields_of(cls: type) -> dict[str, bool]:
+    """
+    Return the fields of a dataclass, a model of pydantic or a class of attrs.
+
+    To each name: whether the `repr` that they are given shows the field.
+    """
+    if dataclasses.is_dataclass(cls):
+        return {field.name: field.repr for field in dataclasses.fields(cls)}
+    models: Mapping[str, Any] = getattr(cls, "__pydantic_fields__", None) or {}
+    attributes = getattr(cls, "__attrs_attrs__", ())
+    # One of attrs may have a function for that.
+    shown = {field.name: field.repr is not False for field in attributes}
+    return shown | {name: field.repr for name, field in models.items()}
 
 
 def slot_names(classes: Iterable[type]) -> list[str]:

@@ -111,9 +111,9 @@ class KeyParts:
         """Return the class of a method and how a route renders, if there is more than one; and the
         application."""
         rare, is_in_process = {}, cache.is_in_process
-        is_method = args and isinstance(args[0], HTTPEndpoint)
-        if is_method and (cls := class_form(args, in_memory=is_in_process)):
-            rare["<class>"] = cls
+        cls: type = type(args[0]) if args else object
+        if issubclass(cls, HTTPEndpoint) and (form := class_form(cls, in_memory=is_in_process)):
+            rare["<class>"] = form
         if rendered := self._rendered.form(scope):
             rare["<route>"] = rendered
         if is_in_process:

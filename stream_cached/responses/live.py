@@ -225,7 +225,7 @@ class LiveResponse(StreamingResponse):
                 # For the client the head is the end, and the end waits for the commit.
                 await self._reader.ended()
             rest = b"" if self.after is None else await self._rest(self.after)
-            await send(start_message(self.status_code, self.raw_headers))
+            await send(start_message(self.status_code, list(self.raw_headers)))
             if self._joined is not None and self.after is None:
                 if scope["method"] == "HEAD":
                     await send(body_message(b"", more=False))

@@ -27,8 +27,9 @@ def set_head(
     response.background = None
 
 
-def start_message(status: int, headers: RawHeaders) -> dict[str, object]:
-    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+def start_message(status: int, headers: list[tuple[bytes, bytes]]) -> dict[str, object]:
+    """Return the message of a head. Middleware may change the list of headers."""
+    return {"type": "http.response.start", "status": status, "headers": headers}
 
 
 def body_message(part: bytes, *, more: bool) -> dict[str, object]:

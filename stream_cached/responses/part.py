@@ -23,7 +23,7 @@ class PartResponse(OfReplay[PartReplay]):
         return await self._replay.open()
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send(start_message(self.status_code, self.raw_headers))
+        await send(start_message(self.status_code, list(self.raw_headers)))
         if not self._replay.is_long:
             await self._send_pieces(send)
             return

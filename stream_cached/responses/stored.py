@@ -198,7 +198,7 @@ class ReplayResponse(OfReplay[Replay]):
     def _start(self) -> dict[str, object]:
         # The length is known here, and a connection that breaks before it does so visibly.
         headers = _with_length(self.raw_headers, self._replay.entry)
-        return {"type": "http.response.start", "status": self.status_code, "headers": headers}
+        return start_message(self.status_code, headers)
 
     async def _rest(self, after: AfterEvent) -> bytes | None:
         """Read on to the end of an event. Return what follows there of the part that ends it."""
@@ -216,7 +216,7 @@ class ReplayResponse(OfReplay[Replay]):
             rest = await self._rest(self.after)
             if rest is None and not self._replay.closed:
                 raise LostStreamError("the stored body has no such event")
-            await send(start_message(self.status_code, self.raw_headers))
+            await send(start_message(self.status_code, list(self.raw_headers)))
             await send(body_message(rest or b"", more=True))
         while (part := await self._next_part()) is not None:
             self._left -= len(part)

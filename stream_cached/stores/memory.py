@@ -15,12 +15,13 @@ from aiocache.serializers import NullSerializer
 
 from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
+from stream_cached.format.envelope import Own
 from stream_cached.stores.bounded import BoundedMemory, Partition
 from stream_cached.stores.protocol import Commit, as_bytes
 
 #: The classes of keys that have a namespace before them, and of what the engine reads.
 _TEXT = frozenset({str})
-_BYTES = frozenset({bytes, type(None)})
+_BYTES = frozenset({bytes, Own, type(None)})
 
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 

@@ -158,15 +158,19 @@ class Wakes(Protocol):
 
 @functools.lru_cache(maxsize=64)
 def _can(store: type, ability: type) -> bool:
-    """Whether stores of a class have an ability. `isinstance` takes ten microseconds for that."""
     return issubclass(store, ability)
+
+
+def can(store: Store, ability: type) -> bool:
+    """Whether a store has an ability. `isinstance` takes ten microseconds for that."""
+    return _can(type(store), ability)
 
 
 async def set_and_wake(
     store: Store, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
 ) -> None:
     """Set keys, and wake the subscribers of the channel if the store can."""
-    if _can(type(store), Wakes):
+    if can(store, Wakes):
         await cast(Wakes, store).set_and_wake(items, ttl, channel)
     else:
         await store.set_many(items, ttl)
@@ -174,7 +178,7 @@ async def set_and_wake(
 
 def wakeup(store: Store, channel: str) -> Wakeup:
     """Return a subscription to the channel; a timer if the store has no channels."""
-    return cast(Wakes, store).wakeup(channel) if _can(type(store), Wakes) else _Timer()
+    return cast(Wakes, store).wakeup(channel) if can(store, Wakes) else _Timer()
 
 
 class _Timer:
@@ -189,14 +193,14 @@ async def add_and_get_many(
     store: Store, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
 ) -> tuple[bool, list[bytes | None]]:
     """Set a key if it is missing, then read others; in one round trip if the store can."""
-    if _can(type(store), AddsAndGets):
+    if can(store, AddsAndGets):
         return await cast(AddsAndGets, store).add_and_get_many(key, value, ttl, keys)
     return await store.add(key, value, ttl), await store.get_many(keys)
 
 
 async def compare_and_delete(store: Store, key: str, expected: bytes) -> bool:
     """Delete a value that was read; a store that can't do that at once looks first."""
-    if _can(type(store), ComparesAndDeletes):
+    if can(store, ComparesAndDeletes):
         return await cast(ComparesAndDeletes, store).compare_and_delete(key, expected)
     (found,) = await store.get_many([key])
     if found != expected:
@@ -209,7 +213,7 @@ async def get_many_and_starts(
     store: Store, keys: Sequence[str], others: Sequence[str], size: int
 ) -> tuple[list[bytes | None], list[bytes | None]]:
     """Read values, and the first bytes of others; a store that can't do that reads all of them."""
-    if _can(type(store), ReadsStarts):
+    if can(store, ReadsStarts):
         return await cast(ReadsStarts, store).get_many_and_starts(keys, others, size)
     values = await store.get_many([*keys, *others])
     whole = values[len(keys) :]

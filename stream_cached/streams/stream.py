@@ -107,7 +107,7 @@ class Stream:
         if self._producer is not None:
             # It is cancelled only while it is suspended: later chunks of the burst change nothing.
             self._cancellations = self._producer.cancelling()
-        # Those to whom the first chunk matters must not wait for the second one.
+        # The first chunk is sent before the second one is made.
         at_once = self._is_first or self.owner.is_aborting or not self._has_room()
         room = self._max_ahead - (self._backlog.made - self._fastest) if self.seats else BURST_MAX
         return (0 if at_once else min(room, BURST_MAX)), self._gave_way + GIVE_WAY_AFTER

@@ -17,7 +17,6 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from stream_cached import MemoryCache, stream_cached
-from stream_cached.entries.body import Body
 from tests.conftest import Serve
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, fetch
@@ -27,41 +26,27 @@ from tests.support.runs import HIT, MISS, HeldRuns, Runs, segments
 CHUNKS, CHUNK = 14, 100_000
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The indexes of the segments that were read."""
-    indexes: list[int] = []
-    real = Body.read
-
-    async def counted(self: Body, some: range, seals: Any = None) -> Any:
-        indexes.extend(some)
-        return await real(self, some, seals)
-
-    monkeypatch.setattr(Body, "read", counted)
-    return indexes
-
-
 def test_a_range_reads_the_segments_that_it_covers(
-    serve: Serve, cache_url: str, read: list[int]
+    serve: Serve, cache_url: str, segments_read: list[int]
 ) -> None:
     runs = Runs(chunks=CHUNKS, chunk=CHUNK)
     port = serve(runs.app(cache_url)).port
     fetch(port)
     (body,) = runs.bodies
-    read.clear()
+    segments_read.clear()
     answer = fetch(port, headers={"Range": "bytes=700000-700009"})
     assert (answer.status, answer.body) == (206, body[700_000:700_010])
     assert (answer.header("cache-status"), answer.header("content-length")) == (HIT, "10")
-    assert len(read) == 1
+    assert len(segments_read) == 1
     answer = fetch(port, headers={"Range": "bytes=-300000"})
     assert (answer.status, answer.body) == (206, body[-300_000:])
-    assert len(read) <= 1 + 3
+    assert len(segments_read) <= 1 + 3
     assert len(runs.bodies) == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_what_a_client_has_is_told_without_a_segment(
-    serve: Serve, cache_url: str, read: list[int], method: str
+    serve: Serve, cache_url: str, segments_read: list[int], method: str
 ) -> None:
     runs = Runs(headers={"Vary": "Accept", "Cache-Control": "max-age=9", "X-Row": "1"})
     port = serve(runs.app(cache_url)).port
@@ -70,16 +55,16 @@ def test_what_a_client_has_is_told_without_a_segment(
     etag = hit.header("etag")
     assert etag is not None
     assert etag.startswith('"')
-    read.clear()
+    segments_read.clear()
     answer = fetch(port, headers={"If-None-Match": f'W/{etag}, "other"'}, method=method)
     assert (answer.status, answer.body, answer.complete) == (304, b"", True)
-    assert not read
+    assert not segments_read
     shown = {name.lower() for name, _ in answer.headers}
     assert shown >= {b"etag", b"vary", b"cache-control", b"age", b"cache-status"}
     assert not shown & {b"content-length", b"content-type", b"x-row", b"transfer-encoding"}
     answer = fetch(port, headers={"If-Match": '"other"'}, method=method)
     assert (answer.status, answer.body) == (412, b"")
-    assert not read
+    assert not segments_read
     assert len(runs.bodies) == 1
 
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -15,7 +14,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
-from stream_cached.entries.body import Body
 from tests.conftest import Serve
 from tests.support.http_client import fetch
 
@@ -49,20 +47,6 @@ class Export:
         return f"http://127.0.0.1:{serve(Starlette(routes=[Route('/', cached)])).port}/"
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The indexes of the segments that were read."""
-    indexes: list[int] = []
-    real = Body.read
-
-    async def counted(self: Body, some: range, seals: Any = None) -> Any:
-        indexes.extend(some)
-        return await real(self, some, seals)
-
-    monkeypatch.setattr(Body, "read", counted)
-    return indexes
-
-
 def run(*command: str | Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [*map(str, command)],
@@ -85,7 +69,7 @@ RESUMED = {
     "tool", [pytest.param("curl", marks=needs_curl), pytest.param("wget", marks=needs_wget)]
 )
 def test_a_download_that_breaks_is_resumed(
-    serve: Serve, cache_url: str, tmp_path: Path, read: list[int], tool: str
+    serve: Serve, cache_url: str, tmp_path: Path, segments_read: list[int], tool: str
 ) -> None:
     export, file = Export(breaks=True), tmp_path / "export.csv"
     url = export.url(serve, cache_url)
@@ -96,37 +80,37 @@ def test_a_download_that_breaks_is_resumed(
     # Another client has it stored.
     port = int(url.strip("/").rpartition(":")[2])
     assert fetch(port).body == BODY
-    read.clear()
+    segments_read.clear()
     done = run(*command, *again, file, url)
     assert done.returncode == 0, done.stderr
     assert file.read_bytes() == BODY
     assert export.runs == 2
-    assert 0 not in read
+    assert 0 not in segments_read
 
 
 @needs_curl
 def test_a_part_is_read_from_the_segments_that_have_it(
-    serve: Serve, cache_url: str, read: list[int]
+    serve: Serve, cache_url: str, segments_read: list[int]
 ) -> None:
     export = Export(breaks=False)
     url = export.url(serve, cache_url)
     assert run(*CURL, url).stdout == BODY
-    read.clear()
+    segments_read.clear()
     assert run(*CURL, "-r", "700000-700009", url).stdout == BODY[700_000:700_010]
-    assert len(read) == 1
+    assert len(segments_read) == 1
     assert run(*CURL, "-r", "-9", url).stdout == BODY[-9:]
-    assert (len(read), export.runs) == (2, 1)
+    assert (len(segments_read), export.runs) == (2, 1)
 
 
 @needs_curl
 def test_what_has_not_changed_is_not_read(
-    serve: Serve, cache_url: str, tmp_path: Path, read: list[int]
+    serve: Serve, cache_url: str, tmp_path: Path, segments_read: list[int]
 ) -> None:
     export, tag = Export(breaks=False), tmp_path / "etag"
     url = export.url(serve, cache_url)
     # The ETag is known once the body is.
     for _ in range(2):
         assert run(*CURL, "--etag-save", tag, url).stdout == BODY
-    read.clear()
+    segments_read.clear()
     same = run(*CURL, "--etag-compare", tag, "-w", "%{http_code}", url)
-    assert (same.stdout, read, export.runs) == (b"304", [], 1)
+    assert (same.stdout, segments_read, export.runs) == (b"304", [], 1)

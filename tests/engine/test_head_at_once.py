@@ -18,10 +18,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.runs.run import runs_here
 from tests.conftest import Serve
 from tests.support.asgi import Exchange, get
 from tests.support.clock import Clock
-from tests.support.gates import Gate, run, runs_over, wait_until
+from tests.support.gates import Gate, run, runs_over, until, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.runs import HIT
 
@@ -397,8 +398,7 @@ def test_that_is_so_too_where_the_head_is_the_end(cache_url: str, form: str) -> 
         tasks = [asyncio.create_task(each.run()) for each in exchanges]
         await reached.passed()
         # The others join.
-        for _ in range(200):
-            await asyncio.sleep(0)
+        await until(lambda: sum(len(each.stream.seats) for each in runs_here() if each.stream) == 3)
         tasks[0].cancel()
         for gate in world.gates[2:]:
             gate.open()

@@ -23,7 +23,7 @@ from stream_cached.runs import producer
 from stream_cached.tasks import running_here
 from tests.conftest import Serve
 from tests.support.asgi import Exchange, get, leave
-from tests.support.gates import Gate, run, runs_over, wait_until
+from tests.support.gates import Gate, run, runs_over, until, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
@@ -301,9 +301,7 @@ def test_background_tasks_and_hits_do_not_wait_for_a_clean_up(cache_url: str) ->
         sending = asyncio.create_task(first.run())
         await called.wait()
         # The last message may be a few turns of the event loop behind.
-        async with asyncio.timeout(10):
-            while not first.complete:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await until(lambda: first.complete)
         assert (await get(app)).cache_status == HIT
         clean.set()
         await sending

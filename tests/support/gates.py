@@ -63,6 +63,12 @@ def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> Non
         time.sleep(0.005)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Let the tasks of the running event loop go on until they have come to something."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a test in an event loop of its own, for `TIMEOUT` seconds at most."""
 

@@ -64,6 +64,10 @@ class _SplitMemory(BoundedMemory):
         # `clear` of the backend replaces the dict, so it must not be kept in an attribute.
         return self._backend.store
 
+    def get_many(self, keys: Sequence[str]) -> list[Any]:
+        with self._lock:
+            return [self.get(key) for key in keys]
+
     def touch(self, key: str, ttl: float | None) -> bool:
         if is_segment_key(key):
             return self._segments.touch(key, ttl)

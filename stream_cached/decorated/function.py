@@ -7,8 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import Response
+
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.checks import require
+from stream_cached.decorated.asked import Asked
 from stream_cached.decorated.declared import SWITCHES, check, warn
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.decorated.keys import Keys
@@ -19,18 +22,16 @@ from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.endpoint.validator import Validator
 from stream_cached.engine.answer import answer
+from stream_cached.engine.at_hand import answer_at_hand
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation, Version
 from stream_cached.engine.outcome import Call
-from stream_cached.engine.request_view import RequestView
 from stream_cached.engine.service import Service
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
-from stream_cached.http.wishes import NO_WISHES
 from stream_cached.keys.names import version_key
-from stream_cached.options import Vary
+from stream_cached.options import Options, Vary
 from stream_cached.request.context import ContextWatch
-from stream_cached.request.execution import Execution
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.rendering import Rendering, Twins
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
     from stream_cached.decorated.base import Decorator
 
 _NO_SWITCHES: Mapping[str, bool] = {}
+
+
+def _is_asked_for_nothing(endpoint: Endpoint, options: Options) -> bool:
+    """Whether a hit that is at hand is sent as it is, without a function of the application."""
+    of_request = options.refresh or options.resume == "event-id" or endpoint.generates
+    return not (of_request or options.exact or options.targets or options.client_cache_control)
 
 
 def _without_switches(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +111,7 @@ class Decorated:
         self._varied: dict[str, tuple[str, Callable[[str], str] | None]] = {}
         """What `vary_on_headers` has added, by the lower-cased name."""
         warn(options, verbatim, self.reporter)
+        self._may_be_at_hand = hooks.keys_by_request and _is_asked_for_nothing(endpoint, options)
 
     def _renders_values(self) -> bool:
         """Whether what an endpoint returns is stored as FastAPI renders it."""
@@ -164,8 +172,17 @@ class Decorated:
             kwargs = _without_switches(kwargs)
         if not self.can_cache():
             return await self.run_uncached(args, kwargs)
-        call = await self.call(args, kwargs, **switches)
-        return await self.perform(call if is_reported else call.for_the_rest())
+        if switches or not is_reported or not self._may_be_at_hand:
+            call = await self.call(args, kwargs, **switches)
+            return await self.perform(call if is_reported else call.for_the_rest())
+        asked = await self._ask(args, kwargs)
+        incoming = asked.incoming
+        if incoming is None or asked.findings or not incoming.is_plain_get:
+            return await self.perform(asked.call())
+        found = await answer_at_hand(self.service, incoming, asked.key, asked.versions)
+        if isinstance(found, Response):
+            return found
+        return await self.perform(asked.call(looked=found))
 
     def perform(self, call: Call) -> Awaitable[Any]:
         """Answer a call."""
@@ -181,6 +198,11 @@ class Decorated:
         aiocache_wait_for_write: bool = True,
     ) -> Call:
         """Return a call as the engine answers it."""
+        asked = await self._ask(args, kwargs)
+        return asked.call(reads=cache_read, writes=cache_write, waits=aiocache_wait_for_write)
+
+    async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
+        """Return what a call asks for."""
         hooks = self.service.hooks
         by_request = hooks.keys_by_request
         request, kwargs = self.endpoint.take_request(args, kwargs)
@@ -190,45 +212,24 @@ class Decorated:
         if injected is not None and (self.endpoint.generates or (self._varied and not rendering)):
             # What gets its head from FastAPI.
             injected.raw_headers[:] = self.service.headers.with_vary(injected.raw_headers)
-        incoming: Incoming | None = None
-        key, versions = "", tuple[str, ...]()
-        findings: tuple[Finding, ...] = ()
+        asked = Asked(self.service, self.endpoint, self._tagging, args, kwargs, rendering)
         try:
             if hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
-            versions = self._tagging.versions(args, kwargs)
-            incoming = self._incoming(request, keyed=by_request)
+            asked.versions = self._tagging.versions(args, kwargs)
+            asked.incoming = incoming = self._incoming(request, keyed=by_request)
+            asked.keyed = incoming is not None and by_request
             if incoming is not None and rendering is not None:
                 incoming.status = rendering.status
-            key = await self._keys.key(incoming, args, kwargs, by_request=by_request)
+            asked.key = await self._keys.key(incoming, args, kwargs, by_request=by_request)
         except BypassError as exc:
-            findings = exc.findings
+            asked.findings = exc.findings
             if exc.__cause__ is not None:
                 self.reporter.function_failed(exc.__cause__)
         else:
-            if not (by_request and incoming is not None):
-                self._keys.note(key)
-        keyed = incoming is not None and by_request
-        wishes, refreshes = NO_WISHES, False
-        if incoming is not None:
-            wishes = incoming.wishes(self.service.options.honor_request, self.reporter)
-            refreshes = incoming.refreshes(self.reporter)
-        return Call(
-            service=self.service,
-            execution=Execution(
-                self.endpoint, args, kwargs, incoming, self.service.headers.terms if keyed else None
-            ),
-            key=key,
-            versions=versions,
-            tags_of=self._tagging.of_response(args, kwargs),
-            request=None if incoming is None else RequestView(incoming, wishes),
-            keyed=keyed,
-            findings=findings,
-            reads=cache_read and not (refreshes or wishes.no_cache),
-            writes=cache_write and not wishes.no_store,
-            waits=aiocache_wait_for_write,
-            rendering=rendering,
-        )
+            if not asked.keyed:
+                self._keys.note(asked.key)
+        return asked
 
     def _rendering(self, request: Any, injected: Any) -> Rendering | None:
         """Return how FastAPI renders what the function returns, where FastAPI gets it unchanged."""

@@ -11,8 +11,11 @@ from stream_cached.decorated.generator import DecoratedGenerator
 from stream_cached.endpoint.generators import as_framework_calls_it
 from stream_cached.events import EndpointStats
 
+#: Answers a call, of which it is given the positional and the keyword arguments.
+Answer = Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
 
-def wrapped(function: Decorated, cache: Any, answer: Callable[..., Awaitable[Any]]) -> Any:
+
+def wrapped(function: Decorated, cache: Any, answer: Answer) -> Any:
     """
     Return the wrapper of a function.
 
@@ -26,7 +29,7 @@ def wrapped(function: Decorated, cache: Any, answer: Callable[..., Awaitable[Any
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         if decorated.cache is None:
             decorated.cache = function.hooks.binding().cache
-        return await answer(*args, **kwargs)
+        return await answer(args, kwargs)
 
     async def invalidate(*, key: str | None = None, **arguments: Any) -> bool:
         return await function.invalidate(key, arguments)

@@ -112,6 +112,9 @@ class Endpoint:
     ) -> tuple[HTTPConnection | None, dict[str, Any]]:
         if not self._takes_request:
             return None, kwargs
+        if not kwargs and len(args) == 1 and type(args[0]) is Request:
+            # How Starlette calls a function.
+            return args[0], kwargs
         if self.hides_request and HIDDEN in kwargs:
             kwargs = dict(kwargs)
             return kwargs.pop(HIDDEN), kwargs

@@ -6,39 +6,182 @@ find the same. Anything else goes the whole way, with the values that were read.
 
 from __future__ import annotations
 
+import functools
+import math
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from stream_cached.backends.binding import Backend
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.outcome import Call
+from stream_cached.engine.service import Service
 from stream_cached.entries.found import Hit
 from stream_cached.entries.records import read_beside
+from stream_cached.errors import StoreError
+from stream_cached.events import HIT, Answered, Outcome, logs_answers
+from stream_cached.request.incoming import Incoming
+from stream_cached.responses.stored import ReplayResponse
+from stream_cached.runs.registry import registry_of
+from stream_cached.sending import Sending, WatchedSending
 
 #: The values that a look-up reads, by key.
 Values = Mapping[str, bytes | None]
 
 
-async def at_hand(
-    call: Call, backend: Backend, deadline: Deadline
-) -> tuple[Hit | None, Values | None]:
-    """Return the entry of a call with its body, if it is at hand; and what was read for that."""
-    service = call.service
-    hooks, limits = service.hooks, service.options.limits
+@dataclass(slots=True)
+class FirstLook:
+    """What a look at what is at hand has come to."""
+
+    backend: Backend
+    deadline: Deadline
+    ended: int
+    """How many runs had ended before: one that ends meanwhile may have stored what is lacking."""
+    hit: Hit | None = None
+    """The entry with its body, if it is at hand."""
+    values: Values | None = None
+    """What was read, where that is another entry, or none."""
+    error: StoreError | None = None
+    """Why nothing could be read."""
+
+
+async def answer_at_hand(
+    service: Service, incoming: Incoming, key: str, versions: tuple[str, ...]
+) -> ReplayResponse | FirstLook | None:
+    """
+    Answer a plain request with the stream of an entry that is at hand, and fresh.
+
+    Args:
+        service: The function.
+        incoming: The request. Nothing in it says how it is to be answered.
+        key: Its key.
+        versions: The keys of the versions of its tags.
+
+    Returns:
+        The response; or what was looked at, for the whole look-up; None if that was nothing.
+    """
+    started = time.monotonic()
+    backend = service.hooks.binding().at_once
+    if backend is None:
+        return None
+    found = await _find(service, backend, key, (service.version, *versions), None)
+    if isinstance(found, FirstLook):
+        return found
+    response = _response(service, backend, found, incoming, key, started)
+    if response is None:
+        return _looked(backend, None, found)
+    service.reporter.store_works("reading")
+    return response
+
+
+async def look_at_hand(
+    service: Service, backend: Backend, key: str, needs: tuple[str, ...], deadline: Deadline
+) -> FirstLook:
+    """
+    Look whether an entry is at hand.
+
+    Args:
+        service: The function.
+        backend: The cache.
+        key: The key of the entry.
+        needs: The keys of the versions that it depends on.
+        deadline: What bounds the reads.
+    """
+    found = await _find(service, backend, key, needs, deadline)
+    return found if isinstance(found, FirstLook) else _looked(backend, deadline, found)
+
+
+async def _find(
+    service: Service,
+    backend: Backend,
+    key: str,
+    needs: tuple[str, ...],
+    deadline: Deadline | None,
+) -> Hit | FirstLook:
+    """Return an entry that is at hand, or what there was to see instead."""
+    hooks = service.hooks
+    kept = backend.local.kept(key) if service.options.limits.local else None
     # Plugins are told what the whole look-up has found.
-    if not call.reads or hooks.prepares or not limits.local or hooks.binding().cache.plugins:
-        return None, None
-    kept = backend.local.kept(call.key)
-    if kept is None or (sight := kept.sight) is None or sight.needs != service.needs(call):
-        return None, None
-    store, body = backend.store, kept.body
+    is_told = hooks.prepares or hooks.binding().cache.plugins
+    if kept is None or (sight := kept.sight) is None or sight.needs != needs or is_told:
+        return _looked(backend, deadline)
+    looked, body = None, kept.body
     if backend.server is None:
         # A memory needs no time.
-        values, is_there = await read_beside(store, sight.keys, body)
+        values, is_there = await read_beside(backend.store, sight.keys, body)
     else:
-        with deadline:
-            values, is_there = await read_beside(store, sight.keys, body)
+        looked = _looked(backend, deadline)
+        try:
+            with looked.deadline:
+                values, is_there = await read_beside(backend.store, sight.keys, body)
+        except StoreError as exc:
+            looked.error = exc
+            return looked
     value, *versions = values
     is_same = value and kept.is_of(value) and versions == sight.versions
     if is_same and (is_there or not sight.hit.entry.segments):
-        return sight.hit, None
-    return None, dict(zip(sight.keys, values, strict=True))
+        return sight.hit
+    looked = looked or _looked(backend, deadline)
+    looked.values = dict(zip(sight.keys, values, strict=True))
+    return looked
+
+
+def _looked(backend: Backend, deadline: Deadline | None, hit: Hit | None = None) -> FirstLook:
+    ended = registry_of(backend.scope).ended
+    return FirstLook(backend, deadline or Deadline(backend.timeout), ended, hit)
+
+
+def _response(
+    service: Service, backend: Backend, hit: Hit, incoming: Incoming, key: str, started: float
+) -> ReplayResponse | None:
+    """Return the response of a stream that is fresh; None for any other entry."""
+    entry, head, now = hit.entry, hit.head, time.time()
+    left = seconds_left(hit, now)
+    if left <= 0 or not hit.is_plain_stream:
+        return None
+    event = fresh_event(service, left)
+    headers = head.headers(
+        head.age(entry.stored_at, now), has_ranges=True, is_compressed=incoming.accepts_coding
+    )
+    headers.append(event.header)
+    sending = Sending(service.reporter, event, started)
+    if service.reporter.hook is not None:
+        look_up = None if backend.server is None else time.monotonic() - started
+        told = _Told(service, key, look_up, entry.took)
+        sending = WatchedSending(service.reporter, event, started, told)
+    elif logs_answers():
+        sending = Sending(service.reporter, replace(event, key=key), started)
+    resource = functools.partial(service.resource_at, backend.store, hit.key)
+    return ReplayResponse.at_hand(hit, resource, headers, sending)
+
+
+@dataclass(slots=True)
+class _Told:
+    """What is told of a call that is answered from what is at hand."""
+
+    service: Service
+    shown_key: str
+    look_up: float | None
+    saved: float | None
+    run: int | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return self.service.reporter.name
+
+    @property
+    def store(self) -> str:
+        breaker = self.service.hooks.binding().breaker
+        return "" if breaker is None else breaker.name
+
+
+def seconds_left(hit: Hit, now: float) -> float:
+    """Return the seconds for which an entry is fresh; negative for one that no longer is."""
+    until = hit.entry.fresh_until
+    left = math.inf if until is None else until - now
+    return left if hit.stale_since is None else min(left, hit.stale_since - now)
+
+
+def fresh_event(service: Service, left: float, detail: str = "") -> Answered:
+    """Return the event of an answer with an entry that is fresh for so many seconds."""
+    shown = int(left) if service.hooks.by_response and left < math.inf else None
+    return HIT if shown is None and not detail else Answered(Outcome.HIT, ttl=shown, detail=detail)

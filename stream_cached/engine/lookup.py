@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 from stream_cached.backends.binding import Backend
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.at_hand import Values, at_hand
+from stream_cached.engine.at_hand import Values, fresh_event, look_at_hand, seconds_left
 from stream_cached.engine.conditional import conditional
 from stream_cached.engine.outcome import (
     Absent,
@@ -27,7 +26,7 @@ from stream_cached.entries.found import Foreign, Hit, Miss, StoredValue, Unstora
 from stream_cached.entries.replay import Replay
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import BrokenStreamError, StoreUnavailableError
-from stream_cached.events import HIT, Answered, Outcome
+from stream_cached.events import Answered, Outcome
 from stream_cached.format.records import Entry
 from stream_cached.http.freshness import Windows, disconnected_for, windows_of
 from stream_cached.http.policy import may_be_shared, may_be_stale
@@ -57,9 +56,12 @@ async def first_look(call: Call) -> View | Fresh:
 
 
 async def _in_backend(call: Call, look: Callable[[Call, Backend, Deadline], Awaitable[T]]) -> T:
-    binding = call.service.hooks.binding()
-    backend = binding.at_once
-    deadline = Deadline(binding.timeout if backend is None else backend.timeout)
+    binding, looked = call.service.hooks.binding(), call.looked
+    if looked is None:
+        backend = binding.at_once
+        deadline = Deadline(binding.timeout if backend is None else backend.timeout)
+    else:
+        backend, deadline = looked.backend, looked.deadline
     try:
         return await look(call, backend or await binding.backend(deadline), deadline)
     except StoreUnavailableError:
@@ -67,21 +69,24 @@ async def _in_backend(call: Call, look: Callable[[Call, Backend, Deadline], Awai
 
 
 async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> View | Fresh:
-    started = time.monotonic()
-    # Before the values are read: a run that ends meanwhile may have stored what they lack.
-    ended = registry_of(backend.scope).ended
-    hit, known = await at_hand(call, backend, deadline)
-    if hit is not None:
-        service = call.service
+    started, service = time.monotonic(), call.service
+    looked, call.looked = call.looked, None
+    if looked is None and call.reads:
+        looked = await look_at_hand(service, backend, call.key, service.needs(call), deadline)
+    if looked is None:
+        return await _look_up_in(call, backend, deadline)
+    if looked.error is not None:
+        raise looked.error
+    if looked.hit is not None:
         resource = functools.partial(service.resource, call, backend)
-        found = await _of_entry(call, resource, hit, detail_of(backend))
+        found = await _of_entry(call, resource, looked.hit, detail_of(backend))
         if isinstance(found, Fresh):
             service.reporter.store_works("reading")
             if backend.server is not None:
                 call.look_up = time.monotonic() - started
             return found
-    view = await _look_up_in(call, backend, deadline, known)
-    view.ended = ended
+    view = await _look_up_in(call, backend, deadline, looked.values)
+    view.ended = looked.ended
     return view
 
 
@@ -206,17 +211,13 @@ async def _of_entry(
     now = time.time()
     if call.is_authorized and not _may_be_shared(call, entry, now):
         return Absent(fwd="miss")
-    left = math.inf if entry.fresh_until is None else entry.fresh_until - now
-    if found.stale_since is not None:
-        left = min(left, found.stale_since - now)
+    left = seconds_left(found, now)
     if left <= 0:
         return _stale(call, found, -left)
     wishes = call.wishes
     if wishes is not NO_WISHES and not wishes.suit(found.head.age(entry.stored_at, now), left):
         return Absent(fwd="request")
-    shown = int(left) if call.service.hooks.by_response and left < math.inf else None
-    event = HIT if shown is None and not detail else Answered(Outcome.HIT, ttl=shown, detail=detail)
-    response = await respond(call, resource, found, event)
+    response = await respond(call, resource, found, fresh_event(call.service, left, detail))
     return Absent() if response is None else Fresh(response)
 
 

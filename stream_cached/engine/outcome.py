@@ -28,6 +28,7 @@ from stream_cached.sending import Reports, Sending, WatchedSending, Withheld
 
 if TYPE_CHECKING:
     from stream_cached.endpoint.tags import ResponseTags
+    from stream_cached.engine.at_hand import FirstLook
     from stream_cached.engine.service import Service
 
 
@@ -64,7 +65,7 @@ class Call:
     writes: bool = True
     waits: bool = True
     """Whether a response whose body is at hand waits until it is stored."""
-    # Looked up at each call: a test may put another clock there.
+    # FirstLook up at each call: a test may put another clock there.
     started: float = field(default_factory=lambda: time.monotonic())
     reports: Reports | None = None
     """Where its answer is reported; None for the log."""
@@ -82,6 +83,8 @@ class Call:
     """Seconds that the run took whose entry answers, as far as that is known."""
     run: int | None = None
     """The number of the run that answers, for `on_event=`."""
+    looked: FirstLook | None = None
+    """What its front door has looked at already; only the first look-up takes that."""
 
     @property
     def is_held(self) -> bool:

@@ -197,7 +197,7 @@ class Service:
     def lifetimes(self) -> Lifetimes:
         return _lifetimes(self.hooks.ttl(), *self._seconds)
 
-    def needs(self, call: Call) -> Sequence[str]:
+    def needs(self, call: Call) -> tuple[str, ...]:
         """Return the keys of the versions that the entries of a call depend on."""
         return (self.version, *call.versions, *self.hooks.versions(call))
 

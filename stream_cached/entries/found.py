@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from stream_cached.format.items import is_of_items
 from stream_cached.format.records import Entry, Segment
 from stream_cached.http.sent import SentHead, sending_of
 
 
-@dataclass(slots=True)
+@dataclass
 class Hit:
     """A complete and sound entry."""
 
@@ -29,6 +31,13 @@ class Hit:
         if self._head is None:
             self._head = sending_of(self.entry.headers, self.entry.status, self.entry.etag)
         return self._head
+
+    @functools.cached_property
+    def is_plain_stream(self) -> bool:
+        """Whether it is a stream that is sent as it is to any request, and its body is here."""
+        entry = self.entry
+        is_own = entry.streamed and entry.replaces is None and not is_of_items(entry.media_type)
+        return is_own and self.body is not None
 
 
 @dataclass(frozen=True, slots=True)

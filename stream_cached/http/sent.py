@@ -13,6 +13,9 @@ from stream_cached.http.headers import header_values, without
 
 Field = tuple[bytes, bytes]
 
+#: The fields that say where a body ends.
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
 
 class SentHead:
     """
@@ -41,6 +44,8 @@ class SentHead:
             for answers in (False, True)
             for compressed in (False, True)
         }
+        self.is_framed = status in (204, 304) or any(n.lower() in _FRAMING for n, _ in headers)
+        """Whether it says itself where its body ends, or has none."""
         self._age = age_value(headers)
         self._date: float | None = None
         if header_values(headers, b"date"):

@@ -34,6 +34,9 @@ _NONE: list[bytes] = []
 
 _NO_PARAMETERS: Mapping[str, Any] = {}
 
+#: What of the scope of a plain request is part of the key as it is.
+_IN_PLACE = ["method", "scheme", "raw_path", "path", "root_path", "app_root_path", "query_string"]
+
 #: The headers that say what a request wants of a cache.
 _OF_WISHES = frozenset({b"cache-control", b"pragma"})
 
@@ -68,10 +71,9 @@ class Incoming:
         refresh: Callable[[Any], bool] | None = None,
         ignored: re.Pattern[str] | None = None,
     ) -> None:
-        self.request = request
-        self._refresh = refresh
-        self._ignored = ignored
-        self.scope = scope = plain_scope(request.scope)
+        self.request, self._refresh, self._ignored = request, refresh, ignored
+        scope = request.scope
+        self.scope = scope = scope if type(scope) is dict else plain_scope(scope)
         # Not every server or test sends them, and ASGI has this default.
         headers = scope.setdefault("headers", [])
         self.is_head = scope["type"] == "http" and scope["method"] == "HEAD"
@@ -88,7 +90,7 @@ class Incoming:
                 self._normalised(name, normalise) if normalise else self._values(name)
             )
         # If another cached endpoint calls this one, its answer depends on the parts of this key.
-        self._observer = observer_of(request)
+        self._observer = None if type(request) is Request else observer_of(request)
         if self._observer is not None:
             self._note(name.decode("latin-1") for name in self._selected)
 
@@ -128,6 +130,11 @@ class Incoming:
         kinds = self._values(b"content-type")
         if kinds and b"".join(kinds).lower().startswith(b"multipart/form-data"):
             raise BypassError(Finding(NotCached.UPLOAD))
+
+    @property
+    def is_plain_get(self) -> bool:
+        """Whether it is a GET without a body that says nothing of how it is to be answered."""
+        return self._is_plain and self.scope["method"] == "GET" and self._body is None
 
     def refreshes(self, reporter: Reporter) -> bool:
         """Whether it asks for a new run, and `refresh=` lets it."""
@@ -259,15 +266,9 @@ class Incoming:
         if own is None or not EXACT.issuperset(classes):
             return None
         return (
-            "GET" if self.is_head else scope["method"],
-            scope.get("scheme", "http"),
             own,
-            scope.get("raw_path"),
-            scope["path"],
-            scope.get("root_path"),
-            scope.get("app_root_path"),
-            scope.get("query_string"),
             self.status,
+            *map(scope.get, _IN_PLACE),
             *map(_hashable, self._selected.values()),
             *parameters,
             *values,

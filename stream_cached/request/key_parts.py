@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.endpoints import HTTPEndpoint
@@ -10,10 +11,12 @@ from starlette.types import Scope
 
 from stream_cached.endpoint.arguments import Arguments
 from stream_cached.endpoint.classes import class_form
+from stream_cached.endpoint.dependencies import overrides_of
 from stream_cached.endpoint.function import Endpoint
 from stream_cached.endpoint.identity import Identity
 from stream_cached.endpoint.inputs import RouteInputs
 from stream_cached.keys.digest import digest
+from stream_cached.keys.references import Reference, reference_to
 from stream_cached.request.application import Applications, Form, number_form
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
@@ -29,6 +32,22 @@ class Cache(Protocol):
     @property
     def is_in_process(self) -> bool: ...
     def binding(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Where the last plain request came in, and what that adds to a key."""
+
+    app: Reference
+    router: Reference
+    cls: type
+    """The class of the first argument."""
+    route: type
+    around: tuple[object, ...]
+
+    def is_of(self, app: object, router: object, cls: type, route: type) -> bool:
+        is_same = self.app() is app and self.router() is router
+        return is_same and self.cls is cls and self.route is route
 
 
 class KeyParts:
@@ -62,6 +81,7 @@ class KeyParts:
         )
         self._may_be_plain = not (endpoint.injects or context.is_in_key)
         self._rendered = Rendered(wrapper)
+        self._seen: _Seen | None = None
         self.inputs = RouteInputs(endpoint.function, wrapper)
         """What FastAPI parses of a request."""
         self._identity = Identity(
@@ -81,7 +101,7 @@ class KeyParts:
             BypassError: No call is for the cache.
         """
         self._identity.form(scope, in_memory=cache.is_in_process)
-        self._around((), scope, cache)
+        self._around(object, scope, cache)
 
     def forms(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], incoming: Incoming, cache: Cache
@@ -102,16 +122,13 @@ class KeyParts:
             forms |= injected_forms((*args, *kwargs.values()))
         if identity := self._identity.form(scope, in_memory=is_in_process):
             forms["<function>"] = identity
-        rare, application = self._around(args, scope, cache)
+        rare, application = self._around(type(args[0]) if args else object, scope, cache)
         return forms | rare | application
 
-    def _around(
-        self, args: tuple[Any, ...], scope: Scope, cache: Cache
-    ) -> tuple[dict[str, Any], Form]:
+    def _around(self, cls: type, scope: Scope, cache: Cache) -> tuple[dict[str, Any], Form]:
         """Return the class of a method and how a route renders, if there is more than one; and the
         application."""
         rare, is_in_process = {}, cache.is_in_process
-        cls: type = type(args[0]) if args else object
         if issubclass(cls, HTTPEndpoint) and (form := class_form(cls, in_memory=is_in_process)):
             rare["<class>"] = form
         if rendered := self._rendered.form(scope):
@@ -146,8 +163,24 @@ class KeyParts:
         request = None if own is None else incoming.fingerprint(host=host)
         if given is None or own is None or request is None:
             return None
-        rare, application = self._around(args, scope, cache)
-        return None if rare else (*request, *given, *own, *application.items())
+        around = self._fingerprint_around(type(args[0]) if args else object, scope, cache)
+        return None if around is None else (*request, *given, *own, *around)
+
+    def _fingerprint_around(
+        self, cls: type, scope: Scope, cache: Cache
+    ) -> tuple[object, ...] | None:
+        """Return what `_around` is made of; None for what is rare."""
+        app, router, route = scope.get("app"), scope.get("router"), type(scope.get("route"))
+        # A reference to what is gone returns None.
+        is_plain = app is not None and router is not None and "fastapi" not in scope
+        is_plain = is_plain and not overrides_of(scope) and cache.is_in_process
+        if is_plain and (seen := self._seen) is not None and seen.is_of(app, router, cls, route):
+            return seen.around
+        rare, application = self._around(cls, scope, cache)
+        around = tuple(application.items())
+        if is_plain and not rare:
+            self._seen = _Seen(reference_to(app), reference_to(router), cls, route, around)
+        return None if rare else around
 
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from stream_cached.entries.found import Hit
 from stream_cached.entries.part import PartReplay
 from stream_cached.entries.replay import Replay
+from stream_cached.entries.resource import Resource
 from stream_cached.errors import LostStreamError
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry, Segment
@@ -91,17 +94,29 @@ class OfReplay(Carrying, StreamingResponse, ABC, Generic[Replayed]):
         sending: Reports the response once it is sent.
     """
 
+    _replay: Replayed
+    _other: Any = None
+    """What somebody has put in the place of the stored body."""
+
     def __init__(
         self, replay: Replayed, status: int, headers: RawHeaders, sending: Sending
     ) -> None:
         set_head(self, status, headers, replay.entry.media_type, replay.entry.charset)
-        self.body_iterator = replay
-        self._replay: Replayed = replay
+        self._replay = replay
         self._sending = sending
+
+    @property
+    def body_iterator(self) -> Any:
+        """What gives the body."""
+        return self._replay if self._other is None else self._other
+
+    @body_iterator.setter
+    def body_iterator(self, other: Any) -> None:
+        self._other = None if other is self._replay else other
 
     def _is_sent_here(self, scope: Scope) -> bool:
         """Whether nobody has put another body in the place of the stored one."""
-        return self.body_iterator is self._replay and scope["type"] == "http"
+        return self._other is None and scope["type"] == "http"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._sending.watches:
@@ -127,16 +142,60 @@ class OfReplay(Carrying, StreamingResponse, ABC, Generic[Replayed]):
 class ReplayResponse(OfReplay[Replay]):
     """The response of an entry that was a stream: its `body_iterator` gives the stored chunks."""
 
+    resumption: Resumption | None = None
+    after: AfterEvent | None = None
+    """Where in an event stream the body begins; None for the begin."""
+    _exact = False
+    _parts: Sequence[Segment] | None = None
+    """The whole body, where nothing has to be read for it."""
+    _made: list[tuple[bytes, bytes]] | None = None
+    """Its headers as they were made, where they lack the length of the body."""
+    _opens: tuple[Hit, Callable[[], Resource]] | None = None
+    """What its replay is made of, if that is needed; None if it has one."""
+
     def __init__(
         self, replay: Replay, headers: RawHeaders, *, exact: bool, sending: Sending
     ) -> None:
-        entry = replay.entry
-        super().__init__(replay, entry.status, headers, sending)
-        self._exact = exact
-        self._left = entry.length
-        self.resumption: Resumption | None = None
-        self.after: AfterEvent | None = None
-        """Where in an event stream the body begins; None for the begin."""
+        super().__init__(replay, replay.entry.status, headers, sending)
+        self._entry = replay.entry
+        self._exact, self._parts = exact, replay.at_hand
+        self._left = self._entry.length
+
+    @classmethod
+    def at_hand(
+        cls,
+        hit: Hit,
+        resource: Callable[[], Resource],
+        headers: list[tuple[bytes, bytes]],
+        sending: Sending,
+    ) -> ReplayResponse:
+        """
+        Return the response of an entry with its body.
+
+        Args:
+            hit: The entry.
+            resource: Returns the resource of the entry.
+            headers: The headers that are sent; the list becomes the response's own.
+            sending: Reports the response once it is sent.
+        """
+        # Hardly any response is read otherwise than by sending it.
+        response = cls.__new__(cls)
+        entry = response._entry = hit.entry
+        response.status_code, response.raw_headers = entry.status, headers
+        if not hit.head.is_framed:
+            response._made = headers.copy()
+        response.media_type, response.charset = entry.media_type, entry.charset
+        response.background = None
+        response._parts, response._left = hit.body, entry.length
+        response._opens = hit, resource
+        response._sending = sending
+        return response
+
+    @functools.cached_property
+    def _replay(self) -> Replay:  # type: ignore[override]
+        assert self._opens is not None
+        (hit, resource), self._opens = self._opens, None
+        return Replay(resource, hit)
 
     @property
     def replay(self) -> Replay:
@@ -144,7 +203,7 @@ class ReplayResponse(OfReplay[Replay]):
 
     @property
     def generation(self) -> bytes:
-        return self._replay.entry.generation
+        return self._entry.generation
 
     async def end_read(self, size: int) -> None:
         """Report what was read of the items of a generator."""
@@ -153,36 +212,35 @@ class ReplayResponse(OfReplay[Replay]):
         await self.refreshed()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_whole = not self._exact and self.resumption is None and self.after is None
-        parts = self._replay.at_hand if is_whole else None
-        if parts is not None and self._is_sent_here(scope):
-            await self._send_at_hand(parts, scope, send)
-        else:
+        parts = self._parts
+        is_read = self._exact or self.resumption is not None or self.after is not None
+        if parts is None or is_read or not self._is_sent_here(scope):
             await super().__call__(scope, receive, send)
-
-    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await resuming(self.resumption, self._send_body, scope, receive, send)
-
-    async def _send_at_hand(self, parts: Sequence[Segment], scope: Scope, send: Send) -> None:
-        """Send a body for which nothing has to be read."""
-        is_head, size, last = scope["method"] == "HEAD", 0, len(parts) - 1
+            return
+        size = 0
         if self._sending.watches:
             send = self._sending.through(send)
         try:
             await send(self._start())
-            if is_head:
+            if scope["method"] == "HEAD":
                 await send(body_message(b"", more=False))
             else:
-                for number, part in enumerate(parts):
-                    await send(body_message(part.payload, more=number < last))
+                left = len(parts)
+                for part in parts:
+                    left -= 1
+                    await send(body_message(part.payload, more=left > 0))
                     size += len(part.payload)
         finally:
-            self._replay.close()
+            if self._opens is None:
+                self._replay.close()
             self._sending.sent(size)
             if self.refresh is not None:
                 await self.refreshed()
         if self.background is not None:
             await self.background()
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await resuming(self.resumption, self._send_body, scope, receive, send)
 
     async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
@@ -197,7 +255,13 @@ class ReplayResponse(OfReplay[Replay]):
 
     def _start(self) -> dict[str, object]:
         # The length is known here, and a connection that breaks before it does so visibly.
-        headers = _with_length(self.raw_headers, self._replay.entry)
+        headers = self._made
+        if headers is not None and headers == self.raw_headers:
+            # Nobody has changed them, so that they need no look.
+            self._made = None
+            headers.append((b"content-length", b"%d" % self._entry.length))
+        else:
+            headers = _with_length(self.raw_headers, self._entry)
         return start_message(self.status_code, headers)
 
     async def _rest(self, after: AfterEvent) -> bytes | None:
@@ -209,7 +273,7 @@ class ReplayResponse(OfReplay[Replay]):
         return None
 
     async def _send_parts(self, send: Send) -> None:
-        self._left = self._replay.entry.length
+        self._left = self._entry.length
         if self.after is None:
             await send(self._start())
         else:

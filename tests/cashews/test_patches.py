@@ -224,7 +224,7 @@ def test_the_fields_of_one_connection_are_for_its_client_alone(
     pages = Pages(serve, setup()(ttl=600), respond)
     miss = pages.get()
     later = SimpleNamespace(time=lambda: time.time() + 100, monotonic=time.monotonic)
-    for module in "cashews.encoding", "engine.lookup":
+    for module in "cashews.encoding", "engine.at_hand", "engine.lookup":
         monkeypatch.setattr(f"stream_cached.{module}.time", later)
     hit = pages.get()
     for name in "connection", "x-hop", "te":

@@ -206,7 +206,7 @@ def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest)
     segments = {"small": 0, "many chunks": 2, "large": 11}[body]
     if store == "memory":
         assert (costs.round_trips, costs.tasks) == (0, 0)
-        assert costs.calls.total() <= 126 + 2 * segments, costs.calls
+        assert costs.calls.total() <= 88 + 2 * segments, costs.calls
     else:
         assert costs.round_trips == 1
         # How many segments there are depends on how soon one chunk comes after the other.
@@ -215,7 +215,7 @@ def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest)
         assert costs.sent == Counter(MGET=1)
         # redis-py makes a task for a pipeline.
         assert costs.tasks == (1 if segments else 0)
-        assert costs.calls.total() <= 170 + 7 * segments, costs.calls
+        assert costs.calls.total() <= 140 + 6 * segments, costs.calls
 
 
 def _told() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from stream_cached.errors import StoreError
 from stream_cached.runs.run import runs_here
 from stream_cached.runs.states import GivenUp
 from tests.conftest import Serve
-from tests.support.gates import Gate, wait_until
+from tests.support.gates import Gate, until, wait_until
 from tests.support.http_client import fetch, fetch_many
 from tests.support.runs import HIT, MISS, Runs
 
@@ -232,7 +232,7 @@ def test_an_event_loop_that_ends_in_mid_upload_leaves_nothing(
 
         task = asyncio.create_task(read())
         await begun.wait()
-        assert list((bodies.root / "unfinished").iterdir())
+        await until(lambda: any((bodies.root / "unfinished").glob("*")))
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -26,6 +26,7 @@ def moved_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for module in (
         "engine.outcome",
+        "engine.at_hand",
         "engine.lookup",
         "engine.record",
         "engine.storable",

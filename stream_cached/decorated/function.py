@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import Response
-
 from stream_cached.backends.pending import InvalidatedBefore
 from stream_cached.checks import require
 from stream_cached.decorated.asked import Asked
@@ -22,7 +20,7 @@ from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.endpoint.validator import Validator
 from stream_cached.engine.answer import answer
-from stream_cached.engine.at_hand import answer_at_hand
+from stream_cached.engine.at_hand import FirstLook, answer_at_hand
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation, Version
 from stream_cached.engine.outcome import Call
@@ -179,10 +177,12 @@ class Decorated:
         incoming = asked.incoming
         if incoming is None or asked.findings or not incoming.is_plain_get:
             return await self.perform(asked.call())
-        found = await answer_at_hand(self.service, incoming, asked.key, asked.versions)
-        if isinstance(found, Response):
-            return found
-        return await self.perform(asked.call(looked=found))
+        found = await answer_at_hand(
+            self.service, incoming, asked.key, asked.versions, asked.rendering
+        )
+        if found is None or isinstance(found, FirstLook):
+            return await self.perform(asked.call(looked=found))
+        return found
 
     def perform(self, call: Call) -> Awaitable[Any]:
         """Answer a call."""

@@ -20,7 +20,8 @@ from stream_cached.entries.records import read_beside
 from stream_cached.errors import StoreError
 from stream_cached.events import HIT, Answered, Outcome, logs_answers
 from stream_cached.request.incoming import Incoming
-from stream_cached.responses.stored import ReplayResponse
+from stream_cached.responses.rendering import Rendering
+from stream_cached.responses.stored import ReplayResponse, StoredResponse, stored_response
 from stream_cached.runs.registry import registry_of
 from stream_cached.sending import Sending, WatchedSending
 
@@ -45,16 +46,21 @@ class FirstLook:
 
 
 async def answer_at_hand(
-    service: Service, incoming: Incoming, key: str, versions: tuple[str, ...]
-) -> ReplayResponse | FirstLook | None:
+    service: Service,
+    incoming: Incoming,
+    key: str,
+    versions: tuple[str, ...],
+    rendering: Rendering | None,
+) -> ReplayResponse | StoredResponse | FirstLook | None:
     """
-    Answer a plain request with the stream of an entry that is at hand, and fresh.
+    Answer a plain request with an entry that is at hand, and fresh.
 
     Args:
         service: The function.
         incoming: The request. Nothing in it says how it is to be answered.
         key: Its key.
         versions: The keys of the versions of its tags.
+        rendering: How FastAPI renders what the function returns; None if it is a response.
 
     Returns:
         The response; or what was looked at, for the whole look-up; None if that was nothing.
@@ -66,11 +72,66 @@ async def answer_at_hand(
     found = await _find(service, backend, key, (service.version, *versions), None)
     if isinstance(found, FirstLook):
         return found
-    response = _response(service, backend, found, incoming, key, started)
-    if response is None:
+    entry, now = found.entry, time.time()
+    left = seconds_left(found, now)
+    headers = _headers(found, incoming, rendering, now) if left > 0 else None
+    if headers is None:
         return _looked(backend, None, found)
     service.reporter.store_works("reading")
-    return response
+    event = fresh_event(service, left)
+    headers.append(event.header)
+    if service.reporter.hook is None and not logs_answers():
+        sending = Sending(service.reporter, event, started)
+    else:
+        look_up = None if backend.server is None else time.monotonic() - started
+        sending = _told(service, event, started, _Told(service, key, look_up, entry.took))
+    if not entry.streamed:
+        return stored_response(entry, headers, found.whole_body, sending)
+    resource = functools.partial(service.resource_at, backend.store, found.key)
+    return ReplayResponse.at_hand(found, resource, headers, sending)
+
+
+def _headers(
+    hit: Hit, incoming: Incoming, rendering: Rendering | None, now: float
+) -> list[tuple[bytes, bytes]] | None:
+    """Return the headers of an entry; None if it does not answer the request as it is."""
+    entry, head = hit.entry, hit.head
+    if not hit.is_whole_response:
+        return None
+    headers = head.headers(
+        head.age(entry.stored_at, now), has_ranges=True, is_compressed=incoming.accepts_coding
+    )
+    if entry.replaces is None:
+        return headers
+    if rendering is None or entry.streamed:
+        return None
+    return [*rendering.merged(headers, entry.replaces)]
+
+
+@dataclass(slots=True)
+class _Told:
+    """What is told of a call that is answered from what is at hand."""
+
+    service: Service
+    shown_key: str
+    look_up: float | None
+    saved: float | None
+    run: int | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return self.service.reporter.name
+
+    @property
+    def store(self) -> str:
+        breaker = self.service.hooks.binding().breaker
+        return "" if breaker is None else breaker.name
+
+
+def _told(service: Service, event: Answered, started: float, told: _Told) -> Sending:
+    if service.reporter.hook is not None:
+        return WatchedSending(service.reporter, event, started, told)
+    return Sending(service.reporter, replace(event, key=told.shown_key), started)
 
 
 async def look_at_hand(
@@ -128,50 +189,6 @@ async def _find(
 def _looked(backend: Backend, deadline: Deadline | None, hit: Hit | None = None) -> FirstLook:
     ended = registry_of(backend.scope).ended
     return FirstLook(backend, deadline or Deadline(backend.timeout), ended, hit)
-
-
-def _response(
-    service: Service, backend: Backend, hit: Hit, incoming: Incoming, key: str, started: float
-) -> ReplayResponse | None:
-    """Return the response of a stream that is fresh; None for any other entry."""
-    entry, head, now = hit.entry, hit.head, time.time()
-    left = seconds_left(hit, now)
-    if left <= 0 or not hit.is_plain_stream:
-        return None
-    event = fresh_event(service, left)
-    headers = head.headers(
-        head.age(entry.stored_at, now), has_ranges=True, is_compressed=incoming.accepts_coding
-    )
-    headers.append(event.header)
-    sending = Sending(service.reporter, event, started)
-    if service.reporter.hook is not None:
-        look_up = None if backend.server is None else time.monotonic() - started
-        told = _Told(service, key, look_up, entry.took)
-        sending = WatchedSending(service.reporter, event, started, told)
-    elif logs_answers():
-        sending = Sending(service.reporter, replace(event, key=key), started)
-    resource = functools.partial(service.resource_at, backend.store, hit.key)
-    return ReplayResponse.at_hand(hit, resource, headers, sending)
-
-
-@dataclass(slots=True)
-class _Told:
-    """What is told of a call that is answered from what is at hand."""
-
-    service: Service
-    shown_key: str
-    look_up: float | None
-    saved: float | None
-    run: int | None = None
-
-    @property
-    def endpoint(self) -> str:
-        return self.service.reporter.name
-
-    @property
-    def store(self) -> str:
-        breaker = self.service.hooks.binding().breaker
-        return "" if breaker is None else breaker.name
 
 
 def seconds_left(hit: Hit, now: float) -> float:

@@ -33,11 +33,15 @@ class Hit:
         return self._head
 
     @functools.cached_property
-    def is_plain_stream(self) -> bool:
-        """Whether it is a stream that is sent as it is to any request, and its body is here."""
-        entry = self.entry
-        is_own = entry.streamed and entry.replaces is None and not is_of_items(entry.media_type)
-        return is_own and self.body is not None
+    def is_whole_response(self) -> bool:
+        """Whether it is a response, and not the items of a generator, and its body is here."""
+        return self.body is not None and not is_of_items(self.entry.media_type)
+
+    @property
+    def whole_body(self) -> bytes:
+        """Its body in one piece."""
+        parts = [part.payload for part in self.body or ()]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

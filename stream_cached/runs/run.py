@@ -26,6 +26,7 @@ from stream_cached.runs.audience import Audience
 from stream_cached.runs.claim import Claim
 from stream_cached.runs.effects import EffectQueue
 from stream_cached.runs.joining import join
+from stream_cached.runs.line import Line
 from stream_cached.runs.producer import Producer
 from stream_cached.runs.states import JOINABLE, Effect, Event, GivenUp, RunState
 from stream_cached.streams.asides import Asides
@@ -57,6 +58,7 @@ class Run(Claim):
         self.end: End = Aborted("cancelled")
         self._producer: Producer | None = None
         self.audience: Audience | None = None
+        self.line = Line()
         self._effects = EffectQueue()
         self._failed_apart: Callable[[Exception], None] | None = None
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from stream_cached.bodies.threads import in_thread
 from stream_cached.format.codec import CODED, decode_segment, encode_segment
-from stream_cached.format.envelope import Own, read_prefix, size_of_value
-from stream_cached.format.records import Segment
+from stream_cached.format.envelope import Own, read_prefix, seal_of, size_of_value
+from stream_cached.format.records import ClosedSegment, Segment
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import segment_key
 from stream_cached.stores.memory import MemoryStore
@@ -77,10 +77,9 @@ class Body:
         """The number of the first segment that can be read now."""
         return 0
 
-    def pack(self, index: int, segment: Segment) -> PackedSegment:
+    def pack(self, index: int, segment: Segment | ClosedSegment) -> PackedSegment:
         value = encode_segment(segment, self._generation, index, self._kind)
-        seal = len(segment.payload), read_prefix(value).body_checksum
-        return PackedSegment(index, value, seal)
+        return PackedSegment(index, value, seal_of(value))
 
     def unpack(self, index: int, value: bytes | None, seal: Seal | None = None) -> Segment:
         """Decode a segment. Raises `UnsoundError` unless it is whole and has that seal."""

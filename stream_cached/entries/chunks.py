@@ -10,11 +10,17 @@ from typing import Protocol
 
 from stream_cached.format.envelope import PREFIX_SIZE
 from stream_cached.format.lengths import LazyLengths
-from stream_cached.format.records import Segment
+from stream_cached.format.records import ClosedSegment, Piece, Segment
 from stream_cached.limits import VALUE_SIZE
 
 #: Bytes of a chunk's length in the table of its segment.
 _LENGTH_SIZE = 5
+
+#: Bytes, on average, of chunks that are not joined: each one is an object, and a call.
+_LARGE = 8 * 1024
+
+#: The classes of what is kept as it is. An object of a user's class may hold other objects.
+_PIECES = frozenset({bytes, memoryview})
 
 #: Bytes of a body that are sent at once.
 PART_SIZE = 1024 * 1024
@@ -31,7 +37,7 @@ class ChunkPacker:
         self._hash = hashlib.sha256() if hashes else None
         self.filled = 0
         """Bytes of the chunks in the open segment."""
-        self._pieces: list[bytes] = []
+        self._pieces: list[Piece] = []
         self._lengths: list[int] = []
 
     @property
@@ -43,7 +49,7 @@ class ChunkPacker:
         """The open segment, which ends with a whole chunk."""
         return Segment(tuple(self._lengths), False, b"".join(self._pieces))
 
-    def add(self, chunks: Sequence[bytes], size: int) -> list[Segment]:
+    def add(self, chunks: Sequence[bytes], size: int) -> list[ClosedSegment]:
         """Add chunks of that size together. Return the segments that they close."""
         count = len(chunks)
         if size <= self._room(count) and len(self._lengths) + count <= _MAX_CHUNKS:
@@ -51,33 +57,41 @@ class ChunkPacker:
             self._lengths += map(len, chunks)
             self.filled += size
             return []
-        return [segment for chunk in chunks for segment in self._add(chunk)]
+        closed: list[ClosedSegment] = []
+        for chunk in chunks:
+            if len(self._lengths) >= _MAX_CHUNKS:
+                closed.append(self.close())
+            room = VALUE_SIZE - PREFIX_SIZE - self.filled - _LENGTH_SIZE * (len(self._lengths) + 2)
+            if len(chunk) <= room:
+                self._pieces.append(chunk)
+                self._lengths.append(len(chunk))
+                self.filled += len(chunk)
+            else:
+                self._divide(chunk, closed)
+        return closed
 
-    def _add(self, chunk: bytes) -> list[Segment]:
-        closed: list[Segment] = []
-        if len(self._lengths) >= _MAX_CHUNKS:
-            closed.append(self.close())
-        room = self._room()
-        if len(chunk) <= room:
-            self._put(chunk)
-            return closed
-        rest = memoryview(chunk)
+    def _divide(self, chunk: bytes, closed: list[ClosedSegment]) -> None:
+        """Add a chunk that there is no room for."""
+        room, rest = self._room(), memoryview(chunk if type(chunk) is bytes else bytes(chunk))
         if not room:
             closed.append(self.close())
             room = self._room()
         while len(rest) > room:
-            self._put(bytes(rest[:room]))
+            self._put(rest[:room])
             rest = rest[room:]
             closed.append(self.close(continues=True))
             room = self._room()
-        self._put(bytes(rest))
-        return closed
+        self._put(rest)
 
-    def close(self, *, continues: bool = False) -> Segment:
+    def close(self, *, continues: bool = False) -> ClosedSegment:
         """Return the open segment, and begin the next one."""
-        segment = Segment(tuple(self._lengths), continues, b"".join(self._pieces))
+        pieces: Sequence[Piece] = self._pieces
+        if self.filled < _LARGE * len(pieces) or not _PIECES.issuperset(map(type, pieces)):
+            pieces = (b"".join(pieces),)
         if self._hash is not None:
-            self._hash.update(segment.payload)
+            for piece in pieces:
+                self._hash.update(piece)
+        segment = ClosedSegment(tuple(self._lengths), continues, pieces)
         self.clear()
         return segment
 
@@ -97,7 +111,7 @@ class ChunkPacker:
         used = self.filled + _LENGTH_SIZE * (len(self._lengths) + 1 + count) + PREFIX_SIZE
         return max(0, VALUE_SIZE - used)
 
-    def _put(self, piece: bytes) -> None:
+    def _put(self, piece: Piece) -> None:
         self._pieces.append(piece)
         self._lengths.append(len(piece))
         self.filled += len(piece)

@@ -26,7 +26,7 @@ from stream_cached.entries.segment_queue import SegmentQueue
 from stream_cached.entries.telling import Telling
 from stream_cached.errors import StoreError
 from stream_cached.format.codec import fits
-from stream_cached.format.records import Entry, Segment
+from stream_cached.format.records import ClosedSegment, Entry
 from stream_cached.http.headers import content_length
 from stream_cached.http.reasons import NotCached
 from stream_cached.limits import Limits
@@ -133,7 +133,7 @@ class Recorder:
         for segment in self._packer.add(chunks, size):
             self._enqueue(segment)
 
-    def _enqueue(self, segment: Segment) -> None:
+    def _enqueue(self, segment: ClosedSegment) -> None:
         if self.failure is not None:
             return
         packed = self._body.pack(len(self._seals), segment)

@@ -17,7 +17,15 @@ from stream_cached.format.envelope import (
     unpack,
 )
 from stream_cached.format.lengths import lengths_of, packed_lengths
-from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
+from stream_cached.format.records import (
+    ClosedSegment,
+    Entry,
+    Index,
+    Marker,
+    Record,
+    Segment,
+    Value,
+)
 from stream_cached.format.validation import MALFORMED, optional, typed
 from stream_cached.format.validation import UnsoundError as UnsoundError
 
@@ -33,11 +41,12 @@ _OPTIONAL = ("replaces", "etag", "sizes", "validator", "took", "codings")
 
 
 def encode_segment(
-    segment: Segment, generation: bytes, index: int, kind: type[bytes] = bytes
+    segment: Segment | ClosedSegment, generation: bytes, index: int, kind: type[bytes] = bytes
 ) -> bytes:
     """Encode a segment; see `pack` for its `kind`."""
     head = (packed_lengths(segment.chunks), segment.continues)
-    return pack(State.SEGMENT, generation, index, head, segment.payload, kind=kind)
+    pieces = segment.pieces if isinstance(segment, ClosedSegment) else (segment.payload,)
+    return pack(State.SEGMENT, generation, index, head, *pieces, kind=kind)
 
 
 def coded_segment(value: bytes, coding: Coding, compress: Callable[[bytes], bytes]) -> bytes | None:

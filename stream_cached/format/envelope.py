@@ -18,7 +18,8 @@ import hashlib
 import itertools
 import struct
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import msgpack
 
@@ -31,6 +32,7 @@ FORMAT_VERSION = 2
 
 _FIELDS = struct.Struct(">8sBB2x16sIIQII")
 _CHECKSUM = struct.Struct(">I")
+_SEAL, _SEAL_AT = struct.Struct(">Q4xI"), 36
 PREFIX_SIZE = 64
 _PADDING = bytes(PREFIX_SIZE - _FIELDS.size - _CHECKSUM.size)
 
@@ -96,19 +98,36 @@ def checksum(data: bytes) -> int:
     return zlib.crc32(data)
 
 
+def _checksum_of(pieces: Sequence[bytes | memoryview]) -> int:
+    found = 0
+    for piece in pieces:
+        found = zlib.crc32(piece, found)
+    return found
+
+
 class Own(bytes):
     """
     A value that this process has packed, and keeps as the same object: nothing changes it.
 
-    Its bytes are the prefix and the head. The body is not copied into them, and has no checksum.
+    Its bytes are the prefix and the head. The body is not copied into them, and has no checksum:
+    its pieces are joined when it is read.
     """
 
-    body: bytes
+    pieces: Sequence[bytes | memoryview]
+    size: int
+    """The bytes of its body."""
+
+    @property
+    def body(self) -> bytes:
+        """The body."""
+        if len(self.pieces) != 1 or type(self.pieces[0]) is not bytes:
+            self.pieces = (b"".join(self.pieces),)
+        return cast(bytes, self.pieces[0])
 
 
 def size_of_value(value: bytes) -> int:
     """Return the bytes of a packed value, with its body."""
-    return len(value) + len(value.body) if isinstance(value, Own) else len(value)
+    return len(value) + value.size if isinstance(value, Own) else len(value)
 
 
 def pack(
@@ -116,8 +135,7 @@ def pack(
     generation: bytes,
     revision: int,
     head: object,
-    body: bytes,
-    *,
+    *body: bytes | memoryview,
     kind: type[bytes] = bytes,
 ) -> bytes:
     """
@@ -128,20 +146,21 @@ def pack(
         generation: The random id of its run.
         revision: The number of a segment, or of a renewal.
         head: What msgpack packs.
-        body: The bytes after the head.
+        body: The pieces of what comes after the head.
         kind: `Own` for a value that stays in this process. In the place of the checksum of its body
             it has a number that no other one has.
     """
     packed = msgpack.packb(head, unicode_errors="surrogatepass")
-    of_body = next(_numbers) % 2**32 if kind is Own else checksum(body)
-    lengths, checksums = (len(packed), len(body)), (checksum(packed), of_body)
+    of_body = next(_numbers) % 2**32 if kind is Own else _checksum_of(body)
+    size = sum(map(len, body))
+    lengths, checksums = (len(packed), size), (checksum(packed), of_body)
     fields = _FIELDS.pack(MAGIC, FORMAT_VERSION, state, generation, revision, *lengths, *checksums)
     prefix = fields + _PADDING
     start = prefix, _CHECKSUM.pack(checksum(prefix)), packed
     if kind is not Own:
-        return b"".join((*start, body))
+        return b"".join((*start, *body))
     own = Own(b"".join(start))
-    own.body = body
+    own.pieces, own.size = body, size
     return own
 
 
@@ -159,6 +178,11 @@ def read_prefix(data: bytes) -> Prefix:
     if state is None:
         raise UnsoundError(f"state {number}")
     return Prefix(state, *others)
+
+
+def seal_of(packed: bytes) -> tuple[int, int]:
+    """Return the length and the checksum of the body of a value that was packed here."""
+    return cast(tuple[int, int], _SEAL.unpack_from(packed, _SEAL_AT))
 
 
 def head_edge(data: bytes) -> int:

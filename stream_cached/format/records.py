@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from stream_cached.format.validation import Headers
 
+Piece = bytes | memoryview
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -19,6 +21,21 @@ class Segment:
     payload: bytes
     start: bytes = field(default=b"", compare=False, repr=False)
     """The prefix of what was decoded, which tells whether the store still holds the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedSegment:
+    """A segment as a run has made it. Its bytes are joined only where that is needed."""
+
+    chunks: Sequence[int]
+    continues: bool
+    pieces: Sequence[Piece]
+    """What it is made of: chunks that are large, or parts of them. Views are of bytes alone."""
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes, joined at each access."""
+        return b"".join(self.pieces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,12 +101,18 @@ class LiveResponse(StreamingResponse):
             if self.after is None:
                 send = self._reader.asides.through(send)
             self._plain_send = send
-        counted = CountedSend(scope, self._sending.through(send) if self._sending.watches else send)
+        send = self._sending.through(send) if self._sending.watches else send
+        counted: CountedSend | None = None
         is_cancelled = False
         try:
             if self.body_iterator is self._body and scope["type"] == "http":
-                await resuming(self.resumption, self._send_body, scope, receive, counted.send)
+                if self.resumption is None:
+                    await self._send_body(scope, receive, send)
+                else:
+                    counted = CountedSend(scope, send)
+                    await resuming(self.resumption, self._send_body, scope, receive, counted.send)
             else:
+                counted = CountedSend(scope, send)
                 background, self.background = self.background, None
                 await super().__call__(scope, receive, counted.send)
                 self.background = background
@@ -114,7 +120,8 @@ class LiveResponse(StreamingResponse):
             is_cancelled = True
             raise
         finally:
-            self._sending.sent(counted.size)
+            own = 0 if scope.get("method") == "HEAD" else self._sent
+            self._sending.sent(own if counted is None else counted.size)
             await self.end_call(is_cancelled)
         if not self._joined and self._run.background_error is not None:
             raise self._run.background_error
@@ -233,9 +240,14 @@ class LiveResponse(StreamingResponse):
                 await self._check_joined()
             if self.after is not None:
                 await send(body_message(rest, more=True))
+                self._sent += len(rest)
             while chunks := await self._reader.take():
                 for part in merged(chunks) if self._merge else chunks:
-                    await self._send_part(part, declared, send)
+                    if declared is None:
+                        await send(body_message(part, more=True))
+                    else:
+                        await self._send_part(part, declared, send)
+                    self._sent += len(part)
             if not self._reader.closed:
                 await send(body_message(b"", more=False))
 
@@ -267,9 +279,8 @@ class LiveResponse(StreamingResponse):
         self._reader.asides.through(self._plain_send)
         return rest
 
-    async def _send_part(self, part: bytes, declared: int | None, send: Send) -> None:
-        self._sent += len(part)
-        if part and self._sent == declared:
+    async def _send_part(self, part: bytes, declared: int, send: Send) -> None:
+        if part and self._sent + len(part) == declared:
             # For the client the last byte is the end: it waits for the commit.
             await send(body_message(part[:-1], more=True))
             await self._reader.ended()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect
@@ -36,8 +36,15 @@ def body_message(part: bytes, *, more: bool) -> dict[str, object]:
     return {"type": "http.response.body", "body": part, "more_body": more}
 
 
-def merged(chunks: Sequence[bytes]) -> Iterator[bytes]:
+def merged(chunks: Sequence[bytes]) -> Iterable[bytes]:
     """Join chunks that are small. A large one is sent as it is: a copy costs more than a send."""
+    sizes = list(map(len, chunks))
+    if min(sizes) >= _LARGE:
+        return chunks
+    return _merged(chunks) if max(sizes) >= _LARGE else (b"".join(chunks),)
+
+
+def _merged(chunks: Sequence[bytes]) -> Iterator[bytes]:
     begin = 0
     for number, chunk in enumerate(chunks):
         if len(chunk) >= _LARGE:

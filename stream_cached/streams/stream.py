@@ -109,7 +109,7 @@ class Stream:
             self._cancellations = self._producer.cancelling()
         # The first chunk is sent before the second one is made.
         at_once = self._is_first or self.owner.is_aborting or not self._has_room()
-        room = self._max_ahead - (self._backlog.made - self._fastest) if self.seats else BURST_MAX
+        room = self._max_ahead - (self._backlog.made - self._fastest if self.seats else 0)
         return (0 if at_once else min(room, BURST_MAX)), self._gave_way + GIVE_WAY_AFTER
 
     def wake_waiting(self) -> bool:

@@ -24,9 +24,11 @@ from starlette.routing import Route
 from starlette.types import Message
 
 import stream_cached as package
-from stream_cached import stream_cached
+from stream_cached import MemoryCache, stream_cached
 from stream_cached.endpoint import startup
 from stream_cached.entries.recorder import Recorder
+from stream_cached.format.envelope import Own
+from stream_cached.format.records import Piece
 from stream_cached.opentelemetry import OpenTelemetryMetrics
 from stream_cached.prometheus import PrometheusMetrics
 from tests.support.asgi import Exchange, get
@@ -249,7 +251,7 @@ def test_a_hit_costs_the_same_whatever_the_number_of_its_chunks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "tasks", "calls"), [("small", 3, 830), ("inline", 3, 900), ("large", 4, 3_300)]
+    ("body", "tasks", "calls"), [("small", 3, 810), ("inline", 3, 830), ("large", 4, 2_300)]
 )
 def test_what_a_miss_costs_in_memory(
     body: str, tasks: int, calls: int, monkeypatch: pytest.MonkeyPatch
@@ -262,6 +264,40 @@ def test_what_a_miss_costs_in_memory(
     # writes the segments of a large body.
     assert costs.tasks == tasks
     assert costs.calls.total() <= calls, costs.calls
+
+
+class _Chunk(bytes):
+    """Bytes of a class of the user, which may hold other objects."""
+
+
+@pytest.mark.parametrize("kind", [bytes, _Chunk])
+def test_a_large_body_in_memory_is_stored_without_a_copy(kind: type[bytes]) -> None:
+    chunks = [kind(b"%d" % (number % 10) * 100_000) for number in range(20)]
+    cache = MemoryCache()
+
+    @stream_cached(ttl=60, cache=cache)
+    async def endpoint(request: Request) -> StreamingResponse:
+        async def made() -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+
+        return StreamingResponse(made(), media_type="text/csv")
+
+    async def main() -> list[Piece]:
+        app = Starlette(routes=[Route("/", endpoint)])
+        assert (await get(app)).cache_status == MISS
+        values = [cache.memory.get(key) for key in cache.memory.sizes()]
+        pieces = [piece for each in values if isinstance(each, Own) for piece in each.pieces]
+        assert (await get(app)).body == b"".join(chunks)
+        return pieces
+
+    pieces = asyncio.run(main())
+    assert sum(map(len, pieces)) == sum(map(len, chunks))
+    held = {id(piece.obj if isinstance(piece, memoryview) else piece) for piece in pieces}
+    own = {id(chunk) for chunk in chunks}
+    # A chunk that does not fit into a segment is in two.
+    assert held == own if kind is bytes else held.isdisjoint(own)
+    assert {type(piece) for piece in pieces} <= {bytes, memoryview}
 
 
 def _reading_app(cache: str) -> Starlette:
@@ -332,9 +368,9 @@ def test_a_miss_costs_little_for_each_of_many_small_chunks(
     costs = _cost_of_a_miss(_app("memory://", "many chunks"))
 
     assert costs.calls["/streams/burst.py:put"] == count
-    assert costs.calls.total() <= count + 5_000, costs.calls
+    assert costs.calls.total() <= count + 2_000, costs.calls
     # They are handed on, recorded and sent many at once.
-    assert costs.made.total() <= 200, costs.made
+    assert costs.made.total() <= 100, costs.made
     for place in ("/streams/stream.py:feed_all", "/entries/recorder.py:feed"):
         assert costs.calls[place] <= 50
     assert costs.calls["/responses/live.py:_send_part"] <= 50

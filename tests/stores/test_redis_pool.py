@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.asyncio import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import DataError
 
+from stream_cached.stores import redis_pool
 from stream_cached.stores.redis_pool import RedisPool
 
 # Since redis-py 5.3 the name of the command is not wanted any more.
@@ -28,13 +31,13 @@ def _pool(url: str, **options: Any) -> RedisPool:
     return pool
 
 
-def test_a_free_connection_is_taken_without_the_lock_of_those_that_wait(redis_url: str) -> None:
+def test_a_free_connection_needs_not_the_lock_of_those_that_wait(redis_url: str) -> None:
     async def main() -> None:
         pool = _pool(redis_url, max_connections=1)
         async with pool._condition:
             taken = await pool.get_connection("GET")
-        assert taken.is_connected
-        await pool.release(taken)
+            assert taken.is_connected
+            await pool.release(taken)
         assert await pool.get_connection("GET") is taken
         await pool.disconnect()
 
@@ -82,5 +85,76 @@ def test_without_a_server_no_connection_stays_in_use() -> None:
         for _ in range(2):
             with pytest.raises(RedisConnectionError, match="connecting"):
                 await pool.get_connection("GET")
+
+    asyncio.run(main())
+
+
+_LARGE_VALUE = b"v" * 100_000
+
+_COMMANDS: list[tuple[Any, ...]] = [
+    ("SET", b"key", b"value", "PX", 100, "NX"),
+    ("MGET", "text", "\xe4\u20ac", b"\xff\r\n\0"),
+    ("EVAL", "return 1", 0, "", 1.5, -3),
+    ("SET", b"key", _LARGE_VALUE),
+    ("CLIENT SETINFO", "LIB-NAME", b"name"),
+    (b"GET", b"key"),
+    ("GET", memoryview(b"key")),
+    ("GET", bytearray(b"key")),
+]
+
+
+def test_commands_are_packed_as_by_redis_py() -> None:
+    theirs: Any = Connection()
+    ours: Any = _pool("redis://127.0.0.1:1/0").make_connection()
+    for command in _COMMANDS:
+        assert b"".join(ours.pack_command(*command)) == b"".join(theirs.pack_command(*command))
+    together = ours.pack_commands(_COMMANDS)
+    assert b"".join(together) == b"".join(theirs.pack_commands(_COMMANDS))
+    # A large value is not copied, and what is small is sent in one piece.
+    assert any(piece is _LARGE_VALUE for piece in together)
+    assert len(together) == 3
+    assert len(ours.pack_commands(_COMMANDS[:2])) == 1
+    for refused in (True, None, ["list"]):
+        with pytest.raises(DataError):
+            ours.pack_command("GET", refused)
+    with pytest.raises(UnicodeEncodeError):
+        ours.pack_command("GET", "\ud800")
+
+
+@pytest.mark.parametrize("option", [{"encoding": "latin-1"}, {"encoding_errors": "ignore"}])
+def test_text_is_packed_in_the_encoding_of_the_client(option: dict[str, Any]) -> None:
+    ours: Any = _pool("redis://127.0.0.1:1/0", **option).make_connection()
+    command = "GET", "\xe4" if "encoding" in option else "a\ud800b"
+    assert b"".join(ours.pack_command(*command)) == b"".join(
+        Connection(**option).pack_command(*command)
+    )
+
+
+def test_a_command_is_packed_by_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours: Any = _pool("redis://127.0.0.1:1/0").make_connection()
+    monkeypatch.setattr(redis_pool, "_pack", lambda command: b"by hiredis")
+    assert ours.pack_command("GET", b"key") == [b"by hiredis"]
+    monkeypatch.setattr(redis_pool, "_pack", None)
+    # There may be none.
+    ours = _pool("redis://127.0.0.1:1/0").make_connection()
+    assert b"".join(ours.pack_command("GET", b"key")) == b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
+
+
+def test_who_begins_to_wait_while_a_connection_is_given_back_is_woken(redis_url: str) -> None:
+    async def main() -> None:
+        pool = _pool(redis_url, max_connections=1, timeout=30)
+        held = await pool.get_connection("GET")
+        async with pool._lock:
+            # It has looked whether anybody waits, if it does so first.
+            releasing = asyncio.create_task(pool.release(held))
+            await asyncio.sleep(0)
+            waiting = asyncio.create_task(pool.get_connection("GET"))
+            await _until(lambda: pool._waiting == 1)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await releasing
+            assert await waiting is held
+        await pool.disconnect()
 
     asyncio.run(main())

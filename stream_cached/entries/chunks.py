@@ -10,7 +10,7 @@ from typing import Protocol
 
 from stream_cached.format.envelope import PREFIX_SIZE
 from stream_cached.format.lengths import LazyLengths
-from stream_cached.format.records import ClosedSegment, Piece, Segment
+from stream_cached.format.records import ClosedSegment, Segment
 from stream_cached.limits import VALUE_SIZE
 
 #: Bytes of a chunk's length in the table of its segment.
@@ -19,8 +19,8 @@ _LENGTH_SIZE = 5
 #: Bytes, on average, of chunks that are not joined: each one is an object, and a call.
 _LARGE = 8 * 1024
 
-#: The classes of what is kept as it is. An object of a user's class may hold other objects.
-_PIECES = frozenset({bytes, memoryview})
+#: The class of what is kept as it is. An object of a user's class may hold other objects.
+_PLAIN = frozenset({bytes})
 
 #: Bytes of a body that are sent at once.
 PART_SIZE = 1024 * 1024
@@ -37,7 +37,7 @@ class ChunkPacker:
         self._hash = hashlib.sha256() if hashes else None
         self.filled = 0
         """Bytes of the chunks in the open segment."""
-        self._pieces: list[Piece] = []
+        self._pieces: list[bytes] = []
         self._lengths: list[int] = []
 
     @property
@@ -72,21 +72,22 @@ class ChunkPacker:
 
     def _divide(self, chunk: bytes, closed: list[ClosedSegment]) -> None:
         """Add a chunk that there is no room for."""
-        room, rest = self._room(), memoryview(chunk if type(chunk) is bytes else bytes(chunk))
+        room, rest = self._room(), memoryview(chunk)
         if not room:
             closed.append(self.close())
             room = self._room()
         while len(rest) > room:
-            self._put(rest[:room])
+            # A view would keep all of the chunk, also where only this part of it is kept.
+            self._put(bytes(rest[:room]))
             rest = rest[room:]
             closed.append(self.close(continues=True))
             room = self._room()
-        self._put(rest)
+        self._put(bytes(rest))
 
     def close(self, *, continues: bool = False) -> ClosedSegment:
         """Return the open segment, and begin the next one."""
-        pieces: Sequence[Piece] = self._pieces
-        if self.filled < _LARGE * len(pieces) or not _PIECES.issuperset(map(type, pieces)):
+        pieces: Sequence[bytes] = self._pieces
+        if self.filled < _LARGE * len(pieces) or not _PLAIN.issuperset(map(type, pieces)):
             pieces = (b"".join(pieces),)
         if self._hash is not None:
             for piece in pieces:
@@ -111,7 +112,7 @@ class ChunkPacker:
         used = self.filled + _LENGTH_SIZE * (len(self._lengths) + 1 + count) + PREFIX_SIZE
         return max(0, VALUE_SIZE - used)
 
-    def _put(self, piece: Piece) -> None:
+    def _put(self, piece: bytes) -> None:
         self._pieces.append(piece)
         self._lengths.append(len(piece))
         self.filled += len(piece)

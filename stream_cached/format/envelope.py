@@ -98,7 +98,7 @@ def checksum(data: bytes) -> int:
     return zlib.crc32(data)
 
 
-def _checksum_of(pieces: Sequence[bytes | memoryview]) -> int:
+def _checksum_of(pieces: Sequence[bytes]) -> int:
     found = 0
     for piece in pieces:
         found = zlib.crc32(piece, found)
@@ -113,16 +113,16 @@ class Own(bytes):
     its pieces are joined when it is read.
     """
 
-    pieces: Sequence[bytes | memoryview]
+    pieces: Sequence[bytes]
     size: int
-    """The bytes of its body."""
+    """How many bytes its body has."""
 
     @property
     def body(self) -> bytes:
         """The body."""
-        if len(self.pieces) != 1 or type(self.pieces[0]) is not bytes:
+        if len(self.pieces) != 1:
             self.pieces = (b"".join(self.pieces),)
-        return cast(bytes, self.pieces[0])
+        return self.pieces[0]
 
 
 def size_of_value(value: bytes) -> int:
@@ -135,7 +135,7 @@ def pack(
     generation: bytes,
     revision: int,
     head: object,
-    *body: bytes | memoryview,
+    *body: bytes,
     kind: type[bytes] = bytes,
 ) -> bytes:
     """

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from stream_cached.format.validation import Headers
 
-Piece = bytes | memoryview
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -29,8 +27,8 @@ class ClosedSegment:
 
     chunks: Sequence[int]
     continues: bool
-    pieces: Sequence[Piece]
-    """What it is made of: chunks that are large, or parts of them. Views are of bytes alone."""
+    pieces: Sequence[bytes]
+    """What it is made of: chunks that are large, or parts of them, or all of it."""
 
     @property
     def payload(self) -> bytes:

@@ -21,10 +21,9 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-import msgpack
-
 from stream_cached.format import validation
 from stream_cached.format.validation import UnsoundError
+from stream_cached.keys.packing import pack_any_text
 
 # 0xC1 starts no msgpack value, no pickle opcode and no UTF-8 text.
 MAGIC = b"\xc1strmch\n"
@@ -150,7 +149,7 @@ def pack(
         kind: `Own` for a value that stays in this process. In the place of the checksum of its body
             it has a number that no other one has.
     """
-    packed = msgpack.packb(head, unicode_errors="surrogatepass")
+    packed = pack_any_text(head)
     of_body = next(_numbers) % 2**32 if kind is Own else _checksum_of(body)
     size = sum(map(len, body))
     lengths, checksums = (len(packed), size), (checksum(packed), of_body)

@@ -10,9 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-import msgpack
-
 from stream_cached.format.validation import UnsoundError, partition, typed, unpacked
+from stream_cached.keys.packing import pack_any_text
 
 
 class LazyLengths(ABC, Sequence[int]):
@@ -79,8 +78,7 @@ def packed_lengths(lengths: Sequence[int]) -> bytes:
     """Return lengths as they are stored."""
     if isinstance(lengths, Lengths):
         return lengths.packed
-    packed: bytes = msgpack.packb(lengths) if lengths else b""
-    return packed
+    return pack_any_text(lengths) if lengths else b""
 
 
 def lengths_of(packed: Any, total: int, *, least: int = 0) -> Lengths:

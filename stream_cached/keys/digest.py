@@ -10,6 +10,10 @@ import hashlib
 
 import msgpack
 
+from stream_cached.keys.packing import Packing
+
+_pack = Packing()
+
 
 def class_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
@@ -17,11 +21,11 @@ def class_name(value: object) -> str:
 
 def _packed(structure: object) -> bytes:
     try:
-        packed: bytes = msgpack.packb(structure)
+        return _pack(structure)
     # Packing without these options is faster, and gives the same bytes where it succeeds.
     except (OverflowError, UnicodeEncodeError):
-        packed = msgpack.packb(structure, default=_large, unicode_errors="surrogatepass")
-    return packed
+        packed: bytes = msgpack.packb(structure, default=_large, unicode_errors="surrogatepass")
+        return packed
 
 
 def _large(value: object) -> object:

@@ -106,6 +106,7 @@ class TestRequests:
         assert b"".join(found) == body[10 : 5 * MIB]
         assert proxy.counts == {"PUT": 2, "POST": 2, "GET": 1}
 
+    @pytest.mark.full
     async def test_no_more_than_two_parts_are_on_their_way(
         self, bodies: ObjectBodies, proxy: FaultProxy, s3: S3Server
     ) -> None:
@@ -186,7 +187,7 @@ class TestFaults:
             await put(bodies, NAME, b"body")
         assert time.monotonic() - began < 2
 
-    @pytest.mark.parametrize("size", [in_full(MIB), 12 * MIB])
+    @pytest.mark.parametrize("size", [MIB, in_full(12 * MIB)])
     async def test_a_store_that_goes_on_throttling(
         self, bodies: ObjectBodies, proxy: FaultProxy, s3: S3Server, size: int
     ) -> None:
@@ -403,7 +404,7 @@ class TestObstore:
 
 
 class TestCancellation:
-    @pytest.mark.parametrize("size", [MIB, 17 * MIB])
+    @pytest.mark.parametrize("size", [MIB, in_full(17 * MIB)])
     def test_at_each_point_it_leaves_nothing(self, s3: S3Server, size: int) -> None:
         bodies, count = bodies_from_url(s3.url()), 0
 

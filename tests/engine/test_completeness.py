@@ -19,7 +19,7 @@ from stream_cached import ConfigurationError, stream_cached
 from tests.support.gates import run
 from tests.support.logs import warnings
 
-LARGE = b"x" * 3_000_000
+LARGE = b"x" * 600_000
 
 RECIPES: dict[str, tuple[Callable[[bytes], Any], list[bytes], list[bytes]]] = {
     "openai": (

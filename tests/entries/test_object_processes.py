@@ -85,7 +85,7 @@ def has_read(process: AppProcess, size: int) -> bool:
 def test_a_slow_client_of_a_second_process_falls_out_of_no_window(workers: Workers) -> None:
     limits = "live_window=2MiB,spool_max=4MiB"
     first, second = workers.start(2, limits)
-    target = "/?chunks=640&hold=go@16"
+    target = "/?chunks=320&hold=go@16"
     with begun(first, target) as client, begun(second, target) as slow:
         workers.release()
         assert is_one_run(client.read_rest().body)
@@ -115,6 +115,7 @@ def test_a_second_process_reads_at_full_speed_however_slow_its_client_is(
     assert workers.runs == 1
 
 
+@pytest.mark.full
 def test_a_client_of_a_second_process_that_needs_the_object_waits_for_it(
     workers: Workers,
 ) -> None:
@@ -156,6 +157,7 @@ def test_a_client_of_a_second_process_that_comes_late_gets_the_object(workers: W
     assert workers.runs == 1
 
 
+@pytest.mark.full
 def test_each_client_of_a_second_process_that_waits_too_long_for_the_object_runs_the_endpoint(
     workers: Workers,
 ) -> None:

@@ -30,14 +30,15 @@ def new_body(path: str) -> bytes:
 
 def _body(line: bytes, size: int) -> bytes:
     assert len(line) < size <= _LARGEST, "too short to tell anything, or too long"
-    start = zlib.crc32(line) % _PLACES
-    return line + _noise()[start : start + size - len(line)]
+    noise, start = _noise(), zlib.crc32(line) % _PLACES
+    rest = size - len(line)
+    return line + noise[start : start + rest] + noise[: max(0, start + rest - _PLACES)]
 
 
 @cache
 def _noise() -> bytes:
-    """Return what all bodies are cut from, each at a place of its own."""
-    return random.Random(1).randbytes(_PLACES + _LARGEST)
+    """Return what all bodies are cut from, as from a ring, each at a place of its own."""
+    return random.Random(1).randbytes(_PLACES)
 
 
 def chunks_of(body: bytes) -> list[bytes]:

@@ -53,7 +53,7 @@ def _trim() -> None:
 
 
 #: Bytes by which a process of the tests may grow before its garbage is freed.
-_GROWTH = 32 * 1024 * 1024
+_GROWTH = 16 * 1024 * 1024
 
 _kept = 0
 

@@ -225,11 +225,13 @@ class S3Server(ServerProcess):
         if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
             raise ServerMissingError("no moto[server]")
         super().__init__()
-        # It has a thread for each connection, which would keep what is freed in a heap of its own.
-        self.environment |= {"MALLOC_ARENA_MAX": "1", **environment}
+        # It has a thread for each connection, which would keep what is freed in a heap of its own;
+        # and large values are to be given back one by one.
+        self.environment |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+        self.environment |= environment
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.port)]
+        return [sys.executable, "-m", "tests.support.moto_server", str(self.port)]
 
     def answers(self) -> bool:
         self.request("GET", "/moto-api/", timeout=1)

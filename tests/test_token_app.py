@@ -82,7 +82,7 @@ def test_with_tokens_nothing_is_cached_unless_somebody_says_who_asks(
 @pytest.mark.parametrize("order", [("alice", "bob") * 2, ("bob", "bob", "alice", "bob")])
 @pytest.mark.parametrize("cache_url", ["memory", "redis"], indirect=True)
 @pytest.mark.parametrize("path", PATHS[:-1])
-@pytest.mark.matrix("path", "cache_url", share=3)
+@pytest.mark.matrix("path", "cache_url", share=6)
 @pytest.mark.usefixtures("users_are_declared")
 def test_two_lines_for_the_application_let_sixteen_of_seventeen_hit(
     path: str, order: tuple[str, ...], cache_url: str, plain: TestClient

@@ -122,7 +122,7 @@ async def _is_as_before(lab: Lab, moment: Moment) -> None:
     await lab.ask_all(moment.path, "/700000/known", "/700000/new")
 
 
-@pytest.mark.matrix("kind", "fault", share=3, rest=4)
+@pytest.mark.matrix("kind", "fault", share=3, rest=8)
 @pytest.mark.parametrize(("kind", "fault", "moment"), [*_params()])
 def test_a_fault_costs_no_client_a_byte(
     attempt: Attempt, kind: str, fault: Fault, moment: Moment
@@ -131,7 +131,7 @@ def test_a_fault_costs_no_client_a_byte(
     attempt(kind, _disturbed(fault, moment), outages=outages, local=moment.local)
 
 
-@pytest.mark.matrix(share=3, rest=2)
+@pytest.mark.matrix(share=3, rest=4)
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 @pytest.mark.parametrize("name", [name for name, moment in MOMENTS.items() if moment.when])

@@ -561,7 +561,7 @@ print("parent", asyncio.run(twice(app)), flush=True)
 """
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("where", ["inside", "after"])
 def test_a_fork_works_and_leaves_its_parent_alone(

@@ -62,7 +62,7 @@ def kept(response: RawResponse) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize("store", ["memory", "redis", "files"])
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 def test_a_server(kind: str, store: str, start: Start) -> None:
     server = start(kind, store)
     for view in VIEWS:

@@ -38,6 +38,7 @@ from tests.support import tools
 from tests.support.decorating import Decorate, F, as_it_is
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
+from tests.support.selection import halved
 
 Build = Callable[[FastAPI, Decorate], None]
 
@@ -1576,7 +1577,7 @@ def a_client_that_a_login_uses(app: FastAPI, cached: Decorate) -> None:
 # -- all of them ----------------------------------------------------------------------------------
 
 
-@pytest.mark.matrix(share=3)
+@pytest.mark.matrix(share=6)
 @pytest.mark.parametrize(
     "order", [ORDERS[0], pytest.param(ORDERS[1], marks=pytest.mark.full)], ids="-".join
 )
@@ -1596,7 +1597,7 @@ def test_everybody_is_given_their_own(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", halved(CASES))
 def test_everybody_is_given_their_own_by_two_processes_over_one_redis(
     name: str, redis_url: str, apps_are_processes: None
 ) -> None:
@@ -1611,7 +1612,7 @@ def test_everybody_is_given_their_own_by_two_processes_over_one_redis(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", halved(CASES, 1))
 def test_everybody_is_given_their_own_by_the_cashews_decorator(name: str) -> None:
     case = CASES[name]
     cache = Cache()
@@ -1648,7 +1649,7 @@ def slowed(decorate: Decorate) -> Decorate:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.at_once])
+@pytest.mark.parametrize("name", halved(name for name, case in CASES.items() if case.at_once))
 def test_everybody_is_given_their_own_when_they_ask_at_once(name: str) -> None:
     case = CASES[name]
     answers = []

@@ -56,6 +56,7 @@ KINDS: dict[str, Callable[[Copies], Any]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("where", ["inline", "segments", "object"])
 def test_it_is_called_with_what_was_stored(

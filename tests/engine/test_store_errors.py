@@ -125,6 +125,7 @@ async def uncached(endpoint: Raising) -> tuple[Any, ...]:
     return found
 
 
+@pytest.mark.matrix
 @each_error
 @pytest.mark.parametrize("where", PLACES)
 def test_it_runs_once_and_its_error_is_its_clients(
@@ -143,6 +144,7 @@ def test_it_runs_once_and_its_error_is_its_clients(
     run(test)
 
 
+@pytest.mark.matrix
 @each_error
 @pytest.mark.parametrize("where", PLACES)
 def test_of_many_that_ask_at_once_nobody_runs_twice(

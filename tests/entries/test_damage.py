@@ -237,7 +237,7 @@ def test_a_range_of_what_is_damaged_is_a_miss(
     assert (answer.complete, answer.body) == (True, runs.bodies[1])
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("replay", ["fast", "exact"])
 def test_a_hit_whose_segments_vanish_breaks_visibly(

@@ -168,6 +168,7 @@ def swapped(path: Path) -> None:
 _DAMAGES = [deleted, emptied, without_its_begin, with_another_bit, swapped]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("damage", _DAMAGES)
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=100000-400000"}], ids=["whole", "part"])
 def test_a_damaged_object_is_a_miss(
@@ -397,7 +398,8 @@ def test_a_slow_reader_does_not_hold_up_the_object_that_others_wait_for(
 
 
 def test_many_cold_clients_cause_one_run(serve: Serve, redis_url: str, bodies: FileBodies) -> None:
-    runs = Runs(chunks=100)
+    # Twenty clients hold a body each.
+    runs = Runs(chunks=30)
     port = serve(runs.app(redis_url, bodies=bodies, live_window="1MB")).port
     found = fetch_many(port, count=20)
     assert same(runs.bodies[0], *(each.body for each in found))

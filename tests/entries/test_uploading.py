@@ -72,7 +72,7 @@ def pending() -> int:
     return sum(len(each.value) for each in gc.get_objects() if isinstance(each, PackedSegment))
 
 
-@pytest.mark.parametrize("secret", [None, "s" * 32])
+@pytest.mark.parametrize("secret", [None, pytest.param("s" * 32, marks=pytest.mark.full)])
 def test_a_body_is_stored_though_its_stream_is_over_long_before(
     serve: Serve, redis_url: str, world: World, secret: str | None
 ) -> None:

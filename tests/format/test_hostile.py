@@ -133,7 +133,7 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.matrix(share=3)
+@pytest.mark.matrix(share=6)
 @pytest.mark.parametrize("name", BOMBS)
 def test_no_head_takes_much_more_memory_than_it_has_bytes(name: str, size: int) -> None:
     for state in (State.ENTRY, State.SEGMENT):

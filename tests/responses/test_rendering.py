@@ -395,7 +395,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return waits
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize("path", PATHS)
 def test_miss_join_and_hit_are_as_without_the_decorator(
     serve: Serve, cache_url: str, path: str, waits: Gate

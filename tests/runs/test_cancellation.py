@@ -234,7 +234,7 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
     assert not complaints
 
 
-@pytest.mark.matrix("kind", "others")
+@pytest.mark.matrix
 @pytest.mark.parametrize("others", [0, 1])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_request_that_is_cancelled_anywhere_leaves_nothing(

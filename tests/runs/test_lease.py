@@ -222,7 +222,7 @@ def test_a_run_goes_on_while_it_is_read_in_another_process(
     closed.wait()
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize("settings", [{"on_disconnect": "stop"}, {"finish_timeout": 0.2}])
 def test_a_run_ends_once_it_is_read_nowhere(
     serve: Serve, shared_url: str, settings: dict[str, object]

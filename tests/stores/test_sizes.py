@@ -161,7 +161,7 @@ VALUES: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.matrix(share=4, rest=3)
+@pytest.mark.matrix(share=6, rest=3)
 @pytest.mark.parametrize("kind", VALUES)
 def test_the_size_of_a_value_is_near_what_it_takes(kind: str) -> None:
     make = VALUES[kind]

@@ -203,7 +203,7 @@ class Endpoint:
 # -- the body is complete -----------------------------------------------------------------------
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_its_body_ends_as_without_the_cache(
     serve: Serve, cache_url: str, caplog: pytest.LogCaptureFixture, form: Callable[[Gate], Any]
@@ -532,7 +532,7 @@ def test_the_end_of_the_application_waits_for_it(
 # -- a response that is not sent ----------------------------------------------------------------
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix(share=2)
 @pytest.mark.parametrize("form", [Raises, IsNoCoroutine, TakesItsTime, IsNotCallable])
 def test_a_stale_response_does_not_wait_for_the_one_that_it_replaces(
     cache_url: str, monkeypatch: pytest.MonkeyPatch, form: type[Cursor]

@@ -9,7 +9,8 @@ those, `matrix(share=3)` leaves a third.
 
 `.ci/run` runs what is `full`, too, but not what is `rest`, for which it has no time: of a matrix,
 every second one of the combinations that `make test` leaves out (with `matrix(rest=3)`, two of
-three), and of the other stores every second one (with `matrix(one_store=True)`, all).
+three), and of the other stores every second one (with `matrix(one_store=True)`, all); of a test
+that is `full` as a whole, every second one of the parameters that are `halved()`.
 `make test-full` runs all.
 """
 
@@ -76,6 +77,14 @@ def share(values: Mapping[str, T], of: Iterable[str], name: str) -> list[T]:
     names = [*of]
     step = 1 if settings().max_examples == _EXAMPLES else min(len(names), len(values))
     return [*values.values()][names.index(name) % step :: step]
+
+
+def halved(names: Iterable[str], first: int = 0) -> list[Any]:
+    """Return parameters for a test that is `full`: every second is `rest`, too, from `first` on."""
+    return [
+        name if number % 2 != first else pytest.param(name, marks=pytest.mark.rest)
+        for number, name in enumerate(names)
+    ]
 
 
 def no_address(value: object) -> str:

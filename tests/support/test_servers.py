@@ -368,7 +368,8 @@ def test_run_runs_in_the_loop_of_the_server(serve: Serve) -> None:
     assert serve(make_app(), "httptools").run(where()) == "uvicorn"
 
 
-@pytest.mark.parametrize("http", ["h11", pytest.param("httptools", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("http", ["h11", "httptools"])
 def test_an_app_in_a_process_of_its_own(spawn: Spawn, http: str) -> None:
     process = spawn(
         "tests.support.test_servers:app",

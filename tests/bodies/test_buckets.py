@@ -102,7 +102,7 @@ class TestUrls:
             bodies_from_url("s3://missing-extra")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def strict_s3() -> Iterator[S3Server]:
     """An S3 that looks at signatures. It has no users, nor any bucket."""
     with S3Server(INITIAL_NO_AUTH_ACTION_COUNT="0") as server:

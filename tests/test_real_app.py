@@ -315,7 +315,7 @@ def assert_own(answer: RawResponse, page: Page, user: str) -> None:
 # -- one endpoint at a time -----------------------------------------------------------------------
 
 
-@pytest.mark.matrix(share=6)
+@pytest.mark.matrix(share=3)
 @each_page
 def test_everybody_is_given_their_own_in_any_order_and_told_how(
     site: Site, page: Page, caplog: pytest.LogCaptureFixture

@@ -176,7 +176,7 @@ def test_what_memory_held_in_one_outage_is_not_served_in_the_next(
         wait_until_back(own_redis)
 
 
-@pytest.mark.matrix(share=2)
+@pytest.mark.matrix
 @each_outage
 @pytest.mark.parametrize("replay", ["fast", "exact"])
 def test_a_redis_that_goes_in_the_middle_of_a_hit_breaks_it_visibly(

@@ -157,7 +157,7 @@ ONE: Any = None
 OTHER: Any = None
 
 
-@pytest.mark.matrix(share=6)
+@pytest.mark.matrix(share=3)
 @pytest.mark.parametrize("make", PLUMBING.values(), ids=PLUMBING)
 def test_a_tool_that_a_module_holds_is_keyed_by_its_path_and_any_other_is_refused(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]

@@ -1577,7 +1577,7 @@ def a_client_that_a_login_uses(app: FastAPI, cached: Decorate) -> None:
 # -- all of them ----------------------------------------------------------------------------------
 
 
-@pytest.mark.matrix(share=6)
+@pytest.mark.matrix(share=3)
 @pytest.mark.parametrize(
     "order", [ORDERS[0], pytest.param(ORDERS[1], marks=pytest.mark.full)], ids="-".join
 )

@@ -187,7 +187,7 @@ def test_the_events_of_another_run_are_sent_from_the_start(form: str, serve: Ser
     assert world.runs == 2
 
 
-@pytest.mark.parametrize("form", [FORMS[0], pytest.param(FORMS[-1], marks=pytest.mark.full)])
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[-1]])
 def test_another_process_goes_on_in_the_run(
     form: str, serve: Serve, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -327,3 +327,19 @@ def test_a_wrapper_sees_the_body_of_a_response_that_has_it_at_hand(
     assert miss.body == hit.body == b"<b>0</b>"
     assert miss.header("X-Body") == hit.header("X-Body") == "<b>0</b>"
     assert miss.header("Content-Type") == hit.header("Content-Type")
+
+
+def test_a_decorator_answers_with_a_method_that_it_was_given() -> None:
+    """As tests do, and wrappers of aiocache's decorators."""
+    decorate: Any = stream_cached(ttl=60)
+    own = decorate.decorator
+
+    async def counted(function: Any, *args: Any, **kwargs: Any) -> Any:
+        return "counted", await own(function, *args, **kwargs)
+
+    decorate.decorator = counted
+
+    async def endpoint() -> str:
+        return "the answer"
+
+    assert asyncio.run(decorate(endpoint)()) == ("counted", "the answer")

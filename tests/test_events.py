@@ -583,7 +583,7 @@ async def test_streams_of_the_decorators_of_cashews(log: Log, places: int) -> No
 async def test_the_time_is_that_from_the_call_to_the_last_byte(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(monkeypatch, "engine.outcome", "sending")
+    clock = Clock(monkeypatch, "engine.at_hand", "engine.outcome", "sending")
 
     async def pause() -> None:
         clock.passed += 1.25

@@ -53,7 +53,7 @@ class Asked:
             refreshes = incoming.refreshes(service.reporter)
         if self.keyed:
             terms = service.headers.terms
-        return Call(
+        call = Call(
             service=service,
             execution=Execution(self.endpoint, self.args, self.kwargs, incoming, terms),
             key=self.key,
@@ -68,3 +68,6 @@ class Asked:
             rendering=self.rendering,
             looked=looked,
         )
+        if looked is not None:
+            call.started = looked.started
+        return call

@@ -58,7 +58,7 @@ class Decorator(cached):  # type: ignore[misc]
         return wrapped(function, self.cache, self._answering(f, function))
 
     def _answering(self, f: Callable[..., Any], function: Decorated) -> Answer:
-        is_own = type(self).decorator is not Decorator.decorator
+        is_own = getattr(self.decorator, "__func__", None) is not Decorator.decorator
         if is_own or self.options.resume is True:
             return lambda args, kwargs: self.decorator(f, *args, **kwargs)
         # One call less for each request.

@@ -37,6 +37,8 @@ class FirstLook:
     deadline: Deadline
     ended: int
     """How many runs had ended before: one that ends meanwhile may have stored what is lacking."""
+    started: float
+    """When it began."""
     hit: Hit | None = None
     """The entry with its body, if it is at hand."""
     values: Values | None = None
@@ -69,14 +71,15 @@ async def answer_at_hand(
     backend = service.hooks.binding().at_once
     if backend is None:
         return None
-    found = await _find(service, backend, key, (service.version, *versions), None)
+    begun = None if backend.server is None else _begun(backend)
+    found = await _find(service, backend, key, (service.version, *versions), begun)
     if isinstance(found, FirstLook):
         return found
     entry, now = found.entry, time.time()
     left = seconds_left(found, now)
     headers = _headers(found, incoming, rendering, now) if left > 0 else None
     if headers is None:
-        return _looked(backend, None, found)
+        return _with_hit(begun or _begun(backend), found)
     service.reporter.store_works("reading")
     event = fresh_event(service, left)
     headers.append(event.header)
@@ -87,7 +90,7 @@ async def answer_at_hand(
         sending = _told(service, event, started, _Told(service, key, look_up, entry.took))
     if not entry.streamed:
         return stored_response(entry, headers, found.whole_body, sending)
-    resource = functools.partial(service.resource_at, backend.store, found.key)
+    resource = functools.partial(service.resource_of, backend, found.key)
     return ReplayResponse.at_hand(found, resource, headers, sending)
 
 
@@ -147,8 +150,9 @@ async def look_at_hand(
         needs: The keys of the versions that it depends on.
         deadline: What bounds the reads.
     """
-    found = await _find(service, backend, key, needs, deadline)
-    return found if isinstance(found, FirstLook) else _looked(backend, deadline, found)
+    begun = None if backend.server is None else _begun(backend, deadline)
+    found = await _find(service, backend, key, needs, begun)
+    return found if isinstance(found, FirstLook) else _with_hit(begun or _begun(backend), found)
 
 
 async def _find(
@@ -156,39 +160,44 @@ async def _find(
     backend: Backend,
     key: str,
     needs: tuple[str, ...],
-    deadline: Deadline | None,
+    begun: FirstLook | None,
 ) -> Hit | FirstLook:
-    """Return an entry that is at hand, or what there was to see instead."""
+    """Return an entry that is at hand, or what there was to see; `begun` is None for a memory."""
     hooks = service.hooks
     kept = backend.local.kept(key) if service.options.limits.local else None
     # Plugins are told what the whole look-up has found.
     is_told = hooks.prepares or hooks.binding().cache.plugins
     if kept is None or (sight := kept.sight) is None or sight.needs != needs or is_told:
-        return _looked(backend, deadline)
-    looked, body = None, kept.body
-    if backend.server is None:
-        # A memory needs no time.
-        values, is_there = await read_beside(backend.store, sight.keys, body)
-    else:
-        looked = _looked(backend, deadline)
-        try:
-            with looked.deadline:
+        return begun or _begun(backend)
+    body = kept.body
+    try:
+        if begun is None:
+            # A memory needs no time.
+            values, is_there = await read_beside(backend.store, sight.keys, body)
+        else:
+            with begun.deadline:
                 values, is_there = await read_beside(backend.store, sight.keys, body)
-        except StoreError as exc:
-            looked.error = exc
-            return looked
+    except StoreError as exc:
+        looked = begun or _begun(backend)
+        looked.error = exc
+        return looked
     value, *versions = values
     is_same = value and kept.is_of(value) and versions == sight.versions
     if is_same and (is_there or not sight.hit.entry.segments):
         return sight.hit
-    looked = looked or _looked(backend, deadline)
+    looked = begun or _begun(backend)
     looked.values = dict(zip(sight.keys, values, strict=True))
     return looked
 
 
-def _looked(backend: Backend, deadline: Deadline | None, hit: Hit | None = None) -> FirstLook:
+def _begun(backend: Backend, deadline: Deadline | None = None) -> FirstLook:
     ended = registry_of(backend.scope).ended
-    return FirstLook(backend, deadline or Deadline(backend.timeout), ended, hit)
+    return FirstLook(backend, deadline or Deadline(backend.timeout), ended, time.monotonic())
+
+
+def _with_hit(looked: FirstLook, hit: Hit) -> FirstLook:
+    looked.hit = hit
+    return looked
 
 
 def seconds_left(hit: Hit, now: float) -> float:

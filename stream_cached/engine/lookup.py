@@ -69,7 +69,7 @@ async def _in_backend(call: Call, look: Callable[[Call, Backend, Deadline], Awai
 
 
 async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> View | Fresh:
-    started, service = time.monotonic(), call.service
+    service = call.service
     looked, call.looked = call.looked, None
     if looked is None and call.reads:
         looked = await look_at_hand(service, backend, call.key, service.needs(call), deadline)
@@ -83,10 +83,13 @@ async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> Vi
         if isinstance(found, Fresh):
             service.reporter.store_works("reading")
             if backend.server is not None:
-                call.look_up = time.monotonic() - started
+                call.look_up = time.monotonic() - looked.started
             return found
+    spent = time.monotonic() - looked.started
     view = await _look_up_in(call, backend, deadline, looked.values)
     view.ended = looked.ended
+    if call.look_up is not None:
+        call.look_up += spent
     return view
 
 

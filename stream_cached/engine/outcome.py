@@ -65,7 +65,7 @@ class Call:
     writes: bool = True
     waits: bool = True
     """Whether a response whose body is at hand waits until it is stored."""
-    # FirstLook up at each call: a test may put another clock there.
+    # Looked up at each call: a test may put another clock there.
     started: float = field(default_factory=lambda: time.monotonic())
     reports: Reports | None = None
     """Where its answer is reported; None for the log."""

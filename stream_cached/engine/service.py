@@ -222,6 +222,10 @@ class Service:
             return None
         return KeptBodies(bodies, backend.cache.namespace or "", self.options.limits)
 
+    def resource_of(self, backend: Backend, key: str) -> Resource:
+        """Return the same with its large bodies."""
+        return self.resource_at(backend.store, key, self._kept_bodies(backend))
+
     def resource_at(self, store: Store, key: str, bodies: KeptBodies | None = None) -> Resource:
         """Return a view of a resource without a request."""
         return Resource(

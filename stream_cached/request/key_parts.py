@@ -21,7 +21,7 @@ from stream_cached.request.application import Applications, Form, number_form
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.injected import injected_forms
-from stream_cached.request.rendered import Rendered
+from stream_cached.request.rendered import Rendered, is_of_fastapi
 
 
 class Cache(Protocol):
@@ -42,12 +42,10 @@ class _Seen:
     router: Reference
     cls: type
     """The class of the first argument."""
-    route: type
     around: tuple[object, ...]
 
-    def is_of(self, app: object, router: object, cls: type, route: type) -> bool:
-        is_same = self.app() is app and self.router() is router
-        return is_same and self.cls is cls and self.route is route
+    def is_of(self, app: object, router: object, cls: type) -> bool:
+        return self.app() is app and self.router() is router and self.cls is cls
 
 
 class KeyParts:
@@ -170,16 +168,16 @@ class KeyParts:
         self, cls: type, scope: Scope, cache: Cache
     ) -> tuple[object, ...] | None:
         """Return what `_around` is made of; None for what is rare."""
-        app, router, route = scope.get("app"), scope.get("router"), type(scope.get("route"))
+        app, router = scope.get("app"), scope.get("router")
         # A reference to what is gone returns None.
-        is_plain = app is not None and router is not None and "fastapi" not in scope
+        is_plain = app is not None and router is not None and not is_of_fastapi(scope)
         is_plain = is_plain and not overrides_of(scope) and cache.is_in_process
-        if is_plain and (seen := self._seen) is not None and seen.is_of(app, router, cls, route):
+        if is_plain and (seen := self._seen) is not None and seen.is_of(app, router, cls):
             return seen.around
         rare, application = self._around(cls, scope, cache)
         around = tuple(application.items())
         if is_plain and not rare:
-            self._seen = _Seen(reference_to(app), reference_to(router), cls, route, around)
+            self._seen = _Seen(reference_to(app), reference_to(router), cls, around)
         return None if rare else around
 
     def suffix(self, cache: Cache) -> str:

@@ -31,6 +31,12 @@ AS_RESPONSE = "stream_cached.as_response"
 _MAX_DEPTH = 16
 
 
+def is_of_fastapi(scope: Scope) -> bool:
+    """Whether a request may have come by a route of FastAPI."""
+    # Older versions put no word of their own into the scope.
+    return "fastapi" in scope or hasattr(scope.get("route"), "response_model_by_alias")
+
+
 class Rendered:
     """The routes of one function in each application."""
 
@@ -40,8 +46,7 @@ class Rendered:
 
     def form(self, scope: Scope) -> list[Any]:
         """Return how the route renders; nothing where the function has no other route."""
-        if "fastapi" not in scope and not hasattr(scope.get("route"), "response_model_by_alias"):
-            # No route of FastAPI, without the words of its newer versions.
+        if not is_of_fastapi(scope):
             return []
         app, route = scope.get("app"), effective_route(scope)
         if not hasattr(app, "router") or not is_endpoint(self._wrapper, route):

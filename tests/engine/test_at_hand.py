@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,8 +18,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import MemoryCache, stream_cached
+from stream_cached.connections.deadline import Deadline
+from stream_cached.entries.chunks import ChunkJoiner
+from stream_cached.entries.object_body import KeptBodies
+from stream_cached.errors import LostStreamError
+from stream_cached.events import Answered
+from stream_cached.format.validation import UnsoundError
 from stream_cached.stores.memory import MemoryStore
 from tests.support.asgi import Exchange, get
+from tests.support.clock import Clock
 from tests.support.gates import run, runs_over
 
 _read = MemoryStore.get_many
@@ -162,5 +170,124 @@ def test_a_run_that_is_stored_during_the_look_up_answers_it() -> None:
         arrive.set()
         await looking
         assert [first.body, second.body] == [b"2.", b"2."]
+
+    run(main)
+
+
+class _TakingTime(SimpleMemoryCache):  # type: ignore[misc]
+    """A cache as over a network. `reads` is called at each of its reads."""
+
+    def reads(self) -> None:
+        """Do nothing."""
+
+    async def _multi_get(self, *args: Any, **kwargs: Any) -> Any:
+        self.reads()
+        return await super()._multi_get(*args, **kwargs)
+
+
+async def _whole(request: Request) -> Response:
+    return Response(b"a whole body")
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+@pytest.mark.parametrize("endpoint", [_whole, _streams("one")])
+def test_the_time_of_the_first_look_counts(endpoint: Any, is_fresh: bool, clock: Clock) -> None:
+    events: list[Answered] = []
+    cache = _TakingTime()
+
+    def told(event: Any) -> None:
+        if isinstance(event, Answered):
+            events.append(event)
+
+    def reads() -> None:
+        clock.passed += 2
+
+    async def main() -> None:
+        cached = stream_cached(ttl=600, cache=cache, timeout=None, on_event=told)(endpoint)
+        app = _app(one=cached)
+        await _bodies(app, "/one")
+        if not is_fresh:
+            await cached.invalidate()
+        cache.reads = reads  # type: ignore[method-assign]
+        await get(app, "/one")
+        await runs_over()
+
+    run(main)
+    assert events[-1].outcome == ("hit" if is_fresh else "miss")
+    assert events[-1].look_up is not None
+    assert min(events[-1].look_up, events[-1].seconds) >= 2
+
+
+def test_one_time_out_bounds_all_reads_of_a_look_up(clock: Clock) -> None:
+    """What is at hand is stale, so that it is read once more."""
+    endpoint = stream_cached(ttl=60, cache=_TakingTime(), stale_while_revalidate=60)(
+        _streams("one")
+    )
+
+    async def main() -> None:
+        app = _app(one=endpoint)
+        await _bodies(app, "/one")
+        clock.passed = 70
+        enter = mock.patch.object(
+            Deadline, "__enter__", autospec=True, side_effect=Deadline.__enter__
+        )
+        with enter as entered:
+            await get(app, "/one")
+            await runs_over()
+        first, second, *_ = [call.args[0] for call in entered.call_args_list]
+        assert first is second
+
+    run(main)
+
+
+@pytest.mark.parametrize("endpoint", [_whole, _streams("one")])
+def test_a_memory_that_fails_costs_the_entry_and_not_the_client(endpoint: Any) -> None:
+    fails = False
+
+    def build(key: str, namespace: str | None) -> str:
+        if fails:
+            raise LookupError
+        return key
+
+    async def main() -> None:
+        nonlocal fails
+        app = _app(one=stream_cached(ttl=60, cache=MemoryCache(key_builder=build))(endpoint))
+        await _bodies(app, "/one")
+        fails = True
+        answer = await get(app, "/one")
+        assert answer.complete
+        assert answer.cache_status == 'stream-cached; fwd=bypass; detail="store"'
+
+    run(main)
+
+
+def test_a_large_body_that_is_damaged_is_deleted_with_its_record(tmp_path: Path) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield bytes(300_000)
+
+    @stream_cached(ttl=60, cache=MemoryCache(), bodies=f"file://{tmp_path}")
+    async def cached(request: Request) -> StreamingResponse:
+        return StreamingResponse(chunks())
+
+    async def endpoint(request: Request) -> StreamingResponse:
+        response = await cached(request)
+        if is_read:
+            # What reads it otherwise than by sending it has its chunks.
+            await anext(aiter(response.body_iterator))
+        return response
+
+    is_read = False
+
+    async def main() -> None:
+        nonlocal is_read
+        app = _app(one=endpoint)
+        await _bodies(app, "/one")
+        is_read = True
+        damage = mock.patch.object(ChunkJoiner, "add", side_effect=UnsoundError)
+        with damage, mock.patch.object(KeptBodies, "retire") as retire:
+            with pytest.raises(LostStreamError):
+                await get(app, "/one")
+            retire.assert_called_once()
 
     run(main)

@@ -924,6 +924,26 @@ def test_an_endpoint_may_read_which_of_two_routes_on_one_path_it_is(
     assert [each.headers["cache-status"] for each in given] == [MISS, MISS, HIT, HIT]
 
 
+def test_a_route_that_calls_it_as_a_helper_does_not_make_two_routes_one() -> None:
+    @stream_cached(ttl=60, cache=memory())
+    async def endpoint(request: Request) -> StreamingResponse:
+        name = request.scope["route"].name
+        return StreamingResponse(iter([name.encode()]))
+
+    async def calling(request: Request) -> Any:
+        return await endpoint(request=request)
+
+    app = FastAPI()
+    routes = ("/calling", calling, "calling"), ("/", endpoint, "one"), ("/", endpoint, "other")
+    for path, each, name in routes:
+        route: dict[str, Any] = {"name": name, "route_class_override": OnHeader}
+        app.router.add_api_route(path, each, response_model=None, **route)
+    with TestClient(app) as client:
+        paths = (("/calling", "calling"), ("/", "one"), ("/", "other"), ("/", "one"))
+        given = [client.get(path, headers={"x-route": name}) for path, name in paths]
+    assert [each.text for each in given] == ["calling", "one", "other", "one"]
+
+
 def test_an_entry_is_no_value_and_a_value_is_no_entry() -> None:
     url, runs = memory(), itertools.count()
 

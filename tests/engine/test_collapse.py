@@ -491,7 +491,7 @@ def test_waiting_is_bounded(serve: Serve, cache_url: str) -> None:
     gate, reached = Gate(), Gate()
     runs = 0
 
-    @stream_cached(ttl=60, cache=cache_url, wait_timeout=0.1)
+    @stream_cached(ttl=60, cache=cache_url, wait_timeout=0.5)
     async def endpoint(request: Request) -> Response:
         nonlocal runs
         runs += 1

@@ -86,6 +86,8 @@ async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> Vi
                 call.look_up = time.monotonic() - looked.started
             return found
     spent = time.monotonic() - looked.started
+    if looked.hit is None:
+        await registry_of(backend.scope).in_line(call.key)
     view = await _look_up_in(call, backend, deadline, looked.values)
     view.ended = looked.ended
     if call.look_up is not None:

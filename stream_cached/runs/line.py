@@ -1,4 +1,4 @@
-"""Calls that join a run at the same time, one after the other."""
+"""Calls that join a run at the same time, a few after the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class Line:
     Lets few calls join a run in one turn of the event loop.
 
     uvloop sends what was written at the end of a turn. If a hundred calls joined in one, the first
-    of them would be sent its first byte after all of them.
+    of them would be sent its first byte after all of them. They wait before they look into the
+    store, and once more before they join: a server answers many of them at once.
     """
 
     def __init__(self) -> None:

@@ -131,6 +131,11 @@ class RunRegistry:
                 return run
         return None
 
+    async def in_line(self, key: str) -> None:
+        """Wait while earlier calls look for the runs of a key; see `Line`."""
+        if runs := self._runs.get(key):
+            await runs[0].line_to_look.wait()
+
     def __contains__(self, run: Run) -> bool:
         return run in self._runs.get(run.key, [])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,10 +23,12 @@ _pack: Any = getattr(hiredis, "pack_command", None)
 _plain: Any = inspect.unwrap(ConnectionPool.get_connection)
 _release: Any = ConnectionPool.release
 _make: Any = ConnectionPool.make_connection
-_waits: Any = BlockingConnectionPool.get_connection
 
 #: Bytes from which on a value is not copied to be packed.
 _LARGE = 16 * 1024
+
+#: What hiredis packs as redis-py does. Of a view with gaps, it would pack other bytes.
+_SIMPLE = frozenset({str, bytes, int, float})
 
 
 def _packer(of_redis: Callable[..., list[bytes]]) -> Callable[..., list[bytes]]:
@@ -32,7 +36,7 @@ def _packer(of_redis: Callable[..., list[bytes]]) -> Callable[..., list[bytes]]:
     Return what packs a command by hiredis, as only the client of redis-py without asyncio does.
 
     Args:
-        of_redis: What packs it in redis-py, for what hiredis refuses or would copy.
+        of_redis: What packs it in redis-py, for what hiredis packs otherwise or would copy.
     """
 
     def pack_command(*args: Any) -> list[bytes]:
@@ -41,11 +45,8 @@ def _packer(of_redis: Callable[..., list[bytes]]) -> Callable[..., list[bytes]]:
             if type(arg) is bytes and len(arg) > _LARGE:
                 return of_redis(*args)
         # Of a name of two words, each one is sent by itself.
-        if type(name) is str and " " not in name:
-            try:
-                return [_pack(args)]
-            except (TypeError, UnicodeError):
-                pass
+        if type(name) is str and " " not in name and _SIMPLE.issuperset(map(type, args)):
+            return [_pack(args)]
         return of_redis(*args)
 
     return pack_command
@@ -73,15 +74,16 @@ def _packs_commands(
 
 class RedisPool(BlockingConnectionPool):
     """
-    A pool whose callers wait for a connection, if all of them are in use.
+    A pool whose callers wait for a connection, if all of them are in use, in their order.
 
-    A connection that is free is taken as from the plain pool of redis-py: the way of the blocking
-    one, with a condition and a timer, takes longer than Redis needs for a small value.
+    The blocking pool of redis-py has a condition and a timer for each call: they take longer than
+    Redis needs for a small value. And it wakes nobody else if a call is cancelled that was woken.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waiting = 0
+        self._turns: deque[asyncio.Future[None]] = deque()
+        """Those of the calls that wait. One that is done has not taken its connection yet."""
 
     def make_connection(self) -> Any:
         """Return a new connection."""
@@ -101,22 +103,42 @@ class RedisPool(BlockingConnectionPool):
                 server.
         """
         # Nobody takes the connection that another one waits for.
-        if not self._waiting and self.can_get_connection():
+        has_to_wait = self.max_connections - len(self._in_use_connections) <= len(self._turns)
+        while True:
+            if has_to_wait:
+                await self._wait()
             try:
                 return await _plain(self, *args, **kwargs)
             except RedisConnectionError:
                 if self.can_get_connection():
                     raise
-        self._waiting += 1
-        try:
-            return await _waits(self, *args, **kwargs)
-        finally:
-            self._waiting -= 1
+            has_to_wait = True
 
     async def release(self, connection: Any) -> None:
         """Take a connection back, and let the next one have it that waits."""
-        await _release(self, connection)
-        # Who has begun to wait since then looks for a connection first.
-        if self._waiting:
-            async with self._condition:
-                self._condition.notify()
+        try:
+            await _release(self, connection)
+        finally:
+            # Also where it is cancelled: a lost connection may be replaced.
+            self._wake_next()
+
+    async def _wait(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        try:
+            async with asyncio.timeout(self.timeout):
+                await turn
+        except BaseException as exc:
+            if turn.done() and not turn.cancelled():
+                self._wake_next()
+            if isinstance(exc, TimeoutError):
+                raise RedisConnectionError("No connection available.") from exc
+            raise
+        finally:
+            self._turns.remove(turn)
+
+    def _wake_next(self) -> None:
+        for turn in self._turns:
+            if not turn.done():
+                turn.set_result(None)
+                break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,7 @@ def _pool(url: str, **options: Any) -> RedisPool:
     return pool
 
 
-def test_a_free_connection_needs_not_the_lock_of_those_that_wait(redis_url: str) -> None:
+def test_a_free_connection_needs_not_the_lock_of_the_blocking_pool(redis_url: str) -> None:
     async def main() -> None:
         pool = _pool(redis_url, max_connections=1)
         async with pool._condition:
@@ -55,12 +56,102 @@ def test_who_waits_is_given_a_connection_before_who_comes_later(redis_url: str) 
 
         held = await pool.get_connection("GET")
         waiting = asyncio.create_task(use("waits"))
-        await _until(lambda: pool._waiting == 1)
+        await _until(lambda: len(pool._turns) == 1)
         releasing = asyncio.create_task(pool.release(held))
         # It comes when the connection is free, and the one that waits has not run yet.
         await _until(lambda: bool(pool._available_connections))
         await asyncio.gather(use("comes later"), waiting, releasing)
         assert order == ["waits", "comes later"]
+        await pool.disconnect()
+
+    asyncio.run(main())
+
+
+def test_who_gives_a_connection_back_does_not_take_it_again_before_who_waits(
+    redis_url: str,
+) -> None:
+    async def main() -> None:
+        pool, order = _pool(redis_url, max_connections=1, timeout=30), list[str]()
+        held = await pool.get_connection("GET")
+
+        async def wait() -> None:
+            await pool.release(await pool.get_connection("GET"))
+            order.append("waits")
+
+        waiting = asyncio.create_task(wait())
+        await _until(lambda: len(pool._turns) == 1)
+        await pool.release(held)
+        assert await pool.get_connection("GET") is held
+        order.append("again")
+        assert order == ["waits", "again"]
+        await waiting
+        await pool.disconnect()
+
+    asyncio.run(main())
+
+
+def test_a_call_that_is_cancelled_as_it_is_woken_wakes_the_next_one(redis_url: str) -> None:
+    async def main() -> None:
+        pool = _pool(redis_url, max_connections=1, timeout=30)
+        held = await pool.get_connection("GET")
+        first = asyncio.create_task(pool.get_connection("GET"))
+        await _until(lambda: len(pool._turns) == 1)
+        second = asyncio.create_task(pool.get_connection("GET"))
+        await _until(lambda: len(pool._turns) == 2)
+        await pool.release(held)
+        first.cancel()
+        async with asyncio.timeout(5):
+            assert await second is held
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await pool.release(held)
+        assert not pool._turns
+        await pool.disconnect()
+
+    asyncio.run(main())
+
+
+def test_two_connections_are_for_the_two_that_wait_and_a_third_is_for_who_comes_then(
+    redis_url: str,
+) -> None:
+    async def main() -> None:
+        pool = _pool(redis_url, max_connections=3, timeout=30)
+        held = [await pool.get_connection("GET") for _ in range(3)]
+        waiting = [asyncio.create_task(pool.get_connection("GET")) for _ in range(2)]
+        await _until(lambda: len(pool._turns) == 2)
+        for connection in held:
+            await pool.release(connection)
+        # Those that wait have not run yet.
+        assert len(pool._turns) == 2
+        async with asyncio.timeout(5):
+            taken = await pool.get_connection("GET")
+            assert {taken, *await asyncio.gather(*waiting)} == {*held}
+        await pool.disconnect()
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_is_lost_as_it_is_given_back_lets_the_next_one_go_on(
+    redis_url: str,
+) -> None:
+    async def main() -> None:
+        pool = _pool(redis_url, max_connections=1, timeout=30)
+        held: Any = await pool.get_connection("GET")
+        waiting = asyncio.create_task(pool.get_connection("GET"))
+        await _until(lambda: len(pool._turns) == 1)
+        disconnect, begun = held.disconnect, asyncio.Event()
+
+        async def never() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        held.disconnect, held.should_reconnect = never, lambda: True
+        releasing = asyncio.create_task(pool.release(held))
+        await begun.wait()
+        releasing.cancel()
+        async with asyncio.timeout(5):
+            assert await waiting is not held
+        await disconnect()
         await pool.disconnect()
 
     asyncio.run(main())
@@ -91,6 +182,11 @@ def test_without_a_server_no_connection_stays_in_use() -> None:
 
 _LARGE_VALUE = b"v" * 100_000
 
+
+class _Text(enum.StrEnum):
+    KEY = "key"
+
+
 _COMMANDS: list[tuple[Any, ...]] = [
     ("SET", b"key", b"value", "PX", 100, "NX"),
     ("MGET", "text", "\xe4\u20ac", b"\xff\r\n\0"),
@@ -100,6 +196,7 @@ _COMMANDS: list[tuple[Any, ...]] = [
     (b"GET", b"key"),
     ("GET", memoryview(b"key")),
     ("GET", bytearray(b"key")),
+    ("GET", _Text.KEY),
 ]
 
 
@@ -119,6 +216,9 @@ def test_commands_are_packed_as_by_redis_py() -> None:
             ours.pack_command("GET", refused)
     with pytest.raises(UnicodeEncodeError):
         ours.pack_command("GET", "\ud800")
+    # Its bytes do not follow one another: hiredis would send "abc".
+    with pytest.raises(TypeError):
+        b"".join(ours.pack_command("GET", memoryview(b"abcdef")[::2]))
 
 
 @pytest.mark.parametrize("option", [{"encoding": "latin-1"}, {"encoding_errors": "ignore"}])
@@ -149,7 +249,7 @@ def test_who_begins_to_wait_while_a_connection_is_given_back_is_woken(redis_url:
             releasing = asyncio.create_task(pool.release(held))
             await asyncio.sleep(0)
             waiting = asyncio.create_task(pool.get_connection("GET"))
-            await _until(lambda: pool._waiting == 1)
+            await _until(lambda: len(pool._turns) == 1)
             for _ in range(5):
                 await asyncio.sleep(0)
         async with asyncio.timeout(5):

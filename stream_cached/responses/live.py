@@ -243,10 +243,13 @@ class LiveResponse(StreamingResponse):
                 self._sent += len(rest)
             while chunks := await self._reader.take():
                 for part in merged(chunks) if self._merge else chunks:
-                    if declared is None:
-                        await send(body_message(part, more=True))
-                    else:
-                        await self._send_part(part, declared, send)
+                    if part and declared is not None and self._sent + len(part) == declared:
+                        # For the client the last byte is the end: it waits for the commit.
+                        await send(body_message(part[:-1], more=True))
+                        self._sent += len(part) - 1
+                        await self._reader.ended()
+                        part = part[-1:]
+                    await send(body_message(part, more=True))
                     self._sent += len(part)
             if not self._reader.closed:
                 await send(body_message(b"", more=False))
@@ -278,12 +281,3 @@ class LiveResponse(StreamingResponse):
         # Before the head, there was no place for a comment.
         self._reader.asides.through(self._plain_send)
         return rest
-
-    async def _send_part(self, part: bytes, declared: int, send: Send) -> None:
-        if part and self._sent + len(part) == declared:
-            # For the client the last byte is the end: it waits for the commit.
-            await send(body_message(part[:-1], more=True))
-            await self._reader.ended()
-            await send(body_message(part[-1:], more=True))
-        else:
-            await send(body_message(part, more=True))

@@ -18,15 +18,15 @@ class Line:
     """
 
     def __init__(self) -> None:
-        self._ahead = 0
+        self.ahead = 0
         """How many have joined in this turn, and are going to in the next ones."""
 
     async def wait(self) -> None:
         """Wait until those who came earlier have joined."""
-        ahead = self._ahead
+        ahead = self.ahead
         if not ahead:
             self._count_down_later()
-        self._ahead += 1
+        self.ahead += 1
         for _ in range(ahead // AT_ONCE):
             await asyncio.sleep(0)
 
@@ -34,6 +34,6 @@ class Line:
         asyncio.get_running_loop().call_soon(self._count_down)
 
     def _count_down(self) -> None:
-        self._ahead = max(0, self._ahead - AT_ONCE)
-        if self._ahead:
+        self.ahead = max(0, self.ahead - AT_ONCE)
+        if self.ahead:
             self._count_down_later()

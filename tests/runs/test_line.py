@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
 
+import pytest
+from aiocache import SimpleMemoryCache
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+from starlette.types import Message
+
+from stream_cached import MemoryCache, stream_cached
 from stream_cached.runs.line import AT_ONCE, Line
+from tests.support.asgi import Exchange
+from tests.support.gates import run, until
 
 
 class Turns:
@@ -60,6 +73,10 @@ def test_who_comes_later_does_not_wait_for_those_who_have_joined() -> None:
             ((_, turn),) = await _joined_in(line, turns, 1)
             # A task of its own begins in the next turn.
             assert (after - before, turn - after) == (2, 1)
+        for _ in range(4):
+            await asyncio.sleep(0)
+        # Nothing counts any more.
+        assert line.ahead == 0
         turns.stop()
 
     asyncio.run(main())
@@ -81,3 +98,51 @@ def test_a_call_that_is_cancelled_in_the_line_holds_nobody_up() -> None:
         turns.stop()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("store", ["memory", "server"])
+def test_few_of_those_who_join_are_sent_their_first_byte_in_one_turn(store: str) -> None:
+    async def main() -> None:
+        begun, go_on, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        class Slow(SimpleMemoryCache):  # type: ignore[misc]
+            async def _multi_get(self, *args: Any, **kwargs: Any) -> Any:
+                values = await super()._multi_get(*args, **kwargs)
+                if begun.is_set():
+                    await answer.wait()
+                return values
+
+        @stream_cached(ttl=60, cache=MemoryCache() if store == "memory" else Slow())
+        async def endpoint(request: Request) -> StreamingResponse:
+            async def chunks() -> AsyncIterator[bytes]:
+                yield b"first"
+                begun.set()
+                await go_on.wait()
+
+            return StreamingResponse(chunks())
+
+        app, turns, sent_in = Starlette(routes=[Route("/", endpoint)]), Turns(), list[int]()
+
+        class Counting(Exchange):
+            async def _send(self, message: Message) -> None:
+                if message.get("body"):
+                    sent_in.append(turns.number)
+                self.sent.append(message)
+
+        leader, others = Counting(app), [Counting(app) for _ in range(5 * AT_ONCE)]
+        tasks = [asyncio.create_task(leader.run())]
+        await begun.wait()
+        sent_in.clear()
+        tasks += [asyncio.create_task(each.run()) for each in others]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        # A server that has hung answers all of them at once.
+        answer.set()
+        await until(lambda: len(sent_in) == len(others))
+        turns.stop()
+        assert Counter(sent_in).most_common(1)[0][1] <= AT_ONCE
+        go_on.set()
+        await asyncio.gather(*tasks)
+        assert {each.body for each in others} == {b"first"}
+
+    run(main)

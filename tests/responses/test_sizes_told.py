@@ -1,0 +1,55 @@
+"""What is told of how many bytes were sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import MemoryCache, stream_cached
+from stream_cached.events import Answered
+from stream_cached.stores.memory import MemoryStore
+from tests.support.asgi import Exchange
+from tests.support.gates import run, until
+
+_commit = MemoryStore.commit
+
+
+def test_a_call_that_is_cancelled_before_the_last_byte_has_sent_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        go_on, events = asyncio.Event(), list[Any]()
+
+        async def held(store: MemoryStore, commit: Any) -> tuple[bool, bool]:
+            await go_on.wait()
+            return await _commit(store, commit)
+
+        monkeypatch.setattr(MemoryStore, "commit", held)
+
+        @stream_cached(ttl=60, cache=MemoryCache(), on_event=events.append)
+        async def endpoint(request: Request) -> StreamingResponse:
+            async def chunks() -> AsyncIterator[bytes]:
+                yield b"hello"
+
+            return StreamingResponse(chunks(), headers={"Content-Length": "5"})
+
+        exchange = Exchange(Starlette(routes=[Route("/", endpoint)]))
+        answering = asyncio.create_task(exchange.run())
+        await exchange.received.wait()
+        answering.cancel()
+        await until(lambda: any(isinstance(event, Answered) for event in events))
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+        assert exchange.body == b"hell"
+        (answered,) = (event for event in events if isinstance(event, Answered))
+        assert (answered.size, endpoint.stats().bytes) == (4, 4)
+
+    run(test)

@@ -1,4 +1,8 @@
-"""The way of one request, from top to bottom: decide first, then perform."""
+"""The way of one request, from top to bottom: decide first, then perform.
+
+Most hits of the decorator do not come here: `at_hand` answers a plain request from an entry that
+this process keeps, where that is what the whole way would do.
+"""
 
 from __future__ import annotations
 

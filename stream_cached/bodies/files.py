@@ -188,9 +188,15 @@ class FileUpload:
 
     async def abort(self) -> None:
         self._buffer.clear()
-        # Without regard to what becomes of the task that waits for it.
-        with contextlib.suppress(OSError):
-            await asyncio.wrap_future(submit(self._remove))
+        removing = submit(self._remove)
+        try:
+            with contextlib.suppress(OSError):
+                await asyncio.wrap_future(removing)
+        except asyncio.CancelledError:
+            # No thread had come to it yet. It is removed all the same, and nobody waits for that.
+            if removing.cancelled():
+                submit(self._remove)
+            raise
 
     async def _written(self) -> None:
         """Wait until the last block is written."""

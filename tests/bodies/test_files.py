@@ -20,6 +20,7 @@ from stream_cached.bodies.protocol import MissingBodyError
 from stream_cached.bodies.urls import bodies_from_url
 from stream_cached.errors import ConfigurationError, StoreError
 from tests.bodies.test_contract import MIB, NAME, OTHER, get, names, put
+from tests.support.gates import wait_until
 from tests.support.process import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -226,6 +227,24 @@ class TestCancellation:
             gate.set()
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(opened[0])
+
+    async def test_an_upload_is_removed_though_its_task_is_cancelled_before_a_thread_comes_to_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bodies, gate = FileBodies(tmp_path), threading.Event()
+        upload = bodies.upload(NAME)
+        await upload.write(bytes(3 * MIB))
+        wait_until(lambda: any((tmp_path / "unfinished").glob("*")))
+        with ThreadPoolExecutor(1) as pool:
+            monkeypatch.setattr(threads, "_pool", (os.getpid(), pool))
+            pool.submit(gate.wait)
+            aborting = asyncio.create_task(upload.abort())
+            await asyncio.sleep(0)
+            aborting.cancel()
+            await asyncio.wait([aborting])
+            gate.set()
+        assert aborting.cancelled()
+        assert unfinished(tmp_path) == []
 
 
 class TestUrls:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from stream_cached.events import Answered, Outcome
+from stream_cached.events import Answered, Outcome, Reporter, logs_answers
 
 #: As ASGI has them.
 Message = MutableMapping[str, Any]
@@ -86,6 +86,26 @@ class Looked(Protocol):
     def store(self) -> str:
         """The address of its store, without credentials; empty for memory."""
         ...
+
+
+def sending_of(
+    reporter: Reporter, event: Answered, started: float, looked: Looked, reports: Reports
+) -> Sending:
+    """
+    Return what reports an answer once it is sent.
+
+    Args:
+        reporter: The log of the endpoint.
+        event: How the call was answered.
+        started: When the call began, by the monotonic clock.
+        looked: What is known of the call.
+        reports: Where it is reported.
+    """
+    if reporter.hook is not None:
+        return WatchedSending(reports, event, started, looked)
+    if logs_answers():
+        event = replace(event, key=looked.shown_key)
+    return Sending(reports, event, started)
 
 
 class WatchedSending(Sending):

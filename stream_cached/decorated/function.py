@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 _NO_SWITCHES: Mapping[str, bool] = {}
 
 
-def _is_asked_for_nothing(endpoint: Endpoint, options: Options) -> bool:
-    """Whether a hit that is at hand is sent as it is, without a function of the application."""
+def _sends_hits_as_they_are(endpoint: Endpoint, options: Options) -> bool:
+    """Whether a hit that is at hand is what a plain request is sent."""
     of_request = options.refresh or options.resume == "event-id" or endpoint.generates
     return not (of_request or options.exact or options.targets or options.client_cache_control)
 
@@ -109,7 +109,7 @@ class Decorated:
         self._varied: dict[str, tuple[str, Callable[[str], str] | None]] = {}
         """What `vary_on_headers` has added, by the lower-cased name."""
         warn(options, verbatim, self.reporter)
-        self._may_be_at_hand = hooks.keys_by_request and _is_asked_for_nothing(endpoint, options)
+        self._may_be_at_hand = hooks.keys_by_request and _sends_hits_as_they_are(endpoint, options)
 
     def _renders_values(self) -> bool:
         """Whether what an endpoint returns is stored as FastAPI renders it."""

@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stream_cached.backends.binding import Backend
 from stream_cached.connections.deadline import Deadline
@@ -23,7 +23,7 @@ from stream_cached.request.incoming import Incoming
 from stream_cached.responses.rendering import Rendering
 from stream_cached.responses.stored import ReplayResponse, StoredResponse, stored_response
 from stream_cached.runs.registry import registry_of
-from stream_cached.sending import Sending, WatchedSending
+from stream_cached.sending import Sending, sending_of
 
 #: The values that a look-up reads, by key.
 Values = Mapping[str, bytes | None]
@@ -80,14 +80,17 @@ async def answer_at_hand(
     headers = _headers(found, incoming, rendering, now) if left > 0 else None
     if headers is None:
         return _with_hit(begun or _begun(backend), found)
-    service.reporter.store_works("reading")
     event = fresh_event(service, left)
     headers.append(event.header)
-    if service.reporter.hook is None and not logs_answers():
-        sending = Sending(service.reporter, event, started)
+    reporter = service.reporter
+    reporter.store_works("reading")
+    if reporter.hook is None and not logs_answers():
+        # Nobody asks for more.
+        sending = Sending(reporter, event, started)
     else:
         look_up = None if backend.server is None else time.monotonic() - started
-        sending = _told(service, event, started, _Told(service, key, look_up, entry.took))
+        told = _Told(service, key, look_up, entry.took)
+        sending = sending_of(reporter, event, started, told, reporter)
     if not entry.streamed:
         return stored_response(entry, headers, found.whole_body, sending)
     resource = functools.partial(service.resource_of, backend, found.key)
@@ -127,14 +130,7 @@ class _Told:
 
     @property
     def store(self) -> str:
-        breaker = self.service.hooks.binding().breaker
-        return "" if breaker is None else breaker.name
-
-
-def _told(service: Service, event: Answered, started: float, told: _Told) -> Sending:
-    if service.reporter.hook is not None:
-        return WatchedSending(service.reporter, event, started, told)
-    return Sending(service.reporter, replace(event, key=told.shown_key), started)
+        return self.service.store
 
 
 async def look_at_hand(

@@ -12,7 +12,7 @@ from stream_cached.engine.request_view import RequestView
 from stream_cached.engine.values import Use
 from stream_cached.entries.found import Hit, Unstorable
 from stream_cached.entries.resource import Resource
-from stream_cached.events import Answered, Outcome, logs_answers
+from stream_cached.events import Answered, Outcome
 from stream_cached.format.items import is_of_items
 from stream_cached.http.client_fields import for_client
 from stream_cached.http.freshness import Windows
@@ -24,7 +24,7 @@ from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.rendering import Rendering
 from stream_cached.runs.registry import RunRegistry
 from stream_cached.runs.run import Run
-from stream_cached.sending import Reports, Sending, WatchedSending, Withheld
+from stream_cached.sending import Reports, Sending, Withheld, sending_of
 
 if TYPE_CHECKING:
     from stream_cached.endpoint.tags import ResponseTags
@@ -104,11 +104,7 @@ class Call:
     def sending(self, event: Answered) -> Sending:
         """Return what reports an answer of this call once it is sent."""
         reporter = self.service.reporter
-        if reporter.hook is not None:
-            return WatchedSending(self.reports or reporter, event, self.started, self)
-        if self.key and logs_answers():
-            event = replace(event, key=self.shown_key)
-        return Sending(self.reports or reporter, event, self.started)
+        return sending_of(reporter, event, self.started, self, self.reports or reporter)
 
     @property
     def shown_key(self) -> str:
@@ -123,8 +119,7 @@ class Call:
     @property
     def store(self) -> str:
         """The address of its store, without credentials; empty for memory."""
-        breaker = self.service.hooks.binding().breaker
-        return "" if breaker is None else breaker.name
+        return self.service.store
 
     def sent(self, event: Answered, size: int | None) -> None:
         """Report an answer of which the library sends nothing itself."""

@@ -194,6 +194,12 @@ class Service:
         dated = options.honor_request is not False
         object.__setattr__(self, "_seconds", (options.longest_run, options.kept, dated))
 
+    @property
+    def store(self) -> str:
+        """The address of its store, without credentials; empty for memory."""
+        breaker = self.hooks.binding().breaker
+        return "" if breaker is None else breaker.name
+
     def lifetimes(self) -> Lifetimes:
         return _lifetimes(self.hooks.ttl(), *self._seconds)
 

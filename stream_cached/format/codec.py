@@ -45,8 +45,7 @@ def encode_segment(
 ) -> bytes:
     """Encode a segment; see `pack` for its `kind`."""
     head = (packed_lengths(segment.chunks), segment.continues)
-    pieces = segment.pieces if isinstance(segment, ClosedSegment) else (segment.payload,)
-    return pack(State.SEGMENT, generation, index, head, *pieces, kind=kind)
+    return pack(State.SEGMENT, generation, index, head, *segment.pieces, kind=kind)
 
 
 def coded_segment(value: bytes, coding: Coding, compress: Callable[[bytes], bytes]) -> bytes | None:

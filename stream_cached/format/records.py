@@ -20,6 +20,11 @@ class Segment:
     start: bytes = field(default=b"", compare=False, repr=False)
     """The prefix of what was decoded, which tells whether the store still holds the same."""
 
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        """What it is made of."""
+        return (self.payload,)
+
 
 @dataclass(frozen=True, slots=True)
 class ClosedSegment:

@@ -13,8 +13,16 @@ from stream_cached.http.headers import header_values, without
 
 Field = tuple[bytes, bytes]
 
-#: The fields that say where a body ends.
+#: The fields that say where a body ends, and the lengths of their names.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING_SIZES = frozenset(map(len, _FRAMING))
+
+
+def is_framed(status: int, headers: Sequence[Field]) -> bool:
+    """Whether a response says itself where its body ends, or has none."""
+    if status in (204, 304):
+        return True
+    return any(len(name) in _FRAMING_SIZES and name.lower() in _FRAMING for name, _ in headers)
 
 
 class SentHead:
@@ -44,8 +52,7 @@ class SentHead:
             for answers in (False, True)
             for compressed in (False, True)
         }
-        self.is_framed = status in (204, 304) or any(n.lower() in _FRAMING for n, _ in headers)
-        """Whether it says itself where its body ends, or has none."""
+        self.is_framed = is_framed(status, headers)
         self._age = age_value(headers)
         self._date: float | None = None
         if header_values(headers, b"date"):

@@ -20,6 +20,7 @@ from stream_cached.errors import LostStreamError
 from stream_cached.format.progress import Head
 from stream_cached.format.records import Entry, Segment
 from stream_cached.http.event_ids import AfterEvent
+from stream_cached.http.sent import is_framed
 from stream_cached.responses.messages import (
     CountedSend,
     RawHeaders,
@@ -30,10 +31,6 @@ from stream_cached.responses.messages import (
 )
 from stream_cached.responses.resumption import Resumption, resuming
 from stream_cached.sending import Sending
-
-#: The fields that say where a body ends, and the lengths of their names.
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-_FRAMING_SIZES = frozenset(map(len, _FRAMING))
 
 
 class Carrying:
@@ -175,17 +172,15 @@ class ReplayResponse(OfReplay[Replay]):
         Args:
             hit: The entry.
             resource: Returns the resource of the entry.
-            headers: The headers that are sent; the list becomes the response's own.
+            headers: The headers that are sent; the response keeps the list.
             sending: Reports the response once it is sent.
         """
         # Hardly any response is read otherwise than by sending it.
         response = cls.__new__(cls)
         entry = response._entry = hit.entry
-        response.status_code, response.raw_headers = entry.status, headers
+        set_head(response, entry.status, headers, entry.media_type, entry.charset)
         if not hit.head.is_framed:
-            response._made = headers.copy()
-        response.media_type, response.charset = entry.media_type, entry.charset
-        response.background = None
+            response._made = headers
         response._parts, response._left = hit.body, entry.length
         response._opens = hit, resource
         response._sending = sending
@@ -339,9 +334,6 @@ def as_error(response: StoredResponse) -> HTTPException:
 
 
 def _with_length(headers: RawHeaders, entry: Entry) -> list[tuple[bytes, bytes]]:
-    if entry.status in (204, 304):
+    if is_framed(entry.status, headers):
         return list(headers)
-    for name, _ in headers:
-        if len(name) in _FRAMING_SIZES and name.lower() in _FRAMING:
-            return list(headers)
     return [*headers, (b"content-length", str(entry.length).encode())]

@@ -30,7 +30,7 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
         at_once: Whether the request may be answered before the first chunk, because it can run the
             endpoint itself if that chunk is not for it.
     """
-    await run.line.wait()
+    await run.line_to_join.wait()
     if run.hands_on_refusal and run.answer is not None:
         return Joined(run, run.answer, None)
     if not run.is_listed:

@@ -58,7 +58,7 @@ class Run(Claim):
         self.end: End = Aborted("cancelled")
         self._producer: Producer | None = None
         self.audience: Audience | None = None
-        self.line_to_look, self.line = Line(), Line()
+        self.line_to_look, self.line_to_join = Line(), Line()
         self._effects = EffectQueue()
         self._failed_apart: Callable[[Exception], None] | None = None
 

@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from weakref import WeakSet
 
 from stream_cached.errors import StoreUnavailableError
@@ -150,13 +150,24 @@ class EndpointStats:
 
 
 class _Counters:
-    """Counts the answers of one endpoint."""
+    """Counts the answers of one endpoint. As an `Ending`, it is one of the hits themselves."""
+
+    watches = False
 
     def __init__(self) -> None:
         self._outcomes: Counter[Outcome] = Counter()
+        self._hits = 0
+        """Those of which nothing else is told."""
         self._bypasses: Counter[str] = Counter()
         self._bytes = 0
         self._seconds = 0.0
+
+    def through(self, send: Any) -> Any:
+        return send
+
+    def sent(self, size: int | None) -> None:
+        self._hits += 1
+        self._bytes += size or 0
 
     def add(self, event: Answered, size: int | None, seconds: float) -> None:
         self._outcomes[event.outcome] += 1
@@ -169,10 +180,10 @@ class _Counters:
     @property
     def stats(self) -> EndpointStats:
         outcomes = self._outcomes
-        misses = outcomes[Outcome.MISS]
-        saved = outcomes[Outcome.HIT] + outcomes[Outcome.STALE] + outcomes[Outcome.JOINED]
+        hits, misses = self._hits + outcomes[Outcome.HIT], outcomes[Outcome.MISS]
+        saved = hits + outcomes[Outcome.STALE] + outcomes[Outcome.JOINED]
         return EndpointStats(
-            hits=outcomes[Outcome.HIT],
+            hits=hits,
             stale=outcomes[Outcome.STALE],
             joined=outcomes[Outcome.JOINED],
             misses=misses,
@@ -199,13 +210,14 @@ class Reporter:
         self.name = name or endpoint
         self.hook = hook
         self._endpoint = endpoint
-        self._counters = _Counters()
+        self.counters = _Counters()
         self._said: set[tuple[object, str]] = set()
-        self._failing: dict[str, str] = {}
+        self.failing: dict[str, str] = {}
+        """Why a store fails, by what was done with it."""
 
     def answered(self, event: Answered, *, size: int | None, seconds: float) -> None:
         """Count an answer, and log it at DEBUG, once its last byte is sent."""
-        self._counters.add(event, size, seconds)
+        self.counters.add(event, size, seconds)
         if self.hook is not None:
             self.hook.tell(event)
         if logs_answers():
@@ -223,7 +235,7 @@ class Reporter:
     @property
     def stats(self) -> EndpointStats:
         """What was answered so far."""
-        return self._counters.stats
+        return self.counters.stats
 
     def not_cached(self, *findings: Finding) -> None:
         """Warn once that and why a response is not cached, and how to fix that."""
@@ -303,8 +315,8 @@ class Reporter:
                 "answered without it",
                 *(self._endpoint, cause, fix),
             )
-        elif self._failing.get(doing) != str(cause):
-            self._failing[doing] = str(cause)
+        elif self.failing.get(doing) != str(cause):
+            self.failing[doing] = str(cause)
             logger.warning(
                 "%s: the cache fails (%s); requests are answered without it",
                 self._endpoint,
@@ -313,7 +325,7 @@ class Reporter:
 
     def store_works(self, doing: Literal["reading", "writing"]) -> None:
         """Log that a store which failed works again."""
-        if self._failing.pop(doing, None) is not None and not self._failing:
+        if self.failing.pop(doing, None) is not None and not self.failing:
             logger.info("%s: the cache works again", self._endpoint)
 
     def _once(self, what: tuple[object, str], level: int, message: str, *args: object) -> None:

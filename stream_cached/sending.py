@@ -46,12 +46,28 @@ class Withheld:
             self._reports.answered(event, size=size, seconds=seconds)
 
 
-class Sending:
+class Ending(Protocol):
     """An answer that is being sent."""
+
+    @property
+    def watches(self) -> bool:
+        """Whether it wants to see what is sent; see `through`."""
+        ...
+
+    def through(self, send: Send) -> Send:
+        """Return a `send` that notes when the first byte is sent."""
+        ...
+
+    def sent(self, size: int | None) -> None:
+        """Report the answer, now that so many bytes of a body are sent; None if that is unknown."""
+        ...
+
+
+class Sending:
+    """An answer of which it is reported how it was given, and when."""
 
     __slots__ = ("_event", "_reports", "_started")
 
-    #: Whether it wants to see what is sent; see `through`.
     watches = False
 
     def __init__(self, reports: Reports, event: Answered, started: float) -> None:
@@ -60,11 +76,9 @@ class Sending:
         self._started = started
 
     def through(self, send: Send) -> Send:
-        """Return a `send` that notes when the first byte is sent."""
         return send
 
     def sent(self, size: int | None) -> None:
-        """Report the answer, now that so many bytes of a body are sent; None if that is unknown."""
         seconds = time.monotonic() - self._started
         self._reports.answered(self._event, size=size, seconds=seconds)
 

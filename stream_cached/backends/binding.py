@@ -118,8 +118,16 @@ class Binding:
     @property
     def at_once(self) -> Backend | None:
         """The configured cache, where no ping has to show first that it can be used."""
-        is_available = self.breaker is None or self.breaker.is_available
-        return self._bound().backend if is_available else None
+        if self.breaker is not None and not self.breaker.is_available:
+            return None
+        bound = self._bound_now
+        if (
+            bound is None
+            or bound.loop is not asyncio.get_running_loop()
+            or bound.pid != os.getpid()
+        ):
+            bound = self._bound()
+        return bound.backend
 
     async def backend(self, deadline: Deadline) -> Backend:
         """Return the cache or its stand-in; raise `StoreUnavailableError` without one."""

@@ -42,6 +42,8 @@ class Decorator(cached):  # type: ignore[misc]
         self._own = frozenset(
             n for n in _METHODS if getattr(type(self), n) is not vars(Decorator)[n]
         )
+        self.has_own_keys = self.overrides("get_cache_key")
+        """Whether a subclass makes the keys."""
         # By identity: a callable instance need not be hashable.
         self._functions: dict[int, Decorated] = {}
 
@@ -115,7 +117,7 @@ class Decorator(cached):  # type: ignore[misc]
         if incoming is None:
             args, kwargs, lacking = keys.for_aiocache(args, kwargs)
             return f"{super().get_cache_key(f, args, kwargs)}{lacking}"
-        return keys.of_request(incoming, args, kwargs, host=self.options.key_host)
+        return keys.of_request(incoming, args, kwargs)
 
     def _key_from_args(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

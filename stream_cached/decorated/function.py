@@ -31,6 +31,7 @@ from stream_cached.keys.names import version_key
 from stream_cached.options import Options, Vary
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
+from stream_cached.request.known_calls import Seen
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.rendering import Rendering, Twins
 from stream_cached.tasks import has_event_loop
@@ -168,19 +169,28 @@ class Decorated:
         if not SWITCHES.isdisjoint(kwargs):
             switches = {name: kwargs[name] for name in SWITCHES & kwargs.keys()}
             kwargs = _without_switches(kwargs)
-        if not self.can_cache():
+        if not has_event_loop() and not self.can_cache():
             return await self.run_uncached(args, kwargs)
         if switches or not is_reported or not self._may_be_at_hand:
             call = await self.call(args, kwargs, **switches)
             return await self.perform(call if is_reported else call.for_the_rest())
-        asked = await self._ask(args, kwargs)
-        incoming = asked.incoming
-        if incoming is None or asked.findings or not incoming.is_plain_get:
-            return await self.perform(asked.call())
-        found = await answer_at_hand(
-            self.service, incoming, asked.key, asked.versions, asked.rendering
-        )
+        service, asked, rendering = self.service, None, None
+        seen = self._keys.look(args, kwargs, service.headers.normalisers)
+        versions = self._tagging.always
+        key = "" if seen is None or versions is None or self._varied else seen.plain_key()
+        if key and seen is not None and versions is not None:
+            if seen.injected is not None:
+                rendering = self._rendering(seen.request, seen.injected)
+            found = await answer_at_hand(service, seen, key, versions, rendering)
+        else:
+            asked = await self._ask(args, kwargs, seen)
+            if asked.findings or asked.incoming is None or not asked.incoming.is_plain_get:
+                return await self.perform(asked.call())
+            found = await answer_at_hand(
+                service, asked.incoming, asked.key, asked.versions, asked.rendering
+            )
         if found is None or isinstance(found, FirstLook):
+            asked = asked or await self._ask(args, kwargs, seen)
             return await self.perform(asked.call(looked=found))
         return found
 
@@ -198,10 +208,11 @@ class Decorated:
         aiocache_wait_for_write: bool = True,
     ) -> Call:
         """Return a call as the engine answers it."""
-        asked = await self._ask(args, kwargs)
+        seen = self._keys.look(args, kwargs, self.service.headers.normalisers)
+        asked = await self._ask(args, kwargs, seen)
         return asked.call(reads=cache_read, writes=cache_write, waits=aiocache_wait_for_write)
 
-    async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
+    async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Seen | None) -> Asked:
         """Return what a call asks for."""
         hooks = self.service.hooks
         by_request = hooks.keys_by_request
@@ -217,11 +228,13 @@ class Decorated:
             if hooks.is_switched_off():
                 raise BypassError(Finding(NotCached.SWITCHED_OFF))
             asked.versions = self._tagging.versions(args, kwargs)
-            asked.incoming = incoming = self._incoming(request, keyed=by_request)
+            asked.incoming = incoming = self._incoming(request, keyed=by_request, seen=seen)
             asked.keyed = incoming is not None and by_request
             if incoming is not None and rendering is not None:
                 incoming.status = rendering.status
-            asked.key = await self._keys.key(incoming, args, kwargs, by_request=by_request)
+            asked.key = await self._keys.key(
+                incoming, args, kwargs, by_request=by_request, seen=seen
+            )
         except BypassError as exc:
             asked.findings = exc.findings
             if exc.__cause__ is not None:
@@ -242,11 +255,14 @@ class Decorated:
     def _rendering_on(self, route: Any, request: Any, injected: Any) -> Rendering:
         return Rendering(self._twins, route, request, injected)
 
-    def _incoming(self, request: Any, *, keyed: bool) -> Incoming | None:
+    def _incoming(self, request: Any, *, keyed: bool, seen: Seen | None = None) -> Incoming | None:
         if request is None:
             return None
         headers, methods = self.service.headers, self.service.options.methods
-        incoming = Incoming(request, headers.normalisers, self._refresh, self._ignored_query)
+        selected = None if seen is None else seen.selected
+        incoming = Incoming(
+            request, headers.normalisers, self._refresh, self._ignored_query, selected
+        )
         incoming.check(methods, headers.identifying(keyed=keyed))
         return incoming
 
@@ -279,13 +295,16 @@ class Decorated:
         if "request" in kwargs and endpoint.hides_request and "request" not in endpoint.parameters:
             kwargs = dict(kwargs)
             kwargs[HIDDEN] = kwargs.pop("request")
+        seen = self._keys.look(args, kwargs, self.service.headers.normalisers)
+        if seen is not None and (key := seen.plain_key()):
+            return key
         request, kwargs = endpoint.take_request(args, kwargs)
         by_request = self.hooks.keys_by_request
         if request is None and by_request:
             self._check_key_without_request()
         _, kwargs = endpoint.take_response(kwargs)
-        incoming = self._incoming(request, keyed=by_request)
-        return await self._keys.key(incoming, args, kwargs, by_request=by_request)
+        incoming = self._incoming(request, keyed=by_request, seen=seen)
+        return await self._keys.key(incoming, args, kwargs, by_request=by_request, seen=seen)
 
     def _check_key_without_request(self) -> None:
         fix = "pass the request of the call whose key it is, as request=; invalidate() takes no key"

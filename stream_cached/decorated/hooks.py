@@ -67,7 +67,7 @@ class AiocacheHooks(Hooks):
     @property
     def keys_by_request(self) -> bool:
         decorator = self._decorator
-        return not (decorator.key or decorator.key_builder or decorator.overrides("get_cache_key"))
+        return not (decorator.key or decorator.key_builder or decorator.has_own_keys)
 
     @property
     def by_response(self) -> bool:

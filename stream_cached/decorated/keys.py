@@ -19,9 +19,11 @@ from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import is_internal, shows_object
 from stream_cached.request.context import ContextWatch
-from stream_cached.request.incoming import Incoming
+from stream_cached.request.incoming import Incoming, Normalisers
 from stream_cached.request.key_parts import KeyParts
+from stream_cached.request.known_calls import KnownCalls, Seen
 from stream_cached.request.selecting import Selecting
+from stream_cached.stores.aiocache import switched_off
 
 if TYPE_CHECKING:
     from stream_cached.decorated.base import Decorator
@@ -35,10 +37,6 @@ _ADDRESS = (
 
 #: What a test may put on a decorator, where a subclass would have a method of its own.
 _OVERRIDDEN = "get_cache_key"
-
-
-#: How many keys of one function are remembered.
-_MOST_KNOWN = 256
 
 
 class Keys:
@@ -59,10 +57,9 @@ class Keys:
         self._decorator = decorator
         self._hooks = hooks
         self._reporter = reporter
-        self._known: dict[tuple[object, ...], str] = {}
-        """Keys that were made, by all that they were made of."""
         self._signature = taking_request(decorator.key_builder)
         self._selecting: Selecting | None = None
+        self._parses_query = decorator.options.query == "declared"
 
     def has_made(self, wrapper: Callable[..., Any]) -> None:
         """Note what the decorator has made of the function, once it may have a cache."""
@@ -75,11 +72,27 @@ class Keys:
             own_namespace=own,
             namespace=own or getattr(self._decorator.cache, "namespace", None),
         )
+        host = self._decorator.options.key_host
+        self._known = KnownCalls(
+            self._endpoint, self._arguments, self._context, self._parts, host=host
+        )
 
     def vary_on(self, vary: Mapping[str, Callable[[str], str] | None]) -> None:
         """Let headers select, however the keys are made."""
         self._selecting = Selecting(self._endpoint.declared, vary)
-        self._known.clear()
+        self._known.keys.clear()
+
+    def look(self, args: tuple[Any, ...], kwargs: dict[str, Any], vary: Normalisers) -> Seen | None:
+        """Return a call as it was seen before; None for one that needs a closer look."""
+        hooks, decorator = self._hooks, self._decorator
+        is_usual = hooks.keys_by_request and _OVERRIDDEN not in vars(decorator)
+        if not is_usual or self._parses_query or switched_off():
+            return None
+        try:
+            return self._known.look(args, kwargs, vary, hooks)
+        except BypassError:
+            # The closer look finds why, and says so.
+            return None
 
     def _selected(
         self, incoming: Incoming | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -97,6 +110,7 @@ class Keys:
         kwargs: dict[str, Any],
         *,
         by_request: bool,
+        seen: Seen | None = None,
     ) -> str:
         """Return the key of a call. Raise `BypassError` if the call is not for the cache."""
         decorator = self._decorator
@@ -105,7 +119,7 @@ class Keys:
             await incoming.read_body()
         try:
             if incoming is not None and by_request and _OVERRIDDEN not in vars(decorator):
-                return self.of_request(incoming, args, kwargs, host=decorator.options.key_host)
+                return self.of_request(incoming, args, kwargs, seen)
             key = self._by_decorator(incoming, args, kwargs)
             lacking = self._selected(incoming, args, kwargs)
         except (BypassError, ConfigurationError):
@@ -158,28 +172,25 @@ class Keys:
             self._parts.check(scope, self._hooks)
 
     def of_request(
-        self, incoming: Incoming, args: tuple[Any, ...], kwargs: dict[str, Any], *, host: bool
+        self,
+        incoming: Incoming,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seen: Seen | None = None,
     ) -> str:
-        """Return the key that is made from a request; `host` if its host is part of it."""
-        place = None
-        if self._decorator.options.query != "declared":
-            place = self._parts.fingerprint(args, kwargs, incoming, self._hooks, host=host)
-        key = None if place is None else self._known.get(place)
-        if key is None:
-            key = self._made(incoming, args, kwargs, host=host)
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            if place is not None:
-                self._known[place] = key
-        return key
-
-    def _made(
-        self, incoming: Incoming, args: tuple[Any, ...], kwargs: dict[str, Any], *, host: bool
-    ) -> str:
+        """Return the key that is made from a request."""
+        # Its body is part of the key, and of nothing that was seen.
+        if incoming.has_body:
+            seen = None
+        if seen is not None and seen.known is not None:
+            return seen.known.key
         forms = self._parts.forms(args, kwargs, incoming, self._hooks)
-        if self._decorator.options.query == "declared":
+        if self._parses_query:
             self._parse_query(incoming)
-        return incoming.key(self._endpoint.name, forms, host=host)
+        key = incoming.key(self._endpoint.name, forms, host=self._decorator.options.key_host)
+        if seen is not None:
+            self._known.note(seen, key)
+        return key
 
     def _parse_query(self, incoming: Incoming) -> None:
         """Let only what is declared of the query count, if nothing else may be read of it."""

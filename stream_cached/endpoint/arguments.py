@@ -7,7 +7,6 @@ import decimal
 import inspect
 import uuid
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, get_args
 
@@ -37,21 +36,8 @@ KeyArgs = Mapping[str, Callable[[Any], Any]]
 #: Classes of arguments that need no look at where they come from.
 _SIMPLE = frozenset({Request, datetime.date, datetime.timedelta, decimal.Decimal, uuid.UUID})
 
-#: How many kinds of calls are remembered.
-_MOST_KINDS = 100
-
 #: No default of a parameter.
 _OTHER = object()
-
-
-@dataclass(slots=True)
-class _Kind:
-    """Calls whose arguments have the same names and classes, and need no closer look."""
-
-    requests: list[int]
-    """Which of the values are requests."""
-    in_key: list[int]
-    """Which of the others are part of the key."""
 
 
 class Arguments:
@@ -107,10 +93,6 @@ class Arguments:
         marked = {*self._key_args, *self._parts, *self._marked}
         is_free = keyed.request and not in_key.cookies
         self._unmarked = frozenset(parameters.keys() - marked) if is_free else frozenset()
-        self._kinds: dict[tuple[object, ...], _Kind] = {}
-        """What is the same for all calls with arguments of the same names and classes."""
-        self._declared = 0
-        """How many declarations there were when that was found out."""
 
     def _with_parameters(self, keyed: Keyed) -> Keyed:
         """Add the headers and cookies that arguments hold as they are."""
@@ -178,44 +160,28 @@ class Arguments:
         more = call.forms() | call.identity()
         return forms | more, call.names_user, whole | call.whole
 
-    def fingerprint(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], scope: Mapping[str, Any]
-    ) -> tuple[object, ...] | None:
-        """Return what `forms` is made of; None if an argument needs a closer look."""
-        values = (*args, *kwargs.values())
-        kind = (len(args), *kwargs, *map(type, values))
-        if self._declared != declarations.count:
-            self._kinds, self._declared = {}, declarations.count
-        known = self._kinds.get(kind) or self._note_kind(kind, args, kwargs)
-        if known is None:
-            return None
-        for index in known.requests:
-            if values[index].scope is not scope:
-                return None
-        return (kind, *[values[index] for index in known.in_key])
+    def in_key_as_they_are(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> list[int] | None:
+        """
+        Return which arguments, in their order, are part of the key as they are.
 
-    def _note_kind(
-        self, kind: tuple[object, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> _Kind | None:
-        """Look at the names and the classes of the arguments of a call."""
+        That is so of all calls with arguments of the same names and classes, as long as no more is
+        declared of classes. The request is none of them. None if an argument needs a closer look.
+        """
         counted = self._named(args, kwargs).keys() - self._ignored
         more = [f"*{index}" for index in range(len(args) - len(self._positional))]
         names = [*self._positional[: len(args)], *more, *map(self._name, kwargs)]
         values = (*args, *kwargs.values())
-        known = _Kind([], [])
+        found: list[int] = []
         for index, (name, value) in enumerate(zip(names, values, strict=True)):
-            if name not in counted:
-                continue
-            if not self._is_as_it_is(name, value):
-                return None
-            (known.requests if type(value) is Request else known.in_key).append(index)
-        for name in counted.difference(names):
-            if not self._is_as_it_is(name, self._defaults[name]):
-                return None
-        if len(self._kinds) >= _MOST_KINDS:
-            self._kinds.clear()
-        self._kinds[kind] = known
-        return known
+            if name in counted:
+                if not self._is_as_it_is(name, value):
+                    return None
+                if type(value) is not Request:
+                    found.append(index)
+        defaults = [(name, self._defaults[name]) for name in counted.difference(names)]
+        return found if all(self._is_as_it_is(*each) for each in defaults) else None
 
     def _is_as_it_is(self, name: str, value: object) -> bool:
         """Whether a value stands in the key as it is, or by a form that its class alone decides."""

@@ -92,6 +92,9 @@ class Tagging:
         self._of_response = own if self._response else None
         self._templates = () if callable(tags) else tuple(tags)
         self._named = tuple(sorted(invalidate_by))
+        by_arguments = self._templates or self._function or self._named
+        self.always = None if by_arguments else self._always
+        """The keys of the versions of each call; None if they depend on its arguments."""
         for template in self._templates:
             for field in _fields(template):
                 self._check(f"tags={template!r}", field.partition(".")[0])
@@ -114,8 +117,8 @@ class Tagging:
         Raises:
             BypassError: An argument is of no type that a tag can have, or the function has failed.
         """
-        if not (self._templates or self._function or self._named):
-            return self._always
+        if self.always is not None:
+            return self.always
         try:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()

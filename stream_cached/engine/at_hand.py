@@ -11,22 +11,34 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import is_
+from typing import Protocol
 
-from stream_cached.backends.binding import Backend
+from stream_cached.backends.binding import Backend, Binding
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.service import Service
 from stream_cached.entries.found import Hit
+from stream_cached.entries.local import Kept, Sight
 from stream_cached.entries.records import read_beside
 from stream_cached.errors import StoreError
 from stream_cached.events import HIT, Answered, Outcome, logs_answers
-from stream_cached.request.incoming import Incoming
 from stream_cached.responses.rendering import Rendering
 from stream_cached.responses.stored import ReplayResponse, StoredResponse, stored_response
 from stream_cached.runs.registry import registry_of
-from stream_cached.sending import Sending, sending_of
+from stream_cached.sending import Ending, sending_of
+from stream_cached.stores.protocol import as_bytes
 
 #: The values that a look-up reads, by key.
 Values = Mapping[str, bytes | None]
+
+
+class Plain(Protocol):
+    """A request that says nothing of how it is to be answered."""
+
+    @property
+    def accepts_coding(self) -> bool:
+        """Whether it accepts another content coding than identity."""
+        ...
 
 
 @dataclass(slots=True)
@@ -49,7 +61,7 @@ class FirstLook:
 
 async def answer_at_hand(
     service: Service,
-    incoming: Incoming,
+    request: Plain,
     key: str,
     versions: tuple[str, ...],
     rendering: Rendering | None,
@@ -59,7 +71,7 @@ async def answer_at_hand(
 
     Args:
         service: The function.
-        incoming: The request. Nothing in it says how it is to be answered.
+        request: The request. Nothing in it says how it is to be answered.
         key: Its key.
         versions: The keys of the versions of its tags.
         rendering: How FastAPI renders what the function returns; None if it is a response.
@@ -68,27 +80,31 @@ async def answer_at_hand(
         The response; or what was looked at, for the whole look-up; None if that was nothing.
     """
     started = time.monotonic()
-    backend = service.hooks.binding().at_once
+    binding = service.hooks.binding()
+    backend = binding.at_once
     if backend is None:
         return None
     begun = None if backend.server is None else _begun(backend)
-    found = await _find(service, backend, key, (service.version, *versions), begun)
+    kept = _kept(service, binding, backend, key, (service.version, *versions))
+    if kept is None:
+        return begun or _begun(backend)
+    found = _find_at_once(backend, kept) or await _find(backend, kept, begun or _begun(backend))
     if isinstance(found, FirstLook):
         return found
     entry, now = found.entry, time.time()
-    left = seconds_left(found, now)
-    headers = _headers(found, incoming, rendering, now) if left > 0 else None
+    headers = None
+    if (until := entry.fresh_until) is None or until > now:
+        headers = _headers(found, request, rendering, now)
     if headers is None:
         return _with_hit(begun or _begun(backend), found)
-    event = fresh_event(service, left)
+    event = fresh_event(service, seconds_left(found, now)) if service.hooks.by_response else HIT
     headers.append(event.header)
     reporter = service.reporter
-    reporter.store_works("reading")
-    if reporter.hook is None and not logs_answers():
-        # Nobody asks for more.
-        sending = Sending(reporter, event, started)
-    else:
-        look_up = None if backend.server is None else time.monotonic() - started
+    if reporter.failing:
+        reporter.store_works("reading")
+    sending: Ending = reporter.counters
+    if reporter.hook is not None or logs_answers():
+        look_up = None if begun is None else time.monotonic() - started
         told = _Told(service, key, look_up, entry.took)
         sending = sending_of(reporter, event, started, told, reporter)
     if not entry.streamed:
@@ -98,15 +114,14 @@ async def answer_at_hand(
 
 
 def _headers(
-    hit: Hit, incoming: Incoming, rendering: Rendering | None, now: float
+    hit: Hit, request: Plain, rendering: Rendering | None, now: float
 ) -> list[tuple[bytes, bytes]] | None:
     """Return the headers of an entry; None if it does not answer the request as it is."""
     entry, head = hit.entry, hit.head
     if not hit.is_whole_response:
         return None
-    headers = head.headers(
-        head.age(entry.stored_at, now), has_ranges=True, is_compressed=incoming.accepts_coding
-    )
+    age, is_compressed = head.age(entry.stored_at, now), head.is_open and request.accepts_coding
+    headers = head.headers(age, has_ranges=True, is_compressed=is_compressed)
     if entry.replaces is None:
         return headers
     if rendering is None or entry.streamed:
@@ -146,42 +161,55 @@ async def look_at_hand(
         needs: The keys of the versions that it depends on.
         deadline: What bounds the reads.
     """
-    begun = None if backend.server is None else _begun(backend, deadline)
-    found = await _find(service, backend, key, needs, begun)
-    return found if isinstance(found, FirstLook) else _with_hit(begun or _begun(backend), found)
+    kept = _kept(service, service.hooks.binding(), backend, key, needs)
+    looked = _begun(backend, deadline)
+    if kept is None:
+        return looked
+    found = _find_at_once(backend, kept) or await _find(backend, kept, looked)
+    return found if isinstance(found, FirstLook) else _with_hit(looked, found)
+
+
+def _kept(
+    service: Service, binding: Binding, backend: Backend, key: str, needs: tuple[str, ...]
+) -> tuple[Kept, Sight] | None:
+    """Return what is kept of an entry with its body, and what its last look-up has found."""
+    kept = backend.local.kept(key) if service.options.limits.local else None
+    if kept is None or (sight := kept.sight) is None or sight.needs != needs:
+        return None
+    # Plugins are told what the whole look-up has found.
+    return None if service.hooks.prepares or binding.cache.plugins else (kept, sight)
+
+
+def _find_at_once(backend: Backend, at_hand: tuple[Kept, Sight]) -> Hit | FirstLook | None:
+    """Return what a store in this process has; None where it has to be awaited."""
+    _, sight = at_hand
+    if sight.reads is None:
+        return None
+    values = sight.reads()
+    # Such a store returns the objects that it was given. Of others, nobody knows what equals them.
+    if all(map(is_, values, sight.values)):
+        return sight.hit
+    looked = _begun(backend)
+    looked.values = dict(zip(sight.keys, map(as_bytes, values), strict=True))
+    return looked
 
 
 async def _find(
-    service: Service,
-    backend: Backend,
-    key: str,
-    needs: tuple[str, ...],
-    begun: FirstLook | None,
+    backend: Backend, at_hand: tuple[Kept, Sight], looked: FirstLook
 ) -> Hit | FirstLook:
-    """Return an entry that is at hand, or what there was to see; `begun` is None for a memory."""
-    hooks = service.hooks
-    kept = backend.local.kept(key) if service.options.limits.local else None
-    # Plugins are told what the whole look-up has found.
-    is_told = hooks.prepares or hooks.binding().cache.plugins
-    if kept is None or (sight := kept.sight) is None or sight.needs != needs or is_told:
-        return begun or _begun(backend)
+    """Return an entry that is at hand, or what there was to see."""
+    kept, sight = at_hand
     body = kept.body
     try:
-        if begun is None:
-            # A memory needs no time.
+        with looked.deadline:
             values, is_there = await read_beside(backend.store, sight.keys, body)
-        else:
-            with begun.deadline:
-                values, is_there = await read_beside(backend.store, sight.keys, body)
     except StoreError as exc:
-        looked = begun or _begun(backend)
         looked.error = exc
         return looked
     value, *versions = values
     is_same = value and kept.is_of(value) and versions == sight.versions
     if is_same and (is_there or not sight.hit.entry.segments):
         return sight.hit
-    looked = begun or _begun(backend)
     looked.values = dict(zip(sight.keys, values, strict=True))
     return looked
 

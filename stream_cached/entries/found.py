@@ -23,14 +23,11 @@ class Hit:
     body: Sequence[Segment] | None = field(default=None, compare=False)
     """Its body, where the record has it, or this process keeps it and the store still holds the
     same."""
-    _head: SentHead | None = field(default=None, compare=False, repr=False)
 
-    @property
+    @functools.cached_property
     def head(self) -> SentHead:
         """Its headers, as they are sent."""
-        if self._head is None:
-            self._head = sending_of(self.entry.headers, self.entry.status, self.entry.etag)
-        return self._head
+        return sending_of(self.entry.headers, self.entry.status, self.entry.etag)
 
     @functools.cached_property
     def is_whole_response(self) -> bool:

@@ -10,9 +10,9 @@ import itertools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from stream_cached.entries.chunks import merged
 from stream_cached.entries.found import Hit
@@ -49,6 +49,10 @@ class Sight:
     versions: Sequence[bytes | None]
     """The values of the versions."""
     hit: Hit
+    reads: Callable[[], list[Any]] | None
+    """Reads all of it again, where nothing has to be awaited for that."""
+    values: Sequence[bytes | None]
+    """What it has to return then."""
 
 
 @dataclass(slots=True, eq=False)
@@ -94,13 +98,6 @@ class _Memory:
     used: int = 0
     kept: OrderedDict[Place, Kept] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def find(self, place: Place) -> Kept | None:
-        with self.lock:
-            found = self.kept.get(place)
-            if found is not None:
-                self.kept.move_to_end(place)
-            return found
 
     def put(self, place: Place, kept: Kept) -> None:
         with self.lock:
@@ -155,7 +152,12 @@ class LocalEntries:
 
     def kept(self, key: str) -> Kept | None:
         """Return what is kept of a record, to be used if the store holds the same."""
-        return _memory.find((self._number, key))
+        place = self._number, key
+        with _memory.lock:
+            found = _memory.kept.get(place)
+            if found is not None:
+                _memory.kept.move_to_end(place)
+        return found
 
     def keep(self, key: str, value: bytes, record: Record) -> None:
         """Keep a record that was decoded and checked."""
@@ -172,8 +174,7 @@ class LocalEntries:
 
     def begin(self, key: str, entry: Entry, keys: Sequence[str]) -> Filling | None:
         """Return what takes the body of an entry while it is read; None if it is not wanted."""
-        place = self._number, key
-        kept = _memory.find(place)
+        place, kept = (self._number, key), self.kept(key)
         if kept is None or kept.record is not entry or (kept.filling and kept.filling()):
             return None
         if not kept.was_read:

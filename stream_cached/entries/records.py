@@ -21,7 +21,7 @@ from stream_cached.format.envelope import (
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import variant_key
-from stream_cached.stores.protocol import Store, compare_and_delete, get_many_and_starts
+from stream_cached.stores.protocol import Store, compare_and_delete, get_many_and_starts, reading
 
 
 async def read_beside(
@@ -108,7 +108,10 @@ class Records:
         # The record of a variant is read after that of the index.
         is_first = key == self.key and kept is not None and kept.record is entry
         if kept is not None and is_first and since is None and body is not None:
-            kept.sight = Sight(needs, list(seen), list(seen.values())[1:], hit)
+            keys, values = list(seen), list(seen.values())
+            # The segments of a body have to be looked at, too.
+            reads = None if entry.segments else reading(self.store, keys)
+            kept.sight = Sight(needs, keys, values[1:], hit, reads, values if reads else ())
         return hit
 
     def known(self, key: str, value: bytes | None) -> Record | None:

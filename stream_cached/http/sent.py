@@ -41,7 +41,8 @@ class SentHead:
         strong = [] if etag is None else [(b"etag", etag.encode("ascii"))]
         weak = [(b"etag", b"W/" + tag.removeprefix(b"W/")) for _, tag in strong]
         ranges = [(b"accept-ranges", b"bytes")] if has_ranges else []
-        is_open = may_be_compressed(headers)
+        self.is_open = is_open = may_be_compressed(headers)
+        """Whether what comes later may compress the body."""
         # By whether ranges are answered, and whether the request lets its body be compressed.
         self._headers = {
             (answers, compressed): [

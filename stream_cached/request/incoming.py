@@ -20,7 +20,7 @@ from stream_cached.http.qvalues import accepts_coding
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.http.vary import selecting_value
 from stream_cached.http.wishes import NO_WISHES, Wishes, wishes_of
-from stream_cached.keys.canonical import EXACT, NoCanonicalFormError, canonical
+from stream_cached.keys.canonical import NoCanonicalFormError, canonical
 from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
 from stream_cached.request.disconnect import DetachedReceive, DisconnectShield
@@ -28,20 +28,19 @@ from stream_cached.request.observed import observer_of, plain_scope
 from stream_cached.request.peek import peek
 from stream_cached.request.received import is_read_here
 
+#: What normalises the headers of `vary=`, by their lower-cased names.
 Normalisers = Mapping[bytes, Callable[[str], str] | None]
 
+#: The values of these headers, as they are part of the key.
+Selected = Mapping[bytes, bytes | list[bytes]]
+
 _NONE: list[bytes] = []
-
-_NO_PARAMETERS: Mapping[str, Any] = {}
-
-#: What of the scope of a plain request is part of the key as it is.
-_IN_PLACE = ["method", "scheme", "raw_path", "path", "root_path", "app_root_path", "query_string"]
 
 #: The headers that say what a request wants of a cache.
 _OF_WISHES = frozenset({b"cache-control", b"pragma"})
 
 #: The headers that decide how a request is answered, beside what its key is made of.
-_DECIDING = (
+DECIDING = (
     CONDITIONS
     | _OF_WISHES
     | {b"authorization", b"content-length", b"content-type", b"transfer-encoding"}
@@ -53,7 +52,7 @@ class Incoming:
 
     `vary` has the lower-cased headers of `vary=`, each with the function that normalises its
     value; `BypassError` is raised if a function fails. `ignored` matches the names in the query
-    that are left out of the key."""
+    that are left out of the key. `selected` are the values of these headers, if they are known."""
 
     is_authorized = False
     """Whether it carries Authorization, so that the answer may be one user's own."""
@@ -70,6 +69,7 @@ class Incoming:
         vary: Normalisers,
         refresh: Callable[[Any], bool] | None = None,
         ignored: re.Pattern[str] | None = None,
+        selected: Selected | None = None,
     ) -> None:
         self.request, self._refresh, self._ignored = request, refresh, ignored
         scope = request.scope
@@ -83,12 +83,14 @@ class Incoming:
         # ASGI wants lower-cased names, but not every middleware complies.
         is_lower = b"".join(self._lines).islower()
         self._has_lists = not is_lower or len(self._lines) < len(headers)
-        self._is_plain = not self._has_lists and _DECIDING.isdisjoint(self._lines)
-        self._selected: dict[bytes, bytes | list[bytes]] = {}
-        for name, normalise in vary.items():
-            self._selected[name] = (
-                self._normalised(name, normalise) if normalise else self._values(name)
-            )
+        self._is_plain = not self._has_lists and DECIDING.isdisjoint(self._lines)
+        if selected is None:
+            selected = {
+                name: normalised(name, normalise, values) if normalise else values
+                for name, normalise in vary.items()
+                for values in [self._values(name)]
+            }
+        self._selected = selected
         # If another cached endpoint calls this one, its answer depends on the parts of this key.
         self._observer = None if type(request) is Request else observer_of(request)
         if self._observer is not None:
@@ -104,19 +106,6 @@ class Incoming:
             return header_values(self.scope["headers"], name)
         line = self._lines.get(name)
         return _NONE if line is None else [line]
-
-    def _normalised(self, header: bytes, normalise: Callable[[str], str]) -> bytes:
-        values, name = self._values(header), header.decode("latin-1")
-        try:
-            value = normalise(b", ".join(values).decode("latin-1"))
-        # A user's function that fails must not fail the request.
-        except Exception as exc:
-            raise BypassError(
-                Finding(NotCached.NORMALISER, f"{name}: {type(exc).__name__}")
-            ) from exc
-        if not isinstance(value, str):
-            raise BypassError(Finding(NotCached.NORMALISER, f"{name}: {type(value).__name__}"))
-        return value.encode("utf-8", "surrogatepass")
 
     def check(self, methods: frozenset[str], keyed: Set[str]) -> None:
         """Raise `BypassError` unless cached; `keyed` headers tell its user from another."""
@@ -253,28 +242,6 @@ class Incoming:
             headers=self._selected,
         )
 
-    def fingerprint(self, *, host: bool) -> tuple[object, ...] | None:
-        """Return all that `key` makes a key of, beside arguments; None if that is not so easy."""
-        scope = self.scope
-        is_special = self._has_lists or self._body is not None or self._declared is not None
-        if is_special or self._observer is not None or own_names(scope):
-            return None
-        parameters = scope.get("path_params", _NO_PARAMETERS)
-        values = parameters.values()
-        classes = [*map(type, values)]
-        own = self._lines.get(b"host") if host else b""
-        if own is None or not EXACT.issuperset(classes):
-            return None
-        return (
-            own,
-            self.status,
-            *map(scope.get, _IN_PLACE),
-            *map(_hashable, self._selected.values()),
-            *parameters,
-            *values,
-            *classes,
-        )
-
     def _host(self) -> Sequence[bytes]:
         self._note(["host"])
         return self._values(b"host") or [repr(self.scope.get("server")).encode()]
@@ -340,11 +307,20 @@ class Incoming:
                     instance.scope = self.scope
 
 
+def normalised(header: bytes, normalise: Callable[[str], str], values: Sequence[bytes]) -> bytes:
+    """Return the normalised value of a header; raise `BypassError` if the function fails."""
+    name = header.decode("latin-1")
+    try:
+        value = normalise(b", ".join(values).decode("latin-1"))
+    # A user's function that fails must not fail the request.
+    except Exception as exc:
+        raise BypassError(Finding(NotCached.NORMALISER, f"{name}: {type(exc).__name__}")) from exc
+    if not isinstance(value, str):
+        raise BypassError(Finding(NotCached.NORMALISER, f"{name}: {type(value).__name__}"))
+    return value.encode("utf-8", "surrogatepass")
+
+
 def _mounts(scope: Mapping[str, Any]) -> Sequence[str]:
     """Return the path of the mount, and that of the application, of which URLs are made."""
     paths: list[str] = [scope.get("root_path", "")]
     return [*paths, scope["app_root_path"]] if "app_root_path" in scope else paths
-
-
-def _hashable(selected: bytes | list[bytes]) -> bytes | tuple[bytes, ...]:
-    return selected if isinstance(selected, bytes) else tuple(selected)

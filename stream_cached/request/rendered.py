@@ -61,6 +61,14 @@ class Rendered:
         # Of a generator, one route has the items in its entries, and another one the responses.
         return [*forms, AS_RESPONSE] if AS_RESPONSE in scope else forms
 
+    def is_single(self, app: Any) -> bool:
+        """Whether an application has no two routes for it, so that `form` is always empty."""
+        try:
+            return len(self._routes_of(app)) < 2
+        # It is one of another framework.
+        except (AttributeError, TypeError):
+            return False
+
     def _routes_of(self, app: Any) -> list[int]:
         """Return the addresses of the routes, in their order, which all processes have."""
         size = len(app.routes)

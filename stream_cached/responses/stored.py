@@ -30,7 +30,7 @@ from stream_cached.responses.messages import (
     watch_client,
 )
 from stream_cached.responses.resumption import Resumption, resuming
-from stream_cached.sending import Sending
+from stream_cached.sending import Ending
 
 
 class Carrying:
@@ -62,7 +62,7 @@ class Carrying:
 class StoredResponse(Carrying, Response):
     """The response of an entry that was no stream."""
 
-    sending: Sending | None = None
+    sending: Ending | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.sending is not None and self.sending.watches:
@@ -95,9 +95,7 @@ class OfReplay(Carrying, StreamingResponse, ABC, Generic[Replayed]):
     _other: Any = None
     """What somebody has put in the place of the stored body."""
 
-    def __init__(
-        self, replay: Replayed, status: int, headers: RawHeaders, sending: Sending
-    ) -> None:
+    def __init__(self, replay: Replayed, status: int, headers: RawHeaders, sending: Ending) -> None:
         set_head(self, status, headers, replay.entry.media_type, replay.entry.charset)
         self._replay = replay
         self._sending = sending
@@ -151,7 +149,7 @@ class ReplayResponse(OfReplay[Replay]):
     """What its replay is made of, if that is needed; None if it has one."""
 
     def __init__(
-        self, replay: Replay, headers: RawHeaders, *, exact: bool, sending: Sending
+        self, replay: Replay, headers: RawHeaders, *, exact: bool, sending: Ending
     ) -> None:
         super().__init__(replay, replay.entry.status, headers, sending)
         self._entry = replay.entry
@@ -164,7 +162,7 @@ class ReplayResponse(OfReplay[Replay]):
         hit: Hit,
         resource: Callable[[], Resource],
         headers: list[tuple[bytes, bytes]],
-        sending: Sending,
+        sending: Ending,
     ) -> ReplayResponse:
         """
         Return the response of an entry with its body.
@@ -181,7 +179,7 @@ class ReplayResponse(OfReplay[Replay]):
         set_head(response, entry.status, headers, entry.media_type, entry.charset)
         if not hit.head.is_framed:
             response._made = headers
-        response._parts, response._left = hit.body, entry.length
+        response._parts = hit.body
         response._opens = hit, resource
         response._sending = sending
         return response
@@ -208,27 +206,33 @@ class ReplayResponse(OfReplay[Replay]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = self._parts
-        is_read = self._exact or self.resumption is not None or self.after is not None
-        if parts is None or is_read or not self._is_sent_here(scope):
+        if (
+            parts is None
+            or self._exact
+            or self.resumption is not None
+            or self.after is not None
+            or not self._is_sent_here(scope)
+        ):
             await super().__call__(scope, receive, send)
             return
-        size = 0
-        if self._sending.watches:
-            send = self._sending.through(send)
+        size, sending = 0, self._sending
+        if sending.watches:
+            send = sending.through(send)
         try:
             await send(self._start())
             if scope["method"] == "HEAD":
                 await send(body_message(b"", more=False))
-            else:
-                left = len(parts)
-                for part in parts:
-                    left -= 1
-                    await send(body_message(part.payload, more=left > 0))
-                    size += len(part.payload)
+                parts = ()
+            left = len(parts)
+            for part in parts:
+                left -= 1
+                payload = part.payload
+                await send({"type": "http.response.body", "body": payload, "more_body": left > 0})
+                size += len(payload)
         finally:
             if self._opens is None:
                 self._replay.close()
-            self._sending.sent(size)
+            sending.sent(size)
             if self.refresh is not None:
                 await self.refreshed()
         if self.background is not None:
@@ -296,7 +300,7 @@ class ReplayResponse(OfReplay[Replay]):
 
 
 def stored_response(
-    head: Entry | Head, headers: RawHeaders, body: bytes, sending: Sending | None = None
+    head: Entry | Head, headers: RawHeaders, body: bytes, sending: Ending | None = None
 ) -> StoredResponse:
     """Return the response of an entry that was no stream; `sending` reports it once it is sent."""
     response = _response(head.status, headers, head.media_type, head.charset, sending)
@@ -304,7 +308,7 @@ def stored_response(
     return response
 
 
-def bare_response(status: int, headers: RawHeaders, sending: Sending) -> StoredResponse:
+def bare_response(status: int, headers: RawHeaders, sending: Ending) -> StoredResponse:
     """Return a response that is no entry's own, and has no body."""
     length = [] if status == 304 else [(b"content-length", b"0")]
     return _response(status, [*headers, *length], None, "utf-8", sending)
@@ -315,7 +319,7 @@ def _response(
     headers: RawHeaders,
     media_type: str | None,
     charset: str,
-    sending: Sending | None,
+    sending: Ending | None,
 ) -> StoredResponse:
     # Its constructor would make headers of its own.
     response = StoredResponse.__new__(StoredResponse)

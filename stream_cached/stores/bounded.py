@@ -6,6 +6,7 @@ with a missing segment can't be served.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import OrderedDict
@@ -58,7 +59,7 @@ class BoundedMemory:
             return None if item is None else item.value
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
-        # What a hit reads: a call of `_live` for each key would cost as much as all the rest.
+        # A call of `_live` for each key would cost as much as all the rest.
         items, now = self._items, self._clock()
         found: list[Any] = []
         with self._lock:
@@ -73,6 +74,10 @@ class BoundedMemory:
                     self.delete(key)
                     found.append(None)
         return found
+
+    def reading(self, keys: Sequence[str]) -> Callable[[], list[Any]]:
+        """Return what reads these keys."""
+        return functools.partial(self.get_many, keys)
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         """Set the key; return False if the value alone exceeds the bound."""
@@ -202,6 +207,9 @@ class Partition(BoundedMemory):
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
         return self._memory.get_many([self._prefix + key for key in keys])
+
+    def reading(self, keys: Sequence[str]) -> Callable[[], list[Any]]:
+        return self._memory.reading([self._prefix + key for key in keys])
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         return self._memory.set(self._prefix + key, value, ttl)

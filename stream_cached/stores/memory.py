@@ -175,6 +175,13 @@ class MemoryStore:
         found = self._memory.get_many(natives)
         return found if _BYTES.issuperset(map(type, found)) else list(map(as_bytes, found))
 
+    def reading(self, keys: Sequence[str]) -> Callable[[], list[Any]] | None:
+        # A user's function for keys is called at each read.
+        prefix = self._prefix
+        if prefix is None or not _TEXT.issuperset(map(type, keys)):
+            return None
+        return self._memory.reading([prefix + key for key in keys])
+
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         for key, value in items:
             self._memory.set(self._fitting(key, value), value, ttl)

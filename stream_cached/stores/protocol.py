@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard, cast, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 #: Returned for a stored value that is not bytes.
 FOREIGN = b"\x00"
@@ -82,6 +82,15 @@ class ReadsStarts(Protocol):
     async def get_many_and_starts(
         self, keys: Sequence[str], others: Sequence[str], size: int
     ) -> tuple[list[bytes | None], list[bytes | None]]: ...
+
+
+@runtime_checkable
+class ReadsAtOnce(Protocol):
+    """A store in this process."""
+
+    def reading(self, keys: Sequence[str]) -> Callable[[], list[Any]] | None:
+        """Return what reads these keys, as they are stored; None where that has to be awaited."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +227,11 @@ async def get_many_and_starts(
     values = await store.get_many([*keys, *others])
     whole = values[len(keys) :]
     return values[: len(keys)], [None if value is None else value[:size] for value in whole]
+
+
+def reading(store: Store, keys: Sequence[str]) -> Callable[[], list[Any]] | None:
+    """Return what reads keys of a store in this process; None for another store."""
+    return cast(ReadsAtOnce, store).reading(keys) if can(store, ReadsAtOnce) else None
 
 
 def may_commit(store: Store) -> TypeGuard[Commits]:

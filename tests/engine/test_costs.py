@@ -203,11 +203,11 @@ def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest)
     # No byte of the body was copied: what is sent is what was sent before.
     for part, other in zip(_parts(sent), _parts(before), strict=True):
         assert part is other
-    assert costs.made.total() <= 7, costs.made
+    assert costs.made.total() <= 4, costs.made
     segments = {"small": 0, "many chunks": 2, "large": 11}[body]
     if store == "memory":
         assert (costs.round_trips, costs.tasks) == (0, 0)
-        assert costs.calls.total() <= 88 + 2 * segments, costs.calls
+        assert costs.calls.total() <= (59 if segments else 40) + 2 * segments, costs.calls
     else:
         assert costs.round_trips == 1
         # How many segments there are depends on how soon one chunk comes after the other.
@@ -216,7 +216,7 @@ def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest)
         assert costs.sent == Counter(MGET=1)
         # redis-py makes a task for a pipeline.
         assert costs.tasks == (1 if segments else 0)
-        assert costs.calls.total() <= 142 + 7 * segments, costs.calls
+        assert costs.calls.total() <= 110 + 7 * segments, costs.calls
 
 
 def _told() -> dict[str, Any]:
@@ -229,7 +229,7 @@ def _told() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "more"), [("function", 12), ("prometheus", 15), ("opentelemetry", 18)]
+    ("kind", "more"), [("function", 16), ("prometheus", 19), ("opentelemetry", 22)]
 )
 def test_what_a_hit_costs_of_which_something_is_told(kind: str, more: int) -> None:
     without, *_ = _cost("memory://", "small")
@@ -245,8 +245,8 @@ def test_what_a_hit_costs_of_which_something_is_told(kind: str, more: int) -> No
 def test_a_hit_costs_the_same_whatever_the_number_of_its_chunks() -> None:
     few, *_ = _cost("memory://", "small")
     many, *_ = _cost("memory://", "many chunks")
-    # It has two segments more.
-    assert many.calls.total() < few.calls.total() + 15
+    # It has two segments, which are read with what else has to be awaited.
+    assert many.calls.total() < few.calls.total() + 20
 
 
 @pytest.mark.parametrize(

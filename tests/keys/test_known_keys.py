@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from stream_cached import stream_cached
-from stream_cached.decorated.keys import _MOST_KNOWN
+from stream_cached.request.known_calls import MOST_KEYS
 
 APPS = [Starlette(), Starlette()]
 
@@ -126,7 +126,7 @@ class Decorated:
         )
         self.endpoint = decorator(endpoint)
         (function,) = decorator._functions.values()
-        self.known = function._keys._known
+        self.known = function._keys._known.keys
 
     def key(self, name: str) -> str:
         request, arguments = CALLS[name]()
@@ -208,9 +208,23 @@ def test_overridden_dependencies_are_another_key(url: str) -> None:
         del app.dependency_overrides  # type: ignore[attr-defined]
 
 
+def test_equal_arguments_of_one_call_are_looked_at_one_by_one() -> None:
+    @stream_cached(ttl=60)
+    async def endpoint(request: Request, one: int, *others: int, two: int) -> Response:
+        return Response()
+
+    def key(one: int, *others: int, two: int) -> str:
+        request = _request({}, {})
+        return asyncio.run(endpoint.cache_key(request, one, *others, two=two))
+
+    keys = [key(1, two=1), key(1, two=2), key(2, two=1), key(1, 1, two=1), key(1, 2, two=1)]
+    assert len({*keys}) == 5
+    assert keys[0] == key(1, two=1)
+
+
 def test_no_more_than_so_many_are_remembered() -> None:
     decorated = Decorated("memory://")
-    for number in range(3 * _MOST_KNOWN):
+    for number in range(MOST_KEYS + 100):
         request = _request({"query_string": b"n=%d" % number}, {})
         asyncio.run(decorated.endpoint.cache_key(request=request))
-        assert len(decorated.known) <= _MOST_KNOWN
+        assert len(decorated.known) <= MOST_KEYS

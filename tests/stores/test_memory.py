@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from stream_cached.errors import StoreError
 from stream_cached.keys.names import segment_key
 from stream_cached.stores.bounded import BoundedMemory
-from stream_cached.stores.memory import DEFAULT_MAX_BYTES, MemoryCache, MemoryStore
-from stream_cached.stores.protocol import FOREIGN
+from stream_cached.stores.memory import DEFAULT_MAX_BYTES, MemoryCache, MemoryStore, partition_of
+from stream_cached.stores.protocol import FOREIGN, reading
 from tests.support.selection import no_address
 
 GENERATION = bytes(range(16))
@@ -547,6 +547,32 @@ def test_a_key_builder_is_used_by_the_cache_and_the_store() -> None:
     run(cache.set("key", b"value"))
     assert list(cache.sizes()) == ["<a|key>"]
     assert run(MemoryStore(cache).get_many(["key"])) == [b"value"]
+
+
+@pytest.mark.parametrize("namespace", ["", "a:"])
+@pytest.mark.parametrize("is_part", [False, True])
+def test_what_reads_keys_reads_them_as_they_are_then(
+    namespace: str, is_part: bool, clock: Clock
+) -> None:
+    cache: Any = MemoryCache(namespace=namespace, clock=clock)
+    if is_part:
+        cache = partition_of(cache, "part")
+    store, value = MemoryStore(cache), b"value"
+    reads = reading(store, ["key", "other"])
+    assert reads is not None
+    assert reads() == [None, None]
+    run(store.set_many([("key", value), ("other", b"1")], 5))
+    assert reads()[0] is value
+    assert reads()[1] == b"1"
+    clock.now += 10
+    assert reads() == [None, None]
+    run(cache.set("key", 1))
+    assert reads() == [1, None]
+
+
+def test_a_key_builder_is_called_at_each_read() -> None:
+    store = MemoryStore(MemoryCache(key_builder=lambda key, namespace: f"<{namespace}|{key}>"))
+    assert reading(store, ["key"]) is None
 
 
 @pytest.mark.parametrize(

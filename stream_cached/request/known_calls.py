@@ -1,0 +1,307 @@
+"""The keys of calls that were made before, by all that they are made of.
+
+A key is made of a request, of arguments, of what the function holds, and of the application. Where
+all of these are what they were, so is the key, and it need not be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from stream_cached.endpoint.arguments import Arguments
+from stream_cached.endpoint.declarations import declarations
+from stream_cached.endpoint.function import Endpoint
+from stream_cached.endpoint.startup import own_names
+from stream_cached.http.qvalues import accepts_coding
+from stream_cached.keys.canonical import EXACT
+from stream_cached.keys.references import Reference, reference_to
+from stream_cached.request.context import ContextWatch
+from stream_cached.request.incoming import DECIDING, Normalisers, Selected, normalised
+from stream_cached.request.key_parts import Cache, KeyParts
+
+#: What of the scope is part of the key of a plain request as it is, and whether it may have a body.
+_OF_SCOPE = (
+    "method",
+    "scheme",
+    "raw_path",
+    "path",
+    "root_path",
+    "app_root_path",
+    "query_string",
+    "http_version",
+)
+
+_NONE: Selected = {}
+
+#: How many keys of one function are remembered, and how many kinds of calls.
+MOST_KEYS = 1000
+_MOST_KINDS = 100
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Calls whose arguments have the same names and classes."""
+
+    request: int
+    """Which of the values is the request; -1 if a call needs a closer look."""
+    injected: int | None = None
+    """Which one is the Response that FastAPI has passed."""
+    cls: type = object
+    """The class of the first positional argument."""
+    in_key: Callable[[tuple[Any, ...]], tuple[object, ...]] | None = None
+    """Returns those that are part of the key."""
+
+
+_UNUSUAL = _Kind(-1)
+
+
+class _Around:
+    """Where the last plain request came in, and what that adds to a key."""
+
+    def __init__(
+        self, app: Any, router: object, cls: type, parts: tuple[object, ...], routes: int
+    ) -> None:
+        # A reference to what is gone returns None.
+        self.app: Callable[[], Any] = reference_to(app)
+        self.router: Reference = reference_to(router)
+        self.cls = cls
+        self.parts = parts
+        self.routes = routes
+        """How many routes its application had: another one may render otherwise."""
+
+
+class Known:
+    """A call whose key is known."""
+
+    __slots__ = ("is_get", "key")
+
+    def __init__(self, key: str, scope: Scope) -> None:
+        self.key = key
+        # In HTTP/2, a body need not be announced.
+        is_announced = scope.get("http_version", "1.1").startswith("1.")
+        self.is_get = scope["method"] == "GET" and is_announced
+        """Whether it is a GET, and has no body unless its headers say so."""
+
+
+class Seen:
+    """A call that a look at its request and its arguments is enough for."""
+
+    __slots__ = ("injected", "known", "lines", "place", "request", "selected")
+
+    def __init__(
+        self,
+        request: Request,
+        lines: Mapping[bytes, bytes],
+        injected: Response | None,
+        selected: Selected,
+        place: tuple[object, ...],
+        known: Known | None,
+    ) -> None:
+        self.request = request
+        self.lines = lines
+        """Its headers."""
+        self.injected = injected
+        """The Response that FastAPI has passed."""
+        self.selected = selected
+        """The headers in its key."""
+        self.place = place
+        """All that its key is made of."""
+        self.known = known
+        """What is known of it."""
+
+    def plain_key(self) -> str:
+        """Return its key if it says nothing of how it is to be answered; empty if it does."""
+        known = self.known
+        return known.key if known and known.is_get and DECIDING.isdisjoint(self.lines) else ""
+
+    @property
+    def accepts_coding(self) -> bool:
+        """Whether it accepts another content coding than identity."""
+        line = self.lines.get(b"accept-encoding")
+        return line is not None and accepts_coding([line])
+
+
+class KnownCalls:
+    """
+    The calls of one function whose keys are remembered.
+
+    Args:
+        endpoint: The function.
+        arguments: Its arguments.
+        context: Its context variables.
+        parts: What its keys have beside the request.
+        host: Whether the host is part of its keys.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        arguments: Arguments,
+        context: ContextWatch,
+        parts: KeyParts,
+        *,
+        host: bool,
+    ) -> None:
+        self._endpoint = endpoint
+        self._arguments = arguments
+        self._context = context
+        self._parts = parts
+        self._held = parts.identity.fingerprint
+        self._host = host
+        self._are_plain = not (endpoint.injects or context.is_in_key)
+        self.keys: dict[tuple[object, ...], Known] = {}
+        """The keys, by all that they are made of."""
+        self._around: _Around | None = None
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
+        self._declared = 0
+        """How many declarations there were when the kinds were noted."""
+
+    def look(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        vary: Normalisers,
+        cache: Cache,
+    ) -> Seen | None:
+        """
+        Look at a call. Return None for one that needs a closer look.
+
+        Args:
+            args: Its positional arguments.
+            kwargs: Its keyword arguments, with those that the decorator has added.
+            vary: The headers in the key, and what normalises their values.
+            cache: Where its entry is.
+
+        Raises:
+            BypassError: It is not for the cache.
+        """
+        values = (*args, *kwargs.values()) if kwargs else args
+        shape = (len(args), *kwargs, *map(type, values))
+        if self._declared != declarations.count:
+            self._kinds, self._declared = {}, declarations.count
+        kind = self._kinds.get(shape) or self._note_kind(shape, args, kwargs)
+        if kind.request < 0:
+            return None
+        request: Request = values[kind.request]
+        scope = request.scope
+        if type(scope) is not dict or own_names(scope):
+            return None
+        headers = scope.get("headers", ())
+        # Hardly any request has two lines of one header. ASGI wants lower-cased names, but not
+        # every middleware complies.
+        lines: dict[bytes, bytes] = dict(headers)
+        if len(lines) != len(headers) or not b"".join(lines).islower():
+            return None
+        self._context.look()
+        held, around = self._held(), self._what_is_around(kind.cls, scope, cache)
+        host = lines.get(b"host") if self._host else b""
+        injected = None if kind.injected is None else values[kind.injected]
+        # A status that a dependency has set may be part of the key.
+        if host is None or held is None or around is None or getattr(injected, "status_code", None):
+            return None
+        parameters = _of_parameters(scope["path_params"]) if scope.get("path_params") else ()
+        if parameters is None:
+            return None
+        selected = _selected(lines, vary) if vary else _NONE
+        place = (
+            host,
+            *map(scope.get, _OF_SCOPE),
+            *map(_hashable, selected.values()),
+            *parameters,
+            shape,
+            *(kind.in_key(values) if kind.in_key else ()),
+            *held,
+            *around,
+        )
+        return Seen(request, lines, injected, selected, place, self.keys.get(place))
+
+    def note(self, seen: Seen, key: str) -> None:
+        """Remember the key of a call."""
+        if len(self.keys) >= MOST_KEYS:
+            del self.keys[next(iter(self.keys))]
+        self.keys[seen.place] = Known(key, seen.request.scope)
+
+    def _note_kind(
+        self, shape: tuple[object, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Kind:
+        """Look at the names and the classes of the arguments of a call."""
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        kind = self._kinds[shape] = self._kind(args, kwargs) if self._are_plain else _UNUSUAL
+        return kind
+
+    def _kind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Kind:
+        request, own = self._endpoint.take_request(args, kwargs)
+        injected, own = self._endpoint.take_response(own)
+        values = (*args, *kwargs.values())
+        in_key = self._arguments.in_key_as_they_are(args, own)
+        has_one = type(request) is Request and [*map(type, values)].count(Request) == 1
+        if in_key is None or not has_one:
+            return _UNUSUAL
+        addresses = [*map(id, values)]
+        # The decorator's own arguments are not among those of the function.
+        given, of_function = [*range(len(args)), *kwargs], [*range(len(args)), *own]
+        return _Kind(
+            addresses.index(id(request)),
+            None if injected is None else addresses.index(id(injected)),
+            type(args[0]) if args else object,
+            _picking([given.index(of_function[index]) for index in in_key]),
+        )
+
+    def _what_is_around(self, cls: type, scope: Scope, cache: Cache) -> tuple[object, ...] | None:
+        """Return what the place where a request came in adds to a key; None for what is rare."""
+        app: Any = scope.get("app")
+        router = scope.get("router")
+        around = self._around
+        if (
+            around is not None
+            and app is not None
+            and around.app() is app
+            and around.router() is router
+            and around.cls is cls
+            and not getattr(app, "dependency_overrides", None)
+            and len(app.routes) == around.routes
+        ):
+            return around.parts
+        rare, application = self._parts.around(cls, scope, cache)
+        if rare:
+            return None
+        parts = (*application.items(),)
+        if router is not None and cache.is_in_process and self._parts.is_alike(scope):
+            self._around = _Around(app, router, cls, parts, len(app.routes))
+        return parts
+
+
+def _picking(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[object, ...]] | None:
+    """Return what picks the values at some places; None for no place."""
+    if len(places) == 1:
+        return lambda values: (values[places[0]],)
+    return itemgetter(*places) if places else None
+
+
+def _selected(lines: Mapping[bytes, bytes], vary: Normalisers) -> Selected:
+    """Return the values of the headers in a key."""
+    selected: dict[bytes, bytes | list[bytes]] = {}
+    for name, normalise in vary.items():
+        line = lines.get(name)
+        values = [] if line is None else [line]
+        selected[name] = normalised(name, normalise, values) if normalise else values
+    return selected
+
+
+def _hashable(selected: bytes | list[bytes]) -> bytes | tuple[bytes, ...]:
+    return selected if isinstance(selected, bytes) else tuple(selected)
+
+
+def _of_parameters(parameters: Mapping[str, Any]) -> tuple[object, ...] | None:
+    """Return path parameters as they are; None if they need a closer look."""
+    values = parameters.values()
+    classes = [*map(type, values)]
+    return (*parameters, *values, *classes) if EXACT.issuperset(classes) else None

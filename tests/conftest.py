@@ -209,6 +209,7 @@ def apps_are_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let several applications of a test stand for one, in several processes."""
     monkeypatch.setattr(key_parts, "number_form", lambda scope: {})
     monkeypatch.setattr(Applications, "form", lambda self, scope, namespace: {})
+    monkeypatch.setattr(Applications, "holding", lambda self, scope: lambda: True)
     monkeypatch.setattr(Identity, "form", lambda self, scope, *, in_memory: [])
 
 

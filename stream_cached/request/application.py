@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,7 @@ class Applications:
             return _NO_FORM
         router = scope.get("router")
         known = self._known.get((id(app), id(router)))
-        if known is None or not _still_holds(known, app):
+        if known is None or known.app() is not app or not _still_holds(known):
             note(app)
             self._note_caller(app)
             known = self._found_out(app, root_of(app, router), namespace)
@@ -110,6 +111,11 @@ class Applications:
             raise BypassError(_FINDING)
         overrides = overrides_of(scope)
         return known.form | self._overriding(overrides) if overrides else known.form
+
+    def holding(self, scope: Scope) -> Callable[[], bool]:
+        """Return what tells whether `form` has found out anything else since it was asked last."""
+        app, router = scope["app"], scope.get("router")
+        return functools.partial(_still_holds, self._known[id(app), id(router)])
 
     def _overriding(self, overrides: Mapping[Any, Any]) -> Form:
         """Return the dependencies that others stand for, by names that all processes have."""
@@ -157,10 +163,9 @@ class Applications:
         return any(each in self._callers or are_alike(app, each) for each in others)
 
 
-def _still_holds(known: _Known, app: Any) -> bool:
+def _still_holds(known: _Known) -> bool:
     return (
         known.changes == changes()
-        and known.app() is app
-        and (not known.place or place_of(app) == known.place)
+        and (not known.place or place_of(known.app()) == known.place)
         and (not known.root_place or place_of(known.root()) == known.root_place)
     )

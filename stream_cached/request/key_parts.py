@@ -117,6 +117,10 @@ class KeyParts:
             return rare, number_form(scope)
         return rare, self._applications.form(scope, cache.binding().cache.namespace)
 
+    def holding(self, scope: Scope, cache: Cache) -> Callable[[], bool] | None:
+        """Return what tells whether an application is still what it was; None if it always is."""
+        return None if cache.is_in_process else self._applications.holding(scope)
+
     def is_alike(self, scope: Scope) -> bool:
         """Whether all routes of the function in an application render alike."""
         return self._rendered.is_single(scope.get("app"))

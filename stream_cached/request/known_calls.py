@@ -66,7 +66,13 @@ class _Around:
     """Where the last plain request came in, and what that adds to a key."""
 
     def __init__(
-        self, app: Any, router: object, cls: type, parts: tuple[object, ...], routes: int
+        self,
+        app: Any,
+        router: object,
+        cls: type,
+        parts: tuple[object, ...],
+        routes: int,
+        holds: Callable[[], bool] | None,
     ) -> None:
         # A reference to what is gone returns None.
         self.app: Callable[[], Any] = reference_to(app)
@@ -75,6 +81,8 @@ class _Around:
         self.parts = parts
         self.routes = routes
         """How many routes its application had: another one may render otherwise."""
+        self.holds = holds
+        """Whether its application is still what it was; None for a cache of this process."""
 
 
 class Known:
@@ -268,14 +276,16 @@ class KnownCalls:
             and around.cls is cls
             and not getattr(app, "dependency_overrides", None)
             and len(app.routes) == around.routes
+            and (around.holds is None or around.holds())
         ):
             return around.parts
         rare, application = self._parts.around(cls, scope, cache)
         if rare:
             return None
         parts = (*application.items(),)
-        if router is not None and cache.is_in_process and self._parts.is_alike(scope):
-            self._around = _Around(app, router, cls, parts, len(app.routes))
+        if router is not None and app is not None and self._parts.is_alike(scope):
+            holds = self._parts.holding(scope, cache)
+            self._around = _Around(app, router, cls, parts, len(app.routes), holds)
         return parts
 
 

@@ -49,6 +49,10 @@ class AiocacheStore:
         except Exception as exc:
             raise StoreError(f"key: {type(exc).__name__}") from exc
 
+    def native_keys(self, keys: Sequence[str]) -> Sequence[Any]:
+        """Return the same of several keys."""
+        return [self.native_key(key) for key in keys]
+
     def native_ttl(self, ttl: float | None) -> Any:
         return ttl
 
@@ -92,11 +96,11 @@ class AiocacheStore:
         return self.time_limit.failure(cause, answered=not self.is_lost(exc), fix=fix)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        natives = tuple(map(self.native_key, keys))
+        natives = tuple(self.native_keys(keys))
         if not natives:
             return []
         values = await self.call("get", partial(self._reads, natives))
-        return list(map(as_bytes, values))
+        return [*values] if _BYTES.issuperset(map(type, values)) else [*map(as_bytes, values)]
 
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
         if len(natives) == 1:
@@ -163,6 +167,9 @@ class OwnStore(Protocol):
 
     def store(self, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore: ...
 
+
+#: The classes of values that are returned as they are.
+_BYTES = frozenset({bytes, type(None)})
 
 #: How `os.environ` keeps the name of the variable.
 _SWITCH = os.environ.encodekey("AIOCACHE_DISABLE")

@@ -25,6 +25,9 @@ from stream_cached.stores.clients import redis_client
 from stream_cached.stores.protocol import Commit, as_bytes
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
+#: The class of keys that have a namespace before them.
+_TEXT = frozenset({str})
+
 #: Prefixes of errors that concern one key (it holds another type) or this client (its pool is
 #: small) instead of the server.
 _LOCAL_ERRORS = ("WRONGTYPE", "Too many connections", "No connection available")
@@ -103,13 +106,20 @@ class RedisStore(AiocacheStore):
         return is_mistake or text.startswith(_LOCAL_ERRORS)
 
     def native_key(self, key: str) -> Any:
-        build, namespace = self.cache.build_key, self.cache.namespace
-        if type(key) is str and getattr(build, "__func__", None) is RedisCache._build_key:
+        return self.native_keys([key])[0]
+
+    def native_keys(self, keys: Sequence[str]) -> Sequence[Any]:
+        cache = self.cache
+        if getattr(cache.build_key, "__func__", None) is RedisCache._build_key:
             # What aiocache does with it, unless the user has a function for that.
-            native: Any = f"{namespace}:{key}" if namespace else key
-        else:
-            native = super().native_key(key)
-        return native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
+            prefix = f"{cache.namespace}:" if cache.namespace else ""
+            if _TEXT.issuperset(map(type, keys)):
+                return [f"{prefix}{key}".encode("utf-8", "surrogatepass") for key in keys]
+        natives = map(super().native_key, keys)
+        return [
+            native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
+            for native in natives
+        ]
 
     def native_ttl(self, ttl: float | None) -> int | None:
         return None if ttl is None else max(1, math.ceil(ttl * 1000))
@@ -154,7 +164,7 @@ class RedisStore(AiocacheStore):
     ) -> tuple[bool, list[bytes | None]]:
         pipeline = self.cache.client.pipeline(transaction=False)
         pipeline.set(self.native_key(key), value, px=self.native_ttl(ttl), nx=True)
-        pipeline.mget([self.native_key(other) for other in keys])
+        pipeline.mget(self.native_keys(keys))
         done, values = await self.call("add", pipeline.execute)
         return bool(done), [as_bytes(found) for found in values]
 
@@ -171,9 +181,9 @@ class RedisStore(AiocacheStore):
         self, keys: Sequence[str], others: Sequence[str], size: int
     ) -> tuple[list[bytes | None], list[bytes | None]] | None:
         pipeline = self.cache.client.pipeline(transaction=False)
-        pipeline.mget([self.native_key(key) for key in keys])
-        for key in others:
-            pipeline.getrange(self.native_key(key), 0, size - 1)
+        pipeline.mget(self.native_keys(keys))
+        for native in self.native_keys(others):
+            pipeline.getrange(native, 0, size - 1)
         values, *starts = await self.call("get", partial(pipeline.execute, raise_on_error=False))
         if isinstance(values, Exception):
             raise self.failure("get", values) from values
@@ -212,7 +222,7 @@ class RedisStore(AiocacheStore):
         record_px, *other_px = ("" if ttl is None else self.native_ttl(ttl) for ttl in ttls)
         counts = len(commit.expected), len(commit.body), len(commit.touched)
         values = (b"" if value is None else b"=" + value for value in commit.expected.values())
-        natives = [self.native_key(key) for key in keys]
+        natives = self.native_keys(keys)
         held = b"" if lease is None else lease.value
         arguments = (commit.value, record_px, *counts, *other_px, held, *values)
         script = _COMMIT_SCRIPT, len(natives), *natives, *arguments

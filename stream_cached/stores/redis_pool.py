@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -16,6 +17,12 @@ try:
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
+try:
+    from redis.observability.providers import get_observability_instance as _telemetry
+except ImportError:
+    # redis-py before version 7.1 measures nothing.
+    _telemetry = None  # type: ignore[assignment]
+
 #: None without hiredis, and with an old one.
 _pack: Any = getattr(hiredis, "pack_command", None)
 
@@ -23,12 +30,14 @@ _pack: Any = getattr(hiredis, "pack_command", None)
 _plain: Any = inspect.unwrap(ConnectionPool.get_connection)
 _release: Any = ConnectionPool.release
 _make: Any = ConnectionPool.make_connection
+_available: Any = ConnectionPool.get_available_connection
 
 #: Bytes from which on a value is not copied to be packed.
 _LARGE = 16 * 1024
 
 #: What hiredis packs as redis-py does. Of a view with gaps, it would pack other bytes.
 _SIMPLE = frozenset({str, bytes, int, float})
+_SIZED = frozenset({str, bytes})
 
 
 def _packer(of_redis: Callable[..., list[bytes]]) -> Callable[..., list[bytes]]:
@@ -41,13 +50,11 @@ def _packer(of_redis: Callable[..., list[bytes]]) -> Callable[..., list[bytes]]:
 
     def pack_command(*args: Any) -> list[bytes]:
         name = args[0]
-        for arg in args:
-            if type(arg) is bytes and len(arg) > _LARGE:
-                return of_redis(*args)
+        classes = {*map(type, args)}
+        sized = args if classes <= _SIZED else [arg for arg in args if type(arg) in _SIZED]
+        is_simple = type(name) is str and classes <= _SIMPLE and max(map(len, sized)) <= _LARGE
         # Of a name of two words, each one is sent by itself.
-        if type(name) is str and " " not in name and _SIMPLE.issuperset(map(type, args)):
-            return [_pack(args)]
-        return of_redis(*args)
+        return [_pack(args)] if is_simple and " " not in name else of_redis(*args)
 
     return pack_command
 
@@ -82,6 +89,9 @@ class RedisPool(BlockingConnectionPool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        options = self.connection_kwargs
+        #: Whether connections are authenticated once more when they are released, or others told.
+        self._is_told = bool(options.get("credential_provider") or options.get("event_dispatcher"))
         self._turns: deque[asyncio.Future[None]] = deque()
         """Those of the calls that wait. One that is done has not taken its connection yet."""
 
@@ -104,6 +114,8 @@ class RedisPool(BlockingConnectionPool):
         """
         # Nobody takes the connection that another one waits for.
         has_to_wait = self.max_connections - len(self._in_use_connections) <= len(self._turns)
+        if not has_to_wait and self._is_unwatched():
+            return await self._take()
         while True:
             if has_to_wait:
                 await self._wait()
@@ -114,8 +126,33 @@ class RedisPool(BlockingConnectionPool):
                     raise
             has_to_wait = True
 
+    def _is_unwatched(self) -> bool:
+        """Whether nobody is told what connections are taken and released."""
+        if _telemetry is None or self._in_maintenance or self._is_told:
+            return False
+        return _telemetry().get_provider_manager() is None
+
+    async def _take(self) -> Any:
+        """Do what redis-py does to get a free connection, but for what nobody is told."""
+        connection = _available(self)
+        try:
+            # One that is lost raises an error.
+            with contextlib.suppress(RedisConnectionError, OSError):
+                if connection.is_connected and not await connection.can_read():
+                    return connection
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
     async def release(self, connection: Any) -> None:
         """Take a connection back, and let the next one have it that waits."""
+        if self._is_unwatched() and not connection.should_reconnect():
+            self._in_use_connections.remove(connection)
+            self._available_connections.append(connection)
+            self._wake_next()
+            return
         try:
             await _release(self, connection)
         finally:

@@ -216,7 +216,7 @@ def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest)
         assert costs.sent == Counter(MGET=1)
         # redis-py makes a task for a pipeline.
         assert costs.tasks == (1 if segments else 0)
-        assert costs.calls.total() <= 110 + 7 * segments, costs.calls
+        assert costs.calls.total() <= (107 if segments else 88) + 5 * segments, costs.calls
 
 
 def _told() -> dict[str, Any]:

@@ -6,9 +6,12 @@ import asyncio
 import enum
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 from redis.asyncio import Connection
+from redis.asyncio import connection as connections
+from redis.event import EventDispatcher
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError
 
@@ -243,7 +246,8 @@ def test_a_command_is_packed_by_hiredis(monkeypatch: pytest.MonkeyPatch) -> None
 def test_who_begins_to_wait_while_a_connection_is_given_back_is_woken(redis_url: str) -> None:
     async def main() -> None:
         pool = _pool(redis_url, max_connections=1, timeout=30)
-        held = await pool.get_connection("GET")
+        held: Any = await pool.get_connection("GET")
+        held.should_reconnect = lambda: True
         async with pool._lock:
             # It has looked whether anybody waits, if it does so first.
             releasing = asyncio.create_task(pool.release(held))
@@ -255,6 +259,74 @@ def test_who_begins_to_wait_while_a_connection_is_given_back_is_woken(redis_url:
         async with asyncio.timeout(5):
             await releasing
             assert await waiting is held
+        await pool.disconnect()
+
+    asyncio.run(main())
+
+
+async def _taken_and_released(pool: RedisPool) -> Any:
+    connection = await pool.get_connection("GET")
+    await pool.release(connection)
+    return connection
+
+
+def test_a_free_connection_that_is_closed_is_opened_again(redis_url: str) -> None:
+    async def main() -> None:
+        pool = _pool(redis_url, max_connections=1)
+        held = await _taken_and_released(pool)
+        await held.disconnect()
+        assert await _taken_and_released(pool) is held
+        assert held.is_connected
+
+        async def fails() -> bool:
+            raise RedisConnectionError
+
+        held.can_read, looked = fails, list[object]()
+
+        async def ensure(connection: object) -> None:
+            looked.append(connection)
+
+        pool.ensure_connection = ensure  # type: ignore[method-assign]
+        await _taken_and_released(pool)
+        assert looked == [held]
+        await pool.disconnect()
+
+    asyncio.run(main())
+
+
+class _Dispatcher(EventDispatcher):
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    async def dispatch_async(self, event: object) -> None:
+        self.told.append(type(event).__name__)
+        await super().dispatch_async(event)
+
+
+def test_what_is_told_of_connections_is_told(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        pool = _pool(redis_url, event_dispatcher=(dispatcher := _Dispatcher()))
+        await _taken_and_released(pool)
+        assert dispatcher.told == ["AsyncAfterConnectionReleasedEvent"]
+        await pool.disconnect()
+
+        # With telemetry of redis-py itself.
+        counted: list[object] = []
+
+        async def record(pool_name: str, connection_state: object, counter: int) -> None:
+            counted.append((connection_state, counter))
+
+        monkeypatch.setattr(connections, "record_connection_count", record)
+        pool = _pool(redis_url)
+        await _taken_and_released(pool)
+        assert counted == []
+        told = mock.Mock()
+        monkeypatch.setattr(redis_pool, "_telemetry", lambda: told)
+        await _taken_and_released(pool)
+        assert len(counted) == 4
         await pool.disconnect()
 
     asyncio.run(main())

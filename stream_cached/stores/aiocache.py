@@ -38,6 +38,11 @@ class AiocacheStore:
         self.timeout = timeout
         self.time_limit = time_limit or TimeLimit()
         self._reads = SharedReads(self._read)
+        build = getattr(type(cache), "_build_key", None)
+        is_aiocaches = getattr(build, "__module__", "").partition(".")[0] == "aiocache"
+        self._own_build_key = build if is_aiocaches else _nobody
+        self._natives: dict[tuple[str | None, ...], tuple[Any, ...]] = {}
+        """The backend's forms of keys, by the namespace and these keys."""
 
     def native_key(self, key: str) -> Any:
         """Return the backend's form of the key, with the cache's namespace."""
@@ -49,9 +54,24 @@ class AiocacheStore:
         except Exception as exc:
             raise StoreError(f"key: {type(exc).__name__}") from exc
 
-    def native_keys(self, keys: Sequence[str]) -> Sequence[Any]:
-        """Return the same of several keys."""
-        return [self.native_key(key) for key in keys]
+    def native_keys(self, keys: Sequence[str]) -> tuple[Any, ...]:
+        """Return the same of several keys, which are read together again and again."""
+        cache = self.cache
+        if not (
+            getattr(cache.build_key, "__func__", None) is self._own_build_key
+            and type(cache.namespace) in _TEXTS
+            and _TEXTS.issuperset(map(type, keys))
+            and len(keys) <= _FEW
+        ):
+            # What a user's function returns may change, and segments are read once or twice.
+            return tuple(map(self.native_key, keys))
+        place = cache.namespace, *keys
+        natives = self._natives.get(place)
+        if natives is None:
+            if len(self._natives) >= _MOST_NATIVES:
+                self._natives.clear()
+            natives = self._natives[place] = tuple(map(self.native_key, keys))
+        return natives
 
     def native_ttl(self, ttl: float | None) -> Any:
         return ttl
@@ -96,7 +116,7 @@ class AiocacheStore:
         return self.time_limit.failure(cause, answered=not self.is_lost(exc), fix=fix)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        natives = tuple(self.native_keys(keys))
+        natives = self.native_keys(keys)
         if not natives:
             return []
         values = await self.call("get", partial(self._reads, natives))
@@ -166,6 +186,18 @@ class OwnStore(Protocol):
     """A cache class that brings its own store."""
 
     def store(self, timeout: float | None, time_limit: TimeLimit) -> AiocacheStore: ...
+
+
+#: How many sets of keys are remembered, and of how many keys.
+_MOST_NATIVES = 1000
+_FEW = 8
+
+#: The classes of keys and of namespaces that never change.
+_TEXTS = frozenset({str, type(None)})
+
+
+def _nobody() -> None:
+    """Stand for no function for keys."""
 
 
 #: The classes of values that are returned as they are.

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from aiocache import RedisCache
 from aiocache.base import BaseCache
 from redis.asyncio import SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -24,9 +23,6 @@ from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.clients import redis_client
 from stream_cached.stores.protocol import Commit, as_bytes
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
-
-#: The class of keys that have a namespace before them.
-_TEXT = frozenset({str})
 
 #: Prefixes of errors that concern one key (it holds another type) or this client (its pool is
 #: small) instead of the server.
@@ -106,20 +102,8 @@ class RedisStore(AiocacheStore):
         return is_mistake or text.startswith(_LOCAL_ERRORS)
 
     def native_key(self, key: str) -> Any:
-        return self.native_keys([key])[0]
-
-    def native_keys(self, keys: Sequence[str]) -> Sequence[Any]:
-        cache = self.cache
-        if getattr(cache.build_key, "__func__", None) is RedisCache._build_key:
-            # What aiocache does with it, unless the user has a function for that.
-            prefix = f"{cache.namespace}:" if cache.namespace else ""
-            if _TEXT.issuperset(map(type, keys)):
-                return [f"{prefix}{key}".encode("utf-8", "surrogatepass") for key in keys]
-        natives = map(super().native_key, keys)
-        return [
-            native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
-            for native in natives
-        ]
+        native = super().native_key(key)
+        return native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
 
     def native_ttl(self, ttl: float | None) -> int | None:
         return None if ttl is None else max(1, math.ceil(ttl * 1000))

@@ -267,14 +267,14 @@ class KnownCalls:
         """Return what the place where a request came in adds to a key; None for what is rare."""
         app: Any = scope.get("app")
         router = scope.get("router")
-        around = self._around
+        around, overrides = self._around, getattr(app, "dependency_overrides", None)
         if (
             around is not None
             and app is not None
+            and not overrides
             and around.app() is app
             and around.router() is router
             and around.cls is cls
-            and not getattr(app, "dependency_overrides", None)
             and len(app.routes) == around.routes
             and (around.holds is None or around.holds())
         ):
@@ -283,7 +283,8 @@ class KnownCalls:
         if rare:
             return None
         parts = (*application.items(),)
-        if router is not None and app is not None and self._parts.is_alike(scope):
+        is_lasting = router is not None and app is not None and not overrides
+        if is_lasting and self._parts.is_alike(scope):
             holds = self._parts.holding(scope, cache)
             self._around = _Around(app, router, cls, parts, len(app.routes), holds)
         return parts

@@ -195,15 +195,17 @@ def test_the_class_of_an_endpoint_is_looked_at_each_time() -> None:
 
 
 @pytest.mark.parametrize("url", ["memory://", "redis://127.0.0.1:1"])
-def test_overridden_dependencies_are_another_key(url: str) -> None:
+@pytest.mark.parametrize("name", ["as it is", "a router"])
+def test_overridden_dependencies_are_another_key(url: str, name: str) -> None:
     decorated, app = Decorated(url), APPS[0]
     app.dependency_overrides = {}  # type: ignore[attr-defined]
     try:
-        plain = decorated.key("as it is")
-        app.dependency_overrides = {len: max}  # type: ignore[attr-defined]
-        assert decorated.key("as it is") != plain
-        app.dependency_overrides = {}  # type: ignore[attr-defined]
-        assert decorated.key("as it is") == plain
+        plain = decorated.key(name)
+        for _ in range(2):
+            app.dependency_overrides = {len: max}  # type: ignore[attr-defined]
+            assert decorated.key(name) != plain
+            app.dependency_overrides = {}  # type: ignore[attr-defined]
+            assert decorated.key(name) == plain
     finally:
         del app.dependency_overrides  # type: ignore[attr-defined]
 

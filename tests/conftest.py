@@ -57,7 +57,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, An
 
 
 def pytest_collection_finish() -> None:
-    memory.give_back()
+    memory.begin()
 
 
 @pytest.hookimpl(wrapper=True)

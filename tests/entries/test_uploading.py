@@ -69,7 +69,7 @@ def world(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> World:
 def pending() -> int:
     """Bytes of segments in the memory of this process."""
     gc.collect()
-    return sum(len(each.value) for each in gc.get_objects() if isinstance(each, PackedSegment))
+    return sum(len(each.value) for each in gc.get_objects() if type(each) is PackedSegment)
 
 
 @pytest.mark.parametrize("secret", [None, pytest.param("s" * 32, marks=pytest.mark.full)])

@@ -37,14 +37,28 @@ def keep_together() -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
+#: Bytes by which a process of the tests may grow before its garbage is freed.
+_GROWTH = 8 * 1024 * 1024
+
+_kept = 0
+
+
+def begin() -> None:
+    """To be called once all tests are collected, and before the first one runs."""
+    give_back()
+    # Garbage is looked for only among what comes from now on, not among all modules and tests. Were
+    # this done again later, what a test has left in a cycle would never be freed.
+    gc.freeze()
+
+
 def give_back() -> None:
     """Free what is garbage; let the allocator return what it keeps (where it is glibc's)."""
+    global _kept
     _forget_functions()
     _forget_bodies()
     gc.collect()
-    # Garbage is looked for only among what comes from now on, not among all modules and tests.
-    gc.freeze()
     _trim()
+    _kept = resident()
 
 
 def _trim() -> None:
@@ -52,31 +66,17 @@ def _trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-#: Bytes by which a process of the tests may grow before its garbage is freed.
-_GROWTH = 16 * 1024 * 1024
-
-_kept = 0
-
-
 def give_back_if_grown() -> None:
-    """Do the same, at last among all that there is, but only if this process has grown since."""
-    global _kept
-    # From what takes no time to what takes half a second.
-    for step in _trim, _free_new, _free_all:
+    """Do the same, but only if this process has grown since, and no more than is needed."""
+    for step in _trim, _collect, give_back:
         if resident() <= _kept + _GROWTH:
             return
         step()
-    _kept = resident()
 
 
-def _free_new() -> None:
+def _collect() -> None:
     gc.collect()
     _trim()
-
-
-def _free_all() -> None:
-    gc.unfreeze()
-    give_back()
 
 
 def resident() -> int:

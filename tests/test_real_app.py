@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import importlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -19,38 +20,18 @@ from tests.support.app_server import AppServer
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.logs import warnings
+from tests.support.real_users import ANONYMOUS, PUBLIC, USERS, lines, token_of, told
 from tests.support.runs import HIT, MISS
 from tests.support.selection import share
 
 # FastAPI closed the sessions of `yield` dependencies before the response, before 0.118.
 pytest.importorskip("fastapi", minversion="0.118")
-for _needed in (
-    "aiosqlite",
-    "itsdangerous",
-    "openai",
-    "opentelemetry.instrumentation.asgi",
-    "opentelemetry.sdk.trace",
-    "slowapi",
-    "sqlalchemy",
-):
-    pytest.importorskip(_needed)
+pytest.importorskip("opentelemetry.sdk.trace")
 
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: E402
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
     InMemorySpanExporter,
 )
-from opentelemetry.trace import SpanKind  # noqa: E402
-
-from tests.support.real_app import (  # noqa: E402
-    ANONYMOUS,
-    PUBLIC,
-    USERS,
-    create_app,
-    create_model,
-    lines,
-    make_databases,
-    token_of,
-    told,
-)
+from opentelemetry.trace import SpanKind
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:'asyncio.iscoroutinefunction' is deprecated:DeprecationWarning:slowapi"
@@ -277,15 +258,30 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_app() -> Any:
+    """The module of the application. A process that runs no test of it imports none of it."""
+    for needed in (
+        "aiosqlite",
+        "itsdangerous",
+        "openai",
+        "opentelemetry.instrumentation.asgi",
+        "slowapi",
+        "sqlalchemy",
+    ):
+        pytest.importorskip(needed)
+    return importlib.import_module("tests.support.real_app")
+
+
+@pytest.fixture(scope="module")
+def databases(real_app: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("databases")
-    asyncio.run(make_databases(directory))
+    asyncio.run(real_app.make_databases(directory))
     return directory
 
 
 @pytest.fixture(scope="module")
-def model_url() -> Iterator[str]:
-    with AppServer(create_model()) as server:
+def model_url(real_app: Any) -> Iterator[str]:
+    with AppServer(real_app.create_model()) as server:
         yield server.url
 
 
@@ -296,10 +292,17 @@ def spans() -> InMemorySpanExporter:
 
 @pytest.fixture
 def site(
-    serve: Serve, cache_url: str, databases: Path, model_url: str, spans: InMemorySpanExporter
+    serve: Serve,
+    cache_url: str,
+    real_app: Any,
+    databases: Path,
+    model_url: str,
+    spans: InMemorySpanExporter,
 ) -> Site:
     hold = Hold()
-    app = create_app(cache_url, databases=databases, model_url=model_url, spans=spans, pause=hold)
+    app = real_app.create_app(
+        cache_url, databases=databases, model_url=model_url, spans=spans, pause=hold
+    )
     site = Site(serve(app), hold)
     for user in USERS:
         site.log_in(user)

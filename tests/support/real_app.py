@@ -45,28 +45,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_cached import InKey, NotInKey, not_in_key, stream_cached
+from tests.support.real_users import ANONYMOUS, PUBLIC, USERS, lines, token_of
 
 logger = logging.getLogger("real_app")
-
-#: Lines of a body.
-LINES = 12
-USERS = ("alice", "bob")
-ANONYMOUS = "anonymous"
-#: Whose a body is that is the same for all.
-PUBLIC = "the public"
 
 #: Awaited by each stream after its first line.
 Pause = Callable[[], Awaitable[None]]
 Cached = Callable[..., stream_cached]
-
-
-def lines(owner: str) -> list[str]:
-    """What somebody's body is made of."""
-    return [f"{number},{owner}'s line {number} of {LINES}\n" for number in range(LINES)]
-
-
-def token_of(user: str) -> str:
-    return f"token-of-{user}"
 
 
 # -- the database ---------------------------------------------------------------------------------
@@ -294,11 +279,6 @@ def create_model() -> Starlette:
         return StreamingResponse(events(), media_type="text/event-stream")
 
     return Starlette(routes=[Route("/v1/chat/completions", completions, methods=["POST"])])
-
-
-def told(owner: str) -> str:
-    """What the chat answers, as server-sent events."""
-    return "".join(f"data: {json.dumps(line)}\n\n" for line in lines(owner))
 
 
 # -- the application ------------------------------------------------------------------------------

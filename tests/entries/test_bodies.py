@@ -339,15 +339,21 @@ def test_a_ttl_may_be_40_days_or_a_fraction(
 
 # -- chunk by chunk -------------------------------------------------------------------------------
 
-CHUNKS = {
-    "none": [],
-    "only empty ones": [b"", b"", b""],
-    "empty ones in between": [b"", b"a", b"", b"", b"bc", b""],
-    "over several segments": [b"a", b"b" * (3 * VALUE_SIZE), b"", b"c" * VALUE_SIZE, b"d"],
-    "just over a segment": [b"a" * (VALUE_SIZE - 64), b"b" * 100, b"", b"c" * 100_000],
-    "more than a window": [bytes([i]) * 200_000 for i in range(12)],
+#: Made for each test: together they have four megabytes.
+CHUNKS: dict[str, Callable[[], list[bytes]]] = {
+    "none": list,
+    "only empty ones": lambda: [b"", b"", b""],
+    "empty ones in between": lambda: [b"", b"a", b"", b"", b"bc", b""],
+    "over several segments": lambda: [b"a", b"b" * (3 * VALUE_SIZE), b"", b"c" * VALUE_SIZE, b"d"],
+    "just over a segment": lambda: [b"a" * (VALUE_SIZE - 64), b"b" * 100, b"", b"c" * 100_000],
+    "more than a window": lambda: [bytes([i]) * 200_000 for i in range(12)],
 }
-each_list_of_chunks = pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
+each_list_of_chunks = pytest.mark.parametrize("chunks", CHUNKS, indirect=True)
+
+
+@pytest.fixture
+def chunks(request: pytest.FixtureRequest) -> list[bytes]:
+    return CHUNKS[request.param]()
 
 
 class Messages:

@@ -18,7 +18,12 @@ from tests.conftest import Serve
 from tests.support.http_client import fetch
 
 CHUNK, CHUNKS = 100_000, 14
-BODY = b"".join(bytes([number]) * CHUNK for number in range(CHUNKS))
+
+
+def whole() -> bytes:
+    """The body. It is made for each test."""
+    return b"".join(bytes([number]) * CHUNK for number in range(CHUNKS))
+
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="without curl")
 needs_wget = pytest.mark.skipif(shutil.which("wget") is None, reason="without wget")
@@ -35,10 +40,11 @@ class Export:
         self.runs += 1
 
         async def chunks() -> AsyncIterator[bytes]:
-            for start in range(0, len(BODY), CHUNK):
+            body = whole()
+            for start in range(0, len(body), CHUNK):
                 if self.breaks and self.runs == 1 and start == 6 * CHUNK:
                     raise ConnectionError("the database is gone")
-                yield BODY[start : start + CHUNK]
+                yield body[start : start + CHUNK]
 
         return StreamingResponse(chunks(), media_type="text/csv")
 
@@ -76,14 +82,14 @@ def test_a_download_that_breaks_is_resumed(
     command, first, again = RESUMED[tool]
     assert run(*command, *first, file, url).returncode != 0
     assert 0 < file.stat().st_size <= 6 * CHUNK
-    assert file.read_bytes() == BODY[: file.stat().st_size]
+    assert file.read_bytes() == whole()[: file.stat().st_size]
     # Another client has it stored.
     port = int(url.strip("/").rpartition(":")[2])
-    assert fetch(port).body == BODY
+    assert fetch(port).body == whole()
     segments_read.clear()
     done = run(*command, *again, file, url)
     assert done.returncode == 0, done.stderr
-    assert file.read_bytes() == BODY
+    assert file.read_bytes() == whole()
     assert export.runs == 2
     assert 0 not in segments_read
 
@@ -94,11 +100,11 @@ def test_a_part_is_read_from_the_segments_that_have_it(
 ) -> None:
     export = Export(breaks=False)
     url = export.url(serve, cache_url)
-    assert run(*CURL, url).stdout == BODY
+    assert run(*CURL, url).stdout == whole()
     segments_read.clear()
-    assert run(*CURL, "-r", "700000-700009", url).stdout == BODY[700_000:700_010]
+    assert run(*CURL, "-r", "700000-700009", url).stdout == whole()[700_000:700_010]
     assert len(segments_read) == 1
-    assert run(*CURL, "-r", "-9", url).stdout == BODY[-9:]
+    assert run(*CURL, "-r", "-9", url).stdout == whole()[-9:]
     assert (len(segments_read), export.runs) == (2, 1)
 
 
@@ -110,7 +116,7 @@ def test_what_has_not_changed_is_not_read(
     url = export.url(serve, cache_url)
     # The ETag is known once the body is.
     for _ in range(2):
-        assert run(*CURL, "--etag-save", tag, url).stdout == BODY
+        assert run(*CURL, "--etag-save", tag, url).stdout == whole()
     segments_read.clear()
     same = run(*CURL, "--etag-compare", tag, "-w", "%{http_code}", url)
     assert (same.stdout, segments_read, export.runs) == (b"304", [], 1)

@@ -142,28 +142,27 @@ def part(body: bytes, *, more: bool) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-BODY = new_body(PATH)
 LENGTH = (b"content-length", b"300000")
 
 
 @pytest.mark.parametrize(
     "app",
     [
-        sending(start(), part(BODY[:-1], more=True), part(b"", more=False)),
-        sending(start(hit=True), part(BODY[:-1], more=False)),
-        sending(start(hit=True), part(new_body("/300000/y"), more=False)),
-        sending(start(), part(BODY, more=True)),
-        sending(start(), part(BODY[:70_000], more=True), error=RuntimeError("broken")),
-        sending(start(LENGTH, hit=True), part(BODY[:-1], more=False)),
-        sending(error=RuntimeError("broken")),
-        sending(start(), part(BODY, more=False), seconds=0.6),
+        lambda body: sending(start(), part(body[:-1], more=True), part(b"", more=False)),
+        lambda body: sending(start(hit=True), part(body[:-1], more=False)),
+        lambda body: sending(start(hit=True), part(new_body("/300000/y"), more=False)),
+        lambda body: sending(start(), part(body, more=True)),
+        lambda body: sending(start(), part(body[:70_000], more=True), error=RuntimeError("broken")),
+        lambda body: sending(start(LENGTH, hit=True), part(body[:-1], more=False)),
+        lambda body: sending(error=RuntimeError("broken")),
+        lambda body: sending(start(), part(body, more=False), seconds=0.6),
     ],
 )
 def test_a_laboratory_sees_what_an_application_does_wrong(
-    redis_server: RedisServer, redis_url: str, namespace: str, app: App
+    redis_server: RedisServer, redis_url: str, namespace: str, app: Callable[[bytes], App]
 ) -> None:
     async def scenario(lab: Lab) -> None:
-        lab.app = cast(Any, app)
+        lab.app = cast(Any, app(new_body(PATH)))
         await lab.ask(PATH)
 
     assert len(play(redis_server, namespace, scenario)) == 1
@@ -172,18 +171,20 @@ def test_a_laboratory_sees_what_an_application_does_wrong(
 def test_only_a_hit_whose_store_failed_may_break(
     redis_server: RedisServer, redis_url: str, namespace: str
 ) -> None:
+    beginning = new_body(PATH)[:70_000]
+
     async def scenario(lab: Lab) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await lab.break_down(fault_of("redis", "mute"))
             await broken(scope, receive, send)
 
-        broken = sending(start(LENGTH, hit=True), part(BODY[:70_000], more=True))
+        broken = sending(start(LENGTH, hit=True), part(beginning, more=True))
         lab.app = cast(Any, app)
         assert (await lab.ask(PATH)).may_break
         await lab.fix()
         lab.app = cast(Any, broken)
         assert not (await lab.ask(PATH)).may_break
-        broken = sending(start(LENGTH), part(BODY[:70_000], more=True))
+        broken = sending(start(LENGTH), part(beginning, more=True))
         lab.app = cast(Any, app)
         assert not (await lab.ask(PATH)).may_break
 

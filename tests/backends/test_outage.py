@@ -182,7 +182,7 @@ def test_what_memory_held_in_one_outage_is_not_served_in_the_next(
 def test_a_redis_that_goes_in_the_middle_of_a_hit_breaks_it_visibly(
     serve: Serve, own_redis: RedisServer, begin: str, end: str, replay: str
 ) -> None:
-    runs = Runs(200)
+    runs = Runs(100)
     port = serve(runs.app(own_redis.url(), replay=replay, retry_interval=0.05)).port
     fetch(port)
     with RawClient(port, receive_buffer=1 << 16, timeout=4) as client:
@@ -233,7 +233,7 @@ def test_for_a_redis_that_is_full_memory_stands_in(
 def test_a_redis_that_is_full_is_still_read_by_who_began_to(
     serve: Serve, own_redis: RedisServer
 ) -> None:
-    runs = Runs(200)
+    runs = Runs(100)
     port = serve(runs.app(own_redis.url(), retry_interval=30)).port
     fetch(port)
     with RawClient(port, receive_buffer=1 << 16) as client:

@@ -244,7 +244,7 @@ def test_a_run_ends_once_it_is_read_nowhere(
 def test_a_client_that_reads_nothing_holds_up_no_other_process(
     serve: Serve, shared_url: str
 ) -> None:
-    runs = Runs(chunks=200)
+    runs = Runs(chunks=100)
     servers = [serve(runs.app(shared_url, key_host=False)) for _ in range(2)]
     with RawClient(servers[0].port, receive_buffer=65_536) as stalled:
         stalled.send()
@@ -272,7 +272,7 @@ def test_a_slow_follower_reads_on_what_is_no_longer_served(
         await renew_from(remote, index)
 
     monkeypatch.setattr(RemoteRun, "_renew_from", renewing)
-    runs = HeldRuns(chunks=200)
+    runs = HeldRuns(chunks=100)
     endpoint = stream_cached(ttl=60, key_host=False, cache=redis_url)(runs.__call__)
     servers = [serve(Starlette(routes=[Route("/", endpoint)])) for _ in range(2)]
     with (
@@ -294,7 +294,7 @@ def test_a_slow_follower_reads_on_what_is_no_longer_served(
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("chunks", [10, 200])
+@pytest.mark.parametrize("chunks", [10, 100])
 def test_what_is_invalidated_in_mid_stream_is_followed_to_its_end(
     serve: Serve, shared_url: str, chunks: int
 ) -> None:

@@ -162,7 +162,7 @@ def test_another_process_follows(
 
 
 def test_a_slow_reader_gets_what_was_compressed_meanwhile(serve: Serve, redis_url: str) -> None:
-    runs = text_runs(200)
+    runs = text_runs(100)
     settings = {"max_ahead": "200KB", "compress": "zlib", "max_body": "1GB", "spool_max": 1}
     port = serve(runs.app(redis_url, **settings)).port
     with RawClient(port, receive_buffer=1 << 16) as slow, RawClient(port) as quick:

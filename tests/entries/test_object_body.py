@@ -338,10 +338,10 @@ def test_each_that_waits_too_long_for_the_object_runs_the_endpoint_and_stores_no
 def test_a_slow_reader_that_falls_out_of_the_window_reads_the_object(
     serve: Serve, redis_url: str, bodies: FileBodies
 ) -> None:
-    runs = Runs(chunks=200)
+    runs = Runs(chunks=100)
     settings = {"live_window": "1MB", "max_ahead": "500KB", "spool_max": "1MB"}
     port = serve(runs.app(redis_url, bodies=bodies, max_body="1GB", **settings)).port
-    with RawClient(port) as slow, RawClient(port) as quick:
+    with RawClient(port, receive_buffer=4096) as slow, RawClient(port) as quick:
         slow.send("GET", "/")
         slow.read_head()
         slow.read_until(1)
@@ -359,11 +359,11 @@ def test_a_slow_reader_that_is_the_last_one_does_not_hold_up_the_object_that_it_
         rest = Gate()
 
         async def before(self, run: int, number: int) -> None:
-            if number == 150:
+            if number == 75:
                 await self.rest.passed()
             await super().before(run, number)
 
-    runs = HeldTwice(chunks=200)
+    runs = HeldTwice(chunks=100)
     settings = {"live_window": "1MB", "max_ahead": "500KB", "spool_max": "1MB"}
     port = serve(runs.app(redis_url, bodies=bodies, max_body="1GB", **settings)).port
     with RawClient(port, receive_buffer=4096) as slow:
@@ -375,7 +375,7 @@ def test_a_slow_reader_that_is_the_last_one_does_not_hold_up_the_object_that_it_
             quick.read_head()
             # While the beginning is in the window: else it would wait for the object.
             runs.gate.open()
-            quick.read_until(14_000_000)
+            quick.read_until(7_000_000)
         runs.rest.open()
         assert same(slow.read_rest().body, runs.bodies[0])
     assert len(runs.bodies) == 1
@@ -384,7 +384,7 @@ def test_a_slow_reader_that_is_the_last_one_does_not_hold_up_the_object_that_it_
 def test_a_slow_reader_does_not_hold_up_the_object_that_others_wait_for(
     serve: Serve, redis_url: str, keyspace: Keyspace, bodies: FileBodies
 ) -> None:
-    runs = Runs(chunks=200)
+    runs = Runs(chunks=100)
     settings = {"live_window": "300KB", "max_ahead": "500KB"}
     port = serve(runs.app(redis_url, bodies=bodies, max_body="1GB", **settings)).port
     with RawClient(port, receive_buffer=4096) as slow:
@@ -399,7 +399,7 @@ def test_a_slow_reader_does_not_hold_up_the_object_that_others_wait_for(
 
 def test_many_cold_clients_cause_one_run(serve: Serve, redis_url: str, bodies: FileBodies) -> None:
     # Twenty clients hold a body each.
-    runs = Runs(chunks=30)
+    runs = Runs(chunks=15)
     port = serve(runs.app(redis_url, bodies=bodies, live_window="1MB")).port
     found = fetch_many(port, count=20)
     assert same(runs.bodies[0], *(each.body for each in found))

@@ -25,7 +25,7 @@ from tests.support.runs import HIT, MISS, FailingRuns, Runs, segments
 from tests.support.servers import RedisServer
 
 #: Chunks of 100,000 bytes.
-CHUNKS = 150
+CHUNKS = 120
 
 
 class World:
@@ -80,7 +80,7 @@ def test_a_body_is_stored_though_its_stream_is_over_long_before(
     port = serve(runs.app(redis_url, secret=secret, **world.settings)).port
     miss = fetch(port)
     assert miss.header("Cache-Status") == MISS
-    wait_until(lambda: len(world.window) == 58)
+    wait_until(lambda: len(world.window) == 46)
     assert pending() <= 2 * 1024 * 1024
     assert objects(world.bodies) == 0
     world.bodies.gate.open()
@@ -155,7 +155,7 @@ def test_a_damaged_segment_in_the_window_costs_the_entry_only(
     runs = Runs(chunks=CHUNKS)
     port = serve(runs.app(redis_url, **world.settings)).port
     assert runs.is_whole(fetch(port))
-    wait_until(lambda: len(world.window) == 58)
+    wait_until(lambda: len(world.window) == 46)
     key = world.window[40]
     world.keyspace.set(key, damage(world.keyspace.all()[key]))
     world.bodies.gate.open()

@@ -23,7 +23,6 @@ from stream_cached.request.incoming import Incoming, Normalisers
 from stream_cached.request.key_parts import KeyParts
 from stream_cached.request.known_calls import KnownCalls, Seen
 from stream_cached.request.selecting import Selecting
-from stream_cached.stores.aiocache import switched_off
 
 if TYPE_CHECKING:
     from stream_cached.decorated.base import Decorator
@@ -86,12 +85,13 @@ class Keys:
         """Return a call as it was seen before; None for one that needs a closer look."""
         hooks, decorator = self._hooks, self._decorator
         is_usual = hooks.keys_by_request and _OVERRIDDEN not in vars(decorator)
-        if not is_usual or self._parses_query or switched_off():
+        if not is_usual or self._parses_query or hooks.is_switched_off():
             return None
         try:
             return self._known.look(args, kwargs, vary, hooks)
-        except BypassError:
-            # The closer look finds why, and says so.
+        # The closer look finds why, and says so. It also takes what can't be compared: a middleware
+        # may put anything into the scope.
+        except Exception:
             return None
 
     def _selected(

@@ -172,11 +172,7 @@ class KnownCalls:
         """How many declarations there were when the kinds were noted."""
 
     def look(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        vary: Normalisers,
-        cache: Cache,
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], vary: Normalisers, cache: Cache
     ) -> Seen | None:
         """
         Look at a call. Return None for one that needs a closer look.
@@ -202,12 +198,13 @@ class KnownCalls:
         if type(scope) is not dict or own_names(scope):
             return None
         headers = scope.get("headers", ())
+        # An iterator, which has no length, is left to the closer look: it can be read once.
+        size = len(headers)
         # Hardly any request has two lines of one header. ASGI wants lower-cased names, but not
         # every middleware complies.
         lines: dict[bytes, bytes] = dict(headers)
-        if len(lines) != len(headers) or not b"".join(lines).islower():
+        if len(lines) != size or not b"".join(lines).islower():
             return None
-        self._context.look()
         held, around = self._held(), self._what_is_around(kind.cls, scope, cache)
         host = lines.get(b"host") if self._host else b""
         injected = None if kind.injected is None else values[kind.injected]
@@ -228,7 +225,9 @@ class KnownCalls:
             *held,
             *around,
         )
-        return Seen(request, lines, injected, selected, place, self.keys.get(place))
+        if (known := self.keys.get(place)) is not None:
+            self._context.look()
+        return Seen(request, lines, injected, selected, place, known)
 
     def note(self, seen: Seen, key: str) -> None:
         """Remember the key of a call."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
@@ -126,7 +127,8 @@ class Decorated:
         )
         self.endpoint = decorator(endpoint)
         (function,) = decorator._functions.values()
-        self.known = function._keys._known.keys
+        self.keys = function._keys
+        self.known = self.keys._known.keys
 
     def key(self, name: str) -> str:
         request, arguments = CALLS[name]()
@@ -222,6 +224,37 @@ def test_equal_arguments_of_one_call_are_looked_at_one_by_one() -> None:
     keys = [key(1, two=1), key(1, two=2), key(2, two=1), key(1, 1, two=1), key(1, 2, two=1)]
     assert len({*keys}) == 5
     assert keys[0] == key(1, two=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"query_string": bytearray(b"a=1")},
+        {"raw_path": bytearray(b"/rows/5")},
+        {"state": State({"user": "anna"})},
+        {"headers": [(b"host", bytearray(b"example.org"))]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_can_not_be_compared_fails_no_request(changes: dict[str, Any]) -> None:
+    @stream_cached(ttl=60)
+    async def endpoint(request: Request) -> Response:
+        return Response("here")
+
+    async def answers() -> list[Any]:
+        requests = [Request({**_request({}, {}).scope, **changes}, _receive) for _ in range(4)]
+        return [(await endpoint(each)).body for each in requests]
+
+    assert asyncio.run(answers()) == [b"here"] * 4
+
+
+def test_headers_that_can_be_read_once_are_left_to_the_closer_look() -> None:
+    decorated = Decorated("memory://")
+    lines = iter(_request({}, {}).scope["headers"])
+    request = _request({}, {})
+    request.scope["headers"] = lines
+    assert decorated.keys.look((request,), {}, {}) is None
+    assert next(lines)
 
 
 def test_no_more_than_so_many_are_remembered() -> None:

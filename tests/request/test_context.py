@@ -76,6 +76,22 @@ def test_a_default_is_a_value(caplog: pytest.LogCaptureFixture) -> None:
     assert [ask(), ask("none"), ask("one")] == [("none", MISS), ("none", HIT), ("one", MISS)]
 
 
+def test_nothing_is_told_of_a_call_that_is_not_cached_anyway(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @stream_cached(ttl=60)
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse(locale.get())
+
+    app = Starlette(
+        routes=[Route("/", endpoint, methods=["POST"])],
+        middleware=[Middleware(Setting, variable=locale)],
+    )
+    for value in ("de", "fr"):
+        assert TestClient(app).post("/", headers={"X-Locale": value}).text == value
+    assert [each for each in warnings(caplog) if "context variable" in each] == []
+
+
 def test_what_is_set_and_not_listed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     ask = client(lambda: "page", locale, tenant, key_context=(tenant,))
     for value in ("de", "fr"):

@@ -24,7 +24,7 @@ def is_same(*bodies: bytes) -> bool:
 
 
 def test_a_body_in_a_bucket(serve: Serve, redis_url: str, s3: S3Server) -> None:
-    runs = Runs(chunks=120)
+    runs = Runs(chunks=80)
     port = serve(runs.app(redis_url, bodies=s3.url(), local=0, commit_timeout=10)).port
     found = fetch_many(port, count=3)
     assert is_same(runs.bodies[0], *(each.body for each in found))
@@ -39,8 +39,8 @@ def test_a_body_in_a_bucket(serve: Serve, redis_url: str, s3: S3Server) -> None:
 
 
 def test_a_run_that_fails_leaves_no_upload(serve: Serve, redis_url: str, s3: S3Server) -> None:
-    runs = FailingRuns(chunks=120)
-    runs.at = 110
+    runs = FailingRuns(chunks=60)
+    runs.at = 55
     port = serve(runs.app(redis_url, bodies=s3.url())).port
     assert not fetch(port).complete
     wait_until(lambda: s3.uploads() == [])

@@ -130,6 +130,24 @@ def test_plain_values_expire_too(stream_cache: CacheUnderTest) -> None:
     assert asyncio.run(main()) == [1, 1, 2]
 
 
+def test_no_key_of_a_test_is_one_of_the_application_later() -> None:
+    @stream_cached(ttl=60, cache=SERVER)
+    async def export(request: Request) -> Response:
+        return Response()
+
+    app = Starlette()
+    scope = {**Exchange(app).scope, "app": app, "router": app.router}
+
+    def key() -> str:
+        return asyncio.run(export.cache_key(request=Request(dict(scope))))
+
+    before = key()
+    under_test = CacheUnderTest()
+    with under_test._in_place():
+        assert key() != before
+    assert key() == before
+
+
 # -- switches -----------------------------------------------------------------------------------
 
 

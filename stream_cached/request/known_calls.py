@@ -6,6 +6,7 @@ all of these are what they were, so is the key, and it need not be made again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -43,6 +44,9 @@ _NONE: Selected = {}
 #: How many keys of one function are remembered, and how many kinds of calls.
 MOST_KEYS = 1000
 _MOST_KINDS = 100
+
+#: How long all texts may be that a key is made of, for it to be remembered.
+MOST_CHARACTERS = 16_000
 
 
 @dataclass(slots=True)
@@ -231,8 +235,12 @@ class KnownCalls:
 
     def note(self, seen: Seen, key: str) -> None:
         """Remember the key of a call."""
+        if _length(seen.place) > MOST_CHARACTERS:
+            return
         if len(self.keys) >= MOST_KEYS:
-            del self.keys[next(iter(self.keys))]
+            # Another thread may make room at the same time.
+            with contextlib.suppress(KeyError, RuntimeError, StopIteration):
+                del self.keys[next(iter(self.keys))]
         self.keys[seen.place] = Known(key, seen.request.scope)
 
     def _note_kind(
@@ -308,6 +316,15 @@ def _selected(lines: Mapping[bytes, bytes], vary: Normalisers) -> Selected:
 
 def _hashable(selected: bytes | list[bytes]) -> bytes | tuple[bytes, ...]:
     return selected if isinstance(selected, bytes) else tuple(selected)
+
+
+def _length(values: tuple[object, ...]) -> int:
+    """Return the length of all texts among some values."""
+    return sum(
+        _length(each) if isinstance(each, tuple) else len(each)
+        for each in values
+        if isinstance(each, bytes | str | tuple)
+    )
 
 
 def _of_parameters(parameters: Mapping[str, Any]) -> tuple[object, ...] | None:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from stream_cached import stream_cached
-from stream_cached.request.known_calls import MOST_KEYS
+from stream_cached.request.known_calls import MOST_CHARACTERS, MOST_KEYS
 
 APPS = [Starlette(), Starlette()]
 
@@ -263,3 +263,36 @@ def test_no_more_than_so_many_are_remembered() -> None:
         request = _request({"query_string": b"n=%d" % number}, {})
         asyncio.run(decorated.endpoint.cache_key(request=request))
         assert len(decorated.known) <= MOST_KEYS
+
+
+@pytest.mark.parametrize(
+    ("changes", "head", "value"),
+    [
+        ({"query_string": b"a" * MOST_CHARACTERS}, {}, 1),
+        ({}, {"accept": "a" * MOST_CHARACTERS}, 1),
+        ({}, {}, "a" * MOST_CHARACTERS),
+    ],
+    ids=["query", "header", "argument"],
+)
+def test_none_is_remembered_that_is_made_of_much(
+    changes: dict[str, Any], head: dict[str, str], value: object
+) -> None:
+    decorated = Decorated("memory://")
+    request = _request(changes, head)
+    asyncio.run(decorated.endpoint.cache_key(request=request, value=value))
+    assert not decorated.known
+    decorated.key("as it is")
+    assert decorated.known
+
+
+def test_another_thread_may_forget_the_same_key() -> None:
+    class Taken(dict[Any, Any]):
+        def __delitem__(self, key: object) -> None:
+            super().__delitem__(key)
+            raise KeyError(key)
+
+    decorated = Decorated("memory://")
+    decorated.keys._known.keys = Taken()
+    for number in range(MOST_KEYS + 2):
+        request = _request({"query_string": b"n=%d" % number}, {})
+        assert asyncio.run(decorated.endpoint.cache_key(request=request))

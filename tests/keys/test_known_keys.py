@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.datastructures import State
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.testclient import TestClient
 from starlette.types import Message
 
 from stream_cached import stream_cached
@@ -210,6 +212,28 @@ def test_overridden_dependencies_are_another_key(url: str, name: str) -> None:
             assert decorated.key(name) == plain
     finally:
         del app.dependency_overrides  # type: ignore[attr-defined]
+
+
+def test_what_was_overridden_at_first_is_no_part_of_later_keys() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @stream_cached(ttl=60, key_ignore=("database",))
+    async def page(database: str = Depends(_database)) -> Response:
+        return Response(database)
+
+    with TestClient(app) as client:
+        for name in ("of a test", "real", "of a test", "real"):
+            app.dependency_overrides = {} if name == "real" else {_database: _of_a_test}
+            assert [client.get("/").text for _ in range(4)] == [name] * 4
+
+
+async def _database() -> str:
+    return "real"
+
+
+async def _of_a_test() -> str:
+    return "of a test"
 
 
 def test_equal_arguments_of_one_call_are_looked_at_one_by_one() -> None:

@@ -152,6 +152,9 @@ class KnownCalls:
         host: Whether the host is part of its keys.
     """
 
+    keeps_place = True
+    """Whether what a place adds to a key is remembered: it depends on the kind of the cache."""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -277,6 +280,7 @@ class KnownCalls:
         around, overrides = self._around, getattr(app, "dependency_overrides", None)
         if (
             around is not None
+            and self.keeps_place
             and app is not None
             and not overrides
             and around.app() is app
@@ -291,7 +295,7 @@ class KnownCalls:
             return None
         parts = (*application.items(),)
         is_lasting = router is not None and app is not None and not overrides
-        if is_lasting and self._parts.is_alike(scope):
+        if is_lasting and self.keeps_place and self._parts.is_alike(scope):
             holds = self._parts.holding(scope, cache)
             self._around = _Around(app, router, cls, parts, len(app.routes), holds)
         return parts

@@ -26,7 +26,7 @@ from stream_cached.format.items import is_of_items
 from stream_cached.format.records import Entry
 from stream_cached.format.validation import UnsoundError
 from stream_cached.http.reasons import Finding
-from stream_cached.request.key_parts import KeyParts
+from stream_cached.request.known_calls import KnownCalls
 from stream_cached.stores.clients import Clients, is_mock
 from stream_cached.stores.memory import MemoryCache, partition_of
 from stream_cached.stream_cache import StreamCache
@@ -71,7 +71,7 @@ class Replaced:
             patch.setattr(kind, "is_switched_off", self._switched_off(kind.is_switched_off))
         patch.setattr(AiocacheHooks, "binding", lambda hooks: self._binding_of(hooks))
         # What names an application in memory names another one in a server, after the test.
-        patch.setattr(KeyParts, "is_alike", lambda parts, scope: False)
+        patch.setattr(KnownCalls, "keeps_place", False)
         patch.setattr(Service, "resource", self._noting_service(Service.resource))
         patch.setattr(Reporter, "not_cached", self._noting_findings(Reporter.not_cached))
         # Large bodies are in the memory, too: nothing of a test is in a bucket, or is swept there.

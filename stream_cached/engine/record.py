@@ -271,7 +271,7 @@ class _Record:
         is_backed = isinstance(self._view.found, Stale)
         return Answer(
             head=head,
-            limits=self._verdict.limits(),
+            limits=self._verdict.limits,
             shield=self._shield,
             finish_timeout=None if self._is_refresh else finish_timeout,
             commit_wait=self._verdict.commit_wait(self._view.use.backend.timeout),

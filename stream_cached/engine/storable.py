@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,21 +52,14 @@ class Verdict:
         self._resource = resource
         self._guard = guard
         self.asked_at = asked_at
+        self.limits = _bounded(self._options.limits, resource.records.capacity)
+        """Those of the options, for what is to hold the body."""
         self.lifetime: Lifetime | None = None
         """Until when it is fresh by its own words; None if the server has its own ttl."""
 
     @property
     def fresh_until(self) -> float | None:
         return None if self.lifetime is None else self.lifetime.fresh_until
-
-    @property
-    def _max_body(self) -> int:
-        limits, capacity = self._options.limits, self._resource.records.capacity
-        return limits.max_body if capacity is None else min(limits.max_body, max(1, capacity // 4))
-
-    def limits(self) -> Limits:
-        limits, max_body = self._options.limits, self._max_body
-        return limits if max_body == limits.max_body else replace(limits, max_body=max_body)
 
     def commit_wait(self, seconds: float | None) -> float:
         """Return how long the end of an answer waits for the commit, `seconds` at the most."""
@@ -87,7 +81,7 @@ class Verdict:
             findings.insert(0, Finding(reason))
         if has_revealed:
             findings.append(Finding(NotCached.INCOMPLETE))
-        if (content_length(headers) or 0) > self._max_body:
+        if (content_length(headers) or 0) > self.limits.max_body:
             findings.append(Finding(NotCached.BODY_SIZE))
         if self._call.request is None and varies_on(self._call, headers):
             findings.append(Finding(NotCached.NO_REQUEST))
@@ -132,6 +126,19 @@ class Verdict:
         """Return what the validator has said, and for how long the answer is fresh."""
         value, seconds = self._value_for(status), self._resource.lifetimes.ttl
         return None if value is None or seconds is None else (value, float(seconds))
+
+
+def _bounded(limits: Limits, capacity: int | None) -> Limits:
+    """Return limits with which a body takes a quarter of what holds it at most."""
+    if capacity is None or limits.max_body <= (most := max(1, capacity // 4)):
+        return limits
+    return _with_max_body(limits, most)
+
+
+@functools.lru_cache(maxsize=64)
+def _with_max_body(limits: Limits, max_body: int) -> Limits:
+    # Each field is checked once more: that took a tenth of a miss.
+    return replace(limits, max_body=max_body)
 
 
 def lifetime_for(

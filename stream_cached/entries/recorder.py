@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -150,8 +149,7 @@ class Recorder:
 
     def _tell_later(self, seconds: float = TELL_AFTER) -> None:
         if self._channel is not None and self.failure is None and not self._closing:
-            loop = asyncio.get_running_loop()
-            self._tell_timer = loop.call_later(seconds, self._tell_now)
+            self._tell_timer = asyncio.get_running_loop().call_later(seconds, self._tell_now)
 
     def _tell_now(self) -> None:
         self._tell_timer = None
@@ -264,7 +262,9 @@ class Recorder:
         lifetimes = self._resource.lifetimes
         if lifetimes.ttl is not None and lifetimes.is_told and self._entry.fresh_until is None:
             fields["fresh_until"] = time.time() + lifetimes.ttl
-        entry = dataclasses.replace(self._entry, **fields)
+        entry = self._entry
+        for name, value in fields.items():
+            setattr(entry, name, value)
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
             reason = await self._resource.publish(entry, self._varies_on, self._owner.lease)

@@ -41,7 +41,11 @@ class ClosedSegment:
         return b"".join(self.pieces)
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: to set its fields would cost three times as much. Only the recorder of its run changes
+# it, before anything else knows it.
+
+
+@dataclass(slots=True)
 class Entry:
     """A complete response, as stored under one key."""
 

@@ -15,7 +15,7 @@ from stream_cached.request.incoming import Incoming
 from stream_cached.request.injected import plain_result
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Executed:
     """What one run of an endpoint came to."""
 

@@ -36,9 +36,11 @@ from stream_cached.streams.sources import (
 from stream_cached.tasks import spawn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Produced:
     """A response: its head, and where its body comes from."""
+
+    # Not frozen: to set its fields would cost three times as much. Nothing changes it all the same.
 
     response: Response
     status: int

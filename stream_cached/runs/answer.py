@@ -48,7 +48,11 @@ class Remote(Source, Archive, Protocol):
     def followed_by(self, run: Run) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+# What is made for each run, or for each request that joins one, is not frozen: to set a field would
+# cost three times as much. Nothing changes it all the same.
+
+
+@dataclass(slots=True)
 class Answer:
     """The answer of an endpoint, as its run records it or hands it on."""
 
@@ -73,7 +77,7 @@ class Answer:
     """The place of a stale entry that is left as it is for a while if the run fails."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recording:
     """Where and how an answer is recorded."""
 
@@ -99,7 +103,7 @@ class Recording:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Joined:
     """The answer of a run, for one more request."""
 

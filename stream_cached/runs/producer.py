@@ -8,7 +8,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
-from stream_cached.streams.ends import Aborted, Complete, End, Failed
+from stream_cached.streams.ends import CANCELLED, Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Source
 from stream_cached.streams.stream import Stream
 from stream_cached.tasks import spawn
@@ -85,7 +85,7 @@ class Producer:
 
     async def _produce(self) -> None:
         self._is_running = True
-        end: End = Aborted("cancelled")
+        end: End = CANCELLED
         try:
             # A source that swallows its cancellation ends cleanly, and short.
             if (

@@ -30,7 +30,7 @@ from stream_cached.runs.line import Line
 from stream_cached.runs.producer import Producer
 from stream_cached.runs.states import JOINABLE, Effect, Event, GivenUp, RunState
 from stream_cached.streams.asides import Asides
-from stream_cached.streams.ends import Aborted, Complete, End, Failed
+from stream_cached.streams.ends import CANCELLED, Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Archive, Source
 from stream_cached.streams.reader import Reader, Seat
 from stream_cached.streams.stream import Stream
@@ -55,7 +55,7 @@ class Run(Claim):
         self.loop = asyncio.get_running_loop()
         self._cut_because = ""
         self.given_up: GivenUp | None = None
-        self.end: End = Aborted("cancelled")
+        self.end: End = CANCELLED
         self._producer: Producer | None = None
         self.audience: Audience | None = None
         self.line_to_look, self.line_to_join = Line(), Line()
@@ -255,7 +255,7 @@ class Run(Claim):
     async def finish(self) -> None:
         """End the run, now that its source is closed and its effects are carried out."""
         if self.stream is not None:
-            self.stream.close(Aborted("cancelled"))
+            self.stream.close(CANCELLED)
         self.advance(Event.CLOSE)
         if self.audience is not None:
             self.audience.end()

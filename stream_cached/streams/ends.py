@@ -27,6 +27,9 @@ class Aborted:
 
 End = Complete | Failed | Aborted
 
+#: How a stream ends whose run is cut off without another reason, for example by the event loop.
+CANCELLED = Aborted("cancelled")
+
 
 def is_exhausted(iterable: object) -> bool:
     """Whether it is an async generator that has run to its end, and so cleaned up itself."""

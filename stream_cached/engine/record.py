@@ -23,7 +23,7 @@ from stream_cached.engine.sharing import (
     is_for_all,
     led_late,
     not_wanted,
-    variant_for,
+    variant_by,
     varies_on,
     why_no_value,
 )
@@ -142,6 +142,7 @@ class _Record:
         self._with_vary = call.service.headers.with_vary
         self._resource: Resource = view.resource
         self._headers: RawHeaders = ()
+        self._varies_on: frozenset[str] = frozenset()
         self._reads = -1
         self._objection: NotCached | None = None
 
@@ -237,7 +238,7 @@ class _Record:
 
     def _described(self, made: Produced) -> tuple[Entry, Head]:
         """Copy the head of a response now: middleware will change it later, on each hit again."""
-        names, variant = self._variant(made.all_headers)
+        names, variant = self._variant_by(made.all_headers)
         entry = Entry(
             key=b"",
             versions={},
@@ -284,11 +285,9 @@ class _Record:
         )
 
     def _recording(self, entry: Entry, made: Produced) -> Recording:
-        self._headers = made.all_headers
-        names = varies_on(self._call, made.all_headers)
         options = self._service.options
         coder, hashes = coder_of(options.compress, entry), options.on_complete is not None
-        return Recording(self._resource, entry, names, self, hashes=hashes, coder=coder)
+        return Recording(self._resource, entry, self._varies_on, self, hashes=hashes, coder=coder)
 
     # -- may it be stored? ------------------------------------------------------------------
 
@@ -308,10 +307,11 @@ class _Record:
             entry, head = self._described(made)
             answer = dataclasses.replace(self._answer(entry, head, made), background=None)
             self._run.begin(None, answer, None)
-        self._run.refuse(self._variant(made.all_headers), alone_for=seconds, hands_on=hands_on)
+        self._run.refuse(self._variant_by(made.all_headers), alone_for=seconds, hands_on=hands_on)
 
-    def _variant(self, headers: RawHeaders) -> Variant:
-        return variant_for(self._call, self._resource, headers)
+    def _variant_by(self, headers: RawHeaders) -> Variant:
+        self._headers, self._varies_on = headers, varies_on(self._call, headers)
+        return variant_by(self._resource, self._varies_on)
 
     # -- the storage of the run -------------------------------------------------------------
 

@@ -51,15 +51,19 @@ def _tag(call: Call, view: View, result: Any) -> list[Finding]:
 
 def of_one_client(call: Call, headers: RawHeaders, guard: Watch | None) -> list[Finding]:
     """Return why an answer may be one client's own."""
-    findings, known = [], vary_names(headers)
-    by_response, targets = call.service.hooks.by_response, call.service.options.targets
-    age = None if by_response else 0.0
-    if call.is_authorized and not may_be_shared(headers, age, targets):
+    findings: list[Finding] = []
+    if call.is_authorized and not _may_be_shared(call, headers):
         findings.append(Finding(NotCached.AUTHORIZATION))
-        known |= {"authorization"}
-    if guard is not None and not is_for_all(call, headers):
-        findings.extend(guard.findings(known))
+    # Most endpoints read nothing that is not in the key.
+    if guard is not None and guard.reads and not is_for_all(call, headers):
+        known = vary_names(headers)
+        findings.extend(guard.findings(known | {"authorization"} if findings else known))
     return findings
+
+
+def _may_be_shared(call: Call, headers: RawHeaders) -> bool:
+    age = None if call.service.hooks.by_response else 0.0
+    return may_be_shared(headers, age, call.service.options.targets)
 
 
 def is_for_all(call: Call, headers: RawHeaders) -> bool:
@@ -86,9 +90,11 @@ def varies_on(call: Call, headers: RawHeaders) -> frozenset[str]:
     return call.service.headers.varies_on(headers, keyed=call.keyed) | call.execution.selecting
 
 
-def variant_for(call: Call, resource: Resource, headers: RawHeaders) -> Variant:
-    """Return what selects an answer beyond its key, for the request of a call."""
-    names = {*resource.names, *varies_on(call, headers)}
+def variant_by(resource: Resource, varies_on: frozenset[str]) -> Variant:
+    """Return what selects an answer beyond its key, for the request of a resource."""
+    if not varies_on and not resource.names:
+        return ANY
+    names = {*resource.names, *varies_on}
     return ANY if "*" in names else variant_of(tuple(names), resource.select)
 
 
@@ -151,7 +157,9 @@ def fail(call: Call, view: View, run: Run, error: Exception) -> None:
     seconds = alone_for(headers, findings)
     # The disconnect of its own client is no failure of the endpoint.
     is_own = seconds > 0 or is_disconnect(error)
-    run.fail(None if is_own else error, variant_for(call, view.resource, headers), seconds)
+    run.fail(
+        None if is_own else error, variant_by(view.resource, varies_on(call, headers)), seconds
+    )
 
 
 @contextmanager

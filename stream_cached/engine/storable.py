@@ -16,6 +16,7 @@ from stream_cached.http.policy import (
     DEFAULT_STATUSES,
     FINAL_STATUSES,
     confined,
+    says_nothing,
     why_not_stored,
 )
 from stream_cached.http.reasons import Finding, NotCached
@@ -171,5 +172,7 @@ def keep(call: Call, resource: Resource, headers: RawHeaders, lifetime: Lifetime
 
 def stored_headers(call: Call, headers: RawHeaders) -> Sequence[tuple[bytes, bytes]]:
     """Return the headers of an answer for other requests, which have connections of their own."""
-    kept = confined(end_to_end(headers), call.service.options.targets)
-    return call.service.headers.with_vary(with_max_age(kept, time.time()))
+    targets = call.service.options.targets
+    if not says_nothing(headers, targets):
+        headers = with_max_age(confined(end_to_end(headers), targets), time.time())
+    return call.service.headers.with_vary(headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable
 
@@ -22,7 +23,7 @@ DIGITS = re.compile(r"[0-9]{1,19}")
 
 #: The fields that are for one connection, beside those that Connection names (RFC 9110, section
 #: 7.6.1), and those that are between a client and its proxy (RFC 9111, section 3.1).
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -98,6 +99,21 @@ def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[b
     return [value for key, value in headers if key.lower() == name]
 
 
+def field_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Return the lower-cased names of the fields. Those of an endpoint are the same each time."""
+    names = tuple([name for name, _ in headers])
+    try:
+        return _lowered(names)
+    except TypeError:
+        # A server takes a bytearray for a name, too.
+        return _lowered(tuple(map(bytes, names)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _lowered(names: tuple[bytes, ...]) -> frozenset[bytes]:
+    return frozenset([name.lower() for name in names])
+
+
 def without(
     headers: Iterable[tuple[bytes, bytes]], names: Collection[bytes]
 ) -> list[tuple[bytes, bytes]]:
@@ -110,7 +126,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
     headers = list(headers)
     lines = header_values(headers, b"connection")
     named = [name.encode("latin-1") for name in list_members(lines)] if lines else ()
-    return without(headers, _HOP_BY_HOP.union(named))
+    return without(headers, HOP_BY_HOP.union(named))
 
 
 def answers_ranges(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -9,7 +9,7 @@ import http
 from collections.abc import Iterable, Sequence
 
 from stream_cached.http.directives import NO_DIRECTIVES, Directives, delta_seconds
-from stream_cached.http.headers import header_values, vary_names
+from stream_cached.http.headers import HOP_BY_HOP, field_names, header_values, vary_names
 from stream_cached.http.reasons import NotCached
 from stream_cached.http.targeted import directives_for
 
@@ -31,6 +31,15 @@ FINAL_STATUSES = frozenset(range(200, 600)) - NEVER_STORED
 _UNDERSTOOD = frozenset(map(int, http.HTTPStatus)) - NEVER_STORED
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+
+#: The fields without which all of a response may be stored, for any request.
+_DECIDING = HOP_BY_HOP | {b"cache-control", b"expires", b"set-cookie", b"vary"}
+
+
+def says_nothing(headers: Headers, targets: Sequence[str] = ()) -> bool:
+    """Whether no field has a word on whether it may be stored, for how long, and for whom."""
+    return not targets and _DECIDING.isdisjoint(field_names(headers))
 
 
 def may_be_shared(
@@ -90,6 +99,9 @@ def why_not_shared(
     headers: Headers, targets: Sequence[str] = (), status: int | None = None
 ) -> NotCached | None:
     """Return why a response's headers forbid sharing it; None if it may be shared."""
+    if says_nothing(headers, targets):
+        # For nearly all.
+        return None
     # Stricter than RFC 9111, section 7.3, which lets Cache-Control decide about Set-Cookie.
     if header_values(headers, b"set-cookie"):
         return NotCached.SET_COOKIE

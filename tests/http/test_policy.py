@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 import pytest
 
 from stream_cached import NotCached
 from stream_cached.events import Reporter
 from stream_cached.http.cache_status import cache_status
-from stream_cached.http.headers import cache_directives, content_length, list_members, vary_names
+from stream_cached.http.headers import (
+    cache_directives,
+    content_length,
+    field_names,
+    list_members,
+    vary_names,
+)
 from stream_cached.http.policy import DEFAULT_STATUSES, NEVER_STORED, may_be_shared, why_not_stored
 from stream_cached.http.reasons import BypassError, Finding
 
@@ -22,6 +29,11 @@ def test_nothing_but_complete_and_final_answers_is_stored_by_default() -> None:
         status for status in range(600) if why_not_stored(status, [], DEFAULT_STATUSES) is None
     }
     assert stored == {200, 203, 204, 300, 301, 308, 404, 410}
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_name_of_a_field_may_be_a_bytearray(kind: Any) -> None:
+    assert field_names([(kind(b"X-One"), b""), (b"vary", b"")]) == {b"x-one", b"vary"}
 
 
 @pytest.mark.parametrize("status", sorted(NEVER_STORED))

@@ -101,7 +101,7 @@ class Collapse:
         if not is_new:
             return await self._wait_for(run, view)
         self._looks += 1
-        if self._looks > _MAX_LOOKS:
+        if self._looks > _MAX_LOOKS or (view.is_up_to_date and not self._needs_lease(view)):
             return _lead(view, run)
         async with Leading(run):
             return await self._take(run, view)
@@ -172,10 +172,12 @@ class Collapse:
         run.retire()
         return await look_up(self._call)
 
+    def _needs_lease(self, view: View) -> bool:
+        return view.use.backend.is_shared and view.limit is None and not self._waited_enough
+
     async def _take(self, run: Run, view: View) -> Decision | View:
         """Lead a run, unless that is not necessary, or another process does."""
-        needs_lease = view.use.backend.is_shared and view.limit is None
-        if needs_lease and not self._waited_enough:
+        if self._needs_lease(view):
             try:
                 return await self._lead_or_follow(run, view)
             except StoreUnavailableError:

@@ -18,11 +18,12 @@ from stream_cached.engine.past import pass_on
 from stream_cached.engine.sharing import (
     alone_for,
     are_limits,
-    failing,
+    fail,
     handed_on,
     is_for_all,
     led_late,
     not_wanted,
+    record_nothing,
     variant_by,
     varies_on,
     why_no_value,
@@ -70,16 +71,22 @@ async def record(
     asked_at = time.time()
     finish_timeout = call.service.options.effective_finish_timeout
     with watched(call) as watch, execution.shielded(finish_timeout) as shield:
-        with failing(call, view, run, shield):
+        try:
             executed = await execution.run_watched()
+        except Exception as exc:
+            fail(call, view, run, shield, exc)
+            raise
         result = executed.result
         if unwanted := not_wanted(call, view, result):
             watch.refused(unwanted)
             return _refuse(call, view, run, result, unwanted)
         made = produced(result)
         if made is None and call.rendering is not None:
-            with failing(call, view, run, shield):
+            try:
                 made = await call.rendering.produce(result)
+            except Exception as exc:
+                fail(call, view, run, shield, exc)
+                raise
         if made is not None:
             run = run or Run(None, view.resource.key, ANY)
             verdict = Verdict(call, view.resource, execution.guard, asked_at)
@@ -189,7 +196,8 @@ class _Record:
         if is_shared:
             source, answer = with_ids(self._call, made, source, answer)
         self._run.begin(source, answer, self._recording(entry, made) if is_shared else None)
-        self._record_nothing(findings)
+        if refused:
+            record_nothing(self._run, limit, findings)
         return LiveResponse(
             self._run,
             self._run.read(made.asides),
@@ -201,17 +209,6 @@ class _Record:
             generation=entry.generation,
             failed_apart=None if self._is_held else self._call.failed_apart,
         )
-
-    def _record_nothing(self, findings: Sequence[Finding]) -> None:
-        """Give the entry up where a limit is known to be passed; others may read the stream."""
-        recorder, limit = self._run.recorder, self._view.limit
-        if recorder is None:
-            return
-        if limit is not None:
-            # The mark is not renewed: later bodies may be within the limit again.
-            recorder.fail(limit, known=True)
-        elif findings:
-            recorder.fail(findings[0].reason)
 
     async def _record_body(self, made: Produced) -> Any:
         """Store a response whose body is at hand, and return it."""

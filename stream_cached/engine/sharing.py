@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from stream_cached.engine.copies import why_not_copied
@@ -120,6 +119,17 @@ def led_late(call: Call, view: View) -> Run | None:
     return run
 
 
+def record_nothing(run: Run, limit: NotCached | None, findings: Sequence[Finding]) -> None:
+    """Give the entry up where a limit is known to be passed; others may read the stream."""
+    if run.recorder is None:
+        return
+    if limit is not None:
+        # The mark is not renewed: later bodies may be within the limit again.
+        run.recorder.fail(limit, known=True)
+    elif findings:
+        run.recorder.fail(findings[0].reason)
+
+
 def handed_on(
     headers: RawHeaders, findings: Sequence[Finding], *, at_hand: bool
 ) -> tuple[float, bool]:
@@ -143,13 +153,17 @@ def handed_on(
     return (0.0, True) if at_hand else (NOT_HANDED_ON_FOR, False)
 
 
-def fail(call: Call, view: View, run: Run, error: Exception) -> None:
+def fail(
+    call: Call, view: View, run: Run | None, shield: DisconnectShield, error: Exception
+) -> None:
     """
-    End a run whose endpoint has raised.
+    End a run whose endpoint has raised, or has returned what can't be rendered.
 
     The requests that waited for it are given the exception if they would have been given a response
     (singleflight). Otherwise they run the endpoint themselves, side by side.
     """
+    if run is None or shield.has_revealed:
+        return
     headers = error_headers(error)
     findings = of_one_client(call, headers, call.execution.guard)
     if call.request is None and varies_on(call, headers):
@@ -160,14 +174,3 @@ def fail(call: Call, view: View, run: Run, error: Exception) -> None:
     run.fail(
         None if is_own else error, variant_by(view.resource, varies_on(call, headers)), seconds
     )
-
-
-@contextmanager
-def failing(call: Call, view: View, run: Run | None, shield: DisconnectShield) -> Iterator[None]:
-    """End a run whose endpoint raises, or returns what can't be rendered."""
-    try:
-        yield
-    except Exception as exc:
-        if run is not None and not shield.has_revealed:
-            fail(call, view, run, exc)
-        raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -38,6 +40,8 @@ def body_message(part: bytes, *, more: bool) -> dict[str, object]:
 
 def merged(chunks: Sequence[bytes]) -> Iterable[bytes]:
     """Join chunks that are small. A large one is sent as it is: a copy costs more than a send."""
+    if len(chunks) == 1:
+        return chunks
     sizes = list(map(len, chunks))
     if min(sizes) >= _LARGE:
         return chunks
@@ -80,23 +84,46 @@ class CountedSend:
         self.size += len(message.get("body", b""))
 
 
-@asynccontextmanager
-async def watch_client(
-    scope: Scope, receive: Receive, left: Callable[[], object]
-) -> AsyncIterator[None]:
-    """Call `left` when the client goes away. From ASGI 2.4 on, `send` raises instead."""
-    spec_version = scope.get("asgi", {}).get("spec_version", "2.0")
-    if tuple(map(int, spec_version.split("."))) >= (2, 4):
-        try:
-            yield
-        except OSError:
+class _WatchedClient:
+    """See `watch_client`."""
+
+    # No generator: there is one for each miss.
+
+    __slots__ = ("_left", "_listener", "_receive", "_scope")
+
+    def __init__(self, scope: Scope, receive: Receive, left: Callable[[], object]) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._left = left
+        self._listener: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        if not _raises(self._scope.get("asgi", {}).get("spec_version", "2.0")):
+            self._listener = asyncio.create_task(_listen(self._receive, self._left))
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+        elif isinstance(error, OSError):
             raise ClientDisconnect from None
-        return
-    listener = asyncio.create_task(_listen(receive, left))
-    try:
-        yield
-    finally:
-        listener.cancel()
+
+
+@functools.lru_cache(maxsize=16)
+def _raises(spec_version: str) -> bool:
+    """Whether a server of this version of ASGI lets `send` raise once the client has left."""
+    return tuple(map(int, spec_version.split("."))) >= (2, 4)
+
+
+def watch_client(
+    scope: Scope, receive: Receive, left: Callable[[], object]
+) -> AbstractAsyncContextManager[None]:
+    """Call `left` when the client goes away. From ASGI 2.4 on, `send` raises instead."""
+    return _WatchedClient(scope, receive, left)
 
 
 async def _listen(receive: Receive, left: Callable[[], object]) -> None:

@@ -28,7 +28,7 @@ from stream_cached.runs.effects import EffectQueue
 from stream_cached.runs.joining import join
 from stream_cached.runs.line import Line
 from stream_cached.runs.producer import Producer
-from stream_cached.runs.states import JOINABLE, Effect, Event, GivenUp, RunState
+from stream_cached.runs.states import JOINABLE, QUEUED, Effect, Event, GivenUp, RunState
 from stream_cached.streams.asides import Asides
 from stream_cached.streams.ends import CANCELLED, Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Archive, Source
@@ -69,13 +69,16 @@ class Run(Claim):
     # -- states -----------------------------------------------------------------------------
 
     def _carry_out(self, effect: Effect) -> None:
+        if effect in QUEUED:
+            self._effects.put(self, effect)
+            return
         match effect:
             case Effect.UNLIST:
                 self.unlist()
-            case Effect.RELEASE if self.lease is not None:
-                self.lease.release()
             case Effect.WAKE:
                 self._answered.set()
+            case Effect.RELEASE if self.lease is not None:
+                self.lease.release()
             case Effect.CUT if self._cut_because and self.stream is not None:
                 self.stream.cut_joined(self._cut_because)
             case Effect.BACK_OFF if isinstance(self.end, Failed) and self.answer is not None:
@@ -84,8 +87,6 @@ class Run(Claim):
             case Effect.STOP_SOURCE:
                 assert self._producer is not None
                 self._producer.stop()
-            case Effect.END | Effect.COMMIT | Effect.DISCARD:
-                self._effects.put(self, effect)
 
     # -- the answer -------------------------------------------------------------------------
 

@@ -11,7 +11,14 @@ from __future__ import annotations
 from enum import Enum, StrEnum, auto
 
 
-class RunState(Enum):
+class _Word(Enum):
+    """One of a few words. It is looked up for each miss."""
+
+    # That of `Enum` is written in Python. There is one object of each word.
+    __hash__ = object.__hash__
+
+
+class RunState(_Word):
     """What a run has come to."""
 
     CLAIMED = auto()
@@ -40,7 +47,7 @@ class RunState(Enum):
     """Nothing of the run is left."""
 
 
-class Event(Enum):
+class Event(_Word):
     """What can happen to a run."""
 
     ANSWER = auto()
@@ -80,7 +87,7 @@ class GivenUp(StrEnum):
     CANCELLED = "its request was cancelled, and it needs what belongs to the request"
 
 
-class Effect(Enum):
+class Effect(_Word):
     """What a run does because of an event."""
 
     UNLIST = auto()
@@ -162,6 +169,9 @@ TRANSITIONS: dict[RunState, dict[Event, tuple[RunState, tuple[Effect, ...]]]] = 
     State.FAILED: _CLOSE,
     State.CLOSED: {},
 }
+
+#: The effects that take time.
+QUEUED = frozenset({F.END, F.COMMIT, F.DISCARD})
 
 #: The states in which other requests may wait for a run, or read its stream.
 JOINABLE = frozenset({State.CLAIMED, State.STREAMING, State.OUTGROWN, State.COMMITTING})

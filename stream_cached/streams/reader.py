@@ -57,10 +57,10 @@ class Seat:
 
     def take(self) -> Sequence[bytes]:
         """Return the chunks of the next link; none if there is none."""
-        if self.link is None or self.link.next is None:
+        if self.link is None or (link := self.link.next) is None:
             return ()
-        self.link = self.link.next
-        chunks = self.link.chunks
+        self.link = link
+        chunks = link.chunks
         if self.skip:
             chunks, self.skip = chunks[self.skip :], 0
         self.number += len(chunks)
@@ -185,14 +185,14 @@ class Reader:
         """
         chunks: list[bytes] = []
         if (self._is_next and not self.closed) or await self._has_next():
-            if (place := self.asides.next_place) is not None and place > self._position:
+            seat, size = self._seat, 0
+            if (place := seat.asides.next_place) is not None and place > self._position:
                 return self._take_before(place)
-            size = 0
             while self._older and size < TAKE_MAX:
                 chunks.append(self._older.popleft())
                 size += len(chunks[-1])
             # There may be a thousand chunks for each of a hundred readers.
-            while size < TAKE_MAX and (taken := self._seat.take()):
+            while size < TAKE_MAX and (taken := seat.take()):
                 chunks += taken
                 size += sum(map(len, taken))
             self._position += size + LINK_SIZE * len(chunks)
@@ -234,10 +234,12 @@ class Reader:
 
     async def _has_next(self) -> bool:
         self.start()
-        seat = self._seat
-        while not self._is_next and not self.closed:
-            if self.asides.is_due(self._position):
-                await self.asides.deliver(self._position)
+        seat, asides = self._seat, self._seat.asides
+        while not self.closed:
+            if asides.is_due(self._position):
+                await asides.deliver(self._position)
+            elif self._is_there:
+                return True
             elif seat.cut:
                 raise BrokenStreamError(f"the stream was cut for this reader: {seat.cut}")
             elif seat.link is None:
@@ -247,7 +249,7 @@ class Reader:
                 return False
             else:
                 await self._woken()
-        return not self.closed
+        return False
 
     async def _read_older(self) -> None:
         seat = self._seat

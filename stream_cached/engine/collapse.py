@@ -117,7 +117,7 @@ class Collapse:
 
     async def _wait_for(self, run: Run, view: View) -> Decision | View:
         """Join the run of another call, or look up again once it has ended."""
-        while not await run.answered(self._left(run)):
+        while not run.has_answered and not await run.answered(self._left(run)):
             # Its call may have begun to lead it only now, after it had followed another process.
             if not self._left(run):
                 return await self._give_up_on(run)

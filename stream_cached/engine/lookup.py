@@ -35,9 +35,11 @@ from stream_cached.http.targeted import directives_for
 from stream_cached.http.wishes import NO_WISHES
 from stream_cached.responses.part import PartResponse
 from stream_cached.responses.stored import ReplayResponse, stored_response
-from stream_cached.runs.registry import registry_of
+from stream_cached.runs.registry import RunRegistry, registry_of
 
 T = TypeVar("T")
+
+_NOTHING, _VARIED = Absent(), Absent(varied=True)
 
 
 async def look_up(call: Call) -> View:
@@ -86,9 +88,10 @@ async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> Vi
                 call.look_up = time.monotonic() - looked.started
             return found
     spent = time.monotonic() - looked.started
+    registry = registry_of(backend.scope)
     if looked.hit is None:
-        await registry_of(backend.scope).in_line(call.key)
-    view = await _look_up_in(call, backend, deadline, looked.values)
+        await registry.in_line(call.key)
+    view = await _look_up_in(call, backend, deadline, looked.values, registry)
     view.ended = looked.ended
     if call.look_up is not None:
         call.look_up += spent
@@ -102,10 +105,14 @@ def use_of(call: Call, backend: Any, deadline: Deadline) -> Use:
 
 
 async def _look_up_in(
-    call: Call, backend: Backend, deadline: Deadline, known: Values | None = None
+    call: Call,
+    backend: Backend,
+    deadline: Deadline,
+    known: Values | None = None,
+    registry: RunRegistry | None = None,
 ) -> View:
     use, resource = use_of(call, backend, deadline), call.service.resource(call, backend)
-    registry = registry_of(use.backend.scope)
+    registry = registry or registry_of(use.backend.scope)
     ended = registry.ended
     if call.service.hooks.prepares:
         with use.deadline:
@@ -194,7 +201,7 @@ async def find_entry(
     resource.records.take(known)
     found = await resource.look_up()
     if isinstance(found, Miss):
-        return Absent(found.varied)
+        return _VARIED if found.varied else _NOTHING
     if isinstance(found, Unstorable) and (limit := NotCached.limit(found.detail)):
         return Absent(limit=limit)
     if not isinstance(found, Hit):

@@ -237,7 +237,8 @@ class LiveResponse(StreamingResponse):
                 if scope["method"] == "HEAD":
                     await send(body_message(b"", more=False))
                     return
-                await self._check_joined()
+                if not self._reader.has_first:
+                    await self._check_joined()
             if self.after is not None:
                 await send(body_message(rest, more=True))
                 self._sent += len(rest)

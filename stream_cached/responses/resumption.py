@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.responses import Response
@@ -17,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stream_cached.errors import BrokenStreamError, LostStreamError
 from stream_cached.http.headers import content_length, end_to_end
 from stream_cached.streams.sources import recordable
+
+_Fields = tuple[tuple[bytes, bytes], ...]
 
 #: Answers a call once more.
 Again = Callable[[], Awaitable[Any]]
@@ -30,28 +31,48 @@ _OF_THE_TRANSFER = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class RunHead:
-    """What two responses share, of which one goes on where the other one was sent."""
+    """
+    What two responses share, of which one goes on where the other one was sent.
 
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...]
-    length: int | None
-    etag: bytes | None = None
+    Args:
+        status: The status.
+        headers: The headers.
+        with_length: The headers that say how long it is, if those are others.
+    """
+
+    # The headers are read only where a response has to go on.
+
+    __slots__ = ("_headers", "_status", "_with_length")
+
+    def __init__(self, status: int, headers: _Fields, with_length: _Fields) -> None:
+        self._status, self._headers, self._with_length = status, headers, with_length
 
     @classmethod
     def of(cls, status: int, headers: Iterable[tuple[bytes, bytes]]) -> RunHead:
         # Now: a middleware that is given the headers may add to them.
         headers = tuple(headers)
-        pairs = [(name.lower(), value) for name, value in end_to_end(headers)]
-        kept = tuple(pair for pair in pairs if pair[0] not in _OF_THE_TRANSFER)
-        return cls(status, kept, content_length(headers), dict(pairs).get(b"etag"))
+        return cls(status, headers, headers)
+
+    def sent_with(self, headers: Iterable[tuple[bytes, bytes]]) -> RunHead:
+        """Return the same, of which the length is known only now."""
+        return RunHead(self._status, self._headers, tuple(headers))
 
     def may_follow(self, sent: RunHead) -> bool:
-        if self.status != sent.status or self.headers != sent.headers:
+        own, of_sent = self._fields(), sent._fields()
+        if self._status != sent._status or _kept(own) != _kept(of_sent):
             return False
         # A hit has a length and an ETag, a stream has none.
-        return _may_be_same(self.length, sent.length) and _may_be_same(self.etag, sent.etag)
+        lengths = content_length(self._with_length), content_length(sent._with_length)
+        etags = dict(own).get(b"etag"), dict(of_sent).get(b"etag")
+        return _may_be_same(*lengths) and _may_be_same(*etags)
+
+    def _fields(self) -> _Fields:
+        return tuple((name.lower(), value) for name, value in end_to_end(self._headers))
+
+
+def _kept(fields: _Fields) -> _Fields:
+    return tuple(pair for pair in fields if pair[0] not in _OF_THE_TRANSFER)
 
 
 def _may_be_same(one: object, other: object) -> bool:
@@ -75,22 +96,22 @@ class Resumption:
         self._head = head
         self._has_head = False
         self._length = 0
-        self._digest = hashlib.blake2b()
+        self._digest = hashlib.blake2b() if within_body else None
 
     def watched(self, send: Send) -> Send:
         """Return a `send` that remembers what is sent."""
 
         async def watching(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            kind = message["type"]
+            if kind == "http.response.start":
                 self._has_head = True
-                # That of a hit is known only now.
-                length = content_length(message.get("headers", ()))
-                self._head = replace(self._head, length=length)
+                self._head = self._head.sent_with(message.get("headers", ()))
             await send(message)
-            if message["type"] == "http.response.body":
-                self._length += len(message.get("body", b""))
-                if self._within_body:
-                    self._digest.update(message.get("body", b""))
+            if kind == "http.response.body":
+                body = message.get("body", b"")
+                self._length += len(body)
+                if self._digest is not None:
+                    self._digest.update(body)
 
         return watching
 
@@ -114,7 +135,8 @@ class Resumption:
                 response.go_on_for_another(within_body=self._length > 0)
             try:
                 head = self._head if self._has_head else None
-                await response(scope, receive, _Rest(send, head, self._length, self._digest))
+                digest = self._digest or hashlib.blake2b()
+                await response(scope, receive, _Rest(send, head, self._length, digest))
             except LostStreamError as exc:
                 cause = exc
             else:

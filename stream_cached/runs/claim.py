@@ -73,6 +73,11 @@ class Claim(ABC):
         """What other processes know the run by; None if they know nothing of it."""
         return None if self.lease is None else self.lease.token
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether the run can be joined, or has ended."""
+        return self._answered.is_set()
+
     async def answered(self, seconds: float) -> bool:
         """Wait until the run can be joined, or has ended. Return whether that was in time."""
         if self._answered.is_set():

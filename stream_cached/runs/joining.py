@@ -81,7 +81,7 @@ async def begins(joined: Joined) -> bool:
     raised if it takes too long.
     """
     run, reader = joined.run, joined.reader
-    if reader is None:
+    if reader is None or reader.has_first:
         return True
     try:
         async with asyncio.timeout_at(joined.until):

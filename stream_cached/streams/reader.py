@@ -148,6 +148,11 @@ class Reader:
         stream = self._stream
         return self._is_there and stream.has_begun and not stream.owner.is_for_one
 
+    @property
+    def has_first(self) -> bool:
+        """Whether a first chunk is there for this reader, so that `begun` need not wait for it."""
+        return self._stream.has_begun and not self._seat.cut and self._is_there
+
     async def begun(self) -> bool:
         """Wait for the first chunk, or the end. Return False if they are not for this reader."""
         stream, seat = self._stream, self._seat

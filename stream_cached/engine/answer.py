@@ -35,7 +35,11 @@ from stream_cached.runs.registry import Leading
 
 async def answer(call: Call) -> Any:
     """Answer one call. Nothing that the endpoint raises is taken for an error of the store."""
+    # First what comes most often.
     match await decide(call):
+        case Lead(view, run):
+            async with Leading(run):
+                return await record(call, view, run)
         case Serve(result):
             if call.service.options.resume == "event-id":
                 return after_event(call, result, functools.partial(_answer_again, call))
@@ -49,9 +53,6 @@ async def answer(call: Call) -> Any:
             return await bypass(call, decision)
         case PassOn(event):
             return pass_on(call, await call.execution.run(), event)
-        case Lead(view, run):
-            async with Leading(run):
-                return await record(call, view, run)
         case LeadOrStale() as decision:
             return await lead_or_serve_stale(call, decision)
         case never:
@@ -68,13 +69,15 @@ async def decide(call: Call) -> Decision:
         view, collapse = looked, None
         while True:
             match view.found:
+                case (Stale() | Absent()) as old:
+                    # Most often there is nothing.
+                    has_entry = old.hit is not None
+                    if has_entry and (response := await _without_run(call, view)) is not None:
+                        return Serve(response)
                 case Fresh(result) | PlainValue(result):
                     return Serve(result)
                 case Unstorable(detail):
                     return PassOn(Answered(Outcome.BYPASS, fwd="miss", detail=detail))
-                case Stale() | Absent():
-                    if (response := await _without_run(call, view)) is not None:
-                        return Serve(response)
                 case never:
                     assert_never(never)
             collapse = collapse or Collapse(call, functools.partial(_answer_again, call))

@@ -13,6 +13,7 @@ from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.at_hand import Values, fresh_event, look_at_hand, seconds_left
 from stream_cached.engine.conditional import conditional
 from stream_cached.engine.outcome import (
+    NOT_FRESH,
     Absent,
     Call,
     Found,
@@ -40,6 +41,8 @@ from stream_cached.runs.registry import RunRegistry, registry_of
 T = TypeVar("T")
 
 _NOTHING, _VARIED = Absent(), Absent(varied=True)
+
+_VALUES = (Foreign, StoredValue)
 
 
 async def look_up(call: Call) -> View:
@@ -124,7 +127,7 @@ async def _look_up_in(
         found = Absent()
         with use.deadline:
             await resource.look_up()
-    lacks = call.writes and isinstance(found, Absent | Stale)
+    lacks = call.writes and isinstance(found, NOT_FRESH)
     records = lacks and not call.is_head
     if records:
         with use.deadline:
@@ -143,13 +146,16 @@ async def _find(call: Call, use: Use, resource: Resource, known: Values | None) 
             found = await find_entry(call, resource, known, detail=detail)
     use.reporter.store_works("reading")
     hooks = call.service.hooks
-    if not call.takes_values and isinstance(found, Foreign | StoredValue):
+    if isinstance(found, _VALUES) and not call.takes_values:
         # A value that an older version has stored, or a call without this route.
         return Absent()
     if call.is_authorized and not isinstance(found, Fresh):
         # A plain value can't say that it may answer the request of another user.
         return found if isinstance(found, Unstorable) else Absent()
     match found:
+        case Absent():
+            has_own = hooks.has_own_values and not call.items
+            result: Found = await _plain_value(call, use, resource, found) if has_own else found
         case Foreign():
             # An unsigned value may be written by anyone.
             is_old = use.may_be_older(resource.key, hooks.ttl())
@@ -158,9 +164,7 @@ async def _find(call: Call, use: Use, resource: Resource, known: Values | None) 
             return await _plain_value(call, use, resource, Absent())
         case StoredValue():
             value = use.loaded(found)
-            result: Found = Absent() if value is None else _value(call, use, value)
-        case Absent() if hooks.has_own_values and not call.items:
-            result = await _plain_value(call, use, resource, found)
+            result = Absent() if value is None else _value(call, use, value)
         case _:
             result = found
     took = time.monotonic() - started

@@ -249,6 +249,9 @@ class Absent:
 
 Found = Fresh | PlainValue | Stale | Unstorable | Absent
 
+#: The classes of what a run may replace. A union would be made once more by each `isinstance`.
+NOT_FRESH = (Absent, Stale)
+
 
 @dataclass(slots=True)
 class View:
@@ -268,7 +271,7 @@ class View:
     @property
     def lacks_answer(self) -> bool:
         """Whether there is nothing fresh, and an answer is to be stored."""
-        return self.records and isinstance(self.found, Absent | Stale)
+        return self.records and isinstance(self.found, NOT_FRESH)
 
     @property
     def expired(self) -> Hit | None:
@@ -296,15 +299,10 @@ class View:
     @property
     def fwd(self) -> str:
         """Why the cache did not answer (RFC 9211, section 2.2)."""
-        match self.found:
-            case Stale():
-                return "stale"
-            case Absent(varied=True):
-                return "vary-miss"
-            case Absent(fwd=fwd) if fwd:
-                return fwd
-            case _:
-                return "uri-miss"
+        found = self.found
+        if isinstance(found, Absent):
+            return "vary-miss" if found.varied else found.fwd or "uri-miss"
+        return "stale" if isinstance(found, Stale) else "uri-miss"
 
     def lead_or_join(self, *, shared: bool | None = None) -> tuple[Run | None, bool]:
         """Return the run to wait for, or a new one; see `RunRegistry.lead_or_join`."""

@@ -122,8 +122,8 @@ class Resource:
         value, *versions = values = await records.read(self.key, keys)
         seen = self.seen = dict(zip(keys, values, strict=True))
         self._set_versions(self._depends.as_versions(versions))
-        if value and not is_ours(value):
-            return Foreign()
+        if not value or not is_ours(value):
+            return Foreign() if value else Miss()
         record = records.known(self.key, value) or await records.decode(self.key, value)
         if isinstance(record, Index):
             if self._current_until(record) < 0:

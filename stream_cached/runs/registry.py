@@ -13,7 +13,7 @@ from types import TracebackType
 from weakref import WeakKeyDictionary
 
 from stream_cached.backends.binding import RunScope
-from stream_cached.keys.variants import Select, Variant, is_for, variant_of
+from stream_cached.keys.variants import ANY, Select, Variant, is_for, variant_of
 from stream_cached.runs.claim import Claim
 from stream_cached.runs.run import Run
 
@@ -111,14 +111,18 @@ class RunRegistry:
         """
         if not shared and self._hit_for_miss.has(key, select):
             return None, False
-        runs = self._runs.get(key, [])
+        runs = self._runs.get(key, ())
         for run in runs:
             if run.is_for(select):
                 return (None, False) if run.identity in _own.get() else (run, False)
-        # The headers that another run's response varies on are known by now.
-        others = [*(run.variant for run in runs), *self._hit_for_miss.variants(key)]
-        known = {*names, *(name for variant in others for name in variant[0])}
-        run = Run(self, key, variant_of(tuple(known), select))
+        others = self._hit_for_miss.variants(key)
+        if runs or others or names:
+            # The headers that another run's response varies on are known by now.
+            others += [run.variant for run in runs]
+            known = {*names, *(name for variant in others for name in variant[0])}
+            run = Run(self, key, variant_of(tuple(known), select))
+        else:
+            run = Run(self, key, ANY)
         self._runs.setdefault(key, []).append(run)
         return run, True
 

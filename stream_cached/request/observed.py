@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from stream_cached.keys.layout import slot_names
+from stream_cached.request.made_once import MadeOnce
 
 #: The value of a name that does not exist.
 ABSENT = object()
@@ -150,18 +151,18 @@ class ObservedParts(ABC):
     @abstractmethod
     def observed_scope(self, scope: Scope) -> Scope: ...
 
-    @functools.cached_property
+    @MadeOnce
     def scope(self) -> Scope:
         return self.observed_scope(self.request.scope)
 
     def take_scope(self, scope: Scope) -> None:
         self.__dict__["scope"] = scope
 
-    @functools.cached_property
+    @MadeOnce
     def headers(self) -> ObservedHeaders:
         return ObservedHeaders(self.request, cast(Observer, self))
 
-    @functools.cached_property
+    @MadeOnce
     def state(self) -> State:
         return State(cast("dict[str, Any]", self.scope["state"]))
 
@@ -194,6 +195,9 @@ _OWN_ATTRIBUTES = frozenset(
     }
 )
 
+#: Those whose reads say nothing of the request, and what they are told to.
+_UNTOLD = (_OWN_ATTRIBUTES | {"_observer"}) - _CACHED_ATTRIBUTES.keys() - _INPUTS.keys()
+
 
 def _of_client(name: str) -> Any:
     """Return a property that may differ between clients, and reports its reads."""
@@ -213,7 +217,7 @@ class ObservedRequest:
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        if name == "_observer":
+        if name in _UNTOLD:
             return value
         observer = object.__getattribute__(self, "_observer")
         if name in _CACHED_ATTRIBUTES:
@@ -308,9 +312,8 @@ def attributes_of(request: HTTPConnection) -> dict[str, Any]:
 @functools.lru_cache(maxsize=64)
 def _observed_class(cls: type[HTTPConnection]) -> type[HTTPConnection]:
     namespace = {"__slots__": ("_observer",), "__module__": cls.__module__}
-    return types.new_class(
-        cls.__name__, (ObservedRequest, cls), exec_body=lambda ns: ns.update(namespace)
-    )
+    bases = ObservedRequest, cls
+    return types.new_class(cls.__name__, bases, exec_body=lambda ns: ns.update(namespace))
 
 
 def observed_request(request: HTTPConnection, observer: Observer) -> HTTPConnection:

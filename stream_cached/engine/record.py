@@ -150,7 +150,7 @@ class _Record:
         self._resource: Resource = view.resource
         self._headers: RawHeaders = ()
         self._varies_on: frozenset[str] = frozenset()
-        self._reads = -1
+        self._reads = 0
         self._objection: NotCached | None = None
 
     async def take(self, made: Produced) -> Any:
@@ -315,8 +315,8 @@ class _Record:
     def objection(self) -> NotCached | None:
         """Return why the body must not be stored: the generator may read the request, too."""
         # This is asked at each chunk.
-        if self._guard is not None and self._guard.reads != self._reads:
-            self._reads = self._guard.reads
+        if self._guard is not None and (reads := self._guard.reads) != self._reads:
+            self._reads = reads
             self._objection = NotCached.READ if self._read_by_guard() else None
         return self._objection
 

@@ -39,6 +39,16 @@ TELL_AFTER = 0.05
 class Recorder:
     """Records one run. `entry` is the response without its body."""
 
+    failure: NotCached | None = None
+    _length = 0
+    _late: LateChunks | None = None
+    _is_held = _is_left = _closing = _has_news = False
+    _wakeup: asyncio.Event | None = None
+    _writer: asyncio.Task[None] | None = None
+    _cleanup: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _tell_timer: asyncio.TimerHandle | None = None
+
     def __init__(
         self,
         owner: Owner,
@@ -51,28 +61,16 @@ class Recorder:
         channel: Channel | None = None,
         coder: Coder | None = None,
     ) -> None:
-        self._coder = coder
-        self.failure: NotCached | None = None
         self._owner, self.wakes_source = owner, owner.recorder_moved
-        self._resource = resource
-        self._entry = entry
+        self._resource, self._entry = resource, entry
         self._body = resource.records.body(entry.generation)
         self._varies_on = varies_on
-        self._limits = limits
-        self._channel = channel
-        self._tell_timer: asyncio.TimerHandle | None = None
-        self._length = 0
+        self._limits, self._channel, self._coder = limits, channel, coder
         self._packer = ChunkPacker(hashes=hashes or entry.etag is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
         self._queue = SegmentQueue(limits.max_pending)
         self._seals, self.pending = self._queue.seals, self._queue.pending
         self.catch_up = self._queue.catch_up
-        self._late: LateChunks | None = None
-        self._is_held = self._is_left = self._closing = self._has_news = False
-        self._wakeup = asyncio.Event()
-        self._writer: asyncio.Task[None] | None = None
-        self._cleanup: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_failed(self) -> bool:
@@ -141,8 +139,9 @@ class Recorder:
         self._wake_writer()
 
     def _wake_writer(self) -> None:
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
+        if self._wakeup is None:
+            self._wakeup = asyncio.Event()
+            self._writer = asyncio.create_task(self._write(self._wakeup))
         self._wakeup.set()
 
     # -- progress for followers -------------------------------------------------------------
@@ -171,7 +170,7 @@ class Recorder:
 
     # -- segments out -----------------------------------------------------------------------
 
-    async def _write(self) -> None:
+    async def _write(self, wakeup: asyncio.Event) -> None:
         """Write and renew segments until closed or failed."""
         loop = asyncio.get_running_loop()
         renewed = loop.time()
@@ -187,10 +186,10 @@ class Recorder:
                 elif self._queue:
                     await self._write_window()
                 else:
-                    self._wakeup.clear()
+                    wakeup.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(RENEW_EVERY):
-                            await self._wakeup.wait()
+                            await wakeup.wait()
         except TooManyUploadsError:
             self.fail(NotCached.BEHIND)
         except StoreError as exc:
@@ -254,8 +253,8 @@ class Recorder:
             await self._publish(digest, codings=self._queue.codings, **known)
 
     async def _written_out(self) -> None:
-        self._wakeup.set()
         if self._writer is not None:
+            self._wake_writer()
             await self._writer
 
     async def _publish(self, digest: str, **fields: Any) -> None:
@@ -330,7 +329,8 @@ class Recorder:
     async def _clean_up(self, mark: NotCached | None) -> None:
         self._packer.clear()
         self._queue.clear()
-        self._wakeup.set()
+        if self._wakeup is not None:
+            self._wakeup.set()
         # A write that goes on would come after the deletion. Wait for it; it is bounded.
         if self._writer is not None and not self._writer.done():
             await self._body.abort()

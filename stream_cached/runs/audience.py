@@ -29,16 +29,17 @@ class Audience:
         answer: The answer that it streams.
     """
 
+    is_followed = False
+    """Whether another process follows the run."""
+    _deadline: asyncio.TimerHandle | None = None
+    _start_timer: asyncio.TimerHandle | None = None
+    _asking: asyncio.Task[None] | None = None
+
     def __init__(self, run: Run, stream: Stream, answer: Answer) -> None:
-        self.is_followed = False
-        """Whether another process follows the run."""
         self._run = run
         self._stream = stream
         self._shield = answer.shield
         self._finish_timeout = answer.finish_timeout
-        self._deadline: asyncio.TimerHandle | None = None
-        self._start_timer: asyncio.TimerHandle | None = None
-        self._asking: asyncio.Task[None] | None = None
 
     @property
     def is_elsewhere(self) -> bool:

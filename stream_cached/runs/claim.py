@@ -30,6 +30,31 @@ class Claim(ABC):
         variant: The variant that the request is for, as far as it is known.
     """
 
+    # What most runs never change is set here, once for all of them.
+
+    lease: Lease | None = None
+    """What makes it the only run among processes; None if it need not be."""
+    state = RunState.CLAIMED
+    brought_value = False
+    """Whether the endpoint has answered with a plain value."""
+    is_listed = True
+    is_visible = False
+    """Whether its answer is stored, and can be served."""
+    on_close: Callable[[RunState], None] | None = None
+    """Called once, with the last state before the end, by what watches the run."""
+    number: int | None = None
+    """What `on_event=` knows it by; None if nobody watches it."""
+    watched_since: float | None = None
+    """When the endpoint was called, if somebody watches the run."""
+    error: Exception | None = None
+    """What the endpoint raised, if the requests that waited may be given it."""
+    traceback: TracebackType | None = None
+    hands_on_refusal = False
+    """Whether the requests that waited may be given the answer, though it is not stored."""
+    _is_unlisted = False
+    _alone_for = 0.0
+    _left: asyncio.Event | None = None
+
     def __init__(self, registry: RunRegistry | None, key: str, variant: Variant) -> None:
         self.key = key
         self.variant = variant
@@ -38,30 +63,8 @@ class Claim(ABC):
         self.versions: Mapping[str, bytes] = {}
         self.began = time.monotonic()
         """When it was claimed or, later, when its call began to lead it."""
-        self.lease: Lease | None = None
-        """What makes it the only run among processes; None if it need not be."""
-        self.state = RunState.CLAIMED
-        self.brought_value = False
-        """Whether the endpoint has answered with a plain value."""
         self._registry = registry
-        self.is_listed = True
-        self.is_visible = False
-        """Whether its answer is stored, and can be served."""
-        self.on_close: Callable[[RunState], None] | None = None
-        """Called once, with the last state before the end, by what watches the run."""
-        self.number: int | None = None
-        """What `on_event=` knows it by; None if nobody watches it."""
-        self.watched_since: float | None = None
-        """When the endpoint was called, if somebody watches the run."""
-        self._is_unlisted = False
-        self.error: Exception | None = None
-        """What the endpoint raised, if the requests that waited may be given it."""
-        self.traceback: TracebackType | None = None
-        self.hands_on_refusal = False
-        """Whether the requests that waited may be given the answer, though it is not stored."""
-        self._alone_for = 0.0
         self._answered = asyncio.Event()
-        self._left: asyncio.Event | None = None
         self._over = asyncio.Event()
 
     def is_for(self, select: Select | None) -> bool:

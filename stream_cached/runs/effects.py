@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class EffectQueue:
     """Queued effects, and the task that works through them."""
 
+    _worker: asyncio.Task[None] | None = None
+    _last: Callable[[], Awaitable[None]] | None = None
+
     def __init__(self) -> None:
         self._effects: deque[Effect] = deque()
-        self._worker: asyncio.Task[None] | None = None
-        self._last: Callable[[], Awaitable[None]] | None = None
 
     def put(self, run: Run, effect: Effect) -> None:
         self._effects.append(effect)

@@ -17,9 +17,8 @@ class Line:
     store, and once more before they join: a server answers many of them at once.
     """
 
-    def __init__(self) -> None:
-        self.ahead = 0
-        """How many have joined in this turn, and are going to in the next ones."""
+    ahead = 0
+    """How many have joined in this turn, and are going to in the next ones."""
 
     async def wait(self) -> None:
         """Wait until those who came earlier have joined."""

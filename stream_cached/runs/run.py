@@ -45,22 +45,23 @@ _PRIVATE = "it turned out to be one client's own"
 class Run(Claim):
     """One run. `Claim` says what its parameters are."""
 
+    stream: Stream | None = None
+    answer: Answer | None = None
+    remote: Remote | None = None
+    recorder: Recorder | None = None
+    _storage: Storage | None = None
+    _cut_because = ""
+    given_up: GivenUp | None = None
+    end: End = CANCELLED
+    _producer: Producer | None = None
+    audience: Audience | None = None
+    _failed_apart: Callable[[Exception], None] | None = None
+
     def __init__(self, registry: RunRegistry | None, key: str, variant: Variant) -> None:
         super().__init__(registry, key, variant)
-        self.stream: Stream | None = None
-        self.answer: Answer | None = None
-        self.remote: Remote | None = None
-        self.recorder: Recorder | None = None
-        self._storage: Storage | None = None
         self.loop = asyncio.get_running_loop()
-        self._cut_because = ""
-        self.given_up: GivenUp | None = None
-        self.end: End = CANCELLED
-        self._producer: Producer | None = None
-        self.audience: Audience | None = None
         self.line_to_look, self.line_to_join = Line(), Line()
         self._effects = EffectQueue()
-        self._failed_apart: Callable[[Exception], None] | None = None
 
     def __repr__(self) -> str:
         readers = 0 if self.stream is None else len(self.stream.seats)

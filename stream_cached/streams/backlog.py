@@ -31,15 +31,16 @@ class Backlog:
             much.
     """
 
+    first_number = 0
+    """The number of the first chunk that memory holds."""
+    made = 0
+    """Bytes of all chunks so far, with their links."""
+    dropped = 0
+
     def __init__(self, max_ahead: int) -> None:
         self._max_ahead = max_ahead
         # The chunks of the first link are dropped: readers that want what follows stand here.
         self.first = self.last = Link((), 0)
-        self.first_number = 0
-        """The number of the first chunk that memory holds."""
-        self.made = 0
-        """Bytes of all chunks so far, with their links."""
-        self.dropped = 0
 
     @property
     def is_full(self) -> bool:

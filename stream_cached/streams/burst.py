@@ -53,14 +53,15 @@ class Burst:
     the first reader that wakes, or by the event loop, before the source goes on.
     """
 
+    _size = _limit = 0
+    _until = 0.0
+    _is_scheduled = False
+    _error: Exception | None = None
+
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._call_soon: Callable[..., object] = asyncio.get_running_loop().call_soon
         self._chunks: list[bytes] = []
-        self._size = self._limit = 0
-        self._until = 0.0
-        self._is_scheduled = False
-        self._error: Exception | None = None
 
     def put(self, chunk: bytes) -> bool:
         """Take one chunk. Return whether the source now has to pace itself."""

@@ -50,6 +50,14 @@ class Stream:
         archive: What keeps the chunks, where no recorder does.
     """
 
+    end: End | None = None
+    has_begun = False
+    """Whether there is a first byte. An endpoint may yield nothing first, to send the head."""
+    _is_first = True
+    _fastest = _store_turn_at = _cancellations = 0
+    _room: asyncio.Future[None] | None = None
+    _producer: asyncio.Task[None] | None = None
+
     def __init__(
         self,
         owner: Owner,
@@ -61,7 +69,6 @@ class Stream:
         archive: Archive | None = None,
     ) -> None:
         self.owner = owner
-        self.end: End | None = None
         self.ended = asyncio.Event()
         self.commit_wait = commit_wait
         self.seats: set[Seat] = set()
@@ -72,19 +79,11 @@ class Stream:
         self._burst = Burst(self)
         self.put, self.forget_source = self._burst.put, self._burst.forget_receiver
         self._spool = Spool(spool_max)
-        self._fastest = 0
-        self._is_first = True
-        self.has_begun = False
-        """Whether there is a first byte. An endpoint may yield nothing first, to send the head."""
-        self._store_turn_at = 0
         self._gave_way = time.monotonic()
         # Seats that have read everything: looked at once a wake-up, not at each chunk.
         self._waiting: set[Seat] = set()
         self._turns = Turns(self.seats)
         self._loop = asyncio.get_running_loop()
-        self._room: asyncio.Future[None] | None = None
-        self._producer: asyncio.Task[None] | None = None
-        self._cancellations = 0
 
     # -- the source -------------------------------------------------------------------------
 

@@ -51,8 +51,9 @@ class ChunkPacker:
 
     def add(self, chunks: Sequence[bytes], size: int) -> list[ClosedSegment]:
         """Add chunks of that size together. Return the segments that they close."""
-        count = len(chunks)
-        if size <= self._room(count) and len(self._lengths) + count <= _MAX_CHUNKS:
+        count = len(self._lengths) + len(chunks)
+        used = self.filled + size + _LENGTH_SIZE * (count + 1) + PREFIX_SIZE
+        if used <= VALUE_SIZE and count <= _MAX_CHUNKS:
             self._pieces += chunks
             self._lengths += map(len, chunks)
             self.filled += size
@@ -107,9 +108,9 @@ class ChunkPacker:
     def clear(self) -> None:
         self._pieces, self._lengths, self.filled = [], [], 0
 
-    def _room(self, count: int = 1) -> int:
-        """Return how many bytes there is room for, in so many chunks."""
-        used = self.filled + _LENGTH_SIZE * (len(self._lengths) + 1 + count) + PREFIX_SIZE
+    def _room(self) -> int:
+        """Return how many bytes there is room for, in one chunk."""
+        used = self.filled + _LENGTH_SIZE * (len(self._lengths) + 2) + PREFIX_SIZE
         return max(0, VALUE_SIZE - used)
 
     def _put(self, piece: bytes) -> None:

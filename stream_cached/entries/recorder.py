@@ -233,24 +233,25 @@ class Recorder:
             await self._cleanup
 
     async def _commit(self) -> None:
-        digest, mark, took = self._packer.digest(), self._entry.etag, self._owner.took
-        etag = None if mark is None else f'{mark}"{digest[:32]}"'
-        known: dict[str, Any] = {"length": self._length, "etag": etag, "took": took}
+        digest, entry = self._packer.digest(), self._entry
+        entry.length, entry.took = self._length, self._owner.took
+        if entry.etag is not None:
+            entry.etag += f'"{digest[:32]}"'
         self._closing = True
         if not self._seals:
             whole = self._packer.open
             room = self._limits.inline_max - self._resource.versions_size
-            if fits(self._entry, whole, room, **known):
+            if fits(entry, whole, room):
                 await self._written_out()
-                body = await body_fields(whole.payload, self._coder)
-                await self._publish(digest, chunks=whole.chunks, **known, **body)
+                entry.chunks = whole.chunks
+                await self._publish(digest, **await body_fields(whole.payload, self._coder))
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
-            known["sizes"], known["segments"] = await self._body.finish(), tuple(self._seals)
-            await self._publish(digest, codings=self._queue.codings, **known)
+            entry.sizes, entry.segments = await self._body.finish(), tuple(self._seals)
+            await self._publish(digest, codings=self._queue.codings)
 
     async def _written_out(self) -> None:
         if self._writer is not None:
@@ -258,10 +259,9 @@ class Recorder:
             await self._writer
 
     async def _publish(self, digest: str, **fields: Any) -> None:
-        lifetimes = self._resource.lifetimes
-        if lifetimes.ttl is not None and lifetimes.is_told and self._entry.fresh_until is None:
-            fields["fresh_until"] = time.time() + lifetimes.ttl
-        entry = self._entry
+        lifetimes, entry = self._resource.lifetimes, self._entry
+        if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
+            entry.fresh_until = time.time() + lifetimes.ttl
         for name, value in fields.items():
             setattr(entry, name, value)
         reason: NotCached | None = NotCached.OVERTAKEN

@@ -97,9 +97,10 @@ class LiveResponse(StreamingResponse):
         if isinstance(receive, DisconnectShield):
             receive = receive.receive
         if scope["type"] == "http":
-            self._reader.asides.takes_comments = takes_comments(self.raw_headers)
+            asides = self._reader.asides
+            asides.takes_comments = takes_comments(self.raw_headers)
             if self.after is None:
-                send = self._reader.asides.through(send)
+                send = asides.through(send)
             self._plain_send = send
         send = self._sending.through(send) if self._sending.watches else send
         counted: CountedSend | None = None
@@ -223,36 +224,37 @@ class LiveResponse(StreamingResponse):
         await self._run.over()
 
     async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        declared = content_length(self.raw_headers)
+        declared, reader = content_length(self.raw_headers), self._reader
         self._sent = 0
         # A client that leaves while the head is sent leaves a run that other requests wait for.
-        self._reader.start()
-        async with watch_client(scope, receive, self._reader.close):
+        reader.start()
+        async with watch_client(scope, receive, reader.close):
             if declared == 0 or self.status_code == 204:
                 # For the client the head is the end, and the end waits for the commit.
-                await self._reader.ended()
+                await reader.ended()
             rest = b"" if self.after is None else await self._rest(self.after)
             await send(start_message(self.status_code, list(self.raw_headers)))
             if self._joined is not None and self.after is None:
                 if scope["method"] == "HEAD":
                     await send(body_message(b"", more=False))
                     return
-                if not self._reader.has_first:
+                if not reader.has_first:
                     await self._check_joined()
             if self.after is not None:
                 await send(body_message(rest, more=True))
                 self._sent += len(rest)
-            while chunks := await self._reader.take():
+            while chunks := await reader.take():
                 for part in merged(chunks) if self._merge else chunks:
-                    if part and declared is not None and self._sent + len(part) == declared:
+                    if declared is not None and part and self._sent + len(part) == declared:
                         # For the client the last byte is the end: it waits for the commit.
                         await send(body_message(part[:-1], more=True))
                         self._sent += len(part) - 1
-                        await self._reader.ended()
+                        await reader.ended()
                         part = part[-1:]
-                    await send(body_message(part, more=True))
+                    # Not by `body_message`: there may be many of them.
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
                     self._sent += len(part)
-            if not self._reader.closed:
+            if not reader.closed:
                 await send(body_message(b"", more=False))
 
     async def _check_joined(self) -> None:

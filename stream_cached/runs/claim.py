@@ -147,7 +147,7 @@ class Claim(ABC):
         self.state, effects = transition
         for effect in effects:
             self._carry_out(effect)
-        if self.state is RunState.CLOSED and self.on_close is not None:
+        if self.on_close is not None and self.state is RunState.CLOSED:
             on_close, self.on_close = self.on_close, None
             on_close(before)
         return True

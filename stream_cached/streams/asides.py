@@ -35,13 +35,13 @@ class Asides:
     The reader delivers them itself, between two chunks: there is one writer to each connection.
     """
 
-    __slots__ = ("_room", "_send", "_waiting", "is_closed", "takes_comments")
+    __slots__ = ("_room", "_send", "is_closed", "takes_comments", "waiting")
 
     def __init__(self) -> None:
         self.is_closed = False
         self.takes_comments = True
         """Whether more bytes fit into the body: it has no length, and is not compressed."""
-        self._waiting: deque[tuple[float, Message]] = deque()
+        self.waiting: deque[tuple[float, Message]] = deque()
         self._send: Send | None = None
         self._room: asyncio.Event | None = None
 
@@ -53,21 +53,21 @@ class Asides:
     @property
     def next_place(self) -> float | None:
         """The place of the next message; None if none waits."""
-        return self._waiting[0][0] if self._waiting else None
+        return self.waiting[0][0] if self.waiting else None
 
     def is_due(self, place: float) -> bool:
         """Whether a message is to be sent that belongs at a place, or before it."""
-        return self._send is not None and bool(self._waiting) and self._waiting[0][0] <= place
+        return self._send is not None and bool(self.waiting) and self.waiting[0][0] <= place
 
     def comment(self, message: Comment, place: float) -> None:
         """Take a comment. For a client that is slow it is of no use: what waits is bounded."""
-        if self.takes_comments and not self.is_closed and len(self._waiting) < _MAX_WAITING:
-            self._waiting.append((place, message))
+        if self.takes_comments and not self.is_closed and len(self.waiting) < _MAX_WAITING:
+            self.waiting.append((place, message))
 
     async def deliver(self, place: float) -> None:
         """Send what belongs at a place, or before it."""
         while self._send is not None and self.is_due(place):
-            message = self._waiting.popleft()[1]
+            message = self.waiting.popleft()[1]
             if self._room is not None:
                 self._room.set()
             await self._send(message)
@@ -78,7 +78,7 @@ class Asides:
     def close(self) -> None:
         """Drop what waits and what comes: the client has left."""
         self.is_closed = True
-        self._waiting.clear()
+        self.waiting.clear()
         if self._room is not None:
             self._room.set()
 
@@ -105,13 +105,13 @@ class LeadersAsides(Asides):
     def put(self, message: Message, place: float) -> None:
         """Take a message."""
         if self._has_head and not self.is_closed:
-            self._waiting.append((place, message))
+            self.waiting.append((place, message))
             self._news.set()
 
     async def room(self) -> None:
         """Wait while too much waits for a client that is slow."""
         self._room = self._room or asyncio.Event()
-        while len(self._waiting) > _MAX_WAITING and self._send is not None:
+        while len(self.waiting) > _MAX_WAITING and self._send is not None:
             self._room.clear()
             await self._room.wait()
 
@@ -123,7 +123,7 @@ class LeadersAsides(Asides):
     def go_on_after_head(self) -> None:
         """Note that another head was sent: what belongs to it is for no one."""
         self._has_head = self.awaits_trailers = False
-        self._waiting.clear()
+        self.waiting.clear()
 
     def close(self) -> None:
         """Drop what waits and what comes: the client has left."""

@@ -37,19 +37,16 @@ class Seat:
         self.cut = ""
         """Why the reader gets nothing more."""
         self.future: asyncio.Future[None] | None = None
+        """What `wake` ends."""
 
     @property
     def is_waiting(self) -> bool:
         return self.future is not None and not self.future.done()
 
-    def wait(self, future: asyncio.Future[None]) -> asyncio.Future[None]:
-        """Let `wake` end a future, and return it."""
-        self.future = future
-        return future
-
-    def wait_no_more(self) -> None:
-        """Forget the future."""
-        self.future = None
+    @property
+    def has_next(self) -> bool:
+        """Whether memory holds the next link."""
+        return self.link is not None and self.link.next is not None
 
     def fall_behind(self) -> None:
         """Note that memory no longer holds the next chunk."""
@@ -94,13 +91,15 @@ class Reader:
         length: Bytes of the body, if they are declared: the last byte is then the end.
     """
 
+    closed = False
+    _is_started = False
+
     def __init__(self, stream: Stream, seat: Seat, length: int | None) -> None:
         self._stream = stream
         self._seat = seat
         self._left = length
         self._position = 0
         self._older: deque[bytes] = deque()
-        self.closed = False
 
     def __del__(self) -> None:
         if not self.closed:
@@ -122,6 +121,7 @@ class Reader:
 
     def start(self) -> None:
         """Start the run, unless this reader has joined it."""
+        self._is_started = True
         if not self._seat.joins:
             self._stream.owner.start()
 
@@ -188,20 +188,21 @@ class Reader:
                 this reader needs is lost.
             Exception: The source raised it.
         """
-        chunks: list[bytes] = []
-        if (self._is_next and not self.closed) or await self._has_next():
-            seat, size = self._seat, 0
+        seat, size, chunks = self._seat, 0, list[bytes]()
+        if seat.asides.waiting or not seat.has_next or self.closed:
+            if not await self._has_next():
+                return chunks
             if (place := seat.asides.next_place) is not None and place > self._position:
                 return self._take_before(place)
-            while self._older and size < TAKE_MAX:
-                chunks.append(self._older.popleft())
-                size += len(chunks[-1])
-            # There may be a thousand chunks for each of a hundred readers.
-            while size < TAKE_MAX and (taken := seat.take()):
-                chunks += taken
-                size += sum(map(len, taken))
-            self._position += size + LINK_SIZE * len(chunks)
-            self._stream.advanced(self._position)
+        while self._older and size < TAKE_MAX:
+            chunks.append(self._older.popleft())
+            size += len(chunks[-1])
+        # There may be a thousand chunks for each of a hundred readers.
+        while size < TAKE_MAX and (taken := seat.take()):
+            chunks += taken
+            size += sum(map(len, taken))
+        self._position += size + LINK_SIZE * len(chunks)
+        self._stream.advanced(self._position)
         return chunks
 
     def _take_before(self, place: float) -> list[bytes]:
@@ -229,21 +230,16 @@ class Reader:
 
     @property
     def _is_there(self) -> bool:
-        link = self._seat.link
-        return bool(self._older) or (link is not None and link.next is not None)
-
-    @property
-    def _is_next(self) -> bool:
-        """Whether a chunk is there, and nothing that belongs before it."""
-        return self._is_there and not self._seat.asides.is_due(self._position)
+        return bool(self._older) or self._seat.has_next
 
     async def _has_next(self) -> bool:
-        self.start()
+        if not self._is_started:
+            self.start()
         seat, asides = self._seat, self._seat.asides
         while not self.closed:
-            if asides.is_due(self._position):
+            if asides.waiting and asides.is_due(self._position):
                 await asides.deliver(self._position)
-            elif self._is_there:
+            elif seat.has_next or self._older:
                 return True
             elif seat.cut:
                 raise BrokenStreamError(f"the stream was cut for this reader: {seat.cut}")

@@ -311,10 +311,11 @@ class Stream:
     def news_for(self, seat: Seat) -> asyncio.Future[None]:
         """Return a future for the next change; after it, call `waits_no_more`."""
         self._waiting.add(seat)
-        return seat.wait(self._loop.create_future())
+        future = seat.future = self._loop.create_future()
+        return future
 
     def waits_no_more(self, seat: Seat) -> None:
-        seat.wait_no_more()
+        seat.future = None
         self._waiting.discard(seat)
         self._burst.suspended()
 

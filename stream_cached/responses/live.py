@@ -110,8 +110,7 @@ class LiveResponse(StreamingResponse):
                 if self.resumption is None:
                     await self._send_body(scope, receive, send)
                 else:
-                    counted = CountedSend(scope, send)
-                    await resuming(self.resumption, self._send_body, scope, receive, counted.send)
+                    await resuming(self.resumption, self._send_body, scope, receive, send)
             else:
                 counted = CountedSend(scope, send)
                 background, self.background = self.background, None
@@ -121,8 +120,10 @@ class LiveResponse(StreamingResponse):
             is_cancelled = True
             raise
         finally:
-            own = 0 if scope.get("method") == "HEAD" else self._sent
-            self._sending.sent(own if counted is None else counted.size)
+            size = self._sent if counted is None else counted.size
+            # Another run may have sent the rest.
+            size += 0 if self.resumption is None else self.resumption.went_on_with
+            self._sending.sent(0 if scope.get("method") == "HEAD" else size)
             await self.end_call(is_cancelled)
         if not self._joined and self._run.background_error is not None:
             raise self._run.background_error

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_cached.errors import BrokenStreamError, LostStreamError
 from stream_cached.http.headers import content_length, end_to_end
+from stream_cached.responses.messages import CountedSend
 from stream_cached.streams.sources import recordable
 
 _Fields = tuple[tuple[bytes, bytes], ...]
@@ -97,6 +98,8 @@ class Resumption:
         self._has_head = False
         self._length = 0
         self._digest = hashlib.blake2b() if within_body else None
+        self.went_on_with = 0
+        """Bytes of the body that another answer has sent."""
 
     def watched(self, send: Send) -> Send:
         """Return a `send` that remembers what is sent."""
@@ -124,7 +127,7 @@ class Resumption:
         Raise `BrokenStreamError` if the new body is another one, or is lost, too.
         """
         # A file that the server sends would come whole, after what was sent already.
-        scope = recordable(scope, conditional=False)
+        scope, counted = recordable(scope, conditional=False), CountedSend(scope, send)
         for _ in range(_ATTEMPTS):
             if self._length and not self._within_body:
                 break
@@ -136,11 +139,14 @@ class Resumption:
             try:
                 head = self._head if self._has_head else None
                 digest = self._digest or hashlib.blake2b()
-                await response(scope, receive, _Rest(send, head, self._length, digest))
+                rest = _Rest(counted.send, head, self._length, digest)
+                await response(scope, receive, rest)
             except LostStreamError as exc:
                 cause = exc
             else:
                 return
+            finally:
+                self.went_on_with = counted.size
         raise cause
 
 

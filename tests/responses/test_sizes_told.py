@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -51,5 +52,35 @@ def test_a_call_that_is_cancelled_before_the_last_byte_has_sent_all_others(
         assert exchange.body == b"hell"
         (answered,) = (event for event in events if isinstance(event, Answered))
         assert (answered.size, endpoint.stats().bytes) == (4, 4)
+
+    run(test)
+
+
+def test_a_call_that_has_joined_in_vain_has_sent_what_its_own_run_made() -> None:
+    async def test() -> None:
+        go_on, events = asyncio.Event(), list[Any]()
+
+        @stream_cached(ttl=60, cache=MemoryCache(), on_event=events.append)
+        async def endpoint(request: Request) -> StreamingResponse:
+            async def chunks() -> AsyncIterator[bytes]:
+                await go_on.wait()
+                # What is read of the request only now makes the body this client's own.
+                yield request.headers["x-name"].encode()
+
+            return StreamingResponse(chunks())
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        exchanges = [Exchange(app), Exchange(app)]
+        for exchange, name in zip(exchanges, (b"Ada", b"Grace"), strict=True):
+            exchange.scope["headers"] = [(b"x-name", name)]
+        answering = []
+        for exchange in exchanges:
+            answering.append(asyncio.create_task(exchange.run()))
+            await until(functools.partial(bool, exchange.sent))
+        go_on.set()
+        await asyncio.gather(*answering)
+        assert [exchange.body for exchange in exchanges] == [b"Ada", b"Grace"]
+        assert "collapsed" in exchanges[1].cache_status
+        assert {event.size for event in events if isinstance(event, Answered)} == {3, 5}
 
     run(test)

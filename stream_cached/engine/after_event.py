@@ -32,10 +32,10 @@ def with_ids(call: Call, made: Produced, source: Source, answer: Answer) -> tupl
             return source, answer
         events = execution.source.events = EventCount()
         return source, replace(answer, last_event=lambda: events.number)
-    is_asked_for = call.service.options.resume == "event-id"
+    if call.service.options.resume != "event-id" or answer.generation is None:
+        return source, answer
     # A body with a length, or that is compressed, stays as it is.
-    is_open = is_event_stream(made.headers) and takes_comments(made.headers)
-    if not is_asked_for or not is_open or answer.generation is None:
+    if not is_event_stream(made.headers) or not takes_comments(made.headers):
         return source, answer
     numbered = NumberedEvents(source, answer.generation)
     return numbered, replace(answer, last_event=lambda: numbered.last)

@@ -67,7 +67,8 @@ async def record(
     execution = call.execution
     if not view.records:
         return pass_on(call, await execution.run(), _miss(call, view, stored=False))
-    await validate(call)
+    if call.service.validator is not None:
+        await validate(call)
     asked_at = time.time()
     finish_timeout = call.service.options.effective_finish_timeout
     with watched(call) as watch, execution.shielded(finish_timeout) as shield:

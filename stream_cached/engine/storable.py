@@ -120,13 +120,16 @@ class Verdict:
 
     def validated_each_time(self, status: int) -> str | None:
         """Return what the validator has said if each request has to ask it again."""
-        is_each = self.lifetime is not None and self.lifetime.fresh_until <= self.asked_at
-        return self._value_for(status) if is_each else None
+        if self.lifetime is None or self.lifetime.fresh_until > self.asked_at:
+            return None
+        return self._value_for(status)
 
     def validator(self, status: int) -> tuple[str, float] | None:
         """Return what the validator has said, and for how long the answer is fresh."""
-        value, seconds = self._value_for(status), self._resource.lifetimes.ttl
-        return None if value is None or seconds is None else (value, float(seconds))
+        if (value := self._value_for(status)) is None:
+            return None
+        seconds = self._resource.lifetimes.ttl
+        return None if seconds is None else (value, float(seconds))
 
 
 def _bounded(limits: Limits, capacity: int | None) -> Limits:

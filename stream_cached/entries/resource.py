@@ -192,7 +192,8 @@ class Resource:
             added = await added_versions(self.store, missing, self.lifetimes.versions)
             self.seen = {**self.seen, **added}
             self._set_versions({**self._versions, **added})
-        await self._enlist(self._depends.needs)
+        if self._key_sets is not None:
+            await self._key_sets.enlist(self, self._depends.needs)
 
     async def _tag_versions(self) -> dict[str, bytes]:
         """
@@ -299,10 +300,6 @@ class Resource:
     def _is_late(self) -> bool:
         """Whether a revocation since the run began may have expired already."""
         return asyncio.get_running_loop().time() - self._begun > self.lifetimes.longest_run
-
-    async def _enlist(self, keys: Sequence[str]) -> None:
-        if self._key_sets is not None:
-            await self._key_sets.enlist(self, keys)
 
     # -- mark, revoke, retire ---------------------------------------------------------------
 

@@ -54,8 +54,10 @@ class Dependencies:
             versions[self._revocation] = as_id(revocation)
         return versions
 
-    def recorded(self, versions: Mapping[str, bytes]) -> dict[str, bytes]:
+    def recorded(self, versions: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """Return what a record depends on: not on what happens to the tags of others."""
+        if self._witness is None:
+            return versions
         return {key: version for key, version in versions.items() if key != self._witness}
 
     def current_until(

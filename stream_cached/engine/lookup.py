@@ -129,7 +129,9 @@ async def _look_up_in(
             await resource.look_up()
     lacks = call.writes and isinstance(found, NOT_FRESH)
     records = lacks and not call.is_head
-    if records:
+    if records and use.backend.server is None:
+        await resource.begin()
+    elif records:
         with use.deadline:
             await resource.begin()
     return View(use, registry, resource, found, records, lacks and call.is_head, ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -37,6 +38,12 @@ _OF_STORE = (Outcome.HIT, Outcome.STALE, Outcome.JOINED)
 
 #: How many answers of other calls a call takes that turn out not to be for it.
 _MAX_ATTEMPTS = 3
+
+
+@functools.lru_cache(maxsize=128)
+def event_of(outcome: Outcome, fwd: str, *, stored: bool = False, detail: str = "") -> Answered:
+    """Return the event of an answer that the endpoint has made. There are few of them."""
+    return Answered(outcome, fwd=fwd, stored=stored, detail=detail)
 
 
 # What is made for each call is not frozen: to set a field would cost three times as much. Nothing

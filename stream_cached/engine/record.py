@@ -13,7 +13,7 @@ from stream_cached.engine.completed import call_on_complete
 from stream_cached.engine.completeness import completeness
 from stream_cached.engine.confirm import own_tag, validate, with_tag
 from stream_cached.engine.lookup import detail_of
-from stream_cached.engine.outcome import Call, Stale, View
+from stream_cached.engine.outcome import Call, Stale, View, event_of
 from stream_cached.engine.past import pass_on
 from stream_cached.engine.sharing import (
     alone_for,
@@ -112,7 +112,7 @@ def _refuse(
 
 
 def _miss(call: Call, view: View, *, stored: bool = True, detail: str = "") -> Answered:
-    return Answered(Outcome.MISS, fwd=_fwd(call, view), stored=stored, detail=detail)
+    return event_of(Outcome.MISS, _fwd(call, view), stored=stored, detail=detail)
 
 
 def _fwd(call: Call, view: View) -> str:

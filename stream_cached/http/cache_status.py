@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ _PARAMETERS = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^";])+')
 _BY_WORD = {reason.word: reason for reason in NotCached}
 
 
+# Of what a process says there are few.
+@functools.lru_cache(maxsize=1024)
 def cache_status(
     *,
     hit: bool = False,

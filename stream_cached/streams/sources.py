@@ -35,6 +35,8 @@ _BODIES_ELSEWHERE = frozenset({"http.response.pathsend", "http.response.zerocopy
 def sends_by_itself(response: Response) -> bool:
     """Whether a response sends in its own way, so that only its messages have the body."""
     cls = type(response)
+    if cls is StreamingResponse:
+        return False
     if isinstance(response, StreamingResponse):
         names = ("__call__", "stream_response")
         return any(getattr(cls, name) is not getattr(StreamingResponse, name) for name in names)

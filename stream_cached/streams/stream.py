@@ -74,8 +74,7 @@ class Stream:
         self.seats: set[Seat] = set()
         self._recorder = recorder
         self._archive: Archive | None = recorder or archive
-        self._max_ahead = max_ahead
-        self._backlog = Backlog(max_ahead)
+        self._max_ahead, self._backlog = max_ahead, Backlog(max_ahead)
         self._burst = Burst(self)
         self.put, self.forget_source = self._burst.put, self._burst.forget_receiver
         self._spool = Spool(spool_max)
@@ -107,9 +106,10 @@ class Stream:
             # It is cancelled only while it is suspended: later chunks of the burst change nothing.
             self._cancellations = self._producer.cancelling()
         # The first chunk is sent before the second one is made.
-        at_once = self._is_first or self.owner.is_aborting or not self._has_room()
+        if self._is_first or self.owner.is_aborting or not self._has_room():
+            return 0, 0.0
         room = self._max_ahead - (self._backlog.made - self._fastest if self.seats else 0)
-        return (0 if at_once else min(room, BURST_MAX)), self._gave_way + GIVE_WAY_AFTER
+        return min(room, BURST_MAX), self._gave_way + GIVE_WAY_AFTER
 
     def wake_waiting(self) -> bool:
         if not self._waiting:

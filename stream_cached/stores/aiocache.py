@@ -64,14 +64,17 @@ class AiocacheStore:
             and len(keys) <= _FEW
         ):
             # What a user's function returns may change, and segments are read once or twice.
-            return tuple(map(self.native_key, keys))
+            return self._built(keys)
         place = cache.namespace, *keys
         natives = self._natives.get(place)
         if natives is None:
             if len(self._natives) >= _MOST_NATIVES:
                 self._natives.clear()
-            natives = self._natives[place] = tuple(map(self.native_key, keys))
+            natives = self._natives[place] = self._built(keys)
         return natives
+
+    def _built(self, keys: Sequence[str]) -> tuple[Any, ...]:
+        return tuple(map(self.native_key, keys))
 
     def native_ttl(self, ttl: float | None) -> Any:
         return ttl

@@ -38,34 +38,31 @@ class ChunkPacker:
         self.filled = 0
         """Bytes of the chunks in the open segment."""
         self._pieces: list[bytes] = []
-        self._lengths: list[int] = []
 
     @property
     def is_empty(self) -> bool:
-        return not self._lengths
+        return not self._pieces
 
     @property
     def open(self) -> Segment:
         """The open segment, which ends with a whole chunk."""
-        return Segment(tuple(self._lengths), False, b"".join(self._pieces))
+        return Segment(tuple(map(len, self._pieces)), False, b"".join(self._pieces))
 
     def add(self, chunks: Sequence[bytes], size: int) -> list[ClosedSegment]:
         """Add chunks of that size together. Return the segments that they close."""
-        count = len(self._lengths) + len(chunks)
+        count = len(self._pieces) + len(chunks)
         used = self.filled + size + _LENGTH_SIZE * (count + 1) + PREFIX_SIZE
         if used <= VALUE_SIZE and count <= _MAX_CHUNKS:
             self._pieces += chunks
-            self._lengths += map(len, chunks)
             self.filled += size
             return []
         closed: list[ClosedSegment] = []
         for chunk in chunks:
-            if len(self._lengths) >= _MAX_CHUNKS:
+            if len(self._pieces) >= _MAX_CHUNKS:
                 closed.append(self.close())
-            room = VALUE_SIZE - PREFIX_SIZE - self.filled - _LENGTH_SIZE * (len(self._lengths) + 2)
+            room = VALUE_SIZE - PREFIX_SIZE - self.filled - _LENGTH_SIZE * (len(self._pieces) + 2)
             if len(chunk) <= room:
                 self._pieces.append(chunk)
-                self._lengths.append(len(chunk))
                 self.filled += len(chunk)
             else:
                 self._divide(chunk, closed)
@@ -88,12 +85,13 @@ class ChunkPacker:
     def close(self, *, continues: bool = False) -> ClosedSegment:
         """Return the open segment, and begin the next one."""
         pieces: Sequence[bytes] = self._pieces
+        lengths = tuple(map(len, pieces))
         if self.filled < _LARGE * len(pieces) or not _PLAIN.issuperset(map(type, pieces)):
             pieces = (b"".join(pieces),)
         if self._hash is not None:
             for piece in pieces:
                 self._hash.update(piece)
-        segment = ClosedSegment(tuple(self._lengths), continues, pieces)
+        segment = ClosedSegment(lengths, continues, pieces)
         self.clear()
         return segment
 
@@ -106,16 +104,15 @@ class ChunkPacker:
         return whole.hexdigest()
 
     def clear(self) -> None:
-        self._pieces, self._lengths, self.filled = [], [], 0
+        self._pieces, self.filled = [], 0
 
     def _room(self) -> int:
         """Return how many bytes there is room for, in one chunk."""
-        used = self.filled + _LENGTH_SIZE * (len(self._lengths) + 2) + PREFIX_SIZE
+        used = self.filled + _LENGTH_SIZE * (len(self._pieces) + 2) + PREFIX_SIZE
         return max(0, VALUE_SIZE - used)
 
     def _put(self, piece: bytes) -> None:
         self._pieces.append(piece)
-        self._lengths.append(len(piece))
         self.filled += len(piece)
 
 

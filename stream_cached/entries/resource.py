@@ -226,17 +226,17 @@ class Resource:
         """
         if self._is_late():
             return NotCached.OVERTAKEN
-        body, segments = self.records.body_of(entry), range(len(entry.segments))
+        segments = range(len(entry.segments))
         if self._key_sets is not None:
-            keys = [self.key, *self._depends.needs, *body.keys(segments)]
-            await self._key_sets.enlist(self, keys)
+            of_body = self.records.body_of(entry).keys(segments)
+            await self._key_sets.enlist(self, [self.key, *self._depends.needs, *of_body])
         known = self.records, self._depends, self.seen
         if not varies_on and await at_once.commit(*known, entry, lease):
             return None
         entry = replace(entry, versions=await self._tag_versions())
         values, found, _ = await asyncio.gather(
             self._current(),
-            body.renew(segments, self.lifetimes.segments),
+            self.records.body_of(entry).renew(segments, self.lifetimes.segments),
             self.store.touch_many(self._depends.touched, self.lifetimes.versions),
         )
         if found != len(entry.segments):

@@ -61,8 +61,8 @@ class Leading:
         try:
             if error is not None:
                 run.fail()
-            if error is None or isinstance(error, Exception):
-                await run.released()
+            if run.lease is not None and (error is None or isinstance(error, Exception)):
+                await run.lease.released()
         finally:
             _own.reset(self._token)
 

@@ -262,7 +262,8 @@ class Run(Claim):
         if self.audience is not None:
             self.audience.end()
         try:
-            await self.released()
+            if self.lease is not None:
+                await self.lease.released()
         finally:
             self._over.set()
             self._report_apart()

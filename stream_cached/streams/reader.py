@@ -188,7 +188,8 @@ class Reader:
                 this reader needs is lost.
             Exception: The source raised it.
         """
-        seat, size, chunks = self._seat, 0, list[bytes]()
+        chunks: list[bytes] = []
+        seat, size = self._seat, 0
         if seat.asides.waiting or not seat.has_next or self.closed:
             if not await self._has_next():
                 return chunks

@@ -129,8 +129,8 @@ class LiveResponse(StreamingResponse):
             raise self._run.background_error
         if self.background is not None:
             await self.background()
-        if self._own is not None and self._own.background is not None:
-            await self._own.background()
+        if self._joined and (own := self._own) is not None and own.background is not None:
+            await own.background()
 
     @property
     def _own(self) -> Response | None:

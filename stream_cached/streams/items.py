@@ -10,7 +10,10 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any, cast
 
-from stream_cached.http.headers import content_length, header_values
+from stream_cached.http.headers import content_length, field_names, header_values
+
+#: The fields with which no bytes may be added to a body.
+_FIXING = frozenset({b"content-encoding", b"content-length"})
 
 
 def is_event_stream(headers: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -20,6 +23,9 @@ def is_event_stream(headers: Sequence[tuple[bytes, bytes]]) -> bool:
 
 def takes_comments(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """Whether comments may be added to an event stream."""
+    if _FIXING.isdisjoint(field_names(headers)):
+        # Nearly all streams.
+        return True
     return content_length(headers) is None and not header_values(headers, b"content-encoding")
 
 

@@ -38,10 +38,12 @@ def among(call: object, calls: Iterable[object]) -> bool:
 
 def needs_request(scope: Mapping[str, Any]) -> bool:
     """Whether FastAPI closes a dependency of the route at the end of the request."""
+    if (dependant := dependant_of(scope)) is None:
+        return False
     overrides, seen = overrides_of(scope), list[object]()
     return any(
         is_generator(call)
-        for each in dependencies_of(dependant_of(scope))
+        for each in dependencies_of(dependant)
         for call in _called(each, overrides, seen)
     )
 

@@ -59,6 +59,6 @@ async def commit(
     finally:
         if lease is not None and offered is not None:
             lease.answer_offer(is_released)
-    if is_done:
+    if is_done and old is not None:
         await records.retire(old, by=entry)
     return is_done

@@ -76,7 +76,8 @@ class Lengths(LazyLengths):
 
 def packed_lengths(lengths: Sequence[int]) -> bytes:
     """Return lengths as they are stored."""
-    if isinstance(lengths, Lengths):
+    # The exact type first: `isinstance` is slow for an abstract class.
+    if type(lengths) is not tuple and isinstance(lengths, Lengths):
         return lengths.packed
     return pack_any_text(lengths) if lengths else b""
 

@@ -60,7 +60,7 @@ class Execution:
         finally:
             if guard is not None and release:
                 guard.release(self.args)
-        return Executed(result, response_heads(self.args, self.kwargs) != head)
+        return Executed(result, bool(head) and response_heads(self.args, self.kwargs) != head)
 
     def _guard(self) -> Guard | None:
         if self.incoming is None or self.terms is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.endpoints import HTTPEndpoint
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
 from stream_cached.endpoint.changed import is_changed_on_route
@@ -172,7 +172,8 @@ class Guard(ObservedParts):
                 if isinstance(item, HTTPConnection):
                     setattr(value, name, self._given(item))
             value.scope = self.scope
-        if not isinstance(value, HTTPConnection):
+        # The exact type first: `isinstance` is slow for an abstract class.
+        if type(value) is not Request and not isinstance(value, HTTPConnection):
             return observed_injected(value, self)
         if plain_scope(value.scope) is not self.request.scope:
             # No part of another request is part of the key.

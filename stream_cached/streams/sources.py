@@ -86,8 +86,10 @@ class IteratorSource:
     async def close(self) -> None:
         # Starlette never closes the iterator, and leaves the clean-up to the garbage collector.
         iterator, self._iterator = self._iterator, None
+        if self.is_exhausted:
+            return
         try:
-            if isinstance(iterator, AsyncGenerator) and iterator is not self._iterable:
+            if iterator is not self._iterable and isinstance(iterator, AsyncGenerator):
                 # `__aiter__` has made it: no one else knows it.
                 await iterator.aclose()
         finally:

@@ -82,7 +82,8 @@ class Collapse:
         Raises:
             StoreError: The store failed.
         """
-        if self._call.wishes.only_if_cached:
+        wishes = self._call.wishes
+        if wishes.only_if_cached:
             return Serve(unsatisfied(self._call))
         if not self._call.collapses:
             return _lead(view)
@@ -90,7 +91,7 @@ class Collapse:
             return await self._only_join(view)
         if not view.lacks_answer or view.is_backing_off:
             return _lead(view)
-        if self._call.wishes.no_cache and (other := view.joinable) is not None:
+        if wishes.no_cache and (other := view.joinable) is not None:
             # That run may have begun before the request came that wants a new answer.
             return await self._wait_for(other, view) if self._is_new(other) else _lead(view)
         if self._call.is_conditional and not await self._can_follow(view):

@@ -173,8 +173,9 @@ class Call:
     @property
     def has_waited_enough(self) -> bool:
         """Whether it has waited for another call for as long as `wait_timeout` lets it."""
-        longest = self.service.options.limits.longest_wait
-        return self.attempt > 0 and time.monotonic() - self.started >= longest
+        if not self.attempt:
+            return False
+        return time.monotonic() - self.started >= self.service.options.limits.longest_wait
 
     @property
     def is_head(self) -> bool:

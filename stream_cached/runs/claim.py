@@ -38,6 +38,8 @@ class Claim(ABC):
     brought_value = False
     """Whether the endpoint has answered with a plain value."""
     is_listed = True
+    declared: int | None = None
+    """Bytes of the body of its answer, if its head declares them."""
     is_visible = False
     """Whether its answer is stored, and can be served."""
     on_close: Callable[[RunState], None] | None = None

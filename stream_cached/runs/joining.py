@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from stream_cached.http.headers import content_length
 from stream_cached.runs.answer import Joined
 from stream_cached.runs.states import JOINABLE, RunState
 
@@ -48,7 +47,7 @@ async def join(run: Run, seconds: float, since: float, *, at_once: bool) -> Join
         return None
     if stream is None or audience is None:
         return Joined(run, answer, None)
-    reader = stream.read(content_length(answer.head.headers), joins=True)
+    reader = stream.read(run.declared, joins=True)
     audience.came()
     until = asyncio.get_running_loop().time() + seconds
     joined = Joined(run, answer, reader, until)

@@ -114,6 +114,7 @@ class Run(Claim):
             self.audience.expect_start()
 
     def _stream_from(self, source: Source, answer: Answer, archive: Archive | None) -> None:
+        self.declared = content_length(answer.head.headers)
         self.stream = Stream(
             self,
             max_ahead=answer.limits.max_ahead,
@@ -181,8 +182,7 @@ class Run(Claim):
 
     def read(self, asides: Asides | None = None) -> Reader:
         assert self.stream is not None
-        assert self.answer is not None
-        return self.stream.read(content_length(self.answer.head.headers), asides=asides)
+        return self.stream.read(self.declared, asides=asides)
 
     @property
     def is_for_one(self) -> bool:

@@ -47,6 +47,11 @@ class Backlog:
         """Whether memory holds more than it should."""
         return self.made - self.dropped > 2 * self._max_ahead
 
+    @property
+    def begin(self) -> Link | None:
+        """The link before the first chunk; None if memory no longer holds that chunk."""
+        return None if self.first_number else self.first
+
     def append(self, chunks: Sequence[bytes], size: int) -> None:
         self.last.next = self.last = Link(chunks, size)
         self.made += size

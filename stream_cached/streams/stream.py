@@ -280,7 +280,7 @@ class Stream:
         self, length: int | None = None, *, joins: bool = False, asides: Asides | None = None
     ) -> Reader:
         """Return a reader at the beginning; one that joins does not start the run."""
-        seat = Seat(joins, self._backlog.before(0)[0], asides or Asides())
+        seat = Seat(joins, self._backlog.begin, asides or Asides())
         self.seats.add(seat)
         return Reader(self, seat, length)
 

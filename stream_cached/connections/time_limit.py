@@ -108,20 +108,21 @@ class _Operation:
 
     It is extended after the loop was blocked, and repeats a cancellation that was swallowed."""
 
+    given_up = False
+    _timer: asyncio.Handle | None = None
+    _when = 0.0
+    _extensions = 0
+    _cancels = 0
+    _entered = False
+
     def __init__(self, timeout: float | None) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self.given_up = False
         self.timeout = timeout or 0.0
         self._task = task
         self._loop = task.get_loop()
         self._bounded = timeout is not None
-        self._timer: asyncio.Handle | None = None
-        self._when = 0.0
-        self._extensions = 0
         self._cancelling = task.cancelling()
-        self._cancels = 0
-        self._entered = False
 
     def __enter__(self) -> None:
         self._entered = True

@@ -16,15 +16,21 @@ class SegmentQueue:
     """How many segments are written."""
     _size = 0
     _kept_up: asyncio.Event | None = None
+    _index: ChunkIndex | None = None
 
     def __init__(self, max_pending: int) -> None:
         self.seals: list[Seal] = []
         """Those of all segments so far; of one that waits, as it is not compressed."""
-        self.index = ChunkIndex()
-        """Finds chunks in all segments so far."""
         self._codings = bytearray()
         self._max_pending = max_pending
         self._waiting: list[PackedSegment] = []
+
+    @property
+    def index(self) -> ChunkIndex:
+        """Finds chunks in all segments so far."""
+        # A small body has none.
+        self._index = self._index or ChunkIndex()
+        return self._index
 
     def __bool__(self) -> bool:
         return bool(self._waiting)

@@ -52,6 +52,12 @@ class LiveResponse(StreamingResponse):
     `yield` dependency) outlives the run. Nothing of a request that joined belongs to the run.
     """
 
+    resumption: Resumption | None = None
+    after: AfterEvent | None = None
+    """Where in an event stream the body begins; None for the begin."""
+    _plain_send: Send | None = None
+    _sent = 0
+
     def __init__(
         self,
         run: Run,
@@ -77,13 +83,8 @@ class LiveResponse(StreamingResponse):
         self._joined = joined
         self._failed_apart = failed_apart
         self._sending = sending
-        self._sent = 0
         self.generation = generation
         """The random id of the run."""
-        self.resumption: Resumption | None = None
-        self.after: AfterEvent | None = None
-        """Where in an event stream the body begins; None for the begin."""
-        self._plain_send: Send | None = None
         self._body: AsyncIterator[bytes] = reader
         if again is not None and joined is not None:
             of_run = RunHead.of(head.status, headers)

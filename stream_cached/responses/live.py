@@ -57,6 +57,8 @@ class LiveResponse(StreamingResponse):
     """Where in an event stream the body begins; None for the begin."""
     _plain_send: Send | None = None
     _sent = 0
+    _has_head = False
+    """Whether the head is sent."""
 
     def __init__(
         self,
@@ -111,7 +113,7 @@ class LiveResponse(StreamingResponse):
                 if self.resumption is None:
                     await self._send_body(scope, receive, send)
                 else:
-                    await resuming(self.resumption, self._send_body, scope, receive, send)
+                    await self._send_or_go_on(self.resumption, scope, receive, send)
             else:
                 counted = CountedSend(scope, send)
                 background, self.background = self.background, None
@@ -225,6 +227,19 @@ class LiveResponse(StreamingResponse):
     async def run_is_over(self) -> None:
         await self._run.over()
 
+    async def _send_or_go_on(
+        self, resumption: Resumption, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Send the body. If it is lost, and may go on, send the rest from another run."""
+        if resumption.within_body:
+            await resuming(resumption, self._send_body, scope, receive, send)
+            return
+        try:
+            await self._send_body(scope, receive, send)
+        except LostStreamError as exc:
+            resumption.note(self.raw_headers if self._has_head else None, self._sent)
+            await resumption.go_on(exc, scope, receive, send)
+
     async def _send_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared, reader = content_length(self.raw_headers), self._reader
         self._sent = 0
@@ -235,6 +250,7 @@ class LiveResponse(StreamingResponse):
                 # For the client the head is the end, and the end waits for the commit.
                 await reader.ended()
             rest = b"" if self.after is None else await self._rest(self.after)
+            self._has_head = True
             await send(start_message(self.status_code, list(self.raw_headers)))
             if self._joined is not None and self.after is None:
                 if scope["method"] == "HEAD":

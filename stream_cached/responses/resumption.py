@@ -93,13 +93,19 @@ class Resumption:
 
     def __init__(self, again: Again, head: RunHead, *, within_body: bool = True) -> None:
         self._again = again
-        self._within_body = within_body
+        self.within_body = within_body
         self._head = head
         self._has_head = False
         self._length = 0
         self._digest = hashlib.blake2b() if within_body else None
         self.went_on_with = 0
         """Bytes of the body that another answer has sent."""
+
+    def note(self, headers: Iterable[tuple[bytes, bytes]] | None, length: int) -> None:
+        """Note what was sent: so many bytes, and a head unless that is None."""
+        self._length = length
+        if headers is not None:
+            self._has_head, self._head = True, self._head.sent_with(headers)
 
     def watched(self, send: Send) -> Send:
         """Return a `send` that remembers what is sent."""
@@ -129,7 +135,7 @@ class Resumption:
         # A file that the server sends would come whole, after what was sent already.
         scope, counted = recordable(scope, conditional=False), CountedSend(scope, send)
         for _ in range(_ATTEMPTS):
-            if self._length and not self._within_body:
+            if self._length and not self.within_body:
                 break
             response = await self._again()
             if not isinstance(response, Response):

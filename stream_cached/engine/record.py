@@ -185,7 +185,7 @@ class _Record:
             self._run = late
         self._watch.hand_over(self._run)
         entry, head = self._described(made)
-        is_shared = are_limits(findings)
+        is_shared = not findings or are_limits(findings)
         if not is_shared:
             self._refuse(made, findings)
             self._service.reporter.not_cached(*findings)

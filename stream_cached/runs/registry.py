@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -187,20 +187,20 @@ class _Registries:
             WeakKeyDictionary()
         )
         self._pid = os.getpid()
-        self._last: tuple[weakref.ref[asyncio.AbstractEventLoop], RunRegistry] | None = None
+        self._last = RunRegistry()
+        self._last_loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
 
     def here(self) -> RunRegistry:
         loop, pid = asyncio.get_running_loop(), os.getpid()
-        last = self._last
-        if last is not None and last[0]() is loop and pid == self._pid:
-            return last[1]
+        if self._last_loop() is loop and pid == self._pid:
+            return self._last
         if pid != self._pid:
             # A fork has no runs.
             self._by_loop, self._pid = WeakKeyDictionary(), pid
         registry = self._by_loop.get(loop)
         if registry is None:
             registry = self._by_loop[loop] = RunRegistry()
-        self._last = weakref.ref(loop), registry
+        self._last, self._last_loop = registry, weakref.ref(loop)
         return registry
 
 

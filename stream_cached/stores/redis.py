@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from aiocache import RedisCache
 from aiocache.base import BaseCache
 from redis.asyncio import SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -62,6 +63,8 @@ redis.call('DEL', lease, unpack(KEYS, last + 3))
 return 2
 """
 
+_TEXT = frozenset({str})
+
 _ERROR_CODE = re.compile(r"[A-Z]{3,}\b")
 
 
@@ -102,8 +105,20 @@ class RedisStore(AiocacheStore):
         return is_mistake or text.startswith(_LOCAL_ERRORS)
 
     def native_key(self, key: str) -> Any:
-        native = super().native_key(key)
-        return native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
+        return self._built((key,))[0]
+
+    def _built(self, keys: Sequence[str]) -> tuple[Any, ...]:
+        build, namespace = self.cache.build_key, self.cache.namespace
+        is_usual = getattr(build, "__func__", None) is RedisCache._build_key
+        if is_usual and _TEXT.issuperset(map(type, keys)):
+            # What aiocache does with it, unless the user has a function for that.
+            prefix = f"{namespace}:" if namespace else ""
+            return tuple([(prefix + key).encode("utf-8", "surrogatepass") for key in keys])
+        natives = map(super().native_key, keys)
+        return tuple(
+            native.encode("utf-8", "surrogatepass") if isinstance(native, str) else native
+            for native in natives
+        )
 
     def native_ttl(self, ttl: float | None) -> int | None:
         return None if ttl is None else max(1, math.ceil(ttl * 1000))
@@ -166,7 +181,7 @@ class RedisStore(AiocacheStore):
     ) -> tuple[list[bytes | None], list[bytes | None]] | None:
         pipeline = self.cache.client.pipeline(transaction=False)
         pipeline.mget(self.native_keys(keys))
-        for native in self.native_keys(others):
+        for native in self._built(others):
             pipeline.getrange(native, 0, size - 1)
         values, *starts = await self.call("get", partial(pipeline.execute, raise_on_error=False))
         if isinstance(values, Exception):
@@ -206,7 +221,7 @@ class RedisStore(AiocacheStore):
         record_px, *other_px = ("" if ttl is None else self.native_ttl(ttl) for ttl in ttls)
         counts = len(commit.expected), len(commit.body), len(commit.touched)
         values = (b"" if value is None else b"=" + value for value in commit.expected.values())
-        natives = self.native_keys(keys)
+        natives = self._built(keys)
         held = b"" if lease is None else lease.value
         arguments = (commit.value, record_px, *counts, *other_px, held, *values)
         script = _COMMIT_SCRIPT, len(natives), *natives, *arguments
@@ -236,8 +251,8 @@ class RedisStore(AiocacheStore):
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         if keys:
-            natives = map(self.native_key, keys)
-            await self.call("delete", partial(self.cache.client.delete, *natives))
+            delete = partial(self.cache.client.delete, *self._built(keys))
+            await self.call("delete", delete)
 
     async def ping(self) -> None:
         # A server that forbids PING has answered.

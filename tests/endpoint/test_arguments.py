@@ -147,8 +147,8 @@ PLUMBING: dict[str, Callable[[], Any]] = {
     "LoggerAdapter": lambda: OwnLogger(logging.Logger("a name"), {}),
     "ThreadPoolExecutor": ThreadPoolExecutor,
     "ProcessPoolExecutor": lambda: ProcessPoolExecutor(1),
-    "AsyncOpenAI": of_openai,
     "sqlite3": of_sqlite,
+    "AsyncOpenAI": of_openai,
 }
 
 

@@ -85,7 +85,7 @@ def has_read(process: AppProcess, size: int) -> bool:
 def test_a_slow_client_of_a_second_process_falls_out_of_no_window(workers: Workers) -> None:
     limits = "live_window=2MiB,spool_max=4MiB"
     first, second = workers.start(2, limits)
-    target = "/?chunks=320&hold=go@16"
+    target = "/?chunks=240&hold=go@16"
     with begun(first, target) as client, begun(second, target) as slow:
         workers.release()
         assert is_one_run(client.read_rest().body)

@@ -183,9 +183,9 @@ def _kept(
 def _find_at_once(backend: Backend, at_hand: tuple[Kept, Sight]) -> Hit | FirstLook | None:
     """Return what a store in this process has; None where it has to be awaited."""
     _, sight = at_hand
-    if sight.reads is None:
+    if (reads := sight.reads) is None or (memory := reads.memory()) is None:
         return None
-    values = sight.reads()
+    values = memory.get_many(reads.keys)
     # Such a store returns the objects that it was given. Of others, nobody knows what equals them.
     if all(map(is_, values, sight.values)):
         return sight.hit

@@ -10,14 +10,15 @@ import itertools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from stream_cached.entries.chunks import merged
 from stream_cached.entries.found import Hit
 from stream_cached.format.envelope import head_edge
 from stream_cached.format.records import Entry, Index, Record, Segment
+from stream_cached.stores.protocol import Reading
 
 #: Bytes that a kept entry costs beside what it holds: its objects, and the slots for them.
 _OVERHEAD = 2_000
@@ -49,7 +50,7 @@ class Sight:
     versions: Sequence[bytes | None]
     """The values of the versions."""
     hit: Hit
-    reads: Callable[[], list[Any]] | None
+    reads: Reading | None
     """Reads all of it again, where nothing has to be awaited for that."""
     values: Sequence[bytes | None]
     """What it has to return then."""

@@ -6,15 +6,16 @@ with a missing segment can't be served.
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stream_cached.keys.names import segment_group
+from stream_cached.stores.protocol import Reading
 from stream_cached.stores.sizes import size_of
 
 #: Bytes that a key costs beside its characters and its value: the dict slots and the objects.
@@ -75,9 +76,9 @@ class BoundedMemory:
                     found.append(None)
         return found
 
-    def reading(self, keys: Sequence[str]) -> Callable[[], list[Any]]:
+    def reading(self, keys: Sequence[str]) -> Reading:
         """Return what reads these keys."""
-        return functools.partial(self.get_many, keys)
+        return Reading(weakref.ref(self), keys)
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         """Set the key; return False if the value alone exceeds the bound."""
@@ -208,7 +209,7 @@ class Partition(BoundedMemory):
     def get_many(self, keys: Sequence[str]) -> list[Any]:
         return self._memory.get_many([self._prefix + key for key in keys])
 
-    def reading(self, keys: Sequence[str]) -> Callable[[], list[Any]]:
+    def reading(self, keys: Sequence[str]) -> Reading:
         return self._memory.reading([self._prefix + key for key in keys])
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:

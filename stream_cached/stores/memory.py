@@ -17,7 +17,7 @@ from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
 from stream_cached.format.envelope import Own
 from stream_cached.stores.bounded import BoundedMemory, Partition
-from stream_cached.stores.protocol import Commit, as_bytes
+from stream_cached.stores.protocol import Commit, Reading, as_bytes
 
 #: The classes of keys that have a namespace before them, and of what the engine reads.
 _TEXT = frozenset({str})
@@ -175,7 +175,7 @@ class MemoryStore:
         found = self._memory.get_many(natives)
         return found if _BYTES.issuperset(map(type, found)) else list(map(as_bytes, found))
 
-    def reading(self, keys: Sequence[str]) -> Callable[[], list[Any]] | None:
+    def reading(self, keys: Sequence[str]) -> Reading | None:
         # A user's function for keys is called at each read.
         prefix = self._prefix
         if prefix is None or not _TEXT.issuperset(map(type, keys)):

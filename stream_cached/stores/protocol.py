@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
@@ -84,11 +85,26 @@ class ReadsStarts(Protocol):
     ) -> tuple[list[bytes | None], list[bytes | None]]: ...
 
 
+class Memory(Protocol):
+    """Values in this process."""
+
+    def get_many(self, keys: Sequence[str]) -> list[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a store in this process reads keys with. It does not keep the values alive."""
+
+    memory: weakref.ref[Memory]
+    keys: Sequence[str]
+    """The keys there."""
+
+
 @runtime_checkable
 class ReadsAtOnce(Protocol):
     """A store in this process."""
 
-    def reading(self, keys: Sequence[str]) -> Callable[[], list[Any]] | None:
+    def reading(self, keys: Sequence[str]) -> Reading | None:
         """Return what reads these keys, as they are stored; None where that has to be awaited."""
         ...
 
@@ -229,7 +245,7 @@ async def get_many_and_starts(
     return values[: len(keys)], [None if value is None else value[:size] for value in whole]
 
 
-def reading(store: Store, keys: Sequence[str]) -> Callable[[], list[Any]] | None:
+def reading(store: Store, keys: Sequence[str]) -> Reading | None:
     """Return what reads keys of a store in this process; None for another store."""
     return cast(ReadsAtOnce, store).reading(keys) if can(store, ReadsAtOnce) else None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,17 @@ def test_what_is_invalidated_is_not_served_as_fresh(soft: bool) -> None:
         assert (await get(app, "/one")).cache_status != "stream-cached; hit"
 
     asyncio.run(main())
+
+
+def test_a_cache_that_is_gone_is_kept_alive_by_nothing() -> None:
+    async def memory() -> weakref.ref[BoundedMemory]:
+        cache = MemoryCache()
+        await _bodies(_app(one=stream_cached(ttl=60, cache=cache)(_streams("one"))), "/one")
+        return weakref.ref(cache.memory)
+
+    gone = asyncio.run(memory())
+    gc.collect()
+    assert gone() is None
 
 
 def test_the_tags_of_a_response_are_read_in_the_same_round_trip() -> None:

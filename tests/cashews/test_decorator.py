@@ -26,7 +26,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from stream_cached import ConfigurationError
+from stream_cached import BypassError, ConfigurationError
 from stream_cached.cashews import stream_cached
 from tests.conftest import Serve
 from tests.support.app_server import AppServer
@@ -573,6 +573,16 @@ def test_detect_and_callbacks_are_told(serve: Serve, setup: Setup) -> None:
     ((key, found),) = detected[1]
     assert (key, found["ttl"], found["template"]) == ("report:csv", 60, "report:{fmt}")
     assert calls == [(Command.GET, "report:csv")]
+
+
+def test_a_cache_that_is_not_set_up_yet_gives_no_key() -> None:
+    @stream_cached(Cache(), ttl=60)
+    async def page(request: Request) -> Response:
+        return Response()
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"a")]}
+    with pytest.raises(BypassError):
+        asyncio.run(page.cache_key(request=Request(scope)))
 
 
 @pytest.mark.parametrize("settings", [{}, {"key": "value:{name}"}, {"secret": "s" * 32}])

@@ -7,8 +7,9 @@ all of these are what they were, so is the key, and it need not be made again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from operator import itemgetter
 from typing import Any
 
@@ -44,6 +45,8 @@ _NONE: Selected = {}
 #: How many keys of one function are remembered, and how many kinds of calls.
 MOST_KEYS = 1000
 _MOST_KINDS = 100
+
+_TEXTS = frozenset({str, bytes})
 
 #: How long all texts may be that a key is made of, for it to be remembered.
 MOST_CHARACTERS = 16_000
@@ -238,7 +241,7 @@ class KnownCalls:
 
     def note(self, seen: Seen, key: str) -> None:
         """Remember the key of a call."""
-        if _length(seen.place) > MOST_CHARACTERS:
+        if _length(seen.place) + sum(map(_length, seen.selected.values())) > MOST_CHARACTERS:
             return
         if len(self.keys) >= MOST_KEYS:
             # Another thread may make room at the same time.
@@ -322,13 +325,10 @@ def _hashable(selected: bytes | list[bytes]) -> bytes | tuple[bytes, ...]:
     return selected if isinstance(selected, bytes) else tuple(selected)
 
 
-def _length(values: tuple[object, ...]) -> int:
-    """Return the length of all texts among some values."""
-    return sum(
-        _length(each) if isinstance(each, tuple) else len(each)
-        for each in values
-        if isinstance(each, bytes | str | tuple)
-    )
+def _length(values: Sequence[Any]) -> int:
+    """Return the length of all texts among some values, without a loop in Python."""
+    are_texts = map(_TEXTS.__contains__, map(type, values))
+    return sum(map(len, compress(values, are_texts)))
 
 
 def _of_parameters(parameters: Mapping[str, Any]) -> tuple[object, ...] | None:

@@ -184,10 +184,12 @@ class Decorated:
             found = await answer_at_hand(service, seen, key, versions, rendering)
         else:
             asked = await self._ask(args, kwargs, seen)
-            if asked.findings or asked.incoming is None or not asked.incoming.is_plain_get:
+            # A key of another kind, which a test may have put there, is not shown as it is.
+            incoming = asked.incoming if asked.keyed else None
+            if asked.findings or incoming is None or not incoming.is_plain_get:
                 return await self.perform(asked.call())
             found = await answer_at_hand(
-                service, asked.incoming, asked.key, asked.versions, asked.rendering
+                service, incoming, asked.key, asked.versions, asked.rendering
             )
         if found is None or isinstance(found, FirstLook):
             asked = asked or await self._ask(args, kwargs, seen)

@@ -115,6 +115,20 @@ def test_what_is_invalidated_is_not_served_as_fresh(soft: bool) -> None:
     asyncio.run(main())
 
 
+def test_a_key_that_a_test_has_put_there_is_not_told_as_it_is() -> None:
+    told: list[Any] = []
+    decorator = stream_cached(ttl=60, cache=MemoryCache(), on_event=told.append)
+
+    async def main() -> None:
+        app = _app(one=decorator(_streams("one")))
+        decorator.key = "anna's own"
+        assert await _bodies(app, "/one") == [b"one 1"] * SEVERAL
+
+    asyncio.run(main())
+    assert len({each.key for each in told if isinstance(each, Answered)}) == 1
+    assert all("anna" not in each.key for each in told)
+
+
 def test_a_cache_that_is_gone_is_kept_alive_by_nothing() -> None:
     async def memory() -> weakref.ref[BoundedMemory]:
         cache = MemoryCache()

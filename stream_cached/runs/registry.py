@@ -33,6 +33,10 @@ _MAX_VARIANTS = 64
 _own: ContextVar[tuple[object, ...]] = ContextVar("stream_cached_runs", default=())
 
 
+#: Returns an event loop, or None once it is gone.
+_Loop = Callable[[], asyncio.AbstractEventLoop | None]
+
+
 class Leading:
     """
     Lets the code within, and the tasks that it creates, be part of a run.
@@ -187,20 +191,21 @@ class _Registries:
             WeakKeyDictionary()
         )
         self._pid = os.getpid()
-        self._last = RunRegistry()
-        self._last_loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
+        # One object: the loop of another thread may set it in between.
+        self._last: tuple[_Loop, RunRegistry] = (lambda: None), RunRegistry()
 
     def here(self) -> RunRegistry:
         loop, pid = asyncio.get_running_loop(), os.getpid()
-        if self._last_loop() is loop and pid == self._pid:
-            return self._last
+        last_loop, last = self._last
+        if last_loop() is loop and pid == self._pid:
+            return last
         if pid != self._pid:
             # A fork has no runs.
             self._by_loop, self._pid = WeakKeyDictionary(), pid
         registry = self._by_loop.get(loop)
         if registry is None:
             registry = self._by_loop[loop] = RunRegistry()
-        self._last, self._last_loop = registry, weakref.ref(loop)
+        self._last = weakref.ref(loop), registry
         return registry
 
 

@@ -115,9 +115,10 @@ class Resumption:
             if kind == "http.response.start":
                 self._has_head = True
                 self._head = self._head.sent_with(message.get("headers", ()))
+            # Now: a middleware that compresses changes the message.
+            body = message.get("body", b"")
             await send(message)
             if kind == "http.response.body":
-                body = message.get("body", b"")
                 self._length += len(body)
                 if self._digest is not None:
                     self._digest.update(body)

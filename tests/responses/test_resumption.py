@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from stream_cached import ConfigurationError, stream_cached
 from stream_cached.compression import Codec
@@ -147,6 +147,30 @@ def test_a_body_that_is_lost_after_it_went_on_is_not_begun_again() -> None:
 
     run(test)
     assert runs == 1
+
+
+def test_it_goes_on_where_a_middleware_has_held_bytes_back() -> None:
+    held = bytearray()
+
+    async def send(message: Message) -> None:
+        # As what compresses: it changes the message itself, and may send nothing for now.
+        held.extend(message.get("body", b""))
+        message["body"] = b""
+
+    async def lost(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.body", "body": b"first, ", "more_body": True})
+        raise LostStreamError("it is lost")
+
+    async def again() -> Response:
+        return Response(b"first, second")
+
+    async def test() -> None:
+        exchange = Exchange(lost)
+        resumption = Resumption(again, RunHead.of(200, ()))
+        await resuming(resumption, lost, exchange.scope, exchange._receive, send)
+
+    run(test)
+    assert held == b"first, second"
 
 
 def test_a_file_that_goes_on_is_not_sent_by_the_server(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
@@ -82,5 +83,34 @@ def test_a_call_that_has_joined_in_vain_has_sent_what_its_own_run_made() -> None
         assert [exchange.body for exchange in exchanges] == [b"Ada", b"Grace"]
         assert "collapsed" in exchanges[1].cache_status
         assert {event.size for event in events if isinstance(event, Answered)} == {3, 5}
+
+    run(test)
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_what_a_middleware_compresses_is_told_as_it_was_before(is_changed: bool) -> None:
+    async def test() -> None:
+        @stream_cached(ttl=60, cache=MemoryCache())
+        async def cached(request: Request) -> StreamingResponse:
+            async def chunks() -> AsyncIterator[bytes]:
+                yield b"a" * 1000
+
+            return StreamingResponse(chunks())
+
+        async def endpoint(request: Request) -> StreamingResponse:
+            response = await cached(request)
+            if is_changed:
+                response.body_iterator = upper(response.body_iterator)
+            return response
+
+        async def upper(body: Any) -> AsyncIterator[bytes]:
+            async for chunk in body:
+                yield chunk.upper()
+
+        exchange = Exchange(GZipMiddleware(Starlette(routes=[Route("/", endpoint)])))
+        exchange.scope["headers"] += [(b"accept-encoding", b"gzip")]
+        await exchange.run()
+        assert len(exchange.body) < 100
+        assert cached.stats().bytes == 1000
 
     run(test)

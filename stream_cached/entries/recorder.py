@@ -234,23 +234,22 @@ class Recorder:
 
     async def _commit(self) -> None:
         digest, entry = self._packer.digest(), self._entry
-        entry.length, entry.took = self._length, self._owner.took
-        if entry.etag is not None:
-            entry.etag += f'"{digest[:32]}"'
+        etag = None if entry.etag is None else f'{entry.etag}"{digest[:32]}"'
+        entry.add(length=self._length, took=self._owner.took, etag=etag)
         self._closing = True
         if not self._seals:
             whole = self._packer.open
             room = self._limits.inline_max - self._resource.versions_size
             if fits(entry, whole, room):
                 await self._written_out()
-                entry.chunks = whole.chunks
+                entry.add(chunks=whole.chunks)
                 await self._publish(digest, **await body_fields(whole.payload, self._coder))
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
-            entry.sizes, entry.segments = await self._body.finish(), tuple(self._seals)
+            entry.add(sizes=await self._body.finish(), segments=tuple(self._seals))
             await self._publish(digest, codings=self._queue.codings)
 
     async def _written_out(self) -> None:
@@ -261,9 +260,8 @@ class Recorder:
     async def _publish(self, digest: str, **fields: Any) -> None:
         lifetimes, entry = self._resource.lifetimes, self._entry
         if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
-            entry.fresh_until = time.time() + lifetimes.ttl
-        for name, value in fields.items():
-            setattr(entry, name, value)
+            fields["fresh_until"] = time.time() + lifetimes.ttl
+        entry.add(**fields)
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
             reason = await self._resource.publish(entry, self._varies_on, self._owner.lease)

@@ -37,12 +37,11 @@ class LeaseRecord:
     """In the state ALONE: the variant that could not be shared."""
 
 
-# Made for each run, and not frozen: to set its fields would cost three times as much.
-
-
 @dataclass(slots=True)
 class Head:
     """A response without its body, and the variant that it is."""
+
+    # Made for each run, and not frozen: to set its fields would cost three times as much.
 
     status: int
     headers: Headers

@@ -170,6 +170,11 @@ def two_free_ports() -> int:
     return first
 
 
+def _hears_ctrl_c() -> None:
+    # A shell lets what it runs in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def serving(port: int, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     with subprocess.Popen(
@@ -179,6 +184,7 @@ def serving(port: int, *arguments: str) -> Iterator[tuple[subprocess.Popen[str],
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        preexec_fn=_hears_ctrl_c,
     ) as process:
         try:
             assert process.stdout is not None

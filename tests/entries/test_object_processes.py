@@ -82,6 +82,7 @@ def has_read(process: AppProcess, size: int) -> bool:
     return int(fetch(process.port, "/made").body) >= size
 
 
+@pytest.mark.full
 def test_a_slow_client_of_a_second_process_falls_out_of_no_window(workers: Workers) -> None:
     limits = "live_window=2MiB,spool_max=4MiB"
     first, second = workers.start(2, limits)

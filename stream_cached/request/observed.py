@@ -17,7 +17,6 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from stream_cached.keys.layout import slot_names
-from stream_cached.request.made_once import MadeOnce
 
 #: The value of a name that does not exist.
 ABSENT = object()
@@ -151,18 +150,18 @@ class ObservedParts(ABC):
     @abstractmethod
     def observed_scope(self, scope: Scope) -> Scope: ...
 
-    @MadeOnce
+    @functools.cached_property
     def scope(self) -> Scope:
         return self.observed_scope(self.request.scope)
 
     def take_scope(self, scope: Scope) -> None:
         self.__dict__["scope"] = scope
 
-    @MadeOnce
+    @functools.cached_property
     def headers(self) -> ObservedHeaders:
         return ObservedHeaders(self.request, cast(Observer, self))
 
-    @MadeOnce
+    @functools.cached_property
     def state(self) -> State:
         return State(cast("dict[str, Any]", self.scope["state"]))
 

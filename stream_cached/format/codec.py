@@ -26,7 +26,7 @@ from stream_cached.format.records import (
     Segment,
     Value,
 )
-from stream_cached.format.validation import MALFORMED, typed
+from stream_cached.format.validation import MALFORMED, optional, typed
 from stream_cached.format.validation import UnsoundError as UnsoundError
 
 #: The byte of an encoded segment that tells its state, where it is compressed.
@@ -116,8 +116,15 @@ def encode_record(
                 "chunks": packed_lengths(record.chunks),
                 "segments": record.segments,
                 "fresh_until": record.fresh_until,
+                **optional(
+                    replaces=record.replaces,
+                    etag=record.etag,
+                    sizes=record.sizes or None,
+                    validator=record.validator,
+                    took=record.took,
+                    codings=record.codings or None,
+                ),
             }
-            _add_optional(head, record)
         case Index():
             state, head = State.INDEX, {"names": record.names, "variants": record.variants}
         case Marker():
@@ -127,22 +134,6 @@ def encode_record(
     head["key"] = record.key if key is None else key
     head["versions"] = dict(record.versions if versions is None else versions)
     return pack(state, record.generation, 0, head, body)
-
-
-def _add_optional(head: dict[str, Any], entry: Entry) -> None:
-    """Add the fields that have a value. A record without them can be read by older versions."""
-    if entry.replaces is not None:
-        head["replaces"] = entry.replaces
-    if entry.etag is not None:
-        head["etag"] = entry.etag
-    if entry.sizes:
-        head["sizes"] = entry.sizes
-    if entry.validator is not None:
-        head["validator"] = entry.validator
-    if entry.took is not None:
-        head["took"] = entry.took
-    if entry.codings:
-        head["codings"] = entry.codings
 
 
 def fits(entry: Entry, body: Segment, size: int, **fields: Any) -> bool:

@@ -65,8 +65,8 @@ class Leading:
         try:
             if error is not None:
                 run.fail()
-            if run.lease is not None and (error is None or isinstance(error, Exception)):
-                await run.lease.released()
+            if error is None or isinstance(error, Exception):
+                await run.released()
         finally:
             _own.reset(self._token)
 

@@ -262,8 +262,7 @@ class Run(Claim):
         if self.audience is not None:
             self.audience.end()
         try:
-            if self.lease is not None:
-                await self.lease.released()
+            await self.released()
         finally:
             self._over.set()
             self._report_apart()

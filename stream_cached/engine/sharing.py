@@ -166,11 +166,10 @@ def fail(
         return
     headers = error_headers(error)
     findings = of_one_client(call, headers, call.execution.guard)
-    if call.request is None and varies_on(call, headers):
+    names = varies_on(call, headers)
+    if call.request is None and names:
         findings.append(Finding(NotCached.NO_REQUEST))
     seconds = alone_for(headers, findings)
     # The disconnect of its own client is no failure of the endpoint.
     is_own = seconds > 0 or is_disconnect(error)
-    run.fail(
-        None if is_own else error, variant_by(view.resource, varies_on(call, headers)), seconds
-    )
+    run.fail(None if is_own else error, variant_by(view.resource, names), seconds)

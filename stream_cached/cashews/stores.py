@@ -21,7 +21,7 @@ from stream_cached.keys.names import is_segment_key
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.bounded import BoundedMemory, Item
 from stream_cached.stores.memory import MemoryCache
-from stream_cached.stores.protocol import as_bytes
+from stream_cached.stores.protocol import all_as_bytes
 
 if TYPE_CHECKING:
     from cashews.backends.diskcache import DiskCache
@@ -316,7 +316,7 @@ class CashewsDiskStore(AiocacheStore):
         add = partial(self.cache.add_missing, self.native_key(key), value, ttl)
         reads = [partial(self.cache.read, self.native_key(other)) for other in keys]
         done, *values = await self.call("add", partial(self.cache.in_thread, [add, *reads]))
-        return done, [as_bytes(found) for found in values]
+        return done, all_as_bytes(values)
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         calls = [partial(self.cache.touch, self.native_key(key), ttl) for key in keys]

@@ -26,7 +26,7 @@ from stream_cached.responses.rendering import Rendering
 from stream_cached.responses.stored import ReplayResponse, StoredResponse, stored_response
 from stream_cached.runs.registry import registry_of
 from stream_cached.sending import Ending, sending_of
-from stream_cached.stores.protocol import as_bytes
+from stream_cached.stores.protocol import all_as_bytes
 
 #: The values that a look-up reads, by key.
 Values = Mapping[str, bytes | None]
@@ -190,7 +190,7 @@ def _find_at_once(backend: Backend, at_hand: tuple[Kept, Sight]) -> Hit | FirstL
     if all(map(is_, values, sight.values)):
         return sight.hit
     looked = _begun(backend)
-    looked.values = dict(zip(sight.keys, map(as_bytes, values), strict=True))
+    looked.values = dict(zip(sight.keys, all_as_bytes(values), strict=True))
     return looked
 
 

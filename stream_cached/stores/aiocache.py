@@ -18,7 +18,7 @@ from aiocache.base import BaseCache
 from stream_cached.connections.shared_reads import SharedReads
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreError
-from stream_cached.stores.protocol import as_bytes
+from stream_cached.stores.protocol import all_as_bytes
 
 T = TypeVar("T")
 
@@ -40,7 +40,8 @@ class AiocacheStore:
         self._reads = SharedReads(self._read)
         build = getattr(type(cache), "_build_key", None)
         is_aiocaches = getattr(build, "__module__", "").partition(".")[0] == "aiocache"
-        self._own_build_key = build if is_aiocaches else _nobody
+        # Else nothing is the same object.
+        self._own_build_key = build if is_aiocaches else object()
         self._natives: dict[tuple[str | None, ...], tuple[Any, ...]] = {}
         """The backend's forms of keys, by the namespace and these keys."""
 
@@ -123,7 +124,7 @@ class AiocacheStore:
         if not natives:
             return []
         values = await self.call("get", partial(self._reads, natives))
-        return [*values] if _BYTES.issuperset(map(type, values)) else [*map(as_bytes, values)]
+        return all_as_bytes(values)
 
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
         if len(natives) == 1:
@@ -197,14 +198,6 @@ _FEW = 8
 
 #: The classes of keys and of namespaces that never change.
 _TEXTS = frozenset({str, type(None)})
-
-
-def _nobody() -> None:
-    """Stand for no function for keys."""
-
-
-#: The classes of values that are returned as they are.
-_BYTES = frozenset({bytes, type(None)})
 
 #: How `os.environ` keeps the name of the variable.
 _SWITCH = os.environ.encodekey("AIOCACHE_DISABLE")

@@ -15,13 +15,11 @@ from aiocache.serializers import NullSerializer
 
 from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
-from stream_cached.format.envelope import Own
 from stream_cached.stores.bounded import BoundedMemory, Partition
-from stream_cached.stores.protocol import Commit, Reading, as_bytes
+from stream_cached.stores.protocol import Commit, Reading, all_as_bytes
 
-#: The classes of keys that have a namespace before them, and of what the engine reads.
+#: The class of keys that have a namespace before them.
 _TEXT = frozenset({str})
-_BYTES = frozenset({bytes, Own, type(None)})
 
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
@@ -172,8 +170,7 @@ class MemoryStore:
             natives = list(map(self._native, keys))
         elif prefix:
             natives = [prefix + key for key in keys]
-        found = self._memory.get_many(natives)
-        return found if _BYTES.issuperset(map(type, found)) else list(map(as_bytes, found))
+        return all_as_bytes(self._memory.get_many(natives))
 
     def reading(self, keys: Sequence[str]) -> Reading | None:
         # A user's function for keys is called at each read.

@@ -9,8 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
+from stream_cached.format.envelope import Own
+
 #: Returned for a stored value that is not bytes.
 FOREIGN = b"\x00"
+
+#: The classes of nearly all stored values.
+_BYTES = frozenset({bytes, Own, type(None)})
 
 
 class Store(Protocol):
@@ -259,8 +264,8 @@ async def commit_at_once(store: Store, commit: Commit) -> tuple[bool, bool]:
     return await store.commit(commit) if may_commit(store) else (False, False)
 
 
-def as_bytes(value: object) -> bytes | None:
-    """Return a stored value as the protocol requires it."""
-    if value is None or isinstance(value, bytes):
-        return value
-    return FOREIGN
+def all_as_bytes(values: Sequence[object]) -> list[bytes | None]:
+    """Return stored values as the protocol requires them."""
+    if _BYTES.issuperset(map(type, values)):
+        return list(cast("Sequence[bytes | None]", values))
+    return [each if each is None or isinstance(each, bytes) else FOREIGN for each in values]

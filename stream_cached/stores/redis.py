@@ -22,7 +22,7 @@ from stream_cached.connections.wakeups import RedisWakeup, Wakeups
 from stream_cached.errors import StoreError
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.clients import redis_client
-from stream_cached.stores.protocol import Commit, as_bytes
+from stream_cached.stores.protocol import Commit, all_as_bytes
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
 #: Prefixes of errors that concern one key (it holds another type) or this client (its pool is
@@ -165,7 +165,7 @@ class RedisStore(AiocacheStore):
         pipeline.set(self.native_key(key), value, px=self.native_ttl(ttl), nx=True)
         pipeline.mget(self.native_keys(keys))
         done, values = await self.call("add", pipeline.execute)
-        return bool(done), [as_bytes(found) for found in values]
+        return bool(done), all_as_bytes(values)
 
     async def get_many_and_starts(
         self, keys: Sequence[str], others: Sequence[str], size: int
@@ -190,7 +190,7 @@ class RedisStore(AiocacheStore):
             # Whole values may be read.
             self._may_get_ranges = False
             return None
-        return list(map(as_bytes, values)), list(map(as_bytes, starts))
+        return all_as_bytes(values), all_as_bytes(starts)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None

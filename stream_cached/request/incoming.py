@@ -84,13 +84,7 @@ class Incoming:
         is_lower = b"".join(self._lines).islower()
         self._has_lists = not is_lower or len(self._lines) < len(headers)
         self._is_plain = not self._has_lists and DECIDING.isdisjoint(self._lines)
-        if selected is None:
-            selected = {
-                name: normalised(name, normalise, values) if normalise else values
-                for name, normalise in vary.items()
-                for values in [self._values(name)]
-            }
-        self._selected = selected
+        self._selected = selected_by(vary, self._values) if selected is None else selected
         # If another cached endpoint calls this one, its answer depends on the parts of this key.
         self._observer = None if type(request) is Request else observer_of(request)
         if self._observer is not None:
@@ -307,7 +301,15 @@ class Incoming:
                     instance.scope = self.scope
 
 
-def normalised(header: bytes, normalise: Callable[[str], str], values: Sequence[bytes]) -> bytes:
+def selected_by(vary: Normalisers, values_of: Callable[[bytes], list[bytes]]) -> Selected:
+    """Return the headers in a key; raise `BypassError` if a function fails."""
+    return {
+        name: _normalised(name, normalise, values_of(name)) if normalise else values_of(name)
+        for name, normalise in vary.items()
+    }
+
+
+def _normalised(header: bytes, normalise: Callable[[str], str], values: Sequence[bytes]) -> bytes:
     """Return the normalised value of a header; raise `BypassError` if the function fails."""
     name = header.decode("latin-1")
     try:

@@ -121,9 +121,9 @@ class KeyParts:
         """Return what tells whether an application is still what it was; None if it always is."""
         return None if cache.is_in_process else self._applications.holding(scope)
 
-    def is_alike(self, scope: Scope) -> bool:
+    def is_alike(self, app: Any) -> bool:
         """Whether all routes of the function in an application render alike."""
-        return self._rendered.is_single(scope.get("app"))
+        return self._rendered.is_single(app)
 
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from operator import itemgetter
 from typing import Any
@@ -25,7 +26,7 @@ from stream_cached.http.qvalues import accepts_coding
 from stream_cached.keys.canonical import EXACT
 from stream_cached.keys.references import Reference, reference_to
 from stream_cached.request.context import ContextWatch
-from stream_cached.request.incoming import DECIDING, Normalisers, Selected, normalised
+from stream_cached.request.incoming import DECIDING, Normalisers, Selected, selected_by
 from stream_cached.request.key_parts import Cache, KeyParts
 
 #: What of the scope is part of the key of a plain request as it is, and whether it may have a body.
@@ -69,67 +70,45 @@ class _Kind:
 _UNUSUAL = _Kind(-1)
 
 
+@dataclass(slots=True)
 class _Around:
     """Where the last plain request came in, and what that adds to a key."""
 
-    def __init__(
-        self,
-        app: Any,
-        router: object,
-        cls: type,
-        parts: tuple[object, ...],
-        routes: int,
-        holds: Callable[[], bool] | None,
-    ) -> None:
-        # A reference to what is gone returns None.
-        self.app: Callable[[], Any] = reference_to(app)
-        self.router: Reference = reference_to(router)
-        self.cls = cls
-        self.parts = parts
-        self.routes = routes
-        """How many routes its application had: another one may render otherwise."""
-        self.holds = holds
-        """Whether its application is still what it was; None for a cache of this process."""
+    # A reference to what is gone returns None.
+    app: Callable[[], Any]
+    router: Reference
+    cls: type
+    parts: tuple[object, ...]
+    routes: int
+    """How many routes its application had: another one may render otherwise."""
+    holds: Callable[[], bool] | None
+    """Whether its application is still what it was; None for a cache of this process."""
 
 
+@dataclass(slots=True)
 class Known:
     """A call whose key is known."""
 
-    __slots__ = ("is_get", "key")
-
-    def __init__(self, key: str, scope: Scope) -> None:
-        self.key = key
-        # In HTTP/2, a body need not be announced.
-        is_announced = scope.get("http_version", "1.1").startswith("1.")
-        self.is_get = scope["method"] == "GET" and is_announced
-        """Whether it is a GET, and has no body unless its headers say so."""
+    key: str
+    is_get: bool
+    """Whether it is a GET, and has no body unless its headers say so."""
 
 
+@dataclass(slots=True)
 class Seen:
     """A call that a look at its request and its arguments is enough for."""
 
-    __slots__ = ("injected", "known", "lines", "place", "request", "selected")
-
-    def __init__(
-        self,
-        request: Request,
-        lines: Mapping[bytes, bytes],
-        injected: Response | None,
-        selected: Selected,
-        place: tuple[object, ...],
-        known: Known | None,
-    ) -> None:
-        self.request = request
-        self.lines = lines
-        """Its headers."""
-        self.injected = injected
-        """The Response that FastAPI has passed."""
-        self.selected = selected
-        """The headers in its key."""
-        self.place = place
-        """All that its key is made of."""
-        self.known = known
-        """What is known of it."""
+    request: Request
+    lines: Mapping[bytes, bytes]
+    """Its headers."""
+    injected: Response | None
+    """The Response that FastAPI has passed."""
+    selected: Selected
+    """The headers in its key."""
+    place: tuple[object, ...]
+    """All that its key is made of."""
+    known: Known | None
+    """What is known of it."""
 
     def plain_key(self) -> str:
         """Return its key if it says nothing of how it is to be answered; empty if it does."""
@@ -224,7 +203,7 @@ class KnownCalls:
         parameters = _of_parameters(scope["path_params"]) if scope.get("path_params") else ()
         if parameters is None:
             return None
-        selected = _selected(lines, vary) if vary else _NONE
+        selected = selected_by(vary, partial(_values, lines)) if vary else _NONE
         place = (
             host,
             *map(scope.get, _OF_SCOPE),
@@ -247,7 +226,10 @@ class KnownCalls:
             # Another thread may make room at the same time.
             with contextlib.suppress(KeyError, RuntimeError, StopIteration):
                 del self.keys[next(iter(self.keys))]
-        self.keys[seen.place] = Known(key, seen.request.scope)
+        scope = seen.request.scope
+        # In HTTP/2, a body need not be announced.
+        is_announced = scope.get("http_version", "1.1").startswith("1.")
+        self.keys[seen.place] = Known(key, scope["method"] == "GET" and is_announced)
 
     def _note_kind(
         self, shape: tuple[object, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -298,9 +280,11 @@ class KnownCalls:
             return None
         parts = (*application.items(),)
         is_lasting = router is not None and app is not None and not overrides
-        if is_lasting and self.keeps_place and self._parts.is_alike(scope):
+        if is_lasting and self.keeps_place and self._parts.is_alike(app):
             holds = self._parts.holding(scope, cache)
-            self._around = _Around(app, router, cls, parts, len(app.routes), holds)
+            self._around = _Around(
+                reference_to(app), reference_to(router), cls, parts, len(app.routes), holds
+            )
         return parts
 
 
@@ -311,14 +295,8 @@ def _picking(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[object, ...
     return itemgetter(*places) if places else None
 
 
-def _selected(lines: Mapping[bytes, bytes], vary: Normalisers) -> Selected:
-    """Return the values of the headers in a key."""
-    selected: dict[bytes, bytes | list[bytes]] = {}
-    for name, normalise in vary.items():
-        line = lines.get(name)
-        values = [] if line is None else [line]
-        selected[name] = normalised(name, normalise, values) if normalise else values
-    return selected
+def _values(lines: Mapping[bytes, bytes], name: bytes) -> list[bytes]:
+    return [lines[name]] if name in lines else []
 
 
 def _hashable(selected: bytes | list[bytes]) -> bytes | tuple[bytes, ...]:

@@ -18,7 +18,7 @@ from stream_cached.engine.past import pass_on
 from stream_cached.engine.sharing import (
     alone_for,
     are_limits,
-    fail,
+    ending_run,
     handed_on,
     is_for_all,
     led_late,
@@ -72,22 +72,15 @@ async def record(
     asked_at = time.time()
     finish_timeout = call.service.options.effective_finish_timeout
     with watched(call) as watch, execution.shielded(finish_timeout) as shield:
-        try:
-            executed = await execution.run_watched()
-        except Exception as exc:
-            fail(call, view, run, shield, exc)
-            raise
+        executed = await ending_run(call, view, run, shield, execution.run_watched())
         result = executed.result
         if unwanted := not_wanted(call, view, result):
             watch.refused(unwanted)
             return _refuse(call, view, run, result, unwanted)
         made = produced(result)
         if made is None and call.rendering is not None:
-            try:
-                made = await call.rendering.produce(result)
-            except Exception as exc:
-                fail(call, view, run, shield, exc)
-                raise
+            rendering = call.rendering.produce(result)
+            made = await ending_run(call, view, run, shield, rendering)
         if made is not None:
             run = run or Run(None, view.resource.key, ANY)
             verdict = Verdict(call, view.resource, execution.guard, asked_at)

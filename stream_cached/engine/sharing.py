@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from stream_cached.engine.copies import why_not_copied
 from stream_cached.engine.outcome import Call, View
@@ -19,6 +19,8 @@ from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import error_headers, is_disconnect
 from stream_cached.responses.told import is_kept_out
 from stream_cached.runs.run import Run
+
+T = TypeVar("T")
 
 
 def not_wanted(call: Call, view: View, result: Any) -> list[Finding]:
@@ -153,17 +155,25 @@ def handed_on(
     return (0.0, True) if at_hand else (NOT_HANDED_ON_FOR, False)
 
 
-def fail(
-    call: Call, view: View, run: Run | None, shield: DisconnectShield, error: Exception
-) -> None:
+async def ending_run(
+    call: Call, view: View, run: Run | None, shield: DisconnectShield, making: Awaitable[T]
+) -> T:
+    """Await what an endpoint makes, and end its run if it raises, or can't be rendered."""
+    try:
+        return await making
+    except Exception as exc:
+        if run is not None and not shield.has_revealed:
+            _fail(call, view, run, exc)
+        raise
+
+
+def _fail(call: Call, view: View, run: Run, error: Exception) -> None:
     """
-    End a run whose endpoint has raised, or has returned what can't be rendered.
+    End a run whose endpoint has raised.
 
     The requests that waited for it are given the exception if they would have been given a response
     (singleflight). Otherwise they run the endpoint themselves, side by side.
     """
-    if run is None or shield.has_revealed:
-        return
     headers = error_headers(error)
     findings = of_one_client(call, headers, call.execution.guard)
     names = varies_on(call, headers)

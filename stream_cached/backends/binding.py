@@ -120,6 +120,7 @@ class Binding:
         """The configured cache, where no ping has to show first that it can be used."""
         if self.breaker is not None and not self.breaker.is_available:
             return None
+        # Each hit comes here. What `_bound` looks at is looked at without one more call.
         bound = self._bound_now
         if (
             bound is None

@@ -129,10 +129,8 @@ async def _look_up_in(
             await resource.look_up()
     lacks = call.writes and isinstance(found, NOT_FRESH)
     records = lacks and not call.is_head
-    if records and use.backend.server is None:
-        await resource.begin()
-    elif records:
-        with use.deadline:
+    if records:
+        with use.within():
             await resource.begin()
     return View(use, registry, resource, found, records, lacks and call.is_head, ended)
 
@@ -140,12 +138,8 @@ async def _look_up_in(
 async def _find(call: Call, use: Use, resource: Resource, known: Values | None) -> Found:
     """Find what can answer a call, and call the plugins' hooks of a `get`."""
     started, detail = time.monotonic(), detail_of(use.backend)
-    if use.backend.server is None:
-        # A memory needs no time.
+    with use.within():
         found = await find_entry(call, resource, known, detail=detail)
-    else:
-        with use.deadline:
-            found = await find_entry(call, resource, known, detail=detail)
     use.reporter.store_works("reading")
     hooks = call.service.hooks
     if isinstance(found, _VALUES) and not call.takes_values:

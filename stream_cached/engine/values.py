@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from stream_cached.engine.outcome import Call, View
 
 
+_NO_BOUND = nullcontext()
+
+
 @dataclass(slots=True)
 class Use:
     """What one call uses of its cache."""
@@ -38,6 +41,10 @@ class Use:
     """The cache as it was configured: plugins see this one."""
     invalidated_before: InvalidatedBefore
     reporter: Reporter
+
+    def within(self) -> AbstractContextManager[None]:
+        """Return what bounds the time of an operation of the engine: a memory needs none."""
+        return _NO_BOUND if self.backend.server is None else self.deadline
 
     @property
     def keeps_objects(self) -> bool:

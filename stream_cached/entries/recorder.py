@@ -43,7 +43,6 @@ class Recorder:
     _length = 0
     _late: LateChunks | None = None
     _is_held = _is_left = _closing = _has_news = False
-    _wakeup: asyncio.Event | None = None
     _writer: asyncio.Task[None] | None = None
     _cleanup: asyncio.Task[None] | None = None
     _timer: asyncio.TimerHandle | None = None
@@ -71,6 +70,7 @@ class Recorder:
         self._queue = SegmentQueue(limits.max_pending)
         self._seals, self.pending = self._queue.seals, self._queue.pending
         self.catch_up = self._queue.catch_up
+        self._wakeup = asyncio.Event()
 
     @property
     def is_failed(self) -> bool:
@@ -139,9 +139,8 @@ class Recorder:
         self._wake_writer()
 
     def _wake_writer(self) -> None:
-        if self._wakeup is None:
-            self._wakeup = asyncio.Event()
-            self._writer = asyncio.create_task(self._write(self._wakeup))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
         self._wakeup.set()
 
     # -- progress for followers -------------------------------------------------------------
@@ -170,7 +169,7 @@ class Recorder:
 
     # -- segments out -----------------------------------------------------------------------
 
-    async def _write(self, wakeup: asyncio.Event) -> None:
+    async def _write(self) -> None:
         """Write and renew segments until closed or failed."""
         loop = asyncio.get_running_loop()
         renewed = loop.time()
@@ -186,10 +185,10 @@ class Recorder:
                 elif self._queue:
                     await self._write_window()
                 else:
-                    wakeup.clear()
+                    self._wakeup.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(RENEW_EVERY):
-                            await wakeup.wait()
+                            await self._wakeup.wait()
         except TooManyUploadsError:
             self.fail(NotCached.BEHIND)
         except StoreError as exc:
@@ -253,8 +252,8 @@ class Recorder:
             await self._publish(digest, codings=self._queue.codings)
 
     async def _written_out(self) -> None:
+        self._wakeup.set()
         if self._writer is not None:
-            self._wake_writer()
             await self._writer
 
     async def _publish(self, digest: str, **fields: Any) -> None:
@@ -327,8 +326,7 @@ class Recorder:
     async def _clean_up(self, mark: NotCached | None) -> None:
         self._packer.clear()
         self._queue.clear()
-        if self._wakeup is not None:
-            self._wakeup.set()
+        self._wakeup.set()
         # A write that goes on would come after the deletion. Wait for it; it is bounded.
         if self._writer is not None and not self._writer.done():
             await self._body.abort()

@@ -12,25 +12,19 @@ from stream_cached.entries.chunks import ChunkIndex
 class SegmentQueue:
     """Segments in their order. More than `max_pending` bytes are too many."""
 
-    written = 0
-    """How many segments are written."""
-    _size = 0
-    _kept_up: asyncio.Event | None = None
-    _index: ChunkIndex | None = None
-
     def __init__(self, max_pending: int) -> None:
         self.seals: list[Seal] = []
         """Those of all segments so far; of one that waits, as it is not compressed."""
+        self.written = 0
+        """How many segments are written."""
+        self.index = ChunkIndex()
+        """Finds chunks in all segments so far."""
         self._codings = bytearray()
         self._max_pending = max_pending
         self._waiting: list[PackedSegment] = []
-
-    @property
-    def index(self) -> ChunkIndex:
-        """Finds chunks in all segments so far."""
-        # A small body has none.
-        self._index = self._index or ChunkIndex()
-        return self._index
+        self._size = 0
+        self._kept_up = asyncio.Event()
+        self._kept_up.set()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -51,11 +45,9 @@ class SegmentQueue:
     @property
     def is_behind(self) -> bool:
         """Whether so much waits to be written that the store needs time to catch up."""
-        return self._kept_up is not None and not self._kept_up.is_set()
+        return not self._kept_up.is_set()
 
     async def catch_up(self, timeout: float) -> None:
-        if self._kept_up is None:
-            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._kept_up.wait()
@@ -66,7 +58,6 @@ class SegmentQueue:
         self._waiting.append(packed)
         self._size += packed.size
         if self._size > self._max_pending // 4:
-            self._kept_up = self._kept_up or asyncio.Event()
             self._kept_up.clear()
 
     @property
@@ -91,7 +82,7 @@ class SegmentQueue:
         self.written += len(window)
         self._size -= sum(segment.size for segment in window)
         if self._size <= self._max_pending // 4:
-            self.give_up()
+            self._kept_up.set()
 
     def waiting(self, index: int) -> PackedSegment | None:
         """Return a segment if it is not written yet."""
@@ -101,8 +92,7 @@ class SegmentQueue:
 
     def give_up(self) -> None:
         """Let nobody wait any more."""
-        if self._kept_up is not None:
-            self._kept_up.set()
+        self._kept_up.set()
 
     def clear(self) -> None:
         self._waiting = []

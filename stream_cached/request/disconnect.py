@@ -35,36 +35,30 @@ class DisconnectShield:
     hide from an endpoint that the rest of the request's body will never come."""
 
     receive: Receive
-    has_run = False
-    """Whether a run has taken the shield over."""
-    has_revealed = False
-    """Whether the endpoint knows of the disconnect, and may have cut its body short."""
-    _is_revealed = False
-    _revealed: asyncio.Event | None = None
-    """Tells what waits that it is revealed."""
-    _gone_at: float | None = None
 
     def __init__(
         self, patience: float = 0.0, *, may_have_body: bool = True, body_is_read: bool = True
     ) -> None:
+        self.has_run = False
+        """Whether a run has taken the shield over."""
+        self.has_revealed = False
+        """Whether the endpoint knows of the disconnect, and may have cut its body short."""
         self._may_have_body = may_have_body
         self._body_is_read = body_is_read
         self._patience = patience
+        self._gone_at: float | None = None
+        self._revealed = asyncio.Event()
 
     def take_over(self) -> None:
         """Hide the disconnect until a run reveals it."""
         self.has_run = True
 
     def reveal(self) -> None:
-        self._is_revealed = True
-        if self._revealed is not None:
-            self._revealed.set()
+        self._revealed.set()
 
     def hide(self) -> None:
         """Hide what was to be revealed, because another client reads the answer, too."""
-        self._is_revealed = False
-        if self._revealed is not None:
-            self._revealed.clear()
+        self._revealed.clear()
 
     async def __call__(self) -> Message:
         message = await self.receive()
@@ -85,14 +79,13 @@ class DisconnectShield:
         now = asyncio.get_running_loop().time
         if self._gone_at is None:
             self._gone_at = now()
-        revealed = self._revealed = self._revealed or asyncio.Event()
-        while not self._is_revealed:
+        while not self._revealed.is_set():
             if self.has_run:
-                await revealed.wait()
+                await self._revealed.wait()
             elif (left := self._gone_at + self._patience - now()) <= 0:
                 break
             else:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
-                        await revealed.wait()
+                        await self._revealed.wait()
         self.has_revealed = True

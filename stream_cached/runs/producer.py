@@ -53,21 +53,19 @@ class Producer:
     neither the readers nor the commit nor the background tasks wait for that.
     """
 
-    error: Exception | None = None
-    """What was raised after the body was complete."""
-    _task: asyncio.Task[None] | None = None
-    _is_running = False
-    _clean_up_is_late = False
-    _is_clean: asyncio.Event | None = None
-    """Tells that the clean-up has ended, where there is one."""
-
     def __init__(self, owner: Owner, source: Source, stream: Stream, answer: Answer) -> None:
+        self.error: Exception | None = None
+        """What was raised after the body was complete."""
         self._owner = owner
         self._source = source
         self._stream = stream
         self._background = answer.background
         self._reporter = answer.reporter
         self._context = contextvars.copy_context()
+        self._task: asyncio.Task[None] | None = None
+        self._is_running = False
+        self._is_clean = asyncio.Event()
+        self._clean_up_is_late = False
 
     @property
     def is_started(self) -> bool:
@@ -113,12 +111,11 @@ class Producer:
             self._owner.finish_once_settled()
             await self._source.close()
             return
-        is_clean = self._is_clean = asyncio.Event()
         winding_up = spawn(self._wind_up(), self._context)
         try:
             await self._clean_up()
         finally:
-            is_clean.set()
+            self._is_clean.set()
             # What ends the event loop and cancels this task waits for both.
             await asyncio.wait({winding_up})
 
@@ -158,7 +155,7 @@ class Producer:
 
     async def _clean_up_ended(self) -> None:
         """Wait for the clean-up, for as long as the run stays open for it."""
-        if self._is_clean is None or self._is_clean.is_set():
+        if self._is_clean.is_set():
             return
         is_aborted = isinstance(self._stream.end, Aborted)
         with contextlib.suppress(TimeoutError):

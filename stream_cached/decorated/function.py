@@ -169,6 +169,7 @@ class Decorated:
         if not SWITCHES.isdisjoint(kwargs):
             switches = {name: kwargs[name] for name in SWITCHES & kwargs.keys()}
             kwargs = _without_switches(kwargs)
+        # `can_cache` looks at the same, and says why not.
         if not has_event_loop() and not self.can_cache():
             return await self.run_uncached(args, kwargs)
         if switches or not is_reported or not self._may_be_at_hand:

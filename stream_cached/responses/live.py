@@ -269,8 +269,7 @@ class LiveResponse(StreamingResponse):
                         self._sent += len(part) - 1
                         await reader.ended()
                         part = part[-1:]
-                    # Not by `body_message`: there may be many of them.
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                    await send(body_message(part, more=True))
                     self._sent += len(part)
             if not reader.closed:
                 await send(body_message(b"", more=False))

@@ -227,6 +227,7 @@ class ReplayResponse(OfReplay[Replay]):
             for part in parts:
                 left -= 1
                 payload = part.payload
+                # Not by `body_message`: each hit comes here.
                 await send({"type": "http.response.body", "body": payload, "more_body": left > 0})
                 size += len(payload)
         finally:

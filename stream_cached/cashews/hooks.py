@@ -34,7 +34,7 @@ from stream_cached.errors import ConfigurationError
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.names import tag_key
-from stream_cached.responses.stored import ReplayResponse
+from stream_cached.responses.replayed import ReplayResponse
 
 if TYPE_CHECKING:
     from stream_cached.cashews.decorator import stream_cached

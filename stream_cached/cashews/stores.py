@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -67,6 +67,9 @@ class _SplitMemory(BoundedMemory):
     def get_many(self, keys: Sequence[str]) -> list[Any]:
         with self._lock:
             return [self.get(key) for key in keys]
+
+    def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> None:
+        """Return None: cashews changes its records itself."""
 
     def touch(self, key: str, ttl: float | None) -> bool:
         if is_segment_key(key):

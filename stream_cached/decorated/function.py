@@ -20,7 +20,7 @@ from stream_cached.endpoint.route import effective_route, is_endpoint
 from stream_cached.endpoint.tags import Tagging
 from stream_cached.endpoint.validator import Validator
 from stream_cached.engine.answer import answer
-from stream_cached.engine.at_hand import FirstLook, answer_at_hand
+from stream_cached.engine.at_hand import FirstLook, answer_at_hand, answer_ready
 from stream_cached.engine.header_rules import HeaderRules, keyed_of
 from stream_cached.engine.invalidate import Invalidation, Version
 from stream_cached.engine.outcome import Call
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from stream_cached.decorated.base import Decorator
-
-_NO_SWITCHES: Mapping[str, bool] = {}
 
 
 def _sends_hits_as_they_are(endpoint: Endpoint, options: Options) -> bool:
@@ -165,18 +163,16 @@ class Decorated:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_reported: bool = True
     ) -> Any:
         """Answer one call: from the cache, or by running the function."""
-        switches = _NO_SWITCHES
-        if not SWITCHES.isdisjoint(kwargs):
-            switches = {name: kwargs[name] for name in SWITCHES & kwargs.keys()}
-            kwargs = _without_switches(kwargs)
+        is_usual = is_reported and self._may_be_at_hand
+        if not is_usual or (kwargs and not SWITCHES.isdisjoint(kwargs)):
+            return await self._answer_otherwise(args, kwargs, is_reported=is_reported)
+        service, asked, rendering = self.service, None, None
+        seen = self._keys.look(args, kwargs, service.headers.normalisers)
+        if seen is not None and (ready := answer_ready(service, seen)) is not None:
+            return ready
         # `can_cache` looks at the same, and says why not.
         if not has_event_loop() and not self.can_cache():
             return await self.run_uncached(args, kwargs)
-        if switches or not is_reported or not self._may_be_at_hand:
-            call = await self.call(args, kwargs, **switches)
-            return await self.perform(call if is_reported else call.for_the_rest())
-        service, asked, rendering = self.service, None, None
-        seen = self._keys.look(args, kwargs, service.headers.normalisers)
         versions = self._tagging.always
         key = "" if seen is None or versions is None or self._varied else seen.plain_key()
         if key and seen is not None and versions is not None:
@@ -196,6 +192,17 @@ class Decorated:
             asked = asked or await self._ask(args, kwargs, seen)
             return await self.perform(asked.call(looked=found))
         return found
+
+    async def _answer_otherwise(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_reported: bool
+    ) -> Any:
+        """Answer a call that nothing is at hand for, or that is to be answered in another way."""
+        switches = {name: kwargs[name] for name in SWITCHES & kwargs.keys()}
+        kwargs = _without_switches(kwargs)
+        if not self.can_cache():
+            return await self.run_uncached(args, kwargs)
+        call = await self.call(args, kwargs, **switches)
+        return await self.perform(call if is_reported else call.for_the_rest())
 
     def perform(self, call: Call) -> Awaitable[Any]:
         """Answer a call."""

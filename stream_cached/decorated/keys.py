@@ -83,13 +83,12 @@ class Keys:
 
     def look(self, args: tuple[Any, ...], kwargs: dict[str, Any], vary: Normalisers) -> Seen | None:
         """Return a call as it was seen before; None for one that needs a closer look."""
-        hooks, decorator = self._hooks, self._decorator
-        is_usual = hooks.keys_by_request and _OVERRIDDEN not in vars(decorator)
-        if not is_usual or self._parses_query:
+        hooks = self._hooks
+        is_usual = hooks.keys_by_request and _OVERRIDDEN not in vars(self._decorator)
+        if self._parses_query or not is_usual:
             return None
         try:
-            is_off = hooks.is_switched_off()
-            return None if is_off else self._known.look(args, kwargs, vary, hooks)
+            return None if hooks.is_switched_off() else self._known.look(args, kwargs, vary, hooks)
         # The closer look finds why, and says so. It also takes what can't be compared: a middleware
         # may put anything into the scope.
         except Exception:

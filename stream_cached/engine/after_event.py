@@ -15,8 +15,8 @@ from stream_cached.http.headers import header_values, without
 from stream_cached.responses.items import GeneratorExecution
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.produced import Produced
+from stream_cached.responses.replayed import ReplayResponse
 from stream_cached.responses.resumption import Again, Resumption, RunHead
-from stream_cached.responses.stored import ReplayResponse
 from stream_cached.runs.answer import Answer
 from stream_cached.streams.items import is_event_stream, takes_comments
 from stream_cached.streams.numbered import EventCount, NumberedEvents
@@ -48,8 +48,8 @@ def after_event(call: Call, answer: Any, again: Again) -> Any:
     generation, number = answer.generation, last_had(call, answer)
     if generation is not None and number:
         head = RunHead.of(answer.status_code, answer.raw_headers)
-        answer.resumption = Resumption(again, head, within_body=False)
         answer.after = AfterEvent(generation, number)
+        answer.resumption = Resumption(again, head, within_body=False)
         # It is no whole body, and not of these bytes.
         answer.raw_headers = without(answer.raw_headers, {b"accept-ranges", b"etag"})
     return answer

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import is_
 from typing import Protocol
 
 from stream_cached.backends.binding import Backend, Binding
@@ -22,11 +22,19 @@ from stream_cached.entries.local import Kept, Sight
 from stream_cached.entries.records import read_beside
 from stream_cached.errors import StoreError
 from stream_cached.events import HIT, Answered, Outcome, logs_answers
+from stream_cached.format.records import Entry
+from stream_cached.request.incoming import DECIDING
+from stream_cached.request.known_calls import Seen
+from stream_cached.responses.prepared import Prepared
 from stream_cached.responses.rendering import Rendering
-from stream_cached.responses.stored import ReplayResponse, StoredResponse, stored_response
+from stream_cached.responses.replayed import ReplayResponse
+from stream_cached.responses.stored import StoredResponse, stored_response
 from stream_cached.runs.registry import registry_of
 from stream_cached.sending import Ending, sending_of
-from stream_cached.stores.protocol import all_as_bytes
+from stream_cached.stores.protocol import Held
+
+#: For how many values of Accept-Encoding an answer is ready.
+_MOST_CODINGS = 8
 
 #: The values that a look-up reads, by key.
 Values = Mapping[str, bytes | None]
@@ -85,10 +93,10 @@ async def answer_at_hand(
     if backend is None:
         return None
     begun = None if backend.server is None else _begun(backend)
-    kept = _kept(service, binding, backend, key, (service.version, *versions))
-    if kept is None:
+    at_hand = _kept(service, binding, backend, key, (service.version, *versions))
+    if at_hand is None:
         return begun or _begun(backend)
-    found = _find_at_once(backend, kept) or await _find(backend, kept, begun or _begun(backend))
+    found = _find_at_once(at_hand) or await _find(backend, at_hand, begun or _begun(backend))
     if isinstance(found, FirstLook):
         return found
     entry, now = found.entry, time.time()
@@ -99,18 +107,88 @@ async def answer_at_hand(
         return _with_hit(begun or _begun(backend), found)
     event = fresh_event(service, seconds_left(found, now)) if service.hooks.by_response else HIT
     headers.append(event.header)
-    reporter = service.reporter
-    if reporter.failing:
-        reporter.store_works("reading")
-    sending: Ending = reporter.counters
-    if reporter.hook is not None or logs_answers():
-        look_up = None if begun is None else time.monotonic() - started
-        told = _Told(service, key, look_up, entry.took)
-        sending = sending_of(reporter, event, started, told, reporter)
-    if not entry.streamed:
-        return stored_response(entry, headers, found.whole_body, sending)
-    resource = functools.partial(service.resource_of, backend, found.key)
-    return ReplayResponse.at_hand(found, resource, headers, sending)
+    if service.reporter.failing:
+        service.reporter.store_works("reading")
+    sending = _sending(service, key, entry, event, started, is_remote=begun is not None)
+    response: ReplayResponse | StoredResponse
+    if entry.streamed:
+        resource = functools.partial(service.resource_of, backend, found.key)
+        response = ReplayResponse.at_hand(found, resource, headers, sending)
+    else:
+        response = stored_response(entry, headers, found.whole_body, sending)
+    if at_hand[1].held is not None and isinstance(request, Seen):
+        _get_ready(service, request, binding, at_hand[1], response, now)
+    return response
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Ready:
+    """Answers with one entry in the memory of this process, which are the same to all plain
+    requests as long as its age is: for a second at the most."""
+
+    binding: Binding
+    held: Held
+    since: float
+    until: float
+    is_open: bool
+    """Whether Accept-Encoding matters."""
+    entry: Entry
+    responses: dict[bytes | None, Prepared]
+    """By the Accept-Encoding of the requests."""
+
+
+def _get_ready(
+    service: Service,
+    seen: Seen,
+    binding: Binding,
+    sight: Sight,
+    response: ReplayResponse | StoredResponse,
+    now: float,
+) -> None:
+    """Let the next request of this kind be answered by what this one is answered by."""
+    hit, known = sight.hit, seen.known
+    # What a dependency or a response says of itself is another header each time.
+    if known is None or sight.held is None or service.hooks.by_response:
+        return
+    if hit.entry.replaces is not None:
+        return
+    entry, head = hit.entry, hit.head
+    ready: Ready | None = known.ready()
+    if ready is None or ready is not sight.ready or not ready.since <= now < ready.until:
+        left = 1 - head.exact_age(entry.stored_at, now) % 1
+        until = now + left if entry.fresh_until is None else min(now + left, entry.fresh_until)
+        ready = Ready(binding, sight.held, now, until, head.is_open, entry, {})
+        # It goes with what is kept of the entry.
+        sight.ready, known.ready = ready, weakref.ref(ready)
+    if len(ready.responses) < _MOST_CODINGS:
+        coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
+        ready.responses[coding] = Prepared(response)
+
+
+def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredResponse | None:
+    """
+    Answer a plain request as one was answered before it; None if that has to be looked up.
+
+    Args:
+        service: The function.
+        seen: The request. Nothing in it says how it is to be answered.
+    """
+    known = seen.known
+    ready: Ready | None = None if known is None else known.ready()
+    if known is None or ready is None or not DECIDING.isdisjoint(seen.lines):
+        return None
+    now, binding = time.time(), service.hooks.binding()
+    coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
+    if (
+        ready.since <= now < ready.until
+        and binding is ready.binding
+        and not binding.cache.plugins
+        and (prepared := ready.responses.get(coding)) is not None
+        and ready.held.are_there()
+    ):
+        sending = _sending(service, known.key, ready.entry, HIT, None)
+        return prepared.response(sending)
+    return None
 
 
 def _headers(
@@ -148,6 +226,25 @@ class _Told:
         return self.service.store
 
 
+def _sending(
+    service: Service,
+    key: str,
+    entry: Entry,
+    event: Answered,
+    started: float | None,
+    *,
+    is_remote: bool = False,
+) -> Ending:
+    """Return what reports an answer that comes from an entry; `started` is None for now."""
+    reporter = service.reporter
+    if reporter.hook is None and not logs_answers():
+        return reporter.counters
+    now = time.monotonic()
+    began = now if started is None else started
+    told = _Told(service, key, now - began if is_remote else None, entry.took)
+    return sending_of(reporter, event, began, told, reporter)
+
+
 async def look_at_hand(
     service: Service, backend: Backend, key: str, needs: tuple[str, ...], deadline: Deadline
 ) -> FirstLook:
@@ -165,7 +262,7 @@ async def look_at_hand(
     looked = _begun(backend, deadline)
     if kept is None:
         return looked
-    found = _find_at_once(backend, kept) or await _find(backend, kept, looked)
+    found = _find_at_once(kept) or await _find(backend, kept, looked)
     return found if isinstance(found, FirstLook) else _with_hit(looked, found)
 
 
@@ -180,18 +277,10 @@ def _kept(
     return None if service.hooks.prepares or binding.cache.plugins else (kept, sight)
 
 
-def _find_at_once(backend: Backend, at_hand: tuple[Kept, Sight]) -> Hit | FirstLook | None:
-    """Return what a store in this process has; None where it has to be awaited."""
+def _find_at_once(at_hand: tuple[Kept, Sight]) -> Hit | None:
+    """Return an entry that is at hand, if a store in this process still has all that was read."""
     _, sight = at_hand
-    if (reads := sight.reads) is None or (memory := reads.memory()) is None:
-        return None
-    values = memory.get_many(reads.keys)
-    # Such a store returns the objects that it was given. Of others, nobody knows what equals them.
-    if all(map(is_, values, sight.values)):
-        return sight.hit
-    looked = _begun(backend)
-    looked.values = dict(zip(sight.keys, all_as_bytes(values), strict=True))
-    return looked
+    return sight.hit if sight.held is not None and sight.held.are_there() else None
 
 
 async def _find(

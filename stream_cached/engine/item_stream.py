@@ -21,7 +21,8 @@ from stream_cached.format.validation import UnsoundError
 from stream_cached.responses.items import GeneratorExecution, ItemsResponse
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.messages import RawHeaders
-from stream_cached.responses.stored import ReplayResponse, StoredResponse, as_error
+from stream_cached.responses.replayed import ReplayResponse
+from stream_cached.responses.stored import StoredResponse, as_error
 from stream_cached.streams.generated import GeneratorSource
 from stream_cached.streams.numbered import EventItems, is_event
 

@@ -35,7 +35,8 @@ from stream_cached.http.reasons import NotCached
 from stream_cached.http.targeted import directives_for
 from stream_cached.http.wishes import NO_WISHES
 from stream_cached.responses.part import PartResponse
-from stream_cached.responses.stored import ReplayResponse, stored_response
+from stream_cached.responses.replayed import ReplayResponse
+from stream_cached.responses.stored import stored_response
 from stream_cached.runs.registry import RunRegistry, registry_of
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from stream_cached.entries.chunks import merged
 from stream_cached.entries.found import Hit
 from stream_cached.format.envelope import head_edge
 from stream_cached.format.records import Entry, Index, Record, Segment
-from stream_cached.stores.protocol import Reading
+from stream_cached.stores.protocol import Held
 
 #: Bytes that a kept entry costs beside what it holds: its objects, and the slots for them.
 _OVERHEAD = 2_000
@@ -50,10 +50,10 @@ class Sight:
     versions: Sequence[bytes | None]
     """The values of the versions."""
     hit: Hit
-    reads: Reading | None
-    """Reads all of it again, where nothing has to be awaited for that."""
-    values: Sequence[bytes | None]
-    """What it has to return then."""
+    held: Held | None
+    """Tells whether all of it is as it was, where nothing has to be read for that."""
+    ready: object = None
+    """Keeps what is ready to answer with the entry."""
 
 
 @dataclass(slots=True, eq=False)

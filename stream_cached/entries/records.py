@@ -21,7 +21,7 @@ from stream_cached.format.envelope import (
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import variant_key
-from stream_cached.stores.protocol import Store, compare_and_delete, get_many_and_starts, reading
+from stream_cached.stores.protocol import Store, compare_and_delete, get_many_and_starts, held
 
 
 async def read_beside(
@@ -108,10 +108,11 @@ class Records:
         # The record of a variant is read after that of the index.
         is_first = key == self.key and kept is not None and kept.record is entry
         if kept is not None and is_first and since is None and body is not None:
-            keys, values = list(seen), list(seen.values())
-            # The segments of a body have to be looked at, too.
-            reads = None if entry.segments else reading(self.store, keys)
-            kept.sight = Sight(needs, keys, values[1:], hit, reads, values if reads else ())
+            # The segments of a body have to be there, too.
+            beside = self._at_hand if entry.segments else None
+            starts = {} if beside is None else dict(zip(beside.keys, beside.starts, strict=True))
+            as_it_is = held(self.store, seen, starts)
+            kept.sight = Sight(needs, list(seen), list(seen.values())[1:], hit, as_it_is)
         return hit
 
     def known(self, key: str, value: bytes | None) -> Record | None:

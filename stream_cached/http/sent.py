@@ -61,11 +61,13 @@ class SentHead:
 
     def age(self, asked_at: float, now: float) -> int:
         """Return the age of the response (RFC 9111, section 4.2.3)."""
+        return min(int(self.exact_age(asked_at, now)), MAX_SECONDS)
+
+    def exact_age(self, asked_at: float, now: float) -> float:
+        """Return the same in fractions of seconds, and without a bound."""
         # A clock that was set back makes nothing younger.
         age = (now if now > asked_at else asked_at) - asked_at + self._age
-        if self._date is not None:
-            age = max(age, now - self._date)
-        return min(int(age), MAX_SECONDS)
+        return age if self._date is None else max(age, now - self._date)
 
     def headers(self, age: int, *, has_ranges: bool, is_compressed: bool) -> list[Field]:
         """

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
+from itertools import chain, compress
 from operator import itemgetter
 from typing import Any
 
@@ -29,6 +29,11 @@ from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import DECIDING, Normalisers, Selected, selected_by
 from stream_cached.request.key_parts import Cache, KeyParts
 
+
+def _nothing() -> None:
+    return None
+
+
 #: What of the scope is part of the key of a plain request as it is, and whether it may have a body.
 _OF_SCOPE = (
     "method",
@@ -42,6 +47,7 @@ _OF_SCOPE = (
 )
 
 _NONE: Selected = {}
+_NO_VALUES: tuple[object, ...] = ()
 
 #: How many keys of one function are remembered, and how many kinds of calls.
 MOST_KEYS = 1000
@@ -72,7 +78,7 @@ _UNUSUAL = _Kind(-1)
 
 @dataclass(slots=True)
 class _Around:
-    """Where the last plain request came in, and what that adds to a key."""
+    """Where a plain request came in, and what that adds to a key."""
 
     # A reference to what is gone returns None.
     app: Callable[[], Any]
@@ -81,8 +87,20 @@ class _Around:
     parts: tuple[object, ...]
     routes: int
     """How many routes its application had: another one may render otherwise."""
-    holds: Callable[[], bool] | None
+    holds: Callable[[], bool] | None = None
     """Whether its application is still what it was; None for a cache of this process."""
+
+    def is_that_of(self, cls: type, scope: Scope) -> bool:
+        """Whether another plain request came in at the same place."""
+        app: Any = scope.get("app")
+        return (
+            self.app() is app is not None
+            and self.router() is scope.get("router")
+            and self.cls is cls
+            and len(app.routes) == self.routes
+            and not getattr(app, "dependency_overrides", None)
+            and (self.holds is None or self.holds())
+        )
 
 
 @dataclass(slots=True)
@@ -92,6 +110,8 @@ class Known:
     key: str
     is_get: bool
     """Whether it is a GET, and has no body unless its headers say so."""
+    ready: Callable[[], Any] = _nothing
+    """Returns what is ready to answer it."""
 
 
 @dataclass(slots=True)
@@ -105,7 +125,7 @@ class Seen:
     """The Response that FastAPI has passed."""
     selected: Selected
     """The headers in its key."""
-    place: tuple[object, ...]
+    place: tuple[tuple[object, ...], ...]
     """All that its key is made of."""
     known: Known | None
     """What is known of it."""
@@ -153,7 +173,7 @@ class KnownCalls:
         self._held = parts.identity.fingerprint
         self._host = host
         self._are_plain = not (endpoint.injects or context.is_in_key)
-        self.keys: dict[tuple[object, ...], Known] = {}
+        self.keys: dict[tuple[tuple[object, ...], ...], Known] = {}
         """The keys, by all that they are made of."""
         self._around: _Around | None = None
         self._kinds: dict[tuple[object, ...], _Kind] = {}
@@ -186,33 +206,33 @@ class KnownCalls:
         scope = request.scope
         if type(scope) is not dict or own_names(scope):
             return None
-        headers = scope.get("headers", ())
-        # An iterator, which has no length, is left to the closer look: it can be read once.
-        size = len(headers)
+        headers, injected = scope["headers"], None
         # Hardly any request has two lines of one header. ASGI wants lower-cased names, but not
-        # every middleware complies.
-        lines: dict[bytes, bytes] = dict(headers)
-        if len(lines) != size or not b"".join(lines).islower():
+        # every middleware complies. An iterator, which can be read once, has no length.
+        if len(headers) != len(lines := dict(headers)) or not b"".join(lines).islower():
             return None
-        held, around = self._held(), self._what_is_around(kind.cls, scope, cache)
-        host = lines.get(b"host") if self._host else b""
-        injected = None if kind.injected is None else values[kind.injected]
-        # A status that a dependency has set may be part of the key.
-        if host is None or held is None or around is None or getattr(injected, "status_code", None):
+        if kind.injected is not None and (injected := values[kind.injected]).status_code:
+            # A status that a dependency has set may be part of the key.
             return None
-        parameters = _of_parameters(scope["path_params"]) if scope.get("path_params") else ()
-        if parameters is None:
+        around = self._around
+        if around is None or not self.keeps_place or not around.is_that_of(kind.cls, scope):
+            around = self._look_around(kind.cls, scope, cache)
+        held, host = self._held(), lines.get(b"host") if self._host else b""
+        if host is None or held is None or around is None:
             return None
-        selected = selected_by(vary, partial(_values, lines)) if vary else _NONE
+        selected, by_header = _NONE, _NO_VALUES
+        if vary:
+            selected = selected_by(vary, partial(_values, lines))
+            by_header = tuple(map(_hashable, selected.values()))
+        parameters = scope.get("path_params") or _NONE
         place = (
-            host,
-            *map(scope.get, _OF_SCOPE),
-            *map(_hashable, selected.values()),
-            *parameters,
+            (*map(scope.get, _OF_SCOPE), host),
+            (*parameters, *parameters.values(), *map(type, parameters.values())),
+            kind.in_key(values) if kind.in_key else _NO_VALUES,
+            by_header,
             shape,
-            *(kind.in_key(values) if kind.in_key else ()),
-            *held,
-            *around,
+            around.parts,
+            held,
         )
         if (known := self.keys.get(place)) is not None:
             self._context.look()
@@ -220,13 +240,17 @@ class KnownCalls:
 
     def note(self, seen: Seen, key: str) -> None:
         """Remember the key of a call."""
-        if _length(seen.place) + sum(map(_length, seen.selected.values())) > MOST_CHARACTERS:
+        scope = seen.request.scope
+        length = _length([*chain.from_iterable(seen.place)])
+        length += sum(map(_length, seen.selected.values()))
+        if length > MOST_CHARACTERS or not EXACT.issuperset(
+            map(type, scope.get("path_params", _NONE).values())
+        ):
             return
         if len(self.keys) >= MOST_KEYS:
             # Another thread may make room at the same time.
             with contextlib.suppress(KeyError, RuntimeError, StopIteration):
                 del self.keys[next(iter(self.keys))]
-        scope = seen.request.scope
         # In HTTP/2, a body need not be announced.
         is_announced = scope.get("http_version", "1.1").startswith("1.")
         self.keys[seen.place] = Known(key, scope["method"] == "GET" and is_announced)
@@ -258,34 +282,25 @@ class KnownCalls:
             _picking([given.index(of_function[index]) for index in in_key]),
         )
 
-    def _what_is_around(self, cls: type, scope: Scope, cache: Cache) -> tuple[object, ...] | None:
-        """Return what the place where a request came in adds to a key; None for what is rare."""
-        app: Any = scope.get("app")
-        router = scope.get("router")
-        around, overrides = self._around, getattr(app, "dependency_overrides", None)
-        if (
-            around is not None
-            and self.keeps_place
-            and app is not None
-            and not overrides
-            and around.app() is app
-            and around.router() is router
-            and around.cls is cls
-            and len(app.routes) == around.routes
-            and (around.holds is None or around.holds())
-        ):
-            return around.parts
+    def _look_around(self, cls: type, scope: Scope, cache: Cache) -> _Around | None:
+        """Look at the place where a request came in; None for what is rare."""
         rare, application = self._parts.around(cls, scope, cache)
         if rare:
             return None
-        parts = (*application.items(),)
-        is_lasting = router is not None and app is not None and not overrides
+        app: Any = scope.get("app")
+        router, routes = scope.get("router"), len(getattr(app, "routes", ()))
+        around = _Around(
+            reference_to(app), reference_to(router), cls, (*application.items(),), routes
+        )
+        is_lasting = (
+            router is not None
+            and app is not None
+            and not getattr(app, "dependency_overrides", None)
+        )
         if is_lasting and self.keeps_place and self._parts.is_alike(app):
-            holds = self._parts.holding(scope, cache)
-            self._around = _Around(
-                reference_to(app), reference_to(router), cls, parts, len(app.routes), holds
-            )
-        return parts
+            around.holds = self._parts.holding(scope, cache)
+            self._around = around
+        return around
 
 
 def _picking(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[object, ...]] | None:
@@ -307,10 +322,3 @@ def _length(values: Sequence[Any]) -> int:
     """Return the length of all texts among some values, without a loop in Python."""
     are_texts = map(_TEXTS.__contains__, map(type, values))
     return sum(map(len, compress(values, are_texts)))
-
-
-def _of_parameters(parameters: Mapping[str, Any]) -> tuple[object, ...] | None:
-    """Return path parameters as they are; None if they need a closer look."""
-    values = parameters.values()
-    classes = [*map(type, values)]
-    return (*parameters, *values, *classes) if EXACT.issuperset(classes) else None

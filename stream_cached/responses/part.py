@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 from stream_cached.entries.part import PartReplay
 from stream_cached.errors import LostStreamError
 from stream_cached.responses.messages import RawHeaders, body_message, start_message, watch_client
-from stream_cached.responses.stored import OfReplay
+from stream_cached.responses.replayed import OfReplay
 from stream_cached.sending import Sending
 
 

@@ -6,16 +6,16 @@ with a missing segment can't be served.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stream_cached.keys.names import segment_group
-from stream_cached.stores.protocol import Reading
 from stream_cached.stores.sizes import size_of
 
 #: Bytes that a key costs beside its characters and its value: the dict slots and the objects.
@@ -27,7 +27,7 @@ _SWEEP_INTERVAL = 10.0
 
 @dataclass(slots=True)
 class Item:
-    """A value, the time of its expiry, and its size in bytes."""
+    """A value, the time of its expiry, and its size in bytes. One that is taken out has expired."""
 
     value: Any
     deadline: float | None
@@ -76,9 +76,20 @@ class BoundedMemory:
                     found.append(None)
         return found
 
-    def reading(self, keys: Sequence[str]) -> Reading:
-        """Return what reads these keys."""
-        return Reading(weakref.ref(self), keys)
+    def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> Held | None:
+        """Return what tells whether keys still have these values, and others some that begin so;
+        None if one has another."""
+        with self._lock:
+            found = {key: self._items.get(key) for key in [*values, *starts]}
+            items = tuple(item for item in found.values() if item is not None)
+            have = {key: None if item is None else item.value for key, item in found.items()}
+        if any(have[key] is not value for key, value in values.items()):
+            return None
+        if any((have[key] or b"")[: len(start)] != start for key, start in starts.items()):
+            return None
+        groups = dict.fromkeys(item.group for item in items)
+        absent = tuple(key for key, item in found.items() if item is None)
+        return Held(weakref.ref(self), items, tuple(groups), absent)
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         """Set the key; return False if the value alone exceeds the bound."""
@@ -122,6 +133,7 @@ class BoundedMemory:
             if item is None:
                 return False
             self.used -= item.size
+            item.value, item.deadline = None, -math.inf
             group = self._groups[item.group]
             del group[key]
             if not group:
@@ -190,6 +202,35 @@ class BoundedMemory:
                 self.delete(key)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Values that a memory had, which this does not keep alive."""
+
+    memory: weakref.ref[BoundedMemory]
+    items: Sequence[Item]
+    groups: Sequence[str]
+    """Those of the items, which are used together."""
+    absent: Sequence[str]
+    """The keys that had no value."""
+
+    def are_there(self) -> bool:
+        """Whether the memory still has all of them, and no others; they are then used."""
+        memory = self.memory()
+        if memory is None:
+            return False
+        now, there, use = memory._clock(), memory._items, memory._groups.move_to_end
+        with memory._lock:
+            for key in self.absent:
+                if key in there:
+                    return False
+            for item in self.items:
+                if item.deadline is not None and item.deadline <= now:
+                    return False
+            for group in self.groups:
+                use(group)
+        return True
+
+
 class Partition(BoundedMemory):
     """A part of a memory with keys of its own. The bound is that of the whole."""
 
@@ -209,8 +250,11 @@ class Partition(BoundedMemory):
     def get_many(self, keys: Sequence[str]) -> list[Any]:
         return self._memory.get_many([self._prefix + key for key in keys])
 
-    def reading(self, keys: Sequence[str]) -> Reading:
-        return self._memory.reading([self._prefix + key for key in keys])
+    def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> Held | None:
+        return self._memory.held(
+            {self._prefix + key: value for key, value in values.items()},
+            {self._prefix + key: start for key, start in starts.items()},
+        )
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         return self._memory.set(self._prefix + key, value, ttl)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiocache.base import BaseCache
@@ -15,8 +15,8 @@ from aiocache.serializers import NullSerializer
 
 from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
-from stream_cached.stores.bounded import BoundedMemory, Partition
-from stream_cached.stores.protocol import Commit, Reading, all_as_bytes
+from stream_cached.stores.bounded import BoundedMemory, Held, Partition
+from stream_cached.stores.protocol import Commit, all_as_bytes
 
 #: The class of keys that have a namespace before them.
 _TEXT = frozenset({str})
@@ -172,12 +172,15 @@ class MemoryStore:
             natives = [prefix + key for key in keys]
         return all_as_bytes(self._memory.get_many(natives))
 
-    def reading(self, keys: Sequence[str]) -> Reading | None:
+    def held(self, values: Mapping[str, bytes | None], starts: Mapping[str, bytes]) -> Held | None:
         # A user's function for keys is called at each read.
         prefix = self._prefix
-        if prefix is None or not _TEXT.issuperset(map(type, keys)):
+        if prefix is None or not _TEXT.issuperset(map(type, [*values, *starts])):
             return None
-        return self._memory.reading([prefix + key for key in keys])
+        return self._memory.held(
+            {prefix + key: value for key, value in values.items()},
+            {prefix + key: start for key, start in starts.items()},
+        )
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         for key, value in items:

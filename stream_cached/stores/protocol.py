@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
+from typing import Protocol, TypeGuard, cast, runtime_checkable
 
 from stream_cached.format.envelope import Own
 
@@ -90,27 +89,29 @@ class ReadsStarts(Protocol):
     ) -> tuple[list[bytes | None], list[bytes | None]]: ...
 
 
-class Memory(Protocol):
-    """Values in this process."""
+class Held(Protocol):
+    """Values that a store in this process had. It keeps neither them nor the store alive."""
 
-    def get_many(self, keys: Sequence[str]) -> list[Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a store in this process reads keys with. It does not keep the values alive."""
-
-    memory: weakref.ref[Memory]
-    keys: Sequence[str]
-    """The keys there."""
+    def are_there(self) -> bool:
+        """Whether the store still has all of them; they are then used."""
+        ...
 
 
 @runtime_checkable
-class ReadsAtOnce(Protocol):
+class HoldsValues(Protocol):
     """A store in this process."""
 
-    def reading(self, keys: Sequence[str]) -> Reading | None:
-        """Return what reads these keys, as they are stored; None where that has to be awaited."""
+    def held(self, values: Mapping[str, bytes | None], starts: Mapping[str, bytes]) -> Held | None:
+        """
+        Return what tells whether keys have the values still that they have now.
+
+        Args:
+            values: What was read of keys. They have to have these very objects.
+            starts: What the values of other keys begin with.
+
+        Returns:
+            None if a key has another value, or where nothing tells that without reading them.
+        """
         ...
 
 
@@ -250,9 +251,12 @@ async def get_many_and_starts(
     return values[: len(keys)], [None if value is None else value[:size] for value in whole]
 
 
-def reading(store: Store, keys: Sequence[str]) -> Reading | None:
-    """Return what reads keys of a store in this process; None for another store."""
-    return cast(ReadsAtOnce, store).reading(keys) if can(store, ReadsAtOnce) else None
+def held(
+    store: Store, values: Mapping[str, bytes | None], starts: Mapping[str, bytes]
+) -> Held | None:
+    """Return what tells whether keys of a store in this process have these values still, and others
+    some that begin so; None for another store."""
+    return cast(HoldsValues, store).held(values, starts) if can(store, HoldsValues) else None
 
 
 def may_commit(store: Store) -> TypeGuard[Commits]:

@@ -152,7 +152,8 @@ def test_the_tags_of_a_response_are_read_in_the_same_round_trip() -> None:
             await _bodies(app, "/one")
             before = reads.call_count
             assert await _bodies(app, "/one", 1) == [b"one 1"]
-        assert reads.call_count == before + 1
+        # The memory tells that all is as it was.
+        assert reads.call_count == before
 
     asyncio.run(main())
 

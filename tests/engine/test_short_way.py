@@ -113,6 +113,17 @@ def _response(numbers: itertools.count[int], kind: str) -> Response:
     )
 
 
+class _Page:
+    """What the endpoint answers. It holds nothing itself, which would be a part of its keys."""
+
+    numbers: itertools.count[int]
+    kind: str
+
+
+async def _page(request: Request) -> Response:
+    return _response(_Page.numbers, _Page.kind)
+
+
 def _changed(response: Any, change: str) -> Any:
     """Change a response as middlewares and other decorators do."""
     if change == "header":
@@ -158,17 +169,13 @@ class Twin:
         choose = self.random.choice
         self.cache: Any = MemoryCache(clock=still.monotonic) if choose([0, 1]) else _Failing()
         kind = choose(["plain", "plain", "vary", "many", "whole"])
-        change, numbers = (
-            choose(["none", "none", "none", "header", "raw", "body"]),
-            itertools.count(1),
-        )
+        change = choose(["none", "none", "none", "header", "raw", "body"])
         self.events: list[Any] = []
         hook = self.events.append if choose([0, 1]) else None
         options = {"ttl": 60, "on_event": hook, "cache": self.cache, **_OPTIONS[option]}
 
-        @stream_cached(**options)
-        async def cached(request: Request) -> Response:
-            return _response(numbers, kind)
+        _Page.numbers, _Page.kind = itertools.count(1), kind
+        cached = stream_cached(**options)(_page)
 
         async def endpoint(request: Request) -> Any:
             return _changed(await cached(request), change)
@@ -183,7 +190,8 @@ class Twin:
     async def step(self, number: int) -> list[Any]:
         """Take one step. Return what was sent."""
         choose = self.random.choice
-        what = choose(["ask"] * 6 + ["wait", "invalidate", "lose", "fail", "override"])
+        changes = ["wait", "invalidate", "lose", "fail", "override"]
+        what = choose(["again"] * 8 + ["ask"] * 6 + changes)
         self.cache.fails = what == "fail"
         if number < 4:
             # Only what was asked for several times is at hand.

@@ -20,7 +20,7 @@ from stream_cached.errors import StoreError
 from stream_cached.keys.names import segment_key
 from stream_cached.stores.bounded import BoundedMemory
 from stream_cached.stores.memory import DEFAULT_MAX_BYTES, MemoryCache, MemoryStore, partition_of
-from stream_cached.stores.protocol import FOREIGN, reading
+from stream_cached.stores.protocol import FOREIGN, held
 from tests.support.selection import no_address
 
 GENERATION = bytes(range(16))
@@ -32,6 +32,10 @@ class Clock:
         self.now = 1000.0
 
     def __call__(self) -> float:
+        return self.now
+
+    def move_on(self, seconds: float) -> float:
+        self.now += seconds
         return self.now
 
 
@@ -549,36 +553,76 @@ def test_a_key_builder_is_used_by_the_cache_and_the_store() -> None:
     assert run(MemoryStore(cache).get_many(["key"])) == [b"value"]
 
 
+#: What ends that keys have the values that they had.
+_CHANGES: dict[str, Callable[[Any, Clock], object]] = {
+    "set": lambda cache, clock: run(cache.set("key", b"value")),
+    "set again": lambda cache, clock: run(cache.set("other", b"1")),
+    "added": lambda cache, clock: run(cache.add("absent", b"1")),
+    "deleted": lambda cache, clock: run(cache.delete("other")),
+    "cleared": lambda cache, clock: run(cache.clear()),
+    "counted": lambda cache, clock: run(cache.increment("number")),
+    "expired": lambda cache, clock: clock.move_on(10),
+    "expires sooner": lambda cache, clock: (run(cache.expire("key", 1)), clock.move_on(2)),
+    "evicted": lambda cache, clock: run(cache.set("large", bytes(cache.memory.max_bytes - 300))),
+}
+
+
+@pytest.mark.parametrize("change", _CHANGES)
 @pytest.mark.parametrize("namespace", ["", "a:"])
 @pytest.mark.parametrize("is_part", [False, True])
-def test_what_reads_keys_reads_them_as_they_are_then(
-    namespace: str, is_part: bool, clock: Clock
+def test_it_tells_whether_keys_still_have_their_values(
+    is_part: bool, namespace: str, change: str, clock: Clock
 ) -> None:
-    cache: Any = MemoryCache(namespace=namespace, clock=clock)
+    cache: Any = MemoryCache(namespace=namespace, clock=clock, max_bytes=10_000)
     if is_part:
         cache = partition_of(cache, "part")
-    store, value = MemoryStore(cache), b"value"
-    found = reading(store, ["key", "other"])
+    store, value, other = MemoryStore(cache), b"value", b"1"
+    run(store.set_many([("key", value), ("other", other)], 5))
+    run(cache.set("number", 1))
+    keys, values = ["key", "other", "absent"], [value, other, None]
+    if change == "counted":
+        keys, values = ["number"], [cache.memory.get(f"{namespace}number")]
+    found = held(store, dict(zip(keys, values, strict=True)), {})
     assert found is not None
 
-    def reads() -> list[Any]:
-        memory = found.memory()
-        assert memory is not None
-        return memory.get_many(found.keys)
+    for _ in range(2):
+        run(cache.set("another", b"value"))
+        clock.now += 2
+        assert found.are_there()
+    _CHANGES[change](cache, clock)
+    assert not found.are_there()
 
-    assert reads() == [None, None]
-    run(store.set_many([("key", value), ("other", b"1")], 5))
-    assert reads()[0] is value
-    assert reads()[1] == b"1"
-    clock.now += 10
-    assert reads() == [None, None]
-    run(cache.set("key", 1))
-    assert reads() == [1, None]
+
+def test_what_is_held_is_used() -> None:
+    cache: Any = MemoryCache(max_bytes=3_000)
+    store, value = MemoryStore(cache), bytes(1_000)
+    run(store.set_many([("key", value), ("other", bytes(1_000))], None))
+    found = held(store, {"key": value}, {})
+    assert found is not None
+    assert found.are_there()
+    run(cache.set("third", bytes(1_000)))
+    assert [key for key in ("key", "other", "third") if run(cache.exists(key))] == ["key", "third"]
+
+
+def test_of_other_values_nothing_is_held() -> None:
+    store, value = MemoryStore(MemoryCache()), b"value"
+    run(store.set_many([("key", value)], None))
+    assert held(store, {"key": b"other"}, {}) is None
+    assert held(store, {"key": bytes(bytearray(value))}, {}) is None
+    assert held(store, {"key": None}, {}) is None
+    assert held(store, {"absent": value}, {}) is None
+    assert held(store, {"key": value}, {"key": b"va", "absent": b"va"}) is None
+    assert held(store, {"key": value}, {"key": b"v2"}) is None
+    found = held(store, {}, {"key": b"va"})
+    assert found is not None
+    assert found.are_there()
+    run(store.set_many([("key", b"va")], None))
+    assert not found.are_there()
 
 
 def test_a_key_builder_is_called_at_each_read() -> None:
     store = MemoryStore(MemoryCache(key_builder=lambda key, namespace: f"<{namespace}|{key}>"))
-    assert reading(store, ["key"]) is None
+    assert held(store, {"key": None}, {}) is None
 
 
 @pytest.mark.parametrize(

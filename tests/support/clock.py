@@ -21,9 +21,23 @@ class Clock:
         return time.monotonic() + self.passed
 
 
-def moved_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+class StillClock(Clock):
+    """The same, which only the test moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.time(), time.monotonic()
+
+    def time(self) -> float:
+        return self._began[0] + self.passed
+
+    def monotonic(self) -> float:
+        return self._began[1] + self.passed
+
+
+def moved_clock(monkeypatch: pytest.MonkeyPatch, clock: Clock | None = None) -> Clock:
     """Let the engine go by a clock that the test moves."""
-    clock = Clock()
+    clock = Clock() if clock is None else clock
     for module in (
         "engine.outcome",
         "engine.at_hand",

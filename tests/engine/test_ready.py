@@ -1,0 +1,328 @@
+"""An answer that is ready: it is given as long as a look-up would give the same, and no longer."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+from aiocache.plugins import BasePlugin
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from stream_cached import MemoryCache, stream_cached
+from stream_cached.decorated import function
+from stream_cached.engine.at_hand import Ready, answer_at_hand
+from stream_cached.entries import local
+from stream_cached.events import Answered
+from tests.support.asgi import Exchange, get
+from tests.support.clock import Clock, StillClock, moved_clock
+from tests.support.gates import run
+
+HIT = "stream-cached; hit"
+
+#: The numbers of the runs of one test. What a function holds itself is a part of its keys.
+_numbers = itertools.count(1)
+
+
+async def _chunks(count: int, size: int) -> AsyncIterator[bytes]:
+    number = next(_numbers)
+    for _ in range(count):
+        yield b"%d" % number * size
+
+
+async def _small(request: Request) -> Response:
+    return StreamingResponse(_chunks(2, 10), media_type="text/plain")
+
+
+async def _segments(request: Request) -> Response:
+    """Its body has keys of its own."""
+    return StreamingResponse(_chunks(20, 64_000), media_type="text/plain")
+
+
+async def _whole(request: Request) -> Response:
+    return Response(b"%d" % next(_numbers), media_type="text/plain")
+
+
+KINDS = {"small": _small, "segments": _segments, "whole": _whole}
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """However slow the machine is, no second passes."""
+    return moved_clock(monkeypatch, StillClock())
+
+
+class Site:
+    """An application whose answer is ready, and how often one was looked for otherwise."""
+
+    def __init__(self, kind: str = "small", **options: Any) -> None:
+        global _numbers
+        _numbers = itertools.count(1)
+        self.cache = MemoryCache()
+        self.decorator = stream_cached(ttl=60, **{"cache": self.cache, **options})
+        self.page = self.decorator(KINDS[kind])
+        self.app = Starlette(routes=[Route("/", self._endpoint)])
+        self.change: Callable[[Any], None] = lambda response: None
+        self.looked = 0
+
+    async def _endpoint(self, request: Request) -> Any:
+        self.request = request
+        response = await self.page(request)
+        self.change(response)
+        return response
+
+    async def get(self, *headers: tuple[bytes, bytes]) -> Exchange:
+        """Ask; count the look-ups."""
+        exchange = Exchange(self.app)
+        exchange.scope["headers"] += headers
+        with mock.patch.object(function, "answer_at_hand", side_effect=answer_at_hand) as look:
+            await exchange.run()
+        self.looked = look.call_count
+        return exchange
+
+    async def is_ready(self) -> bool:
+        """Ask as often as it takes; return whether the last answer was ready."""
+        for _ in range(6):
+            await self.get()
+        return not self.looked
+
+
+def _headers(answer: Exchange) -> dict[bytes, bytes]:
+    return dict(answer.sent[0]["headers"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sixth_answer_is_ready(kind: str) -> None:
+    async def main() -> None:
+        site = Site(kind)
+        looked_up = [await site.get() for _ in range(4)][1]
+        assert await site.is_ready()
+        ready = await site.get()
+        assert ready.complete
+        assert ready.cache_status == HIT
+        assert ready.sent == looked_up.sent
+
+    run(main)
+
+
+def test_its_age_is_that_of_now(clock: Clock) -> None:
+    async def main() -> None:
+        site = Site(cache=MemoryCache(clock=clock.monotonic))
+        assert await site.is_ready()
+        for seconds in (0, 0.5, 1, 59, 59.9):
+            clock.passed = seconds
+            answer = await site.get()
+            assert answer.cache_status == HIT
+            assert int(_headers(answer)[b"age"]) == int(seconds)
+        clock.passed = 60
+        assert (await site.get()).body == b"2" * 20
+
+    run(main)
+
+
+def test_a_clock_that_is_set_back_makes_nothing_younger(clock: Clock) -> None:
+    async def main() -> None:
+        site = Site()
+        clock.passed = 10
+        assert await site.is_ready()
+        clock.passed = 0
+        await site.get()
+        assert site.looked
+
+    run(main)
+
+
+_ENDS: dict[str, Callable[[Site, pytest.MonkeyPatch], object]] = {
+    "the endpoint is invalidated": lambda site, patch: site.page.invalidate(),
+    "its key is": lambda site, patch: _invalidate_key(site),
+    "the cache is cleared": lambda site, patch: site.cache.clear(),
+    "there is another cache": lambda site, patch: site.decorator.hooks.bind(MemoryCache()),
+    "the cache is switched off": lambda site, patch: patch.setenv("AIOCACHE_DISABLE", "1"),
+    "the decorator has a key": lambda site, patch: setattr(site.decorator, "key", "own"),
+    "the decorator makes keys": lambda site, patch: setattr(
+        site.decorator, "get_cache_key", lambda *args: "own"
+    ),
+}
+
+
+async def _invalidate_key(site: Site) -> None:
+    await site.page.invalidate(key=await site.page.cache_key(request=site.request))
+
+
+@pytest.mark.parametrize("what", _ENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_ends_with_what_it_was_made_of(
+    kind: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        site = Site(kind)
+        assert await site.is_ready()
+        done = _ENDS[what](site, monkeypatch)
+        if isinstance(done, Awaitable):
+            await done
+        answer = await site.get()
+        assert answer.body.startswith(b"2")
+        assert answer.cache_status != HIT
+
+    run(main)
+
+
+def test_a_segment_that_is_gone_ends_it() -> None:
+    async def main() -> None:
+        site = Site("segments")
+        assert await site.is_ready()
+        _, segment, *_ = sorted(site.cache.sizes(), key=site.cache.sizes().__getitem__)[::-1]
+        await site.cache.delete(segment)
+        answer = await site.get()
+        assert answer.complete
+        assert answer.body == b"2" * 1_280_000
+
+    run(main)
+
+
+def test_a_plugin_that_is_added_is_told_of_hits() -> None:
+    told: list[Any] = []
+
+    class Telling(BasePlugin):  # type: ignore[misc]
+        async def post_get(self, client: Any, key: str, took: float, ret: Any, **more: Any) -> None:
+            told.append(ret)
+
+    async def main() -> None:
+        site = Site()
+        assert await site.is_ready()
+        site.cache.plugins = [Telling()]
+        await site.get()
+        assert len(told) == 1
+
+    run(main)
+
+
+def test_headers_that_are_changed_are_those_of_one_answer() -> None:
+    async def main() -> None:
+        site = Site()
+        assert await site.is_ready()
+
+        def change(response: Any) -> None:
+            response.headers["x-user"] = "anna"
+            response.status_code, response.media_type = 201, "text/html"
+
+        expected = (await site.get()).sent
+        site.change = change
+        assert _headers(await site.get())[b"x-user"] == b"anna"
+        site.change = lambda response: None
+        assert (await site.get()).sent == expected
+        assert not site.looked
+
+    run(main)
+
+
+def test_messages_that_are_changed_are_those_of_one_answer() -> None:
+    async def main() -> None:
+        site = Site()
+        assert await site.is_ready()
+        first = await site.get()
+        expected = [(*map(bytes, each),) for each in first.sent[0]["headers"]]
+        first.sent[0]["headers"].clear()
+        second = await site.get()
+        assert second.sent[0]["headers"] == expected
+        assert not site.looked
+
+    run(main)
+
+
+def test_it_is_weakly_tagged_for_those_whose_body_may_be_compressed() -> None:
+    async def main() -> None:
+        site = Site()
+        await site.get()
+        codings = [(), ((b"accept-encoding", b"gzip"),), ((b"accept-encoding", b"identity"),)]
+        for _ in range(4):
+            tags = [_headers(await site.get(*each))[b"etag"][:2] for each in codings]
+            assert [tag == b"W/" for tag in tags] == [False, True, False]
+        assert not site.looked
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"if-none-match", b"*"),
+        (b"range", b"bytes=0-1"),
+        (b"authorization", b"Bearer a"),
+        (b"cache-control", b"no-cache"),
+    ],
+)
+def test_who_asks_for_more_is_not_given_it(header: tuple[bytes, bytes]) -> None:
+    async def main() -> None:
+        site = Site(honor_request=True)
+        assert await site.is_ready()
+        sent = (await site.get()).sent
+        assert not site.looked
+        assert (await site.get(header)).sent != sent
+
+    run(main)
+
+
+def test_each_answer_is_told_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[Any] = []
+
+    async def main() -> None:
+        site = Site(on_event=told.append)
+        assert await site.is_ready()
+        told.clear()
+        await site.get()
+        (event,) = told
+        assert isinstance(event, Answered)
+        assert (event.outcome, event.size, event.look_up) == ("hit", 20, None)
+        assert event.seconds == event.first_byte == 0
+        assert event.saved is not None
+        assert site.page.stats().hits == 6
+        with caplog.at_level(logging.DEBUG, "stream_cached"):
+            await site.get()
+        assert [record.message for record in caplog.records if "hit" in record.message]
+        assert site.page.stats().hits == 7
+
+    run(main)
+
+
+def test_what_is_ready_is_used() -> None:
+    async def main() -> None:
+        site = Site(cache=MemoryCache(max_bytes=6_000))
+        assert await site.is_ready()
+        for number in range(20):
+            exchange = Exchange(site.app)
+            exchange.scope["query_string"] = b"number=%d" % number
+            await exchange.run()
+            assert (await site.get()).body == b"1" * 20
+
+    run(main)
+
+
+def test_it_is_kept_by_what_is_kept_of_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Ready]] = []
+    prepared = Ready.__init__
+
+    def noting(ready: Ready, *args: Any) -> None:
+        made.append(weakref.ref(ready))
+        prepared(ready, *args)
+
+    monkeypatch.setattr(Ready, "__init__", noting)
+
+    async def main() -> None:
+        site = Site()
+        assert await site.is_ready()
+        assert made[-1]() is not None
+        local._memory.kept.clear()
+        gc.collect()
+        assert made[-1]() is None
+        assert (await get(site.app)).cache_status == HIT
+
+    run(main)

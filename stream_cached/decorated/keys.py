@@ -59,6 +59,7 @@ class Keys:
         self._signature = taking_request(decorator.key_builder)
         self._selecting: Selecting | None = None
         self._parses_query = decorator.options.query == "declared"
+        self._is_unusual = self._parses_query or not hooks.keys_by_request
 
     def has_made(self, wrapper: Callable[..., Any]) -> None:
         """Note what the decorator has made of the function, once it may have a cache."""
@@ -83,9 +84,8 @@ class Keys:
 
     def look(self, args: tuple[Any, ...], kwargs: dict[str, Any], vary: Normalisers) -> Seen | None:
         """Return a call as it was seen before; None for one that needs a closer look."""
-        hooks = self._hooks
-        is_usual = hooks.keys_by_request and _OVERRIDDEN not in vars(self._decorator)
-        if self._parses_query or not is_usual:
+        own, hooks = vars(self._decorator), self._hooks
+        if self._is_unusual or own["key"] or own["key_builder"] or _OVERRIDDEN in own:
             return None
         try:
             return None if hooks.is_switched_off() else self._known.look(args, kwargs, vary, hooks)

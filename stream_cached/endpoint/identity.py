@@ -119,10 +119,13 @@ class Identity:
             form += self._of_parts(scope, in_memory=in_memory)
         return form
 
+    @property
+    def holds_anything(self) -> bool:
+        """Whether it holds values that may differ from those of its twins."""
+        return bool(self._parts)
+
     def fingerprint(self) -> tuple[object, ...] | None:
         """Return what `form` is made of; None if it holds anything but plain values."""
-        if not self._parts:
-            return ()
         values = [part.get() for part in self._parts.values()]
         classes = tuple(map(type, values))
         if self._changes_parts or not EXACT.issuperset(classes):

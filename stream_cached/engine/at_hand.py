@@ -109,7 +109,9 @@ async def answer_at_hand(
     headers.append(event.header)
     if service.reporter.failing:
         service.reporter.store_works("reading")
-    sending = _sending(service, key, entry, event, started, is_remote=begun is not None)
+    sending: Ending = service.reporter.counters
+    if service.reporter.hook is not None or logs_answers():
+        sending = _told_of(service, key, entry, event, started, is_remote=begun is not None)
     response: ReplayResponse | StoredResponse
     if entry.streamed:
         resource = functools.partial(service.resource_of, backend, found.key)
@@ -180,13 +182,16 @@ def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredRespons
     now, binding = time.time(), service.hooks.binding()
     coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
     if (
-        ready.since <= now < ready.until
+        now < ready.until
+        and now >= ready.since
         and binding is ready.binding
         and not binding.cache.plugins
         and (prepared := ready.responses.get(coding)) is not None
         and ready.held.are_there()
     ):
-        sending = _sending(service, known.key, ready.entry, HIT, None)
+        sending: Ending = service.reporter.counters
+        if service.reporter.hook is not None or logs_answers():
+            sending = _told_of(service, known.key, ready.entry, HIT, time.monotonic())
         return prepared.response(sending)
     return None
 
@@ -226,23 +231,18 @@ class _Told:
         return self.service.store
 
 
-def _sending(
+def _told_of(
     service: Service,
     key: str,
     entry: Entry,
     event: Answered,
-    started: float | None,
+    started: float,
     *,
     is_remote: bool = False,
 ) -> Ending:
-    """Return what reports an answer that comes from an entry; `started` is None for now."""
-    reporter = service.reporter
-    if reporter.hook is None and not logs_answers():
-        return reporter.counters
-    now = time.monotonic()
-    began = now if started is None else started
-    told = _Told(service, key, now - began if is_remote else None, entry.took)
-    return sending_of(reporter, event, began, told, reporter)
+    """Return what reports an answer with an entry, where more is told than that there was one."""
+    told = _Told(service, key, time.monotonic() - started if is_remote else None, entry.took)
+    return sending_of(service.reporter, event, started, told, service.reporter)
 
 
 async def look_at_hand(

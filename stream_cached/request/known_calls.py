@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -45,6 +45,8 @@ _OF_SCOPE = (
     "query_string",
     "http_version",
 )
+
+_make = tuple.__new__
 
 _NONE: Selected = {}
 _NO_VALUES: tuple[object, ...] = ()
@@ -94,7 +96,8 @@ class _Around:
         """Whether another plain request came in at the same place."""
         app: Any = scope.get("app")
         return (
-            self.app() is app is not None
+            app is not None
+            and self.app() is app
             and self.router() is scope.get("router")
             and self.cls is cls
             and len(app.routes) == self.routes
@@ -114,8 +117,7 @@ class Known:
     """Returns what is ready to answer it."""
 
 
-@dataclass(slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A call that a look at its request and its arguments is enough for."""
 
     request: Request
@@ -170,7 +172,7 @@ class KnownCalls:
         self._arguments = arguments
         self._context = context
         self._parts = parts
-        self._held = parts.identity.fingerprint
+        self._held = parts.identity.fingerprint if parts.identity.holds_anything else None
         self._host = host
         self._are_plain = not (endpoint.injects or context.is_in_key)
         self.keys: dict[tuple[tuple[object, ...], ...], Known] = {}
@@ -217,7 +219,8 @@ class KnownCalls:
         around = self._around
         if around is None or not self.keeps_place or not around.is_that_of(kind.cls, scope):
             around = self._look_around(kind.cls, scope, cache)
-        held, host = self._held(), lines.get(b"host") if self._host else b""
+        held = _NO_VALUES if self._held is None else self._held()
+        host = lines.get(b"host") if self._host else b""
         if host is None or held is None or around is None:
             return None
         selected, by_header = _NONE, _NO_VALUES
@@ -236,7 +239,8 @@ class KnownCalls:
         )
         if (known := self.keys.get(place)) is not None:
             self._context.look()
-        return Seen(request, lines, injected, selected, place, known)
+        # Not by its constructor: each hit comes here.
+        return _make(Seen, (request, lines, injected, selected, place, known))
 
     def note(self, seen: Seen, key: str) -> None:
         """Remember the key of a call."""

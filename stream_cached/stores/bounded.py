@@ -43,6 +43,8 @@ class BoundedMemory:
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_bytes = max_bytes
         self.used = 0
+        self.changes = 0
+        """How many keys were set, taken out, or given another ttl."""
         self._clock = clock
         self._next_sweep = clock()
         self._items: dict[str, Item] = {}
@@ -125,6 +127,7 @@ class BoundedMemory:
             item = self._live(key)
             if item is not None:
                 item.deadline = self._deadline(ttl)
+                self.changes += 1
             return item is not None
 
     def delete(self, key: str) -> bool:
@@ -133,6 +136,7 @@ class BoundedMemory:
             if item is None:
                 return False
             self.used -= item.size
+            self.changes += 1
             item.value, item.deadline = None, -math.inf
             group = self._groups[item.group]
             del group[key]
@@ -178,6 +182,7 @@ class BoundedMemory:
         if self.used + size > self.max_bytes and not self._make_room(size, name):
             return False
         self.used += size
+        self.changes += 1
         self._items[key] = Item(value, deadline, size, name)
         self._groups.setdefault(name, {})[key] = None
         return True
@@ -202,7 +207,7 @@ class BoundedMemory:
                 self.delete(key)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held:
     """Values that a memory had, which this does not keep alive."""
 
@@ -212,23 +217,30 @@ class Held:
     """Those of the items, which are used together."""
     absent: Sequence[str]
     """The keys that had no value."""
+    changes: int = -1
+    """How many changes of the memory there were when they were last looked at."""
+    until: float = -math.inf
+    """When they are no longer what they were, unless the memory is changed."""
 
     def are_there(self) -> bool:
         """Whether the memory still has all of them, and no others; they are then used."""
         memory = self.memory()
         if memory is None:
             return False
-        now, there, use = memory._clock(), memory._items, memory._groups.move_to_end
         with memory._lock:
-            for key in self.absent:
-                if key in there:
-                    return False
-            for item in self.items:
-                if item.deadline is not None and item.deadline <= now:
-                    return False
-            for group in self.groups:
-                use(group)
+            if memory.changes != self.changes:
+                self._look_again(memory)
+            if memory._clock() >= self.until:
+                return False
+            [*map(memory._groups.move_to_end, self.groups)]
         return True
+
+    def _look_again(self, memory: BoundedMemory) -> None:
+        """Look at each of them, because the memory was changed."""
+        self.changes = memory.changes
+        deadlines = [item.deadline for item in self.items if item.deadline is not None]
+        is_as_it_was = not any(key in memory._items for key in self.absent)
+        self.until = min(deadlines, default=math.inf) if is_as_it_was else -math.inf
 
 
 class Partition(BoundedMemory):

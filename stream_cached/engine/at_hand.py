@@ -9,44 +9,29 @@ from __future__ import annotations
 import functools
 import math
 import time
-import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.connections.deadline import Deadline
+from stream_cached.engine.ready import Plain, Ready, get_ready, ready_for
 from stream_cached.engine.service import Service
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Kept, Sight
 from stream_cached.entries.records import read_beside
+from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
 from stream_cached.events import HIT, Answered, Outcome, logs_answers
-from stream_cached.format.records import Entry
 from stream_cached.request.incoming import DECIDING
 from stream_cached.request.known_calls import Seen
-from stream_cached.responses.prepared import Prepared
 from stream_cached.responses.rendering import Rendering
 from stream_cached.responses.replayed import ReplayResponse
 from stream_cached.responses.stored import StoredResponse, stored_response
 from stream_cached.runs.registry import registry_of
 from stream_cached.sending import Ending, sending_of
-from stream_cached.stores.protocol import Held
-
-#: For how many values of Accept-Encoding an answer is ready.
-_MOST_CODINGS = 8
 
 #: The values that a look-up reads, by key.
 Values = Mapping[str, bytes | None]
-
-
-class Plain(Protocol):
-    """A request that says nothing of how it is to be answered."""
-
-    @property
-    def accepts_coding(self) -> bool:
-        """Whether it accepts another content coding than identity."""
-        ...
 
 
 @dataclass(slots=True)
@@ -93,78 +78,41 @@ async def answer_at_hand(
     if backend is None:
         return None
     begun = None if backend.server is None else _begun(backend)
-    at_hand = _kept(service, binding, backend, key, (service.version, *versions))
+    ready = ready_for(request, binding, time.time())
+    at_hand = None if ready is None else ready.at_hand()
+    at_hand = at_hand or _kept(service, binding, backend, key, (service.version, *versions))
     if at_hand is None:
         return begun or _begun(backend)
     found = _find_at_once(at_hand) or await _find(backend, at_hand, begun or _begun(backend))
     if isinstance(found, FirstLook):
         return found
-    entry, now = found.entry, time.time()
-    headers = None
-    if (until := entry.fresh_until) is None or until > now:
-        headers = _headers(found, request, rendering, now)
-    if headers is None:
-        return _with_hit(begun or _begun(backend), found)
-    event = fresh_event(service, seconds_left(found, now)) if service.hooks.by_response else HIT
-    headers.append(event.header)
     if service.reporter.failing:
         service.reporter.store_works("reading")
-    sending: Ending = service.reporter.counters
-    if service.reporter.hook is not None or logs_answers():
-        sending = _told_of(service, key, entry, event, started, is_remote=begun is not None)
-    response: ReplayResponse | StoredResponse
-    if entry.streamed:
-        resource = functools.partial(service.resource_of, backend, found.key)
-        response = ReplayResponse.at_hand(found, resource, headers, sending)
-    else:
-        response = stored_response(entry, headers, found.whole_body, sending)
-    if at_hand[1].held is not None and isinstance(request, Seen):
-        _get_ready(service, request, binding, at_hand[1], response, now)
+    now = time.time()
+    opens = functools.partial(service.resource_of, backend, found.key)
+    if ready is not None and found is ready.hit and (prepared := ready.response_for(request, now)):
+        sending = _sending(service, key, found, HIT, started, is_remote=begun is not None)
+        return prepared.response(sending, opens)
+    headers, event = _headers(found, request, rendering, now), HIT
+    if headers is None:
+        return _with_hit(begun or _begun(backend), found)
+    if service.hooks.by_response:
+        event = fresh_event(service, seconds_left(found, now))
+    headers.append(event.header)
+    sending = _sending(service, key, found, event, started, is_remote=begun is not None)
+    response = _response(found, opens, headers, sending)
+    if isinstance(request, Seen):
+        get_ready(service, request, binding, at_hand, response, opens, now)
     return response
 
 
-@dataclass(slots=True, weakref_slot=True, eq=False)
-class Ready:
-    """Answers with one entry in the memory of this process, which are the same to all plain
-    requests as long as its age is: for a second at the most."""
-
-    binding: Binding
-    held: Held
-    since: float
-    until: float
-    is_open: bool
-    """Whether Accept-Encoding matters."""
-    entry: Entry
-    responses: dict[bytes | None, Prepared]
-    """By the Accept-Encoding of the requests."""
-
-
-def _get_ready(
-    service: Service,
-    seen: Seen,
-    binding: Binding,
-    sight: Sight,
-    response: ReplayResponse | StoredResponse,
-    now: float,
-) -> None:
-    """Let the next request of this kind be answered by what this one is answered by."""
-    hit, known = sight.hit, seen.known
-    # What a dependency or a response says of itself is another header each time.
-    if known is None or sight.held is None or service.hooks.by_response:
-        return
-    if hit.entry.replaces is not None:
-        return
-    entry, head = hit.entry, hit.head
-    ready: Ready | None = known.ready()
-    if ready is None or ready is not sight.ready or not ready.since <= now < ready.until:
-        left = 1 - head.exact_age(entry.stored_at, now) % 1
-        until = now + left if entry.fresh_until is None else min(now + left, entry.fresh_until)
-        ready = Ready(binding, sight.held, now, until, head.is_open, entry, {})
-        # It goes with what is kept of the entry.
-        sight.ready, known.ready = ready, weakref.ref(ready)
-    if len(ready.responses) < _MOST_CODINGS:
-        coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
-        ready.responses[coding] = Prepared(response)
+def _response(
+    hit: Hit, opens: Callable[[], Resource], headers: list[tuple[bytes, bytes]], sending: Ending
+) -> ReplayResponse | StoredResponse:
+    """Return the response of an entry with its body."""
+    if hit.entry.streamed:
+        return ReplayResponse.at_hand(hit, opens, headers, sending)
+    return stored_response(hit.entry, headers, hit.whole_body, sending)
 
 
 def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredResponse | None:
@@ -177,22 +125,21 @@ def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredRespons
     """
     known = seen.known
     ready: Ready | None = None if known is None else known.ready()
-    if known is None or ready is None or not DECIDING.isdisjoint(seen.lines):
+    if known is None or ready is None or (held := ready.held) is None:
         return None
-    now, binding = time.time(), service.hooks.binding()
-    coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
+    now, binding, lines = time.time(), service.hooks.binding(), seen.lines
+    coding = lines.get(b"accept-encoding") if ready.is_open else None
     if (
         now < ready.until
         and now >= ready.since
-        and binding is ready.binding
+        and DECIDING.isdisjoint(lines)
+        and ready.binding() is binding
         and not binding.cache.plugins
         and (prepared := ready.responses.get(coding)) is not None
-        and ready.held.are_there()
+        and held.are_there()
     ):
-        sending: Ending = service.reporter.counters
-        if service.reporter.hook is not None or logs_answers():
-            sending = _told_of(service, known.key, ready.entry, HIT, time.monotonic())
-        return prepared.response(sending)
+        sending = _sending(service, known.key, ready.hit, HIT, None, is_remote=False)
+        return prepared.response(sending, known.opens)
     return None
 
 
@@ -201,7 +148,8 @@ def _headers(
 ) -> list[tuple[bytes, bytes]] | None:
     """Return the headers of an entry; None if it does not answer the request as it is."""
     entry, head = hit.entry, hit.head
-    if not hit.is_whole_response:
+    is_fresh = entry.fresh_until is None or entry.fresh_until > now
+    if not is_fresh or not hit.is_whole_response:
         return None
     age, is_compressed = head.age(entry.stored_at, now), head.is_open and request.accepts_coding
     headers = head.headers(age, has_ranges=True, is_compressed=is_compressed)
@@ -231,18 +179,23 @@ class _Told:
         return self.service.store
 
 
-def _told_of(
+def _sending(
     service: Service,
     key: str,
-    entry: Entry,
+    hit: Hit,
     event: Answered,
-    started: float,
+    started: float | None,
     *,
-    is_remote: bool = False,
+    is_remote: bool,
 ) -> Ending:
-    """Return what reports an answer with an entry, where more is told than that there was one."""
-    told = _Told(service, key, time.monotonic() - started if is_remote else None, entry.took)
-    return sending_of(service.reporter, event, started, told, service.reporter)
+    """Return what reports an answer with an entry; `started` is when it began, None for now."""
+    reporter = service.reporter
+    if reporter.hook is None and not logs_answers():
+        return reporter.counters
+    now = time.monotonic()
+    began = now if started is None else started
+    told = _Told(service, key, now - began if is_remote else None, hit.entry.took)
+    return sending_of(reporter, event, began, told, reporter)
 
 
 async def look_at_hand(

@@ -56,7 +56,7 @@ class Sight:
     """Keeps what is ready to answer with the entry."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Kept:
     """A record as the store held it, and what it was decoded to."""
 

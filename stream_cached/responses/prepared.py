@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from stream_cached.entries.found import Hit
+from stream_cached.entries.resource import Resource
 from stream_cached.responses.replayed import ReplayResponse
 from stream_cached.responses.stored import StoredResponse
 from stream_cached.sending import Ending
@@ -15,18 +19,31 @@ class Prepared:
         response: The response, which nobody has changed.
     """
 
-    __slots__ = ("_attributes", "_cls")
+    __slots__ = ("_attributes", "_cls", "_hit")
 
     def __init__(self, response: ReplayResponse | StoredResponse) -> None:
         self._cls: type[ReplayResponse | StoredResponse] = type(response)
         # Others may change the list of its headers.
         self._attributes = {**vars(response), "raw_headers": [*response.raw_headers]}
+        opens = self._attributes.pop("_opens", None)
+        self._hit: Hit | None = None if opens is None else opens[0]
+        del self._attributes["sending"]
 
-    def response(self, sending: Ending) -> ReplayResponse | StoredResponse:
-        """Return the response for one more request; `sending` reports it once it is sent."""
+    def response(
+        self, sending: Ending, opens: Callable[[], Resource]
+    ) -> ReplayResponse | StoredResponse:
+        """
+        Return the response for one more request.
+
+        Args:
+            sending: Reports it once it is sent.
+            opens: Returns the resource of its entry.
+        """
         cls = self._cls
         response = cls.__new__(cls)
         own = vars(response)
         own.update(self._attributes)
         own["raw_headers"], own["sending"] = [*own["raw_headers"]], sending
+        if self._hit is not None:
+            own["_opens"] = self._hit, opens
         return response

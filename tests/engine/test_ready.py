@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import logging
@@ -19,9 +20,11 @@ from starlette.routing import Route
 
 from stream_cached import MemoryCache, stream_cached
 from stream_cached.decorated import function
-from stream_cached.engine.at_hand import Ready, answer_at_hand
+from stream_cached.engine.at_hand import answer_at_hand
+from stream_cached.engine.ready import Ready
 from stream_cached.entries import local
 from stream_cached.events import Answered
+from stream_cached.stores.bounded import BoundedMemory
 from tests.support.asgi import Exchange, get
 from tests.support.clock import Clock, StillClock, moved_clock
 from tests.support.gates import run
@@ -304,6 +307,18 @@ def test_what_is_ready_is_used() -> None:
             assert (await site.get()).body == b"1" * 20
 
     run(main)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_keeps_no_cache_alive(kind: str) -> None:
+    async def memory() -> weakref.ref[BoundedMemory]:
+        site = Site(kind)
+        assert await site.is_ready()
+        return weakref.ref(site.cache.memory)
+
+    gone = asyncio.run(memory())
+    gc.collect()
+    assert gone() is None
 
 
 def test_it_is_kept_by_what_is_kept_of_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,100 @@
+"""Answers that are ready: what many requests are answered by, each for a second at the most."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from stream_cached.backends.binding import Binding
+from stream_cached.engine.service import Service
+from stream_cached.entries.found import Hit
+from stream_cached.entries.local import Kept, Sight
+from stream_cached.entries.resource import Resource
+from stream_cached.request.known_calls import Seen
+from stream_cached.responses.prepared import Prepared
+from stream_cached.responses.replayed import ReplayResponse
+from stream_cached.responses.stored import StoredResponse
+from stream_cached.stores.protocol import Held
+
+#: For how many values of Accept-Encoding an answer is ready.
+_MOST_CODINGS = 8
+
+
+class Plain(Protocol):
+    """A request that says nothing of how it is to be answered."""
+
+    @property
+    def accepts_coding(self) -> bool:
+        """Whether it accepts another content coding than identity."""
+        ...
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Ready:
+    """
+    Answers with one entry that is at hand, which are the same to all plain requests as long as its
+    age is: for a second at the most. They keep no cache alive.
+    """
+
+    binding: weakref.ref[Binding]
+    kept: weakref.ref[Kept]
+    hit: Hit
+    held: Held | None
+    since: float
+    until: float
+    is_open: bool
+    """Whether Accept-Encoding matters."""
+    responses: dict[bytes | None, Prepared]
+    """By the Accept-Encoding of the requests."""
+
+    def at_hand(self) -> tuple[Kept, Sight] | None:
+        """Return what it was made of, if that is still kept."""
+        kept = self.kept()
+        sight = None if kept is None else kept.sight
+        return None if kept is None or sight is None or sight.hit is not self.hit else (kept, sight)
+
+    def response_for(self, request: Plain, now: float) -> Prepared | None:
+        """Return the answer to a request; None if it is another one now."""
+        if not self.since <= now < self.until or not isinstance(request, Seen):
+            return None
+        return self.responses.get(request.lines.get(b"accept-encoding") if self.is_open else None)
+
+
+def ready_for(request: Plain, binding: Binding, now: float) -> Ready | None:
+    """Return what is ready for a request, if nobody else wants to be told of it."""
+    known = request.known if isinstance(request, Seen) else None
+    ready: Ready | None = None if known is None else known.ready()
+    # Each second, what is kept is looked for where it is kept, and so is used.
+    if ready is None or not ready.since <= now < ready.until:
+        return None
+    return ready if ready.binding() is binding and not binding.cache.plugins else None
+
+
+def get_ready(
+    service: Service,
+    seen: Seen,
+    binding: Binding,
+    at_hand: tuple[Kept, Sight],
+    response: ReplayResponse | StoredResponse,
+    opens: Callable[[], Resource],
+    now: float,
+) -> None:
+    """Let the next request of this kind be answered by what this one is answered by."""
+    (kept, sight), known = at_hand, seen.known
+    hit, entry, head = sight.hit, sight.hit.entry, sight.hit.head
+    # What a dependency or a response says of itself is another header each time.
+    if known is None or service.hooks.by_response or entry.replaces is not None:
+        return
+    ready: Ready | None = known.ready()
+    if ready is None or ready is not sight.ready or not ready.since <= now < ready.until:
+        left = 1 - head.exact_age(entry.stored_at, now) % 1
+        until = now + left if entry.fresh_until is None else min(now + left, entry.fresh_until)
+        of_cache = weakref.ref(binding), weakref.ref(kept)
+        ready = Ready(*of_cache, hit, sight.held, now, until, head.is_open, {})
+        # It goes with what is kept of the entry.
+        sight.ready, known.ready, known.opens = ready, weakref.ref(ready), opens
+    if len(ready.responses) < _MOST_CODINGS:
+        coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
+        ready.responses[coding] = Prepared(response)

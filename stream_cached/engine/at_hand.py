@@ -138,7 +138,11 @@ def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredRespons
         and (prepared := ready.responses.get(coding)) is not None
         and held.are_there()
     ):
-        sending = _sending(service, known.key, ready.hit, HIT, None, is_remote=False)
+        reporter = service.reporter
+        sending: Ending = reporter.counters
+        if reporter.hook is not None or logs_answers():
+            began = time.monotonic()
+            sending = _sending(service, known.key, ready.hit, HIT, began, is_remote=False)
         return prepared.response(sending, known.opens)
     return None
 
@@ -184,18 +188,17 @@ def _sending(
     key: str,
     hit: Hit,
     event: Answered,
-    started: float | None,
+    started: float,
     *,
     is_remote: bool,
 ) -> Ending:
-    """Return what reports an answer with an entry; `started` is when it began, None for now."""
+    """Return what reports an answer with an entry."""
     reporter = service.reporter
     if reporter.hook is None and not logs_answers():
         return reporter.counters
-    now = time.monotonic()
-    began = now if started is None else started
-    told = _Told(service, key, now - began if is_remote else None, hit.entry.took)
-    return sending_of(reporter, event, began, told, reporter)
+    look_up = time.monotonic() - started if is_remote else None
+    told = _Told(service, key, look_up, hit.entry.took)
+    return sending_of(reporter, event, started, told, reporter)
 
 
 async def look_at_hand(

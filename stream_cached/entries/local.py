@@ -127,6 +127,8 @@ class _Memory:
         gone = self.kept.pop(place, None)
         if gone is not None:
             self.used -= gone.size
+            # Others may still refer to it.
+            gone.sight = None
 
 
 _memory = _Memory()

@@ -13,7 +13,7 @@ from stream_cached.decorated.function import Decorated
 from stream_cached.decorated.generator import DecoratedGenerator
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.decorated.keys import current_call
-from stream_cached.decorated.wrapping import Answer, wrapped
+from stream_cached.decorated.wrapping import wrapped
 from stream_cached.endpoint.function import is_generator
 from stream_cached.engine.values import Use, current_use
 from stream_cached.events import EndpointStats
@@ -57,22 +57,22 @@ class Decorator(cached):  # type: ignore[misc]
             self.options.bodies.hooks.add(self.options.on_event)
         if self.options.bodies is not None and not hooks.is_late and self.alias is None:
             self.options.bodies.warn_unless_shared(is_shared=not hooks.is_in_process)
-        return wrapped(function, self.cache, self._answering(f, function))
-
-    def _answering(self, f: Callable[..., Any], function: Decorated) -> Answer:
         is_own = getattr(self.decorator, "__func__", None) is not Decorator.decorator
-        if is_own or self.options.resume is True:
-            return lambda args, kwargs: self.decorator(f, *args, **kwargs)
-        # One call less for each request.
-        return function.answer
+        is_own = is_own or self.options.resume is True
+        return wrapped(
+            function, self.cache, functools.partial(self.decorator, f) if is_own else None
+        )
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of `f`: from the cache, or by running it and recording its answer."""
         function = self._functions[id(f)]
-        result = await function.answer(args, kwargs)
+        seen, result = function.look(args, kwargs)
+        if result is None:
+            result = await function.answer(args, kwargs, seen)
         if self.options.resume is True:
             # The response that goes on from it reports all that was sent.
-            resume_from(result, functools.partial(function.answer, args, kwargs, is_reported=False))
+            again = functools.partial(function.answer_wholly, args, kwargs, is_reported=False)
+            resume_from(result, again)
         return result
 
     async def clear(self) -> bool:

@@ -159,20 +159,22 @@ class Decorated:
 
     # -- one call ---------------------------------------------------------------------------
 
-    async def answer(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_reported: bool = True
-    ) -> Any:
-        """Answer one call: from the cache, or by running the function."""
-        is_usual = is_reported and self._may_be_at_hand
-        if not is_usual or (kwargs and not SWITCHES.isdisjoint(kwargs)):
-            return await self._answer_otherwise(args, kwargs, is_reported=is_reported)
-        service, asked, rendering = self.service, None, None
+    def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Seen | None, Any]:
+        """Return a call as it was seen before, and its answer if one is ready; None for unknown."""
+        if not self._may_be_at_hand or (kwargs and not SWITCHES.isdisjoint(kwargs)):
+            return None, None
+        service = self.service
         seen = self._keys.look(args, kwargs, service.headers.normalisers)
-        if seen is not None and (ready := answer_ready(service, seen)) is not None:
-            return ready
+        return seen, None if seen is None else answer_ready(service, seen)
+
+    async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Seen | None) -> Any:
+        """Answer a call for which nothing is ready: from the cache, or by running the function."""
+        if not self._may_be_at_hand or not SWITCHES.isdisjoint(kwargs):
+            return await self.answer_wholly(args, kwargs)
         # `can_cache` looks at the same, and says why not.
         if not has_event_loop() and not self.can_cache():
             return await self.run_uncached(args, kwargs)
+        service, asked, rendering = self.service, None, None
         versions = self._tagging.always
         key = "" if seen is None or versions is None or self._varied else seen.plain_key()
         if key and seen is not None and versions is not None:
@@ -193,10 +195,10 @@ class Decorated:
             return await self.perform(asked.call(looked=found))
         return found
 
-    async def _answer_otherwise(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_reported: bool
+    async def answer_wholly(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_reported: bool = True
     ) -> Any:
-        """Answer a call that nothing is at hand for, or that is to be answered in another way."""
+        """Do the same the whole way, whatever is at hand."""
         switches = {name: kwargs[name] for name in SWITCHES & kwargs.keys()}
         kwargs = _without_switches(kwargs)
         if not self.can_cache():

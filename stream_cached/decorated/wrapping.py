@@ -11,25 +11,28 @@ from stream_cached.decorated.generator import DecoratedGenerator
 from stream_cached.endpoint.generators import as_framework_calls_it
 from stream_cached.events import EndpointStats
 
-#: Answers a call, of which it is given the positional and the keyword arguments.
-Answer = Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
 
-
-def wrapped(function: Decorated, cache: Any, answer: Answer) -> Any:
+def wrapped(
+    function: Decorated, cache: Any, answer: Callable[..., Awaitable[Any]] | None = None
+) -> Any:
     """
     Return the wrapper of a function.
 
     Args:
         function: The decorated function.
         cache: The aiocache cache; None as long as it is not known.
-        answer: Answers one call from the cache, or by running the function.
+        answer: Answers one call, where a subclass of the decorator or an option does that itself.
     """
 
     @functools.wraps(function.endpoint.function)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         if decorated.cache is None:
             decorated.cache = function.hooks.binding().cache
-        return await answer(args, kwargs)
+        if answer is not None:
+            return await answer(*args, **kwargs)
+        # Not by a coroutine of its own: each hit comes here.
+        seen, ready = function.look(args, kwargs)
+        return await function.answer(args, kwargs, seen) if ready is None else ready
 
     async def invalidate(*, key: str | None = None, **arguments: Any) -> bool:
         return await function.invalidate(key, arguments)

@@ -34,16 +34,10 @@ def _nothing() -> None:
     return None
 
 
-#: What of the scope is part of the key of a plain request as it is, and whether it may have a body.
-_OF_SCOPE = (
-    "method",
-    "scheme",
-    "raw_path",
-    "path",
-    "root_path",
-    "app_root_path",
-    "query_string",
-    "http_version",
+#: Returns what of the scope is part of the key of a plain request as it is, and whether it may have
+#: a body. Where a server leaves one of them out, the call needs a closer look.
+_of_scope = itemgetter(
+    "method", "scheme", "raw_path", "path", "root_path", "query_string", "http_version"
 )
 
 _make = tuple.__new__
@@ -200,7 +194,7 @@ class KnownCalls:
             BypassError: It is not for the cache.
         """
         values = (*args, *kwargs.values()) if kwargs else args
-        shape = (len(args), *kwargs, *map(type, values))
+        shape = (len(args), *kwargs, *map(type, values)) if kwargs else tuple(map(type, args))
         if self._declared != declarations.count:
             self._kinds, self._declared = {}, declarations.count
         kind = self._kinds.get(shape) or self._note_kind(shape, args, kwargs)
@@ -231,7 +225,8 @@ class KnownCalls:
             by_header = tuple(map(_hashable, selected.values()))
         parameters = scope.get("path_params") or _NONE
         place = (
-            (*map(scope.get, _OF_SCOPE), host),
+            _of_scope(scope),
+            (host, scope.get("app_root_path")),
             (*parameters, *parameters.values(), *map(type, parameters.values())),
             kind.in_key(values) if kind.in_key else _NO_VALUES,
             by_header,

@@ -18,8 +18,9 @@ from stream_cached.responses.replayed import ReplayResponse
 from stream_cached.responses.stored import StoredResponse
 from stream_cached.stores.protocol import Held
 
-#: For how many values of Accept-Encoding an answer is ready.
+#: For how many values of Accept-Encoding an answer is ready, and how long they may be.
 _MOST_CODINGS = 8
+_LONGEST_CODING = 100
 
 
 class Plain(Protocol):
@@ -48,6 +49,8 @@ class Ready:
     """Whether Accept-Encoding matters."""
     responses: dict[bytes | None, Prepared]
     """By the Accept-Encoding of the requests."""
+    forms: dict[bool, Prepared]
+    """The same, by whether what comes later may compress the body."""
 
     def at_hand(self) -> tuple[Kept, Sight] | None:
         """Return what it was made of, if that is still kept."""
@@ -87,14 +90,27 @@ def get_ready(
     # What a dependency or a response says of itself is another header each time.
     if known is None or service.hooks.by_response or entry.replaces is not None:
         return
-    ready: Ready | None = known.ready()
-    if ready is None or ready is not sight.ready or not ready.since <= now < ready.until:
+    # A body of several parts was copied into one piece, and the copy counts nowhere.
+    if not entry.streamed and len(hit.body or ()) != 1:
+        return
+    ready = sight.ready
+    if (
+        not isinstance(ready, Ready)
+        or not ready.since <= now < ready.until
+        or ready.binding() is not binding
+    ):
         left = 1 - head.exact_age(entry.stored_at, now) % 1
         until = now + left if entry.fresh_until is None else min(now + left, entry.fresh_until)
         of_cache = weakref.ref(binding), weakref.ref(kept)
-        ready = Ready(*of_cache, hit, sight.held, now, until, head.is_open, {})
         # It goes with what is kept of the entry.
-        sight.ready, known.ready, known.opens = ready, weakref.ref(ready), opens
-    if len(ready.responses) < _MOST_CODINGS:
-        coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
-        ready.responses[coding] = Prepared(response)
+        sight.ready = ready = Ready(
+            *of_cache, hit, sight.held, now, until, head.is_open, responses={}, forms={}
+        )
+    # Calls that differ may have one key, as those of HTTP/1.0 and of HTTP/1.1.
+    known.ready, known.opens = weakref.ref(ready), opens
+    coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
+    # A client may send long values, and many of them.
+    if len(ready.responses) < _MOST_CODINGS and len(coding or b"") <= _LONGEST_CODING:
+        form = ready.is_open and seen.accepts_coding
+        ready.responses[coding] = ready.forms.get(form) or Prepared(response)
+        ready.forms[form] = ready.responses[coding]

@@ -25,7 +25,7 @@ _OVERHEAD = 200
 _SWEEP_INTERVAL = 10.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Item:
     """A value, the time of its expiry, and its size in bytes. One that is taken out has expired."""
 
@@ -91,7 +91,7 @@ class BoundedMemory:
             return None
         groups = dict.fromkeys(item.group for item in items)
         absent = tuple(key for key, item in found.items() if item is None)
-        return Held(weakref.ref(self), items, tuple(groups), absent)
+        return Held(weakref.ref(self), tuple(map(weakref.ref, items)), tuple(groups), absent)
 
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         """Set the key; return False if the value alone exceeds the bound."""
@@ -137,7 +137,7 @@ class BoundedMemory:
                 return False
             self.used -= item.size
             self.changes += 1
-            item.value, item.deadline = None, -math.inf
+            item.deadline = -math.inf
             group = self._groups[item.group]
             del group[key]
             if not group:
@@ -212,7 +212,7 @@ class Held:
     """Values that a memory had, which this does not keep alive."""
 
     memory: weakref.ref[BoundedMemory]
-    items: Sequence[Item]
+    items: Sequence[weakref.ref[Item]]
     groups: Sequence[str]
     """Those of the items, which are used together."""
     absent: Sequence[str]
@@ -238,9 +238,12 @@ class Held:
     def _look_again(self, memory: BoundedMemory) -> None:
         """Look at each of them, because the memory was changed."""
         self.changes = memory.changes
-        deadlines = [item.deadline for item in self.items if item.deadline is not None]
-        is_as_it_was = not any(key in memory._items for key in self.absent)
-        self.until = min(deadlines, default=math.inf) if is_as_it_was else -math.inf
+        self.until = -math.inf
+        items = [reference() for reference in self.items]
+        if None in items or any(key in memory._items for key in self.absent):
+            return
+        deadlines = [item.deadline for item in items if item and item.deadline is not None]
+        self.until = min(deadlines, default=math.inf)
 
 
 class Partition(BoundedMemory):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import itertools
 import logging
@@ -24,7 +23,7 @@ from stream_cached.engine.at_hand import answer_at_hand
 from stream_cached.engine.ready import Ready
 from stream_cached.entries import local
 from stream_cached.events import Answered
-from stream_cached.stores.bounded import BoundedMemory
+from stream_cached.responses.prepared import Prepared
 from tests.support.asgi import Exchange, get
 from tests.support.clock import Clock, StillClock, moved_clock
 from tests.support.gates import run
@@ -54,6 +53,11 @@ async def _whole(request: Request) -> Response:
     return Response(b"%d" % next(_numbers), media_type="text/plain")
 
 
+async def _parts(request: Request) -> Response:
+    """Its body is kept in parts, and sent in one piece."""
+    return Response(b"%d" % next(_numbers) * 3_000_000, media_type="text/plain")
+
+
 KINDS = {"small": _small, "segments": _segments, "whole": _whole}
 
 
@@ -71,7 +75,7 @@ class Site:
         _numbers = itertools.count(1)
         self.cache = MemoryCache()
         self.decorator = stream_cached(ttl=60, **{"cache": self.cache, **options})
-        self.page = self.decorator(KINDS[kind])
+        self.page = self.decorator(KINDS.get(kind, _parts))
         self.app = Starlette(routes=[Route("/", self._endpoint)])
         self.change: Callable[[Any], None] = lambda response: None
         self.looked = 0
@@ -82,9 +86,10 @@ class Site:
         self.change(response)
         return response
 
-    async def get(self, *headers: tuple[bytes, bytes]) -> Exchange:
+    async def get(self, *headers: tuple[bytes, bytes], version: str = "1.1") -> Exchange:
         """Ask; count the look-ups."""
         exchange = Exchange(self.app)
+        exchange.scope["http_version"] = version
         exchange.scope["headers"] += headers
         with mock.patch.object(function, "answer_at_hand", side_effect=answer_at_hand) as look:
             await exchange.run()
@@ -309,25 +314,13 @@ def test_what_is_ready_is_used() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_keeps_no_cache_alive(kind: str) -> None:
-    async def memory() -> weakref.ref[BoundedMemory]:
-        site = Site(kind)
-        assert await site.is_ready()
-        return weakref.ref(site.cache.memory)
-
-    gone = asyncio.run(memory())
-    gc.collect()
-    assert gone() is None
-
-
 def test_it_is_kept_by_what_is_kept_of_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Ready]] = []
     prepared = Ready.__init__
 
-    def noting(ready: Ready, *args: Any) -> None:
+    def noting(ready: Ready, *args: Any, **kwargs: Any) -> None:
         made.append(weakref.ref(ready))
-        prepared(ready, *args)
+        prepared(ready, *args, **kwargs)
 
     monkeypatch.setattr(Ready, "__init__", noting)
 
@@ -341,3 +334,72 @@ def test_it_is_kept_by_what_is_kept_of_the_entry(monkeypatch: pytest.MonkeyPatch
         assert (await get(site.app)).cache_status == HIT
 
     run(main)
+
+
+def test_it_is_ready_for_all_calls_with_its_key() -> None:
+    async def main() -> None:
+        site = Site()
+        for _ in range(6):
+            looks = []
+            for version in ("1.0", "1.1"):
+                await site.get(version=version)
+                looks.append(site.looked)
+        assert looks == [0, 0]
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_keeps_no_cache_alive(kind: str) -> None:
+    async def until_ready() -> weakref.ref[Any]:
+        site = Site(kind)
+        assert await site.is_ready()
+        return weakref.ref(site.cache.memory)
+
+    async def main() -> None:
+        memory = await until_ready()
+        gc.collect()
+        assert memory() is None
+
+    run(main)
+
+
+def test_no_copy_of_a_body_is_kept() -> None:
+    async def main() -> None:
+        site = Site("parts")
+        # A look-up makes one for each answer.
+        assert not await site.is_ready()
+        bodies = [(await site.get()).sent[1]["body"] for _ in range(2)]
+        assert bodies[0] == bodies[1]
+        assert bodies[0] is not bodies[1]
+
+    run(main)
+
+
+def test_what_clients_accept_costs_little() -> None:
+    async def main() -> None:
+        site = Site()
+        assert await site.is_ready()
+        gc.collect()
+        before = _count(Prepared)
+        for number in range(20):
+            for _ in range(2):
+                await site.get((b"accept-encoding", b"gzip, x-%d" % number))
+        assert _count(Prepared) <= before + 1
+
+    run(main)
+
+
+def test_what_only_few_clients_accept_is_not_kept() -> None:
+    async def main() -> None:
+        site = Site()
+        assert await site.is_ready()
+        for _ in range(2):
+            await site.get((b"accept-encoding", b"gzip, x-" + b"0" * 1_000))
+            assert site.looked
+
+    run(main)
+
+
+def _count(cls: type) -> int:
+    return sum(type(each) is cls for each in gc.get_objects())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -602,6 +604,20 @@ def test_what_is_held_is_used() -> None:
     assert found.are_there()
     run(cache.set("third", bytes(1_000)))
     assert [key for key in ("key", "other", "third") if run(cache.exists(key))] == ["key", "third"]
+
+
+def test_what_is_held_is_not_kept_alive() -> None:
+    cache: Any = MemoryCache()
+    # There is no weak reference to bytes.
+    value = Clock()
+    alive = weakref.ref(value)
+    cache.memory.set("key", value, None)
+    found = cache.memory.held({"key": value}, {})
+    assert found.are_there()
+    del value, cache
+    gc.collect()
+    assert alive() is None
+    assert not found.are_there()
 
 
 def test_of_other_values_nothing_is_held() -> None:

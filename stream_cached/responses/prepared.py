@@ -19,12 +19,13 @@ class Prepared:
         response: The response, which nobody has changed.
     """
 
-    __slots__ = ("_attributes", "_cls", "_hit")
+    __slots__ = ("_attributes", "_cls", "_headers", "_hit")
 
     def __init__(self, response: ReplayResponse | StoredResponse) -> None:
         self._cls: type[ReplayResponse | StoredResponse] = type(response)
-        # Others may change the list of its headers.
-        self._attributes = {**vars(response), "raw_headers": [*response.raw_headers]}
+        self._attributes = dict(vars(response))
+        # Others may change the list.
+        self._headers = tuple(self._attributes.pop("raw_headers"))
         opens = self._attributes.pop("_opens", None)
         self._hit: Hit | None = None if opens is None else opens[0]
         del self._attributes["sending"]
@@ -39,11 +40,10 @@ class Prepared:
             sending: Reports it once it is sent.
             opens: Returns the resource of its entry.
         """
-        cls = self._cls
-        response = cls.__new__(cls)
-        own = vars(response)
-        own.update(self._attributes)
-        own["raw_headers"], own["sending"] = [*own["raw_headers"]], sending
+        cls, own = self._cls, {"raw_headers": [*self._headers], "sending": sending}
         if self._hit is not None:
             own["_opens"] = self._hit, opens
+        response = cls.__new__(cls)
+        # In one step: it takes less time than attribute by attribute.
+        response.__dict__ = self._attributes | own
         return response

@@ -93,6 +93,13 @@ class BoundedMemory:
         absent = tuple(key for key, item in found.items() if item is None)
         return Held(weakref.ref(self), tuple(map(weakref.ref, items)), tuple(groups), absent)
 
+    def use(self, groups: Sequence[str]) -> None:
+        """Let the keys of some groups be used now, as far as they are there."""
+        with self._lock:
+            for group in groups:
+                if group in self._groups:
+                    self._groups.move_to_end(group)
+
     def set(self, key: str, value: Any, ttl: float | None) -> bool:
         """Set the key; return False if the value alone exceeds the bound."""
         with self._lock:
@@ -227,23 +234,24 @@ class Held:
         memory = self.memory()
         if memory is None:
             return False
-        with memory._lock:
-            if memory.changes != self.changes:
-                self._look_again(memory)
-            if memory._clock() >= self.until:
-                return False
-            [*map(memory._groups.move_to_end, self.groups)]
+        if memory.changes != self.changes:
+            self._look_again(memory)
+        if memory._clock() >= self.until:
+            return False
+        # What was used last matters only where something is evicted soon.
+        if memory.used * 2 > memory.max_bytes:
+            memory.use(self.groups)
         return True
 
     def _look_again(self, memory: BoundedMemory) -> None:
         """Look at each of them, because the memory was changed."""
-        self.changes = memory.changes
-        self.until = -math.inf
-        items = [reference() for reference in self.items]
-        if None in items or any(key in memory._items for key in self.absent):
-            return
-        deadlines = [item.deadline for item in items if item and item.deadline is not None]
-        self.until = min(deadlines, default=math.inf)
+        with memory._lock:
+            self.changes, self.until = memory.changes, -math.inf
+            items = [reference() for reference in self.items]
+            if None in items or any(key in memory._items for key in self.absent):
+                return
+            deadlines = [item.deadline for item in items if item and item.deadline is not None]
+            self.until = min(deadlines, default=math.inf)
 
 
 class Partition(BoundedMemory):

@@ -271,9 +271,9 @@ class Decorated:
         if request is None:
             return None
         headers, methods = self.service.headers, self.service.options.methods
-        selected = None if seen is None else seen.selected
+        lines, selected = (None, None) if seen is None else (seen.lines, seen.selected)
         incoming = Incoming(
-            request, headers.normalisers, self._refresh, self._ignored_query, selected
+            request, headers.normalisers, self._refresh, self._ignored_query, lines, selected
         )
         incoming.check(methods, headers.identifying(keyed=keyed))
         return incoming

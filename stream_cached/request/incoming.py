@@ -52,7 +52,8 @@ class Incoming:
 
     `vary` has the lower-cased headers of `vary=`, each with the function that normalises its
     value; `BypassError` is raised if a function fails. `ignored` matches the names in the query
-    that are left out of the key. `selected` are the values of these headers, if they are known."""
+    that are left out of the key. `lines` are its headers, if it is known that each has one line and
+    a lower-cased name; `selected` are the values of those in `vary`, if they are known."""
 
     is_authorized = False
     """Whether it carries Authorization, so that the answer may be one user's own."""
@@ -69,21 +70,24 @@ class Incoming:
         vary: Normalisers,
         refresh: Callable[[Any], bool] | None = None,
         ignored: re.Pattern[str] | None = None,
+        lines: Mapping[bytes, bytes] | None = None,
         selected: Selected | None = None,
     ) -> None:
         self.request, self._refresh, self._ignored = request, refresh, ignored
         scope = request.scope
         self.scope = scope = scope if type(scope) is dict else plain_scope(scope)
-        # Not every server or test sends them, and ASGI has this default.
-        headers = scope.setdefault("headers", [])
         self.is_head = scope["type"] == "http" and scope["method"] == "HEAD"
         """Whether it is a HEAD request, for which GET's entries are used."""
-        # Hardly any request has two lines of one header.
-        self._lines: dict[bytes, bytes] = dict(headers)
-        # ASGI wants lower-cased names, but not every middleware complies.
-        is_lower = b"".join(self._lines).islower()
-        self._has_lists = not is_lower or len(self._lines) < len(headers)
-        self._is_plain = not self._has_lists and DECIDING.isdisjoint(self._lines)
+        self._has_lists = False
+        if lines is None:
+            # Not every server or test sends them, and ASGI has this default.
+            headers = scope.setdefault("headers", [])
+            # Hardly any request has two lines of one header. ASGI wants lower-cased names, but not
+            # every middleware complies.
+            lines = dict(headers)
+            self._has_lists = len(lines) < len(headers) or not b"".join(lines).islower()
+        self._lines = lines
+        self._is_plain = not self._has_lists and DECIDING.isdisjoint(lines)
         self._selected = selected_by(vary, self._values) if selected is None else selected
         # If another cached endpoint calls this one, its answer depends on the parts of this key.
         self._observer = None if type(request) is Request else observer_of(request)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.ready import Plain, Ready, get_ready, ready_for
+from stream_cached.engine.ready import Plain, Ready, adds_headers, get_ready, ready_for
 from stream_cached.engine.service import Service
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Kept, Sight
@@ -135,6 +135,7 @@ def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredRespons
         and DECIDING.isdisjoint(lines)
         and ready.binding() is binding
         and not binding.cache.plugins
+        and not (ready.is_rendered and adds_headers(seen))
         and (prepared := ready.responses.get(coding)) is not None
         and held.are_there()
     ):

@@ -47,6 +47,8 @@ class Ready:
     until: float
     is_open: bool
     """Whether Accept-Encoding matters."""
+    is_rendered: bool
+    """Whether FastAPI adds to it what the dependencies of a request have put on its Response."""
     responses: dict[bytes | None, Prepared]
     """By the Accept-Encoding of the requests."""
     forms: dict[bool, Prepared]
@@ -65,14 +67,21 @@ class Ready:
         return self.responses.get(request.lines.get(b"accept-encoding") if self.is_open else None)
 
 
+def adds_headers(seen: Seen) -> bool:
+    """Whether dependencies have put anything on the Response of a request."""
+    return seen.injected is None or bool(seen.injected.raw_headers)
+
+
 def ready_for(request: Plain, binding: Binding, now: float) -> Ready | None:
     """Return what is ready for a request, if nobody else wants to be told of it."""
     known = request.known if isinstance(request, Seen) else None
     ready: Ready | None = None if known is None else known.ready()
     # Each second, what is kept is looked for where it is kept, and so is used.
-    if ready is None or not ready.since <= now < ready.until:
+    if ready is None or not ready.since <= now < ready.until or not isinstance(request, Seen):
         return None
-    return ready if ready.binding() is binding and not binding.cache.plugins else None
+    if ready.binding() is not binding or binding.cache.plugins:
+        return None
+    return None if ready.is_rendered and adds_headers(request) else ready
 
 
 def get_ready(
@@ -87,8 +96,9 @@ def get_ready(
     """Let the next request of this kind be answered by what this one is answered by."""
     (kept, sight), known = at_hand, seen.known
     hit, entry, head = sight.hit, sight.hit.entry, sight.hit.head
+    is_rendered = entry.replaces is not None
     # What a dependency or a response says of itself is another header each time.
-    if known is None or service.hooks.by_response or entry.replaces is not None:
+    if known is None or service.hooks.by_response or (is_rendered and adds_headers(seen)):
         return
     # A body of several parts was copied into one piece, and the copy counts nowhere.
     if not entry.streamed and len(hit.body or ()) != 1:
@@ -104,7 +114,7 @@ def get_ready(
         of_cache = weakref.ref(binding), weakref.ref(kept)
         # It goes with what is kept of the entry.
         sight.ready = ready = Ready(
-            *of_cache, hit, sight.held, now, until, head.is_open, responses={}, forms={}
+            *of_cache, hit, sight.held, now, until, head.is_open, is_rendered, {}, {}
         )
     # Calls that differ may have one key, as those of HTTP/1.0 and of HTTP/1.1.
     known.ready, known.opens = weakref.ref(ready), opens

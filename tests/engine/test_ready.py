@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 from aiocache.plugins import BasePlugin
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -403,3 +404,42 @@ def test_what_only_few_clients_accept_is_not_kept() -> None:
 
 def _count(cls: type) -> int:
     return sum(type(each) is cls for each in gc.get_objects())
+
+
+_cookies: list[str] = []
+
+
+async def _welcome(response: Response) -> None:
+    for cookie in _cookies:
+        response.set_cookie("visitor", cookie)
+
+
+async def _model() -> dict[str, int]:
+    return {"number": next(_numbers)}
+
+
+def test_what_dependencies_put_on_a_response_is_sent_to_their_client_alone() -> None:
+    async def main() -> None:
+        app = FastAPI()
+        cached = stream_cached(ttl=60, cache=MemoryCache())(_model)
+        app.get("/", dependencies=[Depends(_welcome)])(cached)
+
+        async def ask() -> tuple[bytes | None, int]:
+            with mock.patch.object(function, "answer_at_hand", side_effect=answer_at_hand) as look:
+                answer = await get(app)
+            assert answer.complete
+            return _headers(answer).get(b"set-cookie"), look.call_count
+
+        for _ in range(6):
+            answers = [await ask(), await ask()]
+        assert answers == [(None, 0)] * 2
+        for name in ("anna", "bert"):
+            _cookies[:] = [name]
+            for _ in range(3):
+                cookie, looked = await ask()
+                assert looked
+                assert (cookie or b"").startswith(b"visitor=%b;" % name.encode())
+        _cookies.clear()
+        assert await ask() == (None, 0)
+
+    run(main)

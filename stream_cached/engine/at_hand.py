@@ -91,7 +91,8 @@ async def answer_at_hand(
     now = time.time()
     opens = functools.partial(service.resource_of, backend, found.key)
     if ready is not None and found is ready.hit and (prepared := ready.response_for(request, now)):
-        sending = _sending(service, key, found, HIT, started, is_remote=begun is not None)
+        event = ready.event
+        sending = _sending(service, key, found, event, started, is_remote=begun is not None)
         return prepared.response(sending, opens)
     headers, event = _headers(found, request, rendering, now), HIT
     if headers is None:
@@ -102,7 +103,7 @@ async def answer_at_hand(
     sending = _sending(service, key, found, event, started, is_remote=begun is not None)
     response = _response(found, opens, headers, sending)
     if isinstance(request, Seen):
-        get_ready(service, request, binding, at_hand, response, opens, now)
+        get_ready(request, binding, at_hand, response, opens, event, now)
     return response
 
 
@@ -143,7 +144,7 @@ def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredRespons
         sending: Ending = reporter.counters
         if reporter.hook is not None or logs_answers():
             began = time.monotonic()
-            sending = _sending(service, known.key, ready.hit, HIT, began, is_remote=False)
+            sending = _sending(service, known.key, ready.hit, ready.event, began, is_remote=False)
         return prepared.response(sending, known.opens)
     return None
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stream_cached.backends.binding import Binding
-from stream_cached.engine.service import Service
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Kept, Sight
 from stream_cached.entries.resource import Resource
+from stream_cached.events import Answered
 from stream_cached.request.known_calls import Seen
 from stream_cached.responses.prepared import Prepared
 from stream_cached.responses.replayed import ReplayResponse
@@ -36,12 +36,13 @@ class Plain(Protocol):
 class Ready:
     """
     Answers with one entry that is at hand, which are the same to all plain requests as long as its
-    age is: for a second at the most. They keep no cache alive.
+    age is, and what is told of its freshness: for a second at the most. They keep no cache alive.
     """
 
     binding: weakref.ref[Binding]
     kept: weakref.ref[Kept]
     hit: Hit
+    event: Answered
     held: Held | None
     since: float
     until: float
@@ -85,20 +86,20 @@ def ready_for(request: Plain, binding: Binding, now: float) -> Ready | None:
 
 
 def get_ready(
-    service: Service,
     seen: Seen,
     binding: Binding,
     at_hand: tuple[Kept, Sight],
     response: ReplayResponse | StoredResponse,
     opens: Callable[[], Resource],
+    event: Answered,
     now: float,
 ) -> None:
     """Let the next request of this kind be answered by what this one is answered by."""
     (kept, sight), known = at_hand, seen.known
     hit, entry, head = sight.hit, sight.hit.entry, sight.hit.head
     is_rendered = entry.replaces is not None
-    # What a dependency or a response says of itself is another header each time.
-    if known is None or service.hooks.by_response or (is_rendered and adds_headers(seen)):
+    # What a dependency says is another header each time.
+    if known is None or (is_rendered and adds_headers(seen)):
         return
     # A body of several parts was copied into one piece, and the copy counts nowhere.
     if not entry.streamed and len(hit.body or ()) != 1:
@@ -108,13 +109,16 @@ def get_ready(
         not isinstance(ready, Ready)
         or not ready.since <= now < ready.until
         or ready.binding() is not binding
+        or ready.event != event
     ):
-        left = 1 - head.exact_age(entry.stored_at, now) % 1
-        until = now + left if entry.fresh_until is None else min(now + left, entry.fresh_until)
+        until = now + 1 - head.exact_age(entry.stored_at, now) % 1
+        if entry.fresh_until is not None:
+            left = entry.fresh_until - now
+            until = min(until, now + (left if event.ttl is None else left % 1))
         of_cache = weakref.ref(binding), weakref.ref(kept)
         # It goes with what is kept of the entry.
         sight.ready = ready = Ready(
-            *of_cache, hit, sight.held, now, until, head.is_open, is_rendered, {}, {}
+            *of_cache, hit, event, sight.held, now, until, head.is_open, is_rendered, {}, {}
         )
     # Calls that differ may have one key, as those of HTTP/1.0 and of HTTP/1.1.
     known.ready, known.opens = weakref.ref(ready), opens

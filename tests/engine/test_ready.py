@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate
 from typing import Any
 from unittest import mock
 
@@ -59,6 +61,12 @@ async def _parts(request: Request) -> Response:
     return Response(b"%d" % next(_numbers) * 3_000_000, media_type="text/plain")
 
 
+async def _declared(request: Request) -> Response:
+    """It says itself until when it is fresh, which is a whole second."""
+    headers = {"expires": formatdate(int(time.time()) + 60, usegmt=True)}
+    return StreamingResponse(_chunks(2, 10), headers=headers, media_type="text/plain")
+
+
 KINDS = {"small": _small, "segments": _segments, "whole": _whole}
 
 
@@ -75,8 +83,8 @@ class Site:
         global _numbers
         _numbers = itertools.count(1)
         self.cache = MemoryCache()
-        self.decorator = stream_cached(ttl=60, **{"cache": self.cache, **options})
-        self.page = self.decorator(KINDS.get(kind, _parts))
+        self.decorator = stream_cached(**{"ttl": 60, "cache": self.cache, **options})
+        self.page = self.decorator({**KINDS, "parts": _parts, "declared": _declared}[kind])
         self.app = Starlette(routes=[Route("/", self._endpoint)])
         self.change: Callable[[Any], None] = lambda response: None
         self.looked = 0
@@ -102,6 +110,10 @@ class Site:
         for _ in range(6):
             await self.get()
         return not self.looked
+
+
+def _left(answer: Exchange) -> int:
+    return int(answer.cache_status.removeprefix("stream-cached; hit; ttl="))
 
 
 def _headers(answer: Exchange) -> dict[bytes, bytes]:
@@ -132,6 +144,27 @@ def test_its_age_is_that_of_now(clock: Clock) -> None:
             assert answer.cache_status == HIT
             assert int(_headers(answer)[b"age"]) == int(seconds)
         clock.passed = 60
+        assert (await site.get()).body == b"2" * 20
+
+    run(main)
+
+
+def test_what_is_left_of_its_freshness_is_told_as_it_is_now(clock: Clock) -> None:
+    async def main() -> None:
+        site = Site("declared", ttl="response", cache=MemoryCache(clock=clock.monotonic))
+        await site.get()
+        clock.passed = 0.25
+        assert await site.is_ready()
+        begun = _left(await site.get())
+        # The one changes in the middle of a second of the other.
+        for seconds, less in ((0.25, 0), (0.75, 1), (1.25, 1), (1.75, 2), (57.75, 58)):
+            clock.passed = seconds
+            for _ in range(3):
+                answer = await site.get()
+                assert _left(answer) == begun - less
+                assert _headers(answer)[b"age"] == b"%d" % seconds
+            assert not site.looked
+        clock.passed = 62
         assert (await site.get()).body == b"2" * 20
 
     run(main)

@@ -197,7 +197,7 @@ class Twin:
             # Only what was asked for several times is at hand.
             what = "again"
         elif what == "wait":
-            self.still.now += choose([1.0, 30.0, 61.0, 90.0])
+            self.still.now += choose([0.4, 1.0, 30.0, 61.0, 90.0])
         elif what == "invalidate":
             await self.cached.invalidate()
         elif what == "lose":

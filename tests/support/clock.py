@@ -22,11 +22,11 @@ class Clock:
 
 
 class StillClock(Clock):
-    """The same, which only the test moves."""
+    """The same, which only the test moves. It begins at half a second."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._began = time.time(), time.monotonic()
+        self._began = int(time.time()) + 0.5, time.monotonic()
 
     def time(self) -> float:
         return self._began[0] + self.passed

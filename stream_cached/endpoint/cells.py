@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 from stream_cached.endpoint.signatures import class_names, dependency_of
@@ -38,6 +38,8 @@ class Part:
     get: Callable[[], Any]
     is_own: bool = False
     """Whether the function itself changes it (a counter), so that it is no input."""
+    cell: CellType | None = None
+    """Where the value is, if the function may be given another one."""
 
 
 def parts_of(function: Any, parameters: Mapping[str, inspect.Parameter]) -> list[Part]:
@@ -71,7 +73,7 @@ def cells_of(function: FunctionType) -> Iterator[Part]:
     changed = changed_by(code) if function.__closure__ else frozenset()
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         is_own = name in changed or changes_itself(type(_content(cell)))
-        yield Part(name, functools.partial(_content, cell), is_own)
+        yield Part(name, functools.partial(_content, cell), is_own, cell)
 
 
 def variables_of(function: Any) -> dict[str, Any]:

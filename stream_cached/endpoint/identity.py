@@ -17,11 +17,11 @@ from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from stream_cached.endpoint.cells import EMPTY, Part, is_at_its_name, parts_of
+from stream_cached.endpoint.fingerprint import Fingerprint
 from stream_cached.endpoint.held import path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.value_forms import ValueForms, first_form
 from stream_cached.http.reasons import BypassError, Finding, NotCached
-from stream_cached.keys.canonical import EXACT
 from stream_cached.keys.numbers import number_of
 
 #: Values without a form, with their names.
@@ -91,12 +91,13 @@ class Identity:
             elif part.get() is not EMPTY:
                 # What it calls may change something, too.
                 first_form(part)
-        self._changes_parts = any(part.is_own for part in self._parts.values())
         self._held: dict[tuple[int, str], weakref.ref[Any]] = {}
         """What it has held that has no form."""
         self._varies = False
         self._alike = _alike.setdefault((name, place, namespace), _Alike())
         self._alike.members.add(self)
+        self.fingerprint = Fingerprint(tuple(self._parts.values()), self._alike.members)
+        """Tells whether it holds what it held before."""
 
     @property
     def is_made_each_time(self) -> bool:
@@ -123,14 +124,6 @@ class Identity:
     def holds_anything(self) -> bool:
         """Whether it holds values that may differ from those of its twins."""
         return bool(self._parts)
-
-    def fingerprint(self) -> tuple[object, ...] | None:
-        """Return what `form` is made of; None if it holds anything but plain values."""
-        values = [part.get() for part in self._parts.values()]
-        classes = tuple(map(type, values))
-        if self._changes_parts or not EXACT.issuperset(classes):
-            return None
-        return (*values, *classes)
 
     @property
     def _has_own_name(self) -> bool:

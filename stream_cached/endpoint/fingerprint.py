@@ -1,0 +1,148 @@
+"""Whether a function holds what it held before, without a look into what it holds.
+
+A form of a function that is held is made of what that holds itself, and an object without a form
+is left out, or has a number. So as long as all cells hold the same objects, the form is the same.
+What has a form by its content (a dict, a model) may change, and has no fingerprint.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from operator import attrgetter, is_
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from stream_cached.endpoint.cells import Part, cells_of, is_at_its_name
+from stream_cached.endpoint.held import is_proxy
+from stream_cached.endpoint.value_forms import is_lazy
+from stream_cached.keys.canonical import EXACT, class_has_form
+
+#: How many values are looked at.
+_MAX_VALUES = 200
+
+_content = attrgetter("cell_contents")
+
+
+class _NoFingerprintError(Exception):
+    """A value may change, and stay the same object."""
+
+
+class _Held:
+    """All cells that lead to what a function holds."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.cells: list[CellType] = []
+        self.objects: list[object] = []
+        """What they held. It is kept, so that no other object has its address."""
+        self.plain: list[CellType] = []
+        """Those that held a plain value, which is told by its value."""
+        self.has_fingerprint = True
+        self.has_objects = False
+        """Whether there are objects without a form among them."""
+        self.token = object()
+        """Stands for these objects, and keeps none of them alive."""
+        self._seen: set[int] = set()
+        try:
+            for part in parts:
+                self._add_part(part)
+        except _NoFingerprintError:
+            self.has_fingerprint = False
+
+    def is_as_it_was(self) -> bool:
+        """Whether the cells hold the same objects. Raise ValueError if one is empty."""
+        return all(map(is_, map(_content, self.cells), self.objects))
+
+    def _add_part(self, part: Part) -> None:
+        if part.is_own:
+            raise _NoFingerprintError
+        cell = part.cell
+        if cell is None:
+            self._add(part.get())
+            return
+        value = _content(cell)
+        if type(value) in EXACT:
+            self.plain.append(cell)
+            return
+        self.cells.append(cell)
+        self.objects.append(value)
+        self._add(value)
+
+    def _add(self, value: Any) -> None:
+        cls = type(value)
+        if cls in EXACT or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        # What stands for another object may stand for another one each time.
+        if len(self._seen) > _MAX_VALUES or is_lazy(cls) or is_proxy(value):
+            raise _NoFingerprintError
+        match value:
+            case FunctionType() | MethodType() | functools.partial():
+                for part in _parts_within(value):
+                    self._add_part(part)
+            case BuiltinFunctionType() | ModuleType():
+                pass
+            case type() if is_at_its_name(value):
+                pass
+            case type():
+                raise _NoFingerprintError
+            case _ if class_has_form(cls):
+                raise _NoFingerprintError
+            case _:
+                self.has_objects = True
+
+
+def _parts_within(value: Any) -> Iterator[Part]:
+    """Yield what a function or a method brings along."""
+    match value:
+        case FunctionType() if not is_at_its_name(value):
+            yield from _constants(value.__defaults__ or ())
+            yield from _constants((value.__kwdefaults__ or {}).values())
+            yield from cells_of(value)
+        case MethodType():
+            yield from _constants((value.__self__, value.__func__))
+        case functools.partial():
+            yield from _constants((value.func, *value.args, *value.keywords.values()))
+
+
+def _constants(values: Iterable[object]) -> Iterator[Part]:
+    return (Part("", functools.partial(_same, value)) for value in values)
+
+
+def _same(value: object) -> object:
+    return value
+
+
+class Fingerprint:
+    """
+    What tells whether a function holds what it held before.
+
+    Args:
+        parts: What the function brings along.
+        alike: All functions of its name, with itself. Whether an object without a form counts
+            depends on what the others hold.
+    """
+
+    def __init__(self, parts: Sequence[Part], alike: Sized) -> None:
+        self._parts = parts
+        self._alike = alike
+        self._held: _Held | None = None
+
+    def __call__(self) -> tuple[object, ...] | None:
+        """Return what differs where the function holds something else; None if it can't be told."""
+        held = self._held
+        try:
+            if held is None or not held.is_as_it_was():
+                held = self._held = _Held(self._parts)
+            if not held.has_fingerprint or (held.has_objects and len(self._alike) > 1):
+                return None
+            values = [*map(_content, held.plain)]
+        # A cell is empty.
+        except ValueError:
+            return None
+        classes = tuple(map(type, values))
+        if not EXACT.issuperset(classes):
+            # Where a plain value was, there is an object.
+            self._held = None
+            return None
+        return (held.token, *values, *classes)

@@ -1,0 +1,241 @@
+"""The keys of functions that hold objects are remembered as long as they would be made again."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import itertools
+import random
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stream_cached import stream_cached
+from stream_cached.http.reasons import BypassError
+from tests.support.asgi import Exchange
+
+
+class Opaque:
+    """It has no form."""
+
+    def method(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Settings:
+    """Its content is its form."""
+
+    name: str
+
+    def method(self) -> None: ...
+
+
+class Counting:
+    """It changes itself."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def count_on(self) -> None:
+        self.count += 1
+
+
+class Proxy:
+    """It stands for a function."""
+
+    @property
+    def __class__(self) -> Any:
+        return type(named)
+
+    @__class__.setter
+    def __class__(self, cls: Any) -> None: ...
+
+
+def named(*args: object, **kwargs: object) -> None: ...
+
+
+class Site:
+    """A function whose cell is given one value after the other."""
+
+    def __init__(self, cache: str = "memory://", value: object = None) -> None:
+        async def endpoint(request: Request) -> Response:
+            return Response(repr(value))
+
+        def give(other: object) -> None:
+            nonlocal value
+            value = other
+
+        def take() -> None:
+            nonlocal value
+            del value
+
+        self.give, self.take = give, take
+        decorator = stream_cached(ttl=60, cache=cache, namespace="held")
+        self.endpoint = decorator(endpoint)
+        (function,) = decorator._functions.values()
+        self._known = function._keys._known.keys
+
+    def key(self) -> str:
+        """Return the key of a call; what would be made again is the same."""
+        keys = [self.ask(), self.ask()]
+        self._known.clear()
+        assert {*keys} == {self.ask()}
+        return keys[0]
+
+    def is_known(self) -> bool:
+        self._known.clear()
+        self.ask()
+        return bool(self._known)
+
+    def ask(self) -> str:
+        async def key() -> str:
+            try:
+                made: str = await self.endpoint.cache_key(request=Request(Exchange(_app).scope))
+            except BypassError as exc:
+                return f"none: {exc.findings[0].reason}"
+            return made
+
+        return asyncio.run(key())
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def _helper(value: object, default: object = None) -> Callable[[], object]:
+    def helper(default: object = default) -> object:
+        return value, default
+
+    return helper
+
+
+def _local() -> object:
+    class Local: ...
+
+    return Local
+
+
+VALUES: dict[str, Callable[[], object]] = {
+    "object": Opaque,
+    "function": lambda: named,
+    "builtin": lambda: len,
+    "module": lambda: asyncio,
+    "class": lambda: Opaque,
+    "helper over an object": lambda: _helper(Opaque()),
+    "helper over text": lambda: _helper("a"),
+    "helper over a helper": lambda: _helper(_helper(Opaque())),
+    "partial": lambda: functools.partial(named, Opaque(), name="a"),
+    "method": lambda: Opaque().method,
+    "text": lambda: "a",
+}
+
+CHANGING: dict[str, Callable[[], object]] = {
+    "dict": lambda: {"a": 1},
+    "list": lambda: [1],
+    "model": lambda: Settings("a"),
+    "local class": _local,
+    "counting": Counting,
+    "proxy": Proxy,
+    "helper over a dict": lambda: _helper({"a": 1}),
+    "helper with a default": lambda: _helper("a", {"a": 1}),
+    "partial over a list": lambda: functools.partial(named, [1]),
+    "method of a model": lambda: Settings("a").method,
+}
+
+
+@pytest.mark.parametrize("cache", ["memory://", "redis://127.0.0.1:1"])
+@pytest.mark.parametrize("name", VALUES)
+def test_what_does_not_change_is_remembered(name: str, cache: str) -> None:
+    site = Site(cache, VALUES[name]())
+    assert site.is_known()
+    assert site.key() == site.key()
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_what_may_change_is_looked_at_each_time(name: str) -> None:
+    assert not Site(value=CHANGING[name]()).is_known()
+
+
+@pytest.mark.parametrize("cache", ["memory://", "redis://127.0.0.1:1"])
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_the_key_that_would_be_made_again(cache: str, seed: int) -> None:
+    choose: Any = random.Random(seed).choice
+    makers: list[Any] = [*VALUES.values(), *CHANGING.values(), Opaque, lambda: 7]
+    made = [make() for make in makers]
+    sites = [Site(cache, choose(made))]
+    for _ in range(30):
+        site = choose(sites)
+        match choose(["give", "give", "give", "ask", "take", "another", "content"]):
+            case "give":
+                site.give(choose(made))
+            case "take":
+                site.give(None)
+                site.take()
+            case "another" if len(sites) < 3:
+                sites.append(Site(cache, choose(made)))
+            case "content":
+                _change(choose(made))
+        for each in sites:
+            each.key()
+
+
+def _change(value: object) -> None:
+    match value:
+        case dict():
+            value["b"] = len(value)
+        case list():
+            value.append(len(value))
+        case Settings():
+            value.name += "a"
+
+
+def test_an_object_in_a_cell_of_a_helper_counts() -> None:
+    held: object = Opaque()
+
+    def helper() -> object:
+        return held
+
+    site = Site(value=helper)
+    keys = []
+    for held in (Opaque(), Opaque(), "a", "b", "b"):  # noqa: B007
+        keys.append(site.key())
+    assert len({*keys[1:]}) == 3
+    assert keys[-1] == keys[-2]
+
+
+def test_another_function_with_another_object_makes_both_count() -> None:
+    one = Site(value=Opaque())
+    alone = one.key()
+    other = Site(value=Opaque())
+    keys = {one.key(), other.key()}
+    assert len(keys) == 2
+    assert alone not in keys
+
+
+def test_a_model_in_the_place_of_text_is_looked_at_each_time() -> None:
+    site, settings = Site(value="a"), Settings("a")
+    site.key()
+    site.give(settings)
+    before = site.key()
+    settings.name = "b"
+    assert site.key() != before
+
+
+def test_what_was_held_is_kept_alive_by_nothing() -> None:
+    site = Site(value=Opaque())
+    gone = []
+    for _ in itertools.repeat(None, 3):
+        value = Opaque()
+        gone.append(weakref.ref(value))
+        site.give(value)
+        site.ask()
+        del value
+    site.give("a")
+    site.ask()
+    gc.collect()
+    assert [each() for each in gone] == [None] * 3

@@ -80,19 +80,25 @@ class Burst:
 
     def flush(self) -> bool:
         """Hand on what there is. Return whether the source now has to pace itself."""
+        return self.hand_on() and self._receiver.has_to_pace()
+
+    def hand_on(self) -> bool:
+        """Hand on what there is, now. Return whether there was anything."""
         if self._error is not None:
             raise self._error
-        if not self._chunks:
+        chunks, size = self._chunks, self._size
+        if not chunks:
             return False
-        self._hand_on()
-        return self._receiver.has_to_pace()
+        self._chunks, self._size = [], 0
+        self._receiver.feed_all(chunks, size)
+        return True
 
     def suspended(self) -> None:
         """Hand on what there is, now that the source has suspended."""
         self._is_scheduled = False
         if self._chunks and self._error is None:
             try:
-                self._hand_on()
+                self.hand_on()
             except Exception as exc:
                 # The source learns of it: what it made is lost, and its end must not look clean.
                 self._error = exc
@@ -100,8 +106,3 @@ class Burst:
     def forget_receiver(self) -> None:
         """Hand nothing more on: the run is over, and nobody reads it."""
         self._receiver = _NoReceiver()
-
-    def _hand_on(self) -> None:
-        chunks, size = self._chunks, self._size
-        self._chunks, self._size = [], 0
-        self._receiver.feed_all(chunks, size)

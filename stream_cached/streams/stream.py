@@ -94,7 +94,7 @@ class Stream:
         try:
             await source.drain(self)
         finally:
-            self._burst.flush()
+            self._burst.hand_on()
         return self._producer.cancelling() <= self._cancellations
 
     def feed(self, chunk: bytes) -> bool:
@@ -292,7 +292,7 @@ class Stream:
 
     @property
     def made(self) -> int:
-        self._burst.flush()
+        self._burst.hand_on()
         return self._backlog.made
 
     def newest(self, count: int, size: int) -> list[bytes]:

@@ -35,15 +35,15 @@ class Asides:
     The reader delivers them itself, between two chunks: there is one writer to each connection.
     """
 
-    __slots__ = ("_room", "_send", "is_closed", "takes_comments", "waiting")
+    # There is one for each reader, and few are given a message.
 
-    def __init__(self) -> None:
-        self.is_closed = False
-        self.takes_comments = True
-        """Whether more bytes fit into the body: it has no length, and is not compressed."""
-        self.waiting: deque[tuple[float, Message]] = deque()
-        self._send: Send | None = None
-        self._room: asyncio.Event | None = None
+    is_closed = False
+    takes_comments = True
+    """Whether more bytes fit into the body: it has no length, and is not compressed."""
+    waiting: deque[tuple[float, Message]] | None = None
+    """The messages that wait, with their places; None if there was none yet."""
+    _send: Send | None = None
+    _room: asyncio.Event | None = None
 
     def through(self, send: Send) -> Send:
         """Deliver by a `send` from now on. Return what the rest of the response is sent with."""
@@ -57,16 +57,23 @@ class Asides:
 
     def is_due(self, place: float) -> bool:
         """Whether a message is to be sent that belongs at a place, or before it."""
-        return self._send is not None and bool(self.waiting) and self.waiting[0][0] <= place
+        next_place = self.next_place
+        return self._send is not None and next_place is not None and next_place <= place
 
     def comment(self, message: Comment, place: float) -> None:
         """Take a comment. For a client that is slow it is of no use: what waits is bounded."""
-        if self.takes_comments and not self.is_closed and len(self.waiting) < _MAX_WAITING:
-            self.waiting.append((place, message))
+        is_wanted = self.takes_comments and not self.is_closed
+        if is_wanted and len(self.waiting or ()) < _MAX_WAITING:
+            self._put(message, place)
+
+    def _put(self, message: Message, place: float) -> None:
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append((place, message))
 
     async def deliver(self, place: float) -> None:
         """Send what belongs at a place, or before it."""
-        while self._send is not None and self.is_due(place):
+        while self._send is not None and self.waiting and self.is_due(place):
             message = self.waiting.popleft()[1]
             if self._room is not None:
                 self._room.set()
@@ -78,7 +85,7 @@ class Asides:
     def close(self) -> None:
         """Drop what waits and what comes: the client has left."""
         self.is_closed = True
-        self.waiting.clear()
+        self.waiting = None
         if self._room is not None:
             self._room.set()
 
@@ -91,10 +98,7 @@ class LeadersAsides(Asides):
     when the client leaves.
     """
 
-    __slots__ = ("_has_head", "_left", "_news", "awaits_trailers", "head")
-
     def __init__(self, left: Callable[[], None]) -> None:
-        super().__init__()
         self._left = left
         self.head: dict[str, Any] = {}
         """The fields of `http.response.start` beside the status and the headers."""
@@ -105,13 +109,13 @@ class LeadersAsides(Asides):
     def put(self, message: Message, place: float) -> None:
         """Take a message."""
         if self._has_head and not self.is_closed:
-            self.waiting.append((place, message))
+            self._put(message, place)
             self._news.set()
 
     async def room(self) -> None:
         """Wait while too much waits for a client that is slow."""
         self._room = self._room or asyncio.Event()
-        while len(self.waiting) > _MAX_WAITING and self._send is not None:
+        while len(self.waiting or ()) > _MAX_WAITING and self._send is not None:
             self._room.clear()
             await self._room.wait()
 
@@ -123,7 +127,7 @@ class LeadersAsides(Asides):
     def go_on_after_head(self) -> None:
         """Note that another head was sent: what belongs to it is for no one."""
         self._has_head = self.awaits_trailers = False
-        self.waiting.clear()
+        self.waiting = None
 
     def close(self) -> None:
         """Drop what waits and what comes: the client has left."""

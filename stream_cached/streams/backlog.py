@@ -12,11 +12,10 @@ LINK_SIZE = 96
 class Link:
     """Chunks that were handed on together, and the link of the next ones."""
 
-    __slots__ = ("chunks", "count", "next", "size")
+    __slots__ = ("chunks", "next", "size")
 
     def __init__(self, chunks: Sequence[bytes], size: int) -> None:
         self.chunks = chunks
-        self.count = len(chunks)
         self.size = size
         """Bytes of the chunks, with `LINK_SIZE` for each."""
         self.next: Link | None = None
@@ -98,7 +97,7 @@ class Backlog:
         if number < self.first_number:
             return None, 0
         link, skip = self.first, number - self.first_number
-        while link.next is not None and link.next.count <= skip:
+        while link.next is not None and len(link.next.chunks) <= skip:
             link = link.next
-            skip -= link.count
+            skip -= len(link.chunks)
         return link, skip

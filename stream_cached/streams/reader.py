@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stream_cached.errors import BrokenStreamError
@@ -23,21 +21,20 @@ TAKE_MAX = 256 * 1024
 class Seat:
     """The position of a reader. A stream holds the seat, so as not to keep the reader alive."""
 
-    __slots__ = ("asides", "cut", "future", "joins", "link", "number", "skip")
+    skip = 0
+    """Chunks of the next link that were read before."""
+    number = 0
+    """The number of the next chunk."""
+    cut = ""
+    """Why the reader gets nothing more."""
+    future: asyncio.Future[None] | None = None
+    """What `wake` ends."""
 
     def __init__(self, joins: bool, link: Link | None, asides: Asides) -> None:
         self.joins = joins
         self.asides = asides
         self.link = link
         """The last link that was read; None if memory no longer holds the next chunk."""
-        self.skip = 0
-        """Chunks of the next link that were read before."""
-        self.number = 0
-        """The number of the next chunk."""
-        self.cut = ""
-        """Why the reader gets nothing more."""
-        self.future: asyncio.Future[None] | None = None
-        """What `wake` ends."""
 
     @property
     def is_waiting(self) -> bool:
@@ -52,16 +49,16 @@ class Seat:
         """Note that memory no longer holds the next chunk."""
         self.link = None
 
-    def take(self) -> Sequence[bytes]:
-        """Return the chunks of the next link; none if there is none."""
+    def take(self) -> Link | None:
+        """Return the next link, without the chunks of it that were read; None if there is none."""
         if self.link is None or (link := self.link.next) is None:
-            return ()
+            return None
         self.link = link
-        chunks = link.chunks
         if self.skip:
-            chunks, self.skip = chunks[self.skip :], 0
-        self.number += len(chunks)
-        return chunks
+            chunks, self.skip = link.chunks[self.skip :], 0
+            link = Link(chunks, sum(map(len, chunks)) + LINK_SIZE * len(chunks))
+        self.number += len(link.chunks)
+        return link
 
     def stand_before(self, link: Link | None, skip: int) -> None:
         """
@@ -133,9 +130,7 @@ class Reader:
         the run is not for, `begun` says so.
         """
         self.start()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._stream.commit_wait):
-                await self._stream.ended.wait()
+        await self._stream.ended()
         is_unread = self._seat.joins and not self._stream.has_begun
         if is_unread and self._stream.owner.is_for_one:
             return
@@ -162,7 +157,7 @@ class Reader:
             if self.asides.is_due(self._position):
                 await self.asides.deliver(self._position)
             else:
-                await self._woken()
+                await stream.news_for(seat)
         if seat.cut or not stream.has_begun:
             return not seat.cut and not stream.owner.is_for_one
         try:
@@ -176,7 +171,7 @@ class Reader:
         self.start()
         stream = self._stream
         while not stream.has_begun and stream.end is None:
-            await self._woken()
+            await stream.news_for(self._seat)
         return not stream.has_begun and not isinstance(stream.end, Complete)
 
     async def take(self) -> list[bytes]:
@@ -189,19 +184,18 @@ class Reader:
             Exception: The source raised it.
         """
         chunks: list[bytes] = []
+        if not await self._has_next():
+            return chunks
         seat, size = self._seat, 0
-        if seat.asides.waiting or not seat.has_next or self.closed:
-            if not await self._has_next():
-                return chunks
-            if (place := seat.asides.next_place) is not None and place > self._position:
-                return self._take_before(place)
+        if seat.asides.waiting and (place := seat.asides.waiting[0][0]) > self._position:
+            return self._take_before(place)
         while self._older and size < TAKE_MAX:
             chunks.append(self._older.popleft())
             size += len(chunks[-1])
         # There may be a thousand chunks for each of a hundred readers.
-        while size < TAKE_MAX and (taken := seat.take()):
-            chunks += taken
-            size += sum(map(len, taken))
+        while size < TAKE_MAX and (link := seat.take()) is not None:
+            chunks += link.chunks
+            size += link.size - LINK_SIZE * len(link.chunks)
         self._position += size + LINK_SIZE * len(chunks)
         self._stream.advanced(self._position)
         return chunks
@@ -238,19 +232,20 @@ class Reader:
             self.start()
         seat, asides = self._seat, self._seat.asides
         while not self.closed:
+            link = seat.link
             if asides.waiting and asides.is_due(self._position):
                 await asides.deliver(self._position)
-            elif seat.has_next or self._older:
+            elif self._older or (link is not None and link.next is not None):
                 return True
             elif seat.cut:
                 raise BrokenStreamError(f"the stream was cut for this reader: {seat.cut}")
-            elif seat.link is None:
+            elif link is None:
                 await self._read_older()
             elif self._stream.end is not None:
                 self._end(self._stream.end)
                 return False
             else:
-                await self._woken()
+                await self._stream.news_for(seat)
         return False
 
     async def _read_older(self) -> None:
@@ -261,15 +256,9 @@ class Reader:
             seat.number += len(chunks)
             self._stream.return_to_memory(seat)
 
-    async def _woken(self) -> None:
-        try:
-            await self._stream.news_for(self._seat)
-        finally:
-            self._stream.waits_no_more(self._seat)
-
     def _advance(self) -> bytes:
-        if not self._older:
-            self._older.extend(self._seat.take())
+        if not self._older and (link := self._seat.take()) is not None:
+            self._older.extend(link.chunks)
         chunk = self._older.popleft()
         self._position += len(chunk) + LINK_SIZE
         return chunk

@@ -37,6 +37,10 @@ class Spool:
         """The number of the first chunk; None if there is none."""
         return self._parts[0].numbers[0] if self._parts else None
 
+    def lacks(self, number: int) -> bool:
+        """Whether a chunk is not here, unless it comes after all that are."""
+        return not self._parts or number < self._parts[0].numbers[0]
+
     @property
     def used(self) -> int:
         return sum(part.size for part in self._parts)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Callable
 
@@ -55,6 +54,8 @@ class Stream:
     """Whether there is a first byte. An endpoint may yield nothing first, to send the head."""
     _is_first = True
     _fastest = _store_turn_at = _cancellations = 0
+    _gave_way = 0.0
+    _ended: asyncio.Event | None = None
     _room: asyncio.Future[None] | None = None
     _producer: asyncio.Task[None] | None = None
 
@@ -68,21 +69,17 @@ class Stream:
         recorder: Recording | None = None,
         archive: Archive | None = None,
     ) -> None:
-        self.owner = owner
-        self.ended = asyncio.Event()
-        self.commit_wait = commit_wait
+        self.owner, self.commit_wait = owner, commit_wait
         self.seats: set[Seat] = set()
         self._recorder = recorder
         self._archive: Archive | None = recorder or archive
         self._max_ahead, self._backlog = max_ahead, Backlog(max_ahead)
         self._burst = Burst(self)
         self.put, self.forget_source = self._burst.put, self._burst.forget_receiver
-        self._spool = Spool(spool_max)
-        self._gave_way = time.monotonic()
+        self._spool, self._loop = Spool(spool_max), asyncio.get_running_loop()
         # Seats that have read everything: looked at once a wake-up, not at each chunk.
         self._waiting: set[Seat] = set()
         self._turns = Turns(self.seats)
-        self._loop = asyncio.get_running_loop()
 
     # -- the source -------------------------------------------------------------------------
 
@@ -162,11 +159,8 @@ class Stream:
             self._room.set_result(None)
 
     def _owes_store_turn(self) -> bool:
-        return (
-            self._recorder is not None
-            and self._recorder.is_behind
-            and self._backlog.made - self._store_turn_at >= self._max_ahead
-        )
+        is_due = self._backlog.made - self._store_turn_at >= self._max_ahead
+        return is_due and self._recorder is not None and self._recorder.is_behind
 
     def _has_room(self) -> bool:
         if self.seats and self._backlog.made - self._fastest < self._max_ahead:
@@ -175,11 +169,17 @@ class Stream:
             return False
         return self._recorder is None or self._recorder.has_room
 
+    async def ended(self) -> None:
+        """Wait for the end that the readers are given, for as long as it may wait for a commit."""
+        if self.end is None:
+            self._ended = self._ended or asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.commit_wait):
+                    await self._ended.wait()
+
     async def handed_on(self) -> None:
         """Wait until the readers have the end, for as long as that may wait for the commit."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.commit_wait):
-                await self.ended.wait()
+        await self.ended()
         await self._turns.give_at_end()
 
     # -- what memory drops ------------------------------------------------------------------
@@ -231,18 +231,17 @@ class Stream:
         while self._spool.is_full:
             first = self._spool.forget_first()
             if not self.is_kept:
-                # Only the slowest readers are cut.
-                self.cut(functools.partial(_is_before, first), "it fell behind by over spool_max")
+                self._cut_before(first)
 
     def forget_spooled(self) -> None:
         """Give back what no reader needs any more, here and in the store."""
+        is_failed = self._recorder is not None and self._recorder.is_failed
+        if self._spool.first is None and not is_failed:
+            return
         late = [seat.number for seat in self.seats if seat.link is None]
-        if self._spool.first is not None:
-            self._spool.forget(min(late, default=None))
-        if self._recorder is not None and self._recorder.is_failed:
-            first = self._spool.first
-            if not any(first is None or number < first for number in late):
-                self._recorder.release()
+        self._spool.forget(min(late, default=None))
+        if self._recorder is not None and is_failed and not any(map(self._spool.lacks, late)):
+            self._recorder.release()
 
     def cut(self, which: Callable[[Seat], bool], why: str) -> None:
         """Break off readers."""
@@ -253,6 +252,9 @@ class Stream:
                 self.seats.discard(seat)
         self.owner.reader_left(None)
 
+    def _cut_before(self, number: int) -> None:
+        self.cut(lambda seat: seat.number < number, "it fell behind by over spool_max")
+
     def cut_joined(self, why: str) -> None:
         if self.is_joined:
             self.cut(lambda seat: seat.joins, why)
@@ -260,7 +262,7 @@ class Stream:
     async def older(self, number: int) -> list[bytes]:
         """Return chunks that memory has dropped, from a number on; at least one."""
         try:
-            if self._spool.first is not None and number >= self._spool.first:
+            if not self._spool.lacks(number):
                 return self._spool.read(number)
         except (OSError, LookupError) as exc:
             raise LostStreamError(f"chunks that a slow reader needs are lost: {exc}") from exc
@@ -308,16 +310,16 @@ class Stream:
     def is_joined(self) -> bool:
         return any(seat.joins for seat in self.seats)
 
-    def news_for(self, seat: Seat) -> asyncio.Future[None]:
-        """Return a future for the next change; after it, call `waits_no_more`."""
+    async def news_for(self, seat: Seat) -> None:
+        """Wait for the next change."""
         self._waiting.add(seat)
-        future = seat.future = self._loop.create_future()
-        return future
-
-    def waits_no_more(self, seat: Seat) -> None:
-        seat.future = None
-        self._waiting.discard(seat)
-        self._burst.suspended()
+        seat.future = self._loop.create_future()
+        try:
+            await seat.future
+        finally:
+            seat.future = None
+            self._waiting.discard(seat)
+            self._burst.suspended()
 
     def advanced(self, position: int) -> None:
         """Note how many bytes a reader has read, with their links."""
@@ -342,9 +344,6 @@ class Stream:
         """Let the readers reach the end."""
         if self.end is None:
             self.end = end
-            self.ended.set()
+            if self._ended is not None:
+                self._ended.set()
             self.wake_readers()
-
-
-def _is_before(number: int, seat: Seat) -> bool:
-    return seat.number < number

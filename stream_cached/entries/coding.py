@@ -74,12 +74,13 @@ class Coder:
         seal = length, read_prefix(value).body_checksum
         return PackedSegment(segment.index, value, seal, self.coding)
 
-    async def inline(self, body: bytes) -> bytes | None:
-        """Return a body as its record holds it; None if it is not compressed."""
-        if not self._min_size <= len(body) <= VALUE_SIZE:
-            return None
-        coded = await for_bytes(len(body), lambda: self._compressed(body))
-        return coded if is_worth_it(coded, body) else None
+    async def inline(self, body: bytes) -> tuple[bytes, bytes]:
+        """Return `codings` and `coded` of an entry whose record holds a body."""
+        if self._min_size <= len(body) <= VALUE_SIZE:
+            coded = await for_bytes(len(body), lambda: self._compressed(body))
+            if is_worth_it(coded, body):
+                return bytes([self.coding]), coded
+        return b"", b""
 
     def _compressed(self, data: bytes) -> bytes:
         return compressed(self.coding, self._level, data)
@@ -106,14 +107,6 @@ async def write_next(queue: SegmentQueue, body: Body, coder: Coder | None) -> No
     await body.write(coded)
     coder.written_in = time.monotonic() - began
     queue.wrote(window, coded)
-
-
-async def body_fields(body: bytes, coder: Coder | None) -> dict[str, bytes]:
-    """Return the fields of an entry whose record holds the body."""
-    coded = None if coder is None else await coder.inline(body)
-    if coder is None or coded is None:
-        return {"body": body}
-    return {"body": body, "codings": bytes([coder.coding]), "coded": coded}
 
 
 async def for_bytes(size: int, work: Callable[[], T]) -> T:

@@ -12,12 +12,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from stream_cached.bodies.watched import TooManyUploadsError
 from stream_cached.entries.body import RENEW_EVERY, RUN_TTL
 from stream_cached.entries.chunks import ChunkPacker
-from stream_cached.entries.coding import Coder, body_fields, write_next
+from stream_cached.entries.coding import Coder, write_next
 from stream_cached.entries.late import LateChunks
 from stream_cached.entries.protocols import Channel, Owner
 from stream_cached.entries.resource import Resource
@@ -62,15 +61,12 @@ class Recorder:
     ) -> None:
         self._owner, self.wakes_source = owner, owner.recorder_moved
         self._resource, self._entry = resource, entry
-        self._body = resource.records.body(entry.generation)
-        self._varies_on = varies_on
+        self._body, self._varies_on = resource.records.body(entry.generation), varies_on
         self._limits, self._channel, self._coder = limits, channel, coder
         self._packer = ChunkPacker(hashes=hashes or entry.etag is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
         self._queue = SegmentQueue(limits.max_pending)
-        self._seals, self.pending = self._queue.seals, self._queue.pending
-        self.catch_up = self._queue.catch_up
-        self._wakeup = asyncio.Event()
+        self._seals = self._queue.seals
 
     @property
     def is_failed(self) -> bool:
@@ -78,12 +74,10 @@ class Recorder:
 
     @property
     def has_room(self) -> bool:
-        """Whether a source without readers may go on."""
         return self.is_failed or self._queue.has_room
 
     @property
     def holds_begin(self) -> bool:
-        """Whether the first chunk can be read now."""
         return not self.is_failed and not self._body.first
 
     @property
@@ -92,8 +86,13 @@ class Recorder:
 
     @property
     def is_behind(self) -> bool:
-        """Whether so much waits to be written that the store needs time to catch up."""
         return self._queue.is_behind
+
+    async def catch_up(self, timeout: float) -> None:
+        await self._queue.catch_up(timeout)
+
+    def pending(self) -> int:
+        return self._queue.pending()
 
     async def read(self, number: int) -> list[bytes]:
         """Return chunks that were fed, from a number on; at least one."""
@@ -140,6 +139,7 @@ class Recorder:
 
     def _wake_writer(self) -> None:
         if self._writer is None:
+            self._wakeup = asyncio.Event()
             self._writer = asyncio.create_task(self._write())
         self._wakeup.set()
 
@@ -233,34 +233,37 @@ class Recorder:
 
     async def _commit(self) -> None:
         digest, entry = self._packer.digest(), self._entry
-        etag = None if entry.etag is None else f'{entry.etag}"{digest[:32]}"'
-        entry.add(length=self._length, took=self._owner.took, etag=etag)
+        entry.length, entry.took = self._length, self._owner.took
+        if entry.etag is not None:
+            entry.etag = f'{entry.etag}"{digest[:32]}"'
         self._closing = True
         if not self._seals:
             whole = self._packer.open
             room = self._limits.inline_max - self._resource.versions_size
             if fits(entry, whole, room):
                 await self._written_out()
-                entry.add(chunks=whole.chunks)
-                await self._publish(digest, **await body_fields(whole.payload, self._coder))
+                entry.chunks, entry.body = whole.chunks, whole.payload
+                if self._coder is not None:
+                    entry.codings, entry.coded = await self._coder.inline(whole.payload)
+                await self._publish(digest)
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
-            entry.add(sizes=await self._body.finish(), segments=tuple(self._seals))
-            await self._publish(digest, codings=self._queue.codings)
+            entry.sizes, entry.segments = await self._body.finish(), tuple(self._seals)
+            entry.codings = self._queue.codings
+            await self._publish(digest)
 
     async def _written_out(self) -> None:
-        self._wakeup.set()
         if self._writer is not None:
+            self._wakeup.set()
             await self._writer
 
-    async def _publish(self, digest: str, **fields: Any) -> None:
+    async def _publish(self, digest: str) -> None:
         lifetimes, entry = self._resource.lifetimes, self._entry
         if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
-            fields["fresh_until"] = time.time() + lifetimes.ttl
-        entry.add(**fields)
+            entry.fresh_until = time.time() + lifetimes.ttl
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
             reason = await self._resource.publish(entry, self._varies_on, self._owner.lease)
@@ -273,9 +276,10 @@ class Recorder:
             return
         self._owner.visible()
         await self._owner.stored(entry, digest)
-        # What is left of it expires.
-        with contextlib.suppress(StoreError):
-            await self._body.recorded()
+        if self._seals:
+            # What is left of it expires.
+            with contextlib.suppress(StoreError):
+                await self._body.recorded()
 
     async def discard(self) -> None:
         """Delete what was written."""
@@ -326,9 +330,9 @@ class Recorder:
     async def _clean_up(self, mark: NotCached | None) -> None:
         self._packer.clear()
         self._queue.clear()
-        self._wakeup.set()
         # A write that goes on would come after the deletion. Wait for it; it is bounded.
         if self._writer is not None and not self._writer.done():
+            self._wakeup.set()
             await self._body.abort()
             await asyncio.wait([self._writer])
         # If the store fails, the segments expire.

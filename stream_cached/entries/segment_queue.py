@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 from stream_cached.entries.body import WINDOW, PackedSegment, Seal
 from stream_cached.entries.chunks import ChunkIndex
@@ -12,22 +13,27 @@ from stream_cached.entries.chunks import ChunkIndex
 class SegmentQueue:
     """Segments in their order. More than `max_pending` bytes are too many."""
 
+    written = 0
+    """How many segments are written."""
+    _size = 0
+    _is_given_up = False
+    _kept_up: asyncio.Event | None = None
+
     def __init__(self, max_pending: int) -> None:
         self.seals: list[Seal] = []
         """Those of all segments so far; of one that waits, as it is not compressed."""
-        self.written = 0
-        """How many segments are written."""
-        self.index = ChunkIndex()
-        """Finds chunks in all segments so far."""
         self._codings = bytearray()
         self._max_pending = max_pending
         self._waiting: list[PackedSegment] = []
-        self._size = 0
-        self._kept_up = asyncio.Event()
-        self._kept_up.set()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
+
+    @functools.cached_property
+    def index(self) -> ChunkIndex:
+        """Finds chunks in all segments so far."""
+        # Most bodies are no segments.
+        return ChunkIndex()
 
     @property
     def is_full(self) -> bool:
@@ -45,20 +51,20 @@ class SegmentQueue:
     @property
     def is_behind(self) -> bool:
         """Whether so much waits to be written that the store needs time to catch up."""
-        return not self._kept_up.is_set()
+        return self._size > self._max_pending // 4 and not self._is_given_up
 
     async def catch_up(self, timeout: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._kept_up.wait()
+        if self.is_behind:
+            kept_up = self._kept_up = self._kept_up or asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await kept_up.wait()
 
     def put(self, packed: PackedSegment) -> None:
         self.seals.append(packed.seal)
         self._codings.append(packed.coding)
         self._waiting.append(packed)
         self._size += packed.size
-        if self._size > self._max_pending // 4:
-            self._kept_up.clear()
 
     @property
     def codings(self) -> bytes:
@@ -81,8 +87,7 @@ class SegmentQueue:
         del self._waiting[: len(window)]
         self.written += len(window)
         self._size -= sum(segment.size for segment in window)
-        if self._size <= self._max_pending // 4:
-            self._kept_up.set()
+        self._wake_if_kept_up()
 
     def waiting(self, index: int) -> PackedSegment | None:
         """Return a segment if it is not written yet."""
@@ -92,7 +97,13 @@ class SegmentQueue:
 
     def give_up(self) -> None:
         """Let nobody wait any more."""
-        self._kept_up.set()
+        self._is_given_up = True
+        self._wake_if_kept_up()
+
+    def _wake_if_kept_up(self) -> None:
+        if self._kept_up is not None and not self.is_behind:
+            self._kept_up.set()
+            self._kept_up = None
 
     def clear(self) -> None:
         self._waiting = []

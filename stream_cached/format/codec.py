@@ -136,16 +136,15 @@ def encode_record(
     return pack(state, record.generation, 0, head, body)
 
 
-def fits(entry: Entry, body: Segment, size: int, **fields: Any) -> bool:
-    """Whether the record of an entry, with the body and other fields, has at most so many bytes."""
+def fits(entry: Entry, body: Segment, size: int) -> bool:
+    """Whether the record of an entry, with the body, has at most so many bytes."""
     most = _FIXED + len(body.payload) + _LENGTH * len(body.chunks)
     most += sum([_FIELD + len(name) + len(value) for name, value in entry.headers])
-    most += 4 * (len(entry.media_type or "") + len(entry.charset))
-    most += 4 * len(fields.get("etag", entry.etag) or "")
+    most += 4 * (len(entry.media_type or "") + len(entry.charset) + len(entry.etag or ""))
     if most <= size and entry.validator is None and entry.replaces is None:
         # For nearly all: encoding takes ten times as long.
         return True
-    whole = replace(entry, chunks=body.chunks, body=body.payload, **fields)
+    whole = replace(entry, chunks=body.chunks, body=body.payload)
     return len(encode_record(whole)) <= size
 
 

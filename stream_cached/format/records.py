@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from stream_cached.format.validation import Headers
 
@@ -46,7 +45,8 @@ class ClosedSegment:
 class Entry:
     """A complete response, as stored under one key."""
 
-    # Not frozen: to set its fields would cost three times as much.
+    # Not frozen: to set its fields would cost three times as much. Its run sets what it has come to
+    # before it is stored; then nothing changes it any more.
 
     key: bytes
     """`key_digest` of the key under which the entry was stored."""
@@ -87,11 +87,6 @@ class Entry:
     """The `Coding` of each segment, or that of `body`; empty if none is compressed."""
     coded: bytes = field(default=b"", compare=False, repr=False)
     """`body` as the record holds it, if that is compressed."""
-
-    def add(self, **fields: Any) -> None:
-        """Set what its run has come to, before it is stored. Then nothing changes it any more."""
-        for name, value in fields.items():
-            setattr(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,10 +50,12 @@ class Recording(Archive, Protocol):
     def is_failed(self) -> bool: ...
 
     @property
-    def has_room(self) -> bool: ...
+    def has_room(self) -> bool:
+        """Whether a source without readers may go on."""
 
     @property
-    def is_behind(self) -> bool: ...
+    def is_behind(self) -> bool:
+        """Whether so much waits to be written that the store needs time to catch up."""
 
     def feed(self, chunks: Sequence[bytes]) -> None: ...
 

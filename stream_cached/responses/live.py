@@ -31,7 +31,6 @@ from stream_cached.runs.run import Run
 from stream_cached.runs.states import GivenUp
 from stream_cached.sending import Sending
 from stream_cached.streams.ends import Complete
-from stream_cached.streams.items import takes_comments
 from stream_cached.streams.reader import Reader
 
 #: Seconds that a client waits in all for the event that it has had last. A process that follows a
@@ -101,7 +100,7 @@ class LiveResponse(StreamingResponse):
             receive = receive.receive
         if scope["type"] == "http":
             asides = self._reader.asides
-            asides.takes_comments = takes_comments(self.raw_headers)
+            asides.headers = self.raw_headers
             if self.after is None:
                 send = asides.through(send)
             self._plain_send = send

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from stream_cached.keys.variants import Select, Variant, is_for
+from stream_cached.runs.moment import Moment
 from stream_cached.runs.states import TRANSITIONS, Effect, Event, RunState
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class Claim(ABC):
         self.began = time.monotonic()
         """When it was claimed or, later, when its call began to lead it."""
         self._registry = registry
-        self._answered = asyncio.Event()
-        self._over = asyncio.Event()
+        self._answered, self._over = Moment(), Moment()
 
     def is_for(self, select: Select | None) -> bool:
         """Whether a request may be for the variant of this run, as far as it is known."""
@@ -81,11 +81,11 @@ class Claim(ABC):
     @property
     def has_answered(self) -> bool:
         """Whether the run can be joined, or has ended."""
-        return self._answered.is_set()
+        return self._answered.has_come
 
     async def answered(self, seconds: float) -> bool:
         """Wait until the run can be joined, or has ended. Return whether that was in time."""
-        if self._answered.is_set():
+        if self._answered.has_come:
             return True
         try:
             async with asyncio.timeout(seconds):
@@ -221,6 +221,6 @@ class Claim(ABC):
         self.is_listed = False
         if self._registry is not None:
             self._registry.remove(self, alone_for=alone_for)
-        self._answered.set()
+        self._answered.come()
         if self._left is not None:
             self._left.set()

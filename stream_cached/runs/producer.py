@@ -53,27 +53,32 @@ class Producer:
     neither the readers nor the commit nor the background tasks wait for that.
     """
 
+    error: Exception | None = None
+    """What was raised after the body was complete."""
+    _task: asyncio.Task[None] | None = None
+    _is_running = False
+    _is_clean: asyncio.Event
+    """Set once the source is closed, where a second task waits for that."""
+    _clean_up_is_late = False
+
     def __init__(self, owner: Owner, source: Source, stream: Stream, answer: Answer) -> None:
-        self.error: Exception | None = None
-        """What was raised after the body was complete."""
         self._owner = owner
         self._source = source
         self._stream = stream
         self._background = answer.background
         self._reporter = answer.reporter
         self._context = contextvars.copy_context()
-        self._task: asyncio.Task[None] | None = None
-        self._is_running = False
-        self._is_clean = asyncio.Event()
-        self._clean_up_is_late = False
 
     @property
     def is_started(self) -> bool:
         return self._task is not None
 
-    def start(self) -> None:
-        if self._task is None:
-            self._task = spawn(self._produce(), self._context)
+    def start(self) -> bool:
+        """Begin to drain the source. Return False if it has begun already."""
+        if self._task is not None:
+            return False
+        self._task = spawn(self._produce(), self._context)
+        return True
 
     def stop(self) -> None:
         """Close the source, now that its run is given up."""
@@ -84,13 +89,14 @@ class Producer:
             self._task.cancel()
 
     async def _produce(self) -> None:
+        assert self._task is not None
         self._is_running = True
         end: End = CANCELLED
         try:
             # A source that swallows its cancellation ends cleanly, and short.
             if (
                 not self._owner.is_aborting
-                and await self._stream.drain(self._source)
+                and await self._stream.drain(self._source, self._task)
                 and not self._owner.is_aborting
             ):
                 end = Complete()
@@ -109,8 +115,8 @@ class Producer:
         if self._source.is_exhausted and self._background is None:
             # Nothing is left to clean up, nor to be done in the context of the request.
             self._owner.finish_once_settled()
-            await self._source.close()
             return
+        self._is_clean = asyncio.Event()
         winding_up = spawn(self._wind_up(), self._context)
         try:
             await self._clean_up()

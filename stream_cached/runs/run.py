@@ -77,7 +77,7 @@ class Run(Claim):
             case Effect.UNLIST:
                 self.unlist()
             case Effect.WAKE:
-                self._answered.set()
+                self._answered.come()
             case Effect.RELEASE if self.lease is not None:
                 self.lease.release()
             case Effect.CUT if self._cut_because and self.stream is not None:
@@ -217,8 +217,7 @@ class Run(Claim):
         return self.state is RunState.ABORTED
 
     def start(self) -> None:
-        if self._producer is not None and not self._producer.is_started:
-            self._producer.start()
+        if self._producer is not None and self._producer.start():
             if self.audience is not None:
                 self.audience.started()
             if self.recorder is not None and not self.recorder.is_failed:
@@ -264,13 +263,13 @@ class Run(Claim):
         try:
             await self.released()
         finally:
-            self._over.set()
+            self._over.come()
             self._report_apart()
             self._forget_parts()
 
     def _forget_parts(self) -> None:
         """Let go of what refers to the run: else it is there until a garbage collection."""
-        is_over = self.is_visible and self.background_error is None and self._over.is_set()
+        is_over = self._over.has_come and self.is_visible and self.background_error is None
         if is_over and not (self.stream is not None and self.stream.seats):
             if self.stream is not None:
                 self.stream.forget_source()
@@ -286,9 +285,10 @@ class Run(Claim):
         self._failed_apart = failed_apart
 
     def _report_apart(self) -> None:
-        error = self.end.cause if isinstance(self.end, Failed) else self.background_error
-        if self._failed_apart is not None and isinstance(error, Exception):
-            self._failed_apart(error)
+        if self._failed_apart is not None:
+            error = self.end.cause if isinstance(self.end, Failed) else self.background_error
+            if error is not None:
+                self._failed_apart(error)
 
     # -- the readers ------------------------------------------------------------------------
 

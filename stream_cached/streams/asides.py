@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
+
+from stream_cached.streams.items import takes_comments
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -38,8 +40,8 @@ class Asides:
     # There is one for each reader, and few are given a message.
 
     is_closed = False
-    takes_comments = True
-    """Whether more bytes fit into the body: it has no length, and is not compressed."""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """Those of the head that is sent: with some of them no more bytes fit into the body."""
     waiting: deque[tuple[float, Message]] | None = None
     """The messages that wait, with their places; None if there was none yet."""
     _send: Send | None = None
@@ -62,8 +64,8 @@ class Asides:
 
     def comment(self, message: Comment, place: float) -> None:
         """Take a comment. For a client that is slow it is of no use: what waits is bounded."""
-        is_wanted = self.takes_comments and not self.is_closed
-        if is_wanted and len(self.waiting or ()) < _MAX_WAITING:
+        has_room = not self.is_closed and len(self.waiting or ()) < _MAX_WAITING
+        if has_room and takes_comments(self.headers):
             self._put(message, place)
 
     def _put(self, message: Message, place: float) -> None:

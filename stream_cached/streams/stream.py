@@ -83,16 +83,14 @@ class Stream:
 
     # -- the source -------------------------------------------------------------------------
 
-    async def drain(self, source: Source) -> bool:
-        """Drain a source. Return False if it swallowed a cancellation, and may have ended short."""
-        self._producer = asyncio.current_task()
-        assert self._producer is not None
-        self._gave_way = time.monotonic()
+    async def drain(self, source: Source, task: asyncio.Task[None]) -> bool:
+        """Drain a source in a task. Return False if it swallowed a cancellation: it may be cut."""
+        self._producer, self._gave_way = task, time.monotonic()
         try:
             await source.drain(self)
         finally:
             self._burst.hand_on()
-        return self._producer.cancelling() <= self._cancellations
+        return task.cancelling() <= self._cancellations
 
     def feed(self, chunk: bytes) -> bool:
         """Hand on one chunk now. Return whether the source now has to `pace` itself."""

@@ -31,6 +31,7 @@ class Audience:
 
     is_followed = False
     """Whether another process follows the run."""
+    _has_ended = False
     _deadline: asyncio.TimerHandle | None = None
     _start_timer: asyncio.TimerHandle | None = None
     _asking: asyncio.Task[None] | None = None
@@ -73,6 +74,9 @@ class Audience:
 
     def left(self, seat: Seat | None) -> None:
         """Note that a reader has left, or (None) that readers were cut."""
+        if self._has_ended:
+            self._stream.forget_spooled()
+            return
         if seat is not None:
             self._reveal_unless_joined()
             self._stream.forget_spooled()
@@ -94,6 +98,8 @@ class Audience:
         self._stream.wake_source()
 
     def end(self) -> None:
+        """Note that the run has ended: readers may still read it, and decide nothing any more."""
+        self._has_ended = True
         self.keep()
         self._shield.reveal()
         self._stream.forget_spooled()

@@ -234,7 +234,7 @@ class Stream:
     def forget_spooled(self) -> None:
         """Give back what no reader needs any more, here and in the store."""
         is_failed = self._recorder is not None and self._recorder.is_failed
-        if self._spool.first is None and not is_failed:
+        if self.is_whole and not is_failed:
             return
         late = [seat.number for seat in self.seats if seat.link is None]
         self._spool.forget(min(late, default=None))

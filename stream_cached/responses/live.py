@@ -19,11 +19,11 @@ from stream_cached.responses.joined import JoinedBody, is_for_call
 from stream_cached.responses.messages import (
     CountedSend,
     RawHeaders,
+    WatchedClient,
     body_message,
     merged,
     set_head,
     start_message,
-    watch_client,
 )
 from stream_cached.responses.resumption import Again, Resumption, RunHead, resuming
 from stream_cached.runs.answer import Joined
@@ -244,7 +244,7 @@ class LiveResponse(StreamingResponse):
         self._sent = 0
         # A client that leaves while the head is sent leaves a run that other requests wait for.
         reader.start()
-        async with watch_client(scope, receive, reader.close):
+        async with WatchedClient(scope, receive, reader.close):
             if declared == 0 or self.status_code == 204:
                 # For the client the head is the end, and the end waits for the commit.
                 await reader.ended()

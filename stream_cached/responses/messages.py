@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 from starlette.requests import ClientDisconnect
@@ -86,8 +85,8 @@ class CountedSend:
         self.size += size
 
 
-class _WatchedClient:
-    """See `watch_client`."""
+class WatchedClient:
+    """Calls `left` when the client goes away. From ASGI 2.4 on, `send` raises instead."""
 
     # No generator: there is one for each miss.
 
@@ -119,13 +118,6 @@ class _WatchedClient:
 def _raises(spec_version: str) -> bool:
     """Whether a server of this version of ASGI lets `send` raise once the client has left."""
     return tuple(map(int, spec_version.split("."))) >= (2, 4)
-
-
-def watch_client(
-    scope: Scope, receive: Receive, left: Callable[[], object]
-) -> AbstractAsyncContextManager[None]:
-    """Call `left` when the client goes away. From ASGI 2.4 on, `send` raises instead."""
-    return _WatchedClient(scope, receive, left)
 
 
 async def _listen(receive: Receive, left: Callable[[], object]) -> None:

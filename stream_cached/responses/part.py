@@ -6,7 +6,7 @@ from starlette.types import Receive, Scope, Send
 
 from stream_cached.entries.part import PartReplay
 from stream_cached.errors import LostStreamError
-from stream_cached.responses.messages import RawHeaders, body_message, start_message, watch_client
+from stream_cached.responses.messages import RawHeaders, WatchedClient, body_message, start_message
 from stream_cached.responses.replayed import OfReplay
 from stream_cached.sending import Sending
 
@@ -27,7 +27,7 @@ class PartResponse(OfReplay[PartReplay]):
         if not self._replay.is_long:
             await self._send_pieces(send)
             return
-        async with watch_client(scope, receive, self._replay.close):
+        async with WatchedClient(scope, receive, self._replay.close):
             await self._send_pieces(send)
 
     async def _send_pieces(self, send: Send) -> None:

@@ -23,7 +23,7 @@ from stream_cached.endpoint.route import Handler
 from stream_cached.errors import BrokenStreamError
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.app import AppResponse
-from stream_cached.responses.messages import RawHeaders, watch_client
+from stream_cached.responses.messages import RawHeaders, WatchedClient
 from stream_cached.responses.produced import Produced, produced
 from stream_cached.responses.rendering import (
     GIVEN,
@@ -200,7 +200,7 @@ async def _until_client_left(
     """Send a body in this task, and stop once its client has left."""
     within = asyncio.timeout(None)
     try:
-        async with within, watch_client(scope, receive, lambda: within.reschedule(0)):
+        async with within, WatchedClient(scope, receive, lambda: within.reschedule(0)):
             await streaming
     except TimeoutError:
         # The task is not cancelled itself: it is one of the server's.

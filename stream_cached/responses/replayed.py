@@ -21,10 +21,10 @@ from stream_cached.http.sent import is_framed
 from stream_cached.responses.messages import (
     CountedSend,
     RawHeaders,
+    WatchedClient,
     body_message,
     set_head,
     start_message,
-    watch_client,
 )
 from stream_cached.responses.resumption import Resumption, resuming
 from stream_cached.responses.stored import Carrying
@@ -207,7 +207,7 @@ class ReplayResponse(OfReplay[Replay]):
         if self._replay.at_hand is not None or not self._replay.is_long:
             await self._send_parts(send)
             return
-        async with watch_client(scope, receive, self._replay.close):
+        async with WatchedClient(scope, receive, self._replay.close):
             await self._send_parts(send)
 
     def _start(self) -> dict[str, object]:

@@ -8,7 +8,7 @@ from stream_cached.entries.protocols import Held
 from stream_cached.entries.records import Records
 from stream_cached.entries.versions import Dependencies
 from stream_cached.format.records import Entry, Index
-from stream_cached.stores.protocol import Commit, commit_at_once, may_commit
+from stream_cached.stores.protocol import Commit, may_commit
 
 #: Segments, and bytes of a record that is replaced, up to which there is one round trip.
 _MAX_SEGMENTS = 256
@@ -27,7 +27,8 @@ async def commit(
 
     Return False if nothing was done.
     """
-    if not may_commit(records.store):
+    store = records.store
+    if not may_commit(store):
         return False
     keys, lifetimes = [records.key, *depends.keys], records.lifetimes
     if depends.tags or not seen.keys() >= {*keys} or len(entry.segments) > _MAX_SEGMENTS:
@@ -55,7 +56,7 @@ async def commit(
     )
     is_done = is_released = False
     try:
-        is_done, is_released = await commit_at_once(records.store, made)
+        is_done, is_released = await store.commit(made)
     finally:
         if lease is not None and offered is not None:
             lease.answer_offer(is_released)

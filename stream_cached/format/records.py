@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from stream_cached.format.validation import Headers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
     """Consecutive chunks, packed for storage under one key."""
+
+    # Not frozen, as an entry is not. Nothing changes it.
 
     chunks: Sequence[int]
     """The length of each chunk, or of the part of the chunk in this segment."""

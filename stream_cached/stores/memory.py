@@ -204,7 +204,7 @@ class MemoryStore:
         with self._memory.lock:
             if self._get_many([*commit.expected]) != [*commit.expected.values()]:
                 return False, False
-            if self._touch_many(commit.body, commit.body_ttl) < len(commit.body):
+            if commit.body and self._touch_many(commit.body, commit.body_ttl) < len(commit.body):
                 return False, False
             self._touch_many(commit.touched, commit.touched_ttl)
             self._memory.set(key, commit.value, commit.ttl)

@@ -128,9 +128,11 @@ class Release:
     """Keys that are deleted with it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Commit:
     """What makes a body visible that is stored already: a record, and what goes with it."""
+
+    # Not frozen: to set its fields would cost three times as much. Nothing changes it all the same.
 
     key: str
     value: bytes

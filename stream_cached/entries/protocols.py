@@ -36,6 +36,9 @@ class Held(Protocol):
 class Owner(Protocol):
     """What owns a recorder: a run."""
 
+    declared: int | None
+    """Bytes of the body, if the head declares them."""
+
     @property
     def has_slow_readers(self) -> bool: ...
 

@@ -25,7 +25,6 @@ from stream_cached.entries.telling import Telling
 from stream_cached.errors import StoreError
 from stream_cached.format.codec import fits
 from stream_cached.format.records import ClosedSegment, Entry
-from stream_cached.http.headers import content_length
 from stream_cached.http.reasons import NotCached
 from stream_cached.limits import Limits
 from stream_cached.tasks import spawn
@@ -215,7 +214,7 @@ class Recorder:
         """Publish the complete body, or fail."""
         # The stream is over: from here on, the store's own time-outs bound what is left.
         self._stop_timers()
-        declared = content_length(self._entry.headers)
+        declared = self._owner.declared
         if reason := self._owner.objection():
             self.fail(reason)
         elif declared is not None and declared != self._length:

@@ -9,7 +9,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 from stream_cached.keys.variants import Select, Variant, is_for
@@ -39,6 +39,8 @@ class Claim(ABC):
     brought_value = False
     """Whether the endpoint has answered with a plain value."""
     is_listed = True
+    versions: Mapping[str, bytes] = MappingProxyType({})
+    """The versions that its answer depends on."""
     declared: int | None = None
     """Bytes of the body of its answer, if its head declares them."""
     is_visible = False
@@ -63,7 +65,6 @@ class Claim(ABC):
         self.variant = variant
         self.identity = object()
         """Stands for the run where the run itself must not be kept alive."""
-        self.versions: Mapping[str, bytes] = {}
         self.began = time.monotonic()
         """When it was claimed or, later, when its call began to lead it."""
         self._registry = registry

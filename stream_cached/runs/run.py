@@ -97,7 +97,7 @@ class Run(Claim):
 
         A body at hand has no `source`, and an answer that is not stored has no `recording`.
         """
-        self.answer = answer
+        self.answer, self.declared = answer, content_length(answer.head.headers)
         if recording is not None:
             self._record(answer, recording)
         if source is not None:
@@ -114,7 +114,6 @@ class Run(Claim):
             self.audience.expect_start()
 
     def _stream_from(self, source: Source, answer: Answer, archive: Archive | None) -> None:
-        self.declared = content_length(answer.head.headers)
         self.stream = Stream(
             self,
             max_ahead=answer.limits.max_ahead,
@@ -148,7 +147,7 @@ class Run(Claim):
     ) -> None:
         """Read a run of another process, for the requests of this one."""
         self.answer = Answer(head, limits, DisconnectShield(), 0, generation=remote.token)
-        self.remote = remote
+        self.remote, self.declared = remote, content_length(head.headers)
         self._stream_from(remote, self.answer, archive=remote)
         self.variant, self.versions = (head.names, head.variant), versions
         self.advance(Event.ANSWER)

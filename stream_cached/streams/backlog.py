@@ -42,18 +42,15 @@ class Backlog:
         self.first = self.last = Link((), 0)
 
     @property
-    def is_full(self) -> bool:
-        """Whether memory holds more than it should."""
-        return self.made - self.dropped > 2 * self._max_ahead
-
-    @property
     def begin(self) -> Link | None:
         """The link before the first chunk; None if memory no longer holds that chunk."""
         return None if self.first_number else self.first
 
-    def append(self, chunks: Sequence[bytes], size: int) -> None:
+    def append(self, chunks: Sequence[bytes], size: int) -> bool:
+        """Take chunks. Return whether memory now holds more than it should."""
         self.last.next = self.last = Link(chunks, size)
         self.made += size
+        return self.made - self.dropped > 2 * self._max_ahead
 
     def drop(self, fastest: int | None) -> tuple[int, list[bytes]]:
         """

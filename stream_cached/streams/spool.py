@@ -84,6 +84,10 @@ class Spool:
         self.forget(None)
 
 
+#: The one of all streams that have nothing on disk.
+NO_SPOOL = Spool(0)
+
+
 class _Part:
     """One file: batches of chunks, each behind the lengths of its chunks."""
 

@@ -21,7 +21,7 @@ from stream_cached.streams.burst import BURST_MAX, Burst
 from stream_cached.streams.ends import End
 from stream_cached.streams.protocols import Archive, Owner, Recording, Source
 from stream_cached.streams.reader import Reader, Seat
-from stream_cached.streams.spool import Spool, batches
+from stream_cached.streams.spool import NO_SPOOL, Spool, batches
 from stream_cached.streams.turns import Turns
 
 #: Seconds after which a source that never suspends gives way to its readers.
@@ -55,6 +55,7 @@ class Stream:
     _is_first = True
     _fastest = _store_turn_at = _cancellations = 0
     _gave_way = 0.0
+    _spool = NO_SPOOL
     _ended: asyncio.Event | None = None
     _room: asyncio.Future[None] | None = None
     _producer: asyncio.Task[None] | None = None
@@ -76,7 +77,7 @@ class Stream:
         self._max_ahead, self._backlog = max_ahead, Backlog(max_ahead)
         self._burst = Burst(self)
         self.put, self.forget_source = self._burst.put, self._burst.forget_receiver
-        self._spool, self._loop = Spool(spool_max), asyncio.get_running_loop()
+        self._spool_max, self._loop = spool_max, asyncio.get_running_loop()
         # Seats that have read everything: looked at once a wake-up, not at each chunk.
         self._waiting: set[Seat] = set()
         self._turns = Turns(self.seats)
@@ -120,10 +121,10 @@ class Stream:
         if self._recorder is not None:
             # First: they may turn out to be for no other client.
             self._recorder.feed(chunks)
-        self._backlog.append(chunks, size)
+        is_full = self._backlog.append(chunks, size)
         self.has_begun = self.has_begun or any(chunks)
         self.wake_waiting()
-        if self._backlog.is_full:
+        if is_full:
             self._drop_oldest()
 
     def has_to_pace(self) -> bool:
@@ -214,6 +215,8 @@ class Stream:
         return not self._backlog.first_number
 
     def _spool_chunks(self, number: int, chunks: list[bytes]) -> None:
+        if self._spool is NO_SPOOL:
+            self._spool = Spool(self._spool_max)
         try:
             self.forget_spooled()
             for batch in batches(chunks):

@@ -143,7 +143,8 @@ class LiveResponse(StreamingResponse):
         """Read no more, and wait as long as a run needs the call that leads it."""
         self._reader.close()
         if not self._joined:
-            await self._until_released(is_cancelled)
+            if not self._run.is_over:
+                await self._until_released(is_cancelled)
         elif isinstance(self._own, LiveResponse):
             await self._own.end_call(is_cancelled)
 

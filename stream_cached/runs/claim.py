@@ -198,6 +198,11 @@ class Claim(ABC):
 
     # -- the end ----------------------------------------------------------------------------
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of the run is left."""
+        return self._over.has_come
+
     async def over(self) -> None:
         """Wait until nothing of the run is left."""
         await self._over.wait()

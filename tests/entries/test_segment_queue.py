@@ -1,0 +1,48 @@
+"""The segments of a run that wait to be written: who waits for the store to catch up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from stream_cached.entries.body import PackedSegment
+from stream_cached.entries.segment_queue import SegmentQueue
+from tests.support.gates import run
+
+#: Seconds that no test takes.
+LONG = 600.0
+
+
+def _written(queue: SegmentQueue) -> None:
+    window = queue.window()
+    queue.wrote(window, window)
+
+
+@pytest.mark.parametrize("end", [_written, SegmentQueue.give_up])
+def test_all_who_wait_for_the_store_are_woken(end: Callable[[SegmentQueue], None]) -> None:
+    async def main() -> None:
+        queue = SegmentQueue(max_pending=400)
+        for index in range(2):
+            queue.put(PackedSegment(index, bytes(100), (100, 0)))
+        assert queue.is_behind
+        waiting = [asyncio.create_task(queue.catch_up(LONG)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        end(queue)
+        await asyncio.gather(*waiting)
+        assert not queue.is_behind
+        await queue.catch_up(LONG)
+
+    run(main)
+
+
+def test_who_waits_for_a_store_that_does_not_catch_up_goes_on_after_a_while() -> None:
+    async def main() -> None:
+        queue = SegmentQueue(max_pending=400)
+        queue.put(PackedSegment(0, bytes(101), (101, 0)))
+        await queue.catch_up(0.001)
+        assert queue.is_behind
+
+    run(main)

@@ -77,6 +77,7 @@ def _resource() -> Resource:
 class Storage:
     """What a run asks about its storage, where nothing forbids it; and the owner of a recorder."""
 
+    declared: int | None = None
     has_slow_readers = False
 
     async def has_lost_lease(self) -> bool:

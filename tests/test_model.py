@@ -452,9 +452,10 @@ class World:
         class Backlog(backlog.Backlog):
             _largest = 0
 
-            def append(self, chunks: Sequence[bytes], size: int) -> None:
-                super().append(chunks, size)
+            def append(self, chunks: Sequence[bytes], size: int) -> bool:
+                has_much = super().append(chunks, size)
                 self._largest = max(self._largest, size - backlog.LINK_SIZE)
+                return has_much
 
             def drop(self, fastest: int | None) -> tuple[int, list[bytes]]:
                 result = super().drop(fastest)

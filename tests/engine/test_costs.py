@@ -208,7 +208,7 @@ def test_what_a_hit_costs(store: str, body: str, request: pytest.FixtureRequest)
     segments = {"small": 0, "many chunks": 2, "large": 11}[body]
     if store == "memory":
         assert (costs.round_trips, costs.tasks) == (0, 0)
-        assert costs.calls.total() <= 23 + len(_parts(sent)), costs.calls
+        assert costs.calls.total() <= 21 + len(_parts(sent)), costs.calls
     else:
         assert costs.round_trips == 1
         # How many segments there are depends on how soon one chunk comes after the other.

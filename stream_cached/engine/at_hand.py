@@ -103,7 +103,7 @@ async def answer_at_hand(
     sending = _sending(service, key, found, event, started, is_remote=begun is not None)
     response = _response(found, opens, headers, sending)
     if isinstance(request, Seen):
-        get_ready(request, binding, at_hand, response, opens, event, now)
+        get_ready(request, binding, at_hand, response, event, now)
     return response
 
 
@@ -145,8 +145,13 @@ def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredRespons
         if reporter.hook is not None or logs_answers():
             began = time.monotonic()
             sending = _sending(service, known.key, ready.hit, ready.event, began, is_remote=False)
-        return prepared.response(sending, known.opens)
+        return prepared.response(sending, functools.partial(_resource, service, binding, ready.hit))
     return None
+
+
+def _resource(service: Service, binding: Binding, hit: Hit) -> Resource:
+    """Return the resource of an entry in the running loop."""
+    return service.resource_of(binding.primary, hit.key)
 
 
 def _headers(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from stream_cached.backends.binding import Binding
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Kept, Sight
-from stream_cached.entries.resource import Resource
 from stream_cached.events import Answered
 from stream_cached.request.known_calls import Seen
 from stream_cached.responses.prepared import Prepared
@@ -90,7 +88,6 @@ def get_ready(
     binding: Binding,
     at_hand: tuple[Kept, Sight],
     response: ReplayResponse | StoredResponse,
-    opens: Callable[[], Resource],
     event: Answered,
     now: float,
 ) -> None:
@@ -121,7 +118,7 @@ def get_ready(
             *of_cache, hit, event, sight.held, now, until, head.is_open, is_rendered, {}, {}
         )
     # Calls that differ may have one key, as those of HTTP/1.0 and of HTTP/1.1.
-    known.ready, known.opens = weakref.ref(ready), opens
+    known.ready = weakref.ref(ready)
     coding = seen.lines.get(b"accept-encoding") if ready.is_open else None
     # A client may send long values, and many of them.
     if len(ready.responses) < _MOST_CODINGS and len(coding or b"") <= _LONGEST_CODING:

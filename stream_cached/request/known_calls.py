@@ -109,8 +109,6 @@ class Known:
     """Whether it is a GET, and has no body unless its headers say so."""
     ready: Callable[[], Any] = _nothing
     """Returns what is ready to answer it."""
-    opens: Callable[[], Any] = _nothing
-    """Returns the resource of the entry that is ready."""
 
 
 class Seen(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import logging
@@ -21,6 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import MemoryCache, stream_cached
+from stream_cached.backends.binding import Backend
 from stream_cached.decorated import function
 from stream_cached.engine.at_hand import answer_at_hand
 from stream_cached.engine.ready import Ready
@@ -394,6 +396,34 @@ def test_it_keeps_no_cache_alive(kind: str) -> None:
         memory = await until_ready()
         gc.collect()
         assert memory() is None
+
+    run(main)
+
+
+def test_no_client_of_another_loop_is_kept_alive(redis_url: str) -> None:
+    site = Site(cache=redis_url)
+
+    async def ask(number: int) -> None:
+        for _ in range(6):
+            exchange = Exchange(site.app)
+            exchange.scope["query_string"] = b"number=%d" % number
+            await exchange.run()
+
+    counts = []
+    for number in range(4):
+        run(functools.partial(ask, number))
+        gc.collect()
+        counts.append(_count(Backend))
+    assert counts[-1] == counts[0]
+
+
+def test_the_entry_of_a_response_that_is_ready_can_be_deleted() -> None:
+    async def main() -> None:
+        site = Site()
+        assert await site.is_ready()
+        response: Any = await site.page(site.request)
+        await response.replay.discard()
+        assert (await site.get()).body == b"2" * 20
 
     run(main)
 

@@ -85,9 +85,10 @@ class Keys:
     def look(self, args: tuple[Any, ...], kwargs: dict[str, Any], vary: Normalisers) -> Seen | None:
         """Return a call as it was seen before; None for one that needs a closer look."""
         own, hooks = vars(self._decorator), self._hooks
-        if self._is_unusual or own["key"] or own["key_builder"] or _OVERRIDDEN in own:
-            return None
         try:
+            # A subclass may have properties instead.
+            if self._is_unusual or own["key"] or own["key_builder"] or _OVERRIDDEN in own:
+                return None
             return None if hooks.is_switched_off() else self._known.look(args, kwargs, vary, hooks)
         # The closer look finds why, and says so. It also takes what can't be compared: a middleware
         # may put anything into the scope.

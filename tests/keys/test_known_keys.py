@@ -272,6 +272,21 @@ def test_what_can_not_be_compared_fails_no_request(changes: dict[str, Any]) -> N
     assert asyncio.run(answers()) == [b"here"] * 4
 
 
+@pytest.mark.parametrize("name", ["key", "key_builder"])
+def test_a_subclass_may_have_properties_where_the_decorator_has_attributes(name: str) -> None:
+    nothing = property(lambda self: None, lambda self, value: None)
+    decorate = type("Own", (stream_cached,), {name: nothing})(ttl=60)
+
+    @decorate  # type: ignore[untyped-decorator]
+    async def endpoint(request: Request) -> Response:
+        return Response("here")
+
+    async def answers() -> list[bytes]:
+        return [(await endpoint(_request({}, {}))).body for _ in range(4)]
+
+    assert asyncio.run(answers()) == [b"here"] * 4
+
+
 def test_headers_that_can_be_read_once_are_left_to_the_closer_look() -> None:
     decorated = Decorated("memory://")
     lines = iter(_request({}, {}).scope["headers"])

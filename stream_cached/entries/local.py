@@ -20,8 +20,9 @@ from stream_cached.format.envelope import head_edge
 from stream_cached.format.records import Entry, Index, Record, Segment
 from stream_cached.stores.protocol import Held
 
-#: Bytes that a kept entry costs beside what it holds: its objects, and the slots for them.
-_OVERHEAD = 2_000
+#: Bytes that a kept entry costs beside what it holds: its objects, and the slots for them. Half of
+#: them are for what is ready to answer with it.
+_OVERHEAD = 5_500
 
 Place = tuple[int, str]
 

@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import time
+import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
@@ -28,6 +29,7 @@ from stream_cached.engine.at_hand import answer_at_hand
 from stream_cached.engine.ready import Ready
 from stream_cached.entries import local
 from stream_cached.events import Answered
+from stream_cached.http.sent import sending_of
 from stream_cached.responses.prepared import Prepared
 from tests.support.asgi import Exchange, get
 from tests.support.clock import Clock, StillClock, moved_clock
@@ -370,6 +372,48 @@ def test_it_is_kept_by_what_is_kept_of_the_entry(monkeypatch: pytest.MonkeyPatch
         assert (await get(site.app)).cache_status == HIT
 
     run(main)
+
+
+@pytest.mark.parametrize("kind", ["small", "whole"])
+def test_it_takes_no_more_memory_than_is_counted(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = local._Memory(max_bytes=1_000_000)
+    monkeypatch.setattr(local, "_memory", memory)
+
+    async def main() -> None:
+        site = Site(kind)
+        exchange = Exchange(site.app)
+        await exchange.run()
+        memory.kept.clear()
+        memory.used = 0
+        tracemalloc.start()
+        for number in range(40):
+            for codings in [(), ((b"accept-encoding", b"gzip"),)] * 6:
+                exchange = Exchange(site.app)
+                exchange.scope["query_string"] = b"number=%d" % number
+                exchange.scope["headers"] += codings
+                await exchange.run()
+        del exchange
+        assert (
+            sum(
+                kept.sight is not None and kept.sight.ready is not None
+                for kept in memory.kept.values()
+            )
+            == 40
+        )
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        memory.kept.clear()
+        sending_of.cache_clear()
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        assert before - after <= memory.used
+
+    try:
+        run(main)
+    finally:
+        tracemalloc.stop()
 
 
 def test_it_is_ready_for_all_calls_with_its_key() -> None:

@@ -19,6 +19,7 @@ from stream_cached.entries.found import StoredValue
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
 from stream_cached.events import Reporter
+from stream_cached.format.envelope import is_ours
 from stream_cached.runs.run import Run
 from stream_cached.tasks import spawn
 
@@ -57,6 +58,9 @@ class Use:
         try:
             with self.deadline:
                 value = await cache.get(key)
+            if isinstance(value, bytes) and is_ours(value):
+                # The record of a response, which is no longer current.
+                return None
             return copied(value) if self.keeps_objects else value
         except StoreError as exc:
             self.reporter.store_failed(exc, "reading")

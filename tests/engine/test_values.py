@@ -351,6 +351,25 @@ def test_a_subclass_may_keep_plain_values_where_it_likes() -> None:
     run(test)
 
 
+def test_a_subclass_that_reads_plain_values_is_given_no_record() -> None:
+    class Reading(stream_cached):
+        async def get_from_cache(self, key: str) -> Any:
+            return await super().get_from_cache(key)
+
+    async def test() -> None:
+        runs = itertools.count()
+
+        @Reading(ttl=60, cache=memory())
+        async def page() -> Response:
+            return Response(f"{next(runs)}")
+
+        assert [(await page()).body for _ in range(2)] == [b"0", b"0"]
+        await page.invalidate()
+        assert [(await page()).body for _ in range(2)] == [b"1", b"1"]
+
+    run(test)
+
+
 def refuse(key: str, namespace: str | None = None) -> str:
     raise RuntimeError("no key today")
 

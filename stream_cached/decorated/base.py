@@ -58,9 +58,10 @@ class Decorator(cached):  # type: ignore[misc]
         if self.options.bodies is not None and not hooks.is_late and self.alias is None:
             self.options.bodies.warn_unless_shared(is_shared=not hooks.is_in_process)
         is_own = getattr(self.decorator, "__func__", None) is not Decorator.decorator
-        is_own = is_own or self.options.resume is True
+        if not is_own and self.options.resume is not True:
+            return wrapped(function, self.cache)
         return wrapped(
-            function, self.cache, functools.partial(self.decorator, f) if is_own else None
+            function, self.cache, lambda *args, **kwargs: self.decorator(f, *args, **kwargs)
         )
 
     async def decorator(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +72,7 @@ class Decorator(cached):  # type: ignore[misc]
             result = await function.answer(args, kwargs, seen)
         if self.options.resume is True:
             # The response that goes on from it reports all that was sent.
-            again = functools.partial(function.answer_wholly, args, kwargs, is_reported=False)
+            again = functools.partial(function.answer_whole_way, args, kwargs, is_reported=False)
             resume_from(result, again)
         return result
 

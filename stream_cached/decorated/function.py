@@ -170,7 +170,7 @@ class Decorated:
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Seen | None) -> Any:
         """Answer a call for which nothing is ready: from the cache, or by running the function."""
         if not self._may_be_at_hand or not SWITCHES.isdisjoint(kwargs):
-            return await self.answer_wholly(args, kwargs)
+            return await self.answer_whole_way(args, kwargs)
         # `can_cache` looks at the same, and says why not.
         if not has_event_loop() and not self.can_cache():
             return await self.run_uncached(args, kwargs)
@@ -195,10 +195,10 @@ class Decorated:
             return await self.perform(asked.call(looked=found))
         return found
 
-    async def answer_wholly(
+    async def answer_whole_way(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_reported: bool = True
     ) -> Any:
-        """Do the same the whole way, whatever is at hand."""
+        """Do the same, whatever is at hand."""
         switches = {name: kwargs[name] for name in SWITCHES & kwargs.keys()}
         kwargs = _without_switches(kwargs)
         if not self.can_cache():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.ready import Plain, Ready, adds_headers, get_ready, ready_for
+from stream_cached.engine.ready import Plain, Ready, adds_headers, make_ready, ready_for
 from stream_cached.engine.service import Service
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Kept, Sight
@@ -103,7 +103,7 @@ async def answer_at_hand(
     sending = _sending(service, key, found, event, started, is_remote=begun is not None)
     response = _response(found, opens, headers, sending)
     if isinstance(request, Seen):
-        get_ready(request, binding, at_hand, response, event, now)
+        make_ready(request, binding, at_hand, response, event, now)
     return response
 
 

@@ -83,7 +83,7 @@ def ready_for(request: Plain, binding: Binding, now: float) -> Ready | None:
     return None if ready.is_rendered and adds_headers(request) else ready
 
 
-def get_ready(
+def make_ready(
     seen: Seen,
     binding: Binding,
     at_hand: tuple[Kept, Sight],

@@ -238,8 +238,8 @@ class Held:
             self._look_again(memory)
         if memory._clock() >= self.until:
             return False
-        # What was used last matters only where something is evicted soon.
-        if memory.used * 2 > memory.max_bytes:
+        # What was used last matters only where something may be evicted soon.
+        if memory.used * 4 > memory.max_bytes:
             memory.use(self.groups)
         return True
 

@@ -23,6 +23,7 @@ CALLS = 100
 
 SCOPE = {
     "type": "http",
+    "http_version": "1.1",
     "method": "GET",
     "scheme": "https",
     "path": "/reports/5/rows",

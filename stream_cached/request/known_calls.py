@@ -34,11 +34,9 @@ def _nothing() -> None:
     return None
 
 
-#: Returns what of the scope is part of the key of a plain request as it is, and whether it may have
-#: a body. Where a server leaves one of them out, the call needs a closer look.
-_of_scope = itemgetter(
-    "method", "scheme", "raw_path", "path", "root_path", "query_string", "http_version"
-)
+#: What of the scope is part of the key of a plain request as it is, and whether it may have a body.
+_OF_SCOPE = ("method", "scheme", "raw_path", "path", "root_path", "query_string", "http_version")
+_all_of_scope: Callable[[Scope], tuple[object, ...]] = itemgetter(*_OF_SCOPE)
 
 _make = tuple.__new__
 
@@ -300,6 +298,14 @@ class KnownCalls:
             around.holds = self._parts.holding(scope, cache)
             self._around = around
         return around
+
+
+def _of_scope(scope: Scope) -> tuple[object, ...]:
+    try:
+        return _all_of_scope(scope)
+    # Not every server or test sends all of them.
+    except KeyError:
+        return tuple(map(scope.get, _OF_SCOPE))
 
 
 def _picking(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[object, ...]] | None:

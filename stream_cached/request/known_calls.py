@@ -79,7 +79,7 @@ class _Around:
     router: Reference
     cls: type
     parts: tuple[object, ...]
-    routes: int
+    routes: int = 0
     """How many routes its application had: another one may render otherwise."""
     holds: Callable[[], bool] | None = None
     """Whether its application is still what it was; None for a cache of this process."""
@@ -285,18 +285,20 @@ class KnownCalls:
         if rare:
             return None
         app: Any = scope.get("app")
-        router, routes = scope.get("router"), len(getattr(app, "routes", ()))
-        around = _Around(
-            reference_to(app), reference_to(router), cls, (*application.items(),), routes
-        )
+        router, parts = scope.get("router"), (*application.items(),)
         is_lasting = (
             router is not None
             and app is not None
+            and self.keeps_place
             and not getattr(app, "dependency_overrides", None)
+            and self._parts.is_alike(app)
         )
-        if is_lasting and self.keeps_place and self._parts.is_alike(app):
-            around.holds = self._parts.holding(scope, cache)
-            self._around = around
+        if not is_lasting:
+            return _Around(_nothing, _nothing, cls, parts)
+        holds = self._parts.holding(scope, cache)
+        around = self._around = _Around(
+            reference_to(app), reference_to(router), cls, parts, len(app.routes), holds
+        )
         return around
 
 

@@ -8,7 +8,7 @@ What has a form by its content (a dict, a model) may change, and has no fingerpr
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from operator import attrgetter, is_
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -28,7 +28,7 @@ class _NoFingerprintError(Exception):
     """A value may change, and stay the same object."""
 
 
-class _Held:
+class _Cells:
     """All cells that lead to what a function holds."""
 
     def __init__(self, parts: Iterable[Part]) -> None:
@@ -48,10 +48,6 @@ class _Held:
                 self._add_part(part)
         except _NoFingerprintError:
             self.has_fingerprint = False
-
-    def is_as_it_was(self) -> bool:
-        """Whether the cells hold the same objects. Raise ValueError if one is empty."""
-        return all(map(is_, map(_content, self.cells), self.objects))
 
     def _add_part(self, part: Part) -> None:
         if part.is_own:
@@ -77,9 +73,12 @@ class _Held:
         if len(self._seen) > _MAX_VALUES or is_lazy(cls) or is_proxy(value):
             raise _NoFingerprintError
         match value:
-            case FunctionType() | MethodType() | functools.partial():
-                for part in _parts_within(value):
-                    self._add_part(part)
+            case FunctionType():
+                self._add_function(value)
+            case MethodType():
+                self._add_all((value.__self__, value.__func__))
+            case functools.partial():
+                self._add_all((value.func, *value.args, *value.keywords.values()))
             case BuiltinFunctionType() | ModuleType():
                 pass
             case type() if is_at_its_name(value):
@@ -91,26 +90,17 @@ class _Held:
             case _:
                 self.has_objects = True
 
+    def _add_all(self, values: Iterable[object]) -> None:
+        for value in values:
+            self._add(value)
 
-def _parts_within(value: Any) -> Iterator[Part]:
-    """Yield what a function or a method brings along."""
-    match value:
-        case FunctionType() if not is_at_its_name(value):
-            yield from _constants(value.__defaults__ or ())
-            yield from _constants((value.__kwdefaults__ or {}).values())
-            yield from cells_of(value)
-        case MethodType():
-            yield from _constants((value.__self__, value.__func__))
-        case functools.partial():
-            yield from _constants((value.func, *value.args, *value.keywords.values()))
-
-
-def _constants(values: Iterable[object]) -> Iterator[Part]:
-    return (Part("", functools.partial(_same, value)) for value in values)
-
-
-def _same(value: object) -> object:
-    return value
+    def _add_function(self, function: FunctionType) -> None:
+        if is_at_its_name(function):
+            return
+        self._add_all(function.__defaults__ or ())
+        self._add_all((function.__kwdefaults__ or {}).values())
+        for part in cells_of(function):
+            self._add_part(part)
 
 
 class Fingerprint:
@@ -126,14 +116,14 @@ class Fingerprint:
     def __init__(self, parts: Sequence[Part], alike: Sized) -> None:
         self._parts = parts
         self._alike = alike
-        self._held: _Held | None = None
+        self._held: _Cells | None = None
 
     def __call__(self) -> tuple[object, ...] | None:
         """Return what differs where the function holds something else; None if it can't be told."""
         held = self._held
         try:
-            if held is None or not held.is_as_it_was():
-                held = self._held = _Held(self._parts)
+            if held is None or not all(map(is_, map(_content, held.cells), held.objects)):
+                held = self._held = _Cells(self._parts)
             if not held.has_fingerprint or (held.has_objects and len(self._alike) > 1):
                 return None
             values = [*map(_content, held.plain)]

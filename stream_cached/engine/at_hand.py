@@ -1,7 +1,8 @@
 """The short way of a look-up: this process keeps the entry, with its body, and has found it before.
 
 The same values are read as by the whole look-up. Where all of them are what they were, it would
-find the same. Anything else goes the whole way, with the values that were read.
+find the same. Anything else goes the whole way, with the values that were read. Of a store in this
+process nothing is read: it tells whether it holds the same still.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from stream_cached.backends.binding import Backend, Binding
 from stream_cached.connections.deadline import Deadline
-from stream_cached.engine.ready import Plain, Ready, adds_headers, make_ready, ready_for
+from stream_cached.engine.ready import Ready, make_ready
 from stream_cached.engine.service import Service
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Kept, Sight
@@ -32,6 +34,15 @@ from stream_cached.sending import Ending, sending_of
 
 #: The values that a look-up reads, by key.
 Values = Mapping[str, bytes | None]
+
+
+class Plain(Protocol):
+    """A request that says nothing of how it is to be answered."""
+
+    @property
+    def accepts_coding(self) -> bool:
+        """Whether it accepts another content coding than identity."""
+        ...
 
 
 @dataclass(slots=True)
@@ -78,8 +89,12 @@ async def answer_at_hand(
     if backend is None:
         return None
     begun = None if backend.server is None else _begun(backend)
-    ready = ready_for(request, binding, time.time())
-    at_hand = None if ready is None else ready.at_hand()
+    seen = request if isinstance(request, Seen) else None
+    ready: Ready | None = None if seen is None or seen.known is None else seen.known.ready()
+    at_hand = None
+    # Each second, what is kept is looked for where it is kept, and so is used.
+    if seen and ready and ready.response_for(seen, binding, time.time()):
+        at_hand = ready.at_hand()
     at_hand = at_hand or _kept(service, binding, backend, key, (service.version, *versions))
     if at_hand is None:
         return begun or _begun(backend)
@@ -90,7 +105,8 @@ async def answer_at_hand(
         service.reporter.store_works("reading")
     now = time.time()
     opens = functools.partial(service.resource_of, backend, found.key)
-    if ready is not None and found is ready.hit and (prepared := ready.response_for(request, now)):
+    prepared = ready.response_for(seen, binding, now) if seen and ready else None
+    if ready and prepared and found is ready.hit:
         event = ready.event
         sending = _sending(service, key, found, event, started, is_remote=begun is not None)
         return prepared.response(sending, opens)
@@ -102,8 +118,8 @@ async def answer_at_hand(
     headers.append(event.header)
     sending = _sending(service, key, found, event, started, is_remote=begun is not None)
     response = _response(found, opens, headers, sending)
-    if isinstance(request, Seen):
-        make_ready(request, binding, at_hand, response, event, now)
+    if seen is not None:
+        make_ready(seen, binding, at_hand, response, event, now)
     return response
 
 
@@ -128,18 +144,12 @@ def answer_ready(service: Service, seen: Seen) -> ReplayResponse | StoredRespons
     ready: Ready | None = None if known is None else known.ready()
     if known is None or ready is None or (held := ready.held) is None:
         return None
-    now, binding, lines = time.time(), service.hooks.binding(), seen.lines
-    coding = lines.get(b"accept-encoding") if ready.is_open else None
-    if (
-        now < ready.until
-        and now >= ready.since
-        and DECIDING.isdisjoint(lines)
-        and ready.binding() is binding
-        and not binding.cache.plugins
-        and not (ready.is_rendered and adds_headers(seen))
-        and (prepared := ready.responses.get(coding)) is not None
-        and held.are_there()
-    ):
+    if not DECIDING.isdisjoint(seen.lines):
+        return None
+    binding = service.hooks.binding()
+    prepared = ready.response_for(seen, binding, time.time())
+    if prepared is not None and held.are_there():
+        # Not by `_sending` unless more is told: each hit comes here.
         reporter = service.reporter
         sending: Ending = reporter.counters
         if reporter.hook is not None or logs_answers():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Protocol
 
 from stream_cached.backends.binding import Binding
 from stream_cached.entries.found import Hit
@@ -19,15 +18,6 @@ from stream_cached.stores.protocol import Held
 #: For how many values of Accept-Encoding an answer is ready, and how long they may be.
 _MOST_CODINGS = 8
 _LONGEST_CODING = 100
-
-
-class Plain(Protocol):
-    """A request that says nothing of how it is to be answered."""
-
-    @property
-    def accepts_coding(self) -> bool:
-        """Whether it accepts another content coding than identity."""
-        ...
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -59,28 +49,21 @@ class Ready:
         sight = None if kept is None else kept.sight
         return None if kept is None or sight is None or sight.hit is not self.hit else (kept, sight)
 
-    def response_for(self, request: Plain, now: float) -> Prepared | None:
-        """Return the answer to a request; None if it is another one now."""
-        if not self.since <= now < self.until or not isinstance(request, Seen):
+    def response_for(self, seen: Seen, binding: Binding, now: float) -> Prepared | None:
+        """Return the answer to a request; None if it is another one, or others have to be told."""
+        if (
+            not self.since <= now < self.until
+            or self.binding() is not binding
+            or binding.cache.plugins
+            or (self.is_rendered and adds_headers(seen))
+        ):
             return None
-        return self.responses.get(request.lines.get(b"accept-encoding") if self.is_open else None)
+        return self.responses.get(seen.lines.get(b"accept-encoding") if self.is_open else None)
 
 
 def adds_headers(seen: Seen) -> bool:
     """Whether dependencies have put anything on the Response of a request."""
     return seen.injected is None or bool(seen.injected.raw_headers)
-
-
-def ready_for(request: Plain, binding: Binding, now: float) -> Ready | None:
-    """Return what is ready for a request, if nobody else wants to be told of it."""
-    known = request.known if isinstance(request, Seen) else None
-    ready: Ready | None = None if known is None else known.ready()
-    # Each second, what is kept is looked for where it is kept, and so is used.
-    if ready is None or not ready.since <= now < ready.until or not isinstance(request, Seen):
-        return None
-    if ready.binding() is not binding or binding.cache.plugins:
-        return None
-    return None if ready.is_rendered and adds_headers(request) else ready
 
 
 def make_ready(

@@ -1,7 +1,7 @@
 """Entries that this process keeps decoded and checked, in memory of a bounded size.
 
 What is kept is used only where the store holds the very bytes that it was made of. So it stands in
-for the decoding, and for nothing else: times, marks and versions are those that were read now.
+for the decoding, and for nothing else: times, marks and versions are those that the store has now.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 from stream_cached.keys.variants import Select, Variant, is_for
-from stream_cached.runs.moment import Moment
 from stream_cached.runs.states import TRANSITIONS, Effect, Event, RunState
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Claim(ABC):
         self.began = time.monotonic()
         """When it was claimed or, later, when its call began to lead it."""
         self._registry = registry
-        self._answered, self._over = Moment(), Moment()
+        self._answered, self._over = asyncio.Event(), asyncio.Event()
 
     def is_for(self, select: Select | None) -> bool:
         """Whether a request may be for the variant of this run, as far as it is known."""
@@ -82,11 +81,11 @@ class Claim(ABC):
     @property
     def has_answered(self) -> bool:
         """Whether the run can be joined, or has ended."""
-        return self._answered.has_come
+        return self._answered.is_set()
 
     async def answered(self, seconds: float) -> bool:
         """Wait until the run can be joined, or has ended. Return whether that was in time."""
-        if self._answered.has_come:
+        if self._answered.is_set():
             return True
         try:
             async with asyncio.timeout(seconds):
@@ -201,7 +200,7 @@ class Claim(ABC):
     @property
     def is_over(self) -> bool:
         """Whether nothing of the run is left."""
-        return self._over.has_come
+        return self._over.is_set()
 
     async def over(self) -> None:
         """Wait until nothing of the run is left."""
@@ -227,6 +226,6 @@ class Claim(ABC):
         self.is_listed = False
         if self._registry is not None:
             self._registry.remove(self, alone_for=alone_for)
-        self._answered.come()
+        self._answered.set()
         if self._left is not None:
             self._left.set()

@@ -77,7 +77,7 @@ class Run(Claim):
             case Effect.UNLIST:
                 self.unlist()
             case Effect.WAKE:
-                self._answered.come()
+                self._answered.set()
             case Effect.RELEASE if self.lease is not None:
                 self.lease.release()
             case Effect.CUT if self._cut_because and self.stream is not None:
@@ -262,13 +262,13 @@ class Run(Claim):
         try:
             await self.released()
         finally:
-            self._over.come()
+            self._over.set()
             self._report_apart()
             self._forget_parts()
 
     def _forget_parts(self) -> None:
         """Let go of what refers to the run: else it is there until a garbage collection."""
-        is_over = self._over.has_come and self.is_visible and self.background_error is None
+        is_over = self._over.is_set() and self.is_visible and self.background_error is None
         if is_over and not (self.stream is not None and self.stream.seats):
             if self.stream is not None:
                 self.stream.forget_source()

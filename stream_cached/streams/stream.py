@@ -56,7 +56,6 @@ class Stream:
     _fastest = _store_turn_at = _cancellations = 0
     _gave_way = 0.0
     _spool = NO_SPOOL
-    _ended: asyncio.Event | None = None
     _room: asyncio.Future[None] | None = None
     _producer: asyncio.Task[None] | None = None
 
@@ -80,6 +79,7 @@ class Stream:
         self._spool_max, self._loop = spool_max, asyncio.get_running_loop()
         # Seats that have read everything: looked at once a wake-up, not at each chunk.
         self._waiting: set[Seat] = set()
+        self._ended = asyncio.Event()
         self._turns = Turns(self.seats)
 
     # -- the source -------------------------------------------------------------------------
@@ -171,7 +171,6 @@ class Stream:
     async def ended(self) -> None:
         """Wait for the end that the readers are given, for as long as it may wait for a commit."""
         if self.end is None:
-            self._ended = self._ended or asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.commit_wait):
                     await self._ended.wait()
@@ -345,6 +344,5 @@ class Stream:
         """Let the readers reach the end."""
         if self.end is None:
             self.end = end
-            if self._ended is not None:
-                self._ended.set()
+            self._ended.set()
             self.wake_readers()

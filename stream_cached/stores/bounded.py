@@ -78,7 +78,7 @@ class BoundedMemory:
                     found.append(None)
         return found
 
-    def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> Held | None:
+    def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> HeldItems | None:
         """Return what tells whether keys still have these values, and others some that begin so;
         None if one has another."""
         with self._lock:
@@ -91,7 +91,7 @@ class BoundedMemory:
             return None
         groups = dict.fromkeys(item.group for item in items)
         absent = tuple(key for key, item in found.items() if item is None)
-        return Held(weakref.ref(self), tuple(map(weakref.ref, items)), tuple(groups), absent)
+        return HeldItems(weakref.ref(self), tuple(map(weakref.ref, items)), tuple(groups), absent)
 
     def use(self, groups: Sequence[str]) -> None:
         """Let the keys of some groups be used now, as far as they are there."""
@@ -215,7 +215,7 @@ class BoundedMemory:
 
 
 @dataclass(slots=True)
-class Held:
+class HeldItems:
     """Values that a memory had, which this does not keep alive."""
 
     memory: weakref.ref[BoundedMemory]
@@ -273,7 +273,7 @@ class Partition(BoundedMemory):
     def get_many(self, keys: Sequence[str]) -> list[Any]:
         return self._memory.get_many([self._prefix + key for key in keys])
 
-    def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> Held | None:
+    def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> HeldItems | None:
         return self._memory.held(
             {self._prefix + key: value for key, value in values.items()},
             {self._prefix + key: start for key, start in starts.items()},

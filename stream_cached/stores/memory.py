@@ -15,7 +15,7 @@ from aiocache.serializers import NullSerializer
 
 from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
-from stream_cached.stores.bounded import BoundedMemory, Held, Partition
+from stream_cached.stores.bounded import BoundedMemory, HeldItems, Partition
 from stream_cached.stores.protocol import Commit, all_as_bytes
 
 #: The class of keys that have a namespace before them.
@@ -172,7 +172,9 @@ class MemoryStore:
             natives = [prefix + key for key in keys]
         return all_as_bytes(self._memory.get_many(natives))
 
-    def held(self, values: Mapping[str, bytes | None], starts: Mapping[str, bytes]) -> Held | None:
+    def held(
+        self, values: Mapping[str, bytes | None], starts: Mapping[str, bytes]
+    ) -> HeldItems | None:
         # A user's function for keys is called at each read.
         prefix = self._prefix
         if prefix is None or not _TEXT.issuperset(map(type, [*values, *starts])):

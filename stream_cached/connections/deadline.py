@@ -41,6 +41,11 @@ class Deadline:
             self.left = max(0.0, self.left - spent)
 
 
+def is_bounded() -> bool:
+    """Whether a deadline bounds the operations of this context."""
+    return _deadline.get() is not None
+
+
 def allowed(timeout: float | None) -> float | None:
     """Return the time-out, shortened to the seconds until the context's deadline."""
     deadline = _deadline.get()

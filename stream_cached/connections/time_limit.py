@@ -63,7 +63,26 @@ class TimeLimit:
         self._pulse = pulse or Pulse()
         self._pending: set[_Operation] = set()
 
-    async def run(self, name: str, begin: Callable[[], Awaitable[T]], timeout: float | None) -> T:
+    async def run(
+        self,
+        name: str,
+        begin: Callable[[], Awaitable[T]],
+        timeout: float | None,
+        translated: Callable[[str, Exception], Exception] | None = None,
+    ) -> T:
+        """
+        Run an operation.
+
+        Args:
+            name: The name of the operation, for errors.
+            begin: Begins it.
+            timeout: Seconds that it may take; None for no bound.
+            translated: Returns what to raise in the place of an exception of the operation.
+
+        Raises:
+            StoreUnavailableError: The store is away.
+            StoreError: There was no answer in time.
+        """
         if self._is_cut_off():
             raise StoreUnavailableError(f"{name}: the store is away")
         limit = allowed(timeout)
@@ -72,7 +91,14 @@ class TimeLimit:
         try:
             with pending:
                 self._pending.add(pending)
-                result = await begin()
+                # Not by one more coroutine: each hit on a server comes here.
+                try:
+                    result = await begin()
+                except Exception as exc:
+                    error = exc if translated is None else translated(name, exc)
+                    if error is exc:
+                        raise
+                    raise error from exc
             self._pulse.last = time.monotonic()
             return result
         except TimeoutError as exc:

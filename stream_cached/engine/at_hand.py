@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stream_cached.backends.binding import Backend, Binding
-from stream_cached.connections.deadline import Deadline
+from stream_cached.connections.deadline import Deadline, is_bounded
 from stream_cached.engine.ready import Ready, make_ready
 from stream_cached.engine.service import Service
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Kept, Sight
-from stream_cached.entries.records import read_beside
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError
 from stream_cached.events import HIT, Answered, Outcome, logs_answers
@@ -31,6 +30,7 @@ from stream_cached.responses.replayed import ReplayResponse
 from stream_cached.responses.stored import StoredResponse, stored_response
 from stream_cached.runs.registry import registry_of
 from stream_cached.sending import Ending, sending_of
+from stream_cached.stores.protocol import get_many_and_compare
 
 #: The values that a look-up reads, by key.
 Values = Mapping[str, bytes | None]
@@ -50,7 +50,8 @@ class FirstLook:
     """What a look at what is at hand has come to."""
 
     backend: Backend
-    deadline: Deadline
+    deadline: Deadline | None
+    """What bounds its read; None where the time-out of the store is all that does."""
     ended: int
     """How many runs had ended before: one that ends meanwhile may have stored what is lacking."""
     started: float
@@ -61,6 +62,14 @@ class FirstLook:
     """What was read, where that is another entry, or none."""
     error: StoreError | None = None
     """Why nothing could be read."""
+
+    @property
+    def rest(self) -> Deadline:
+        """What bounds all that is read afterwards."""
+        if self.deadline is not None:
+            return self.deadline
+        timeout, spent = self.backend.timeout, time.monotonic() - self.started
+        return Deadline(None if timeout is None else max(0.0, timeout - spent))
 
 
 async def answer_at_hand(
@@ -261,24 +270,30 @@ async def _find(
 ) -> Hit | FirstLook:
     """Return an entry that is at hand, or what there was to see."""
     kept, sight = at_hand
-    body = kept.body
+    reading = get_many_and_compare(backend.store, sight.keys, sight.starts)
     try:
-        with looked.deadline:
-            values, is_there = await read_beside(backend.store, sight.keys, body)
+        if looked.deadline is None:
+            values, is_same = await reading
+        else:
+            with looked.deadline:
+                values, is_same = await reading
     except StoreError as exc:
         looked.error = exc
         return looked
-    value, *versions = values
-    is_same = value and kept.is_of(value) and versions == sight.versions
-    if is_same and (is_there or not sight.hit.entry.segments):
+    versions = values
+    if len(values) > len(sight.versions):
+        value, *versions = values
+        is_same = is_same and value is not None and kept.is_of(value)
+    if is_same and versions == sight.versions:
         return sight.hit
     looked.values = dict(zip(sight.keys, values, strict=True))
     return looked
 
 
 def _begun(backend: Backend, deadline: Deadline | None = None) -> FirstLook:
-    ended = registry_of(backend.scope).ended
-    return FirstLook(backend, deadline or Deadline(backend.timeout), ended, time.monotonic())
+    if deadline is None and is_bounded():
+        deadline = Deadline(backend.timeout)
+    return FirstLook(backend, deadline, registry_of(backend.scope).ended, time.monotonic())
 
 
 def _with_hit(looked: FirstLook, hit: Hit) -> FirstLook:

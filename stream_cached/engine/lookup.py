@@ -67,7 +67,7 @@ async def _in_backend(call: Call, look: Callable[[Call, Backend, Deadline], Awai
         backend = binding.at_once
         deadline = Deadline(binding.timeout if backend is None else backend.timeout)
     else:
-        backend, deadline = looked.backend, looked.deadline
+        backend, deadline = looked.backend, looked.rest
     try:
         return await look(call, backend or await binding.backend(deadline), deadline)
     except StoreUnavailableError:

@@ -10,7 +10,7 @@ import itertools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -32,10 +32,9 @@ class LocalBody:
     """A whole body under keys of its own, as it is kept."""
 
     entry: Entry
-    keys: Sequence[str]
-    """The keys of its segments; none if they are an object, which never changes."""
-    starts: Sequence[bytes]
-    """How their values begin: with their generation, their length and their checksum."""
+    starts: Mapping[str, bytes]
+    """How the values of its segments begin: with their generation, their length and their checksum.
+    Empty if they are an object, which never changes."""
     parts: Sequence[Segment]
     """The segments, joined into parts that are sent at once."""
 
@@ -47,7 +46,9 @@ class Sight:
     needs: Sequence[str]
     """The keys of the versions that every record of the resource depends on."""
     keys: Sequence[str]
-    """Of all that was read: of the record, and of the versions."""
+    """Of all that is read: of the record, unless it is long, and of the versions."""
+    starts: Mapping[str, bytes]
+    """How the values of other keys begin: of the body's, and of a record that is long."""
     versions: Sequence[bytes | None]
     """The values of the versions."""
     hit: Hit
@@ -215,7 +216,8 @@ class Filling:
     def end(self, *, whole: bool) -> None:
         """Keep the body if it is whole."""
         if whole and not self._left:
-            body = LocalBody(self._entry, self._keys, self._starts, list(merged(self._parts)))
+            starts = dict(zip(self._keys, self._starts, strict=True))
+            body = LocalBody(self._entry, starts, list(merged(self._parts)))
             self._kept.body, self._kept.filling = body, None
         else:
             self._kept.drop_body(self._place)

@@ -12,7 +12,6 @@ from stream_cached.entries.local import Kept, LocalBody, LocalEntries, Sight
 from stream_cached.entries.object_body import KeptBodies, ObjectBody
 from stream_cached.format.codec import decode_record, encode_record
 from stream_cached.format.envelope import (
-    PREFIX_SIZE,
     ForeignVersionError,
     is_ours,
     key_digest,
@@ -21,17 +20,18 @@ from stream_cached.format.envelope import (
 from stream_cached.format.records import Entry, Index, Marker, Record, Segment, Value
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import variant_key
-from stream_cached.stores.protocol import Store, compare_and_delete, get_many_and_starts, held
+from stream_cached.stores.protocol import (
+    ComparesStarts,
+    Store,
+    can,
+    compare_and_delete,
+    get_many_and_compare,
+    held,
+)
 
-
-async def read_beside(
-    store: Store, keys: Sequence[str], body: LocalBody | None
-) -> tuple[list[bytes | None], bool]:
-    """Return values, and whether a body that is kept here is still in the store."""
-    if body is None or not body.keys:
-        return await store.get_many(keys), body is not None
-    values, starts = await get_many_and_starts(store, keys, body.keys, PREFIX_SIZE)
-    return values, starts == body.starts
+#: Bytes of a record from which on only its head is read again, where the store can do that. To
+#: transfer less than this takes no longer than one more command does.
+_LONG = 32 * 1024
 
 
 class Records:
@@ -77,7 +77,8 @@ class Records:
         if taken is not None and taken.keys() >= {*keys}:
             return [taken[each] for each in keys]
         body = None if kept is None else kept.body
-        values, is_there = await read_beside(self.store, keys, body)
+        starts = {} if body is None else body.starts
+        values, is_there = await get_many_and_compare(self.store, keys, starts)
         self._at_hand = body if is_there else None
         return values
 
@@ -110,9 +111,12 @@ class Records:
         if kept is not None and is_first and since is None and body is not None:
             # The segments of a body have to be there, too.
             beside = self._at_hand if entry.segments else None
-            starts = {} if beside is None else dict(zip(beside.keys, beside.starts, strict=True))
+            starts = {} if beside is None else beside.starts
             as_it_is = held(self.store, seen, starts)
-            kept.sight = Sight(needs, list(seen), list(seen.values())[1:], hit, as_it_is)
+            keys, (_, *versions) = list(seen), seen.values()
+            if kept.length > _LONG and can(self.store, ComparesStarts):
+                keys, starts = keys[1:], {key: kept.head, **starts}
+            kept.sight = Sight(needs, keys, starts, versions, hit, as_it_is)
         return hit
 
     def known(self, key: str, value: bytes | None) -> Record | None:

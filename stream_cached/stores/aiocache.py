@@ -96,21 +96,17 @@ class AiocacheStore:
         """Return the same for a server that never answered, as far as it can be found out."""
         return failure.fix
 
-    async def call(self, name: str, begin: Begin[T], passes: Passes = ()) -> T:
-        """Await a backend call within the time-out; exceptions in `passes` are answers."""
+    def call(self, name: str, begin: Begin[T], passes: Passes = ()) -> Awaitable[T]:
+        """Return a backend call within the time-out; exceptions in `passes` are answers."""
+        translated = partial(self._translated, passes) if passes else self._failure
+        return self.time_limit.run(name, begin, self.timeout, translated)
 
-        async def translated() -> T:
-            try:
-                return await begin()
-            except StoreError:
-                raise
-            except passes:
-                raise
-            # The border to the store: any other exception of a backend is a failed operation.
-            except Exception as exc:
-                raise self.failure(name, exc) from exc
+    def _translated(self, passes: Passes, name: str, exc: Exception) -> Exception:
+        return exc if isinstance(exc, passes) else self._failure(name, exc)
 
-        return await self.time_limit.run(name, translated, self.timeout)
+    def _failure(self, name: str, exc: Exception) -> Exception:
+        # The border to the store: any exception of a backend is a failed operation.
+        return exc if isinstance(exc, StoreError) else self.failure(name, exc)
 
     def failure(self, name: str, exc: Exception) -> StoreError:
         """Report a backend's exception to the circuit breaker; return the error to raise."""

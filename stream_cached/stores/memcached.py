@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -76,8 +76,8 @@ class MemcachedStore(AiocacheStore):
         is_refused = isinstance(exc, ValidationException)
         return is_mistake or is_refused or super().is_no_outage(exc)
 
-    async def call(self, name: str, begin: Begin[T], passes: Passes = ()) -> T:
-        return await super().call(name, partial(self._drop_unread, begin), passes)
+    def call(self, name: str, begin: Begin[T], passes: Passes = ()) -> Awaitable[T]:
+        return super().call(name, partial(self._drop_unread, begin), passes)
 
     async def _drop_unread(self, begin: Begin[T]) -> T:
         """Await a call, and close the idle connections if it is cancelled."""

@@ -81,12 +81,23 @@ class ComparesAndDeletes(Protocol):
 
 
 @runtime_checkable
-class ReadsStarts(Protocol):
-    """A store that can read whole values, and the first bytes of others, in one round trip."""
+class ComparesStarts(Protocol):
+    """A store that can read whole values, and how others begin, in one round trip."""
 
-    async def get_many_and_starts(
-        self, keys: Sequence[str], others: Sequence[str], size: int
-    ) -> tuple[list[bytes | None], list[bytes | None]]: ...
+    async def get_many_and_compare(
+        self, keys: Sequence[str], starts: Mapping[str, bytes]
+    ) -> tuple[list[bytes | None], bool]:
+        """
+        Read values, and look how others begin.
+
+        Args:
+            keys: The keys of the values.
+            starts: What the values of other keys are to begin with.
+
+        Returns:
+            The values, and whether all of the others begin so.
+        """
+        ...
 
 
 class Held(Protocol):
@@ -242,15 +253,22 @@ async def compare_and_delete(store: Store, key: str, expected: bytes) -> bool:
     return True
 
 
-async def get_many_and_starts(
-    store: Store, keys: Sequence[str], others: Sequence[str], size: int
-) -> tuple[list[bytes | None], list[bytes | None]]:
-    """Read values, and the first bytes of others; a store that can't do that reads all of them."""
-    if can(store, ReadsStarts):
-        return await cast(ReadsStarts, store).get_many_and_starts(keys, others, size)
-    values = await store.get_many([*keys, *others])
-    whole = values[len(keys) :]
-    return values[: len(keys)], [None if value is None else value[:size] for value in whole]
+async def get_many_and_compare(
+    store: Store, keys: Sequence[str], starts: Mapping[str, bytes]
+) -> tuple[list[bytes | None], bool]:
+    """Do what `ComparesStarts` does; a store that can't reads all of the values."""
+    if not starts:
+        return await store.get_many(keys), True
+    if can(store, ComparesStarts):
+        return await cast(ComparesStarts, store).get_many_and_compare(keys, starts)
+    values = await store.get_many([*keys, *starts])
+    return values[: len(keys)], begin_so(values[len(keys) :], starts)
+
+
+def begin_so(values: Sequence[bytes | None], starts: Mapping[str, bytes]) -> bool:
+    """Whether values are there, and begin with what they are to begin with."""
+    pairs = zip(values, starts.values(), strict=True)
+    return all(value is not None and value.startswith(start) for value, start in pairs)
 
 
 def held(

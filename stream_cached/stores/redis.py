@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from stream_cached.connections.shared_reads import SharedReads
 from stream_cached.connections.speech import speaks_plainly, speaks_tls
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.connections.wakeups import RedisWakeup, Wakeups
 from stream_cached.errors import StoreError
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.clients import redis_client
-from stream_cached.stores.protocol import Commit, all_as_bytes
+from stream_cached.stores.protocol import Commit, all_as_bytes, begin_so
+from stream_cached.stores.redis_commands import Command, ask, exchange
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
 #: Prefixes of errors that concern one key (it holds another type) or this client (its pool is
@@ -65,6 +67,12 @@ return 2
 
 _TEXT = frozenset({str})
 
+#: How aiocache reads values: by one GET, and by one MGET.
+_OF_AIOCACHE = RedisCache._get, RedisCache._multi_get
+
+#: Keys of whole values, keys of others, and where what is read of each of those ends.
+_Place = tuple[tuple[Any, ...], tuple[Any, ...], tuple[str, ...]]
+
 _ERROR_CODE = re.compile(r"[A-Z]{3,}\b")
 
 
@@ -77,6 +85,7 @@ class RedisStore(AiocacheStore):
         super().__init__(cache, timeout, time_limit)
         self._may_publish = self._may_get_ranges = self.may_commit = True
         self._wakeups = Wakeups(partial(redis_client, cache))
+        self._compared = SharedReads(self._read_starts)
 
     def is_lost(self, exc: Exception) -> bool:
         return isinstance(exc, RedisConnectionError | RedisTimeoutError) or super().is_lost(exc)
@@ -124,25 +133,25 @@ class RedisStore(AiocacheStore):
         return None if ttl is None else max(1, math.ceil(ttl * 1000))
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
-        await self.call("set", self._setting(items, ttl).execute)
+        await self.call("set", partial(ask, self.cache.client, self._setting(items, ttl)))
 
-    def _setting(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> Any:
-        """Return a pipeline that sets each key."""
-        px = self.native_ttl(ttl)
-        pipeline = self.cache.client.pipeline(transaction=False)
-        for key, value in items:
-            pipeline.set(self.native_key(key), value, px=px)
-        return pipeline
+    def _setting(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> list[Command]:
+        """Return what sets each key."""
+        expiry = self._expiry(ttl)
+        return [("SET", self.native_key(key), value, *expiry) for key, value in items]
+
+    def _expiry(self, ttl: float | None) -> Command:
+        return () if ttl is None else ("PX", self.native_ttl(ttl))
 
     async def set_and_wake(
         self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
     ) -> None:
         if not items and not self._may_publish:
             return
-        pipeline = self._setting(items, ttl)
+        commands = self._setting(items, ttl)
         if self._may_publish:
-            pipeline.publish(self.native_key(channel), b"")
-        replies = await self.call("set", partial(pipeline.execute, raise_on_error=False))
+            commands.append(("PUBLISH", self.native_key(channel), b""))
+        replies = await self.call("set", partial(exchange, self.cache.client, commands))
         if any(isinstance(reply, NoPermissionError) for reply in replies):
             # Subscribers also poll, so a forbidden PUBLISH delays them only.
             self._may_publish = False
@@ -161,41 +170,49 @@ class RedisStore(AiocacheStore):
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
     ) -> tuple[bool, list[bytes | None]]:
-        pipeline = self.cache.client.pipeline(transaction=False)
-        pipeline.set(self.native_key(key), value, px=self.native_ttl(ttl), nx=True)
-        pipeline.mget(self.native_keys(keys))
-        done, values = await self.call("add", pipeline.execute)
+        add = "SET", self.native_key(key), value, *self._expiry(ttl), "NX"
+        commands = add, ("MGET", *self.native_keys(keys))
+        done, values = await self.call("add", partial(ask, self.cache.client, commands))
         return bool(done), all_as_bytes(values)
 
-    async def get_many_and_starts(
-        self, keys: Sequence[str], others: Sequence[str], size: int
-    ) -> tuple[list[bytes | None], list[bytes | None]]:
-        found = await self._with_starts(keys, others, size) if self._may_get_ranges else None
-        if found is None:
-            values = await self.get_many([*keys, *others])
-            found = values[: len(keys)], values[len(keys) :]
-        return found[0], [None if value is None else value[:size] for value in found[1]]
-
-    async def _with_starts(
-        self, keys: Sequence[str], others: Sequence[str], size: int
-    ) -> tuple[list[bytes | None], list[bytes | None]] | None:
-        pipeline = self.cache.client.pipeline(transaction=False)
-        pipeline.mget(self.native_keys(keys))
-        for native in self._built(others):
-            pipeline.getrange(native, 0, size - 1)
-        values, *starts = await self.call("get", partial(pipeline.execute, raise_on_error=False))
-        if isinstance(values, Exception):
-            raise self.failure("get", values) from values
-        if any(isinstance(start, NoPermissionError) for start in starts):
-            # Whole values may be read.
+    async def get_many_and_compare(
+        self, keys: Sequence[str], starts: Mapping[str, bytes]
+    ) -> tuple[list[bytes | None], bool]:
+        if self._may_get_ranges:
+            ends = [str(len(start) - 1) for start in starts.values()]
+            place = self.native_keys(keys), self.native_keys([*starts]), tuple(ends)
+            values, *found = await self.call("get", partial(self._compared, place))
+            if NoPermissionError not in map(type, found):
+                return all_as_bytes(values), found == [*starts.values()]
             self._may_get_ranges = False
-            return None
-        return all_as_bytes(values), all_as_bytes(starts)
+        # Whole values may be read.
+        values = await self.get_many([*keys, *starts])
+        return values[: len(keys)], begin_so(values[len(keys) :], starts)
+
+    async def _read_starts(self, place: _Place) -> list[Any]:
+        """Read values, and the first bytes of others."""
+        keys, others, ends = place
+        ranges = [("GETRANGE", key, "0", end) for key, end in zip(others, ends, strict=True)]
+        replies = await exchange(self.cache.client, [("MGET", *keys), *ranges])
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies
+
+    async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
+        cache = self.cache
+        methods = cache._get, cache._multi_get
+        if tuple([getattr(method, "__func__", None) for method in methods]) != _OF_AIOCACHE:
+            # Those of a user's class.
+            return await super()._read(natives)
+        (found,) = await exchange(cache.client, [("MGET" if natives[1:] else "GET", *natives)])
+        if isinstance(found, Exception):
+            raise found
+        return found if isinstance(found, list) else [found]
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
-        expiry = () if ttl is None else ("PX", self.native_ttl(ttl))
+        expiry = self._expiry(ttl)
         script = (self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry)
         swap = partial(self.cache.client.eval, *script)
         return bool(await self.call("compare and set", swap))
@@ -238,15 +255,12 @@ class RedisStore(AiocacheStore):
 
     async def touch_many(self, keys: Sequence[str], ttl: float | None) -> int:
         px = self.native_ttl(ttl)
-        pipeline = self.cache.client.pipeline(transaction=False)
-        for key in keys:
-            if px is None:
-                # PERSIST returns 0 for a missing key and for a key without a ttl.
-                pipeline.persist(self.native_key(key))
-                pipeline.exists(self.native_key(key))
-            else:
-                pipeline.pexpire(self.native_key(key), px)
-        found = await self.call("touch", pipeline.execute)
+        commands: list[Command] = []
+        for native in self._built(keys):
+            # PERSIST returns 0 for a missing key and for a key without a ttl.
+            renew = (("PERSIST", native), ("EXISTS", native))
+            commands += renew if px is None else (("PEXPIRE", native, px),)
+        found = await self.call("touch", partial(ask, self.cache.client, commands))
         return sum(map(bool, found[1::2] if px is None else found))
 
     async def delete_many(self, keys: Sequence[str]) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 try:
     import hiredis
@@ -112,9 +114,8 @@ class RedisPool(BlockingConnectionPool):
             redis.exceptions.ConnectionError: No connection became free in time, or there is no
                 server.
         """
-        # Nobody takes the connection that another one waits for.
-        has_to_wait = self.max_connections - len(self._in_use_connections) <= len(self._turns)
-        if not has_to_wait and self._is_unwatched():
+        has_to_wait = self._has_to_wait
+        if not has_to_wait and self.is_unwatched():
             return await self._take()
         while True:
             if has_to_wait:
@@ -126,11 +127,43 @@ class RedisPool(BlockingConnectionPool):
                     raise
             has_to_wait = True
 
-    def _is_unwatched(self) -> bool:
+    async def exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any] | None:
+        """
+        Send commands together, and return their replies.
+
+        What the server refuses has an exception as its reply. Return None where the connection was
+        lost, and where others have to be told.
+        """
+        if not self.is_unwatched():
+            return None
+        connection = await (self.get_connection() if self._has_to_wait else self._take())
+        replies: list[Any] = []
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response())
+                except ResponseError as exc:
+                    replies.append(exc)
+        except (RedisConnectionError, RedisTimeoutError, OSError):
+            return None
+        finally:
+            if connection.should_reconnect():
+                await self.release(connection)
+            else:
+                self._put_back(connection)
+        return replies
+
+    def is_unwatched(self) -> bool:
         """Whether nobody is told what connections are taken and released."""
         if _telemetry is None or self._in_maintenance or self._is_told:
             return False
         return _telemetry().get_provider_manager() is None
+
+    @property
+    def _has_to_wait(self) -> bool:
+        # Nobody takes the connection that another one waits for.
+        return self.max_connections - len(self._in_use_connections) <= len(self._turns)
 
     async def _take(self) -> Any:
         """Do what redis-py does to get a free connection, but for what nobody is told."""
@@ -148,16 +181,19 @@ class RedisPool(BlockingConnectionPool):
 
     async def release(self, connection: Any) -> None:
         """Take a connection back, and let the next one have it that waits."""
-        if self._is_unwatched() and not connection.should_reconnect():
-            self._in_use_connections.remove(connection)
-            self._available_connections.append(connection)
-            self._wake_next()
+        if self.is_unwatched() and not connection.should_reconnect():
+            self._put_back(connection)
             return
         try:
             await _release(self, connection)
         finally:
             # Also where it is cancelled: a lost connection may be replaced.
             self._wake_next()
+
+    def _put_back(self, connection: Any) -> None:
+        self._in_use_connections.remove(connection)
+        self._available_connections.append(connection)
+        self._wake_next()
 
     async def _wait(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

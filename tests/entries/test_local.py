@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from stream_cached.format.envelope import key_digest
 from stream_cached.format.records import Entry, Segment
 from stream_cached.keys.names import segment_key
 from stream_cached.stores.memory import MemoryCache, MemoryStore
-from stream_cached.stores.protocol import Store
+from stream_cached.stores.protocol import Store, begin_so
 
 KEY = "key"
 VERSION, VERSION_ID = "version", b"\xc1" + bytes(15)
@@ -50,12 +50,12 @@ class Counting(MemoryStore):
 class WithStarts(Counting):
     """One that can read how values begin."""
 
-    async def get_many_and_starts(
-        self, keys: Any, others: Any, size: int
-    ) -> tuple[list[bytes | None], list[bytes | None]]:
-        values = await super().get_many([*keys, *others])
-        self.reads[-1] = [*keys, *(f"start of {key}" for key in others)]
-        return values[: len(keys)], [v and v[:size] for v in values[len(keys) :]]
+    async def get_many_and_compare(
+        self, keys: Any, starts: Mapping[str, bytes]
+    ) -> tuple[list[bytes | None], bool]:
+        values = await super().get_many([*keys, *starts])
+        self.reads[-1] = [*keys, *(f"start of {key}" for key in starts)]
+        return values[: len(keys)], begin_so(values[len(keys) :], starts)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,71 @@
+"""Commands for a Redis server that are sent together, and their replies.
+
+A pipeline of redis-py takes twice as long as its commands need, and a single command of it as long
+as two of these. Where anybody has changed how a client does its work, the client does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import FunctionType
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio import client as of_redis
+
+from stream_cached.stores.redis_pool import RedisPool
+
+Command = Sequence[Any]
+
+_GLOBALS = vars(of_redis)
+
+
+async def exchange(client: Any, commands: Sequence[Command]) -> list[Any]:
+    """
+    Send commands in one round trip.
+
+    Args:
+        client: The client of redis-py.
+        commands: The words of each command.
+
+    Returns:
+        The replies. What the server refuses has an exception as its reply.
+
+    Raises:
+        redis.exceptions.RedisError: The server can't be reached, or does not answer.
+    """
+    if not commands:
+        return []
+    pool, replies = client.connection_pool, None
+    if isinstance(pool, RedisPool) and _is_plain(client):
+        replies = await pool.exchange(commands)
+    if replies is None:
+        # The client knows how often to repeat it where a connection was lost.
+        pipeline = client.pipeline(transaction=False)
+        # The replies are those of the server, either way.
+        pipeline.response_callbacks = {}
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies = await pipeline.execute(raise_on_error=False)
+    return replies
+
+
+async def ask(client: Any, commands: Sequence[Command]) -> list[Any]:
+    """Do the same; raise the exception of the first command that the server refuses."""
+    replies = await exchange(client, commands)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+def _is_plain(client: Any) -> bool:
+    """Whether a client is as redis-py has it: nobody traces its commands, or has replaced them."""
+    execute: Any = Redis.execute_command
+    return (
+        type(client) is Redis
+        and type(execute) is FunctionType
+        and execute.__globals__ is _GLOBALS
+        and "execute_command" not in vars(client)
+        and client.connection is None
+    )

@@ -124,6 +124,12 @@ class Own(bytes):
         return self.pieces[0]
 
 
+def size_told_by(start: bytes) -> int:
+    """Return the bytes of a sound value of which the prefix, at least, is given."""
+    *_, head_length, body_length, _, _ = _FIELDS.unpack_from(start)
+    return PREFIX_SIZE + cast(int, head_length) + cast(int, body_length)
+
+
 def size_of_value(value: bytes) -> int:
     """Return the bytes of a packed value, with its body."""
     return len(value) + value.size if isinstance(value, Own) else len(value)

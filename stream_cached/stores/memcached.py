@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from aiocache import MemcachedCache
 from aiocache.base import BaseCache
 from aiomcache.exceptions import ClientException, ValidationException
 
+from stream_cached.connections.shared_reads import SharedReads
 from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION, TimeLimit
-from stream_cached.errors import StoreError
+from stream_cached.format.envelope import size_told_by
 from stream_cached.keys.memcached import MEMCACHED_LIMIT, for_memcached
 from stream_cached.stores.aiocache import AiocacheStore, Begin, Passes
+from stream_cached.stores.memcached_commands import (
+    Pool,
+    can_read,
+    has_sizes,
+    read,
+    simple_command,
+)
+from stream_cached.stores.protocol import begin_so
 
 #: memcached reads a larger number as an absolute time (seconds since the epoch).
 _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
@@ -29,21 +39,29 @@ _PAST = _MEMCACHED_RELATIVE + 1
 #: Parts of error messages that concern one command or value instead of the server.
 _MISTAKES = ("too large", "CLIENT_ERROR", "duplicate keys")
 
+#: How aiocache reads values.
+_OF_AIOCACHE = MemcachedCache._get, MemcachedCache._multi_get
+
 T = TypeVar("T")
 
 
 class MemcachedStore(AiocacheStore):
     """The store over memcached: shortened keys, ttls in whole seconds, concurrent calls."""
 
+    #: It tells the sizes of values.
+    tells_apart = False
+
     def __init__(
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
     ) -> None:
         super().__init__(cache, timeout, time_limit)
         client = self.cache.client
-        client._execute_simple_command = _simple_command
-        if not isinstance(client._pool, _Pool):
+        client._execute_simple_command = simple_command
+        if not isinstance(client._pool, Pool):
             wait = None if timeout is None else timeout * WAIT_FOR_CONNECTION
-            client._pool = _Pool(client._pool, self.cache.pool_size, wait)
+            client._pool = Pool(client._pool, self.cache.pool_size, wait)
+        self._has_sizes: bool | None = None
+        self._compared = SharedReads(self._read_sizes)
 
     def native_key(self, key: str) -> bytes:
         try:
@@ -103,10 +121,39 @@ class MemcachedStore(AiocacheStore):
         return await self.call(name, run_all)
 
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
+        if self._reads_as_aiocache and can_read(self.cache.client, natives):
+            values, _ = await read(self.cache.client, natives)
+            return [values.get(native) for native in natives]
         # aiomcache refuses duplicate keys.
         unique = tuple(dict.fromkeys(natives))
         found = dict(zip(unique, await super()._read(unique), strict=True))
         return [found[native] for native in natives]
+
+    @property
+    def _reads_as_aiocache(self) -> bool:
+        methods = self.cache._get, self.cache._multi_get
+        return tuple([getattr(method, "__func__", None) for method in methods]) == _OF_AIOCACHE
+
+    async def get_many_and_compare(
+        self, keys: Sequence[str], starts: Mapping[str, bytes]
+    ) -> tuple[list[bytes | None], bool]:
+        natives, others = self.native_keys(keys), self.native_keys([*starts])
+        client = self.cache.client
+        if self._has_sizes is None:
+            self._has_sizes = await self.call("version", partial(has_sizes, client))
+        can = self._reads_as_aiocache and can_read(client, (*natives, *others))
+        if not self._has_sizes or not can:
+            values = await self.get_many([*keys, *starts])
+            return values[: len(keys)], begin_so(values[len(keys) :], starts)
+        found, sizes = await self.call("get", partial(self._compared, (natives, others)))
+        # The generation is in the keys: what has this size is what was stored.
+        is_same = sizes == [size_told_by(start) for start in starts.values()]
+        return [found.get(native) for native in natives], is_same
+
+    async def _read_sizes(
+        self, place: tuple[tuple[bytes, ...], tuple[bytes, ...]]
+    ) -> tuple[dict[bytes, bytes], list[int | None]]:
+        return await read(self.cache.client, *place)
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         sets = [partial(self._set, self.native_key(key), value, ttl) for key, value in items]
@@ -143,42 +190,3 @@ class MemcachedStore(AiocacheStore):
 
     async def reconnect(self) -> None:
         await self.call("reconnect", self.cache.client.close)
-
-
-class _Pool:
-    """aiomcache's pool with at most as many concurrent callers as connections.
-
-    A call that waits inside the pool never wakes up if all connections are closed."""
-
-    def __init__(self, pool: Any, size: int, wait: float | None) -> None:
-        self._pool = pool
-        self._wait = wait
-        self._free = asyncio.Semaphore(size)
-
-    async def acquire(self) -> Any:
-        try:
-            async with asyncio.timeout(self._wait):
-                await self._free.acquire()
-        except TimeoutError as exc:
-            # All connections are in use: that is no outage.
-            raise StoreError("no connection is free: raise pool_size") from exc
-        try:
-            return await self._pool.acquire()
-        except BaseException:
-            self._free.release()
-            raise
-
-    def release(self, connection: Any) -> None:
-        self._pool.release(connection)
-        self._free.release()
-
-    async def clear(self) -> None:
-        await self._pool.clear()
-
-
-async def _simple_command(connection: Any, command: bytes) -> bytes:
-    # aiomcache's method loops forever without suspending if the server closes the connection.
-    connection.writer.write(command)
-    await connection.writer.drain()
-    line: bytes = await connection.reader.readuntil(b"\r\n")
-    return line[:-2]

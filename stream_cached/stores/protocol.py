@@ -82,13 +82,13 @@ class ComparesAndDeletes(Protocol):
 
 @runtime_checkable
 class ComparesStarts(Protocol):
-    """A store that can read whole values, and how others begin, in one round trip."""
+    """A store that can read whole values, and compare how others begin, in one round trip."""
 
     async def get_many_and_compare(
         self, keys: Sequence[str], starts: Mapping[str, bytes]
     ) -> tuple[list[bytes | None], bool]:
         """
-        Read values, and look how others begin.
+        Read values, and compare how others begin.
 
         Args:
             keys: The keys of the values.
@@ -263,6 +263,12 @@ async def get_many_and_compare(
         return await cast(ComparesStarts, store).get_many_and_compare(keys, starts)
     values = await store.get_many([*keys, *starts])
     return values[: len(keys)], begin_so(values[len(keys) :], starts)
+
+
+def tells_apart(store: Store) -> bool:
+    """Whether a store that compares how values begin does so with any that one key may have. Others
+    only see that a value is there which is the only one that its key has ever had."""
+    return getattr(store, "tells_apart", False)
 
 
 def begin_so(values: Sequence[bytes | None], starts: Mapping[str, bytes]) -> bool:

@@ -139,6 +139,7 @@ COMMANDS: list[tuple[Wire, bytes, str, tuple[str, ...], str]] = [
     (MemcachedWire(), b"cas k 0 9 2 77\r\n\r\n\r\n", "CAS", ("k",), "stores"),
     (MemcachedWire(), b"touch %b 9\r\n" % SEGMENT.encode(), "TOUCH", (SEGMENT,), "of_segments"),
     (MemcachedWire(), b"delete k\r\n", "DELETE", ("k",), "of_record"),
+    (MemcachedWire(), b"mg k s\r\n", "MG", ("k",), "of_record"),
 ]
 
 

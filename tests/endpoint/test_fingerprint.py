@@ -10,6 +10,7 @@ import random
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -186,6 +187,10 @@ def test_it_is_the_key_that_would_be_made_again(cache: str, seed: int) -> None:
 
 def _change(value: object) -> None:
     match value:
+        case functools.partial(keywords={"name": str()}):
+            value.keywords["name"] += "a"
+        case FunctionType(__defaults__=("a" | None,)):
+            value.__defaults__ = ("b",)
         case dict():
             value["b"] = len(value)
         case list():
@@ -208,10 +213,60 @@ def test_an_object_in_a_cell_of_a_helper_counts() -> None:
     assert keys[-1] == keys[-2]
 
 
-def test_another_function_with_another_object_makes_both_count() -> None:
-    one = Site(value=Opaque())
+def _keyword_defaults(function: Any) -> dict[str, object]:
+    found: dict[str, object] = function.__kwdefaults__
+    return found
+
+
+def _changing(name: str) -> tuple[Callable[..., object], Callable[[], object]]:
+    """Return something that is called, and what changes what it returns."""
+
+    def helper(tenant: str = "a", *, site: str = "a") -> object:
+        return tenant, site
+
+    def another(tenant: str = "a", *, site: str = "a") -> object:
+        return site, tenant
+
+    bound: Any = functools.partial(helper, "a", site="a")
+    ways: dict[str, tuple[Callable[..., object], Callable[[], object]]] = {
+        "defaults": (helper, lambda: setattr(helper, "__defaults__", ("b",))),
+        "keyword defaults": (helper, lambda: _keyword_defaults(helper).update(site="b")),
+        "code": (helper, lambda: setattr(helper, "__code__", another.__code__)),
+        "keywords of a partial": (bound, lambda: bound.keywords.update(site="b")),
+        "one more of a partial": (bound, lambda: bound.keywords.update(tenant="b")),
+        "names of a partial": (
+            bound,
+            lambda: bound.keywords.update(tenant=bound.keywords.pop("site")),
+        ),
+        "a partial": (bound, lambda: bound.__setstate__((helper, ("b",), {"site": "a"}, None))),
+    }
+    return ways[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("defaults", "keyword defaults", "code", "keywords of a partial"),
+        *("one more of a partial", "names of a partial", "a partial"),
+    ],
+)
+def test_what_is_changed_in_place_counts_from_then_on(name: str) -> None:
+    value, change = _changing(name)
+    site = Site(value=value)
+    assert site.is_known()
+    before = site.key()
+    change()
+    assert site.key() != before
+    assert site.is_known()
+
+
+@pytest.mark.parametrize("make", [Opaque, lambda: {"a": 1}.get])
+def test_another_function_with_another_object_makes_both_count(
+    make: Callable[[], object],
+) -> None:
+    one = Site(value=make())
     alone = one.key()
-    other = Site(value=Opaque())
+    other = Site(value=make())
     keys = {one.key(), other.key()}
     assert len(keys) == 2
     assert alone not in keys

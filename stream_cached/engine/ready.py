@@ -9,6 +9,7 @@ from stream_cached.backends.binding import Binding
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Kept, Sight
 from stream_cached.events import Answered
+from stream_cached.keys.references import Reference, reference_to
 from stream_cached.request.known_calls import Seen
 from stream_cached.responses.prepared import Prepared
 from stream_cached.responses.replayed import ReplayResponse
@@ -38,6 +39,8 @@ class Ready:
     """Whether Accept-Encoding matters."""
     is_rendered: bool
     """Whether FastAPI adds to it what the dependencies of a request have put on its Response."""
+    route: Reference
+    """The route on which FastAPI is given it as it is. Others may call the function themselves."""
     responses: dict[bytes | None, Prepared]
     """By the Accept-Encoding of the requests."""
     forms: dict[bool, Prepared]
@@ -55,7 +58,10 @@ class Ready:
             not self.since <= now < self.until
             or self.binding() is not binding
             or binding.cache.plugins
-            or (self.is_rendered and adds_headers(seen))
+            or (
+                self.is_rendered
+                and (adds_headers(seen) or self.route() is not seen.request.scope.get("route"))
+            )
         ):
             return None
         return self.responses.get(seen.lines.get(b"accept-encoding") if self.is_open else None)
@@ -90,6 +96,7 @@ def make_ready(
         or not ready.since <= now < ready.until
         or ready.binding() is not binding
         or ready.event != event
+        or (is_rendered and ready.route() is not seen.request.scope.get("route"))
     ):
         until = now + 1 - head.exact_age(entry.stored_at, now) % 1
         if entry.fresh_until is not None:
@@ -97,8 +104,9 @@ def make_ready(
             until = min(until, now + (left if event.ttl is None else left % 1))
         of_cache = weakref.ref(binding), weakref.ref(kept)
         # It goes with what is kept of the entry.
+        route = reference_to(seen.request.scope.get("route"))
         sight.ready = ready = Ready(
-            *of_cache, hit, event, sight.held, now, until, head.is_open, is_rendered, {}, {}
+            *of_cache, hit, event, sight.held, now, until, head.is_open, is_rendered, route, {}, {}
         )
     # Calls that differ may have one key, as those of HTTP/1.0 and of HTTP/1.1.
     known.ready = weakref.ref(ready)

@@ -17,10 +17,12 @@ from unittest import mock
 import pytest
 from aiocache.plugins import BasePlugin
 from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from stream_cached import MemoryCache, stream_cached
 from stream_cached.backends.binding import Backend
@@ -548,5 +550,51 @@ def test_what_dependencies_put_on_a_response_is_sent_to_their_client_alone() -> 
                 assert (cookie or b"").startswith(b"visitor=%b;" % name.encode())
         _cookies.clear()
         assert await ask() == (None, 0)
+
+    run(main)
+
+
+class _Version(APIRoute):
+    """A route for those who ask for one version of an API."""
+
+    version = b"1"
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        is_asked = dict(scope["headers"]).get(b"x-version", b"1") == self.version
+        return (match, child) if is_asked else (Match.NONE, {})
+
+
+class _Second(_Version):
+    version = b"2"
+
+
+def test_who_calls_the_function_of_another_route_is_not_given_a_response() -> None:
+    async def first(size: int = 1) -> dict[str, int]:
+        return {"size": size}
+
+    async def main() -> None:
+        app = FastAPI()
+        cached = stream_cached(ttl=60, cache=MemoryCache())(first)
+
+        @functools.wraps(cached)
+        async def second(*args: Any, **kwargs: Any) -> dict[str, int]:
+            return {**await cached(*args, **kwargs), "version": 2}
+
+        for route_class, endpoint in ((_Version, cached), (_Second, second)):
+            app.router.add_api_route("/", endpoint, route_class_override=route_class)
+
+        async def ask(version: bytes) -> tuple[bytes, int]:
+            exchange = Exchange(app)
+            exchange.scope["headers"].append((b"x-version", version))
+            with mock.patch.object(function, "answer_at_hand", side_effect=answer_at_hand) as look:
+                await exchange.run()
+            return exchange.body, look.call_count
+
+        for _ in range(6):
+            answer = await ask(b"1")
+        assert answer == (b'{"size":1}', 0)
+        body, _ = await ask(b"2")
+        assert body == b'{"size":1,"version":2}'
 
     run(main)

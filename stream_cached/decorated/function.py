@@ -227,7 +227,7 @@ class Decorated:
     async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Seen | None) -> Asked:
         """Return what a call asks for."""
         hooks = self.service.hooks
-        by_request = hooks.keys_by_request
+        by_request, given = hooks.keys_by_request, kwargs
         request, kwargs = self.endpoint.take_request(args, kwargs)
         self._asked.add(request is not None)
         injected, kwargs = self.endpoint.take_response(kwargs)
@@ -244,9 +244,11 @@ class Decorated:
             asked.keyed = incoming is not None and by_request
             if incoming is not None and rendering is not None:
                 incoming.status = rendering.status
-            asked.key = await self._keys.key(
-                incoming, args, kwargs, by_request=by_request, seen=seen
-            )
+            if incoming is not None and incoming.may_have_body:
+                seen = await self._keys.read_body(
+                    incoming, seen, (args, given, self.service.headers.normalisers)
+                )
+            asked.key = self._keys.key(incoming, args, kwargs, by_request=by_request, seen=seen)
         except BypassError as exc:
             asked.findings = exc.findings
             if exc.__cause__ is not None:
@@ -307,7 +309,8 @@ class Decorated:
         if "request" in kwargs and endpoint.hides_request and "request" not in endpoint.parameters:
             kwargs = dict(kwargs)
             kwargs[HIDDEN] = kwargs.pop("request")
-        seen = self._keys.look(args, kwargs, self.service.headers.normalisers)
+        given = args, kwargs, self.service.headers.normalisers
+        seen = self._keys.look(*given)
         if seen is not None and (key := seen.plain_key()):
             return key
         request, kwargs = endpoint.take_request(args, kwargs)
@@ -316,7 +319,9 @@ class Decorated:
             self._check_key_without_request()
         _, kwargs = endpoint.take_response(kwargs)
         incoming = self._incoming(request, keyed=by_request, seen=seen)
-        return await self._keys.key(incoming, args, kwargs, by_request=by_request, seen=seen)
+        if incoming is not None and incoming.may_have_body:
+            seen = await self._keys.read_body(incoming, seen, given)
+        return self._keys.key(incoming, args, kwargs, by_request=by_request, seen=seen)
 
     def _check_key_without_request(self) -> None:
         fix = "pass the request of the call whose key it is, as request=; invalidate() takes no key"

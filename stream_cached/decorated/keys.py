@@ -27,6 +27,9 @@ from stream_cached.request.selecting import Selecting
 if TYPE_CHECKING:
     from stream_cached.decorated.base import Decorator
 
+#: What `look` looks at.
+Call = tuple[tuple[Any, ...], dict[str, Any], Normalisers]
+
 #: What is said of a key that holds an address, and what to write.
 _ADDRESS = (
     "key_builder returned a key with the address of an object, which another one is given later",
@@ -104,7 +107,18 @@ class Keys:
         request = None if incoming is None else incoming.request
         return self._selecting.suffix(request, args, kwargs)
 
-    async def key(
+    async def read_body(self, incoming: Incoming, seen: Seen | None, call: Call) -> Seen | None:
+        """
+        Make the body part of the key. Raise `BypassError` if that can't be done.
+
+        Return the call as it is seen now: what its key is made of may have changed meanwhile.
+        """
+        if self._decorator.key or self._decorator.key_builder:
+            return seen
+        await incoming.read_body()
+        return None if seen is None or incoming.has_body else self.look(*call)
+
+    def key(
         self,
         incoming: Incoming | None,
         args: tuple[Any, ...],
@@ -113,11 +127,8 @@ class Keys:
         by_request: bool,
         seen: Seen | None = None,
     ) -> str:
-        """Return the key of a call. Raise `BypassError` if the call is not for the cache."""
+        """Return the key of a call whose body was read. Raise `BypassError` if it has none."""
         decorator = self._decorator
-        own = decorator.key or decorator.key_builder
-        if not own and incoming is not None and incoming.may_have_body:
-            await incoming.read_body()
         try:
             if incoming is not None and by_request and _OVERRIDDEN not in vars(decorator):
                 return self.of_request(incoming, args, kwargs, seen)

@@ -14,12 +14,15 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message
 
-from stream_cached import stream_cached
+from stream_cached import MemoryCache, stream_cached
 from stream_cached.http.reasons import BypassError
-from tests.support.asgi import Exchange
+from tests.support.asgi import Exchange, get
 
 
 class Opaque:
@@ -294,3 +297,33 @@ def test_what_was_held_is_kept_alive_by_nothing() -> None:
     site.ask()
     gc.collect()
     assert [each() for each in gone] == [None] * 3
+
+
+def test_what_changes_while_a_body_is_awaited_is_not_taken_for_what_was_before() -> None:
+    async def main() -> None:
+        tenant, may_go_on, waits = "a", asyncio.Event(), asyncio.Event()
+
+        @stream_cached(ttl=60, cache=MemoryCache())
+        async def endpoint(request: Request) -> Response:
+            return Response(tenant)
+
+        app = Starlette(routes=[Route("/", endpoint)])
+
+        class Slow(Exchange):
+            async def _receive(self) -> Message:
+                waits.set()
+                await may_go_on.wait()
+                return await super()._receive()
+
+        slow = Slow(app)
+        slow.scope["headers"].append((b"transfer-encoding", b"chunked"))
+        sending = asyncio.create_task(slow.run())
+        await waits.wait()
+        tenant = "b"
+        may_go_on.set()
+        await sending
+        assert slow.body == b"b"
+        tenant = "a"
+        assert [(await get(app)).body for _ in range(3)] == [b"a"] * 3
+
+    asyncio.run(main())

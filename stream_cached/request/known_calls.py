@@ -237,6 +237,9 @@ class KnownCalls:
 
     def note(self, seen: Seen, key: str) -> None:
         """Remember the key of a call."""
+        # Another thread may have changed what the function holds before the key was made.
+        if self._held is not None and self._held() != seen.place[-1]:
+            return
         scope = seen.request.scope
         length = _length([*chain.from_iterable(seen.place)])
         length += sum(map(_length, seen.selected.values()))

@@ -7,6 +7,7 @@ import functools
 import gc
 import itertools
 import random
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -324,6 +325,34 @@ def test_what_changes_while_a_body_is_awaited_is_not_taken_for_what_was_before()
         await sending
         assert slow.body == b"b"
         tenant = "a"
+        assert [(await get(app)).body for _ in range(3)] == [b"a"] * 3
+
+    asyncio.run(main())
+
+
+def test_what_another_thread_changes_meanwhile_is_not_taken_for_what_was_before() -> None:
+    async def main() -> None:
+        tenant, others = "a", ["b"]
+
+        def switch(other: str) -> None:
+            nonlocal tenant
+            tenant = other
+
+        def tags(request: Request) -> list[str]:
+            # The key is made after the tags.
+            while others:
+                thread = threading.Thread(target=switch, args=[others.pop()])
+                thread.start()
+                thread.join()
+            return []
+
+        @stream_cached(ttl=60, cache=MemoryCache(), tags=tags)
+        async def endpoint(request: Request) -> Response:
+            return Response(tenant)
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        assert (await get(app)).body == b"b"
+        switch("a")
         assert [(await get(app)).body for _ in range(3)] == [b"a"] * 3
 
     asyncio.run(main())

@@ -32,7 +32,8 @@ class RequestView:
         self._incoming = incoming
         self.wishes = wishes
         self.method: str = method or scope.get("method", "WEBSOCKET")
-        self.headers = scope["headers"]
+        # What is stored of another endpoint must not be made of a part of this answer.
+        self.headers = () if incoming.is_of_another_call else scope["headers"]
         self.is_conditional = incoming.is_conditional if is_conditional is None else is_conditional
         self.select = incoming.select
         """Returns the digest of the request's values for some headers."""

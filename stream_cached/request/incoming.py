@@ -137,9 +137,14 @@ class Incoming:
             return False
 
     @property
+    def is_of_another_call(self) -> bool:
+        """Whether another cached endpoint has passed it on, whose answer is made of this one."""
+        return self._observer is not None
+
+    @property
     def is_conditional(self) -> bool:
         """Whether it has a precondition, or asks for a part of the response."""
-        return not self._is_plain and self._has_any(CONDITIONS)
+        return not (self._is_plain or self.is_of_another_call) and self._has_any(CONDITIONS)
 
     def _has_any(self, names: Set[bytes]) -> bool:
         if self._has_lists:

@@ -19,7 +19,8 @@ from starlette.routing import Route
 
 from stream_cached import MemoryCache, stream_cached
 from tests.conftest import Serve
-from tests.support.gates import Gate, wait_until
+from tests.support.asgi import Exchange
+from tests.support.gates import Gate, run, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.runs import HIT, MISS, HeldRuns, Runs, segments
 
@@ -327,3 +328,41 @@ def test_what_a_file_says_to_a_condition_is_for_its_own_client(
     whole = fetch(port)
     assert (whole.status, whole.body, whole.header("cache-status")) == (200, b"0123456789", MISS)
     assert fetch(port, headers={"Range": "bytes=2-4"}).header("cache-status") == HIT
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"range", b"bytes=1-4"),
+        *((b"if-none-match", tag) for tag in (b"*", b'"tag"')),
+        (b"if-match", b'"other"'),
+        (b"if-modified-since", b"Fri, 01 Jan 2100 00:00:00 GMT"),
+    ],
+)
+def test_what_is_made_of_another_answer_is_made_of_the_whole(header: tuple[bytes, bytes]) -> None:
+    cached = stream_cached(ttl=60, cache=MemoryCache())
+
+    @cached
+    async def inner(request: Request) -> Response:
+        dated = {"etag": '"tag"', "last-modified": "Fri, 01 Jan 2010 00:00:00 GMT"}
+        return PlainTextResponse("0123456789", headers=dated)
+
+    @cached
+    async def outer(request: Request) -> Response:
+        response = await inner(request)
+        return PlainTextResponse(b"<%b>" % bytes(response.body))
+
+    app = Starlette(routes=[Route("/", outer)])
+
+    async def ask(*headers: tuple[bytes, bytes]) -> bytes:
+        exchange = Exchange(app)
+        exchange.scope["headers"] += headers
+        await exchange.run()
+        return exchange.body
+
+    async def main() -> None:
+        await ask()
+        await outer.invalidate()
+        assert [await ask(header), await ask()] == [b"<0123456789>"] * 2
+
+    run(main)

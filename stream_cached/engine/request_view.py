@@ -40,9 +40,12 @@ class RequestView:
 
     def unconditional(self, method: str | None = None) -> RequestView:
         """Return the same request without its conditions, and perhaps with another method."""
-        return RequestView(
+        view = RequestView(
             self._incoming, self.wishes, method=method or self.method, is_conditional=False
         )
+        # The endpoint may have run with it meanwhile.
+        view.headers = self.headers
+        return view
 
     @property
     def is_authorized(self) -> bool:

@@ -53,6 +53,8 @@ class Execution:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
         self.guard = guard = self._guard()
+        if guard is None and self.incoming is not None:
+            self.incoming.runs_unwatched()
         given = self.args, self.kwargs
         args, kwargs = given if guard is None else guard.given(*given)
         try:

@@ -39,6 +39,9 @@ _NONE: list[bytes] = []
 #: The headers that say what a request wants of a cache.
 _OF_WISHES = frozenset({b"cache-control", b"pragma"})
 
+#: The attribute of a request with which an endpoint has run, and nothing has noted its reads.
+_RUNS = "_stream_cached_runs"
+
 #: The headers that decide how a request is answered, beside what its key is made of.
 DECIDING = (
     CONDITIONS
@@ -139,7 +142,11 @@ class Incoming:
     @property
     def is_of_another_call(self) -> bool:
         """Whether another cached endpoint has passed it on, whose answer is made of this one."""
-        return self._observer is not None
+        return self._observer is not None or _RUNS in getattr(self.request, "__dict__", ())
+
+    def runs_unwatched(self) -> None:
+        """Let calls that the request is passed on to see that an endpoint runs with it."""
+        getattr(self.request, "__dict__", {})[_RUNS] = True
 
     @property
     def is_conditional(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -339,15 +340,18 @@ def test_what_a_file_says_to_a_condition_is_for_its_own_client(
         (b"if-modified-since", b"Fri, 01 Jan 2100 00:00:00 GMT"),
     ],
 )
-def test_what_is_made_of_another_answer_is_made_of_the_whole(header: tuple[bytes, bytes]) -> None:
-    cached = stream_cached(ttl=60, cache=MemoryCache())
+@pytest.mark.parametrize("key", [None, "outer"])
+def test_what_is_made_of_another_answer_is_made_of_the_whole(
+    header: tuple[bytes, bytes], key: str | None
+) -> None:
+    cached = functools.partial(stream_cached, ttl=60, cache=MemoryCache())
 
-    @cached
+    @cached()
     async def inner(request: Request) -> Response:
         dated = {"etag": '"tag"', "last-modified": "Fri, 01 Jan 2010 00:00:00 GMT"}
         return PlainTextResponse("0123456789", headers=dated)
 
-    @cached
+    @cached(key=key)
     async def outer(request: Request) -> Response:
         response = await inner(request)
         return PlainTextResponse(b"<%b>" % bytes(response.body))

@@ -53,15 +53,17 @@ class Execution:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
         self.guard = guard = self._guard()
-        if guard is None and self.incoming is not None:
-            self.incoming.runs_unwatched()
-        given = self.args, self.kwargs
+        is_marked = guard is None and self.incoming is not None and self.incoming.mark_run()
+        given, result = (self.args, self.kwargs), None
         args, kwargs = given if guard is None else guard.given(*given)
         try:
             result = plain_result(await self.endpoint.run(args, kwargs))
         finally:
             if guard is not None and release:
                 guard.release(self.args)
+            # What makes a body may pass the request on, until its end.
+            if is_marked and self.incoming is not None and not hasattr(result, "body_iterator"):
+                self.incoming.unmark_run()
         return Executed(result, bool(head) and response_heads(self.args, self.kwargs) != head)
 
     def _guard(self) -> Guard | None:

@@ -144,9 +144,14 @@ class Incoming:
         """Whether another cached endpoint has passed it on, whose answer is made of this one."""
         return self._observer is not None or _RUNS in getattr(self.request, "__dict__", ())
 
-    def runs_unwatched(self) -> None:
-        """Let calls that the request is passed on to see that an endpoint runs with it."""
-        getattr(self.request, "__dict__", {})[_RUNS] = True
+    def mark_run(self) -> bool:
+        """Let calls that it is passed on to see an endpoint run; return whether none did before."""
+        mark = object()
+        return getattr(self.request, "__dict__", {}).setdefault(_RUNS, mark) is mark
+
+    def unmark_run(self) -> None:
+        """Let later calls see no more that an endpoint ran."""
+        getattr(self.request, "__dict__", {}).pop(_RUNS, None)
 
     @property
     def is_conditional(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 from collections.abc import AsyncIterator
@@ -368,5 +369,40 @@ def test_what_is_made_of_another_answer_is_made_of_the_whole(
         await ask()
         await outer.invalidate()
         assert [await ask(header), await ask()] == [b"<0123456789>"] * 2
+
+    run(main)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_helper_that_was_called_before_leaves_its_conditions_to_the_endpoint(
+    raises: bool,
+) -> None:
+    runs: list[str] = []
+
+    @stream_cached(ttl=60, cache=MemoryCache(), key="helper")
+    async def helper(request: Request) -> str:
+        runs.append("helper")
+        if raises:
+            raise LookupError
+        return "value"
+
+    @stream_cached(ttl=60, cache=MemoryCache())
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse("0123456789", headers={"etag": '"tag"'})
+
+    async def outer(request: Request) -> Any:
+        with contextlib.suppress(LookupError):
+            await helper(request)
+        return await endpoint(request)
+
+    async def main() -> None:
+        app = Starlette(routes=[Route("/", outer)])
+        await Exchange(app).run()
+        await helper.invalidate()
+        exchange = Exchange(app)
+        exchange.scope["headers"] += [(b"if-none-match", b'"tag"')]
+        await exchange.run()
+        assert exchange.sent[0]["status"] == 304
+        assert runs == ["helper"] * 2
 
     run(main)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from stream_cached.bodies.watched import TooManyUploadsError
 from stream_cached.entries.body import RENEW_EVERY, RUN_TTL
+from stream_cached.entries.body_digest import body_digest
 from stream_cached.entries.chunks import ChunkPacker
 from stream_cached.entries.coding import Coder, write_next
 from stream_cached.entries.late import LateChunks
@@ -62,7 +63,7 @@ class Recorder:
         self._resource, self._entry = resource, entry
         self._body, self._varies_on = resource.records.body(entry.generation), varies_on
         self._limits, self._channel, self._coder = limits, channel, coder
-        self._packer = ChunkPacker(hashes=hashes or entry.etag is not None)
+        self._packer = ChunkPacker(body_digest(sha256=hashes, has_tag=entry.etag is not None))
         self._telling = None if channel is None else Telling(channel, self._packer)
         self._queue = SegmentQueue(limits.max_pending)
         self._seals = self._queue.seals

@@ -21,7 +21,7 @@ from stream_cached.connections.speech import speaks_plainly, speaks_tls
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.connections.wakeups import RedisWakeup, Wakeups
 from stream_cached.errors import StoreError
-from stream_cached.stores.aiocache import AiocacheStore
+from stream_cached.stores.aiocache import AiocacheStore, Passes
 from stream_cached.stores.clients import redis_client
 from stream_cached.stores.protocol import Commit, all_as_bytes, begin_so
 from stream_cached.stores.redis_commands import Command, ask, exchange
@@ -165,9 +165,13 @@ class RedisStore(AiocacheStore):
         return self._wakeups.subscribe(self.native_key(channel))
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
-        native, px = self.native_key(key), self.native_ttl(ttl)
-        set_missing = partial(self.cache.client.set, native, value, px=px, nx=True)
-        return bool(await self.call("add", set_missing))
+        add = "SET", self.native_key(key), value, *self._expiry(ttl), "NX"
+        return bool(await self._ask("add", add))
+
+    async def _ask(self, name: str, command: Command, passes: Passes = ()) -> Any:
+        """Return the reply to one command; exceptions in `passes` are answers."""
+        (reply,) = await self.call(name, partial(ask, self.cache.client, [command]), passes)
+        return reply
 
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
@@ -216,17 +220,15 @@ class RedisStore(AiocacheStore):
     ) -> bool:
         expiry = self._expiry(ttl)
         script = (self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry)
-        swap = partial(self.cache.client.eval, *script)
-        return bool(await self.call("compare and set", swap))
+        return bool(await self._ask("compare and set", ("EVAL", *script)))
 
     async def compare_and_delete(self, key: str, expected: bytes) -> bool:
         native = self.native_key(key)
         if self.may_commit:
-            script = (self.cache.RELEASE_SCRIPT, 1, native, expected)
-            release = partial(self.cache.client.eval, *script)
+            release = ("EVAL", self.cache.RELEASE_SCRIPT, 1, native, expected)
             # Without permission for scripts it is done in two steps.
             with contextlib.suppress(ResponseError):
-                return bool(await self.call("delete", release, (ResponseError,)))
+                return bool(await self._ask("delete", release, (ResponseError,)))
         if await self.get_many([key]) != [expected]:
             return False
         await self.delete_many([key])
@@ -243,10 +245,9 @@ class RedisStore(AiocacheStore):
         natives = self._built(keys)
         held = b"" if lease is None else lease.value
         arguments = (commit.value, record_px, *counts, *other_px, held, *values)
-        script = _COMMIT_SCRIPT, len(natives), *natives, *arguments
-        evaluate = partial(self.cache.client.eval, *script)
+        script = "EVAL", _COMMIT_SCRIPT, len(natives), *natives, *arguments
         try:
-            done = int(await self.call("set", evaluate, (ResponseError,)))
+            done = int(await self._ask("set", script, (ResponseError,)))
         except ResponseError as exc:
             # Step by step, it may be done all the same; or it is known then what forbids it.
             said = str(exc)
@@ -267,13 +268,12 @@ class RedisStore(AiocacheStore):
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         if keys:
-            delete = partial(self.cache.client.delete, *self._built(keys))
-            await self.call("delete", delete)
+            await self._ask("delete", ("DEL", *self._built(keys)))
 
     async def ping(self) -> None:
         # A server that forbids PING has answered.
         with contextlib.suppress(NoPermissionError):
-            await self.call("ping", self.cache.client.ping, (NoPermissionError,))
+            await self._ask("ping", ("PING",), (NoPermissionError,))
 
     async def reconnect(self) -> None:
         pool = self.cache.client.connection_pool

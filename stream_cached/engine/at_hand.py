@@ -7,6 +7,7 @@ process nothing is read: it tells whether it holds the same still.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 import time
@@ -62,14 +63,16 @@ class FirstLook:
     """What was read, where that is another entry, or none."""
     error: StoreError | None = None
     """Why nothing could be read."""
+    spent: float = 0.0
+    """Seconds that the read took, by the clock of the event loop."""
 
     @property
     def rest(self) -> Deadline:
         """What bounds all that is read afterwards."""
         if self.deadline is not None:
             return self.deadline
-        timeout, spent = self.backend.timeout, time.monotonic() - self.started
-        return Deadline(None if timeout is None else max(0.0, timeout - spent))
+        timeout = self.backend.timeout
+        return Deadline(None if timeout is None else max(0.0, timeout - self.spent))
 
 
 async def answer_at_hand(
@@ -271,6 +274,8 @@ async def _find(
     """Return an entry that is at hand, or what there was to see."""
     kept, sight = at_hand
     reading = get_many_and_compare(backend.store, sight.keys, sight.starts)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     try:
         if looked.deadline is None:
             values, is_same = await reading
@@ -278,7 +283,7 @@ async def _find(
             with looked.deadline:
                 values, is_same = await reading
     except StoreError as exc:
-        looked.error = exc
+        looked.error, looked.spent = exc, loop.time() - began
         return looked
     versions = values
     if len(values) > len(sight.versions):
@@ -287,6 +292,7 @@ async def _find(
     if is_same and versions == sight.versions:
         return sight.hit
     looked.values = dict(zip(sight.keys, values, strict=True))
+    looked.spent = loop.time() - began
     return looked
 
 

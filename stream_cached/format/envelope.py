@@ -124,6 +124,11 @@ class Own(bytes):
         return self.pieces[0]
 
 
+def is_of_segment(start: bytes) -> bool:
+    """Whether a sound value is a segment, given its prefix, at least: its key has no other one."""
+    return start[9] in (State.SEGMENT, State.CODED_SEGMENT)
+
+
 def size_told_by(start: bytes) -> int:
     """Return the bytes of a sound value of which the prefix, at least, is given."""
     *_, head_length, body_length, _, _ = _FIELDS.unpack_from(start)

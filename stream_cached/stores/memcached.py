@@ -15,11 +15,13 @@ from aiomcache.exceptions import ClientException, ValidationException
 
 from stream_cached.connections.shared_reads import SharedReads
 from stream_cached.connections.time_limit import WAIT_FOR_CONNECTION, TimeLimit
-from stream_cached.format.envelope import size_told_by
+from stream_cached.format.envelope import PREFIX_SIZE, is_of_segment, size_told_by
 from stream_cached.keys.memcached import MEMCACHED_LIMIT, for_memcached
 from stream_cached.stores.aiocache import AiocacheStore, Begin, Passes
 from stream_cached.stores.memcached_commands import (
     Pool,
+    Size,
+    Value,
     can_read,
     has_sizes,
     read,
@@ -42,14 +44,20 @@ _MISTAKES = ("too large", "CLIENT_ERROR", "duplicate keys")
 #: How aiocache reads values.
 _OF_AIOCACHE = MemcachedCache._get, MemcachedCache._multi_get
 
+#: Bytes from which on the token of a value is remembered, and how many of them are.
+_LONG = 16 * 1024
+_MOST_TOKENS = 1000
+
+_NOTHING: tuple[None, bytes] = None, b""
+
+#: Stands for the token of a value whose key never has another one.
+_ANY = b""
+
 T = TypeVar("T")
 
 
 class MemcachedStore(AiocacheStore):
     """The store over memcached: shortened keys, ttls in whole seconds, concurrent calls."""
-
-    #: It tells the sizes of values.
-    tells_apart = False
 
     def __init__(
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
@@ -62,6 +70,8 @@ class MemcachedStore(AiocacheStore):
             client._pool = Pool(client._pool, self.cache.pool_size, wait)
         self._has_sizes: bool | None = None
         self._compared = SharedReads(self._read_sizes)
+        self._tokens: dict[bytes, tuple[bytes, bytes]] = {}
+        """Those of long values that were read, and how each begins."""
 
     def native_key(self, key: str) -> bytes:
         try:
@@ -123,7 +133,7 @@ class MemcachedStore(AiocacheStore):
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
         if self._reads_as_aiocache and can_read(self.cache.client, natives):
             values, _ = await read(self.cache.client, natives)
-            return [values.get(native) for native in natives]
+            return self._values(natives, values)
         # aiomcache refuses duplicate keys.
         unique = tuple(dict.fromkeys(natives))
         found = dict(zip(unique, await super()._read(unique), strict=True))
@@ -142,18 +152,40 @@ class MemcachedStore(AiocacheStore):
         if self._has_sizes is None:
             self._has_sizes = await self.call("version", partial(has_sizes, client))
         can = self._reads_as_aiocache and can_read(client, (*natives, *others))
-        if not self._has_sizes or not can:
+        tokens = [self._token(*each) for each in zip(others, starts.values(), strict=True)]
+        if not self._has_sizes or not can or None in tokens:
             values = await self.get_many([*keys, *starts])
             return values[: len(keys)], begin_so(values[len(keys) :], starts)
         found, sizes = await self.call("get", partial(self._compared, (natives, others)))
-        # The generation is in the keys: what has this size is what was stored.
-        is_same = sizes == [size_told_by(start) for start in starts.values()]
-        return [found.get(native) for native in natives], is_same
+        is_same = [
+            size is not None and size[0] == size_told_by(start) and token in (_ANY, size[1])
+            for size, token, start in zip(sizes, tokens, starts.values(), strict=True)
+        ]
+        return self._values(natives, found), all(is_same)
 
     async def _read_sizes(
         self, place: tuple[tuple[bytes, ...], tuple[bytes, ...]]
-    ) -> tuple[dict[bytes, bytes], list[int | None]]:
+    ) -> tuple[dict[bytes, Value], list[Size | None]]:
         return await read(self.cache.client, *place)
+
+    def _values(self, natives: Sequence[bytes], found: Mapping[bytes, Value]) -> list[bytes | None]:
+        values: list[bytes | None] = []
+        for native in natives:
+            value, token = found.get(native, _NOTHING)
+            values.append(value)
+            if value is not None and len(value) >= _LONG:
+                if len(self._tokens) >= _MOST_TOKENS:
+                    self._tokens.clear()
+                self._tokens[native] = token, value[:PREFIX_SIZE]
+        return values
+
+    def _token(self, native: bytes, start: bytes) -> bytes | None:
+        """Return the token of a value that begins so, None where it is not known."""
+        if is_of_segment(start):
+            # The generation is in the key: what has the size is what was stored.
+            return _ANY
+        token, known = self._tokens.get(native, _NOTHING)
+        return token if start.startswith(known) else None
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         sets = [partial(self._set, self.native_key(key), value, ttl) for key, value in items]

@@ -19,14 +19,20 @@ from stream_cached.errors import StoreError
 #: Keys that memcached takes, as they are sent: nothing in them ends a key or a command.
 _KEYS = re.compile(rb"[^\x00-\x20\x7f]{1,250}(?: [^\x00-\x20\x7f]{1,250})*")
 
-_VALUE = re.compile(rb"VALUE (\S+) \d+ (\d+)\r\n")
+_VALUE = re.compile(rb"VALUE (\S+) \d+ (\d+) (\d+)\r\n")
 _END = b"END\r\n"
 
-#: The reply to a meta get that asks for the size: that, or there is no such key.
-_SIZE = re.compile(rb"(?:HD s(\d+)|EN)\r\n")
+#: The reply to a meta get that asks for the size and the token: them, or there is no such key.
+_SIZE = re.compile(rb"(?:HD s(\d+) c(\d+)|EN)\r\n")
 
 #: The first version that has meta commands. What is no memcached says another version, or none.
 _META = re.compile(rb"1\.(?:[6-9]|\d\d)\.")
+
+#: A value and its token, which another one has that is set under its key.
+Value = tuple[bytes, bytes]
+
+#: The size of a value in bytes, and its token.
+Size = tuple[int, bytes]
 
 #: The methods of the client that read values.
 _READERS = {"get", "multi_get", "_multi_get"}
@@ -97,7 +103,7 @@ async def has_sizes(client: Any) -> bool:
 
 async def read(
     client: Any, keys: Sequence[bytes], others: Sequence[bytes] = ()
-) -> tuple[dict[bytes, bytes], list[int | None]]:
+) -> tuple[dict[bytes, Value], list[Size | None]]:
     """
     Read values, and the sizes of others, in one round trip.
 
@@ -107,7 +113,7 @@ async def read(
         others: The keys of the values of which the sizes are read.
 
     Returns:
-        The values that there are, by key; and the sizes in bytes, None where there is no value.
+        The values that there are, by key; and the sizes, None where there is no value.
 
     Raises:
         EOFError: The server has closed the connection.
@@ -115,8 +121,8 @@ async def read(
     """
     connection = await client._pool.acquire()
     try:
-        sizes = b"".join([b"mg %b s\r\n" % key for key in others])
-        connection.writer.write(b"get %b\r\n%b" % (b" ".join(keys), sizes))
+        sizes = b"".join([b"mg %b s c\r\n" % key for key in others])
+        connection.writer.write(b"gets %b\r\n%b" % (b" ".join(keys), sizes))
         values, rest = await _values(connection.reader)
         return values, await _sizes(connection.reader, rest, len(others)) if others else []
     except BaseException as exc:
@@ -127,13 +133,13 @@ async def read(
         client._pool.release(connection)
 
 
-async def _values(reader: asyncio.StreamReader) -> tuple[dict[bytes, bytes], bytes]:
+async def _values(reader: asyncio.StreamReader) -> tuple[dict[bytes, Value], bytes]:
     """Read the reply to a get; return what comes after it, too, as far as it was read."""
-    values: dict[bytes, bytes] = {}
+    values: dict[bytes, Value] = {}
     data, at = await _more(reader), 0
     while True:
         if found := _VALUE.match(data, at):
-            key, size = found.groups()
+            key, size, token = found.groups()
             # A line end follows it.
             start, at = found.end(), found.end() + int(size) + 2
             value = data[start : at - 2]
@@ -141,20 +147,20 @@ async def _values(reader: asyncio.StreamReader) -> tuple[dict[bytes, bytes], byt
                 missing = await reader.readexactly(at - len(data))
                 value = (value + missing)[: int(size)]
                 data, at = b"", 0
-            values[key] = value
+            values[key] = value, token
         elif data.startswith(_END, at):
             return values, data[at + len(_END) :]
         else:
             data, at = await _longer(reader, data[at:]), 0
 
 
-async def _sizes(reader: asyncio.StreamReader, data: bytes, count: int) -> list[int | None]:
-    sizes: list[int | None] = []
+async def _sizes(reader: asyncio.StreamReader, data: bytes, count: int) -> list[Size | None]:
+    sizes: list[Size | None] = []
     at = 0
     while len(sizes) < count:
         if found := _SIZE.match(data, at):
-            size, at = found[1], found.end()
-            sizes.append(None if size is None else int(size))
+            (size, token), at = found.groups(), found.end()
+            sizes.append(None if size is None else (int(size), token))
         else:
             data, at = await _longer(reader, data[at:]), 0
     return sizes

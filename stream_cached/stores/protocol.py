@@ -265,12 +265,6 @@ async def get_many_and_compare(
     return values[: len(keys)], begin_so(values[len(keys) :], starts)
 
 
-def tells_apart(store: Store) -> bool:
-    """Whether a store that compares how values begin does so with any that one key may have. Others
-    only see that a value is there which is the only one that its key has ever had."""
-    return getattr(store, "tells_apart", False)
-
-
 def begin_so(values: Sequence[bytes | None], starts: Mapping[str, bytes]) -> bool:
     """Whether values are there, and begin with what they are to begin with."""
     pairs = zip(values, starts.values(), strict=True)

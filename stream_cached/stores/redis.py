@@ -79,8 +79,6 @@ _ERROR_CODE = re.compile(r"[A-Z]{3,}\b")
 class RedisStore(AiocacheStore):
     """The store over Redis: many keys in one round trip, ttls in milliseconds."""
 
-    tells_apart = True
-
     def __init__(
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
     ) -> None:

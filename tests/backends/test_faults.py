@@ -118,7 +118,7 @@ async def _is_as_before(lab: Lab, moment: Moment) -> None:
     assert hit.body == miss.body
     reached = lab.proxy.passed - passed
     assert reached["SET"] >= 4
-    assert reached["MGET"] + reached["GET"] >= 3
+    assert reached["MGET"] + reached["GETS"] >= 3
     await lab.ask_all(moment.path, "/700000/known", "/700000/new")
 
 

@@ -16,7 +16,8 @@ from starlette.routing import Route
 from stream_cached import stream_cached
 from tests.support.asgi import get
 from tests.support.gates import run, runs_over
-from tests.support.servers import RedisServer
+from tests.support.proxy import DelayProxy
+from tests.support.servers import MemcachedServer, RedisServer
 
 HIT = "stream-cached; hit"
 COUNT, SIZE = 20, 5000
@@ -121,22 +122,45 @@ def test_what_is_not_the_same_in_the_store_is_a_miss(
     run(main)
 
 
+@pytest.mark.parametrize("kind", ["redis", "memcached"])
 @pytest.mark.parametrize("streamed", [True, False])
 def test_what_another_process_has_stored_is_what_is_answered(
-    own_redis: RedisServer, streamed: bool
+    kind: str, streamed: bool, namespace: str, request: pytest.FixtureRequest
 ) -> None:
+    base = f"{request.getfixturevalue(f'{kind}_url')}?namespace={namespace}"
+
     async def main() -> None:
         runs: list[int] = []
         # Of two URLs, each one has its own memory of what it has read.
-        urls = own_redis.url(), f"{own_redis.url()}?timeout=7"
-        app, other = (App(url, runs, streamed=streamed) for url in urls)
+        app, other = (App(f"{base}&timeout={n}", runs, streamed=streamed) for n in (6, 7))
         assert await app.get() == (0, False)
         for each in (app, other) * 5:
             assert await each.get() == (0, True)
         await other.cached.invalidate()
+        # Of the same size.
         assert await other.get() == (1, False)
         for each in (app, other) * 5:
             assert await each.get() == (1, True)
+
+    run(main)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_of_memcached_only_the_size_and_the_token_of_a_record_are_read(
+    streamed: bool, namespace: str, memcached_server: MemcachedServer
+) -> None:
+    async def main() -> None:
+        with DelayProxy(memcached_server.port, scheme="memcached") as proxy:
+            app = App(proxy.url(namespace=namespace), [], streamed=streamed)
+            await app.get()
+            for _ in range(4):
+                assert await app.get() == (0, True)
+            replied = proxy.replied
+            assert await app.get() == (0, True)
+            assert proxy.replied - replied < 1000
+            memcached_server.execute("flush_all")
+            assert await app.get() == (1, False)
+            assert await app.get() == (1, True)
 
     run(main)
 

@@ -50,8 +50,6 @@ class Counting(MemoryStore):
 class WithStarts(Counting):
     """One that can read how values begin."""
 
-    tells_apart = True
-
     async def get_many_and_compare(
         self, keys: Any, starts: Mapping[str, bytes]
     ) -> tuple[list[bytes | None], bool]:

@@ -27,7 +27,7 @@ from tests.support.gates import run, runs_over
 from tests.support.proxy import DelayProxy
 from tests.support.servers import MemcachedServer
 
-AWKWARD = b"\r\nEND\r\nVALUE b 0 3\r\nabc\r\nEN\r\nHD s5\r\n"
+AWKWARD = b"\r\nEND\r\nVALUE b 0 3 1\r\nabc\r\nEN\r\nHD s5 c1\r\n"
 
 
 def _client(server: MemcachedServer) -> Client:
@@ -45,14 +45,20 @@ def test_values_and_sizes_are_those_that_were_set(memcached_server: MemcachedSer
             await client.set(key, value)
         none = b"none"
         assert await read(client, [none]) == ({}, [])
-        assert await read(client, [*values, none]) == (values, [])
-        assert await read(client, [none, *values, b"a"]) == (values, [])
-        sizes = [len(AWKWARD), None, 0, len(large)]
-        assert await read(client, [none], [b"a", none, b"b", b"c"]) == ({}, sizes)
-        assert await read(client, [b"c", b"b"], [b"a"]) == (
-            {b"c": large, b"b": b""},
-            [len(AWKWARD)],
-        )
+        found, sizes = await read(client, [*values, none], [b"a", none, b"b", b"c"])
+        assert {key: value for key, (value, _) in found.items()} == values
+        tokens = {key: token for key, (_, token) in found.items()}
+        assert len({*tokens.values()}) == len(values)
+        of_c = len(large), tokens[b"c"]
+        assert sizes == [(len(AWKWARD), tokens[b"a"]), None, (0, tokens[b"b"]), of_c]
+        # What is set once more has another token, and what is touched has the same.
+        await client.touch(b"c", 60)
+        assert await read(client, [none], [b"c"]) == ({}, [of_c])
+        await client.set(b"c", large)
+        (again,) = (await read(client, [none], [b"c"]))[1]
+        assert again is not None
+        assert again[0] == of_c[0]
+        assert again[1] != of_c[1]
         await client.close()
 
     run(main)
@@ -62,16 +68,18 @@ def test_a_value_of_another_client_with_flags_is_a_value(memcached_server: Memca
     async def main() -> None:
         client = _client(memcached_server)
         memcached_server.execute("set k 17 0 5\r\nvalue")
-        assert await read(client, [b"k"], [b"k"]) == ({b"k": b"value"}, [5])
+        found, sizes = await read(client, [b"k"], [b"k"])
+        assert found[b"k"][0] == b"value"
+        assert sizes == [(5, found[b"k"][1])]
         await client.close()
 
     run(main)
 
 
 REPLY = (
-    b"VALUE a 0 %d\r\n%b\r\nVALUE b 7 0\r\n\r\nVALUE c 0 2\r\n\r\n\r\nEND\r\n"
-    % (len(AWKWARD), AWKWARD)
-    + b"HD s12\r\nEN\r\nHD s0\r\n"
+    b"VALUE a 0 %d 7\r\n%b\r\n" % (len(AWKWARD), AWKWARD)
+    + b"VALUE b 7 0 8\r\n\r\nVALUE c 0 2 99\r\n\r\n\r\nEND\r\n"
+    + b"HD s12 c3\r\nEN\r\nHD s0 c4\r\n"
 )
 
 
@@ -87,8 +95,8 @@ def test_a_reply_is_understood_however_it_comes_in(size: int) -> None:
 
         feeding = asyncio.create_task(feed())
         values, rest = await _values(reader)
-        assert values == {b"a": AWKWARD, b"b": b"", b"c": b"\r\n"}
-        assert await _sizes(reader, rest, 3) == [12, None, 0]
+        assert values == {b"a": (AWKWARD, b"7"), b"b": (b"", b"8"), b"c": (b"\r\n", b"99")}
+        assert await _sizes(reader, rest, 3) == [(12, b"3"), None, (0, b"4")]
         await feeding
 
     run(main)
@@ -111,12 +119,13 @@ def test_a_reply_that_is_cut_anywhere_is_no_reply() -> None:
     [
         b"SERVER_ERROR out of memory\r\n",
         b"ERROR\r\n",
-        b"VALUE a 0 x\r\n",
-        b"VALUE a 0 1\r\na\r\nCLIENT_ERROR bad\r\nEND\r\n",
+        b"VALUE a 0 x 1\r\n",
+        b"VALUE a 0 1 1\r\na\r\nCLIENT_ERROR bad\r\nEND\r\n",
         b"END\r\nSERVER_ERROR busy\r\n",
         b"END\r\nHD\r\n",
-        b"END\r\nHD s\r\n",
-        b"END\r\nVALUE a 0 1\r\na\r\n",
+        b"END\r\nHD s5\r\n",
+        b"END\r\nVALUE a 0 1 1\r\na\r\n",
+        b"VALUE a 0 1\r\na\r\nEND\r\n",
     ],
 )
 def test_what_is_no_reply_to_it_is_an_error(reply: bytes) -> None:
@@ -146,7 +155,7 @@ def test_a_call_that_is_cancelled_leaves_no_reply_to_the_next_one(
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             proxy.holding = False
-            assert await read(client, [b"b"]) == ({b"b": b"2"}, [])
+            assert (await read(client, [b"b"]))[0][b"b"][0] == b"2"
             await client.close()
 
     run(main)
@@ -236,6 +245,33 @@ def test_values_are_compared_with_what_they_are_to_begin_with(
                 await store.set_many([("one", first), ("two", second)], 60)
             await store.delete_many(["two"])
             assert await store.get_many_and_compare(["v"], starts) == ([b"version"], False)
+
+    run(main)
+
+
+def test_a_record_that_was_replaced_by_one_of_its_size_is_not_the_same(
+    memcached_server: MemcachedServer,
+) -> None:
+    first, second = (
+        pack(State.ENTRY, bytes([n]) * 16, 0, {"n": n}, bytes([n]) * 50_000) for n in (1, 2)
+    )
+    assert len(first) == len(second)
+
+    async def main() -> None:
+        async with _store(memcached_server) as store:
+            await store.set_many([("r", first), ("v", b"version")], 60)
+            starts = {"r": first[:70]}
+            # Nothing was read before: now it is, as a whole.
+            assert await store.get_many_and_compare(["v"], starts) == ([b"version"], True)
+            with mock.patch.object(store, "get_many", side_effect=AssertionError):
+                assert await store.get_many_and_compare(["v"], starts) == ([b"version"], True)
+                await store.set_many([("r", second)], 60)
+                assert await store.get_many_and_compare(["v"], starts) == ([b"version"], False)
+            assert await store.get_many(["r"]) == [second]
+            assert await store.get_many_and_compare(["v"], starts) == ([b"version"], False)
+            with mock.patch.object(store, "get_many", side_effect=AssertionError):
+                compared = await store.get_many_and_compare(["v"], {"r": second[:70]})
+                assert compared == ([b"version"], True)
 
     run(main)
 

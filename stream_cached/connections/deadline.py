@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 
 #: The least time-out of an operation in seconds. A blocked event loop may have used up the
@@ -44,6 +47,19 @@ class Deadline:
 def is_bounded() -> bool:
     """Whether a deadline bounds the operations of this context."""
     return _deadline.get() is not None
+
+
+def rest_of(timeout: float | None, began: float) -> AbstractContextManager[None]:
+    """
+    Return what bounds further operations, so that a time-out bounds all of them taken together.
+
+    Args:
+        timeout: Seconds; None for no bound.
+        began: The monotonic time at which the first one began.
+    """
+    if timeout is None or is_bounded():
+        return contextlib.nullcontext()
+    return Deadline(max(0.0, timeout - (time.monotonic() - began)))
 
 
 def allowed(timeout: float | None) -> float | None:

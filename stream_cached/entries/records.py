@@ -21,12 +21,11 @@ from stream_cached.format.records import Entry, Index, Marker, Record, Segment, 
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import variant_key
 from stream_cached.stores.protocol import (
-    ComparesStarts,
     Store,
-    can,
     compare_and_delete,
     get_many_and_compare,
     held,
+    may_compare,
 )
 
 #: Bytes of a record from which on only its head is read again, where the store can do that. To
@@ -114,7 +113,7 @@ class Records:
             starts = {} if beside is None else beside.starts
             as_it_is = held(self.store, seen, starts)
             keys, (_, *versions) = list(seen), seen.values()
-            if kept.length > _LONG and can(self.store, ComparesStarts):
+            if kept.length > _LONG and may_compare(self.store):
                 keys, starts = keys[1:], {key: kept.head, **starts}
             kept.sight = Sight(needs, keys, starts, versions, hit, as_it_is)
         return hit

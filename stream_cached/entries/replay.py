@@ -18,7 +18,7 @@ from stream_cached.entries.resource import Resource
 from stream_cached.errors import LostStreamError, StoreError
 from stream_cached.format.records import Segment
 from stream_cached.format.validation import UnsoundError
-from stream_cached.stores.protocol import ComparesStarts, can
+from stream_cached.stores.protocol import may_compare
 
 
 class Replay:
@@ -103,7 +103,7 @@ class Replay:
         if local is None:
             return None
         # An object is what its record says, for ever: whether it is still there need not be seen.
-        is_seen = self._body.is_object or local.in_process or can(store, ComparesStarts)
+        is_seen = self._body.is_object or local.in_process or may_compare(store)
         if self.is_long and not is_seen:
             return None
         return local.begin(self._hit.key, self.entry, self._body.keys(range(self._count)))

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from aiocache.base import BaseCache
 
+from stream_cached.connections.deadline import rest_of
 from stream_cached.connections.shared_reads import SharedReads
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreError
-from stream_cached.stores.protocol import all_as_bytes
+from stream_cached.stores.protocol import all_as_bytes, begin_so
 
 T = TypeVar("T")
 
@@ -30,6 +31,9 @@ class AiocacheStore:
     """The store over an aiocache cache, for one event loop; `timeout` is in seconds."""
 
     capacity: int | None = None
+
+    may_compare = True
+    """False once the server has refused to tell how values begin, where that is asked of it."""
 
     def __init__(
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
@@ -127,6 +131,17 @@ class AiocacheStore:
             return (await self.cache._get(natives[0], encoding=None),)
         return tuple(await self.cache._multi_get(natives, encoding=None))
 
+    async def read_and_compare(
+        self, keys: Sequence[str], starts: Mapping[str, bytes], began: float
+    ) -> tuple[list[bytes | None], bool]:
+        """Do what `ComparesStarts` does by reading whole values; too many of them differ."""
+        with rest_of(self.timeout, began):
+            if len(starts) > _MOST_WHOLE:
+                # They are read in parts, each within a time-out of its own.
+                return await self.get_many(keys), False
+            values = await self.get_many([*keys, *starts])
+        return values[: len(keys)], begin_so(values[len(keys) :], starts)
+
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         async def set_each() -> None:
             for key, value in items:
@@ -191,6 +206,9 @@ class OwnStore(Protocol):
 #: How many sets of keys are remembered, and of how many keys.
 _MOST_NATIVES = 1000
 _FEW = 8
+
+#: How many values of a body are read at once only to be compared: as many as where it is sent.
+_MOST_WHOLE = 4
 
 #: The classes of keys and of namespaces that never change.
 _TEXTS = frozenset({str, type(None)})

@@ -27,7 +27,6 @@ from stream_cached.stores.memcached_commands import (
     read,
     simple_command,
 )
-from stream_cached.stores.protocol import begin_so
 
 #: memcached reads a larger number as an absolute time (seconds since the epoch).
 _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
@@ -68,7 +67,7 @@ class MemcachedStore(AiocacheStore):
         if not isinstance(client._pool, Pool):
             wait = None if timeout is None else timeout * WAIT_FOR_CONNECTION
             client._pool = Pool(client._pool, self.cache.pool_size, wait)
-        self._has_sizes: bool | None = None
+        self._has_told_sizes = False
         self._compared = SharedReads(self._read_sizes)
         self._tokens: dict[bytes, tuple[bytes, bytes]] = {}
         """Those of long values that were read, and how each begins."""
@@ -147,26 +146,46 @@ class MemcachedStore(AiocacheStore):
     async def get_many_and_compare(
         self, keys: Sequence[str], starts: Mapping[str, bytes]
     ) -> tuple[list[bytes | None], bool]:
-        natives, others = self.native_keys(keys), self.native_keys([*starts])
-        client = self.cache.client
-        if self._has_sizes is None:
-            self._has_sizes = await self.call("version", partial(has_sizes, client))
-        can = self._reads_as_aiocache and can_read(client, (*natives, *others))
+        began, client = time.monotonic(), self.cache.client
+        natives, others = place = self.native_keys(keys), self.native_keys([*starts])
         tokens = [self._token(*each) for each in zip(others, starts.values(), strict=True)]
-        if not self._has_sizes or not can or None in tokens:
-            values = await self.get_many([*keys, *starts])
-            return values[: len(keys)], begin_so(values[len(keys) :], starts)
-        found, sizes = await self.call("get", partial(self._compared, (natives, others)))
-        is_same = [
-            size is not None and size[0] == size_told_by(start) and token in (_ANY, size[1])
-            for size, token, start in zip(sizes, tokens, starts.values(), strict=True)
-        ]
-        return self._values(natives, found), all(is_same)
+        if not self.may_compare or None in tokens:
+            return await self.read_and_compare(keys, starts, began)
+        if self._reads_as_aiocache and can_read(client, (*natives, *others)):
+            found = await self.call("get", partial(self._compared, place))
+            if found is not None:
+                values, sizes = found
+                is_same = [
+                    size is not None and size[0] == size_told_by(start) and token in (_ANY, size[1])
+                    for size, token, start in zip(sizes, tokens, starts.values(), strict=True)
+                ]
+                return self._values(natives, values), all(is_same)
+        result = await self.read_and_compare(keys, starts, began)
+        # It answers, but does not tell sizes.
+        self.may_compare = False
+        return result
 
     async def _read_sizes(
         self, place: tuple[tuple[bytes, ...], tuple[bytes, ...]]
-    ) -> tuple[dict[bytes, Value], list[Size | None]]:
-        return await read(self.cache.client, *place)
+    ) -> tuple[dict[bytes, Value], list[Size | None]] | None:
+        """Read values and sizes; return None where the server may not know how to tell sizes."""
+        client = self.cache.client
+        try:
+            if not self._has_told_sizes and not await has_sizes(client):
+                return None
+            found = await read(client, *place)
+        except ClientException as exc:
+            # Another server may have taken its place.
+            if "SERVER_ERROR" in str(exc):
+                raise
+            return None
+        except (EOFError, ConnectionError):
+            # A proxy may close the connection on commands that it does not know.
+            if self._has_told_sizes:
+                raise
+            return None
+        self._has_told_sizes = True
+        return found
 
     def _values(self, natives: Sequence[bytes], found: Mapping[bytes, Value]) -> list[bytes | None]:
         values: list[bytes | None] = []

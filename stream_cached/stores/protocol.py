@@ -265,6 +265,11 @@ async def get_many_and_compare(
     return values[: len(keys)], begin_so(values[len(keys) :], starts)
 
 
+def may_compare(store: Store) -> bool:
+    """Whether a store compares how values begin without reading the whole of them."""
+    return can(store, ComparesStarts) and getattr(store, "may_compare", True)
+
+
 def begin_so(values: Sequence[bytes | None], starts: Mapping[str, bytes]) -> bool:
     """Whether values are there, and begin with what they are to begin with."""
     pairs = zip(values, starts.values(), strict=True)

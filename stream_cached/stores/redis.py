@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from stream_cached.connections.wakeups import RedisWakeup, Wakeups
 from stream_cached.errors import StoreError
 from stream_cached.stores.aiocache import AiocacheStore, Passes
 from stream_cached.stores.clients import redis_client
-from stream_cached.stores.protocol import Commit, all_as_bytes, begin_so
+from stream_cached.stores.protocol import Commit, all_as_bytes
 from stream_cached.stores.redis_commands import Command, ask, exchange
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
@@ -76,6 +77,12 @@ _Place = tuple[tuple[Any, ...], tuple[Any, ...], tuple[str, ...]]
 _ERROR_CODE = re.compile(r"[A-Z]{3,}\b")
 
 
+def _is_forbidden(reply: Any) -> bool:
+    """Whether a server does not permit a command, or no longer has it by this name."""
+    is_unknown = isinstance(reply, ResponseError) and str(reply).startswith("unknown command")
+    return is_unknown or isinstance(reply, NoPermissionError)
+
+
 class RedisStore(AiocacheStore):
     """The store over Redis: many keys in one round trip, ttls in milliseconds."""
 
@@ -83,7 +90,7 @@ class RedisStore(AiocacheStore):
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
     ) -> None:
         super().__init__(cache, timeout, time_limit)
-        self._may_publish = self._may_get_ranges = self.may_commit = True
+        self._may_publish = self.may_compare = self.may_commit = True
         self._wakeups = Wakeups(partial(redis_client, cache))
         self._compared = SharedReads(self._read_starts)
 
@@ -183,16 +190,17 @@ class RedisStore(AiocacheStore):
     async def get_many_and_compare(
         self, keys: Sequence[str], starts: Mapping[str, bytes]
     ) -> tuple[list[bytes | None], bool]:
-        if self._may_get_ranges:
+        began = time.monotonic()
+        if self.may_compare:
             ends = [str(len(start) - 1) for start in starts.values()]
             place = self.native_keys(keys), self.native_keys([*starts]), tuple(ends)
             values, *found = await self.call("get", partial(self._compared, place))
-            if NoPermissionError not in map(type, found):
-                return all_as_bytes(values), found == [*starts.values()]
-            self._may_get_ranges = False
+            is_same = found == [*starts.values()]
+            if is_same or not any(map(_is_forbidden, found)):
+                return all_as_bytes(values), is_same
+            self.may_compare = False
         # Whole values may be read.
-        values = await self.get_many([*keys, *starts])
-        return values[: len(keys)], begin_so(values[len(keys) :], starts)
+        return await self.read_and_compare(keys, starts, began)
 
     async def _read_starts(self, place: _Place) -> list[Any]:
         """Read values, and the first bytes of others."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 from redis import Redis
@@ -14,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.stores.redis import RedisStore
 from tests.support.asgi import get
 from tests.support.gates import run, runs_over
 from tests.support.proxy import DelayProxy
@@ -179,3 +182,47 @@ def test_where_parts_of_values_may_not_be_read_the_whole_record_is(
         assert await app.get() == (1, False)
 
     run(main)
+
+
+@pytest.mark.parametrize("forbidden", [True, False])
+def test_where_the_server_refuses_parts_of_values_no_long_body_is_read_at_once(
+    forbidden: bool,
+) -> None:
+    reads: list[int] = []
+    compared: list[Any] = []
+    of_store: Any = RedisStore._read
+    compares: Any = RedisStore._read_starts
+
+    async def noting(self: RedisStore, natives: tuple[Any, ...]) -> Any:
+        reads.append(len(natives))
+        return await of_store(self, natives)
+
+    async def noting_starts(self: RedisStore, place: Any) -> Any:
+        compared.append(place)
+        return await compares(self, place)
+
+    async def main(server: RedisServer) -> None:
+        if forbidden:
+            server.execute("ACL", "SETUSER", "default", "-getrange")
+
+        @stream_cached(ttl=60, cache=server.url())
+        async def endpoint(request: Request) -> Response:
+            async def chunks() -> AsyncIterator[bytes]:
+                for _ in range(20):
+                    yield bytes(100_000)
+
+            return StreamingResponse(chunks(), media_type="text/csv")
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        with mock.patch.multiple(RedisStore, _read=noting, _read_starts=noting_starts):
+            for number in range(6):
+                exchange = await get(app)
+                await runs_over()
+                assert len(exchange.body) == 2_000_000
+                assert exchange.cache_status == HIT or not number
+        # Four segments at once, of eight; a record, with what it depends on.
+        assert (max(reads), len(compared)) == (4, 1)
+
+    options = () if forbidden else ("--rename-command", "GETRANGE", "")
+    with RedisServer(*options) as server:
+        run(partial(main, server))

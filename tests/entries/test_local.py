@@ -58,6 +58,12 @@ class WithStarts(Counting):
         return values[: len(keys)], begin_so(values[len(keys) :], starts)
 
 
+class Refused(WithStarts):
+    """One whose server does not permit that."""
+
+    may_compare = False
+
+
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[local._Memory]:
     memory = local._Memory(max_bytes=1_000_000)
@@ -264,11 +270,12 @@ def test_a_segment_that_is_not_the_same_is_a_miss(
     run(test())
 
 
+@pytest.mark.parametrize("kind", [Counting, Refused])
 def test_a_long_body_is_not_kept_where_it_would_be_read_as_a_whole(
-    memory: local._Memory,
+    memory: local._Memory, kind: type[Counting]
 ) -> None:
     async def test() -> None:
-        store, entries = Counting(), LocalEntries()
+        store, entries = kind(), LocalEntries()
         whole = await store_segments(store)
         for _ in range(3):
             assert await read(store, entries) == whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -18,8 +18,11 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.connections.deadline import Deadline, allowed
+from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreError
 from stream_cached.format.envelope import State, pack
+from stream_cached.stores import memcached
 from stream_cached.stores.memcached import MemcachedStore
 from stream_cached.stores.memcached_commands import Pool, _sizes, _values, can_read, has_sizes, read
 from tests.support.asgi import get
@@ -215,10 +218,12 @@ def _value(number: int, body: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def _store(server: MemcachedServer) -> AsyncIterator[MemcachedStore]:
+async def _store(
+    server: MemcachedServer, time_limit: TimeLimit | None = None
+) -> AsyncIterator[MemcachedStore]:
     cache = MemcachedCache(port=server.port)
     try:
-        yield MemcachedStore(cache, 5)
+        yield MemcachedStore(cache, 5, time_limit)
     finally:
         await cache.close()
 
@@ -272,6 +277,101 @@ def test_a_record_that_was_replaced_by_one_of_its_size_is_not_the_same(
             with mock.patch.object(store, "get_many", side_effect=AssertionError):
                 compared = await store.get_many_and_compare(["v"], {"r": second[:70]})
                 assert compared == ([b"version"], True)
+
+    run(main)
+
+
+REFUSALS = [
+    ClientException("get failed", b"ERROR"),
+    ClientException("get failed", b"CLIENT_ERROR bad command"),
+    EOFError("the server has closed the connection"),
+    ConnectionResetError(),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_where_sizes_are_refused_whole_values_are_compared(
+    memcached_server: MemcachedServer, refusal: Exception
+) -> None:
+    asked: list[int] = []
+
+    async def refusing(client: Any, keys: Sequence[bytes], others: Sequence[bytes] = ()) -> Any:
+        if others:
+            asked.append(len(others))
+            raise refusal
+        return await read(client, keys)
+
+    async def main() -> None:
+        outages: list[StoreError] = []
+        async with _store(memcached_server, TimeLimit(on_failure=outages.append)) as store:
+            values = [(f"k{n}", _value(n, b"a" * 100)) for n in range(5)]
+            await store.set_many([("v", b"version"), *values], 60)
+            starts = {key: value[:64] for key, value in values[:4]}
+            with mock.patch.object(memcached, "read", refusing):
+                for _ in range(2):
+                    assert await store.get_many_and_compare(["v"], starts) == ([b"version"], True)
+                # These are not read at once.
+                starts = {key: value[:64] for key, value in values}
+                assert await store.get_many_and_compare(["v"], starts) == ([b"version"], False)
+        assert (asked, outages) == ([4], [])
+
+    run(main)
+
+
+def test_what_is_read_after_a_refusal_has_the_rest_of_the_time_out(
+    memcached_server: MemcachedServer,
+) -> None:
+    limits: list[float | None] = []
+    of_store = MemcachedStore.get_many
+
+    async def noting(self: MemcachedStore, keys: Sequence[str]) -> list[bytes | None]:
+        limits.append(allowed(None))
+        return await of_store(self, keys)
+
+    async def main() -> None:
+        async with _store(memcached_server) as store:
+            value = _value(0, b"a")
+            await store.set_many([("v", b"version"), ("k", value)], 60)
+            store.cache.client.version = mock.AsyncMock(return_value=b"1.5.1")
+            with mock.patch.object(MemcachedStore, "get_many", noting):
+                for outer in (contextlib.nullcontext(), Deadline(3)):
+                    store.may_compare = True
+                    with outer:
+                        found = await store.get_many_and_compare(["v"], {"k": value[:64]})
+                    assert found == ([b"version"], True)
+
+    run(main)
+    alone, within = limits
+    assert alone is not None
+    assert within is not None
+    assert 3 < alone < 5
+    assert 0 < within < 3
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ClientException("get failed", b"SERVER_ERROR out of memory"),
+        EOFError("the server has closed the connection"),
+        ConnectionResetError(),
+    ],
+)
+def test_sizes_are_asked_for_again_after_a_failure_of_the_server(
+    memcached_server: MemcachedServer, failure: Exception
+) -> None:
+    async def main() -> None:
+        async with _store(memcached_server) as store:
+            value = _value(0, b"a")
+            await store.set_many([("v", b"version"), ("k", value)], 60)
+            starts = {"k": value[:64]}
+            assert await store.get_many_and_compare(["v"], starts) == ([b"version"], True)
+            with (
+                mock.patch.object(memcached, "read", side_effect=failure),
+                pytest.raises(StoreError),
+            ):
+                await store.get_many_and_compare(["v"], starts)
+            assert store.may_compare
+            assert await store.get_many_and_compare(["v"], starts) == ([b"version"], True)
 
     run(main)
 

@@ -19,6 +19,9 @@ Command = Sequence[Any]
 
 _GLOBALS = vars(of_redis)
 
+#: The methods of a client that would do the same.
+_METHODS = {"execute_command", "pipeline", "get", "mget", "set", "eval", "delete", "ping"}
+
 
 async def exchange(client: Any, commands: Sequence[Command]) -> list[Any]:
     """
@@ -66,6 +69,6 @@ def _is_plain(client: Any) -> bool:
         type(client) is Redis
         and type(execute) is FunctionType
         and execute.__globals__ is _GLOBALS
-        and "execute_command" not in vars(client)
+        and vars(client).keys().isdisjoint(_METHODS)
         and client.connection is None
     )

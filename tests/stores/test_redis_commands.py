@@ -141,11 +141,17 @@ def _of_the_client(client: Redis) -> Any:
     return mock.patch.object(client, "execute_command", mock.AsyncMock())
 
 
+def _of_one_command(client: Redis) -> Any:
+    return mock.patch.object(client, "mget", mock.AsyncMock())
+
+
 def _telemetry(client: Redis) -> Any:
     return mock.patch.object(RedisPool, "is_unwatched", return_value=False)
 
 
-@pytest.mark.parametrize("watch", [_of_the_class, _of_the_client, _telemetry, None])
+@pytest.mark.parametrize(
+    "watch", [_of_the_class, _of_the_client, _of_one_command, _telemetry, None]
+)
 def test_where_commands_are_watched_the_client_sends_them(redis_url: str, watch: Any) -> None:
     execute: Any = Pipeline.execute
     sent: list[int] = []

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import Response
+
 from stream_cached.endpoint.dependencies import closes_before_response, needs_request
 from stream_cached.endpoint.function import Endpoint, response_heads
 from stream_cached.request.disconnect import DisconnectShield
@@ -22,6 +24,13 @@ class Executed:
     result: Any
     changed_head: bool
     """Whether the endpoint has changed the Response that it was given."""
+
+
+def _goes_on(result: Any) -> bool:
+    """Whether what makes a body, such as a generator or an application, may pass a request on."""
+    if isinstance(result, Response):
+        return not hasattr(result, "body")
+    return callable(result) or hasattr(result, "__next__") or hasattr(result, "__anext__")
 
 
 @dataclass(eq=False)
@@ -53,7 +62,7 @@ class Execution:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
         self.guard = guard = self._guard()
-        is_marked = guard is None and self.incoming is not None and self.incoming.mark_run()
+        is_marked = self.incoming is not None and self.incoming.mark_run()
         given, result = (self.args, self.kwargs), None
         args, kwargs = given if guard is None else guard.given(*given)
         try:
@@ -61,8 +70,7 @@ class Execution:
         finally:
             if guard is not None and release:
                 guard.release(self.args)
-            # What makes a body may pass the request on, until its end.
-            if is_marked and self.incoming is not None and not hasattr(result, "body_iterator"):
+            if is_marked and self.incoming is not None and not _goes_on(result):
                 self.incoming.unmark_run()
         return Executed(result, bool(head) and response_heads(self.args, self.kwargs) != head)
 

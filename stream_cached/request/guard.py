@@ -30,6 +30,9 @@ from stream_cached.request.observed import (
     told_once,
 )
 
+#: The item of a scope, and of its copies, while an endpoint runs with it.
+RUNS = "stream_cached.runs"
+
 #: Items of the scope that are part of the key, equal for all clients, or internal to a framework.
 _COMMON = frozenset(
     {
@@ -53,6 +56,7 @@ _COMMON = frozenset(
         "scheme",
         "starlette.exception_handlers",
         "type",
+        RUNS,
     }
 )
 

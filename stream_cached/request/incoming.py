@@ -24,6 +24,7 @@ from stream_cached.keys.canonical import NoCanonicalFormError, canonical
 from stream_cached.keys.digest import digest
 from stream_cached.keys.request import request_key
 from stream_cached.request.disconnect import DetachedReceive, DisconnectShield
+from stream_cached.request.guard import RUNS
 from stream_cached.request.observed import observer_of, plain_scope
 from stream_cached.request.peek import peek
 from stream_cached.request.received import is_read_here
@@ -38,9 +39,6 @@ _NONE: list[bytes] = []
 
 #: The headers that say what a request wants of a cache.
 _OF_WISHES = frozenset({b"cache-control", b"pragma"})
-
-#: The attribute of a request with which an endpoint has run, and nothing has noted its reads.
-_RUNS = "_stream_cached_runs"
 
 #: The headers that decide how a request is answered, beside what its key is made of.
 DECIDING = (
@@ -142,16 +140,16 @@ class Incoming:
     @property
     def is_of_another_call(self) -> bool:
         """Whether another cached endpoint has passed it on, whose answer is made of this one."""
-        return self._observer is not None or _RUNS in getattr(self.request, "__dict__", ())
+        return self._observer is not None or RUNS in self.scope
 
     def mark_run(self) -> bool:
         """Let calls that it is passed on to see an endpoint run; return whether none did before."""
         mark = object()
-        return getattr(self.request, "__dict__", {}).setdefault(_RUNS, mark) is mark
+        return self.scope.setdefault(RUNS, mark) is mark
 
     def unmark_run(self) -> None:
         """Let later calls see no more that an endpoint ran."""
-        getattr(self.request, "__dict__", {}).pop(_RUNS, None)
+        self.scope.pop(RUNS, None)
 
     @property
     def is_conditional(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -404,5 +404,75 @@ def test_a_helper_that_was_called_before_leaves_its_conditions_to_the_endpoint(
         await exchange.run()
         assert exchange.sent[0]["status"] == 304
         assert runs == ["helper"] * 2
+
+    run(main)
+
+
+def _same(request: Request) -> Request:
+    return request
+
+
+def _over(request: Request) -> Request:
+    return Request(request.scope, request.receive)
+
+
+def _over_a_copy(request: Request) -> Request:
+    return Request(dict(request.scope), request.receive)
+
+
+def _made_of(body: Any) -> Response:
+    return PlainTextResponse(b"<%b>" % bytes(body))
+
+
+async def _at_once(inner: Any, request: Request) -> Any:
+    return _made_of((await inner(request)).body)
+
+
+async def _while_it_is_sent(inner: Any, request: Request) -> Any:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"<"
+        yield bytes((await inner(request)).body)
+        yield b">"
+
+    return StreamingResponse(body())
+
+
+async def _by_an_application(inner: Any, request: Request) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        response = await inner(Request(scope, receive))
+        await _made_of(response.body)(scope, receive, send)
+
+    return app
+
+
+@pytest.mark.parametrize("key", [None, "outer"])
+@pytest.mark.parametrize("passed", [_same, _over, _over_a_copy])
+@pytest.mark.parametrize("made", [_at_once, _while_it_is_sent, _by_an_application])
+def test_what_is_made_of_another_answer_is_made_of_the_whole_by_any_request(
+    made: Any, passed: Callable[[Request], Request], key: str | None
+) -> None:
+    cached = functools.partial(stream_cached, ttl=60, cache=MemoryCache())
+
+    @cached()
+    async def inner(request: Request) -> Response:
+        return PlainTextResponse("0123456789")
+
+    @cached(key=key, unguarded=("headers", "client"))
+    async def outer(request: Request) -> Any:
+        return await made(inner, passed(request))
+
+    app = Starlette(routes=[Route("/", outer)])
+
+    async def ask(*headers: tuple[bytes, bytes]) -> bytes:
+        exchange = Exchange(app)
+        exchange.scope["headers"] += headers
+        await exchange.run()
+        return exchange.body
+
+    async def main() -> None:
+        await ask()
+        await outer.invalidate()
+        found = [await ask((b"if-none-match", b"*")), await ask()]
+        assert found == [b"<0123456789>"] * 2
 
     run(main)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stream_cached.http.directives import delta_seconds, parse
 
@@ -20,6 +20,10 @@ class Wishes:
     min_fresh: int | None = None
     max_stale: float | None = None
     """Seconds; infinity if any stale response is welcome."""
+
+    def of_another_call(self) -> Wishes:
+        """Return what counts for an answer that another one is made of, which all may be given."""
+        return replace(self, only_if_cached=False, max_stale=None)
 
     def suit(self, age: int, fresh_for: float) -> bool:
         """Whether a response of this age is welcome that is fresh for so long."""

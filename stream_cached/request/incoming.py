@@ -174,7 +174,8 @@ class Incoming:
         lines, pragma = self._values(b"cache-control"), self._values(b"pragma")
         if callable(honour):
             honour = self._is_let("honor_request=", honour, reporter)
-        return wishes_of(lines, pragma, is_honoured=honour)
+        wishes = wishes_of(lines, pragma, is_honoured=honour)
+        return wishes.of_another_call() if self.is_of_another_call else wishes
 
     @property
     def may_have_body(self) -> bool:

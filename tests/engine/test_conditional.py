@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,8 @@ from starlette.routing import Route
 from stream_cached import MemoryCache, stream_cached
 from tests.conftest import Serve
 from tests.support.asgi import Exchange
-from tests.support.gates import Gate, run, wait_until
+from tests.support.clock import Clock
+from tests.support.gates import Gate, run, runs_over, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.runs import HIT, MISS, HeldRuns, Runs, segments
 
@@ -474,5 +476,40 @@ def test_what_is_made_of_another_answer_is_made_of_the_whole_by_any_request(
         await outer.invalidate()
         found = [await ask((b"if-none-match", b"*")), await ask()]
         assert found == [b"<0123456789>"] * 2
+
+    run(main)
+
+
+@pytest.mark.parametrize("wish", [b"only-if-cached", b"max-stale"])
+@pytest.mark.parametrize("key", [None, "outer"])
+def test_a_client_that_takes_what_is_there_does_not_say_so_for_all(
+    key: str | None, wish: bytes, clock: Clock
+) -> None:
+    cached = functools.partial(stream_cached, cache=MemoryCache(), honor_request=True)
+    runs = itertools.count(1)
+
+    @cached(ttl=10, stale_if_error=3600)
+    async def inner(request: Request) -> Response:
+        return PlainTextResponse(str(next(runs)))
+
+    @cached(ttl=60, stale_while_revalidate=600, key=key)
+    async def outer(request: Request) -> Response:
+        return _made_of((await inner(request)).body)
+
+    app = Starlette(routes=[Route("/", outer)])
+
+    async def ask(*headers: tuple[bytes, bytes]) -> bytes:
+        exchange = Exchange(app)
+        exchange.scope["headers"] += headers
+        await exchange.run()
+        await runs_over()
+        return exchange.body
+
+    async def main() -> None:
+        assert await ask() == b"<1>"
+        clock.passed += 70
+        # Its answer is stale, and a new one is made meanwhile.
+        assert await ask((b"cache-control", wish)) == b"<1>"
+        assert await ask() == b"<2>"
 
     run(main)

@@ -146,6 +146,13 @@ def _headers(request: HttpRequest, meta: Mapping[str, Any]) -> list[tuple[bytes,
 class DjangoIncoming(Incoming):
     """A request of Django that reached the decorator, which may select by its method, too."""
 
+    is_inner = False
+
+    @property
+    def is_of_another_call(self) -> bool:
+        """Whether the view around this one is cached, whose answer is made of this one."""
+        return self.is_inner
+
     def _value(self, name: str) -> bytes | list[bytes] | str | None:
         return str(self.scope["method"]) if name == METHOD else super()._value(name)
 
@@ -155,7 +162,9 @@ def incoming_of(
 ) -> Incoming:
     """Return the request, as the cache looks at it. Views around this one depend on what it is."""
     incoming = DjangoIncoming(connection, normalisers, refresh, ignored)
-    for watch in watches_of(connection.django):
+    watches = watches_of(connection.django)
+    incoming.is_inner = bool(watches)
+    for watch in watches:
         for name in normalisers:
             watch.note(f"header.{name.decode('latin-1')}")
         watch.note("host")

@@ -206,3 +206,38 @@ def test_a_view_that_calls_itself_does_not_wait_for_itself(site: Site) -> None:
     client = site(view, middleware=())
     assert client.get("/view").content == b"((()))"
     assert depths == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"Range": "bytes=1-4"},
+        {"If-None-Match": "*"},
+        {"If-Match": '"other"'},
+        {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"},
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_made_of_another_view_is_made_of_the_whole(
+    late: bool, header: dict[str, str], site: Site
+) -> None:
+    dated = {"Last-Modified": "Fri, 01 Jan 2010 00:00:00 GMT"}
+
+    @cache_stream(60)
+    def inner(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("0123456789", headers=dated)
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> Any:
+        def rows() -> Iterator[bytes]:
+            yield b"<"
+            yield content(inner(request))
+            yield b">"
+
+        return StreamingHttpResponse(rows()) if late else HttpResponse(b"".join(rows()))
+
+    client = site(view, middleware=())
+    assert content(client.get("/view")) == b"<0123456789>"
+    view.invalidate()
+    for headers in (header, {}):
+        assert content(client.get("/view", headers=headers)) == b"<0123456789>"

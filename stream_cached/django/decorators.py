@@ -194,8 +194,6 @@ class cache_stream:  # noqa: N801
     ) -> Any:
         state = self.state(known.view, at)
         connection.place = place
-        if connection.method in state.options.methods and connection.method != "GET":
-            await place.call(connection.read_body)
         call = await state.call(known, args, kwargs, connection, place, user)
         return await respond(call, place)
 

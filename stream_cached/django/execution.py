@@ -123,7 +123,10 @@ class ViewExecution(Execution):
         guard = None
         if self.terms is not None and self.incoming is not None:
             place = self._place.call_identity
-            guard = ViewGuard(self._request, self.terms, self._query, self._in_key, place)
+            guard = ViewGuard(
+                *(self._request, self.terms, self._query, self._in_key, place),
+                with_body=self.incoming.has_body,
+            )
         self.guard = guard
         try:
             result = await self._run(guard)

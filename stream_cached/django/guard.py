@@ -51,6 +51,11 @@ _TEXTS = {
 }
 
 
+#: Reads that select among the responses of one key, and by what they do.
+_SELECTING = {"method": METHOD}
+_WITHOUT_BODY = {f"header.{name}": name for name in ("content-length", "content-type")}
+
+
 class ViewGuard:
     """
     Observes the request of one run, until `end`.
@@ -61,6 +66,7 @@ class ViewGuard:
         query: The names of its query that are part of the key; None for all.
         in_key: Its attributes whose values are part of the key.
         call: What stands for the call that is answered.
+        with_body: Whether its body is part of the key, with the length and the type of it.
     """
 
     def __init__(
@@ -70,8 +76,11 @@ class ViewGuard:
         query: frozenset[str] | None,
         in_key: frozenset[str],
         call: object,
+        *,
+        with_body: bool,
     ) -> None:
         self._request = request
+        self._selects = _SELECTING if with_body else {**_SELECTING, **_WITHOUT_BODY}
         self._terms = terms
         self._query = query
         self._in_key = in_key
@@ -119,9 +128,10 @@ class ViewGuard:
     def selecting(self) -> frozenset[str]:
         """Return by what the response is selected, once the view has returned.
 
-        GET and HEAD share entries, unless the view asks which of them it is."""
-        if "method" in self._read:
-            self._selecting = frozenset({METHOD})
+        GET and HEAD share entries, unless the view asks which of them it is. Clients may send a
+        type without a body."""
+        names = self._selects.keys() & self._read.keys()
+        self._selecting = frozenset(self._selects[name] for name in names)
         return self._selecting
 
     @property
@@ -151,7 +161,7 @@ class ViewGuard:
             return True
         if name.startswith("query."):
             return self._query is None or name.removeprefix("query.") in self._query
-        if name == "method" and self._selecting:
+        if name in self._selects and self._selects[name] in self._selecting:
             return True
         unguarded = self._terms.unguarded
         if name in unguarded or (name == "host" and self._terms.host):
@@ -161,7 +171,7 @@ class ViewGuard:
         header = {"cookies": "cookie", "session": "cookie"}.get(name, name.removeprefix("header."))
         is_header = header != name
         # The length of a body, and its type, go with the body.
-        is_of_body = name in ("header.content-length", "header.content-type")
+        is_of_body = name in _WITHOUT_BODY and name not in self._selects
         return is_of_body or (is_header and (header in self._terms.headers or header in known))
 
 

@@ -19,11 +19,10 @@ _META = {
     "HTTP_COOKIE": "cookies",
     "CONTENT_TYPE": "header.content-type",
     "CONTENT_LENGTH": "header.content-length",
-    **dict.fromkeys(("QUERY_STRING", "RAW_URI", "REQUEST_URI"), "query"),
+    "QUERY_STRING": "query",
     **dict.fromkeys(("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT"), "client"),
     **dict.fromkeys(("AUTH_TYPE", "REMOTE_IDENT", "REMOTE_USER"), "user"),
     **dict.fromkeys(("CSRF_COOKIE", "CSRF_COOKIE_NEEDS_UPDATE"), "csrf"),
-    "wsgi.input": "body",
 }
 
 #: Names of META that are part of the key, or the same for all requests.

@@ -72,7 +72,8 @@ def _reads(state: View, view: Callable[..., Any]) -> list[Finding]:
     if not name or reads_beside(code, name, [(each,) for each in _ATTRIBUTES]):
         # It is handed on.
         return []
-    guard = ViewGuard(HttpRequest(), state.service.headers.terms, state.query, frozenset(), None)
+    terms = state.service.headers.terms
+    guard = ViewGuard(HttpRequest(), terms, state.query, frozenset(), None, with_body=True)
     try:
         for word in _OF_CLIENT:
             others = [(each,) for each in _ATTRIBUTES if each != word]

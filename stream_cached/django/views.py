@@ -189,6 +189,7 @@ class View:
             )
             incoming = self._incoming(connection, service)
             if incoming.may_have_body:
+                await place.call(connection.read_body)
                 await incoming.read_body()
             if self._chosen.query is not None:
                 incoming.parse_query(self._chosen.query)

@@ -241,3 +241,35 @@ def test_what_is_made_of_another_view_is_made_of_the_whole(
     view.invalidate()
     for headers in (header, {}):
         assert content(client.get("/view", headers=headers)) == b"<0123456789>"
+
+
+@pytest.mark.parametrize("kind", ["body", "read", "type", "length", "input", "target"])
+def test_a_get_with_more_than_a_path_is_answered_by_itself(kind: str, site: Site) -> None:
+    reads: dict[str, Any] = {
+        "body": lambda request: request.body,
+        "read": lambda request: request.read(),
+        "type": lambda request: request.content_type,
+        "length": lambda request: request.META.get("CONTENT_LENGTH"),
+        "input": lambda request: request.META["wsgi.input"].read(),
+        "target": lambda request: request.META.get("RAW_URI"),
+    }
+    given: dict[str, dict[str, Any]] = {
+        "type": {"CONTENT_TYPE": "application/json"},
+        "length": {"CONTENT_LENGTH": "0"},
+        "input": {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": "", "data": b"data"},
+        "target": {"RAW_URI": "/vie%77"},
+    }
+
+    def plain(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(str(reads[kind](request)))
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> HttpResponse:
+        return plain(request)
+
+    client: Any = site(view, plain, middleware=())
+    sent = given.get(kind, {"data": b"data"})
+    for each in (sent, {}, sent, {}):
+        extra = {"RAW_URI": "/view"} if kind == "target" and not each else each
+        found = [client.generic("GET", f"/{name}", **extra).content for name in ("view", "plain")]
+        assert found[0] == found[1]

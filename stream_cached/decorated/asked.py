@@ -49,6 +49,7 @@ class Asked:
         service, incoming = self.service, self.incoming
         wishes, refreshes, terms = NO_WISHES, False, None
         if incoming is not None:
+            incoming.look_around(self.endpoint.function)
             wishes = incoming.wishes(service.options.honor_request, service.reporter)
             refreshes = incoming.refreshes(service.reporter)
         if self.keyed:

@@ -113,6 +113,12 @@ def runs(call: Any, function: Callable[..., Any]) -> bool:
     return False
 
 
+def is_beside(function: Callable[..., Any], scope: Mapping[str, Any]) -> bool:
+    """Whether another cached function is the endpoint: a dependency of it calls this one."""
+    endpoint = scope.get("endpoint")
+    return hasattr(endpoint, "cache_key") and not runs(endpoint, function)
+
+
 def _beneath(call: Any) -> Any:
     if isinstance(call, functools.partial):
         return call.func

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from stream_cached.endpoint.dependencies import closes_before_response, needs_request
 from stream_cached.endpoint.function import Endpoint, response_heads
 from stream_cached.request.disconnect import DisconnectShield
-from stream_cached.request.guard import Guard, Terms, Watch
+from stream_cached.request.guard import RUNS, Guard, Terms, Watch
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.injected import plain_result
 
@@ -62,7 +62,9 @@ class Execution:
         """Run it and note its reads; `release` unwatches an HTTPEndpoint afterwards."""
         head = response_heads(self.args, self.kwargs)
         self.guard = guard = self._guard()
-        is_marked = self.incoming is not None and self.incoming.mark_run()
+        # Calls that the request is passed on to see that an endpoint runs with it.
+        scope, mark = {} if self.incoming is None else self.incoming.scope, object()
+        is_marked = scope.setdefault(RUNS, mark) is mark
         given, result = (self.args, self.kwargs), None
         args, kwargs = given if guard is None else guard.given(*given)
         try:
@@ -70,8 +72,8 @@ class Execution:
         finally:
             if guard is not None and release:
                 guard.release(self.args)
-            if is_marked and self.incoming is not None and not _goes_on(result):
-                self.incoming.unmark_run()
+            if is_marked and not _goes_on(result):
+                scope.pop(RUNS, None)
         return Executed(result, bool(head) and response_heads(self.args, self.kwargs) != head)
 
     def _guard(self) -> Guard | None:

@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import HTTPConnection, Request
 
+from stream_cached.endpoint.dependencies import is_beside
 from stream_cached.endpoint.startup import own_names
 from stream_cached.events import Reporter
 from stream_cached.http.conditions import CONDITIONS
@@ -64,6 +65,7 @@ class Incoming:
     """What is part of the key by arguments only: words of the guard's `INPUTS`."""
     _body: str | None = None
     _declared: frozenset[str] | None = None
+    _is_beside = False
 
     def __init__(
         self,
@@ -140,16 +142,11 @@ class Incoming:
     @property
     def is_of_another_call(self) -> bool:
         """Whether another cached endpoint has passed it on, whose answer is made of this one."""
-        return self._observer is not None or RUNS in self.scope
+        return self._is_beside or self._observer is not None or RUNS in self.scope
 
-    def mark_run(self) -> bool:
-        """Let calls that it is passed on to see an endpoint run; return whether none did before."""
-        mark = object()
-        return self.scope.setdefault(RUNS, mark) is mark
-
-    def unmark_run(self) -> None:
-        """Let later calls see no more that an endpoint ran."""
-        self.scope.pop(RUNS, None)
+    def look_around(self, function: Callable[..., Any]) -> None:
+        """See whether a dependency of another cached endpoint has passed it to a function."""
+        self._is_beside = not self._is_plain and is_beside(function, self.scope)
 
     @property
     def is_conditional(self) -> bool:

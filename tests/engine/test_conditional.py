@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from hypothesis import settings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -511,5 +511,51 @@ def test_a_client_that_takes_what_is_there_does_not_say_so_for_all(
         # Its answer is stale, and a new one is made meanwhile.
         assert await ask((b"cache-control", wish)) == b"<1>"
         assert await ask() == b"<2>"
+
+    run(main)
+
+
+class Page:
+    """What a dependency makes of another answer."""
+
+    def __init__(self, name: str, body: str) -> None:
+        self.name, self.body = name, body
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"key_args": {"page": lambda page: page.name}}, {"key": "page"}, {"key_ignore": ("page",)}],
+)
+def test_what_a_dependency_makes_of_another_answer_is_made_of_the_whole(
+    options: dict[str, Any],
+) -> None:
+    cached = functools.partial(stream_cached, ttl=60, cache=MemoryCache())
+    app = FastAPI()
+
+    @cached()
+    async def inner(request: Request) -> Response:
+        return PlainTextResponse("0123456789")
+
+    async def page_of(request: Request) -> Page:
+        return Page("name", bytes((await inner(request)).body).decode())
+
+    depends = Depends(page_of)
+
+    @app.get("/")
+    @cached(**options)
+    async def outer(page: Any = depends) -> dict[str, str]:
+        return {"page": page.body}
+
+    async def ask(*headers: tuple[bytes, bytes]) -> bytes:
+        exchange = Exchange(app)
+        exchange.scope["headers"] += headers
+        await exchange.run()
+        return exchange.body
+
+    async def main() -> None:
+        await ask()
+        await outer.invalidate()
+        found = [await ask((b"if-none-match", b"*")), await ask()]
+        assert found == [b'{"page":"0123456789"}'] * 2
 
     run(main)

@@ -140,18 +140,20 @@ class MemcachedStore(AiocacheStore):
 
     @property
     def _reads_as_aiocache(self) -> bool:
-        methods = self.cache._get, self.cache._multi_get
-        return tuple([getattr(method, "__func__", None) for method in methods]) == _OF_AIOCACHE
+        one, many = self.cache._get, self.cache._multi_get
+        own = getattr(one, "__func__", None), getattr(many, "__func__", None)
+        return own == _OF_AIOCACHE
 
     async def get_many_and_compare(
         self, keys: Sequence[str], starts: Mapping[str, bytes]
     ) -> tuple[list[bytes | None], bool]:
         began, client = time.monotonic(), self.cache.client
-        natives, others = place = self.native_keys(keys), self.native_keys([*starts])
+        every, count = self.native_keys([*keys, *starts]), len(keys)
+        natives, others = place = every[:count], every[count:]
         tokens = [self._token(*each) for each in zip(others, starts.values(), strict=True)]
         if not self.may_compare or None in tokens:
             return await self.read_and_compare(keys, starts, began)
-        if self._reads_as_aiocache and can_read(client, (*natives, *others)):
+        if self._reads_as_aiocache and can_read(client, every):
             found = await self.call("get", partial(self._compared, place))
             if found is not None:
                 values, sizes = found

@@ -193,7 +193,8 @@ class RedisStore(AiocacheStore):
         began = time.monotonic()
         if self.may_compare:
             ends = [str(len(start) - 1) for start in starts.values()]
-            place = self.native_keys(keys), self.native_keys([*starts]), tuple(ends)
+            natives, count = self.native_keys([*keys, *starts]), len(keys)
+            place = natives[:count], natives[count:], tuple(ends)
             values, *found = await self.call("get", partial(self._compared, place))
             is_same = found == [*starts.values()]
             if is_same or not any(map(_is_forbidden, found)):
@@ -213,8 +214,8 @@ class RedisStore(AiocacheStore):
 
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
         cache = self.cache
-        methods = cache._get, cache._multi_get
-        if tuple([getattr(method, "__func__", None) for method in methods]) != _OF_AIOCACHE:
+        one, many = cache._get, cache._multi_get
+        if (getattr(one, "__func__", None), getattr(many, "__func__", None)) != _OF_AIOCACHE:
             # Those of a user's class.
             return await super()._read(natives)
         (found,) = await exchange(cache.client, [("MGET" if natives[1:] else "GET", *natives)])

@@ -64,7 +64,7 @@ SELDOM = {"elsewhere", "outage", "waits"}
 
 PACKAGES = (
     *("stream-cached", "aiocache", "cashews", "fastapi-cache2", "hishel", "redis", "hiredis"),
-    *("aiomcache", "msgpack", "starlette", "fastapi", "uvicorn", "httptools", "uvloop"),
+    *("aiomcache", "msgpack", "xxhash", "starlette", "fastapi", "uvicorn", "httptools", "uvloop"),
 )
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import gc
 import inspect
-import sys
 import weakref
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -20,6 +18,7 @@ from stream_cached.endpoint.cells import EMPTY, Part, is_at_its_name, parts_of
 from stream_cached.endpoint.fingerprint import Fingerprint
 from stream_cached.endpoint.held import path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
+from stream_cached.endpoint.made_late import is_in_request
 from stream_cached.endpoint.value_forms import ValueForms, first_form
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.numbers import number_of
@@ -44,14 +43,6 @@ class _Alike:
 
 
 _alike: WeakValueDictionary[tuple[str, str, object], _Alike] = WeakValueDictionary()
-
-#: Modules whose frames show that a request is being answered.
-_FRAMEWORKS = frozenset(
-    {"fastapi.applications", "fastapi.routing", "starlette.applications", "starlette.routing"}
-)
-
-#: Modules whose threads run plain endpoints, and what endpoints hand over.
-_WORKERS = frozenset({"anyio._backends._asyncio", "concurrent.futures.thread"})
 
 
 class Identity:
@@ -81,7 +72,7 @@ class Identity:
         self._line = place.rpartition(":")[2]
         self._wrapper = weakref.ref(wrapper)
         self._parts = {part.name: part for part in parts_of(function, parameters)}
-        self._is_late = _is_in_request()
+        self._is_late = is_in_request()
         self._is_named: bool | None = None
         self._first: dict[str, Any] = {}
         """The forms of what changes by itself, from before it did."""
@@ -192,18 +183,3 @@ class Identity:
 def _is_countable(value: object) -> bool:
     """Whether a value can be told from one that takes its address later."""
     return type(value).__weakrefoffset__ > 0
-
-
-def _is_in_request() -> bool:
-    """Whether the code that runs now answers a request."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__")
-        if module in _WORKERS:
-            return True
-        if module in _FRAMEWORKS:
-            scope = frame.f_locals.get("scope")
-            if isinstance(scope, Mapping) and scope.get("type") in ("http", "websocket"):
-                return True
-        frame = frame.f_back
-    return False

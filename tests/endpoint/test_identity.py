@@ -21,7 +21,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from stream_cached import stream_cached
 from stream_cached.endpoint.cells import changed_by
@@ -797,6 +797,52 @@ def test_a_helper_that_is_decorated_for_each_request_is_told_apart(cache_url: st
     assert bodies(answers(app_over(choose), *USERS * 2)) == [*USERS * 2]
 
 
+async def in_a_task(total: Callable[[], Awaitable[str]]) -> Response:
+    (found,) = await asyncio.gather(total())
+    return PlainTextResponse(found)
+
+
+async def in_a_body(total: Callable[[], Awaitable[str]]) -> Response:
+    async def body() -> AsyncIterator[str]:
+        yield await total()
+
+    return StreamingResponse(body())
+
+
+@pytest.mark.parametrize("answer", [in_a_task, in_a_body])
+def test_a_helper_that_a_task_of_a_request_decorates_is_told_apart(
+    cache_url: str, answer: Callable[..., Awaitable[Response]]
+) -> None:
+    async def page(request: Request) -> Response:
+        user = request.headers["x-user"]
+
+        async def load() -> str:
+            @stream_cached(ttl=60, cache=cache_url)
+            async def total() -> str:
+                return user
+
+            return str(await total())
+
+        return await answer(load)
+
+    assert bodies(answers(app_over(lambda request: page), *USERS * 2)) == [*USERS * 2]
+
+
+def test_a_helper_that_an_application_around_all_others_decorates_is_told_apart(
+    cache_url: str,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        user = Headers(scope=scope)["x-user"]
+
+        @stream_cached(ttl=60, cache=cache_url)
+        async def total() -> str:
+            return user
+
+        await PlainTextResponse(await total())(scope, receive, send)
+
+    assert bodies(answers(app, *USERS * 2)) == [*USERS * 2]
+
+
 def test_a_helper_that_is_decorated_once_has_the_key_of_aiocache() -> None:
     from aiocache import cached
 
@@ -805,6 +851,10 @@ def test_a_helper_that_is_decorated_once_has_the_key_of_aiocache() -> None:
     async def total(number: int) -> str:
         return owner
 
+    async def made_in_the_main_task() -> str:
+        return await stream_cached(ttl=60, cache="memory://?max_bytes=10000002")(total).cache_key(1)
+
     plain = cached()
     ours = stream_cached(ttl=60, cache="memory://?max_bytes=10000002")(total)
-    assert asyncio.run(ours.cache_key(1)) == plain.get_cache_key(total, (1,), {})
+    key = plain.get_cache_key(total, (1,), {})
+    assert [asyncio.run(ours.cache_key(1)), asyncio.run(made_in_the_main_task())] == [key] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,11 @@ from stream_cached.endpoint.signatures import dependency_of, signature_of
 Call = Callable[..., Any]
 
 _NONE: Mapping[Call, Call] = {}
+
+#: Modules of other libraries whose functions store what an endpoint returns, for everybody.
+_CACHES = frozenset(
+    {"aiocache.decorators", "cashews.wrapper.decorators", "fastapi_cache.decorator"}
+)
 
 
 def overrides_of(scope: Mapping[str, Any]) -> Mapping[Call, Call]:
@@ -95,28 +101,40 @@ def _wrappers(call: Any, function: Callable[..., Any]) -> Iterator[Any]:
     if not runs(call, function):
         return
     while call is not function:
-        if hasattr(call, "__wrapped__"):
-            module = str(getattr(call, "__globals__", {}).get("__name__"))
-            if not module.startswith("stream_cached."):
-                yield call
+        if hasattr(call, "__wrapped__") and not _module(call).startswith("stream_cached."):
+            yield call
         call = _beneath(call)
 
 
 def runs(call: Any, function: Callable[..., Any]) -> bool:
     """Whether a call is a function, or a method, a partial or a wrapper of it."""
+    return any(each is function for each in _layers(call))
+
+
+def _layers(call: Any) -> Iterator[Any]:
+    """Yield a call, and then all that it is around."""
     seen: list[object] = []
     while call is not None and not any(call is each for each in seen):
-        if call is function:
-            return True
+        yield call
         seen.append(call)
         call = _beneath(call)
-    return False
 
 
 def is_beside(function: Callable[..., Any], scope: Mapping[str, Any]) -> bool:
-    """Whether another cached function is the endpoint: a dependency of it calls this one."""
+    """
+    Whether what a cached function returns becomes a part of something that all may be given.
+
+    So it is where a dependency of another cached endpoint calls it, and where the endpoint, which
+    may be the function itself, is in a cache of another library.
+    """
     endpoint = scope.get("endpoint")
-    return hasattr(endpoint, "cache_key") and not runs(endpoint, function)
+    is_another = hasattr(endpoint, "cache_key") and not runs(endpoint, function)
+    above = itertools.takewhile(lambda each: each is not function, _layers(endpoint))
+    return is_another or any(_module(each) in _CACHES for each in above)
+
+
+def _module(call: Any) -> str:
+    return str(getattr(call, "__globals__", {}).get("__name__"))
 
 
 def _beneath(call: Any) -> Any:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from aiocache import cached
+from cashews import Cache
 from fastapi import Depends, FastAPI
 from hypothesis import settings
 from starlette.applications import Starlette
@@ -21,6 +24,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from stream_cached import MemoryCache, stream_cached
+from stream_cached.cashews import install, uninstall
 from tests.conftest import Serve
 from tests.support.asgi import Exchange
 from tests.support.clock import Clock
@@ -559,3 +563,63 @@ def test_what_a_dependency_makes_of_another_answer_is_made_of_the_whole(
         assert found == [b'{"page":"0123456789"}'] * 2
 
     run(main)
+
+
+def over_another(answer: Any) -> Any:
+    """An endpoint that makes something of another one's answer."""
+
+    async def outer(request: Request) -> Response:
+        return PlainTextResponse(b"<%b>" % bytes((await answer(request)).body))
+
+    return outer
+
+
+def over_nothing(answer: Any) -> Any:
+    return answer
+
+
+@pytest.mark.parametrize("over", [over_nothing, over_another])
+@pytest.mark.parametrize("library", ["aiocache", "cashews", "installed"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"range", b"bytes=0-3"),
+        (b"range", b"bytes=99-"),
+        (b"if-none-match", b"*"),
+        (b"if-match", b'"other"'),
+        (b"cache-control", b"only-if-cached"),
+    ],
+)
+def test_a_cache_of_another_library_is_given_the_whole(
+    library: str, over: Callable[[Any], Any], header: tuple[bytes, bytes]
+) -> None:
+    if library == "installed":
+        install()
+    cache = Cache()
+    cache.setup("mem://")
+    app = FastAPI()
+
+    async def inner(request: Request) -> Response:
+        return PlainTextResponse("0123456789")
+
+    above: Any = cached(key=os.urandom(8).hex()) if library == "aiocache" else cache("1m", key="k")
+    answer = stream_cached(ttl=60, cache=MemoryCache())(inner)
+    app.get("/")(above(over(answer)))
+
+    async def ask(*headers: tuple[bytes, bytes]) -> tuple[int, bytes]:
+        exchange = Exchange(app)
+        exchange.scope["headers"] += headers
+        await exchange.run()
+        return exchange.sent[0]["status"], exchange.body
+
+    async def main() -> None:
+        whole = await ask()
+        await (above.cache if library == "aiocache" else cache).clear()
+        if header[0] == b"cache-control":
+            await answer.invalidate()
+        assert [await ask(header), await ask()] == [whole] * 2
+
+    try:
+        run(main)
+    finally:
+        uninstall()

@@ -19,7 +19,7 @@ from stream_cached.endpoint.fingerprint import Fingerprint
 from stream_cached.endpoint.held import path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.made_late import is_in_request
-from stream_cached.endpoint.value_forms import ValueForms, first_form
+from stream_cached.endpoint.value_forms import ValueForms, code_form, first_form
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.numbers import number_of
 
@@ -69,7 +69,7 @@ class Identity:
         namespace: object,
     ) -> None:
         self._name = name
-        self._line = place.rpartition(":")[2]
+        self._line: list[Any] = [place.rpartition(":")[2], *_code_of(function)]
         self._wrapper = weakref.ref(wrapper)
         self._parts = {part.name: part for part in parts_of(function, parameters)}
         self._is_late = is_in_request()
@@ -95,6 +95,21 @@ class Identity:
         """Whether each request may decorate another function of this name and line."""
         return self._is_late and not self._has_own_name
 
+    @property
+    def has_twins(self) -> bool:
+        """Whether its name does not tell it from another function that is alive."""
+        if len(self._line) > 1:
+            return True
+        if len(self._alike.members) < 2:
+            return False
+        own, unknown = self._now()
+        others = self._alike.others(self)
+        return any(each._now()[0] != own for each in others) or self._others_differ(unknown, {})
+
+    def _now(self) -> tuple[list[Any], Unknown]:
+        forms = ValueForms(lambda value: self._path_of(value, {}))
+        return [self._form_of(part, forms) for part in self._parts.values()], forms.unknown
+
     def form(self, scope: Mapping[str, Any], *, in_memory: bool) -> list[Any]:
         """
         Return what the key has of the function beside its name.
@@ -106,7 +121,7 @@ class Identity:
         Raises:
             BypassError: It holds a value without a form, and others may hold another one.
         """
-        form: list[Any] = [] if self._has_own_name else [self._line]
+        form: list[Any] = [] if self._has_own_name else [*self._line]
         if self._parts:
             form += self._of_parts(scope, in_memory=in_memory)
         return form
@@ -183,3 +198,9 @@ class Identity:
 def _is_countable(value: object) -> bool:
     """Whether a value can be told from one that takes its address later."""
     return type(value).__weakrefoffset__ > 0
+
+
+def _code_of(function: Any) -> list[Any]:
+    """Return the form of the code of a lambda: all have one name, and several may have one line."""
+    code = getattr(function, "__code__", None)
+    return code_form(code) if code and code.co_name == "<lambda>" else []

@@ -127,8 +127,11 @@ class KeyParts:
 
     def suffix(self, cache: Cache) -> str:
         """Return what a key of aiocache lacks of the function."""
-        is_nameless = not hasattr(self._endpoint.function, "__name__")
-        if not is_nameless and (cache.has_own_memory or not self.identity.is_made_each_time):
+        identity = self.identity
+        is_named = hasattr(self._endpoint.function, "__name__")
+        if is_named and (
+            cache.has_own_memory or not (identity.is_made_each_time or identity.has_twins)
+        ):
             return ""
-        form = self.identity.form({}, in_memory=cache.is_in_process)
+        form = identity.form({}, in_memory=cache.is_in_process)
         return f":{digest(form)}" if form else ""

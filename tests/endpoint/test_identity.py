@@ -858,3 +858,47 @@ def test_a_helper_that_is_decorated_once_has_the_key_of_aiocache() -> None:
     ours = stream_cached(ttl=60, cache="memory://?max_bytes=10000002")(total)
     key = plain.get_cache_key(total, (1,), {})
     assert [asyncio.run(ours.cache_key(1)), asyncio.run(made_in_the_main_task())] == [key] * 2
+
+
+def helper_over(owner: Any, cache: str) -> Callable[[int], Awaitable[str]]:
+    @stream_cached(ttl=60, cache=cache)
+    async def total(number: int) -> str:
+        return str(getattr(owner, "name", owner))
+
+    return total
+
+
+async def all_of(*helpers: Callable[[int], Awaitable[str]]) -> list[str]:
+    return [await each(1) for each in helpers * 2]
+
+
+@pytest.mark.parametrize("of", [str, Known, Owner])
+def test_helpers_of_a_factory_that_is_called_for_each_tenant_are_told_apart(
+    cache_url: str, of: Callable[[str], Any]
+) -> None:
+    helpers = [helper_over(of(name), cache_url) for name in USERS]
+    assert asyncio.run(all_of(*helpers)) == [*USERS * 2]
+
+
+def test_helpers_of_a_factory_that_hold_the_same_have_the_key_of_aiocache() -> None:
+    from aiocache import cached
+
+    one, other = (helper_over("alice", "memory://?max_bytes=10000003") for _ in range(2))
+    key = cached().get_cache_key(one, (1,), {})
+    assert [asyncio.run(each.cache_key(1)) for each in (one, other)] == [key] * 2  # type: ignore[attr-defined]
+
+
+def test_lambdas_of_one_line_are_told_apart(cache_url: str) -> None:
+    decorate = stream_cached(ttl=60, cache=cache_url)
+    alice, bob = decorate(lambda number: "alice"), decorate(lambda number: "bob")
+    assert asyncio.run(all_of(alice, bob)) == [*USERS * 2]
+
+
+def test_lambdas_of_one_line_that_answer_requests_are_told_apart(cache_url: str) -> None:
+    decorate = stream_cached(ttl=60, cache=cache_url)
+    made = [decorate(lambda request: PlainTextResponse("alice")), decorate(lambda request: PlainTextResponse("bob"))]  # fmt: skip  # noqa: E501
+
+    def choose(request: Request) -> Endpoint:
+        return made[USERS.index(request.headers["x-user"])]
+
+    assert bodies(answers(app_over(choose), *USERS * 2)) == [*USERS * 2]

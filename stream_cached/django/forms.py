@@ -15,6 +15,7 @@ from typing import Any
 from django.http import HttpRequest
 from django.urls import ResolverMatch
 
+from stream_cached.django.observed import own_attributes
 from stream_cached.django.requests import inner_request, is_wrapped
 from stream_cached.endpoint.cells import is_at_its_name
 from stream_cached.endpoint.held import is_proxy, path_of
@@ -176,6 +177,13 @@ def is_of_route(request: Any, view: Any, owner: Any) -> bool:
             if cls is type(owner):
                 return True
     return False
+
+
+def note_page_cache(incoming: Any, request: Any, view: Any, owner: Any) -> None:
+    """Note that another view passes a request on whose answer `cache_page` stores for everybody."""
+    is_stored = own_attributes(inner_request(request)).get("_cache_update_cache")
+    if is_stored and not is_of_route(request, view, owner):
+        incoming.is_inner = True
 
 
 def initial_values(request: Any) -> Mapping[str, Any]:

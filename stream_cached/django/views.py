@@ -15,7 +15,7 @@ from stream_cached.checks import require
 from stream_cached.django.calling import called, for_django, has_functions
 from stream_cached.django.conf import Cache
 from stream_cached.django.execution import Place, ViewExecution
-from stream_cached.django.forms import Forms, Known, is_of_route, refusal
+from stream_cached.django.forms import Forms, Known, is_of_route, note_page_cache, refusal
 from stream_cached.django.hooks import DjangoHooks, ViewReporter
 from stream_cached.django.requests import DjangoConnection, changed_query, incoming_of, is_wrapped
 from stream_cached.django.selves import attributes_of, changed_arguments, owner_of
@@ -262,6 +262,7 @@ class View:
         more: dict[str, Any],
     ) -> str:
         owner = owner_of(known.view, request, all_args)
+        note_page_cache(incoming, request, known.view, owner)
         args = all_args[_place_of(request, all_args) + 1 :]
         more |= self._changed(owner, request, args, kwargs) | self._of_view(known, owner, request)
         named = dict(zip(self._names[1:], args, strict=False))

@@ -8,10 +8,12 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from django.core.cache import cache as django_cache
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory
 from django.utils.decorators import method_decorator
 from django.views import View
+from django.views.decorators.cache import cache_page
 
 from stream_cached.django import CachedStreamingHttpResponse, cache_stream, caches, decorators
 from stream_cached.errors import ConfigurationError
@@ -218,8 +220,9 @@ def test_a_view_that_calls_itself_does_not_wait_for_itself(site: Site) -> None:
     ],
 )
 @pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("around", [cache_stream, cache_page])
 def test_what_is_made_of_another_view_is_made_of_the_whole(
-    late: bool, header: dict[str, str], site: Site
+    around: Any, late: bool, header: dict[str, str], site: Site
 ) -> None:
     dated = {"Last-Modified": "Fri, 01 Jan 2010 00:00:00 GMT"}
 
@@ -227,7 +230,6 @@ def test_what_is_made_of_another_view_is_made_of_the_whole(
     def inner(request: HttpRequest) -> HttpResponse:
         return HttpResponse("0123456789", headers=dated)
 
-    @cache_stream(60)
     def view(request: HttpRequest) -> Any:
         def rows() -> Iterator[bytes]:
             yield b"<"
@@ -236,9 +238,12 @@ def test_what_is_made_of_another_view_is_made_of_the_whole(
 
         return StreamingHttpResponse(rows()) if late else HttpResponse(b"".join(rows()))
 
-    client = site(view, middleware=())
+    decorated: Any = around(60)(view)
+    client = site(decorated, middleware=())
     assert content(client.get("/view")) == b"<0123456789>"
-    view.invalidate()
+    if around is cache_stream:
+        decorated.invalidate()
+    django_cache.clear()
     for headers in (header, {}):
         assert content(client.get("/view", headers=headers)) == b"<0123456789>"
 

@@ -18,7 +18,7 @@ from tests.support.gates import run, runs_over
 from tests.support.runs import HIT
 
 MAX_AHEAD = 100_000
-COUNT = 40
+COUNT = 16
 
 each_size = pytest.mark.parametrize(
     "size",

@@ -101,16 +101,16 @@ def assert_same(miss: RawResponse, hit: RawResponse) -> None:
 # -- streams, each of a new random body at each run ----------------------------------------------
 
 
-def random_10_mb() -> Response:
+def random_4_mb() -> Response:
     async def body() -> AsyncIterator[bytes]:
-        for _ in range(160):
+        for _ in range(64):
             yield os.urandom(64 * 1024)
 
     return StreamingResponse(body(), media_type="application/octet-stream")
 
 
-def one_chunk_of_10_mb() -> Response:
-    return StreamingResponse(stream(os.urandom(1 << 20) * 10))
+def one_chunk_of_4_mb() -> Response:
+    return StreamingResponse(stream(os.urandom(1 << 20) * 4))
 
 
 def many_tiny_chunks() -> Response:
@@ -236,7 +236,7 @@ def event_source() -> Response:
 
 
 CASES = [
-    *(random_10_mb, one_chunk_of_10_mb, many_tiny_chunks, empty_body, empty_chunks),
+    *(random_4_mb, one_chunk_of_4_mb, many_tiny_chunks, empty_body, empty_chunks),
     *(only_an_empty_chunk, str_chunks, str_chunks_in_latin_1, views_of_one_buffer, sync_generator),
     *(awkward_headers, media_type_with_charset, another_status, no_content, its_own_length),
     *(its_own_length_of_nothing, json, plain_text, large_and_not_streamed, redirect, bare),

@@ -19,7 +19,7 @@ from stream_cached.connections.deadline import rest_of
 from stream_cached.connections.shared_reads import SharedReads
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreError
-from stream_cached.stores.protocol import all_as_bytes, begin_so
+from stream_cached.stores.protocol import all_as_bytes, read_and_compare
 
 T = TypeVar("T")
 
@@ -31,6 +31,9 @@ class AiocacheStore:
     """The store over an aiocache cache, for one event loop; `timeout` is in seconds."""
 
     capacity: int | None = None
+
+    own_reads: tuple[Any, Any] = None, None
+    """How aiocache reads one value, and several: its methods for this kind of server."""
 
     may_compare = True
     """False once the server has refused to tell how values begin, where that is asked of it."""
@@ -126,6 +129,12 @@ class AiocacheStore:
         values = await self.call("get", partial(self._reads, natives))
         return all_as_bytes(values)
 
+    @property
+    def reads_as_aiocache(self) -> bool:
+        """Whether values are read by aiocache's own methods, and not by those of a user's class."""
+        one, many = self.cache._get, self.cache._multi_get
+        return (getattr(one, "__func__", None), getattr(many, "__func__", None)) == self.own_reads
+
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
         if len(natives) == 1:
             return (await self.cache._get(natives[0], encoding=None),)
@@ -139,8 +148,7 @@ class AiocacheStore:
             if len(starts) > _MOST_WHOLE:
                 # They are read in parts, each within a time-out of its own.
                 return await self.get_many(keys), False
-            values = await self.get_many([*keys, *starts])
-        return values[: len(keys)], begin_so(values[len(keys) :], starts)
+            return await read_and_compare(self, keys, starts)
 
     async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
         async def set_each() -> None:

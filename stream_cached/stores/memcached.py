@@ -40,9 +40,6 @@ _PAST = _MEMCACHED_RELATIVE + 1
 #: Parts of error messages that concern one command or value instead of the server.
 _MISTAKES = ("too large", "CLIENT_ERROR", "duplicate keys")
 
-#: How aiocache reads values.
-_OF_AIOCACHE = MemcachedCache._get, MemcachedCache._multi_get
-
 #: Bytes from which on the token of a value is remembered, and how many of them are.
 _LONG = 16 * 1024
 _MOST_TOKENS = 1000
@@ -57,6 +54,8 @@ T = TypeVar("T")
 
 class MemcachedStore(AiocacheStore):
     """The store over memcached: shortened keys, ttls in whole seconds, concurrent calls."""
+
+    own_reads = MemcachedCache._get, MemcachedCache._multi_get
 
     def __init__(
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
@@ -130,19 +129,13 @@ class MemcachedStore(AiocacheStore):
         return await self.call(name, run_all)
 
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
-        if self._reads_as_aiocache and can_read(self.cache.client, natives):
+        if self.reads_as_aiocache and can_read(self.cache.client, natives):
             values, _ = await read(self.cache.client, natives)
             return self._values(natives, values)
         # aiomcache refuses duplicate keys.
         unique = tuple(dict.fromkeys(natives))
         found = dict(zip(unique, await super()._read(unique), strict=True))
         return [found[native] for native in natives]
-
-    @property
-    def _reads_as_aiocache(self) -> bool:
-        one, many = self.cache._get, self.cache._multi_get
-        own = getattr(one, "__func__", None), getattr(many, "__func__", None)
-        return own == _OF_AIOCACHE
 
     async def get_many_and_compare(
         self, keys: Sequence[str], starts: Mapping[str, bytes]
@@ -153,7 +146,7 @@ class MemcachedStore(AiocacheStore):
         tokens = [self._token(*each) for each in zip(others, starts.values(), strict=True)]
         if not self.may_compare or None in tokens:
             return await self.read_and_compare(keys, starts, began)
-        if self._reads_as_aiocache and can_read(client, every):
+        if self.reads_as_aiocache and can_read(client, every):
             found = await self.call("get", partial(self._compared, place))
             if found is not None:
                 values, sizes = found

@@ -261,6 +261,13 @@ async def get_many_and_compare(
         return await store.get_many(keys), True
     if can(store, ComparesStarts):
         return await cast(ComparesStarts, store).get_many_and_compare(keys, starts)
+    return await read_and_compare(store, keys, starts)
+
+
+async def read_and_compare(
+    store: Store, keys: Sequence[str], starts: Mapping[str, bytes]
+) -> tuple[list[bytes | None], bool]:
+    """Do what `ComparesStarts` does by reading whole values."""
     values = await store.get_many([*keys, *starts])
     return values[: len(keys)], begin_so(values[len(keys) :], starts)
 

@@ -68,9 +68,6 @@ return 2
 
 _TEXT = frozenset({str})
 
-#: How aiocache reads values: by one GET, and by one MGET.
-_OF_AIOCACHE = RedisCache._get, RedisCache._multi_get
-
 #: Keys of whole values, keys of others, and where what is read of each of those ends.
 _Place = tuple[tuple[Any, ...], tuple[Any, ...], tuple[str, ...]]
 
@@ -85,6 +82,8 @@ def _is_forbidden(reply: Any) -> bool:
 
 class RedisStore(AiocacheStore):
     """The store over Redis: many keys in one round trip, ttls in milliseconds."""
+
+    own_reads = RedisCache._get, RedisCache._multi_get
 
     def __init__(
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
@@ -171,8 +170,11 @@ class RedisStore(AiocacheStore):
         return self._wakeups.subscribe(self.native_key(channel))
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
-        add = "SET", self.native_key(key), value, *self._expiry(ttl), "NX"
-        return bool(await self._ask("add", add))
+        return bool(await self._ask("add", self._adding(key, value, ttl)))
+
+    def _adding(self, key: str, value: bytes, ttl: float | None) -> Command:
+        """Return what sets a key that is missing."""
+        return "SET", self.native_key(key), value, *self._expiry(ttl), "NX"
 
     async def _ask(self, name: str, command: Command, passes: Passes = ()) -> Any:
         """Return the reply to one command; exceptions in `passes` are answers."""
@@ -182,8 +184,7 @@ class RedisStore(AiocacheStore):
     async def add_and_get_many(
         self, key: str, value: bytes, ttl: float | None, keys: Sequence[str]
     ) -> tuple[bool, list[bytes | None]]:
-        add = "SET", self.native_key(key), value, *self._expiry(ttl), "NX"
-        commands = add, ("MGET", *self.native_keys(keys))
+        commands = self._adding(key, value, ttl), ("MGET", *self.native_keys(keys))
         done, values = await self.call("add", partial(ask, self.cache.client, commands))
         return bool(done), all_as_bytes(values)
 
@@ -213,12 +214,10 @@ class RedisStore(AiocacheStore):
         return replies
 
     async def _read(self, natives: tuple[Any, ...]) -> Sequence[Any]:
-        cache = self.cache
-        one, many = cache._get, cache._multi_get
-        if (getattr(one, "__func__", None), getattr(many, "__func__", None)) != _OF_AIOCACHE:
-            # Those of a user's class.
+        if not self.reads_as_aiocache:
             return await super()._read(natives)
-        (found,) = await exchange(cache.client, [("MGET" if natives[1:] else "GET", *natives)])
+        command = "MGET" if natives[1:] else "GET", *natives
+        (found,) = await exchange(self.cache.client, [command])
         if isinstance(found, Exception):
             raise found
         return found if isinstance(found, list) else [found]

@@ -338,6 +338,14 @@ def test_what_a_file_says_to_a_condition_is_for_its_own_client(
     assert fetch(port, headers={"Range": "bytes=2-4"}).header("cache-status") == HIT
 
 
+async def _asked(app: Any, *headers: tuple[bytes, bytes]) -> Exchange:
+    """A request of a client that says more than the usual."""
+    exchange = Exchange(app)
+    exchange.scope["headers"] += headers
+    await exchange.run()
+    return exchange
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -366,10 +374,7 @@ def test_what_is_made_of_another_answer_is_made_of_the_whole(
     app = Starlette(routes=[Route("/", outer)])
 
     async def ask(*headers: tuple[bytes, bytes]) -> bytes:
-        exchange = Exchange(app)
-        exchange.scope["headers"] += headers
-        await exchange.run()
-        return exchange.body
+        return (await _asked(app, *headers)).body
 
     async def main() -> None:
         await ask()
@@ -405,9 +410,7 @@ def test_a_helper_that_was_called_before_leaves_its_conditions_to_the_endpoint(
         app = Starlette(routes=[Route("/", outer)])
         await Exchange(app).run()
         await helper.invalidate()
-        exchange = Exchange(app)
-        exchange.scope["headers"] += [(b"if-none-match", b'"tag"')]
-        await exchange.run()
+        exchange = await _asked(app, (b"if-none-match", b'"tag"'))
         assert exchange.sent[0]["status"] == 304
         assert runs == ["helper"] * 2
 
@@ -470,10 +473,7 @@ def test_what_is_made_of_another_answer_is_made_of_the_whole_by_any_request(
     app = Starlette(routes=[Route("/", outer)])
 
     async def ask(*headers: tuple[bytes, bytes]) -> bytes:
-        exchange = Exchange(app)
-        exchange.scope["headers"] += headers
-        await exchange.run()
-        return exchange.body
+        return (await _asked(app, *headers)).body
 
     async def main() -> None:
         await ask()
@@ -503,9 +503,7 @@ def test_a_client_that_takes_what_is_there_does_not_say_so_for_all(
     app = Starlette(routes=[Route("/", outer)])
 
     async def ask(*headers: tuple[bytes, bytes]) -> bytes:
-        exchange = Exchange(app)
-        exchange.scope["headers"] += headers
-        await exchange.run()
+        exchange = await _asked(app, *headers)
         await runs_over()
         return exchange.body
 
@@ -551,10 +549,7 @@ def test_what_a_dependency_makes_of_another_answer_is_made_of_the_whole(
         return {"page": page.body}
 
     async def ask(*headers: tuple[bytes, bytes]) -> bytes:
-        exchange = Exchange(app)
-        exchange.scope["headers"] += headers
-        await exchange.run()
-        return exchange.body
+        return (await _asked(app, *headers)).body
 
     async def main() -> None:
         await ask()
@@ -607,9 +602,7 @@ def test_a_cache_of_another_library_is_given_the_whole(
     app.get("/")(above(over(answer)))
 
     async def ask(*headers: tuple[bytes, bytes]) -> tuple[int, bytes]:
-        exchange = Exchange(app)
-        exchange.scope["headers"] += headers
-        await exchange.run()
+        exchange = await _asked(app, *headers)
         return exchange.sent[0]["status"], exchange.body
 
     async def main() -> None:

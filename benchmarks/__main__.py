@@ -64,7 +64,17 @@ SELDOM = {"elsewhere", "outage", "waits"}
 
 PACKAGES = (
     *("stream-cached", "aiocache", "cashews", "fastapi-cache2", "hishel", "redis", "hiredis"),
-    *("aiomcache", "msgpack", "xxhash", "starlette", "fastapi", "uvicorn", "httptools", "uvloop"),
+    *(
+        "aiomcache",
+        "msgpack",
+        "xxhash",
+        "zlib-ng",
+        "starlette",
+        "fastapi",
+        "uvicorn",
+        "httptools",
+        "uvloop",
+    ),
 )
 
 

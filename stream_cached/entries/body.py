@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stream_cached.bodies.threads import in_thread
+from stream_cached.entries.chunks import PART_SIZE, ChunkPacker
 from stream_cached.format.codec import CODED, decode_segment, encode_segment
-from stream_cached.format.envelope import Own, read_prefix, seal_of, size_of_value
+from stream_cached.format.envelope import Own, read_prefix, seal_of
 from stream_cached.format.records import ClosedSegment, Segment
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import segment_key
-from stream_cached.stores.memory import MemoryStore
-from stream_cached.stores.protocol import Store
+from stream_cached.limits import VALUE_SIZE
+from stream_cached.stores.protocol import Store, kind_of_values
 
 #: Segments that are written or read in one round trip.
 WINDOW = 4
@@ -46,10 +47,6 @@ class PackedSegment:
     coding: int = 0
     """See `Coding`."""
 
-    @property
-    def size(self) -> int:
-        return size_of_value(self.value)
-
 
 class Body:
     """
@@ -66,8 +63,7 @@ class Body:
         self._key = key
         self._generation = generation
         self._renewed_at = -math.inf
-        # A memory of this process keeps the very objects.
-        self._kind: type[bytes] = Own if type(store) is MemoryStore else bytes
+        self._kind = kind_of_values(store)
 
     is_object = False
     """Whether the segments become an object of another store."""
@@ -76,6 +72,19 @@ class Body:
     def first(self) -> int:
         """The number of the first segment that can be read now."""
         return 0
+
+    def packer(self, *, is_coded: bool, max_ahead: int) -> ChunkPacker:
+        """
+        Return what packs the chunks of the run.
+
+        Args:
+            is_coded: Whether segments may be compressed. A large one would be inflated at once.
+            max_ahead: Bytes that are in memory anyway.
+        """
+        # What this process keeps may be larger, and is fewer.
+        keeps = self._kind is Own
+        size = min(PART_SIZE, max_ahead) if keeps and not is_coded else 0
+        return ChunkPacker(keeps=keeps, max_size=max(VALUE_SIZE, size))
 
     def pack(self, index: int, segment: Segment | ClosedSegment) -> PackedSegment:
         value = encode_segment(segment, self._generation, index, self._kind)
@@ -167,6 +176,17 @@ class Body:
 
     def _key_of(self, index: int) -> str:
         return segment_key(self._key, self._generation, index)
+
+
+def window_end(seals: Sequence[Seal], start: int) -> int:
+    """Return where the segments end that are read together: `WINDOW` of them, or a megabyte."""
+    size, end = 0, start
+    for length, _ in seals[start : start + WINDOW]:
+        size += length
+        if end > start and size > PART_SIZE:
+            break
+        end += 1
+    return end
 
 
 def _now() -> float:

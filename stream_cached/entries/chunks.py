@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol
 
-from stream_cached.entries.body_digest import Digest
 from stream_cached.format.envelope import PREFIX_SIZE
 from stream_cached.format.lengths import LazyLengths
-from stream_cached.format.records import ClosedSegment, Segment
+from stream_cached.format.records import ClosedSegment, Piece, Segment
 from stream_cached.limits import VALUE_SIZE
 
 #: Bytes of a chunk's length in the table of its segment.
@@ -19,8 +18,8 @@ _LENGTH_SIZE = 5
 #: Bytes, on average, of chunks that are not joined: each one is an object, and a call.
 _LARGE = 8 * 1024
 
-#: The class of what is kept as it is. An object of a user's class may hold other objects.
-_PLAIN = frozenset({bytes})
+#: The classes of what is kept as it is. An object of a user's class may hold other objects.
+_PLAIN = frozenset({bytes, memoryview})
 
 #: Bytes of a body that are sent at once.
 PART_SIZE = 1024 * 1024
@@ -30,14 +29,22 @@ _MAX_CHUNKS = 16 * 1024
 
 
 class ChunkPacker:
-    """Packs chunks into segments of the size that a store takes; `hashed` digests what they are."""
+    """
+    Packs chunks into segments of the size that a store takes.
+
+    Args:
+        keeps: Whether the store keeps the very objects.
+        max_size: Bytes of a segment. Where that is more than a server takes, a segment is as much
+            larger as its last chunk needs: to divide a chunk is to copy it.
+    """
 
     filled = 0
     """Bytes of the chunks in the open segment."""
 
-    def __init__(self, hashed: Digest | None = None) -> None:
-        self._hash = hashed
-        self._pieces: list[bytes] = []
+    def __init__(self, *, keeps: bool, max_size: int) -> None:
+        self._keeps, self._max_size = keeps, max_size
+        self._keeps_whole = max_size > VALUE_SIZE
+        self._pieces: list[Piece] = []
 
     @property
     def is_empty(self) -> bool:
@@ -52,18 +59,23 @@ class ChunkPacker:
         """Add chunks of that size together. Return the segments that they close."""
         count = len(self._pieces) + len(chunks)
         used = self.filled + size + _LENGTH_SIZE * (count + 1) + PREFIX_SIZE
-        if used <= VALUE_SIZE and count <= _MAX_CHUNKS:
+        if used <= self._max_size and count <= _MAX_CHUNKS:
             self._pieces += chunks
             self.filled += size
             return []
+        most = self._max_size - PREFIX_SIZE - 2 * _LENGTH_SIZE
         closed: list[ClosedSegment] = []
         for chunk in chunks:
             if len(self._pieces) >= _MAX_CHUNKS:
                 closed.append(self.close())
-            room = VALUE_SIZE - PREFIX_SIZE - self.filled - _LENGTH_SIZE * (len(self._pieces) + 2)
+            # There may be thousands of them: no call for each.
+            room = most - self.filled - _LENGTH_SIZE * len(self._pieces)
             if len(chunk) <= room:
                 self._pieces.append(chunk)
                 self.filled += len(chunk)
+            elif self._keeps_whole and len(chunk) <= VALUE_SIZE:
+                self._put(chunk)
+                closed.append(self.close())
             else:
                 self._divide(chunk, closed)
         return closed
@@ -75,33 +87,25 @@ class ChunkPacker:
             closed.append(self.close())
             room = self._room()
         while len(rest) > room:
-            # A view would keep all of the chunk, also where only this part of it is kept.
-            self._put(bytes(rest[:room]))
+            self._put(self._part(rest[:room]))
             rest = rest[room:]
             closed.append(self.close(continues=True))
             room = self._room()
-        self._put(bytes(rest))
+        self._put(self._part(rest))
+
+    def _part(self, view: memoryview) -> Piece:
+        # A view that is kept would keep all of the chunk. Others are copied when they are packed.
+        return bytes(view) if self._keeps else view
 
     def close(self, *, continues: bool = False) -> ClosedSegment:
         """Return the open segment, and begin the next one."""
-        pieces: Sequence[bytes] = self._pieces
+        pieces: Sequence[Piece] = self._pieces
         lengths = tuple(map(len, pieces))
         if self.filled < _LARGE * len(pieces) or not _PLAIN.issuperset(map(type, pieces)):
             pieces = (b"".join(pieces),)
-        if self._hash is not None:
-            for piece in pieces:
-                self._hash.update(piece)
-        segment = ClosedSegment(lengths, continues, pieces)
+        segment = ClosedSegment(lengths, continues, pieces, self.filled)
         self.clear()
         return segment
-
-    def digest(self) -> str:
-        """Return the digest of all that was added, in hexadecimal digits; empty without one."""
-        if self._hash is None:
-            return ""
-        whole = self._hash.copy()
-        whole.update(b"".join(self._pieces))
-        return whole.hexdigest()
 
     def clear(self) -> None:
         self._pieces, self.filled = [], 0
@@ -109,9 +113,9 @@ class ChunkPacker:
     def _room(self) -> int:
         """Return how many bytes there is room for, in one chunk."""
         used = self.filled + _LENGTH_SIZE * (len(self._pieces) + 2) + PREFIX_SIZE
-        return max(0, VALUE_SIZE - used)
+        return max(0, self._max_size - used)
 
-    def _put(self, piece: bytes) -> None:
+    def _put(self, piece: Piece) -> None:
         self._pieces.append(piece)
         self.filled += len(piece)
 
@@ -119,7 +123,7 @@ class ChunkPacker:
 class Segments(Protocol):
     """The segments of a run, wherever they are."""
 
-    async def segment(self, index: int) -> Segment: ...
+    async def segment(self, index: int) -> Segment | ClosedSegment: ...
 
 
 class ChunkIndex:
@@ -169,7 +173,7 @@ class ChunkJoiner:
         """Whether the last chunk goes on in the next segment."""
         return bool(self._partial)
 
-    def add(self, segment: Segment, skip: int = 0) -> list[bytes]:
+    def add(self, segment: Segment | ClosedSegment, skip: int = 0) -> list[bytes]:
         """Return the chunks that a segment completes, without its first `skip` pieces."""
         pieces = _cut(segment.payload, segment.chunks)[skip:]
         if not pieces:

@@ -8,7 +8,7 @@ from stream_cached.entries.body import Body
 from stream_cached.entries.chunks import ChunkPacker
 from stream_cached.entries.segment_queue import SegmentQueue
 from stream_cached.errors import BrokenStreamError, LostStreamError, StoreError
-from stream_cached.format.records import Segment
+from stream_cached.format.records import ClosedSegment, Segment
 from stream_cached.format.validation import UnsoundError
 
 
@@ -63,16 +63,14 @@ class LateChunks:
         """Return chunks that were fed, from a number on; at least one."""
         return await self._queue.index.read(number, self)
 
-    async def segment(self, index: int) -> Segment:
+    async def segment(self, index: int) -> Segment | ClosedSegment:
         """Return a segment, wherever it is by now."""
-        if index == len(self._queue.seals):
+        if index == self._queue.count:
             if self._recording.is_lost:
                 raise BrokenStreamError("chunks that a slow reader needs are not stored")
             return self._packer.open
         try:
-            if (packed := self._queue.waiting(index)) is not None:
-                return self._body.unpack(index, packed.value)
-            return await self._stored(index)
+            return self._queue.waiting(index) or await self._stored(index)
         except (StoreError, UnsoundError, LookupError) as exc:
             if isinstance(exc, UnsoundError):
                 self._recording.lost_segments()
@@ -81,7 +79,7 @@ class LateChunks:
     async def _stored(self, index: int) -> Segment:
         if not self._recording.is_renewing:
             ttl = self._recording.ttl
-            await self._body.renew_if_due(range(index, len(self._queue.seals)), ttl)
+            await self._body.renew_if_due(range(index, self._queue.count), ttl)
         try:
             return await self._read(index)
         except UnsoundError:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from stream_cached.bodies.protocol import MissingBodyError
-from stream_cached.entries.body import WINDOW, Body
+from stream_cached.entries.body import Body, window_end
 from stream_cached.entries.found import Hit
 from stream_cached.entries.replay import lose
 from stream_cached.entries.resource import Resource
@@ -79,7 +79,9 @@ class PartReplay:
         return True
 
     async def _read(self) -> None:
-        window, self._indexes = self._indexes[:WINDOW], self._indexes[WINDOW:]
+        start, stop = self._indexes.start, self._indexes.stop
+        end = min(window_end(self.entry.segments, start), stop)
+        window, self._indexes = range(start, end), range(end, stop)
         assert self._body is not None
         self._take(await self._body.read(window, self.entry.segments))
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from stream_cached.bodies.watched import TooManyUploadsError
 from stream_cached.entries.body import RENEW_EVERY, RUN_TTL
 from stream_cached.entries.body_digest import body_digest
-from stream_cached.entries.chunks import ChunkPacker
 from stream_cached.entries.coding import Coder, write_next
 from stream_cached.entries.late import LateChunks
 from stream_cached.entries.protocols import Channel, Owner
@@ -63,10 +62,10 @@ class Recorder:
         self._resource, self._entry = resource, entry
         self._body, self._varies_on = resource.records.body(entry.generation), varies_on
         self._limits, self._channel, self._coder = limits, channel, coder
-        self._packer = ChunkPacker(body_digest(sha256=hashes, has_tag=entry.etag is not None))
+        self._packer = self._body.packer(is_coded=coder is not None, max_ahead=limits.max_ahead)
+        self._digest = body_digest(sha256=hashes, has_tag=entry.etag is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
         self._queue = SegmentQueue(limits.max_pending)
-        self._seals = self._queue.seals
 
     @property
     def is_failed(self) -> bool:
@@ -132,9 +131,7 @@ class Recorder:
     def _enqueue(self, segment: ClosedSegment) -> None:
         if self.failure is not None:
             return
-        packed = self._body.pack(len(self._seals), segment)
-        self._queue.index.close(len(segment.chunks), continues=segment.continues)
-        self._queue.put(packed)
+        self._queue.put(segment)
         self._wake_writer()
 
     def _wake_writer(self) -> None:
@@ -163,7 +160,7 @@ class Recorder:
         if self._closing:
             return
         written, first = self._queue.written, self._body.first
-        is_told = await self._telling.tell(written, first, is_next=written == len(self._seals))
+        is_told = await self._telling.tell(written, first, is_next=written == self._queue.count)
         if not is_told and self._tell_timer is None:
             self._tell_later()
 
@@ -199,7 +196,7 @@ class Recorder:
             raise
 
     async def _write_window(self) -> None:
-        await write_next(self._queue, self._body, self._coder)
+        await write_next(self._queue, self._body, self._digest, self._coder)
         if self._tell_timer is None:
             self._tell_later()
         self._owner.recorder_moved()
@@ -232,12 +229,10 @@ class Recorder:
             await self._cleanup
 
     async def _commit(self) -> None:
-        digest, entry = self._packer.digest(), self._entry
+        entry = self._entry
         entry.length, entry.took = self._length, self._owner.took
-        if entry.etag is not None:
-            entry.etag = f'{entry.etag}"{digest[:32]}"'
         self._closing = True
-        if not self._seals:
+        if not self._queue.count:
             whole = self._packer.open
             room = self._limits.inline_max - self._resource.versions_size
             if fits(entry, whole, room):
@@ -245,23 +240,28 @@ class Recorder:
                 entry.chunks, entry.body = whole.chunks, whole.payload
                 if self._coder is not None:
                     entry.codings, entry.coded = await self._coder.inline(whole.payload)
-                await self._publish(digest)
+                if self._digest is not None:
+                    self._digest.update(whole.payload)
+                await self._publish()
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
         if self.failure is None:
-            entry.sizes, entry.segments = await self._body.finish(), tuple(self._seals)
+            entry.sizes, entry.segments = await self._body.finish(), tuple(self._queue.seals)
             entry.codings = self._queue.codings
-            await self._publish(digest)
+            await self._publish()
 
     async def _written_out(self) -> None:
         if self._writer is not None:
             self._wakeup.set()
             await self._writer
 
-    async def _publish(self, digest: str) -> None:
+    async def _publish(self) -> None:
         lifetimes, entry = self._resource.lifetimes, self._entry
+        digest = "" if self._digest is None else self._digest.hexdigest()
+        if entry.etag is not None:
+            entry.etag = f'{entry.etag}"{digest[:32]}"'
         if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
             entry.fresh_until = time.time() + lifetimes.ttl
         reason: NotCached | None = NotCached.OVERTAKEN
@@ -276,7 +276,7 @@ class Recorder:
             return
         self._owner.visible()
         await self._owner.stored(entry, digest)
-        if self._seals:
+        if self._queue.count:
             # What is left of it expires.
             with contextlib.suppress(StoreError):
                 await self._body.recorded()
@@ -337,11 +337,11 @@ class Recorder:
             await asyncio.wait([self._writer])
         # If the store fails, the segments expire.
         with contextlib.suppress(StoreError):
-            if self._seals and self._is_left:
+            if self._queue.count and self._is_left:
                 # The body expires unless its followers renew it.
-                await self._body.leave(range(len(self._seals)))
-            elif self._seals:
-                await self._body.drop(range(len(self._seals)))
+                await self._body.leave(range(self._queue.count))
+            elif self._queue.count:
+                await self._body.drop(range(self._queue.count))
         if mark is not None:
             await self._give_up(mark)
 

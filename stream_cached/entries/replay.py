@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from stream_cached.bodies.protocol import MissingBodyError
-from stream_cached.entries.body import WINDOW
+from stream_cached.entries.body import window_end
 from stream_cached.entries.chunks import ChunkJoiner, joined
 from stream_cached.entries.found import Hit
 from stream_cached.entries.local import Filling
@@ -56,7 +56,7 @@ class Replay:
 
     @property
     def is_long(self) -> bool:
-        return self._count > WINDOW
+        return window_end(self.entry.segments, 0) < self._count
 
     async def open(self, *, in_chunks: bool = False) -> bool:
         """
@@ -195,7 +195,7 @@ class Replay:
 
     def _take(self) -> range:
         start = self._next
-        self._next = min(start + WINDOW, self._count)
+        self._next = window_end(self.entry.segments, start)
         return range(start, self._next)
 
     async def _read(self, indexes: range) -> list[Segment]:

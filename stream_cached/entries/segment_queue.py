@@ -8,11 +8,14 @@ import functools
 
 from stream_cached.entries.body import WINDOW, PackedSegment, Seal
 from stream_cached.entries.chunks import ChunkIndex
+from stream_cached.format.records import ClosedSegment
 
 
 class SegmentQueue:
     """Segments in their order. More than `max_pending` bytes are too many."""
 
+    count = 0
+    """How many segments there are so far."""
     written = 0
     """How many segments are written."""
     _size = 0
@@ -21,10 +24,10 @@ class SegmentQueue:
 
     def __init__(self, max_pending: int) -> None:
         self.seals: list[Seal] = []
-        """Those of all segments so far; of one that waits, as it is not compressed."""
+        """Those of the segments that are written."""
         self._codings = bytearray()
         self._max_pending = max_pending
-        self._waiting: list[PackedSegment] = []
+        self._waiting: list[ClosedSegment] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -60,11 +63,11 @@ class SegmentQueue:
                 async with asyncio.timeout(timeout):
                     await kept_up.wait()
 
-    def put(self, packed: PackedSegment) -> None:
-        self.seals.append(packed.seal)
-        self._codings.append(packed.coding)
-        self._waiting.append(packed)
-        self._size += packed.size
+    def put(self, segment: ClosedSegment) -> None:
+        self.count += 1
+        self.index.close(len(segment.chunks), continues=segment.continues)
+        self._waiting.append(segment)
+        self._size += segment.size
 
     @property
     def codings(self) -> bytes:
@@ -75,21 +78,21 @@ class SegmentQueue:
         """Return the bytes that wait."""
         return sum(segment.size for segment in self._waiting)
 
-    def window(self) -> list[PackedSegment]:
-        """Return the segments to write next."""
+    def window(self) -> list[ClosedSegment]:
+        """Return the segments to write next. The number of the first one is `written`."""
         return self._waiting[:WINDOW]
 
-    def wrote(self, window: list[PackedSegment], coded: list[PackedSegment]) -> None:
-        """Take away what is written, and in which form."""
-        for segment in coded:
-            self.seals[segment.index] = segment.seal
-            self._codings[segment.index] = segment.coding
-        del self._waiting[: len(window)]
-        self.written += len(window)
-        self._size -= sum(segment.size for segment in window)
+    def wrote(self, packed: list[PackedSegment]) -> None:
+        """Take away what is written, given its form."""
+        for segment in packed:
+            self.seals.append(segment.seal)
+            self._codings.append(segment.coding)
+        self._size -= sum(segment.size for segment in self._waiting[: len(packed)])
+        del self._waiting[: len(packed)]
+        self.written += len(packed)
         self._wake_if_kept_up()
 
-    def waiting(self, index: int) -> PackedSegment | None:
+    def waiting(self, index: int) -> ClosedSegment | None:
         """Return a segment if it is not written yet."""
         if index < self.written or not self._waiting:
             return None

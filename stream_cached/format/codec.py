@@ -36,6 +36,9 @@ CODED = bytes([State.CODED_SEGMENT])
 #: of a chunk takes, and that a header takes beside its bytes.
 _FIXED, _LENGTH, _FIELD = PREFIX_SIZE + 1024, 5, 11
 
+#: Bytes that an ETag takes for the digest, which is between two quotes.
+_DIGEST = 36
+
 #: The fields of an entry that are there only if they have a value.
 _OPTIONAL = ("replaces", "etag", "sizes", "validator", "took", "codings")
 
@@ -137,7 +140,9 @@ def encode_record(
 
 
 def fits(entry: Entry, body: Segment, size: int) -> bool:
-    """Whether the record of an entry, with the body, has at most so many bytes."""
+    """Whether the record of an entry, with the body, has at most so many bytes. Its ETag, if any,
+    has no digest yet."""
+    size -= 0 if entry.etag is None else _DIGEST
     most = _FIXED + len(body.payload) + _LENGTH * len(body.chunks)
     most += sum([_FIELD + len(name) + len(value) for name, value in entry.headers])
     most += 4 * (len(entry.media_type or "") + len(entry.charset) + len(entry.etag or ""))

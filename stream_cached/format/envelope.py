@@ -17,13 +17,18 @@ import enum
 import hashlib
 import itertools
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 from stream_cached.format import validation
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.packing import pack_any_text
+
+try:
+    # The same sums in an eighth of the time.
+    from zlib_ng.zlib_ng import crc32
+except ImportError:
+    from zlib import crc32
 
 # 0xC1 starts no msgpack value, no pickle opcode and no UTF-8 text.
 MAGIC = b"\xc1strmch\n"
@@ -92,36 +97,48 @@ def key_digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | memoryview) -> int:
     """Return the CRC-32, which detects accidents; signatures detect forgery."""
-    return zlib.crc32(data)
+    return crc32(data)
 
 
-def _checksum_of(pieces: Sequence[bytes]) -> int:
+def _checksum_of(pieces: Sequence[bytes | memoryview]) -> int:
     found = 0
     for piece in pieces:
-        found = zlib.crc32(piece, found)
+        found = crc32(piece, found)
     return found
 
 
-class Own(bytes):
+class InPieces(bytes):
     """
-    A value that this process has packed, and keeps as the same object: nothing changes it.
+    A value whose bytes are the prefix and the head. The body is not copied into them.
 
-    Its bytes are the prefix and the head. The body is not copied into them, and has no checksum:
-    its pieces are joined when it is read.
+    Only what knows of the pieces may be given it.
     """
 
-    pieces: Sequence[bytes]
+    pieces: Sequence[bytes | memoryview]
     size: int
     """How many bytes its body has."""
 
     @property
     def body(self) -> bytes:
-        """The body."""
-        if len(self.pieces) != 1:
+        """The body, joined when it is read."""
+        if len(self.pieces) != 1 or type(self.pieces[0]) is not bytes:
             self.pieces = (b"".join(self.pieces),)
-        return self.pieces[0]
+        return cast(bytes, self.pieces[0])
+
+    @property
+    def joined(self) -> bytes:
+        """All of it."""
+        return b"".join((self, *self.pieces))
+
+
+class Own(InPieces):
+    """
+    A value that this process has packed, and keeps as the same object: nothing changes it.
+
+    Its body has no checksum.
+    """
 
 
 def is_of_segment(start: bytes) -> bool:
@@ -137,7 +154,7 @@ def size_told_by(start: bytes) -> int:
 
 def size_of_value(value: bytes) -> int:
     """Return the bytes of a packed value, with its body."""
-    return len(value) + value.size if isinstance(value, Own) else len(value)
+    return len(value) + value.size if isinstance(value, InPieces) else len(value)
 
 
 def pack(
@@ -145,7 +162,7 @@ def pack(
     generation: bytes,
     revision: int,
     head: object,
-    *body: bytes,
+    *body: bytes | memoryview,
     kind: type[bytes] = bytes,
 ) -> bytes:
     """
@@ -157,8 +174,8 @@ def pack(
         revision: The number of a segment, or of a renewal.
         head: What msgpack packs.
         body: The pieces of what comes after the head.
-        kind: `Own` for a value that stays in this process. In the place of the checksum of its body
-            it has a number that no other one has.
+        kind: `InPieces` for a value that need not be joined; `Own` for one that stays in this
+            process. In the place of the checksum of its body it has a number that no other one has.
     """
     packed = pack_any_text(head)
     of_body = next(_numbers) % 2**32 if kind is Own else _checksum_of(body)
@@ -167,11 +184,11 @@ def pack(
     fields = _FIELDS.pack(MAGIC, FORMAT_VERSION, state, generation, revision, *lengths, *checksums)
     prefix = fields + _PADDING
     start = prefix, _CHECKSUM.pack(checksum(prefix)), packed
-    if kind is not Own:
+    if kind is bytes:
         return b"".join((*start, *body))
-    own = Own(b"".join(start))
-    own.pieces, own.size = body, size
-    return own
+    value = cast(type[InPieces], kind)(b"".join(start))
+    value.pieces, value.size = body, size
+    return value
 
 
 def read_prefix(data: bytes) -> Prefix:
@@ -204,7 +221,7 @@ def unpack(data: bytes) -> tuple[Prefix, Any, bytes]:
     """Return prefix, head and body; raise UnsoundError if the bytes are damaged."""
     prefix = read_prefix(data)
     edge = PREFIX_SIZE + prefix.head_length
-    head, body = data[PREFIX_SIZE:edge], data.body if type(data) is Own else data[edge:]
+    head, body = data[PREFIX_SIZE:edge], data.body if isinstance(data, InPieces) else data[edge:]
     if len(head) != prefix.head_length or len(body) != prefix.body_length:
         raise UnsoundError("wrong length")
     is_sound = type(data) is Own or checksum(body) == prefix.body_checksum

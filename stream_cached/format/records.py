@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from stream_cached.format.validation import Headers
 
+#: Bytes, or a part of them.
+Piece = bytes | memoryview
+
 
 @dataclass(slots=True)
 class Segment:
@@ -28,14 +31,18 @@ class Segment:
         return (self.payload,)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClosedSegment:
     """A segment as a run has made it. Its bytes are joined only where that is needed."""
 
+    # Not frozen, as a segment is not. Nothing changes it.
+
     chunks: Sequence[int]
     continues: bool
-    pieces: Sequence[bytes]
+    pieces: Sequence[Piece]
     """What it is made of: chunks that are large, or parts of them, or all of it."""
+    size: int
+    """Bytes of them together."""
 
     @property
     def payload(self) -> bytes:

@@ -15,6 +15,7 @@ from aiocache.serializers import NullSerializer
 
 from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
+from stream_cached.format.envelope import Own
 from stream_cached.stores.bounded import BoundedMemory, HeldItems, Partition
 from stream_cached.stores.protocol import Commit, all_as_bytes
 
@@ -133,6 +134,8 @@ def partition_of(cache: MemoryCache, name: str) -> MemoryCache:
 
 class MemoryStore:
     """The store over a `MemoryCache`."""
+
+    takes = Own
 
     def __init__(self, cache: MemoryCache) -> None:
         self._memory = cache.memory

@@ -63,6 +63,12 @@ class Store(Protocol):
         """Raise `StoreError` unless the server answers."""
 
 
+def kind_of_values(store: Store) -> type[bytes]:
+    """Return what a store takes long values as: bytes, unless its class says that it takes others.
+    One that is derived from it may do anything with a value."""
+    return cast(type[bytes], vars(type(store)).get("takes", bytes))
+
+
 @runtime_checkable
 class AddsAndGets(Protocol):
     """A store that can do the work of `add`, then of `get_many`, in one round trip."""

@@ -22,6 +22,7 @@ from stream_cached.connections.speech import speaks_plainly, speaks_tls
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.connections.wakeups import RedisWakeup, Wakeups
 from stream_cached.errors import StoreError
+from stream_cached.format.envelope import InPieces
 from stream_cached.stores.aiocache import AiocacheStore, Passes
 from stream_cached.stores.clients import redis_client
 from stream_cached.stores.protocol import Commit, all_as_bytes
@@ -83,6 +84,7 @@ def _is_forbidden(reply: Any) -> bool:
 class RedisStore(AiocacheStore):
     """The store over Redis: many keys in one round trip, ttls in milliseconds."""
 
+    takes = InPieces
     own_reads = RedisCache._get, RedisCache._multi_get
 
     def __init__(

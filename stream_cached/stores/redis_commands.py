@@ -13,6 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio import client as of_redis
 
+from stream_cached.format.envelope import InPieces
 from stream_cached.stores.redis_pool import RedisPool
 
 Command = Sequence[Any]
@@ -48,7 +49,7 @@ async def exchange(client: Any, commands: Sequence[Command]) -> list[Any]:
         # The replies are those of the server, either way.
         pipeline.response_callbacks = {}
         for command in commands:
-            pipeline.execute_command(*command)
+            pipeline.execute_command(*map(_whole, command))
         replies = await pipeline.execute(raise_on_error=False)
     return replies
 
@@ -60,6 +61,10 @@ async def ask(client: Any, commands: Sequence[Command]) -> list[Any]:
         if isinstance(reply, Exception):
             raise reply
     return replies
+
+
+def _whole(word: Any) -> Any:
+    return word.joined if type(word) is InPieces else word
 
 
 def _is_plain(client: Any) -> bool:

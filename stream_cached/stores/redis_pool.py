@@ -14,6 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from stream_cached.format.envelope import InPieces
+
 try:
     import hiredis
 except ImportError:
@@ -81,6 +83,22 @@ def _packs_commands(
     return pack_commands
 
 
+def _in_pieces(commands: Iterable[Sequence[Any]]) -> list[bytes | memoryview]:
+    """Return commands as they are sent. Of those with a value in pieces, these are not copied."""
+    packed: list[bytes | memoryview] = []
+    small = b""
+    for command in commands:
+        small += b"*%d\r\n" % len(command)
+        for word in command:
+            if type(word) is InPieces:
+                packed += (b"%b$%d\r\n%b" % (small, len(word) + word.size, word), *word.pieces)
+                small = b"\r\n"
+            else:
+                data = word.encode() if type(word) is str else word
+                small += b"$%d\r\n%b\r\n" % (len(data), data)
+    return [*packed, small]
+
+
 class RedisPool(BlockingConnectionPool):
     """
     A pool whose callers wait for a connection, if all of them are in use, in their order.
@@ -139,7 +157,10 @@ class RedisPool(BlockingConnectionPool):
         connection = await (self.get_connection() if self._has_to_wait else self._take())
         replies: list[Any] = []
         try:
-            await connection.send_packed_command(connection.pack_commands(commands))
+            # Where there is a value in pieces, the first command has one.
+            is_in_pieces = InPieces in map(type, commands[0])
+            pack = _in_pieces if is_in_pieces else connection.pack_commands
+            await connection.send_packed_command(pack(commands))
             for _ in commands:
                 try:
                     replies.append(await connection.read_response())

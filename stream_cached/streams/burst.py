@@ -10,7 +10,7 @@ from typing import Protocol
 from stream_cached.streams.backlog import LINK_SIZE
 
 #: Bytes that are handed on together, with what each chunk costs beside its bytes.
-BURST_MAX = 256 * 1024
+BURST_MAX = 1024 * 1024
 
 
 class Receiver(Protocol):

@@ -8,7 +8,7 @@ import sys
 from tests.support.process import ROOT
 
 #: Optional packages that a cashews cache in memory does without.
-OPTIONAL = ("diskcache", "fastapi", "redis", "xxhash")
+OPTIONAL = ("diskcache", "fastapi", "redis", "xxhash", "zlib_ng")
 
 #: Stores a stream by both decorators, and prints what two requests for each of them receive.
 SCRIPT = """

@@ -9,6 +9,7 @@ import pytest
 
 from stream_cached.entries.body import PackedSegment
 from stream_cached.entries.segment_queue import SegmentQueue
+from stream_cached.format.records import ClosedSegment
 from tests.support.gates import run
 
 #: Seconds that no test takes.
@@ -16,16 +17,20 @@ LONG = 600.0
 
 
 def _written(queue: SegmentQueue) -> None:
-    window = queue.window()
-    queue.wrote(window, window)
+    written = enumerate(queue.window())
+    queue.wrote([PackedSegment(number, b"", (each.size, 0)) for number, each in written])
+
+
+def _segment(size: int) -> ClosedSegment:
+    return ClosedSegment((size,), False, (bytes(size),), size)
 
 
 @pytest.mark.parametrize("end", [_written, SegmentQueue.give_up])
 def test_all_who_wait_for_the_store_are_woken(end: Callable[[SegmentQueue], None]) -> None:
     async def main() -> None:
         queue = SegmentQueue(max_pending=400)
-        for index in range(2):
-            queue.put(PackedSegment(index, bytes(100), (100, 0)))
+        for _ in range(2):
+            queue.put(_segment(100))
         assert queue.is_behind
         waiting = [asyncio.create_task(queue.catch_up(LONG)) for _ in range(2)]
         await asyncio.sleep(0)
@@ -41,7 +46,7 @@ def test_all_who_wait_for_the_store_are_woken(end: Callable[[SegmentQueue], None
 def test_who_waits_for_a_store_that_does_not_catch_up_goes_on_after_a_while() -> None:
     async def main() -> None:
         queue = SegmentQueue(max_pending=400)
-        queue.put(PackedSegment(0, bytes(101), (101, 0)))
+        queue.put(_segment(101))
         await queue.catch_up(0.001)
         assert queue.is_behind
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from stream_cached.entries.chunks import ChunkPacker
 from stream_cached.entries.telling import Telling
 from stream_cached.format.records import Entry
+from stream_cached.limits import VALUE_SIZE
 
 SHORT, LONG = b"x" * 1_000, b"x" * 70_000
 
@@ -32,7 +33,7 @@ class Channel:
 
 def test_few_chunks_are_told_again_and_again() -> None:
     async def main() -> None:
-        channel, packer = Channel(), ChunkPacker()
+        channel, packer = Channel(), ChunkPacker(keeps=False, max_size=VALUE_SIZE)
         telling = Telling(channel, packer)
         for number in 1, 2, 3:
             packer.add([SHORT], len(SHORT))
@@ -48,7 +49,7 @@ def test_few_chunks_are_told_again_and_again() -> None:
 
 def test_many_chunks_of_a_run_without_followers_are_no_segment_while_more_come() -> None:
     async def main() -> None:
-        channel, packer = Channel(), ChunkPacker()
+        channel, packer = Channel(), ChunkPacker(keeps=False, max_size=VALUE_SIZE)
         telling = Telling(channel, packer)
         for _ in range(3):
             packer.add([LONG], len(LONG))
@@ -64,7 +65,7 @@ def test_many_chunks_of_a_run_without_followers_are_no_segment_while_more_come()
 
 def test_what_was_told_is_not_taken_back() -> None:
     async def main() -> None:
-        channel, packer = Channel(), ChunkPacker()
+        channel, packer = Channel(), ChunkPacker(keeps=False, max_size=VALUE_SIZE)
         telling = Telling(channel, packer)
         packer.add([SHORT], len(SHORT))
         assert await telling.tell(0, is_next=True)
@@ -77,7 +78,7 @@ def test_what_was_told_is_not_taken_back() -> None:
 
 def test_many_chunks_are_a_segment_if_somebody_follows() -> None:
     async def main() -> None:
-        channel, packer = Channel(followed=True), ChunkPacker()
+        channel, packer = Channel(followed=True), ChunkPacker(keeps=False, max_size=VALUE_SIZE)
         packer.add([LONG], len(LONG))
         assert await Telling(channel, packer).needs_segment(packer.filled)
 
@@ -86,7 +87,7 @@ def test_many_chunks_are_a_segment_if_somebody_follows() -> None:
 
 def test_many_chunks_are_a_segment_if_no_more_come() -> None:
     async def main() -> None:
-        channel, packer = Channel(), ChunkPacker()
+        channel, packer = Channel(), ChunkPacker(keeps=False, max_size=VALUE_SIZE)
         telling = Telling(channel, packer)
         packer.add([LONG], len(LONG))
         assert not await telling.needs_segment(packer.filled)

@@ -91,7 +91,8 @@ def test_a_download_that_breaks_is_resumed(
     assert done.returncode == 0, done.stderr
     assert file.read_bytes() == whole()
     assert export.runs == 2
-    assert 0 not in segments_read
+    # Those of a memory are larger.
+    assert 0 not in segments_read or cache_url.startswith("memory")
 
 
 @needs_curl

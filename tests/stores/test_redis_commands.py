@@ -13,6 +13,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from stream_cached.format.envelope import InPieces, State, pack
 from stream_cached.stores.redis_commands import ask, exchange
 from stream_cached.stores.redis_pool import RedisPool
 from tests.support.gates import run
@@ -124,6 +125,25 @@ def test_a_server_that_is_away_is_an_error_of_redis_py(redis_url: str) -> None:
     run(main)
 
 
+def _in_pieces() -> InPieces:
+    pieces = b"0" * 300_000, memoryview(b"1" * 100_000)[:70_000], b"", b"2"
+    value = pack(State.SEGMENT, bytes(16), 0, ["head"], *pieces, kind=InPieces)
+    assert isinstance(value, InPieces)
+    return value
+
+
+def test_a_value_in_pieces_is_stored_as_a_whole(redis_url: str) -> None:
+    async def main() -> None:
+        client, value = _client(redis_url), _in_pieces()
+        commands = [("SET", "k", value), ("SET", b"l", value, "PX", "60000"), ("GET", "k")]
+        assert await exchange(client, commands) == [b"OK", b"OK", value.joined]
+        assert await ask(client, [("GET", "l"), ("STRLEN", "none")]) == [value.joined, 0]
+        assert 0 < (await ask(client, [("PTTL", "l")]))[0] <= 60_000
+        await client.aclose(close_connection_pool=True)
+
+    run(main)
+
+
 class _Own(Redis):
     """A client of the user's."""
 
@@ -161,14 +181,15 @@ def test_where_commands_are_watched_the_client_sends_them(redis_url: str, watch:
         return await execute(self, *args, **kwargs)
 
     async def main() -> None:
-        commands = [("SET", "k", b"v"), ("GET", "k")]
+        value = _in_pieces()
+        commands = [("SET", "k", value), ("GET", "k")]
         plain = _client(redis_url)
         client = plain if watch else _client(redis_url, _Own)
         with mock.patch.object(Pipeline, "execute", executed):
-            assert await exchange(plain, commands) == [b"OK", b"v"]
+            assert await exchange(plain, commands) == [b"OK", value.joined]
             assert not sent
             with watch(client) if watch else contextlib.nullcontext():
-                assert await exchange(client, commands) == [b"OK", b"v"]
+                assert await exchange(client, commands) == [b"OK", value.joined]
             assert sent == [2]
         await plain.aclose(close_connection_pool=True)
         await client.aclose(close_connection_pool=True)

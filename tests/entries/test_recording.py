@@ -1,0 +1,76 @@
+"""A recording costs its readers no time: chunks are sent before they are digested and packed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+from starlette.types import Message
+
+from stream_cached import stream_cached
+from stream_cached.entries import body_digest, recorder
+from tests.support.asgi import Exchange, get
+from tests.support.gates import run
+
+CHUNK, COUNT = 100_000, 60
+
+
+def _app() -> Starlette:
+    @stream_cached(ttl=60, cache="memory://")
+    async def endpoint(request: Request) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(COUNT):
+                yield bytes([number]) * CHUNK
+
+        return StreamingResponse(chunks(), media_type="text/csv")
+
+    return Starlette(routes=[Route("/", endpoint)])
+
+
+class Quick(Exchange):
+    """A request of a client that takes at once what it is sent."""
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+def _sent(exchange: Exchange) -> int:
+    return sum(len(message.get("body", b"")) for message in exchange.sent)
+
+
+def test_what_is_digested_was_sent_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = Quick(_app())
+    ahead: list[int] = []
+
+    class Digest:
+        """Notes how many bytes are sent that are not digested."""
+
+        def __init__(self) -> None:
+            self._digest: Any = body_digest.body_digest(sha256=True, has_tag=True)
+            self._size = 0
+
+        def update(self, data: Any) -> None:
+            self._size += len(data)
+            ahead.append(_sent(exchange) - self._size)
+            self._digest.update(data)
+
+        def hexdigest(self) -> str:
+            return str(self._digest.hexdigest())
+
+    monkeypatch.setattr(recorder, "body_digest", lambda **_: Digest())
+
+    async def main() -> None:
+        await exchange.run()
+        assert ahead
+        assert min(ahead) >= 0
+        assert _sent(exchange) == CHUNK * COUNT
+        hit = await get(exchange.app)
+        assert hit.cache_status == "stream-cached; hit"
+        assert hit.body == exchange.body
+
+    run(main)

@@ -12,8 +12,14 @@ from stream_cached.format.lengths import LazyLengths
 from stream_cached.format.records import ClosedSegment, Piece, Segment
 from stream_cached.limits import VALUE_SIZE
 
-#: Bytes of a chunk's length in the table of its segment.
-_LENGTH_SIZE = 5
+#: Bytes of a chunk's length in the table of its segment: those of a small chunk, and of any other.
+_LENGTH_SIZES = 1, 5
+
+#: Bytes from which on a chunk is not small.
+_SMALL = 128
+
+#: Bytes of a segment beside its chunks and their lengths.
+_FIXED = PREFIX_SIZE + 12
 
 #: Bytes, on average, of chunks that are not joined: each one is an object, and a call.
 _LARGE = 8 * 1024
@@ -40,6 +46,8 @@ class ChunkPacker:
 
     filled = 0
     """Bytes of the chunks in the open segment."""
+    _table = 0
+    """Bytes of their lengths."""
 
     def __init__(self, *, keeps: bool, max_size: int) -> None:
         self._keeps, self._max_size = keeps, max_size
@@ -57,22 +65,26 @@ class ChunkPacker:
 
     def add(self, chunks: Sequence[bytes], size: int) -> list[ClosedSegment]:
         """Add chunks of that size together. Return the segments that they close."""
-        count = len(self._pieces) + len(chunks)
-        used = self.filled + size + _LENGTH_SIZE * (count + 1) + PREFIX_SIZE
-        if used <= self._max_size and count <= _MAX_CHUNKS:
+        are_small = size < _SMALL or max(map(len, chunks)) < _SMALL
+        lengths = len(chunks) * _LENGTH_SIZES[not are_small]
+        used = _FIXED + self.filled + self._table + size + lengths
+        if used <= self._max_size and len(self._pieces) + len(chunks) <= _MAX_CHUNKS:
             self._pieces += chunks
             self.filled += size
+            self._table += lengths
             return []
-        most = self._max_size - PREFIX_SIZE - 2 * _LENGTH_SIZE
+        room, (small, other) = self._max_size - _FIXED, _LENGTH_SIZES
         closed: list[ClosedSegment] = []
         for chunk in chunks:
             if len(self._pieces) >= _MAX_CHUNKS:
                 closed.append(self.close())
             # There may be thousands of them: no call for each.
-            room = most - self.filled - _LENGTH_SIZE * len(self._pieces)
-            if len(chunk) <= room:
+            length = len(chunk)
+            of_length = small if length < _SMALL else other
+            if length + of_length <= room - self.filled - self._table:
                 self._pieces.append(chunk)
-                self.filled += len(chunk)
+                self.filled += length
+                self._table += of_length
             elif self._keeps_whole and len(chunk) <= VALUE_SIZE:
                 self._put(chunk)
                 closed.append(self.close())
@@ -108,16 +120,16 @@ class ChunkPacker:
         return segment
 
     def clear(self) -> None:
-        self._pieces, self.filled = [], 0
+        self._pieces, self.filled, self._table = [], 0, 0
 
     def _room(self) -> int:
         """Return how many bytes there is room for, in one chunk."""
-        used = self.filled + _LENGTH_SIZE * (len(self._pieces) + 2) + PREFIX_SIZE
-        return max(0, self._max_size - used)
+        return max(0, self._max_size - _FIXED - self.filled - self._table - _LENGTH_SIZES[1])
 
     def _put(self, piece: Piece) -> None:
         self._pieces.append(piece)
         self.filled += len(piece)
+        self._table += _LENGTH_SIZES[1]
 
 
 class Segments(Protocol):

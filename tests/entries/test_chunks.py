@@ -51,6 +51,19 @@ def test_segments_have_the_chunks_and_are_no_larger_than_the_store_takes_them(
         assert size_of_value(encode_segment(segment, bytes(16), 0)) <= most
 
 
+@pytest.mark.parametrize("size", [1, 20, 127, 128, 300])
+@pytest.mark.parametrize("together", [1, 1000, 100_000])
+def test_the_table_of_small_chunks_leaves_no_room_unused(size: int, together: int) -> None:
+    packer = ChunkPacker(keeps=False, max_size=VALUE_SIZE)
+    segments = _packed(packer, [bytes(size)] * 60_000, together)
+    values = [size_of_value(encode_segment(segment, bytes(16), 0)) for segment in segments]
+    assert max(values) <= VALUE_SIZE
+    for segment, value in zip(segments[:-1], values[:-1], strict=True):
+        # There are no more chunks in one than a process may divide at once.
+        is_full = len(segment.chunks) == 16 * 1024 or value > VALUE_SIZE * 0.97 - size
+        assert is_full
+
+
 @each_packer
 def test_a_large_chunk_is_not_copied_before_it_is_packed(options: dict[str, Any]) -> None:
     chunks = [bytes([number]) * 70_000 for number in range(20)]

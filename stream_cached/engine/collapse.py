@@ -102,7 +102,8 @@ class Collapse:
         if not is_new:
             return await self._wait_for(run, view)
         self._looks += 1
-        if self._looks > _MAX_LOOKS or (view.is_up_to_date and not self._needs_lease(view)):
+        is_alone = view.is_up_to_date and not self._needs_lease(view)
+        if self._looks > _MAX_LOOKS or view.claimed or is_alone:
             return _lead(view, run)
         async with Leading(run):
             return await self._take(run, view)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from stream_cached.backends.binding import Backend
 from stream_cached.connections.deadline import Deadline
 from stream_cached.engine.at_hand import Values, fresh_event, look_at_hand, seconds_left
+from stream_cached.engine.claiming import claimed_run, note, probably_leads, settle
 from stream_cached.engine.conditional import conditional
 from stream_cached.engine.outcome import (
     NOT_FRESH,
@@ -37,7 +38,7 @@ from stream_cached.http.wishes import NO_WISHES
 from stream_cached.responses.part import PartResponse
 from stream_cached.responses.replayed import ReplayResponse
 from stream_cached.responses.stored import stored_response
-from stream_cached.runs.registry import RunRegistry, registry_of
+from stream_cached.runs.registry import Leading, RunRegistry, registry_of
 
 T = TypeVar("T")
 
@@ -95,8 +96,13 @@ async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> Vi
     registry = registry_of(backend.scope)
     if looked.hit is None:
         await registry.in_line(call.key)
-    view = await _look_up_in(call, backend, deadline, looked.values, registry)
-    view.ended = looked.ended
+    if looked.values is not None:
+        view = await _look_up_in(call, backend, deadline, looked.values, registry)
+        view.ended = looked.ended
+    else:
+        claims = probably_leads(call, backend)
+        view = await _look_up_in(call, backend, deadline, None, registry, claims=claims)
+        note(call, view)
     if call.look_up is not None:
         call.look_up += spent
     return view
@@ -114,9 +120,23 @@ async def _look_up_in(
     deadline: Deadline,
     known: Values | None = None,
     registry: RunRegistry | None = None,
+    *,
+    claims: bool = False,
 ) -> View:
     use, resource = use_of(call, backend, deadline), call.service.resource(call, backend)
     registry = registry or registry_of(use.backend.scope)
+    run = claimed_run(call, resource, registry) if claims else None
+    if run is None:
+        return await _view_of(call, use, resource, known, registry)
+    async with Leading(run):
+        view = await _view_of(call, use, resource, known, registry)
+        settle(run, view)
+        return view
+
+
+async def _view_of(
+    call: Call, use: Use, resource: Resource, known: Values | None, registry: RunRegistry
+) -> View:
     ended = registry.ended
     if call.service.hooks.prepares:
         with use.deadline:

@@ -275,6 +275,8 @@ class View:
     """A HEAD request: it may join a run, and never starts one."""
     ended: int
     """How many runs had ended when it was looked up."""
+    claimed: Run | None = None
+    """The run that the call leads, if the look-up has found nothing and taken its lease."""
 
     @property
     def lacks_answer(self) -> bool:
@@ -314,6 +316,8 @@ class View:
 
     def lead_or_join(self, *, shared: bool | None = None) -> tuple[Run | None, bool]:
         """Return the run to wait for, or a new one; see `RunRegistry.lead_or_join`."""
+        if self.claimed is not None:
+            return self.claimed, True
         resource = self.resource
         return self.registry.lead_or_join(
             resource.key, resource.names, resource.select, shared=shared

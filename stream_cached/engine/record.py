@@ -334,5 +334,6 @@ class _Record:
             call_on_complete(on_complete, self._resource, entry, digest, self._service.reporter)
         if self._guard is not None:
             self._guard.let_go()
+        self._service.outlook.note_stored(self._resource.key)
         self._view.registry.share_again(self._resource.key, self._resource.select)
         await self._service.hooks.stored(self._view)

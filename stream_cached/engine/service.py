@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stream_cached.backends.binding import Backend, Binding
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+#: For how many keys of a function it is remembered that their entries were stored here.
+_MOST_STORED = 1000
 
 #: Those of a function are the same for nearly all of its calls.
 _lifetimes = functools.lru_cache(maxsize=1024)(Lifetimes)
@@ -170,6 +174,33 @@ class PlainValues:
         self.are_there = False
 
 
+class Outlook:
+    """What the last look-up of a function suggests for the next one."""
+
+    versions: Mapping[str, bytes] = MappingProxyType({})
+    """The values of the versions that it will read."""
+    _is_miss = False
+
+    def __init__(self) -> None:
+        self._stored: dict[str, None] = {}
+
+    def is_miss(self, key: str) -> bool:
+        """Whether it will find nothing, if it is for this key."""
+        return self._is_miss and key not in self._stored
+
+    def note(self, key: str, *, is_miss: bool) -> None:
+        """Note what the last one was for, and whether it has found nothing."""
+        self._is_miss = is_miss
+        if is_miss:
+            self._stored.pop(key, None)
+
+    def note_stored(self, key: str) -> None:
+        """Note that an entry was stored, which the next one for this key finds."""
+        self._stored[key] = None
+        if len(self._stored) > _MOST_STORED:
+            del self._stored[next(iter(self._stored))]
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """One cached function."""
@@ -184,6 +215,7 @@ class Service:
     """The plain values that may have been invalidated while the store was away."""
     request_bound: RequestBound = field(default_factory=RequestBound)
     plain_values: PlainValues = field(default_factory=PlainValues)
+    outlook: Outlook = field(default_factory=Outlook)
     validator: Validator | None = None
     flights: Flights = field(default_factory=Flights)
     _seconds: tuple[float, float, bool] = field(init=False, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from stream_cached.entries.body import Body
 from stream_cached.entries.found import Hit
@@ -28,6 +28,9 @@ from stream_cached.stores.protocol import (
     may_compare,
 )
 
+#: What reads values.
+Read = Callable[[Sequence[str]], Awaitable[list[bytes | None]]]
+
 #: Bytes of a record from which on only its head is read again, where the store can do that. To
 #: transfer less than this takes no longer than one more command does.
 _LONG = 32 * 1024
@@ -49,6 +52,7 @@ class Records:
         self._at_hand: LocalBody | None = None
         self._kept: tuple[str, Kept | None] = "", None
         self._taken: Mapping[str, bytes | None] | None = None
+        self._reads: Read | None = None
         self.store = store
         self.key = key
         self.lifetimes = lifetimes
@@ -68,6 +72,10 @@ class Records:
         """Let the next `read` take values that were read just now."""
         self._taken = known
 
+    def read_by(self, read: Read) -> None:
+        """Let this read the values at the next `read`."""
+        self._reads = read
+
     async def read(self, key: str, keys: Sequence[str]) -> list[bytes | None]:
         """Read values, and whether the body of a record that is kept here is still in the store."""
         kept = None if self.local is None else self.local.kept(key)
@@ -75,6 +83,10 @@ class Records:
         taken, self._taken = self._taken, None
         if taken is not None and taken.keys() >= {*keys}:
             return [taken[each] for each in keys]
+        reads, self._reads = self._reads, None
+        if reads is not None:
+            self._at_hand = None
+            return await reads(keys)
         body = None if kept is None else kept.body
         starts = {} if body is None else body.starts
         values, is_there = await get_many_and_compare(self.store, keys, starts)

@@ -80,7 +80,7 @@ class Resource:
         self.records = Records(store, key, lifetimes, local, bodies)
         self._variants = VariantIndex(self.records, select, max_variants) if select else None
         self._revocation = revocation_key(key)
-        self._depends = Dependencies(needs, self._revocation, witness)
+        self.depends = Dependencies(needs, self._revocation, witness)
         self._versions: dict[str, bytes] = {}
         self._begun = 0.0
         self._key_sets = key_sets
@@ -95,7 +95,7 @@ class Resource:
 
     def set_tags(self, keys: Sequence[str]) -> None:
         """Let what is published depend on more versions, too: those of tags that it has itself."""
-        self._depends.tags = tuple(keys)
+        self.depends.tags = tuple(keys)
 
     @property
     def versions(self) -> Mapping[str, bytes]:
@@ -105,7 +105,7 @@ class Resource:
     @property
     def versions_size(self) -> int:
         """Bytes, at the most, of the versions in a record."""
-        return 1024 + 128 * len(self._depends.tags)
+        return 1024 + 128 * len(self.depends.tags)
 
     @property
     def place(self) -> str:
@@ -121,7 +121,7 @@ class Resource:
         keys, records = self._keys, self.records
         value, *versions = values = await records.read(self.key, keys)
         seen = self.seen = dict(zip(keys, values, strict=True))
-        self._set_versions(self._depends.as_versions(versions))
+        self._set_versions(self.depends.as_versions(versions))
         if not value or not is_ours(value):
             return Foreign() if value else Miss()
         record = records.known(self.key, value) or await records.decode(self.key, value)
@@ -148,7 +148,7 @@ class Resource:
                 return None
             case Entry():
                 since = until if until < math.inf else None
-                return self.records.hit(key, record, since, self._depends.needs, self.seen)
+                return self.records.hit(key, record, since, self.depends.needs, self.seen)
             case Marker():
                 return Unstorable(record.detail)
             case Value():
@@ -160,40 +160,40 @@ class Resource:
         return self._current_until(record) == math.inf
 
     def _current_until(self, record: Record) -> float:
-        return self._depends.current_until(record, self._versions, self.seen)
+        return self.depends.current_until(record, self._versions, self.seen)
 
     async def _until(self, record: Record) -> float:
         """Return until when a record is current, with regard to the tags that it names itself."""
-        until, tags = self._current_until(record), self._depends.tags_of(record)
+        until, tags = self._current_until(record), self.depends.tags_of(record)
         if not tags or until < 0:
             return until
         values = dict(zip(tags, await self.store.get_many(tags), strict=True))
         self.seen = {**self.seen, **values}
-        return min(until, self._depends.tags_until(record, values))
+        return min(until, self.depends.tags_until(record, values))
 
     async def _current(self) -> list[bytes | None]:
         return await self.store.get_many(self._keys)
 
     @property
     def _keys(self) -> list[str]:
-        return [self.key, *self._depends.keys]
+        return [self.key, *self.depends.keys]
 
     # -- versions ---------------------------------------------------------------------------
 
     def _set_versions(self, versions: dict[str, bytes]) -> None:
         self._versions = versions
-        self.records.set_versions(self._depends.recorded(versions))
+        self.records.set_versions(self.depends.recorded(versions))
 
     async def begin(self) -> None:
         """Make sure that there are versions to record under."""
         self._begun = asyncio.get_running_loop().time()
-        missing = [key for key in self._depends.read if key not in self._versions]
+        missing = [key for key in self.depends.read if key not in self._versions]
         if missing:
             added = await added_versions(self.store, missing, self.lifetimes.versions)
             self.seen = {**self.seen, **added}
             self._set_versions({**self._versions, **added})
         if self._key_sets is not None:
-            await self._key_sets.enlist(self, self._depends.needs)
+            await self._key_sets.enlist(self, self.depends.needs)
 
     async def _tag_versions(self) -> dict[str, bytes]:
         """
@@ -202,11 +202,11 @@ class Resource:
         They are read before it is looked at whether any tag was invalidated since the run began: an
         invalidation replaces first what tells that, and then the version of its tag.
         """
-        return await current_versions(self.store, self._depends.tags, self.lifetimes.versions)
+        return await current_versions(self.store, self.depends.tags, self.lifetimes.versions)
 
     async def is_current(self) -> bool:
         _, *versions = await self._current()
-        return self._depends.as_versions(versions) == self._versions
+        return self.depends.as_versions(versions) == self._versions
 
     async def was_replaced(self) -> bool:
         """Whether another run has been stored since the look-up."""
@@ -229,15 +229,15 @@ class Resource:
         segments = range(len(entry.segments))
         if self._key_sets is not None:
             of_body = self.records.body_of(entry).keys(segments)
-            await self._key_sets.enlist(self, [self.key, *self._depends.needs, *of_body])
-        known = self.records, self._depends, self.seen
+            await self._key_sets.enlist(self, [self.key, *self.depends.needs, *of_body])
+        known = self.records, self.depends, self.seen
         if not varies_on and await at_once.commit(*known, entry, lease):
             return None
         entry = replace(entry, versions=await self._tag_versions())
         values, found, _ = await asyncio.gather(
             self._current(),
             self.records.body_of(entry).renew(segments, self.lifetimes.segments),
-            self.store.touch_many(self._depends.touched, self.lifetimes.versions),
+            self.store.touch_many(self.depends.touched, self.lifetimes.versions),
         )
         if found != len(entry.segments):
             raise StoreError("segments are missing that were written")
@@ -245,7 +245,7 @@ class Resource:
 
     async def freshen(self, hit: Hit, entry: Entry) -> None:
         """Write an entry that the look-up has found, with new times."""
-        await freshened(self.records, self._depends, self.seen, hit, entry)
+        await freshened(self.records, self.depends, self.seen, hit, entry)
 
     async def _replace(
         self, entry: Entry, varies_on: frozenset[str], values: list[bytes | None]
@@ -253,7 +253,7 @@ class Resource:
         written = ""
         for _ in range(_SWAPS):
             value, *versions = values
-            if self._depends.as_versions(versions) != self._versions:
+            if self.depends.as_versions(versions) != self._versions:
                 break
             replaced = await self.records.decode(self.key, value)
             index = replaced if isinstance(replaced, Index) else None
@@ -288,9 +288,9 @@ class Resource:
         tags = await self._tag_versions()
         (value, *versions), _ = await asyncio.gather(
             self._current(),
-            self.store.touch_many(self._depends.touched, self.lifetimes.versions),
+            self.store.touch_many(self.depends.touched, self.lifetimes.versions),
         )
-        if self._depends.as_versions(versions) != self._versions:
+        if self.depends.as_versions(versions) != self._versions:
             return NotCached.OVERTAKEN
         replaced = await self.records.decode(self.key, value)
         await self.records.put(self.key, Value(key=b"", versions=tags, payload=payload, text=text))

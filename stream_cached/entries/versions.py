@@ -54,6 +54,16 @@ class Dependencies:
             versions[self._revocation] = as_id(revocation)
         return versions
 
+    def seen(self, values: Mapping[str, bytes | None]) -> dict[str, bytes]:
+        """Return those of some values that have to be there before a run, as far as they are."""
+        return {key: value for key in self.read if (value := values.get(key)) is not None}
+
+    def expected(self, known: Mapping[str, bytes]) -> list[bytes | None] | None:
+        """Return what `keys` hold if nothing has changed since; None if not all that is known."""
+        if not known.keys() >= {*self.read}:
+            return None
+        return [*(known[key] for key in self.read), None]
+
     def recorded(self, versions: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """Return what a record depends on: not on what happens to the tags of others."""
         if self._witness is None:

@@ -19,7 +19,7 @@ from stream_cached.format.progress import LeaseRecord, LeaseState, decode_lease,
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.variants import ANY, Select, Variant, is_for
 from stream_cached.runs.channel import ProgressChannel
-from stream_cached.stores.protocol import Release, Store, add_and_get_many
+from stream_cached.stores.protocol import Release, Store, add_and_get_many, look_and_claim
 from stream_cached.tasks import spawn
 
 #: Seconds that a lease lives unless it is renewed: a killed process holds others up for so long.
@@ -109,6 +109,30 @@ class Lease:
         if record is None:
             self._renew_later()
         return record, values
+
+    async def claim_if_absent(
+        self, keys: Sequence[str], expected: Sequence[bytes | None]
+    ) -> tuple[bool, list[bytes | None]]:
+        """
+        Read values, and take the lease in the same round trip if there is nothing yet.
+
+        Args:
+            keys: The keys to read: that of the record, and those of its versions.
+            expected: The versions that the lease is for.
+
+        Returns:
+            Whether the lease is taken now, and the values.
+        """
+        lease = self._key, self._value, LEASE_TTL
+        try:
+            is_taken, values = await look_and_claim(self._store, lease, keys, expected)
+        except BaseException:
+            # The lease may have been taken all the same.
+            self.release()
+            raise
+        if is_taken:
+            self._renew_later()
+        return is_taken, values
 
     async def _claim(
         self, keys: Sequence[str], select: Select | None

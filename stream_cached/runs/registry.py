@@ -130,6 +130,14 @@ class RunRegistry:
         self._runs.setdefault(key, []).append(run)
         return run, True
 
+    def lead(self, key: str) -> Run | None:
+        """Return a new run, which the caller leads; None if anything is known of the key."""
+        if self._runs.get(key) or self._hit_for_miss.variants(key):
+            return None
+        run = Run(self, key, ANY)
+        self._runs[key] = [run]
+        return run
+
     def joinable(self, key: str, select: Select | None) -> Run | None:
         """Return the run that a request may wait for, if the request can't lead one."""
         if self._hit_for_miss.has(key, select):

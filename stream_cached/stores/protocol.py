@@ -78,6 +78,28 @@ class AddsAndGets(Protocol):
     ) -> tuple[bool, list[bytes | None]]: ...
 
 
+#: The key of a lease, its value, and its ttl in seconds.
+Claimed = tuple[str, bytes, float]
+
+
+@runtime_checkable
+class LooksAndClaims(Protocol):
+    """A store that can read values and, where there is nothing, take a lease, in one round trip."""
+
+    @property
+    def may_claim(self) -> bool:
+        """False where the server forbids it, or the store behind this one can't do it."""
+
+    async def look_and_claim(
+        self, lease: Claimed, keys: Sequence[str], expected: Sequence[bytes | None]
+    ) -> tuple[bool, list[bytes | None]]:
+        """
+        Read values; set a lease if it and the first one are missing, and the others are as
+        `expected`. Atomic. Return whether it was set, or was the same already; and the values.
+        """
+        ...
+
+
 @runtime_checkable
 class ComparesAndDeletes(Protocol):
     """A store that can delete a value that was read, and no later one."""
@@ -295,6 +317,19 @@ def held(
     """Return what tells whether keys of a store in this process have these values still, and others
     some that begin so; None for another store."""
     return cast(HoldsValues, store).held(values, starts) if can(store, HoldsValues) else None
+
+
+def may_claim(store: Store) -> TypeGuard[LooksAndClaims]:
+    return getattr(store, "may_claim", False)
+
+
+async def look_and_claim(
+    store: Store, lease: Claimed, keys: Sequence[str], expected: Sequence[bytes | None]
+) -> tuple[bool, list[bytes | None]]:
+    """Do what `LooksAndClaims` does; a store that can't reads the values only."""
+    if may_claim(store):
+        return await store.look_and_claim(lease, keys, expected)
+    return False, await store.get_many(keys)
 
 
 def may_commit(store: Store) -> TypeGuard[Commits]:

@@ -25,7 +25,7 @@ from stream_cached.errors import StoreError
 from stream_cached.format.envelope import InPieces
 from stream_cached.stores.aiocache import AiocacheStore, Passes
 from stream_cached.stores.clients import redis_client
-from stream_cached.stores.protocol import Commit, all_as_bytes
+from stream_cached.stores.protocol import Claimed, Commit, all_as_bytes
 from stream_cached.stores.redis_commands import Command, ask, exchange
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
@@ -67,12 +67,30 @@ redis.call('DEL', lease, unpack(KEYS, last + 3))
 return 2
 """
 
+#: Reads values and, where the first one is missing and the others are as expected, takes a lease.
+#: Its arguments: the value of the lease, its ttl, and what is expected.
+_CLAIM_SCRIPT = """
+local values = redis.call('MGET', unpack(KEYS, 2))
+if values[1] then return {0, values} end
+for i = 2, #values do
+  if (values[i] and '=' .. values[i] or '') ~= ARGV[1 + i] then return {0, values} end
+end
+local is_set = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+if is_set or redis.pcall('GET', KEYS[1]) == ARGV[1] then return {1, values} end
+return {0, values}
+"""
+
 _TEXT = frozenset({str})
 
 #: Keys of whole values, keys of others, and where what is read of each of those ends.
 _Place = tuple[tuple[Any, ...], tuple[Any, ...], tuple[str, ...]]
 
 _ERROR_CODE = re.compile(r"[A-Z]{3,}\b")
+
+
+def _as_expected(value: bytes | None) -> bytes:
+    """Return what a script compares a value with."""
+    return b"" if value is None else b"=" + value
 
 
 def _is_forbidden(reply: Any) -> bool:
@@ -91,7 +109,7 @@ class RedisStore(AiocacheStore):
         self, cache: BaseCache, timeout: float | None, time_limit: TimeLimit | None = None
     ) -> None:
         super().__init__(cache, timeout, time_limit)
-        self._may_publish = self.may_compare = self.may_commit = True
+        self._may_publish = self.may_compare = self.may_commit = self.may_claim = True
         self._wakeups = Wakeups(partial(redis_client, cache))
         self._compared = SharedReads(self._read_starts)
 
@@ -190,6 +208,21 @@ class RedisStore(AiocacheStore):
         done, values = await self.call("add", partial(ask, self.cache.client, commands))
         return bool(done), all_as_bytes(values)
 
+    async def look_and_claim(
+        self, lease: Claimed, keys: Sequence[str], expected: Sequence[bytes | None]
+    ) -> tuple[bool, list[bytes | None]]:
+        lease_key, value, ttl = lease
+        natives = self._built([lease_key, *keys])
+        arguments = (value, str(self.native_ttl(ttl)), *map(_as_expected, expected))
+        script = "EVAL", _CLAIM_SCRIPT, str(len(natives)), *natives, *arguments
+        try:
+            done, values = await self._ask("get", script, (ResponseError,))
+        except ResponseError:
+            # What forbids it may forbid it for ever, and costs a round trip each time.
+            self.may_claim = False
+            return False, await self.get_many(keys)
+        return bool(done), all_as_bytes(values)
+
     async def get_many_and_compare(
         self, keys: Sequence[str], starts: Mapping[str, bytes]
     ) -> tuple[list[bytes | None], bool]:
@@ -250,7 +283,7 @@ class RedisStore(AiocacheStore):
         ttls = (commit.ttl, commit.body_ttl, commit.touched_ttl)
         record_px, *other_px = ["" if ttl is None else str(self.native_ttl(ttl)) for ttl in ttls]
         counts = map(str, map(len, (commit.expected, commit.body, commit.touched)))
-        values = (b"" if value is None else b"=" + value for value in commit.expected.values())
+        values = map(_as_expected, commit.expected.values())
         natives = self._built(keys)
         held = b"" if lease is None else lease.value
         arguments = (commit.value, record_px, *counts, *other_px, held, *values)

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from stream_cached.stores.protocol import (
+    Claimed,
     Commit,
     Store,
     Wakeup,
     add_and_get_many,
     commit_at_once,
     compare_and_delete,
+    look_and_claim,
+    may_claim,
     may_commit,
     set_and_wake,
     wakeup,
@@ -62,6 +65,20 @@ class TransformedStore(ABC):
         written = self._to_store(key, value)
         done, values = await add_and_get_many(self._store, key, written, ttl, keys)
         return done, self._all_from_store(keys, values)
+
+    @property
+    def may_claim(self) -> bool:
+        return may_claim(self._store)
+
+    async def look_and_claim(
+        self, lease: Claimed, keys: Sequence[str], expected: Sequence[bytes | None]
+    ) -> tuple[bool, list[bytes | None]]:
+        (key, value, ttl), versions = lease, zip(keys[1:], expected, strict=True)
+        # What is stored in another form than it would be written in now counts as changed.
+        stored = [None if each is None else self._to_store(name, each) for name, each in versions]
+        written = key, self._to_store(key, value), ttl
+        is_taken, values = await look_and_claim(self._store, written, keys, stored)
+        return is_taken, self._all_from_store(keys, values)
 
     @property
     def may_commit(self) -> bool:

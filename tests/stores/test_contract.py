@@ -35,6 +35,8 @@ from stream_cached.stores.protocol import (
     add_and_get_many,
     commit_at_once,
     compare_and_delete,
+    look_and_claim,
+    may_claim,
 )
 from stream_cached.stores.redis import RedisStore
 from stream_cached.stores.signed import SignedStore
@@ -587,6 +589,57 @@ class TestEveryStore:
         assert remaining is not None
         assert 58 < remaining <= 61
 
+    # -- look, and claim
+
+    async def _claim(
+        self, held: Held, value: bytes = BYTES, version: bytes | None = b"old"
+    ) -> tuple[bool, list[bytes | None]]:
+        keys = ["record", "version", "revoked"]
+        return await look_and_claim(held.store, ("lease", value, 60), keys, [version, None])
+
+    async def test_a_lease_is_taken_where_there_is_nothing(self, held: Held) -> None:
+        await held.set("version", b"old")
+        for _ in range(2):
+            # A client that has lost its connection asks once more.
+            is_taken, values = await self._claim(held)
+            assert values == [None, b"old", None]
+            assert is_taken == may_claim(held.store)
+        assert await held.get("lease") == (BYTES if is_taken else None)
+        if is_taken:
+            assert 55 < (held.remaining("lease") or 0) <= 61
+            assert await self._claim(held, b"another's") == (False, values)
+
+    @pytest.mark.parametrize("there", ["record", "revoked", "version", "lease"])
+    async def test_a_lease_is_not_taken_where_there_is_something_else(
+        self, held: Held, there: str
+    ) -> None:
+        await held.set("version", b"old")
+        await held.set(there, b"new")
+        is_taken, values = await self._claim(held)
+        found = {"version": b"old", there: b"new"}
+        assert (is_taken, values) == (
+            False,
+            [found.get(k) for k in ("record", "version", "revoked")],
+        )
+        assert await held.get("lease") == (b"new" if there == "lease" else None)
+
+    async def test_a_lease_is_not_taken_where_a_version_is_missing_or_came(
+        self, held: Held
+    ) -> None:
+        assert await self._claim(held) == (False, [None, None, None])
+        await held.set("version", b"old")
+        assert await self._claim(held, version=None) == (False, [None, b"old", None])
+        assert await held.get("lease") is None
+
+    async def test_of_many_that_claim_one_wins(self, held: Held) -> None:
+        stores = [held.store, held.other] * 5
+        claims = [
+            look_and_claim(store, ("lease", b"%d" % number, 60), ["record"], [])
+            for number, store in enumerate(stores)
+        ]
+        found = await asyncio.gather(*claims)
+        assert [is_taken for is_taken, _ in found].count(True) == may_claim(held.store)
+
     # -- commit
 
     @pytest.mark.parametrize("ttl", [60, None])
@@ -963,6 +1016,16 @@ async def test_a_redis_without_scripts_deletes_what_was_read_in_two_steps(
         assert await held.get("key") == b"newer"
         assert await compare_and_delete(held.store, "key", b"newer")
         assert await held.get("key") is None
+
+
+async def test_a_redis_without_scripts_takes_no_lease_with_a_look(own_redis: RedisServer) -> None:
+    own_redis.execute("ACL", "SETUSER", "default", "-eval")
+    async with redis(own_redis, None) as held:
+        await held.set("record", b"value")
+        for _ in range(2):
+            claimed = await look_and_claim(held.store, ("lease", b"mine", 60), ["record"], [])
+            assert claimed == (False, [b"value"])
+            assert not may_claim(held.store)
 
 
 async def test_a_value_larger_than_the_memory_is_a_store_error() -> None:

@@ -83,7 +83,9 @@ def _packs_commands(
     return pack_commands
 
 
-def _in_pieces(commands: Iterable[Sequence[Any]]) -> list[bytes | memoryview]:
+def _in_pieces(
+    commands: Iterable[Sequence[Any]], encode: Callable[[Any], bytes]
+) -> list[bytes | memoryview]:
     """Return commands as they are sent. Of those with a value in pieces, these are not copied."""
     packed: list[bytes | memoryview] = []
     small = b""
@@ -94,7 +96,7 @@ def _in_pieces(commands: Iterable[Sequence[Any]]) -> list[bytes | memoryview]:
                 packed += (b"%b$%d\r\n%b" % (small, len(word) + word.size, word), *word.pieces)
                 small = b"\r\n"
             else:
-                data = word.encode() if type(word) is str else word
+                data = encode(word)
                 small += b"$%d\r\n%b\r\n" % (len(data), data)
     return [*packed, small]
 
@@ -159,8 +161,11 @@ class RedisPool(BlockingConnectionPool):
         try:
             # Where there is a value in pieces, the first command has one.
             is_in_pieces = InPieces in map(type, commands[0])
-            pack = _in_pieces if is_in_pieces else connection.pack_commands
-            await connection.send_packed_command(pack(commands))
+            if is_in_pieces:
+                packed = _in_pieces(commands, connection.encoder.encode)
+            else:
+                packed = connection.pack_commands(commands)
+            await connection.send_packed_command(packed)
             for _ in commands:
                 try:
                     replies.append(await connection.read_response())

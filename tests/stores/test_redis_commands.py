@@ -135,7 +135,7 @@ def _in_pieces() -> InPieces:
 def test_a_value_in_pieces_is_stored_as_a_whole(redis_url: str) -> None:
     async def main() -> None:
         client, value = _client(redis_url), _in_pieces()
-        commands = [("SET", "k", value), ("SET", b"l", value, "PX", "60000"), ("GET", "k")]
+        commands = [("SET", "k", value), ("SET", b"l", value, "PX", 60_000), ("GET", "k")]
         assert await exchange(client, commands) == [b"OK", b"OK", value.joined]
         assert await ask(client, [("GET", "l"), ("STRLEN", "none")]) == [value.joined, 0]
         assert 0 < (await ask(client, [("PTTL", "l")]))[0] <= 60_000

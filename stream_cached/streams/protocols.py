@@ -46,6 +46,9 @@ class Archive(Protocol):
 class Recording(Archive, Protocol):
     """What records the chunks of a stream."""
 
+    turn_after: int
+    """Bytes after which a source that does not suspend lets the store have a turn."""
+
     @property
     def is_failed(self) -> bool: ...
 

@@ -74,6 +74,7 @@ class Stream:
         self._recorder = recorder
         self._archive: Archive | None = recorder or archive
         self._max_ahead, self._backlog = max_ahead, Backlog(max_ahead)
+        self._turn_after = max_ahead if recorder is None else min(max_ahead, recorder.turn_after)
         self._burst = Burst(self)
         self.put, self.forget_source = self._burst.put, self._burst.forget_receiver
         self._spool_max, self._loop = spool_max, asyncio.get_running_loop()
@@ -105,7 +106,7 @@ class Stream:
         if self._is_first or self.owner.is_aborting or not self._has_room():
             return 0, 0.0
         room = self._max_ahead - (self._backlog.made - self._fastest if self.seats else 0)
-        return min(room, BURST_MAX), self._gave_way + GIVE_WAY_AFTER
+        return min(room, BURST_MAX, self._turn_after), self._gave_way + GIVE_WAY_AFTER
 
     def wake_waiting(self) -> bool:
         if not self._waiting:
@@ -158,7 +159,7 @@ class Stream:
             self._room.set_result(None)
 
     def _owes_store_turn(self) -> bool:
-        is_due = self._backlog.made - self._store_turn_at >= self._max_ahead
+        is_due = self._backlog.made - self._store_turn_at >= self._turn_after
         return is_due and self._recorder is not None and self._recorder.is_behind
 
     def _has_room(self) -> bool:

@@ -189,3 +189,26 @@ def test_a_run_that_only_the_store_reads_is_paced_by_it_and_stored(size: int) ->
         assert source.runs == 1
 
     run(test)
+
+
+@pytest.mark.parametrize("max_pending", [262_080, 2_000_000])
+@pytest.mark.parametrize("size", [20_000, 262_000, 1_500_000])
+def test_a_store_has_its_turns_however_far_the_source_may_be_ahead(
+    size: int, max_pending: int
+) -> None:
+    async def test() -> None:
+        @stream_cached(ttl=60, cache=MemoryCache(), max_ahead="4MiB", max_pending=max_pending)
+        async def endpoint(request: Request) -> Response:
+            async def chunks() -> AsyncIterator[bytes]:
+                for number in range(6_000_000 // size):
+                    yield bytes([number % 256]) * size
+
+            return StreamingResponse(chunks(), media_type="text/csv")
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        miss = await get(app)
+        await runs_over()
+        hit = await get(app)
+        assert (hit.cache_status, hit.body == miss.body) == (HIT, True)
+
+    run(test)

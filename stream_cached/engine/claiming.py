@@ -26,8 +26,8 @@ def probably_leads(call: Call, backend: Backend) -> bool:
     """Whether a call that has not looked yet will probably lead a run."""
     service = call.service
     return (
-        service.outlook.is_miss(call.key)
-        and backend.is_shared
+        backend.is_shared
+        and service.outlook.is_miss(call.key)
         and may_claim(backend.store)
         and call.reads
         and call.writes
@@ -72,8 +72,15 @@ def settle(run: Run, view: View) -> None:
 
 
 def note(call: Call, view: View) -> None:
-    """Note what a look-up has found, for the next one."""
-    outlook = call.service.outlook
-    outlook.note(call.key, is_miss=view.lacks_answer)
-    if view.lacks_answer and view.use.backend.is_shared:
-        outlook.versions = view.resource.depends.seen(view.resource.seen)
+    """Note what a look-up has found in a store that processes share, for the next one."""
+    if view.use.backend.is_shared:
+        outlook = call.service.outlook
+        outlook.note(call.key, is_miss=view.lacks_answer)
+        if view.lacks_answer:
+            outlook.versions = view.resource.depends.seen(view.resource.seen)
+
+
+def note_stored(call: Call, view: View) -> None:
+    """Note that the answer of a call was stored there."""
+    if view.use.backend.is_shared:
+        call.service.outlook.note_stored(call.key)

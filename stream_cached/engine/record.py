@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stream_cached.engine.after_event import with_ids
+from stream_cached.engine.claiming import note_stored
 from stream_cached.engine.completed import call_on_complete
 from stream_cached.engine.completeness import completeness
 from stream_cached.engine.confirm import own_tag, validate, with_tag
@@ -334,6 +335,6 @@ class _Record:
             call_on_complete(on_complete, self._resource, entry, digest, self._service.reporter)
         if self._guard is not None:
             self._guard.let_go()
-        self._service.outlook.note_stored(self._resource.key)
+        note_stored(self._call, self._view)
         self._view.registry.share_again(self._resource.key, self._resource.select)
         await self._service.hooks.stored(self._view)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -182,7 +183,8 @@ class Outlook:
     _is_miss = False
 
     def __init__(self) -> None:
-        self._stored: dict[str, None] = {}
+        # Event loops in several threads may call one function.
+        self._stored: OrderedDict[str, None] = OrderedDict()
 
     def is_miss(self, key: str) -> bool:
         """Whether it will find nothing, if it is for this key."""
@@ -198,7 +200,7 @@ class Outlook:
         """Note that an entry was stored, which the next one for this key finds."""
         self._stored[key] = None
         if len(self._stored) > _MOST_STORED:
-            del self._stored[next(iter(self._stored))]
+            self._stored.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

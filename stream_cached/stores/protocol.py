@@ -79,7 +79,7 @@ class AddsAndGets(Protocol):
 
 
 #: The key of a lease, its value, and its ttl in seconds.
-Claimed = tuple[str, bytes, float]
+NewLease = tuple[str, bytes, float]
 
 
 @runtime_checkable
@@ -91,7 +91,7 @@ class LooksAndClaims(Protocol):
         """False where the server forbids it, or the store behind this one can't do it."""
 
     async def look_and_claim(
-        self, lease: Claimed, keys: Sequence[str], expected: Sequence[bytes | None]
+        self, lease: NewLease, keys: Sequence[str], expected: Sequence[bytes | None]
     ) -> tuple[bool, list[bytes | None]]:
         """
         Read values; set a lease if it and the first one are missing, and the others are as
@@ -324,7 +324,7 @@ def may_claim(store: Store) -> TypeGuard[LooksAndClaims]:
 
 
 async def look_and_claim(
-    store: Store, lease: Claimed, keys: Sequence[str], expected: Sequence[bytes | None]
+    store: Store, lease: NewLease, keys: Sequence[str], expected: Sequence[bytes | None]
 ) -> tuple[bool, list[bytes | None]]:
     """Do what `LooksAndClaims` does; a store that can't reads the values only."""
     if may_claim(store):

@@ -25,7 +25,7 @@ from stream_cached.errors import StoreError
 from stream_cached.format.envelope import InPieces
 from stream_cached.stores.aiocache import AiocacheStore, Passes
 from stream_cached.stores.clients import redis_client
-from stream_cached.stores.protocol import Claimed, Commit, all_as_bytes
+from stream_cached.stores.protocol import Commit, NewLease, all_as_bytes
 from stream_cached.stores.redis_commands import Command, ask, exchange
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
@@ -75,8 +75,9 @@ if values[1] then return {0, values} end
 for i = 2, #values do
   if (values[i] and '=' .. values[i] or '') ~= ARGV[1 + i] then return {0, values} end
 end
-local is_set = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-if is_set or redis.pcall('GET', KEYS[1]) == ARGV[1] then return {1, values} end
+-- A server that is full refuses to set it, and has been read all the same.
+local set = redis.pcall('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+if (set and set.ok) or redis.pcall('GET', KEYS[1]) == ARGV[1] then return {1, values} end
 return {0, values}
 """
 
@@ -97,6 +98,13 @@ def _is_forbidden(reply: Any) -> bool:
     """Whether a server does not permit a command, or no longer has it by this name."""
     is_unknown = isinstance(reply, ResponseError) and str(reply).startswith("unknown command")
     return is_unknown or isinstance(reply, NoPermissionError)
+
+
+def _forbids_scripts(exc: ResponseError) -> bool:
+    """Whether a server that has refused a script will refuse each of them."""
+    said = str(exc)
+    is_lasting = "can't run this command" in said or "unknown command" in said
+    return is_lasting or isinstance(exc, NoPermissionError)
 
 
 class RedisStore(AiocacheStore):
@@ -209,7 +217,7 @@ class RedisStore(AiocacheStore):
         return bool(done), all_as_bytes(values)
 
     async def look_and_claim(
-        self, lease: Claimed, keys: Sequence[str], expected: Sequence[bytes | None]
+        self, lease: NewLease, keys: Sequence[str], expected: Sequence[bytes | None]
     ) -> tuple[bool, list[bytes | None]]:
         lease_key, value, ttl = lease
         natives = self._built([lease_key, *keys])
@@ -217,9 +225,8 @@ class RedisStore(AiocacheStore):
         script = "EVAL", _CLAIM_SCRIPT, str(len(natives)), *natives, *arguments
         try:
             done, values = await self._ask("get", script, (ResponseError,))
-        except ResponseError:
-            # What forbids it may forbid it for ever, and costs a round trip each time.
-            self.may_claim = False
+        except ResponseError as exc:
+            self.may_claim = not _forbids_scripts(exc)
             return False, await self.get_many(keys)
         return bool(done), all_as_bytes(values)
 
@@ -292,9 +299,7 @@ class RedisStore(AiocacheStore):
             done = int(await self._ask("set", script, (ResponseError,)))
         except ResponseError as exc:
             # Step by step, it may be done all the same; or it is known then what forbids it.
-            said = str(exc)
-            is_lasting = "can't run this command" in said or "unknown command" in said
-            self.may_commit = not (is_lasting or isinstance(exc, NoPermissionError))
+            self.may_commit = not _forbids_scripts(exc)
             return False, False
         return done > 0, done > 1
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from stream_cached.stores.protocol import (
-    Claimed,
     Commit,
+    NewLease,
     Store,
     Wakeup,
     add_and_get_many,
@@ -71,7 +71,7 @@ class TransformedStore(ABC):
         return may_claim(self._store)
 
     async def look_and_claim(
-        self, lease: Claimed, keys: Sequence[str], expected: Sequence[bytes | None]
+        self, lease: NewLease, keys: Sequence[str], expected: Sequence[bytes | None]
     ) -> tuple[bool, list[bytes | None]]:
         (key, value, ttl), versions = lease, zip(keys[1:], expected, strict=True)
         # What is stored in another form than it would be written in now counts as changed.

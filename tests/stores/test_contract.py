@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -1026,6 +1027,18 @@ async def test_a_redis_without_scripts_takes_no_lease_with_a_look(own_redis: Red
             claimed = await look_and_claim(held.store, ("lease", b"mine", 60), ["record"], [])
             assert claimed == (False, [b"value"])
             assert not may_claim(held.store)
+
+
+async def test_a_redis_that_is_full_is_read_and_goes_on_to_take_leases(
+    own_redis: RedisServer,
+) -> None:
+    async with redis(own_redis, None) as held:
+        await held.set("version", b"old")
+        own_redis.execute("CONFIG", "SET", "maxmemory", "1")
+        claim = partial(look_and_claim, held.store, ("lease", b"mine", 60), ["record", "version"])
+        assert await claim([b"old"]) == (False, [None, b"old"])
+        own_redis.execute("CONFIG", "SET", "maxmemory", "0")
+        assert await claim([b"old"]) == (True, [None, b"old"])
 
 
 async def test_a_value_larger_than_the_memory_is_a_store_error() -> None:

@@ -17,7 +17,7 @@ from stream_cached.format.envelope import Own, read_prefix, seal_of
 from stream_cached.format.records import ClosedSegment, Segment
 from stream_cached.format.validation import UnsoundError
 from stream_cached.keys.names import segment_key
-from stream_cached.limits import VALUE_SIZE
+from stream_cached.limits import VALUE_SIZE, Limits
 from stream_cached.stores.protocol import Store, kind_of_values
 
 #: Segments that are written or read in one round trip.
@@ -73,17 +73,19 @@ class Body:
         """The number of the first segment that can be read now."""
         return 0
 
-    def packer(self, *, is_coded: bool, max_ahead: int) -> ChunkPacker:
+    def packer(self, limits: Limits, *, is_coded: bool) -> ChunkPacker:
         """
         Return what packs the chunks of the run.
 
         Args:
+            limits: Those of the run. As many bytes as it may be ahead are in memory anyway.
             is_coded: Whether segments may be compressed. A large one would be inflated at once.
-            max_ahead: Bytes that are in memory anyway.
         """
-        # What this process keeps may be larger, and is fewer.
+        # What this process keeps may be larger, and is fewer. Several of them have to be able to
+        # wait.
         keeps = self._kind is Own
-        size = min(PART_SIZE, max_ahead) if keeps and not is_coded else 0
+        most = min(PART_SIZE, limits.max_ahead, limits.max_pending // 4)
+        size = most if keeps and not is_coded else 0
         return ChunkPacker(keeps=keeps, max_size=max(VALUE_SIZE, size))
 
     def pack(self, index: int, segment: Segment | ClosedSegment) -> PackedSegment:

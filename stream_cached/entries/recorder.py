@@ -62,7 +62,7 @@ class Recorder:
         self._resource, self._entry, self._channel, self._coder = resource, entry, channel, coder
         self._body, self._varies_on = resource.records.body(entry.generation), varies_on
         self._limits, self.turn_after = limits, limits.max_pending // 4
-        self._packer = self._body.packer(is_coded=coder is not None, max_ahead=limits.max_ahead)
+        self._packer = self._body.packer(limits, is_coded=coder is not None)
         self._digest = body_digest(sha256=hashes, has_tag=entry.etag is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
         self._queue = SegmentQueue(limits.max_pending)

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_cached.entries.body import Body
 from stream_cached.entries.chunks import PART_SIZE, ChunkJoiner, ChunkPacker
 from stream_cached.format.codec import encode_segment
 from stream_cached.format.envelope import size_of_value
 from stream_cached.format.records import ClosedSegment
-from stream_cached.limits import VALUE_SIZE
+from stream_cached.limits import VALUE_SIZE, Limits
+from stream_cached.stores.memory import MemoryCache, MemoryStore
 
 #: The kinds of stores: a server, this process, and this process with compressed bodies.
 PACKERS = {
@@ -80,3 +82,11 @@ def test_a_large_chunk_is_not_copied_before_it_is_packed(options: dict[str, Any]
     else:
         # One that is kept would keep all of the chunk.
         assert (len(segments), len(views), copies) == (6, 0, 10)
+
+
+@pytest.mark.parametrize("max_pending", [VALUE_SIZE, 2 * PART_SIZE, 64 * PART_SIZE])
+def test_several_segments_of_a_run_may_wait(max_pending: int) -> None:
+    body = Body(MemoryStore(MemoryCache()), "key", bytes(16))
+    packer = body.packer(Limits(max_pending=max_pending), is_coded=False)
+    segments = _packed(packer, [bytes(20_000)] * 200, 1)
+    assert max(segment.size for segment in segments) <= max(VALUE_SIZE, max_pending // 3)

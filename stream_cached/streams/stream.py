@@ -102,8 +102,10 @@ class Stream:
         if self._producer is not None:
             # It is cancelled only while it is suspended: later chunks of the burst change nothing.
             self._cancellations = self._producer.cancelling()
-        # The first chunk is sent before the second one is made.
-        if self._is_first or self.owner.is_aborting or not self._has_room():
+        # The first chunk is sent before the second one is made. And what a source makes before it
+        # suspends is handed on without asking it to pace itself.
+        has_to_pace = self._is_first or self.owner.is_aborting or self._owes_store_turn()
+        if has_to_pace or not self._has_room():
             return 0, 0.0
         room = self._max_ahead - (self._backlog.made - self._fastest if self.seats else 0)
         return min(room, BURST_MAX, self._turn_after), self._gave_way + GIVE_WAY_AFTER

@@ -1,8 +1,9 @@
-"""A recording costs its readers no time: chunks are sent before they are digested and packed."""
+"""A recording costs its readers no time, and a source gives the store the time that it needs."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,17 +15,21 @@ from starlette.types import Message
 
 from stream_cached import stream_cached
 from stream_cached.entries import body_digest, recorder
+from stream_cached.stores.memory import MemoryStore
+from stream_cached.streams import stream
 from tests.support.asgi import Exchange, get
 from tests.support.gates import run
 
 CHUNK, COUNT = 100_000, 60
 
 
-def _app() -> Starlette:
-    @stream_cached(ttl=60, cache="memory://")
+def _app(*, suspends: bool = False) -> Starlette:
+    @stream_cached(ttl=60, cache="memory://", max_pending=COUNT * CHUNK // 2)
     async def endpoint(request: Request) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
             for number in range(COUNT):
+                if suspends:
+                    await asyncio.sleep(0)
                 yield bytes([number]) * CHUNK
 
         return StreamingResponse(chunks(), media_type="text/csv")
@@ -69,6 +74,33 @@ def test_what_is_digested_was_sent_before(monkeypatch: pytest.MonkeyPatch) -> No
         assert ahead
         assert min(ahead) >= 0
         assert _sent(exchange) == CHUNK * COUNT
+        hit = await get(exchange.app)
+        assert hit.cache_status == "stream-cached; hit"
+        assert hit.body == exchange.body
+
+    run(main)
+
+
+def test_a_source_that_suspends_gives_the_store_time_to_catch_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_many = MemoryStore.set_many
+
+    async def set_slowly(
+        self: MemoryStore, items: Sequence[tuple[str, bytes]], ttl: float | None
+    ) -> None:
+        for _ in range(2 * COUNT):
+            await asyncio.sleep(0)
+        await set_many(self, items, ttl)
+
+    monkeypatch.setattr(MemoryStore, "set_many", set_slowly)
+    # It gives way to nothing else, and waits as long as it takes.
+    monkeypatch.setattr(stream, "GIVE_WAY_AFTER", 600.0)
+    monkeypatch.setattr(stream, "STORE_TURN", 600.0)
+
+    async def main() -> None:
+        exchange = Quick(_app(suspends=True))
+        await exchange.run()
         hit = await get(exchange.app)
         assert hit.cache_status == "stream-cached; hit"
         assert hit.body == exchange.body

@@ -232,9 +232,9 @@ class Recorder:
         entry = self._entry
         entry.length, entry.took = self._length, self._owner.took
         self._closing = True
-        if not self._queue.count:
+        room = self._limits.inline_max - self._resource.versions_size
+        if not self._queue.count and self._packer.filled <= room:
             whole = self._packer.open
-            room = self._limits.inline_max - self._resource.versions_size
             if fits(entry, whole, room):
                 await self._written_out()
                 entry.chunks, entry.body = whole.chunks, whole.payload

@@ -15,6 +15,7 @@ from starlette.types import Message
 
 from stream_cached import stream_cached
 from stream_cached.entries import body_digest, recorder
+from stream_cached.entries.chunks import ChunkPacker
 from stream_cached.stores.memory import MemoryStore
 from stream_cached.streams import stream
 from tests.support.asgi import Exchange, get
@@ -23,11 +24,11 @@ from tests.support.gates import run
 CHUNK, COUNT = 100_000, 60
 
 
-def _app(*, suspends: bool = False) -> Starlette:
+def _app(*, count: int = COUNT, suspends: bool = False) -> Starlette:
     @stream_cached(ttl=60, cache="memory://", max_pending=COUNT * CHUNK // 2)
     async def endpoint(request: Request) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
-            for number in range(COUNT):
+            for number in range(count):
                 if suspends:
                     await asyncio.sleep(0)
                 yield bytes([number]) * CHUNK
@@ -104,5 +105,28 @@ def test_a_source_that_suspends_gives_the_store_time_to_catch_up(
         hit = await get(exchange.app)
         assert hit.cache_status == "stream-cached; hit"
         assert hit.body == exchange.body
+
+    run(main)
+
+
+def test_a_body_is_not_joined_to_see_that_the_record_can_not_hold_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    joined: list[int] = []
+    as_it_is: Any = vars(ChunkPacker)["open"]
+
+    def opened(packer: ChunkPacker) -> Any:
+        joined.append(packer.filled)
+        return as_it_is.fget(packer)
+
+    monkeypatch.setattr(ChunkPacker, "open", property(opened))
+
+    async def main() -> None:
+        app = _app(count=5)
+        await get(app)
+        hit = await get(app)
+        assert hit.cache_status == "stream-cached; hit"
+        assert len(hit.body) == 5 * CHUNK
+        assert not joined
 
     run(main)

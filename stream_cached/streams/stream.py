@@ -71,8 +71,7 @@ class Stream:
     ) -> None:
         self.owner, self.commit_wait = owner, commit_wait
         self.seats: set[Seat] = set()
-        self._recorder = recorder
-        self._archive: Archive | None = recorder or archive
+        self._recorder, self._archive = recorder, recorder or archive
         self._max_ahead, self._backlog = max_ahead, Backlog(max_ahead)
         self._turn_after = max_ahead if recorder is None else min(max_ahead, recorder.turn_after)
         self._burst = Burst(self)
@@ -80,8 +79,7 @@ class Stream:
         self._spool_max, self._loop = spool_max, asyncio.get_running_loop()
         # Seats that have read everything: looked at once a wake-up, not at each chunk.
         self._waiting: set[Seat] = set()
-        self._ended = asyncio.Event()
-        self._turns = Turns(self.seats)
+        self._ended, self._turns = asyncio.Event(), Turns(self.seats)
 
     # -- the source -------------------------------------------------------------------------
 
@@ -102,8 +100,7 @@ class Stream:
         if self._producer is not None:
             # It is cancelled only while it is suspended: later chunks of the burst change nothing.
             self._cancellations = self._producer.cancelling()
-        # The first chunk is sent before the second one is made. And what a source makes before it
-        # suspends is handed on without asking it to pace itself.
+        # The first chunk is sent by itself. What waits until a source suspends is not paced.
         has_to_pace = self._is_first or self.owner.is_aborting or self._owes_store_turn()
         if has_to_pace or not self._has_room():
             return 0, 0.0
@@ -165,7 +162,9 @@ class Stream:
         return is_due and self._recorder is not None and self._recorder.is_behind
 
     def _has_room(self) -> bool:
-        if self.seats and self._backlog.made - self._fastest < self._max_ahead:
+        # Who joins reads nothing before there are bytes: empty chunks must not wait for that.
+        is_near = not self.has_begun or self._backlog.made - self._fastest < self._max_ahead
+        if self.seats and is_near:
             return True
         if self.seats and not self.owner.is_followed:
             return False

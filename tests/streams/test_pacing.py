@@ -212,3 +212,37 @@ def test_a_store_has_its_turns_however_far_the_source_may_be_ahead(
         assert (hit.cache_status, hit.body == miss.body) == (HIT, True)
 
     run(test)
+
+
+@pytest.mark.parametrize(("max_ahead", "empty"), [(1, 3), (1000, 50), (1000, 5)])
+def test_empty_chunks_do_not_wait_for_who_joins_and_reads_nothing_before_there_are_bytes(
+    max_ahead: int, empty: int
+) -> None:
+    async def test() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        @stream_cached(ttl=60, cache=MemoryCache(), max_ahead=max_ahead, etag=False)
+        async def endpoint(request: Request) -> Response:
+            async def chunks() -> AsyncIterator[bytes]:
+                begun.set()
+                await go_on.wait()
+                for _ in range(empty):
+                    await asyncio.sleep(0)
+                    yield b""
+                yield b"body"
+
+            return StreamingResponse(chunks(), media_type="text/csv")
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        leader, joins = Exchange(app), Exchange(app)
+        leading, joining = asyncio.create_task(leader.run()), asyncio.create_task(joins.run())
+        await begun.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        leading.cancel()
+        go_on.set()
+        await joining
+        assert joins.body == b"body"
+        assert joins.complete
+
+    run(test)

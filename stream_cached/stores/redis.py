@@ -68,18 +68,25 @@ return 2
 """
 
 #: Reads values and, where the first one is missing and the others are as expected, takes a lease.
-#: Its arguments: the value of the lease, its ttl, and what is expected.
+#: Its arguments: the value of the lease, its ttl, the latest time at which to take it in
+#: milliseconds by the server's clock, and what is expected. It returns that clock, too.
 _CLAIM_SCRIPT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local values = redis.call('MGET', unpack(KEYS, 2))
-if values[1] then return {0, values} end
+if values[1] or (ARGV[3] ~= '' and now > tonumber(ARGV[3])) then return {0, now, values} end
 for i = 2, #values do
-  if (values[i] and '=' .. values[i] or '') ~= ARGV[1 + i] then return {0, values} end
+  if (values[i] and '=' .. values[i] or '') ~= ARGV[2 + i] then return {0, now, values} end
 end
 -- A server that is full refuses to set it, and has been read all the same.
 local set = redis.pcall('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-if (set and set.ok) or redis.pcall('GET', KEYS[1]) == ARGV[1] then return {1, values} end
-return {0, values}
+if (set and set.ok) or redis.pcall('GET', KEYS[1]) == ARGV[1] then return {1, now, values} end
+return {0, now, values}
 """
+
+#: Milliseconds after which a look-up takes no lease any more. A server that was held up carries out
+#: what it was sent, though nobody waits for it.
+_CLAIM_WITHIN = 250
 
 _TEXT = frozenset({str})
 
@@ -118,6 +125,8 @@ class RedisStore(AiocacheStore):
     ) -> None:
         super().__init__(cache, timeout, time_limit)
         self._may_publish = self.may_compare = self.may_commit = self.may_claim = True
+        self._ahead: float | None = None
+        """Milliseconds by which the server's clock is ahead of this process'; None if unknown."""
         self._wakeups = Wakeups(partial(redis_client, cache))
         self._compared = SharedReads(self._read_starts)
 
@@ -221,13 +230,17 @@ class RedisStore(AiocacheStore):
     ) -> tuple[bool, list[bytes | None]]:
         lease_key, value, ttl = lease
         natives = self._built([lease_key, *keys])
-        arguments = (value, str(self.native_ttl(ttl)), *map(_as_expected, expected))
+        sent = time.monotonic() * 1000
+        within = _CLAIM_WITHIN if self.timeout is None else min(_CLAIM_WITHIN, 1000 * self.timeout)
+        until = "" if self._ahead is None else str(int(sent + self._ahead + within))
+        arguments = (value, str(self.native_ttl(ttl)), until, *map(_as_expected, expected))
         script = "EVAL", _CLAIM_SCRIPT, str(len(natives)), *natives, *arguments
         try:
-            done, values = await self._ask("get", script, (ResponseError,))
+            done, now, values = await self._ask("get", script, (ResponseError,))
         except ResponseError as exc:
             self.may_claim = not _forbids_scripts(exc)
             return False, await self.get_many(keys)
+        self._ahead = now - sent
         return bool(done), all_as_bytes(values)
 
     async def get_many_and_compare(

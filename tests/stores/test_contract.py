@@ -1041,6 +1041,26 @@ async def test_a_redis_that_is_full_is_read_and_goes_on_to_take_leases(
         assert await claim([b"old"]) == (True, [None, b"old"])
 
 
+async def test_a_redis_that_was_held_up_takes_no_lease_for_who_has_gone(
+    own_redis: RedisServer,
+) -> None:
+    def has_run_scripts(number: int) -> bool:
+        return f"cmdstat_eval:calls={number}," in str(own_redis.execute("INFO", "commandstats"))
+
+    async with redis_store(own_redis.port, 0.5) as store:
+        for name in ("first", "second"):
+            assert await store.look_and_claim((name, b"mine", 60), ["record"], []) == (True, [None])
+        hang(own_redis)
+        try:
+            with pytest.raises(StoreError):
+                await store.look_and_claim(("late", b"mine", 60), ["record"], [])
+        finally:
+            own_redis.resume()
+        wait_until(lambda: has_run_scripts(3))
+        assert own_redis.execute("GET", "late") is None
+        assert await store.look_and_claim(("next", b"mine", 60), ["record"], []) == (True, [None])
+
+
 async def test_a_value_larger_than_the_memory_is_a_store_error() -> None:
     store = MemoryStore(MemoryCache(max_bytes=1000))
     await store.set_many([("key", b"value")], None)

@@ -69,8 +69,7 @@ class RemoteRun:
         # One task watches, however slow the readers in this process are.
         self._watcher: asyncio.Task[None] | None = None
         self.reads_ahead = self._body.may_go
-        self._is_over = False
-        self._has_looked = False
+        self._is_over = self._has_looked = self._has_left = False
         self._failure: StoreError | None = None
         self._news = asyncio.Event()
         self._alive_at: float | None = None
@@ -80,8 +79,7 @@ class RemoteRun:
         self._wakeup = self._channel.wakeup()
         self._chunks = ChunkIndex()
         self._joiner = ChunkJoiner()
-        self._index = 0
-        self._given = 0
+        self._index = self._given = 0
         self._length = self._number = 0
 
     # -- what the store says ----------------------------------------------------------------
@@ -135,13 +133,15 @@ class RemoteRun:
         self._follower = run
 
     def leave(self) -> None:
+        # Before Python 3.12, `wait_for` may swallow the cancellation in a client of Redis.
+        self._has_left = True
         self._wakeup.close()
         if self._watcher is not None:
             self._watcher.cancel()
 
     async def _watch(self) -> None:
         try:
-            while self.state is LeaseState.HELD:
+            while self.state is LeaseState.HELD and not self._has_left:
                 await self._mark()
                 await self._look()
                 self._tell()
@@ -250,7 +250,7 @@ class RemoteRun:
 
     async def _keep_renewing(self) -> None:
         """Renew the segments that are still to be handed on."""
-        while self._end is not None:
+        while self._end is not None and not self._has_left:
             await self._renew_from(self._index)
             await asyncio.sleep(RENEW_EVERY)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import RunBegan, stream_cached
+from stream_cached.engine.service import Outlook
 from stream_cached.runs.lease import LEASE_TTL, Lease
 from stream_cached.stores.protocol import look_and_claim
 from tests.support.asgi import Exchange, get
@@ -237,3 +238,28 @@ def test_a_request_that_is_no_plain_one_looks_as_before(
         await process.close()
 
     run(main)
+
+
+class _Raced(dict[str, None]):
+    """What another thread makes room in, or adds to, while this one looks for the oldest key."""
+
+    def __init__(self, keys: Iterator[str], *, adds: bool) -> None:
+        super().__init__(dict.fromkeys(keys))
+        self.adds = adds
+
+    def __iter__(self) -> Iterator[str]:
+        keys = super().__iter__()
+        if self.adds:
+            self["added"] = None
+            return keys
+        oldest = next(keys)
+        del self[oldest]
+        return iter([oldest])
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_threads_may_note_at_the_same_time_what_they_have_stored(adds: bool) -> None:
+    outlook = Outlook()
+    outlook._stored = _Raced((str(number) for number in range(1000)), adds=adds)
+    outlook.note_stored("a")
+    assert "a" in outlook._stored

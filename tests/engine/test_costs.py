@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -91,10 +91,12 @@ class Costs:
             AbstractConnection.send_packed_command = send  # type: ignore[method-assign]
 
 
-def _app(cache: str, body: str, secret: str = "", on_event: Any = None) -> Starlette:
+def _app(
+    cache: str, body: str, secret: str = "", on_event: Any = None, tags: Any = ()
+) -> Starlette:
     count, size = BODIES[body]
 
-    @stream_cached(ttl=60, cache=cache, secret=secret or None, on_event=on_event)
+    @stream_cached(ttl=60, cache=cache, secret=secret or None, on_event=on_event, tags=tags)
     async def endpoint(request: Request) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
             for number in range(count):
@@ -144,12 +146,12 @@ def _slow_app(cache: str) -> Starlette:
     return Starlette(routes=[Route("/", endpoint)])
 
 
-def _cost_of_a_miss(app: Starlette) -> Costs:
+def _cost_of_a_miss(app: Starlette, before: Sequence[int] = range(3)) -> Costs:
     """Return what a miss costs where other keys were used before."""
 
     async def main() -> Costs:
         costs = Costs()
-        for number in range(3):
+        for number in before:
             await _asking(app, number).run()
         exchange = _asking(app, 3)
         with costs.counted():
@@ -386,6 +388,25 @@ def test_what_a_miss_costs_on_redis(
     # The look-up, with the lease; and the commit, with the end of the lease.
     assert costs.round_trips == 2
     assert costs.sent == Counter(EVAL=2)
+
+
+@pytest.mark.parametrize("has_tag", [False, True])
+def test_what_a_miss_costs_on_redis_that_is_not_expected(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, *, has_tag: bool
+) -> None:
+    monkeypatch.setattr("stream_cached.entries.recorder.TELL_FIRST_AFTER", 60.0)
+    tags = _tag_of if has_tag else ()
+    # The last call before it is a hit.
+    app = _app(f"{redis_url}?namespace={namespace}", "small", tags=tags)
+    costs = _cost_of_a_miss(app, before=(0, 1, 1))
+
+    # The look-up; the version of a tag that is new; the lease, with another look; and the commit.
+    assert costs.round_trips == 3 + has_tag
+    assert (costs.sent["MGET"], costs.sent["EVAL"]) == (2, 1)
+
+
+def _tag_of(request: Request) -> list[str]:
+    return [f"number:{request.query_params['number']}"]
 
 
 def test_what_a_slow_miss_tells_costs_nothing_at_its_end(redis_url: str, namespace: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -39,6 +40,10 @@ _QUIET = frozenset(
 
 #: How many lines one endpoint may cause: clients choose some of what there is to say.
 _MAX_LINES = 100
+
+#: Seconds after its return for which no failure of a store is said: one that is full, and evicts
+#: what was just written, fails and works with each request.
+_QUIET_FOR = 60.0
 
 
 class Outcome(enum.StrEnum):
@@ -212,6 +217,7 @@ class Reporter:
         self._endpoint = endpoint
         self.counters = _Counters()
         self._said: set[tuple[object, str]] = set()
+        self._quiet_until = 0.0
         self.failing: dict[str, str] = {}
         """Why a store fails, by what was done with it."""
 
@@ -315,17 +321,16 @@ class Reporter:
                 "answered without it",
                 *(self._endpoint, cause, fix),
             )
-        elif self.failing.get(doing) != str(cause):
+        elif self.failing.get(doing) != str(cause) and time.monotonic() >= self._quiet_until:
             self.failing[doing] = str(cause)
             logger.warning(
-                "%s: the cache fails (%s); requests are answered without it",
-                self._endpoint,
-                cause,
+                "%s: the cache fails (%s); requests are answered without it", self._endpoint, cause
             )
 
     def store_works(self, doing: Literal["reading", "writing"]) -> None:
         """Log that a store which failed works again."""
         if self.failing.pop(doing, None) is not None and not self.failing:
+            self._quiet_until = time.monotonic() + _QUIET_FOR
             logger.info("%s: the cache works again", self._endpoint)
 
     def _once(self, what: tuple[object, str], level: int, message: str, *args: object) -> None:

@@ -26,7 +26,7 @@ from stream_cached.format.envelope import InPieces
 from stream_cached.stores.aiocache import AiocacheStore, Passes
 from stream_cached.stores.clients import redis_client
 from stream_cached.stores.protocol import Commit, NewLease, all_as_bytes
-from stream_cached.stores.redis_commands import Command, ask, exchange
+from stream_cached.stores.redis_commands import Command, ask, exchange, set_watched
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
 #: Prefixes of errors that concern one key (it holds another type) or this client (its pool is
@@ -281,8 +281,17 @@ class RedisStore(AiocacheStore):
         self, key: str, expected: bytes, value: bytes, ttl: float | None
     ) -> bool:
         expiry = self._expiry(ttl)
-        script = (self.cache.CAS_SCRIPT, 1, self.native_key(key), value, expected, *expiry)
-        return bool(await self._ask("compare and set", ("EVAL", *script)))
+        native, name = self.native_key(key), "compare and set"
+        script = "EVAL", self.cache.CAS_SCRIPT, 1, native, value, expected, *expiry
+        if self.may_commit:
+            try:
+                return bool(await self._ask(name, script, (ResponseError,)))
+            except ResponseError as exc:
+                if not _forbids_scripts(exc):
+                    raise self.failure(name, exc) from exc
+                self.may_commit = False
+        setting = "SET", native, value, *expiry
+        return await self.call(name, partial(set_watched, self.cache.client, expected, setting))
 
     async def compare_and_delete(self, key: str, expected: bytes) -> bool:
         native = self.native_key(key)

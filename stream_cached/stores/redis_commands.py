@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio import client as of_redis
+from redis.exceptions import WatchError
 
 from stream_cached.format.envelope import InPieces
 from stream_cached.stores.redis_pool import RedisPool
@@ -61,6 +62,22 @@ async def ask(client: Any, commands: Sequence[Command]) -> list[Any]:
         if isinstance(reply, Exception):
             raise reply
     return replies
+
+
+async def set_watched(client: Any, expected: bytes, setting: Command) -> bool:
+    """Set a key that still holds a value, without a script, which may be forbidden."""
+    _, key, *_ = setting
+    async with client.pipeline(transaction=True) as pipeline:
+        await pipeline.watch(key)
+        if await pipeline.get(key) != expected:
+            return False
+        pipeline.multi()
+        pipeline.execute_command(*map(_whole, setting))
+        try:
+            await pipeline.execute()
+        except WatchError:
+            return False
+        return True
 
 
 def _whole(word: Any) -> Any:

@@ -21,6 +21,7 @@ from aiocache.base import BaseCache
 from cashews import Cache
 from cashews.backends.diskcache import DiskCache
 from cashews.backends.memory import Memory
+from redis.asyncio.client import Pipeline
 
 from stream_cached.cashews.stores import CashewsDisk, CashewsDiskStore, CashewsMemory
 from stream_cached.cashews.views import view_of
@@ -1017,6 +1018,32 @@ async def test_a_redis_without_scripts_deletes_what_was_read_in_two_steps(
         assert await held.get("key") == b"newer"
         assert await compare_and_delete(held.store, "key", b"newer")
         assert await held.get("key") is None
+
+
+async def test_a_redis_without_scripts_compares_and_sets(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_redis.execute("ACL", "SETUSER", "default", "-@scripting")
+    async with redis(own_redis, None) as held:
+        await held.set("key", b"older")
+        assert not await held.store.compare_and_set("key", b"another", b"newer", 60)
+        assert not await held.store.compare_and_set("missing", b"older", b"newer", 60)
+        assert await held.get("key") == b"older"
+        assert await held.store.compare_and_set("key", b"older", b"newer", 60)
+        assert await held.get("key") == b"newer"
+        assert own_redis.execute("PTTL", "key") not in {b"-1", b"-2"}
+        assert await held.store.compare_and_set("key", b"newer", b"newest", None)
+        assert own_redis.execute("PTTL", "key") == b"-1"
+
+        execute = Pipeline.execute
+
+        async def late(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+            own_redis.execute("SET", "key", "of another")
+            return await execute(pipeline, *args, **kwargs)
+
+        monkeypatch.setattr(Pipeline, "execute", late)
+        assert not await held.store.compare_and_set("key", b"newest", b"last", 60)
+        assert await held.get("key") == b"of another"
 
 
 async def test_a_redis_without_scripts_takes_no_lease_with_a_look(own_redis: RedisServer) -> None:

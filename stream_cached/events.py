@@ -41,9 +41,9 @@ _QUIET = frozenset(
 #: How many lines one endpoint may cause: clients choose some of what there is to say.
 _MAX_LINES = 100
 
-#: Seconds after its return for which no failure of a store is said: one that is full, and evicts
-#: what was just written, fails and works with each request.
-_QUIET_FOR = 60.0
+#: How often the same failure of a store is said in a minute: one that is full, and evicts what was
+#: just written, fails and works with each request.
+_MOST_A_MINUTE = 3
 
 
 class Outcome(enum.StrEnum):
@@ -212,12 +212,11 @@ class Reporter:
 
     def __init__(self, endpoint: str, name: str = "", hook: EventHook | None = None) -> None:
         self.all.add(self)
-        self.name = name or endpoint
-        self.hook = hook
+        self.name, self.hook = name or endpoint, hook
         self._endpoint = endpoint
         self.counters = _Counters()
         self._said: set[tuple[object, str]] = set()
-        self._quiet_until = 0.0
+        self._failure, self._minute, self._times = "", 0.0, 0
         self.failing: dict[str, str] = {}
         """Why a store fails, by what was done with it."""
 
@@ -230,11 +229,8 @@ class Reporter:
             event = replace(event, size=size, seconds=seconds)
             logger.debug(
                 "%s: answered: %s%s, key %s, %s bytes, %.1f ms",
-                self._endpoint,
-                event.outcome,
-                f" ({event.detail})" if event.detail else "",
-                event.key or "-",
-                "-" if event.size is None else event.size,
+                *(self._endpoint, event.outcome, f" ({event.detail})" if event.detail else ""),
+                *(event.key or "-", "-" if event.size is None else event.size),
                 event.seconds * 1000,
             )
 
@@ -253,8 +249,7 @@ class Reporter:
         logger.log(
             logging.DEBUG if intended else logging.WARNING,
             "%s: a response is not cached (logged once): %s",
-            self._endpoint,
-            explained(new),
+            *(self._endpoint, explained(new)),
         )
 
     def warn(self, message: str) -> None:
@@ -321,16 +316,22 @@ class Reporter:
                 "answered without it",
                 *(self._endpoint, cause, fix),
             )
-        elif self.failing.get(doing) != str(cause) and time.monotonic() >= self._quiet_until:
+        elif self.failing.get(doing) != str(cause) and self._may_say(str(cause)):
             self.failing[doing] = str(cause)
             logger.warning(
                 "%s: the cache fails (%s); requests are answered without it", self._endpoint, cause
             )
 
+    def _may_say(self, failure: str) -> bool:
+        now = time.monotonic()
+        if failure != self._failure or now - self._minute >= 60:
+            self._failure, self._minute, self._times = failure, now, 0
+        self._times += 1
+        return self._times <= _MOST_A_MINUTE
+
     def store_works(self, doing: Literal["reading", "writing"]) -> None:
         """Log that a store which failed works again."""
         if self.failing.pop(doing, None) is not None and not self.failing:
-            self._quiet_until = time.monotonic() + _QUIET_FOR
             logger.info("%s: the cache works again", self._endpoint)
 
     def _once(self, what: tuple[object, str], level: int, message: str, *args: object) -> None:

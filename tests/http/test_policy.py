@@ -224,8 +224,35 @@ def test_several_reasons_are_one_warning_and_each_is_said_once(
     assert "app.User" not in second
 
 
-def test_a_failing_store_is_said_once_until_it_works_again(
+def test_a_store_that_fails_now_and_then_is_said_three_times_a_minute(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "stream_cached")
+    reporter, now = Reporter("app.report"), 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def fails_and_works(cause: str, times: int) -> int:
+        """Return how many lines that has led to."""
+        before = len(caplog.records)
+        for _ in range(times):
+            reporter.store_failed(OSError(cause), "writing")
+            reporter.store_works("writing")
+        return len(caplog.records) - before
+
+    assert fails_and_works("evicted", 5) == 6
+    assert fails_and_works("refused", 1) == 2
+    now += 61.0
+    assert fails_and_works("refused", 5) == 6
+
+    # One that goes on to fail is not passed over.
+    reporter.store_failed(OSError("refused"), "writing")
+    now += 61.0
+    reporter.store_failed(OSError("refused"), "writing")
+    assert caplog.records[-1].levelno == logging.WARNING
+
+
+def test_a_failing_store_is_said_once_until_it_works_again(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "stream_cached")
     reporter = Reporter("app.report")
@@ -234,31 +261,11 @@ def test_a_failing_store_is_said_once_until_it_works_again(
         reporter.store_failed(OSError(cause), "reading")
     for _ in range(2):
         reporter.store_works("reading")
-    now = time.monotonic() + 61.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
     reporter.store_failed(OSError("refused"), "reading")
     said = [record.getMessage() for record in caplog.records]
     assert [("fails" in text, "works" in text) for text in said] == [
         *((True, False), (True, False), (False, True), (True, False)),
     ]
-
-
-def test_a_store_that_fails_now_and_then_is_said_once_a_minute(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.INFO, "stream_cached")
-    reporter, now = Reporter("app.report"), 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    for _ in range(5):
-        reporter.store_failed(OSError("evicted"), "writing")
-        reporter.store_works("writing")
-    assert len(caplog.records) == 2
-
-    # One that has failed meanwhile, and goes on to fail, is not passed over.
-    reporter.store_failed(OSError("evicted"), "writing")
-    now += 61.0
-    reporter.store_failed(OSError("evicted"), "writing")
-    assert len(caplog.records) == 3
 
 
 def test_a_bypass_says_why_and_what_to_write() -> None:

@@ -68,6 +68,8 @@ def _disturbed(fault: Fault, moment: Moment) -> Scenario:
             assert (await lab.ask(moment.path)).cache_status == HIT
         if moment.used:
             await lab.ask("/700000/known")
+        if moment.used and not moment.missed:
+            assert (await lab.ask("/700000/known")).cache_status == HIT
         if moment.breaks:
             _let_break(lab, moment.path)
         await _strike(lab, fault, moment)
@@ -117,8 +119,9 @@ async def _is_as_before(lab: Lab, moment: Moment) -> None:
     assert (miss.cache_status, hit.cache_status) == (MISS, HIT)
     assert hit.body == miss.body
     reached = lab.proxy.passed - passed
-    assert reached["SET"] >= 4
-    assert reached["MGET"] + reached["GETS"] >= 3
+    # A script may have looked up, and taken the lease.
+    assert reached["SET"] >= 3
+    assert reached["MGET"] + reached["GETS"] >= 1
     await lab.ask_all(moment.path, "/700000/known", "/700000/new")
 
 
@@ -251,8 +254,8 @@ def test_a_store_that_is_slow_holds_up_the_end_of_a_stream_for_one_time_out(
         await lab.ask_all(*(f"/2300000/{n}" for n in range(8)))  # so that all are connected
         await lab.break_down(setting("slow", {"delay": delay}))
         answer = await lab.ask(LONG)
-        # The look-up and the lease, which memcached does not read in the same round trip.
-        assert answer.first_at == pytest.approx(delay * (2 if kind == "redis" else 3))
+        # A script takes the lease with the look-up. Without it, there are two more round trips.
+        assert answer.first_at == pytest.approx(delay * (1 if kind == "redis" else 3))
         assert answer.ended_at <= delay * 3 + TIMEOUT + EPSILON
         await lab.fix()
 

@@ -26,6 +26,7 @@ class Moment:
         kind: What the request sends as X-Kind.
         stored: Whether there is an entry for the request.
         used: Whether the store was used before.
+        missed: Whether the request before is a miss: the next one takes its lease with the look-up.
         breaks: Whether the endpoint raises.
         local: What the process may keep of entries. With 0, each hit reads its body in the store.
     """
@@ -36,6 +37,7 @@ class Moment:
     kind: str = ""
     stored: bool = False
     used: bool = True
+    missed: bool = False
     breaks: bool = False
     local: str | int = "16MiB"
 
@@ -72,8 +74,12 @@ def _lease_read(command: Command) -> bool:
     return command.reads and command.of_lease
 
 
+def _claimed(command: Command) -> bool:
+    return command.claims or (command.stores and command.of_lease)
+
+
 def _committed(command: Command) -> bool:
-    return command.stores and command.of_record
+    return command.stores and command.of_record and not command.claims
 
 
 MOMENTS = {
@@ -85,6 +91,8 @@ MOMENTS = {
     "at the version": Moment(SEGMENTS, _version_added, used=False),
     "at the lease": Moment(SEGMENTS, _lease_set),
     "at the look-up with the lease": Moment(SEGMENTS, _lease_read),
+    "at the look-up that takes a lease": Moment(SEGMENTS, _claimed, missed=True),
+    "at the end of a lease of a look-up": Moment(_VARIED_SEGMENTS, _lease_set, 1, missed=True),
     "at the end of the lease": Moment(_VARIED_SEGMENTS, _lease_set, 1),
     "at the renewal of a long hit": Moment(LONG, _segments_renewed, stored=True, local=0),
     "at window 0 of a hit": Moment(LONG, _segments_read, 0, stored=True, local=0),

@@ -47,11 +47,20 @@ class Command:
     @property
     def reads(self) -> bool:
         """Whether it asks for values."""
-        return self.name in ("GET", "GETS", "MGET")
+        return self.name in ("GET", "GETS", "MGET") or self.claims
+
+    @property
+    def claims(self) -> bool:
+        """Whether it looks a record up, and takes the lease if there is none."""
+        return self._is_script and _LEASE.fullmatch(self.keys[0]) is not None
 
     @property
     def commits(self) -> bool:
         """Whether it sets a record if nothing has changed, and ends the lease."""
+        return self._is_script and not self.claims
+
+    @property
+    def _is_script(self) -> bool:
         return self.name == "EVAL" and len(self.keys) > 1
 
     @property
@@ -64,7 +73,7 @@ class Command:
         """Whether it is about a record, alone or together with its versions."""
         others = (_SEGMENT, _VERSION, _PROGRESS)
         is_there = any(not any(other.fullmatch(key) for other in others) for key in self.keys)
-        return self.commits or (is_there and not self.of_lease)
+        return self.commits or self.claims or (is_there and not self.of_lease)
 
     @property
     def of_lease(self) -> bool:

@@ -1233,7 +1233,10 @@ def test_a_file_of_an_inner_endpoint_can_be_stored_outside(tmp_path: Path, path:
         response: Any = await inner(request)
         if path == "/file":
             return response
-        return PlainTextResponse(b"".join([bytes(part) async for part in response.body_iterator]))
+        body = b"".join([bytes(part) async for part in response.body_iterator])
+        # The event loop of the client ends with the answer, and would leave the file open.
+        await response.run_is_over()
+        return PlainTextResponse(body)
 
     app = routed(outer, path)
     assert READ not in states(ask(app, "alice", path=path))[0]

@@ -685,7 +685,9 @@ def test_segments_that_are_gone_are_a_miss(serve: Serve, setup: Setup) -> None:
         raw: bytes = await cache.get_raw("page")
         (ref,) = encoding.unpack_refs(raw.removeprefix(encoding.PREFIX), entries, "page")
         found: Any = await ref._look_up()
-        await entries.backend.store.delete_many([segment_key(found.key, found.entry.generation, 1)])
+        last = len(found.entry.segments) - 1
+        key = segment_key(found.key, found.entry.generation, last)
+        await entries.backend.store.delete_many([key])
 
     pages.act(lose)
     answer = pages.get()

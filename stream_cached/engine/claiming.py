@@ -43,14 +43,12 @@ def claimed_run(call: Call, resource: Resource, registry: RunRegistry) -> Run | 
     """Return a run for which the look-up of a resource takes the lease; None if it can't be known
     which one."""
     expected = resource.depends.expected(call.service.outlook.versions)
-    run = None if expected is None else registry.lead(call.key)
-    if expected is None or run is None:
+    if expected is None or (run := registry.lead(call.key)) is None:
         return None
 
     async def read(keys: Sequence[str]) -> list[bytes | None]:
         versions = resource.depends.as_versions(expected)
-        key, longest = lease_key(resource.key, versions, ANY), resource.lifetimes.longest_run
-        lease = Lease(resource.store, resource.key, key, new_id(), longest=longest)
+        lease = new_lease(resource, lease_key(resource.key, versions, ANY))
         is_taken, values = await lease.claim_if_absent(keys, expected)
         if is_taken:
             run.hold(lease)
@@ -58,6 +56,12 @@ def claimed_run(call: Call, resource: Resource, registry: RunRegistry) -> Run | 
 
     resource.records.read_by(read)
     return run
+
+
+def new_lease(resource: Resource, key: str) -> Lease:
+    """Return a lease of a resource, by its key, which is not taken yet."""
+    longest = resource.lifetimes.longest_run
+    return Lease(resource.store, resource.key, key, new_id(), longest=longest)
 
 
 def settle(run: Run, view: View) -> None:

@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from stream_cached.engine.claiming import new_lease
 from stream_cached.engine.confirm import validate
 from stream_cached.engine.decisions import Decision, Lead, LeadOrStale, Raise, Serve
 from stream_cached.engine.join import join
@@ -19,7 +20,6 @@ from stream_cached.engine.lookup import look_up
 from stream_cached.engine.outcome import Absent, Call, View
 from stream_cached.engine.outcome import Stale as StaleEntry
 from stream_cached.engine.past import unsatisfied
-from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError
 from stream_cached.format.progress import Head, LeaseRecord, LeaseState
@@ -29,7 +29,7 @@ from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.responses.resumption import Again
 from stream_cached.runs.follow import RemoteRun
 from stream_cached.runs.joining import BeginGoneError
-from stream_cached.runs.lease import Lease, read_lease
+from stream_cached.runs.lease import read_lease
 from stream_cached.runs.registry import Leading
 from stream_cached.runs.run import Run
 
@@ -302,13 +302,7 @@ async def refresh_is_needed(run: Run, view: View) -> bool:
 
 
 async def take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
-    lease = Lease(
-        resource.store,
-        resource.key,
-        _lease_key(resource, variant),
-        new_id(),
-        longest=resource.lifetimes.longest_run,
-    )
+    lease = new_lease(resource, _lease_key(resource, variant))
     keys, others = list(resource.seen), _lease_key(resource, ANY)
     holder, values = await lease.claim([*keys, others] if variant != ANY else keys, resource.select)
     if holder is None:

@@ -134,9 +134,7 @@ class RunRegistry:
         """Return a new run, which the caller leads; None if anything is known of the key."""
         if self._runs.get(key) or self._hit_for_miss.variants(key):
             return None
-        run = Run(self, key, ANY)
-        self._runs[key] = [run]
-        return run
+        return self.lead_or_join(key, (), None)[0]
 
     def joinable(self, key: str, select: Select | None) -> Run | None:
         """Return the run that a request may wait for, if the request can't lead one."""

@@ -229,8 +229,11 @@ class Reporter:
             event = replace(event, size=size, seconds=seconds)
             logger.debug(
                 "%s: answered: %s%s, key %s, %s bytes, %.1f ms",
-                *(self._endpoint, event.outcome, f" ({event.detail})" if event.detail else ""),
-                *(event.key or "-", "-" if event.size is None else event.size),
+                self._endpoint,
+                event.outcome,
+                f" ({event.detail})" if event.detail else "",
+                event.key or "-",
+                "-" if event.size is None else event.size,
                 event.seconds * 1000,
             )
 
@@ -245,12 +248,9 @@ class Reporter:
         if not new or len(self._said) > _MAX_LINES:
             return
         self._said.update((finding.reason, finding.subject) for finding in new)
-        intended = all(finding.reason in _QUIET for finding in new)
-        logger.log(
-            logging.DEBUG if intended else logging.WARNING,
-            "%s: a response is not cached (logged once): %s",
-            *(self._endpoint, explained(new)),
-        )
+        level = logging.DEBUG if all(f.reason in _QUIET for f in new) else logging.WARNING
+        text = "%s: a response is not cached (logged once): %s"
+        logger.log(level, text, self._endpoint, explained(new))
 
     def warn(self, message: str) -> None:
         """Warn once."""

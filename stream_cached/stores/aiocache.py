@@ -32,7 +32,7 @@ class AiocacheStore:
 
     capacity: int | None = None
 
-    own_reads: tuple[Any, Any] = None, None
+    own_reads: tuple[object, object] = None, None
     """How aiocache reads one value, and several: its methods for this kind of server."""
 
     may_compare = True

@@ -81,7 +81,10 @@ class Process:
         keys: list[bytes] = await self.cache.client.keys("*:lease:*")
         return keys
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Process:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
         await self.cache.close()
 
 
@@ -105,24 +108,25 @@ def test_who_comes_meanwhile_joins_the_run_in_any_process(
     redis_url: str, namespace: str, claims: list[bool], options: dict[str, Any]
 ) -> None:
     async def main() -> None:
-        one, other = (Process(redis_url, namespace, **options) for _ in range(2))
-        await one.warm("a")
-        await other.warm("b")
-        RUNS.go_on.clear()
-        first = asyncio.create_task(get(one.app, "/c"))
-        await until(lambda: len(RUNS.keys) == 3)
-        assert claims == [True]
-        others = [asyncio.create_task(get(p.app, "/c")) for p in (one, other, other, one)]
-        await until(lambda: len(claims) == 2)
-        RUNS.go_on.set()
-        exchanges = await asyncio.gather(first, *others)
-        assert {exchange.body for exchange in exchanges} == {b"begin c"}
-        assert claims == [True, False]
-        assert len(RUNS.keys) == 3
-        await runs_over()
-        assert (await get(other.app, "/c")).cache_status == HIT
-        for each in (one, other):
-            await each.close()
+        async with (
+            Process(redis_url, namespace, **options) as one,
+            Process(redis_url, namespace, **options) as other,
+        ):
+            await one.warm("a")
+            await other.warm("b")
+            RUNS.go_on.clear()
+            first = asyncio.create_task(get(one.app, "/c"))
+            await until(lambda: len(RUNS.keys) == 3)
+            assert claims == [True]
+            others = [asyncio.create_task(get(p.app, "/c")) for p in (one, other, other, one)]
+            await until(lambda: len(claims) == 2)
+            RUNS.go_on.set()
+            exchanges = await asyncio.gather(first, *others)
+            assert {exchange.body for exchange in exchanges} == {b"begin c"}
+            assert claims == [True, False]
+            assert len(RUNS.keys) == 3
+            await runs_over()
+            assert (await get(other.app, "/c")).cache_status == HIT
 
     run(main)
 
@@ -131,17 +135,15 @@ def test_what_another_process_has_stored_is_a_hit_that_takes_no_lease(
     redis_url: str, namespace: str, claims: list[bool]
 ) -> None:
     async def main() -> None:
-        one, other = (Process(redis_url, namespace) for _ in range(2))
-        await one.warm("a")
-        await other.warm("b")
-        exchanges = await asyncio.gather(*(get(other.app, "/a") for _ in range(5)))
-        assert {(each.cache_status, each.body) for each in exchanges} == {(HIT, b"begin a")}
-        assert claims == [False]
-        await runs_over()
-        assert not await one.leases()
-        assert len(RUNS.keys) == 2
-        for each in (one, other):
-            await each.close()
+        async with Process(redis_url, namespace) as one, Process(redis_url, namespace) as other:
+            await one.warm("a")
+            await other.warm("b")
+            exchanges = await asyncio.gather(*(get(other.app, "/a") for _ in range(5)))
+            assert {(each.cache_status, each.body) for each in exchanges} == {(HIT, b"begin a")}
+            assert claims == [False]
+            await runs_over()
+            assert not await one.leases()
+            assert len(RUNS.keys) == 2
 
     run(main)
 
@@ -150,12 +152,11 @@ def test_the_first_hit_after_a_miss_looks_as_any_other(
     redis_url: str, namespace: str, claims: list[bool]
 ) -> None:
     async def main() -> None:
-        process = Process(redis_url, namespace)
-        await process.warm("a")
-        assert (await get(process.app, "/a")).cache_status == HIT
-        assert (await get(process.app, "/a")).cache_status == HIT
-        assert claims == []
-        await process.close()
+        async with Process(redis_url, namespace) as process:
+            await process.warm("a")
+            assert (await get(process.app, "/a")).cache_status == HIT
+            assert (await get(process.app, "/a")).cache_status == HIT
+            assert claims == []
 
     run(main)
 
@@ -165,21 +166,19 @@ def test_what_was_invalidated_meanwhile_is_run_under_its_new_version(
     redis_url: str, namespace: str, claims: list[bool], by_key: bool
 ) -> None:
     async def main() -> None:
-        process, other = (Process(redis_url, namespace) for _ in range(2))
-        await process.warm("a")
-        await process.warm("b")
-        claims.clear()
-        # The other process invalidates: this one does not know of it.
-        key = {"key": RUNS.keys[0]} if by_key else {}
-        assert await other.function.invalidate(**key)
-        exchange = await get(process.app, "/a")
-        assert (exchange.cache_status, len(RUNS.keys)) == (MISS, 3)
-        await runs_over()
-        for app in (process.app, other.app):
-            assert (await get(app, "/a")).cache_status == HIT
-        assert True not in claims
-        for each in (process, other):
-            await each.close()
+        async with Process(redis_url, namespace) as process, Process(redis_url, namespace) as other:
+            await process.warm("a")
+            await process.warm("b")
+            claims.clear()
+            # The other process invalidates: this one does not know of it.
+            key = {"key": RUNS.keys[0]} if by_key else {}
+            assert await other.function.invalidate(**key)
+            exchange = await get(process.app, "/a")
+            assert (exchange.cache_status, len(RUNS.keys)) == (MISS, 3)
+            await runs_over()
+            for app in (process.app, other.app):
+                assert (await get(app, "/a")).cache_status == HIT
+            assert True not in claims
 
     run(main)
 
@@ -188,31 +187,30 @@ def test_a_call_that_is_cancelled_while_it_looks_leaves_no_lease(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        process = Process(redis_url, namespace)
-        await process.warm("a")
-        claim, claimed = look_and_claim, asyncio.Event()
+        async with Process(redis_url, namespace) as process:
+            await process.warm("a")
+            claim, claimed = look_and_claim, asyncio.Event()
 
-        async def held_up(*args: Any) -> Any:
-            found = await claim(*args)
-            claimed.set()
-            await asyncio.Event().wait()
-            return found
+            async def held_up(*args: Any) -> Any:
+                found = await claim(*args)
+                claimed.set()
+                await asyncio.Event().wait()
+                return found
 
-        monkeypatch.setattr("stream_cached.runs.lease.look_and_claim", held_up)
-        exchange = Exchange(process.app, path="/b")
-        task = asyncio.create_task(exchange.run())
-        await claimed.wait()
-        assert len(await process.leases()) == 1
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        # Long before it would lapse.
-        async with asyncio.timeout(LEASE_TTL / 2):
-            while await process.leases():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
-        monkeypatch.setattr("stream_cached.runs.lease.look_and_claim", claim)
-        assert (await get(process.app, "/b")).cache_status == MISS
-        await process.close()
+            monkeypatch.setattr("stream_cached.runs.lease.look_and_claim", held_up)
+            exchange = Exchange(process.app, path="/b")
+            task = asyncio.create_task(exchange.run())
+            await claimed.wait()
+            assert len(await process.leases()) == 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            # Long before it would lapse.
+            async with asyncio.timeout(LEASE_TTL / 2):
+                while await process.leases():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            monkeypatch.setattr("stream_cached.runs.lease.look_and_claim", claim)
+            assert (await get(process.app, "/b")).cache_status == MISS
 
     run(main)
 
@@ -221,23 +219,22 @@ def test_a_request_that_is_no_plain_one_looks_as_before(
     redis_url: str, namespace: str, claims: list[bool]
 ) -> None:
     async def main() -> None:
-        process = Process(redis_url, namespace)
-        await process.warm("a")
-        for header in [
-            (b"cache-control", b"only-if-cached"),
-            (b"range", b"bytes=0-1"),
-            (b"if-none-match", b'"x"'),
-            (b"authorization", b"Bearer x"),
-        ]:
-            exchange = Exchange(process.app, path="/b")
-            exchange.scope["headers"].append(header)
-            await exchange.run()
-            await runs_over()
-        head = Exchange(process.app, path="/c")
-        head.scope["method"] = "HEAD"
-        await head.run()
-        assert claims == []
-        await process.close()
+        async with Process(redis_url, namespace) as process:
+            await process.warm("a")
+            for header in [
+                (b"cache-control", b"only-if-cached"),
+                (b"range", b"bytes=0-1"),
+                (b"if-none-match", b'"x"'),
+                (b"authorization", b"Bearer x"),
+            ]:
+                exchange = Exchange(process.app, path="/b")
+                exchange.scope["headers"].append(header)
+                await exchange.run()
+                await runs_over()
+            head = Exchange(process.app, path="/c")
+            head.scope["method"] = "HEAD"
+            await head.run()
+            assert claims == []
 
     run(main)
 

@@ -49,6 +49,13 @@ def _sent(exchange: Exchange) -> int:
     return sum(len(message.get("body", b"")) for message in exchange.sent)
 
 
+async def _is_stored(exchange: Exchange) -> None:
+    """Look whether the next one is given the same from the cache."""
+    hit = await get(exchange.app)
+    assert hit.cache_status == "stream-cached; hit"
+    assert hit.body == exchange.body
+
+
 def test_what_is_digested_was_sent_before(monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = Quick(_app())
     ahead: list[int] = []
@@ -75,9 +82,7 @@ def test_what_is_digested_was_sent_before(monkeypatch: pytest.MonkeyPatch) -> No
         assert ahead
         assert min(ahead) >= 0
         assert _sent(exchange) == CHUNK * COUNT
-        hit = await get(exchange.app)
-        assert hit.cache_status == "stream-cached; hit"
-        assert hit.body == exchange.body
+        await _is_stored(exchange)
 
     run(main)
 
@@ -102,9 +107,7 @@ def test_a_source_that_suspends_gives_the_store_time_to_catch_up(
     async def main() -> None:
         exchange = Quick(_app(suspends=True))
         await exchange.run()
-        hit = await get(exchange.app)
-        assert hit.cache_status == "stream-cached; hit"
-        assert hit.body == exchange.body
+        await _is_stored(exchange)
 
     run(main)
 

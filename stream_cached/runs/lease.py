@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
 
 from stream_cached.connections.deadline import Deadline
 from stream_cached.errors import StoreError, StoreUnavailableError
@@ -21,6 +21,8 @@ from stream_cached.keys.variants import ANY, Select, Variant, is_for
 from stream_cached.runs.channel import ProgressChannel
 from stream_cached.stores.protocol import Release, Store, add_and_get_many, look_and_claim
 from stream_cached.tasks import spawn
+
+T = TypeVar("T")
 
 #: Seconds that a lease lives unless it is renewed: a killed process holds others up for so long.
 LEASE_TTL = 2.5
@@ -100,12 +102,7 @@ class Lease:
         Returns:
             None if the lease is taken now, otherwise the record of its holder; and the values.
         """
-        try:
-            record, values = await self._claim(keys, select)
-        except BaseException:
-            # The lease may have been taken all the same.
-            self.release()
-            raise
+        record, values = await self._or_release(self._claim(keys, select))
         if record is None:
             self._renew_later()
         return record, values
@@ -124,15 +121,19 @@ class Lease:
             Whether the lease is taken now, and the values.
         """
         lease = self._key, self._value, LEASE_TTL
-        try:
-            is_taken, values = await look_and_claim(self._store, lease, keys, expected)
-        except BaseException:
-            # The lease may have been taken all the same.
-            self.release()
-            raise
+        looking = look_and_claim(self._store, lease, keys, expected)
+        is_taken, values = await self._or_release(looking)
         if is_taken:
             self._renew_later()
         return is_taken, values
+
+    async def _or_release(self, claim: Awaitable[T]) -> T:
+        """Await a claim; if it is cut short, the lease may have been taken all the same."""
+        try:
+            return await claim
+        except BaseException:
+            self.release()
+            raise
 
     async def _claim(
         self, keys: Sequence[str], select: Select | None

@@ -21,7 +21,7 @@ from stream_cached.keys.names import is_segment_key
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.bounded import BoundedMemory, Item
 from stream_cached.stores.memory import MemoryCache
-from stream_cached.stores.protocol import all_as_bytes
+from stream_cached.stores.protocol import Items, all_as_bytes
 
 if TYPE_CHECKING:
     from cashews.backends.diskcache import DiskCache
@@ -307,7 +307,7 @@ class CashewsDiskStore(AiocacheStore):
         bounded = all(shard.eviction_policy != "none" for shard in cache.shards)
         self.capacity = int(sum(s.size_limit for s in cache.shards)) if bounded else None
 
-    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+    async def set_many(self, items: Items, ttl: float | None) -> None:
         pairs = [(self.native_key(key), value) for key, value in items]
         if not await self.call("set", partial(self.cache._multi_set, pairs, ttl)):
             raise StoreError("set: refused")

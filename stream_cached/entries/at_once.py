@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stream_cached.entries.body import RUN_TTL
 from stream_cached.entries.protocols import Held
 from stream_cached.entries.records import Records
 from stream_cached.entries.versions import Dependencies
 from stream_cached.format.records import Entry, Index
-from stream_cached.stores.protocol import Commit, may_commit
+from stream_cached.stores.protocol import Commit, Items, may_commit
 
 #: Segments, and bytes of a record that is replaced, up to which there is one round trip.
 _MAX_SEGMENTS = 256
@@ -21,11 +22,13 @@ async def commit(
     seen: Mapping[str, bytes | None],
     entry: Entry,
     lease: Held | None,
+    last: Items,
 ) -> bool:
     """
     Commit an entry, and release its lease, if all is as the look-up has `seen` it.
 
-    Return False if nothing was done.
+    `last` are the items of its body that are not written yet. Return False if nothing was done, or
+    no more than to write these.
     """
     store = records.store
     if not may_commit(store):
@@ -50,6 +53,8 @@ async def commit(
         expected={key: seen[key] for key in keys},
         body=records.body_of(entry).keys(range(len(entry.segments))) if entry.segments else (),
         body_ttl=lifetimes.segments,
+        last=last,
+        last_ttl=RUN_TTL,
         touched=depends.touched,
         touched_ttl=lifetimes.versions,
         lease=offered,

@@ -104,10 +104,13 @@ class Body:
 
     async def write(self, segments: Sequence[PackedSegment]) -> None:
         """Write segments in one round trip. They live for `RUN_TTL` unless they are renewed."""
-        items = [(self._key_of(segment.index), segment.value) for segment in segments]
-        await self._store.set_many(items, RUN_TTL)
+        await self._store.set_many(self.items(segments), RUN_TTL)
         if self._renewed_at == -math.inf:
             self._renewed_at = _now()
+
+    def items(self, segments: Sequence[PackedSegment]) -> list[tuple[str, bytes]]:
+        """Return what `write` sets, for what sets it together with more."""
+        return [(self._key_of(segment.index), segment.value) for segment in segments]
 
     async def read(self, indexes: range, seals: Sequence[Seal] | None = None) -> list[Segment]:
         """Read segments in one round trip. `seals` are those of the whole body, where known."""

@@ -8,9 +8,7 @@ from typing import TypeVar
 
 from stream_cached.bodies.threads import in_thread
 from stream_cached.compression import Compression
-from stream_cached.entries.body import Body, PackedSegment
-from stream_cached.entries.body_digest import Digest
-from stream_cached.entries.segment_queue import SegmentQueue
+from stream_cached.entries.body import PackedSegment
 from stream_cached.format.codec import coded_segment, is_worth_it
 from stream_cached.format.coding import Coding, compressed
 from stream_cached.format.envelope import read_prefix
@@ -94,27 +92,6 @@ def coder_of(compression: Compression | None, entry: Entry) -> Coder | None:
     named = header_values(entry.headers, b"content-type")
     media_type = named[0].decode("latin-1") if named else entry.media_type or ""
     return Coder(compression) if compression.applies_to(media_type) else None
-
-
-async def write_next(
-    queue: SegmentQueue, body: Body, digest: Digest | None, coder: Coder | None
-) -> None:
-    """Write the next segments that wait. They are digested and packed here, and not before: what
-    has made them goes on sooner, and so do its readers."""
-    window = queue.window()
-    if digest is not None:
-        for segment in window:
-            for piece in segment.pieces:
-                digest.update(piece)
-    packed = [body.pack(number, segment) for number, segment in enumerate(window, queue.written)]
-    if coder is None:
-        await body.write(packed)
-    else:
-        packed = await coder.coded(packed, lambda: queue.is_half_full)
-        began = time.monotonic()
-        await body.write(packed)
-        coder.written_in = time.monotonic() - began
-    queue.wrote(packed)
 
 
 async def for_bytes(size: int, work: Callable[[], T]) -> T:

@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 
 from stream_cached.bodies.watched import TooManyUploadsError
-from stream_cached.entries.body import RENEW_EVERY, RUN_TTL
+from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, WINDOW, PackedSegment
 from stream_cached.entries.body_digest import body_digest
-from stream_cached.entries.coding import Coder, write_next
+from stream_cached.entries.coding import Coder
 from stream_cached.entries.late import LateChunks
 from stream_cached.entries.protocols import Channel, Owner
 from stream_cached.entries.resource import Resource
@@ -59,13 +59,13 @@ class Recorder:
         coder: Coder | None = None,
     ) -> None:
         self._owner, self.wakes_source = owner, owner.recorder_moved
-        self._resource, self._entry, self._channel, self._coder = resource, entry, channel, coder
+        self._resource, self._entry, self._channel = resource, entry, channel
         self._body, self._varies_on = resource.records.body(entry.generation), varies_on
         self._limits, self.turn_after = limits, limits.max_pending // 4
         self._packer = self._body.packer(limits, is_coded=coder is not None)
-        self._digest = body_digest(sha256=hashes, has_tag=entry.etag is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
-        self._queue = SegmentQueue(limits.max_pending)
+        digest = body_digest(sha256=hashes, has_tag=entry.etag is not None)
+        self._queue = SegmentQueue(limits.max_pending, self._body, digest, coder)
 
     @property
     def is_failed(self) -> bool:
@@ -132,18 +132,18 @@ class Recorder:
         if self.failure is not None:
             return
         self._queue.put(segment)
-        self._wake_writer()
+        if not self._is_nearly_written:
+            self._wake_writer()
 
     def _wake_writer(self) -> None:
         if self._writer is None:
-            self._wakeup = asyncio.Event()
-            self._writer = asyncio.create_task(self._write())
+            self._wakeup, self._writer = asyncio.Event(), asyncio.create_task(self._write())
         self._wakeup.set()
 
     # -- progress for followers -------------------------------------------------------------
 
     def _tell_later(self, seconds: float = TELL_AFTER) -> None:
-        if self._channel is not None and self.failure is None and not self._closing:
+        if not (self._channel is None or self._tell_timer or self.failure or self._closing):
             self._tell_timer = asyncio.get_running_loop().call_later(seconds, self._tell_now)
 
     def _tell_now(self) -> None:
@@ -161,7 +161,7 @@ class Recorder:
             return
         written, first = self._queue.written, self._body.first
         is_told = await self._telling.tell(written, first, is_next=written == self._queue.count)
-        if not is_told and self._tell_timer is None:
+        if not is_told:
             self._tell_later()
 
     # -- segments out -----------------------------------------------------------------------
@@ -171,7 +171,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         try:
-            while self.failure is None and not (self._closing and not self._queue):
+            while self.failure is None and not self._is_nearly_written:
                 if loop.time() - renewed >= RENEW_EVERY:
                     renewed = loop.time()
                     await self._renew()
@@ -196,10 +196,14 @@ class Recorder:
             raise
 
     async def _write_window(self) -> None:
-        await write_next(self._queue, self._body, self._digest, self._coder)
-        if self._tell_timer is None:
-            self._tell_later()
+        await self._queue.write_next()
+        self._tell_later()
         self._owner.recorder_moved()
+
+    @property
+    def _is_nearly_written(self) -> bool:
+        """Whether the body is complete, and what is left of it is written with its record."""
+        return self._closing and len(self._queue) <= (0 if self._body.is_object else WINDOW)
 
     async def _renew(self) -> None:
         written = self._queue.written
@@ -212,10 +216,9 @@ class Recorder:
         """Publish the complete body, or fail."""
         # The stream is over: from here on, the store's own time-outs bound what is left.
         self._stop_timers()
-        declared = self._owner.declared
         if reason := self._owner.objection():
             self.fail(reason)
-        elif declared is not None and declared != self._length:
+        elif self._owner.declared not in (None, self._length):
             self.fail(NotCached.CONTENT_LENGTH)
         try:
             if self.failure is None:
@@ -237,43 +240,43 @@ class Recorder:
             whole = self._packer.open
             if fits(entry, whole, room):
                 await self._written_out()
-                entry.chunks, entry.body = whole.chunks, whole.payload
-                if self._coder is not None:
-                    entry.codings, entry.coded = await self._coder.inline(whole.payload)
-                if self._digest is not None:
-                    self._digest.update(whole.payload)
-                await self._publish()
+                await self._queue.put_inline(whole, entry)
+                await self._publish([])
                 return
         if not self._packer.is_empty:
             self._enqueue(self._packer.close())
         await self._written_out()
+        last = await self._queue.put_segments(entry)
         if self.failure is None:
-            entry.sizes, entry.segments = await self._body.finish(), tuple(self._queue.seals)
-            entry.codings = self._queue.codings
-            await self._publish()
+            entry.sizes = await self._body.finish()
+            await self._publish(last)
 
     async def _written_out(self) -> None:
         if self._writer is not None:
             self._wakeup.set()
             await self._writer
 
-    async def _publish(self) -> None:
-        lifetimes, entry = self._resource.lifetimes, self._entry
-        digest = "" if self._digest is None else self._digest.hexdigest()
+    async def _publish(self, last: Sequence[PackedSegment]) -> None:
+        """Write what is left of the body, and the record."""
+        lifetimes, entry, digest = self._resource.lifetimes, self._entry, self._queue.digest()
         if entry.etag is not None:
             entry.etag = f'{entry.etag}"{digest[:32]}"'
         if lifetimes.ttl is not None and lifetimes.is_told and entry.fresh_until is None:
             entry.fresh_until = time.time() + lifetimes.ttl
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
-            reason = await self._resource.publish(entry, self._varies_on, self._owner.lease)
+            known = entry, self._varies_on, self._owner.lease
+            reason = await self._resource.publish(*known, self._body.items(last))
         if self._channel is not None and reason in (None, NotCached.OVERTAKEN):
+            if last and reason is not None:
+                await self._body.write(last)
             self._channel.complete(entry, stored=reason is None)
             # Followers that have begun to read the body may go on to its end.
             self._is_left = reason is not None and await self._channel.is_followed()
         if reason is not None:
             self.fail(reason)
             return
+        self._queue.wrote(len(last))
         self._owner.visible()
         await self._owner.stored(entry, digest)
         if self._queue.count:
@@ -335,13 +338,10 @@ class Recorder:
             self._wakeup.set()
             await self._body.abort()
             await asyncio.wait([self._writer])
-        # If the store fails, the segments expire.
-        with contextlib.suppress(StoreError):
-            if self._queue.count and self._is_left:
-                # The body expires unless its followers renew it.
-                await self._body.leave(range(self._queue.count))
-            elif self._queue.count:
-                await self._body.drop(range(self._queue.count))
+        if segments := range(self._queue.count):
+            # If the store fails, they expire; and if they are left, unless followers renew them.
+            with contextlib.suppress(StoreError):
+                await (self._body.leave if self._is_left else self._body.drop)(segments)
         if mark is not None:
             await self._give_up(mark)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stream_cached.entries import at_once
+from stream_cached.entries.body import RUN_TTL
 from stream_cached.entries.found import Foreign, Found, Hit, Miss, StoredValue, Unstorable
 from stream_cached.entries.freshened import freshened
 from stream_cached.entries.ids import new_id
@@ -31,7 +32,7 @@ from stream_cached.format.records import Entry, Index, Marker, Record, Value
 from stream_cached.http.reasons import NotCached
 from stream_cached.keys.names import revocation_key
 from stream_cached.keys.variants import Select
-from stream_cached.stores.protocol import Store
+from stream_cached.stores.protocol import Items, Store
 
 #: How often to try to add a variant to an index. Many variants may be published at once, and each
 #: one changes the index.
@@ -210,19 +211,19 @@ class Resource:
 
     async def was_replaced(self) -> bool:
         """Whether another run has been stored since the look-up."""
-        value, *_ = await self._current()
-        return value != self.seen.get(self.key)
+        return (await self._current())[0] != self.seen.get(self.key)
 
     # -- publish ----------------------------------------------------------------------------
 
     async def publish(
-        self, entry: Entry, varies_on: frozenset[str], lease: Held | None = None
+        self, entry: Entry, varies_on: frozenset[str], lease: Held | None = None, last: Items = ()
     ) -> NotCached | None:
         """
         Make a recorded response the one that is served from now on.
 
-        `varies_on` has the names in its Vary that are not part of the resource's key. Return why
-        the entry was not published, None if it was. After a `StoreError` it may be published.
+        `varies_on` has the names in its Vary that are not part of the resource's key, `last` what
+        is still to be written of its body. Return why the entry was not published, None if it was.
+        After a `StoreError` it may be published.
         """
         if self._is_late():
             return NotCached.OVERTAKEN
@@ -231,8 +232,10 @@ class Resource:
             of_body = self.records.body_of(entry).keys(segments)
             await self._key_sets.enlist(self, [self.key, *self.depends.needs, *of_body])
         known = self.records, self.depends, self.seen
-        if not varies_on and await at_once.commit(*known, entry, lease):
+        if not varies_on and await at_once.commit(*known, entry, lease, last):
             return None
+        if last:
+            await self.store.set_many(last, RUN_TTL)
         entry = replace(entry, versions=await self._tag_versions())
         values, found, _ = await asyncio.gather(
             self._current(),

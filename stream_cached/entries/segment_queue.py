@@ -1,18 +1,29 @@
-"""The segments of a run that wait to be written, in bounded memory."""
+"""The segments of a run that wait to be written, in bounded memory, and how they are written."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
+import time
 
-from stream_cached.entries.body import WINDOW, PackedSegment, Seal
+from stream_cached.entries.body import WINDOW, Body, PackedSegment, Seal
+from stream_cached.entries.body_digest import Digest
 from stream_cached.entries.chunks import ChunkIndex
-from stream_cached.format.records import ClosedSegment
+from stream_cached.entries.coding import Coder
+from stream_cached.format.records import ClosedSegment, Entry, Segment
 
 
 class SegmentQueue:
-    """Segments in their order. More than `max_pending` bytes are too many."""
+    """
+    Segments in their order.
+
+    Args:
+        max_pending: More bytes than these are too many.
+        body: Where they are written.
+        digest: What digests them.
+        coder: What compresses them.
+    """
 
     count = 0
     """How many segments there are so far."""
@@ -22,15 +33,17 @@ class SegmentQueue:
     _is_given_up = False
     _kept_up: asyncio.Event | None = None
 
-    def __init__(self, max_pending: int) -> None:
-        self.seals: list[Seal] = []
-        """Those of the segments that are written."""
+    def __init__(
+        self, max_pending: int, body: Body, digest: Digest | None, coder: Coder | None
+    ) -> None:
+        self._body, self._digest, self._coder = body, digest, coder
+        self._seals: list[Seal] = []
         self._codings = bytearray()
         self._max_pending = max_pending
         self._waiting: list[ClosedSegment] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     @functools.cached_property
     def index(self) -> ChunkIndex:
@@ -69,27 +82,38 @@ class SegmentQueue:
         self._waiting.append(segment)
         self._size += segment.size
 
-    @property
-    def codings(self) -> bytes:
-        """How the segments are coded; empty if none is compressed."""
-        return bytes(self._codings) if any(self._codings) else b""
-
     def pending(self) -> int:
         """Return the bytes that wait."""
         return sum(segment.size for segment in self._waiting)
 
-    def window(self) -> list[ClosedSegment]:
-        """Return the segments to write next. The number of the first one is `written`."""
-        return self._waiting[:WINDOW]
+    async def write_next(self) -> None:
+        """Write the next segments."""
+        packed, began = await self._pack_next(), time.monotonic()
+        await self._body.write(packed)
+        if self._coder is not None:
+            self._coder.written_in = time.monotonic() - began
+        self.wrote(len(packed))
 
-    def wrote(self, packed: list[PackedSegment]) -> None:
-        """Take away what is written, given its form."""
-        for segment in packed:
-            self.seals.append(segment.seal)
-            self._codings.append(segment.coding)
-        self._size -= sum(segment.size for segment in self._waiting[: len(packed)])
-        del self._waiting[: len(packed)]
-        self.written += len(packed)
+    async def _pack_next(self) -> list[PackedSegment]:
+        """Return the next segments as they are written, once. They are digested and packed here,
+        and not before: what has made them goes on sooner, and so do its readers."""
+        window = self._waiting[:WINDOW]
+        if self._digest is not None:
+            for segment in window:
+                for piece in segment.pieces:
+                    self._digest.update(piece)
+        packed = [self._body.pack(number, each) for number, each in enumerate(window, self.written)]
+        if self._coder is not None:
+            packed = await self._coder.coded(packed, lambda: self.is_half_full)
+        self._seals += [segment.seal for segment in packed]
+        self._codings += bytes([segment.coding for segment in packed])
+        return packed
+
+    def wrote(self, count: int) -> None:
+        """Take away what was packed and is written."""
+        self._size -= sum(segment.size for segment in self._waiting[:count])
+        del self._waiting[:count]
+        self.written += count
         self._wake_if_kept_up()
 
     def waiting(self, index: int) -> ClosedSegment | None:
@@ -107,6 +131,27 @@ class SegmentQueue:
         if self._kept_up is not None and not self.is_behind:
             self._kept_up.set()
             self._kept_up = None
+
+    async def put_segments(self, entry: Entry) -> list[PackedSegment]:
+        """Put what the record has to know of all segments into an entry. Return those that are not
+        written yet."""
+        last = await self._pack_next() if self._waiting else []
+        entry.segments = tuple(self._seals)
+        # It is empty if none is compressed.
+        entry.codings = bytes(self._codings) if any(self._codings) else b""
+        return last
+
+    async def put_inline(self, whole: Segment, entry: Entry) -> None:
+        """Put a body that needs no segments into the record of its entry."""
+        entry.chunks, entry.body = whole.chunks, whole.payload
+        if self._coder is not None:
+            entry.codings, entry.coded = await self._coder.inline(whole.payload)
+        if self._digest is not None:
+            self._digest.update(whole.payload)
+
+    def digest(self) -> str:
+        """Return the digest of the body in hexadecimal; empty if there is none."""
+        return "" if self._digest is None else self._digest.hexdigest()
 
     def clear(self) -> None:
         self._waiting = []

@@ -19,7 +19,7 @@ from stream_cached.connections.deadline import rest_of
 from stream_cached.connections.shared_reads import SharedReads
 from stream_cached.connections.time_limit import TimeLimit
 from stream_cached.errors import StoreError
-from stream_cached.stores.protocol import all_as_bytes, read_and_compare
+from stream_cached.stores.protocol import Items, all_as_bytes, read_and_compare
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ class AiocacheStore:
                 return await self.get_many(keys), False
             return await read_and_compare(self, keys, starts)
 
-    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+    async def set_many(self, items: Items, ttl: float | None) -> None:
         async def set_each() -> None:
             for key, value in items:
                 await self._set(self.native_key(key), value, ttl)

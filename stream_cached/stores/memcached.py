@@ -27,6 +27,7 @@ from stream_cached.stores.memcached_commands import (
     read,
     simple_command,
 )
+from stream_cached.stores.protocol import Items
 
 #: memcached reads a larger number as an absolute time (seconds since the epoch).
 _MEMCACHED_RELATIVE = 30 * 24 * 60 * 60
@@ -201,7 +202,7 @@ class MemcachedStore(AiocacheStore):
         token, known = self._tokens.get(native, _NOTHING)
         return token if start.startswith(known) else None
 
-    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+    async def set_many(self, items: Items, ttl: float | None) -> None:
         sets = [partial(self._set, self.native_key(key), value, ttl) for key, value in items]
         await self._run_all("set", sets)
 

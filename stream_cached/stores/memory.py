@@ -17,7 +17,7 @@ from stream_cached.checks import require_size
 from stream_cached.errors import StoreError
 from stream_cached.format.envelope import Own
 from stream_cached.stores.bounded import BoundedMemory, HeldItems, Partition
-from stream_cached.stores.protocol import Commit, all_as_bytes
+from stream_cached.stores.protocol import Commit, Items, all_as_bytes
 
 #: The class of keys that have a namespace before them.
 _TEXT = frozenset({str})
@@ -187,7 +187,10 @@ class MemoryStore:
             {prefix + key: start for key, start in starts.items()},
         )
 
-    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+    async def set_many(self, items: Items, ttl: float | None) -> None:
+        self._set_many(items, ttl)
+
+    def _set_many(self, items: Items, ttl: float | None) -> None:
         for key, value in items:
             self._memory.set(self._fitting(key, value), value, ttl)
 
@@ -209,6 +212,7 @@ class MemoryStore:
         with self._memory.lock:
             if self._get_many([*commit.expected]) != [*commit.expected.values()]:
                 return False, False
+            self._set_many(commit.last, commit.last_ttl)
             if commit.body and self._touch_many(commit.body, commit.body_ttl) < len(commit.body):
                 return False, False
             self._touch_many(commit.touched, commit.touched_ttl)

@@ -13,6 +13,9 @@ from stream_cached.format.envelope import Own
 #: Returned for a stored value that is not bytes.
 FOREIGN = b"\x00"
 
+#: Keys, and their values.
+Items = Sequence[tuple[str, bytes]]
+
 #: The classes of nearly all stored values.
 _BYTES = frozenset({bytes, Own, type(None)})
 
@@ -42,7 +45,7 @@ class Store(Protocol):
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
 
-    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+    async def set_many(self, items: Items, ttl: float | None) -> None:
         """Set each key. The call is not atomic over several keys."""
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
@@ -169,7 +172,7 @@ class Release:
 
 @dataclass(slots=True)
 class Commit:
-    """What makes a body visible that is stored already: a record, and what goes with it."""
+    """What makes a body visible: its last items, a record, and what goes with it."""
 
     # Not frozen: to set its fields would cost three times as much. Nothing changes it all the same.
 
@@ -181,6 +184,9 @@ class Commit:
     body: Sequence[str]
     """Keys that must exist, and get a new ttl."""
     body_ttl: float | None
+    last: Items
+    """Items of the body that are set first. If nothing else is done, they live for `last_ttl`."""
+    last_ttl: float
     touched: Sequence[str]
     """Keys that get a new ttl if they exist."""
     touched_ttl: float | None
@@ -221,9 +227,7 @@ class Wakeup(Protocol):
 class Wakes(Protocol):
     """A store that can wake other processes, which otherwise must poll. Messages may get lost."""
 
-    async def set_and_wake(
-        self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
-    ) -> None: ...
+    async def set_and_wake(self, items: Items, ttl: float | None, channel: str) -> None: ...
 
     def wakeup(self, channel: str) -> Wakeup: ...
 
@@ -238,9 +242,7 @@ def can(store: Store, ability: type) -> bool:
     return _can(type(store), ability)
 
 
-async def set_and_wake(
-    store: Store, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
-) -> None:
+async def set_and_wake(store: Store, items: Items, ttl: float | None, channel: str) -> None:
     """Set keys, and wake the subscribers of the channel if the store can."""
     if can(store, Wakes):
         await cast(Wakes, store).set_and_wake(items, ttl, channel)

@@ -25,7 +25,7 @@ from stream_cached.errors import StoreError
 from stream_cached.format.envelope import InPieces
 from stream_cached.stores.aiocache import AiocacheStore, Passes
 from stream_cached.stores.clients import redis_client
-from stream_cached.stores.protocol import Commit, NewLease, all_as_bytes
+from stream_cached.stores.protocol import Commit, Items, NewLease, all_as_bytes
 from stream_cached.stores.redis_commands import Command, ask, exchange, set_watched
 from stream_cached.stores.refusals import HAS_NO_TLS, NEEDS_TLS, fix_of
 
@@ -175,10 +175,10 @@ class RedisStore(AiocacheStore):
     def native_ttl(self, ttl: float | None) -> int | None:
         return None if ttl is None else max(1, math.ceil(ttl * 1000))
 
-    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+    async def set_many(self, items: Items, ttl: float | None) -> None:
         await self.call("set", partial(ask, self.cache.client, self._setting(items, ttl)))
 
-    def _setting(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> list[Command]:
+    def _setting(self, items: Items, ttl: float | None) -> list[Command]:
         """Return what sets each key."""
         expiry = self._expiry(ttl)
         return [("SET", self.native_key(key), value, *expiry) for key, value in items]
@@ -187,9 +187,7 @@ class RedisStore(AiocacheStore):
         # Words that are texts are packed more quickly.
         return () if ttl is None else ("PX", str(self.native_ttl(ttl)))
 
-    async def set_and_wake(
-        self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
-    ) -> None:
+    async def set_and_wake(self, items: Items, ttl: float | None, channel: str) -> None:
         if not items and not self._may_publish:
             return
         commands = self._setting(items, ttl)
@@ -199,7 +197,10 @@ class RedisStore(AiocacheStore):
         if any(isinstance(reply, NoPermissionError) for reply in replies):
             # Subscribers also poll, so a forbidden PUBLISH delays them only.
             self._may_publish = False
-        for reply in replies[: len(items)]:
+        self._check_set(replies[: len(items)])
+
+    def _check_set(self, replies: Sequence[Any]) -> None:
+        for reply in replies:
             if isinstance(reply, Exception):
                 raise self.failure("set", reply) from reply
 
@@ -294,9 +295,8 @@ class RedisStore(AiocacheStore):
         return await self.call(name, partial(set_watched, self.cache.client, expected, setting))
 
     async def compare_and_delete(self, key: str, expected: bytes) -> bool:
-        native = self.native_key(key)
         if self.may_commit:
-            release = ("EVAL", self.cache.RELEASE_SCRIPT, 1, native, expected)
+            release = "EVAL", self.cache.RELEASE_SCRIPT, 1, self.native_key(key), expected
             # Without permission for scripts it is done in two steps.
             with contextlib.suppress(ResponseError):
                 return bool(await self._ask("delete", release, (ResponseError,)))
@@ -312,16 +312,17 @@ class RedisStore(AiocacheStore):
         ttls = (commit.ttl, commit.body_ttl, commit.touched_ttl)
         record_px, *other_px = ["" if ttl is None else str(self.native_ttl(ttl)) for ttl in ttls]
         counts = map(str, map(len, (commit.expected, commit.body, commit.touched)))
-        values = map(_as_expected, commit.expected.values())
-        natives = self._built(keys)
         held = b"" if lease is None else lease.value
-        arguments = (commit.value, record_px, *counts, *other_px, held, *values)
-        script = "EVAL", _COMMIT_SCRIPT, str(len(natives)), *natives, *arguments
-        try:
-            done = int(await self._ask("set", script, (ResponseError,)))
-        except ResponseError as exc:
+        values = held, *map(_as_expected, commit.expected.values())
+        arguments = (commit.value, record_px, *counts, *other_px, *values)
+        script = "EVAL", _COMMIT_SCRIPT, str(len(keys)), *self._built(keys), *arguments
+        commands = [*self._setting(commit.last, commit.last_ttl), script]
+        # The script misses an item that can't be set.
+        *others, done = await self.call("set", partial(exchange, self.cache.client, commands))
+        self._check_set(others)
+        if isinstance(done, ResponseError):
             # Step by step, it may be done all the same; or it is known then what forbids it.
-            self.may_commit = not _forbids_scripts(exc)
+            self.may_commit = not _forbids_scripts(done)
             return False, False
         return done > 0, done > 1
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from stream_cached.stores.protocol import (
     Commit,
+    Items,
     NewLease,
     Store,
     Wakeup,
@@ -45,15 +46,13 @@ class TransformedStore(ABC):
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._all_from_store(keys, await self._store.get_many(keys))
 
-    async def set_many(self, items: Sequence[tuple[str, bytes]], ttl: float | None) -> None:
+    async def set_many(self, items: Items, ttl: float | None) -> None:
         await self._store.set_many(self._all_to_store(items), ttl)
 
     async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
         return await self._store.add(key, self._to_store(key, value), ttl)
 
-    async def set_and_wake(
-        self, items: Sequence[tuple[str, bytes]], ttl: float | None, channel: str
-    ) -> None:
+    async def set_and_wake(self, items: Items, ttl: float | None, channel: str) -> None:
         await set_and_wake(self._store, self._all_to_store(items), ttl, channel)
 
     def wakeup(self, channel: str) -> Wakeup:
@@ -93,8 +92,8 @@ class TransformedStore(ABC):
         lease = commit.lease
         if lease is not None:
             lease = replace(lease, value=self._to_store(lease.key, lease.value))
-        value = self._to_store(commit.key, commit.value)
-        changed = replace(commit, value=value, expected=expected, lease=lease)
+        value, last = self._to_store(commit.key, commit.value), self._all_to_store(commit.last)
+        changed = replace(commit, value=value, expected=expected, last=last, lease=lease)
         return await commit_at_once(self._store, changed)
 
     async def compare_and_set(
@@ -122,7 +121,7 @@ class TransformedStore(ABC):
     async def ping(self) -> None:
         await self._store.ping()
 
-    def _all_to_store(self, items: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    def _all_to_store(self, items: Items) -> list[tuple[str, bytes]]:
         return [(key, self._to_store(key, value)) for key, value in items]
 
     def _all_from_store(

@@ -39,6 +39,8 @@ BODIES = {
     "inline": (20, 10_000),
     "many chunks": (20_000, 20),
     "large": (40, 65_536),
+    # Too long for a record; one segment.
+    "segment": (1, 261_500),
 }
 
 HIT, MISS = "stream-cached; hit", "stream-cached; fwd=uri-miss; stored"
@@ -388,6 +390,19 @@ def test_what_a_miss_costs_on_redis(
     # The look-up, with the lease; and the commit, with the end of the lease.
     assert costs.round_trips == 2
     assert costs.sent == Counter(EVAL=2)
+
+
+@pytest.mark.parametrize("secret", ["", "a secret of some length"])
+def test_the_last_segments_are_written_with_the_record(
+    redis_url: str, namespace: str, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_cached.entries.recorder.TELL_FIRST_AFTER", 60.0)
+    costs = _cost_of_a_miss(_app(f"{redis_url}?namespace={namespace}", "segment", secret))
+
+    assert costs.round_trips == 2
+    assert (costs.sent["EVAL"], costs.sent["SET"]) == (2, 1)
+    # Nothing has to wait for them.
+    assert costs.calls["/entries/recorder.py:_write"] == 0
 
 
 @pytest.mark.parametrize("has_tag", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from stream_cached import stream_cached
 from stream_cached.entries import body_digest, recorder
 from stream_cached.entries.chunks import ChunkPacker
 from stream_cached.stores.memory import MemoryStore
+from stream_cached.stores.protocol import Items
 from stream_cached.streams import stream
 from tests.support.asgi import Exchange, get
 from tests.support.gates import run
@@ -92,9 +93,7 @@ def test_a_source_that_suspends_gives_the_store_time_to_catch_up(
 ) -> None:
     set_many = MemoryStore.set_many
 
-    async def set_slowly(
-        self: MemoryStore, items: Sequence[tuple[str, bytes]], ttl: float | None
-    ) -> None:
+    async def set_slowly(self: MemoryStore, items: Items, ttl: float | None) -> None:
         for _ in range(2 * COUNT):
             await asyncio.sleep(0)
         await set_many(self, items, ttl)

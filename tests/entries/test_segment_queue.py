@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from stream_cached.entries.body import PackedSegment
+from stream_cached.entries.body import Body
 from stream_cached.entries.segment_queue import SegmentQueue
 from stream_cached.format.records import ClosedSegment
+from stream_cached.stores.memory import MemoryCache, MemoryStore
 from tests.support.gates import run
 
 #: Seconds that no test takes.
@@ -17,8 +18,12 @@ LONG = 600.0
 
 
 def _written(queue: SegmentQueue) -> None:
-    written = enumerate(queue.window())
-    queue.wrote([PackedSegment(number, b"", (each.size, 0)) for number, each in written])
+    queue.wrote(len(queue))
+
+
+def _queue() -> SegmentQueue:
+    body = Body(MemoryStore(MemoryCache(1024)), "key", b"generation")
+    return SegmentQueue(400, body, digest=None, coder=None)
 
 
 def _segment(size: int) -> ClosedSegment:
@@ -28,7 +33,7 @@ def _segment(size: int) -> ClosedSegment:
 @pytest.mark.parametrize("end", [_written, SegmentQueue.give_up])
 def test_all_who_wait_for_the_store_are_woken(end: Callable[[SegmentQueue], None]) -> None:
     async def main() -> None:
-        queue = SegmentQueue(max_pending=400)
+        queue = _queue()
         for _ in range(2):
             queue.put(_segment(100))
         assert queue.is_behind
@@ -45,7 +50,7 @@ def test_all_who_wait_for_the_store_are_woken(end: Callable[[SegmentQueue], None
 
 def test_who_waits_for_a_store_that_does_not_catch_up_goes_on_after_a_while() -> None:
     async def main() -> None:
-        queue = SegmentQueue(max_pending=400)
+        queue = _queue()
         queue.put(_segment(101))
         await queue.catch_up(0.001)
         assert queue.is_behind

@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.entries.resource import Resource
+from stream_cached.runs.claim import Claim
 from stream_cached.runs.follow import RemoteRun
 from stream_cached.runs.lease import LEASE_TTL
 from stream_cached.runs.run import Run, runs_here
@@ -310,6 +312,26 @@ def test_what_is_invalidated_in_mid_stream_is_followed_to_its_end(
         assert first.read_rest().body == runs.bodies[0]
         assert follower.read_rest().body == runs.bodies[0]
         assert fetch(servers[1].port).body == runs.bodies[1]
+
+
+def test_what_another_run_has_replaced_is_followed_to_its_end(
+    serve: Serve, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_so(_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(Claim, "has_lost_lease", is_so)
+    monkeypatch.setattr(Resource, "was_replaced", is_so)
+    runs = HeldRuns(chunks=100)
+    servers = [serve(runs.app(redis_url, key_host=False)) for _ in range(2)]
+    with (
+        begin(servers[0], "/", timeout=10) as first,
+        begin(servers[1], "/", timeout=10, receive_buffer=65_536) as follower,
+    ):
+        runs.gate.open()
+        assert first.read_rest().body == runs.bodies[0]
+        # The last segments are neither in an entry nor on their way to one.
+        assert follower.read_rest().body == runs.bodies[0]
 
 
 @pytest.mark.parametrize("ttl", [86_400, None])

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -125,7 +125,9 @@ class DictCache(BaseCache):  # type: ignore[misc]
         return int(self.items.pop(key, None) is not None)
 
 
-async def _ready_to_commit(held: Held, ttl: float | None) -> Commit:
+async def _ready_to_commit(
+    held: Held, ttl: float | None, last: Sequence[str] = ("last",)
+) -> Commit:
     there = {"segment": b"body", "version": b"old", "lease": b"mine", "progress": b"so far"}
     await held.store.set_many([*there.items()], 10)
     return Commit(
@@ -133,8 +135,10 @@ async def _ready_to_commit(held: Held, ttl: float | None) -> Commit:
         value=BYTES,
         ttl=ttl,
         expected={"record": None, "version": b"old", "revoked": None},
-        body=["segment"],
+        body=["segment", *last],
         body_ttl=ttl,
+        last=[(key, BYTES[::-1]) for key in last],
+        last_ttl=30,
         touched=["version", "missing"],
         touched_ttl=ttl,
         lease=Release("lease", b"mine", "followed", ["progress"]),
@@ -656,9 +660,9 @@ class TestEveryStore:
             assert await held.get("lease") == b"mine"
             return
         assert done == (True, True)
-        found = await held.other.get_many(["record", "lease", "progress"])
-        assert found == [BYTES, None, None]
-        for key in ("record", "segment", "version"):
+        found = await held.other.get_many(["record", "last", "lease", "progress"])
+        assert found == [BYTES, BYTES[::-1], None, None]
+        for key in ("record", "segment", "last", "version"):
             remaining = held.remaining(key)
             assert remaining is None if ttl is None else 55 < (remaining or 0) <= 61
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
+import shlex
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from stream_cached.stores.refusals import fix_of
 from tests.conftest import server_or_skip
 from tests.support.asgi import get
 from tests.support.gates import wait_until
-from tests.support.process import HOST
+from tests.support.process import HOST, ROOT
 from tests.support.runs import FALLBACK_HIT, FALLBACK_MISS, HIT, MISS, segments
 from tests.support.servers import RedisServer
 
@@ -66,7 +68,7 @@ def an_app(url: str, **settings: Any) -> Starlette:
     async def endpoint(request: Request) -> Response:
         return StreamingResponse(iter([f"run {next(runs)} ", "y" * 300_000]))
 
-    return Starlette(routes=[Route("/", endpoint)])
+    return Starlette(routes=[Route("/", endpoint), Route("/{name}", endpoint)])
 
 
 async def asked(app: Starlette, times: int, seconds: float = 0.0) -> list[str]:
@@ -177,6 +179,26 @@ def test_a_missing_permission_is_told_once(
         assert "ACL SETUSER" in line
         assert "will not recover by itself" in line
     assert not [line for level, line in told(caplog) if level == "WARNING"]
+
+
+def test_the_permissions_of_the_documentation_are_all_that_is_needed(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = (ROOT / "docs" / "stores.md").read_text(encoding="utf-8")
+    found = re.search(r"redis-cli (ACL SETUSER web .*?)\n```", text, re.DOTALL)
+    assert found
+    own_redis.execute(*shlex.split(found[1].replace("\\\n", " ")))
+    app = an_app(own_redis.url().replace("//", "//web:password@") + "?namespace=web")
+
+    async def several() -> list[str]:
+        # The second miss after another one takes its lease with the look-up.
+        paths = "/a", "/b", "/c", "/c"
+        return [(await get(app, path)).cache_status for path in paths]
+
+    assert asyncio.run(several()) == [MISS, MISS, MISS, HIT]
+    with redis.Redis.from_url(own_redis.url()) as client:
+        assert client.acl_log() == []
+    assert not told(caplog)
 
 
 @pytest.mark.parametrize("forbidden", ["-eval", "-get", "-del"])

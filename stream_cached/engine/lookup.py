@@ -69,8 +69,9 @@ async def _in_backend(call: Call, look: Callable[[Call, Backend, Deadline], Awai
         deadline = Deadline(binding.timeout if backend is None else backend.timeout)
     else:
         backend, deadline = looked.backend, looked.rest
+    backend = backend or await binding.backend(deadline)
     try:
-        return await look(call, backend or await binding.backend(deadline), deadline)
+        return await look(call, backend, deadline)
     except StoreUnavailableError:
         return await look(call, binding.stand_in(), deadline)
 

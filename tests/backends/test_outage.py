@@ -158,6 +158,7 @@ def test_without_a_fallback_requests_go_past_the_cache(
     assert len({answer.body for answer in answers}) == 3
     assert answers[-1].header("Cache-Status") == 'stream-cached; fwd=bypass; detail="store"'
     assert len(told(caplog)) == 1
+    assert state_of(own_redis).requests == 3
     own_redis.start()
     wait_until_back(own_redis)
     assert fetch(port).body == fetch(port).body

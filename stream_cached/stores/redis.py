@@ -74,12 +74,13 @@ _CLAIM_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local values = redis.call('MGET', unpack(KEYS, 2))
-if values[1] or (ARGV[3] ~= '' and now > tonumber(ARGV[3])) then return {0, now, values} end
+if values[1] then return {0, now, values} end
 for i = 2, #values do
   if (values[i] and '=' .. values[i] or '') ~= ARGV[2 + i] then return {0, now, values} end
 end
--- A server that is full refuses to set it, and has been read all the same.
-local set = redis.pcall('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+-- A full server refuses to set it. What the client sends again may be late, and has set it before.
+local is_late = ARGV[3] ~= '' and now > tonumber(ARGV[3])
+local set = not is_late and redis.pcall('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
 if (set and set.ok) or redis.pcall('GET', KEYS[1]) == ARGV[1] then return {1, now, values} end
 return {0, now, values}
 """

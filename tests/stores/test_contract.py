@@ -1092,6 +1092,19 @@ async def test_a_redis_that_was_held_up_takes_no_lease_for_who_has_gone(
         assert await store.look_and_claim(("next", b"mine", 60), ["record"], []) == (True, [None])
 
 
+async def test_a_lease_is_held_though_the_server_is_asked_again_too_late(
+    redis_server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with redis(redis_server, namespace) as held:
+        claim = partial(look_and_claim, held.store, ("lease", b"mine", 60), ["record"], [])
+        assert await claim() == (True, [None])
+        # As if the first reply was lost, and the client had taken that long to connect again.
+        monkeypatch.setattr("stream_cached.stores.redis._CLAIM_WITHIN", -60_000)
+        assert await claim() == (True, [None])
+        await held.store.delete_many(["lease"])
+        assert await claim() == (False, [None])
+
+
 async def test_a_value_larger_than_the_memory_is_a_store_error() -> None:
     store = MemoryStore(MemoryCache(max_bytes=1000))
     await store.set_many([("key", b"value")], None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 from stream_cached.endpoint.reads import is_generator, touched_by
@@ -16,10 +17,8 @@ Call = Callable[..., Any]
 
 _NONE: Mapping[Call, Call] = {}
 
-#: Modules of other libraries whose functions store what an endpoint returns, for everybody.
-_CACHES = frozenset(
-    {"aiocache.decorators", "cashews.wrapper.decorators", "fastapi_cache.decorator"}
-)
+#: Where the modules of other libraries begin whose functions store what they are given, for all.
+_CACHES = ("aiocache.decorators", "cashews.decorators.cache.", "fastapi_cache.decorator")
 
 
 def overrides_of(scope: Mapping[str, Any]) -> Mapping[Call, Call]:
@@ -124,13 +123,22 @@ def is_beside(function: Callable[..., Any], scope: Mapping[str, Any]) -> bool:
     """
     Whether what a cached function returns becomes a part of something that all may be given.
 
-    So it is where a dependency of another cached endpoint calls it, and where the endpoint, which
-    may be the function itself, is in a cache of another library.
+    So it is where a dependency of another cached endpoint calls it, and where a cache of another
+    library does, over the function itself or over any other one that calls it.
     """
     endpoint = scope.get("endpoint")
     is_another = hasattr(endpoint, "cache_key") and not runs(endpoint, function)
-    above = itertools.takewhile(lambda each: each is not function, _layers(endpoint))
-    return is_another or any(_module(each) in _CACHES for each in above)
+    return is_another or _is_in_cache()
+
+
+def _is_in_cache() -> bool:
+    """Whether a cache of another library waits for what runs now, in the same task."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith(_CACHES):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _module(call: Any) -> str:

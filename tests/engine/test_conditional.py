@@ -573,6 +573,17 @@ def over_nothing(answer: Any) -> Any:
     return answer
 
 
+def called_by_another(answer: Any) -> Any:
+    """An endpoint that has its answer from a helper."""
+
+    async def page(request: Request) -> Response:
+        found: Response = await answer(request)
+        return found
+
+    return page
+
+
+@pytest.mark.parametrize("route", [over_nothing, called_by_another])
 @pytest.mark.parametrize("over", [over_nothing, over_another])
 @pytest.mark.parametrize("library", ["aiocache", "cashews", "installed"])
 @pytest.mark.parametrize(
@@ -586,7 +597,10 @@ def over_nothing(answer: Any) -> Any:
     ],
 )
 def test_a_cache_of_another_library_is_given_the_whole(
-    library: str, over: Callable[[Any], Any], header: tuple[bytes, bytes]
+    library: str,
+    over: Callable[[Any], Any],
+    route: Callable[[Any], Any],
+    header: tuple[bytes, bytes],
 ) -> None:
     if library == "installed":
         install()
@@ -599,7 +613,7 @@ def test_a_cache_of_another_library_is_given_the_whole(
 
     above: Any = cached(key=os.urandom(8).hex()) if library == "aiocache" else cache("1m", key="k")
     answer = stream_cached(ttl=60, cache=MemoryCache())(inner)
-    app.get("/")(above(over(answer)))
+    app.get("/")(route(above(over(answer))))
 
     async def ask(*headers: tuple[bytes, bytes]) -> tuple[int, bytes]:
         exchange = await _asked(app, *headers)

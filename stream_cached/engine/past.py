@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from stream_cached.endpoint.signatures import bare_function
 from stream_cached.engine.decisions import Bypass
 from stream_cached.engine.outcome import Call
 from stream_cached.engine.sharing import of_one_client
 from stream_cached.events import Answered, Outcome, bypassed
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.responses.produced import Produced, produced
-from stream_cached.responses.stored import bare_response
+from stream_cached.responses.stored import as_error, bare_response
 
 
 async def bypass(call: Call, decision: Bypass) -> Any:
@@ -43,6 +44,24 @@ def pass_on(call: Call, result: Any, event: Answered) -> Any:
 
 
 def unsatisfied(call: Call) -> Any:
-    """Return the answer to a request that wants a stored response only (RFC 9111, 5.2.1.7)."""
+    """
+    Return the answer to a request that wants a stored response only (RFC 9111, 5.2.1.7).
+
+    Raises:
+        HTTPException: It is the answer. What has called the function wants a value, perhaps.
+    """
     event = Answered(Outcome.BYPASS, detail="only-if-cached")
-    return bare_response(504, call.headers((), event, None), call.sending(event))
+    response = bare_response(504, call.headers((), event, None), call.sending(event))
+    if _is_passed_on(call):
+        raise as_error(response)
+    return response
+
+
+def _is_passed_on(call: Call) -> bool:
+    """Whether what Starlette or FastAPI has called for a request is another function."""
+    execution = call.execution
+    scope = {} if execution.incoming is None else execution.incoming.scope
+    endpoint = bare_function(scope.get("endpoint"))
+    is_own = getattr(endpoint, "__wrapped__", None) is execution.function
+    # Without the handlers, nothing makes a response of an exception.
+    return "starlette.exception_handlers" in scope and not is_own

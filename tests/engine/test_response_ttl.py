@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -385,6 +386,45 @@ def test_only_if_cached_for_the_items_of_a_generator(serve: Serve) -> None:
     assert wanting(port, "only-if-cached").status == 504
     fetch(port)
     assert wanting(port, "only-if-cached").status == 200
+
+
+def test_only_if_cached_where_what_is_cached_is_a_part_of_the_answer(serve: Serve) -> None:
+    app = FastAPI()
+
+    @stream_cached(ttl=60)
+    async def rows(request: Request) -> list[int]:
+        return [1, 2]
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        async def count(*args: Any, **kwargs: Any) -> int:
+            return len(await function(*args, **kwargs))
+
+        return count
+
+    @app.get("/helper")
+    async def helper(request: Request) -> int:
+        return len(await rows(request))
+
+    depends = Depends(rows)
+
+    @app.get("/dependency")
+    async def dependency(found: list[int] = depends) -> int:
+        return len(found)
+
+    @app.get("/decorated", response_model=None)
+    @counted
+    @stream_cached(ttl=60)
+    async def decorated(request: Request) -> list[int]:
+        return [1, 2]
+
+    port = serve(app).port
+    for path in ("/helper", "/dependency", "/decorated"):
+        wish = {"Cache-Control": "only-if-cached"}
+        answer = fetch(port, path, headers=wish)
+        assert (answer.status, told(answer)) == (504, 'stream-cached; detail="only-if-cached"')
+        fetch(port, path)
+        assert fetch(port, path, headers=wish).body == b"2"
 
 
 def test_the_answer_to_a_request_that_says_no_store(serve: Serve) -> None:

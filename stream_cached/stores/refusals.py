@@ -31,6 +31,8 @@ COMMAND = "the server lacks a command that the cache needs: use one that has all
 _ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 _BY_CLASS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    # redis-py has it beneath ClusterDownError. A replica says so while it has lost its master.
+    (exceptions.MasterDownError, ""),
     (
         (exceptions.ClusterCrossSlotError, exceptions.AskError, exceptions.ClusterDownError),
         CLUSTER,

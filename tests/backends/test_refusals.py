@@ -223,6 +223,24 @@ def test_what_a_script_has_done_before_it_was_refused_is_kept_for_ever(
     assert {client.ttl(key) for key in found} == {-1}
 
 
+def test_a_replica_that_has_lost_its_master_comes_back_by_itself(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.execute("CONFIG", "SET", "replica-serve-stale-data", "no")
+    # No server listens there.
+    own_redis.execute("REPLICAOF", HOST, "1")
+
+    async def test() -> None:
+        app = an_app(own_redis.url())
+        assert await asked(app, 2) == [FALLBACK_MISS, FALLBACK_HIT]
+        own_redis.execute("REPLICAOF", "NO", "ONE")
+        await asyncio.to_thread(wait_until, lambda: len(told(caplog)) == 2)
+        assert await asked(app, 2) == [MISS, HIT]
+
+    asyncio.run(test())
+    assert [level for level, _ in told(caplog)] == ["WARNING", "INFO"]
+
+
 def test_a_database_that_is_not_there_is_told(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -318,6 +336,7 @@ def chained(exc: Exception, cause: BaseException) -> Exception:
         (exceptions.TimeoutError(), None),
         (exceptions.BusyLoadingError(), None),
         (exceptions.ReadOnlyError(), None),
+        (exceptions.MasterDownError("Link with MASTER is down"), None),
         (exceptions.OutOfMemoryError(), None),
         (StoreError("unknown command"), None),
         (ValueError("unknown command"), None),

@@ -139,6 +139,11 @@ class Limits:
         return self.max_duration if self.wait_timeout is None else self.wait_timeout
 
     @property
+    def pending_share(self) -> int:
+        """Bytes that one thing may take of `max_pending`, which has room for several."""
+        return self.max_pending // 4
+
+    @property
     def kept_for(self) -> float:
         """Seconds for which an object is kept once no record leads to it."""
         return self.max_duration if self.grace is None else self.grace

@@ -81,10 +81,9 @@ class Body:
             limits: Those of the run. As many bytes as it may be ahead are in memory anyway.
             is_coded: Whether segments may be compressed. A large one would be inflated at once.
         """
-        # What this process keeps may be larger, and is fewer. Several of them have to be able to
-        # wait.
+        # What this process keeps may be larger, and is fewer.
         keeps = self._kind is Own
-        most = min(PART_SIZE, limits.max_ahead, limits.max_pending // 4)
+        most = min(PART_SIZE, limits.max_ahead, limits.pending_share)
         size = most if keeps and not is_coded else 0
         return ChunkPacker(keeps=keeps, max_size=max(VALUE_SIZE, size))
 

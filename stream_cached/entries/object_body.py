@@ -131,7 +131,7 @@ class ObjectBody(Body):
             pack(State.OBJECT, self._generation, 0, head, b"") * 2,
             read=self._read_back,
             seal=self._sealed,
-            max_held=limits.max_pending // 4,
+            max_held=limits.pending_share,
         )
 
     async def _read_back(self, indexes: range) -> list[bytes]:

@@ -61,7 +61,7 @@ class Recorder:
         self._owner, self.wakes_source = owner, owner.recorder_moved
         self._resource, self._entry, self._channel = resource, entry, channel
         self._body, self._varies_on = resource.records.body(entry.generation), varies_on
-        self._limits, self.turn_after = limits, limits.max_pending // 4
+        self._limits, self.turn_after = limits, limits.pending_share
         self._packer = self._body.packer(limits, is_coded=coder is not None)
         self._telling = None if channel is None else Telling(channel, self._packer)
         digest = body_digest(sha256=hashes, has_tag=entry.etag is not None)

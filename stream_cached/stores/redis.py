@@ -103,16 +103,12 @@ def _as_expected(value: bytes | None) -> bytes:
 
 
 def _is_forbidden(reply: Any) -> bool:
-    """Whether a server does not permit a command, or no longer has it by this name."""
-    is_unknown = isinstance(reply, ResponseError) and str(reply).startswith("unknown command")
-    return is_unknown or isinstance(reply, NoPermissionError)
-
-
-def _forbids_scripts(exc: ResponseError) -> bool:
-    """Whether a server that has refused a script will refuse each of them."""
-    said = str(exc)
+    """Whether a server will refuse a command, or a script that has it, each time."""
+    if not isinstance(reply, ResponseError):
+        return False
+    said = str(reply)
     is_lasting = "can't run this command" in said or "unknown command" in said
-    return is_lasting or isinstance(exc, NoPermissionError)
+    return is_lasting or isinstance(reply, NoPermissionError)
 
 
 class RedisStore(AiocacheStore):
@@ -240,7 +236,7 @@ class RedisStore(AiocacheStore):
         try:
             done, now, values = await self._ask("get", script, (ResponseError,))
         except ResponseError as exc:
-            self.may_claim = not _forbids_scripts(exc)
+            self.may_claim = not _is_forbidden(exc)
             return False, await self.get_many(keys)
         self._ahead = now - sent
         return bool(done), all_as_bytes(values)
@@ -289,7 +285,7 @@ class RedisStore(AiocacheStore):
             try:
                 return bool(await self._ask(name, script, (ResponseError,)))
             except ResponseError as exc:
-                if not _forbids_scripts(exc):
+                if not _is_forbidden(exc):
                     raise self.failure(name, exc) from exc
                 self.may_commit = False
         setting = "SET", native, value, *expiry
@@ -323,7 +319,7 @@ class RedisStore(AiocacheStore):
         self._check_set(others)
         if isinstance(done, ResponseError):
             # Step by step, it may be done all the same; or it is known then what forbids it.
-            self.may_commit = not _forbids_scripts(done)
+            self.may_commit = not _is_forbidden(done)
             return False, False
         return done > 0, done > 1
 

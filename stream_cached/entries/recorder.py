@@ -129,8 +129,6 @@ class Recorder:
             self._enqueue(segment)
 
     def _enqueue(self, segment: ClosedSegment) -> None:
-        if self.failure is not None:
-            return
         self._queue.put(segment)
         if not self._is_nearly_written:
             self._wake_writer()
@@ -153,11 +151,13 @@ class Recorder:
 
     async def _tell_news(self) -> None:
         assert self._telling is not None
-        if await self._telling.needs_segment(self._length) and not self._closing:
+        needs_segment = await self._telling.needs_segment(self._length)
+        # Slow readers go on to read the open chunks of a run that has failed meanwhile.
+        if needs_segment and self.failure is None and not self._closing:
             self._enqueue(self._packer.close())
-        if self._queue:
+        if self._queue and self.failure is None:
             await self._write_window()
-        if self._closing:
+        if self._closing or self.failure is not None:
             return
         written, first = self._queue.written, self._body.first
         is_told = await self._telling.tell(written, first, is_next=written == self._queue.count)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
@@ -13,14 +13,21 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message
 
-from stream_cached import stream_cached
+from stream_cached import MemoryCache, stream_cached
 from stream_cached.entries import body_digest, recorder
 from stream_cached.entries.chunks import ChunkPacker
+from stream_cached.entries.ids import new_id
+from stream_cached.entries.lifetimes import Lifetimes
+from stream_cached.entries.recorder import Recorder
+from stream_cached.entries.resource import Resource
+from stream_cached.format.records import Entry
+from stream_cached.http.reasons import NotCached
+from stream_cached.limits import Limits
 from stream_cached.stores.memory import MemoryStore
 from stream_cached.stores.protocol import Items
 from stream_cached.streams import stream
 from tests.support.asgi import Exchange, get
-from tests.support.gates import run
+from tests.support.gates import run, until
 
 CHUNK, COUNT = 100_000, 60
 
@@ -130,5 +137,75 @@ def test_a_body_is_not_joined_to_see_that_the_record_can_not_hold_it(
         assert hit.cache_status == "stream-cached; hit"
         assert len(hit.body) == 5 * CHUNK
         assert not joined
+
+    run(main)
+
+
+class Owner:
+    """A run with a reader that is slower than its source."""
+
+    declared = lease = took = None
+    has_slow_readers = True
+
+    def objection(self) -> None:
+        return None
+
+    def recorder_moved(self) -> None:
+        pass
+
+    def unstored(self, reason: NotCached, cause: Exception | None) -> None:
+        pass
+
+
+class AskedChannel:
+    """Takes its time to say that a process follows the run."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.answers = asyncio.Event(), asyncio.Event()
+        self.told: list[int] = []
+
+    async def tell(self, segments: int, chunks: Sequence[int], tail: bytes, first: int = 0) -> None:
+        self.told.append(segments)
+
+    async def is_followed(self) -> bool:
+        self.is_asked.set()
+        await self.answers.wait()
+        return True
+
+    def complete(self, entry: Entry, *, stored: bool) -> None:
+        raise NotImplementedError
+
+
+def test_a_slow_reader_keeps_what_followers_were_to_be_told_when_the_limit_was_passed() -> None:
+    async def main() -> None:
+        channel = AskedChannel()
+        resource = Resource(
+            MemoryStore(MemoryCache()),
+            "key",
+            needs=(),
+            lifetimes=Lifetimes(60, 600),
+            select=None,
+            max_variants=1,
+        )
+        await resource.begin()
+        entry = Entry(b"", {}, 200, (), None, "utf-8", True, 0.0, 0, new_id())
+        recording = Recorder(
+            cast(Any, Owner()),
+            resource,
+            entry,
+            varies_on=frozenset(),
+            limits=Limits(max_body=CHUNK),
+            channel=channel,
+        )
+        recording.start()
+        recording.feed([b"x" * CHUNK])
+        await channel.is_asked.wait()
+        recording.feed([b"y"])
+        channel.answers.set()
+        await until(lambda: not recording.is_renewing)
+        assert await recording.read(0) == [b"x" * CHUNK]
+        recording.release()
+        await recording.settled()
+        assert not channel.told
 
     run(main)

@@ -82,9 +82,9 @@ class Body:
             is_coded: Whether segments may be compressed. A large one would be inflated at once.
         """
         # What this process keeps may be larger, and is fewer.
-        keeps = self._kind is Own
-        most = min(PART_SIZE, limits.max_ahead, limits.pending_share)
-        size = most if keeps and not is_coded else 0
+        keeps, size = self._kind is Own, 0
+        if keeps and not is_coded:
+            size = min(PART_SIZE, limits.max_ahead, limits.pending_share)
         return ChunkPacker(keeps=keeps, max_size=max(VALUE_SIZE, size))
 
     def pack(self, index: int, segment: Segment | ClosedSegment) -> PackedSegment:

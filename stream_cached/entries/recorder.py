@@ -265,8 +265,8 @@ class Recorder:
             entry.fresh_until = time.time() + lifetimes.ttl
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
-            known = entry, self._varies_on, self._owner.lease
-            reason = await self._resource.publish(*known, self._body.items(last))
+            items, lease = self._body.items(last) if last else (), self._owner.lease
+            reason = await self._resource.publish(entry, self._varies_on, lease, items)
         if self._channel is not None and reason in (None, NotCached.OVERTAKEN):
             if last and reason is not None:
                 await self._body.write(last)

@@ -197,7 +197,8 @@ class Identity:
 
 def _is_countable(value: object) -> bool:
     """Whether a value can be told from one that takes its address later."""
-    return type(value).__weakrefoffset__ > 0
+    # It is negative where a class has it in front of its objects (Python 3.12 and later).
+    return type(value).__weakrefoffset__ != 0
 
 
 def _code_of(function: Any) -> list[Any]:

@@ -15,7 +15,10 @@ from stream_cached.keys.made_classes import found_by_name, plain_attributes
 
 #: Modules whose values show what they are.
 _SHOWING = frozenset(
-    {"builtins", "datetime", "decimal", "fractions", "ipaddress", "pathlib", "uuid"}
+    {
+        *("builtins", "datetime", "decimal", "fractions", "ipaddress", "uuid"),
+        *("pathlib", "pathlib._local"),
+    }
 )
 
 #: The `repr` of a view of a memory has an address, and that of a class or a function nothing of

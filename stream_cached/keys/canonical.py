@@ -276,6 +276,7 @@ _STANDARD = frozenset(
         "enum",
         "ipaddress",
         "pathlib",
+        "pathlib._abc",
         "pathlib._local",
         "typing",
         "uuid",

@@ -359,7 +359,9 @@ def test_a_miss_leaves_nothing_to_the_garbage_collector(
 
 def _ours() -> Counter[str]:
     """Return how many objects there are of each of our classes."""
-    objects = [each for each in gc.get_objects() if type(each).__module__.startswith("stream_c")]
+    objects = [
+        each for each in gc.get_objects() if str(type(each).__module__).startswith("stream_c")
+    ]
     return Counter(type(each).__name__ for each in objects)
 
 

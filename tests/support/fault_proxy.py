@@ -146,6 +146,7 @@ class FaultProxy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # they are forgotten in the next turn
         await _turns()  # what was torn down is closed in the next ones
 
     # -- a connection -----------------------------------------------------------------------

@@ -40,6 +40,8 @@ def _own_and_others(interrupted_at: int) -> tuple[set[RunRegistry], set[RunRegis
     async def look() -> None:
         own.add(registry_of(scope))
         before = sys.gettrace()
+        # Python 3.12 looks only here whether any frame asks for it.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(trace)
         try:
             own.add(registry_of(scope))

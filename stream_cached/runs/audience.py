@@ -43,8 +43,8 @@ class Audience:
         self._finish_timeout = answer.finish_timeout
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether the source goes on without regard to the pace of the readers in this process."""
+    def goes_ahead(self) -> bool:
+        """Whether the source does not go at the pace of the readers in this process."""
         run = self._run
         reads_ahead = run.remote is not None and run.remote.reads_ahead
         is_awaited = run.recorder is not None and run.recorder.is_awaited

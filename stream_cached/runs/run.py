@@ -292,8 +292,8 @@ class Run(Claim):
     # -- the readers ------------------------------------------------------------------------
 
     @property
-    def is_followed(self) -> bool:
-        return self.audience is not None and self.audience.is_elsewhere
+    def goes_ahead(self) -> bool:
+        return self.audience is not None and self.audience.goes_ahead
 
     @property
     def has_slow_readers(self) -> bool:

@@ -77,7 +77,8 @@ class Owner(Protocol):
     def is_aborting(self) -> bool: ...
 
     @property
-    def is_followed(self) -> bool: ...
+    def goes_ahead(self) -> bool:
+        """Whether the source does not go at the pace of the readers in this process."""
 
     def start(self) -> None: ...
 

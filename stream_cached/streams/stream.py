@@ -166,7 +166,7 @@ class Stream:
         is_near = not self.has_begun or self._backlog.made - self._fastest < self._max_ahead
         if self.seats and is_near:
             return True
-        if self.seats and not self.owner.is_followed:
+        if self.seats and not self.owner.goes_ahead:
             return False
         return self._recorder is None or self._recorder.has_room
 
@@ -186,8 +186,8 @@ class Stream:
 
     def _drop_oldest(self) -> None:
         """Drop the oldest chunks. Those that a reader still needs go into a file."""
-        # A followed run may be far ahead of all readers in this process.
-        bound = self._fastest if self.seats and not self.owner.is_followed else None
+        # A source that goes ahead may be far ahead of all its readers here.
+        bound = self._fastest if self.seats and not self.owner.goes_ahead else None
         number, chunks = self._backlog.drop(bound)
         late = [seat for seat in self.seats if seat.number < self._backlog.first_number]
         for seat in late:

@@ -381,7 +381,7 @@ def test_a_run_that_was_followed_stops_though_its_store_is_away(
             client.read_head()
             client.read_until(20)
         (run,) = servers[0].run(_runs())
-        wait_until(lambda: run.is_followed)
+        wait_until(lambda: run.audience is not None and run.audience.is_followed)
         first.close()
         getattr(own_redis, how)()
         follower.close()

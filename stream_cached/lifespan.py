@@ -10,8 +10,8 @@ from typing import Any
 from stream_cached import tasks
 from stream_cached.checks import require_seconds
 from stream_cached.endpoint.known import reporter_of
-from stream_cached.runs.run import runs_here
 from stream_cached.runs.states import GivenUp
+from stream_cached.runs.streaming import runs_here
 from stream_cached.stores.clients import Clients
 
 #: Seconds for the clean-up of aborted runs: a store may hang.

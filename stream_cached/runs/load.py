@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stream_cached.runs.run import Run, runs_here, streaming
+from stream_cached.runs.run import Run
+from stream_cached.runs.streaming import all_runs, runs_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +20,7 @@ class Load:
 
 def load() -> Load:
     """Return the load of this process, in all its event loops."""
-    return _of(_copied())
-
-
-def _copied() -> list[Run]:
-    while True:
-        try:
-            return list(streaming)
-        except RuntimeError:
-            # Another thread has just added one.
-            continue
+    return _of(all_runs())
 
 
 def is_busy_here() -> bool:

@@ -9,7 +9,6 @@ chunk, waking readers and reading do not pass through `advance`.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ from stream_cached.runs.joining import join
 from stream_cached.runs.line import Line
 from stream_cached.runs.producer import Producer
 from stream_cached.runs.states import JOINABLE, QUEUED, Effect, Event, GivenUp, RunState
+from stream_cached.runs.streaming import streaming
 from stream_cached.streams.asides import Asides
 from stream_cached.streams.ends import CANCELLED, Aborted, Complete, End, Failed
 from stream_cached.streams.protocols import Archive, Source
@@ -339,10 +339,3 @@ class Run(Claim):
     async def stored(self, entry: Entry, digest: str) -> None:
         if self._storage is not None:
             await self._storage.stored(entry, digest)
-
-
-streaming: weakref.WeakSet[Run] = weakref.WeakSet()
-
-
-def runs_here() -> list[Run]:
-    return [run for run in tuple(streaming) if run.loop is asyncio.get_running_loop()]

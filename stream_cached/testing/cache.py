@@ -14,8 +14,8 @@ import pytest
 from stream_cached import tasks
 from stream_cached.checks import require, require_seconds
 from stream_cached.http.reasons import Finding, NotCached
-from stream_cached.runs import run
 from stream_cached.runs.states import RunState
+from stream_cached.runs.streaming import all_runs
 from stream_cached.testing.clock import MovedTime
 from stream_cached.testing.replacing import Replaced
 from stream_cached.testing.statuses import CacheStatus, HasHeaders, no_status, status_of
@@ -264,7 +264,7 @@ def _going_on() -> list[Any]:
 
 def _still_running(timeout: float) -> str:
     # Nothing ends what a loop has left that is over.
-    here = [each for each in list(run.streaming) if each.loop.is_running()]
+    here = [each for each in all_runs() if each.loop.is_running()]
     runs = [repr(each) for each in here if each.state is not RunState.CLOSED]
     what = ", ".join(runs) or f"{len(_going_on())} tasks"
     return (

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
-from stream_cached.runs.run import runs_here
+from stream_cached.runs.streaming import runs_here
 from tests.conftest import Serve
 from tests.support.asgi import Exchange, get
 from tests.support.clock import Clock

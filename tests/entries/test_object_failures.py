@@ -18,8 +18,8 @@ from stream_cached.backends.breaker_state import State
 from stream_cached.bodies import watched
 from stream_cached.bodies.files import FileBodies, FileReading, FileUpload
 from stream_cached.errors import StoreError
-from stream_cached.runs.run import runs_here
 from stream_cached.runs.states import GivenUp
+from stream_cached.runs.streaming import runs_here
 from tests.conftest import Serve
 from tests.support.gates import Gate, until, wait_until
 from tests.support.http_client import fetch, fetch_many

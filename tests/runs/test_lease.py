@@ -21,7 +21,8 @@ from stream_cached.entries.resource import Resource
 from stream_cached.runs.claim import Claim
 from stream_cached.runs.follow import RemoteRun
 from stream_cached.runs.lease import LEASE_TTL
-from stream_cached.runs.run import Run, runs_here
+from stream_cached.runs.run import Run
+from stream_cached.runs.streaming import runs_here
 from tests.conftest import Serve, Spawn
 from tests.engine.test_collapse import COLLAPSED, Waiting
 from tests.support.app_server import AppProcess, AppServer

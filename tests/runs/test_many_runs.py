@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
-from stream_cached.runs.run import runs_here
+from stream_cached.runs.streaming import runs_here
 from stream_cached.tasks import running_here
 from tests.runs.test_lease import left
 from tests.support.asgi import Exchange

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
-from stream_cached.runs.run import runs_here
+from stream_cached.runs.streaming import runs_here
 
 DIRECTORY = Path(os.environ.get("DIRECTORY", "."))
 CHUNK = 64 * 1024

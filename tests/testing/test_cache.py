@@ -20,7 +20,8 @@ from starlette.testclient import TestClient
 
 from stream_cached import ConfigurationError, NotCached, StreamCache, stream_cached
 from stream_cached.keys.variants import ANY
-from stream_cached.runs.run import Run, streaming
+from stream_cached.runs.run import Run
+from stream_cached.runs.streaming import streaming
 from stream_cached.testing import CacheUnderTest
 from tests.support.asgi import Exchange
 

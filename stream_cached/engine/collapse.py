@@ -17,8 +17,7 @@ from stream_cached.engine.confirm import validate
 from stream_cached.engine.decisions import Decision, Lead, LeadOrStale, Raise, Serve
 from stream_cached.engine.join import join
 from stream_cached.engine.lookup import look_up
-from stream_cached.engine.outcome import Absent, Call, View
-from stream_cached.engine.outcome import Stale as StaleEntry
+from stream_cached.engine.outcome import Absent, Call, Stale, View
 from stream_cached.engine.past import unsatisfied
 from stream_cached.entries.resource import Resource
 from stream_cached.errors import StoreError, StoreUnavailableError
@@ -67,7 +66,7 @@ class Collapse:
         """Whether a run took longer than `wait_timeout` to answer: the next one needs no lease."""
 
     def _left(self, run: Run | None = None) -> float:
-        """Return the seconds that the call may still wait, if need be for a run of its time."""
+        """Return the seconds that the call may still wait; for a run, not from before it began."""
         longest = self._call.service.options.limits.longest_wait
         began = self._call.started if run is None else max(self._call.started, run.began)
         return max(0.0, began + longest - time.monotonic())
@@ -211,7 +210,7 @@ class Collapse:
         while True:
             try:
                 with view.use.deadline:
-                    claim = await take_lease(run, resource, variant)
+                    claim = await _take_lease(run, resource, variant)
             except StoreUnavailableError:
                 raise
             except StoreError:
@@ -259,9 +258,10 @@ class Collapse:
         with ExitStack() as unless_followed:
             unless_followed.callback(remote.leave)
             if not await remote.begin(self._left(run), self._left()):
-                if remote.lacks_begin:
-                    run.withdraw()
-                return _lead_apart(view) if remote.lacks_begin else _lead(view, run), None
+                if not remote.lacks_begin:
+                    return _lead(view, run), None
+                run.withdraw()
+                return _lead_apart(view), None
             head = remote.head if remote.state is LeaseState.HELD else None
             if head is not None and not await self._can_take(head, is_new=False):
                 return _lead(view), None
@@ -273,7 +273,8 @@ class Collapse:
         run.give_up_lease()
         limits = self._call.service.options.limits
         run.follow(remote, head, limits, dict(resource.versions))
-        return await self._join(run, view) or await look_up(self._call), None
+        step = await self._join(run, view) or await look_up(self._call)
+        return step, None
 
     async def _look_once_more(self, run: Run, view: View) -> View | None:
         """Look up what another run may have stored; None if nothing has changed."""
@@ -297,17 +298,21 @@ async def refresh_is_needed(run: Run, view: View) -> bool:
         return view.is_up_to_date
     resource = view.resource
     variant = variant_of(resource.names, resource.select)
-    claim = await take_lease(run, resource, variant)
+    claim = await _take_lease(run, resource, variant)
     return claim.holder is None and claim.values == list(resource.seen.values())
 
 
-async def take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
+async def _take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
+    """Take the lease of a variant for a run, unless another process has it."""
     lease = new_lease(resource, _lease_key(resource, variant))
-    keys, others = list(resource.seen), _lease_key(resource, ANY)
-    holder, values = await lease.claim([*keys, others] if variant != ANY else keys, resource.select)
+    keys = list(resource.seen)
+    any_variant = None if variant == ANY else _lease_key(resource, ANY)
+    if any_variant is not None:
+        keys.append(any_variant)
+    holder, values = await lease.claim(keys, resource.select)
     if holder is None:
         run.hold(lease)
-    other = read_lease(values.pop(), others) if variant != ANY else None
+    other = None if any_variant is None else read_lease(values.pop(), any_variant)
     is_held = other is not None and other.state is LeaseState.HELD
     return _Claim(holder, values, other if is_held else None)
 
@@ -315,7 +320,7 @@ async def take_lease(run: Run, resource: Resource, variant: Variant) -> _Claim:
 def _lead(view: View, run: Run | None = None) -> Decision:
     if run is not None:
         run.versions, run.began = dict(view.resource.versions), time.monotonic()
-    if isinstance(view.found, StaleEntry):
+    if isinstance(view.found, Stale):
         return LeadOrStale(view, view.found, run)
     return Lead(view, run)
 

@@ -286,7 +286,7 @@ class View:
     @property
     def expired(self) -> Hit | None:
         """An entry that is no longer fresh, and that the validator may confirm."""
-        hit = self.found.hit if isinstance(self.found, Absent | Stale) else None
+        hit = self.found.hit if isinstance(self.found, NOT_FRESH) else None
         # What was invalidated is not asked for once more.
         is_known = hit is not None and hit.entry.validator and hit.stale_since is None
         return hit if is_known else None
@@ -314,13 +314,13 @@ class View:
             return "vary-miss" if found.varied else found.fwd or "uri-miss"
         return "stale" if isinstance(found, Stale) else "uri-miss"
 
-    def lead_or_join(self, *, shared: bool | None = None) -> tuple[Run | None, bool]:
+    def lead_or_join(self, *, again: bool = False) -> tuple[Run | None, bool]:
         """Return the run to wait for, or a new one; see `RunRegistry.lead_or_join`."""
         if self.claimed is not None:
             return self.claimed, True
         resource = self.resource
         return self.registry.lead_or_join(
-            resource.key, resource.names, resource.select, shared=shared
+            resource.key, resource.names, resource.select, again=again
         )
 
     @property

@@ -49,7 +49,7 @@ async def serve_stale(call: Call, view: View, stale: Stale) -> Any:
     if view.registry.is_left_to_others(view.resource.place):
         return response
     # One response that could not be shared need not be the last one.
-    run, is_new = view.lead_or_join(shared=True)
+    run, is_new = view.lead_or_join(again=True)
     if run is not None and is_new:
         needs_request = call.is_held
         if not needs_request:

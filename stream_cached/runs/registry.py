@@ -98,7 +98,7 @@ class RunRegistry:
         """How many runs have ended: a look-up before the last end may have missed its entry."""
 
     def lead_or_join(
-        self, key: str, names: Sequence[str], select: Select | None, *, shared: bool | None = None
+        self, key: str, names: Sequence[str], select: Select | None, *, again: bool = False
     ) -> tuple[Run | None, bool]:
         """
         Return the run to wait for, or a new one.
@@ -107,13 +107,13 @@ class RunRegistry:
             key: The key of the resource.
             names: The headers that are known to select among its responses.
             select: What tells the request's variant.
-            shared: Whether the response can be shared; None to go by the last one.
+            again: Whether the run is to be shared though the last response could not be.
 
         Returns:
             The run, and whether it is new: the caller leads it. None if no request waits for
             another one, or the caller would wait for itself.
         """
-        if not shared and self._hit_for_miss.has(key, select):
+        if not again and self._hit_for_miss.has(key, select):
             return None, False
         runs = self._runs.get(key, ())
         for run in runs:

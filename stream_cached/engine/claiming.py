@@ -40,8 +40,11 @@ def probably_leads(call: Call, backend: Backend) -> bool:
 
 
 def claimed_run(call: Call, resource: Resource, registry: RunRegistry) -> Run | None:
-    """Return a run for which the look-up of a resource takes the lease; None if it can't be known
-    which one."""
+    """
+    Return a run for which the look-up of a resource takes the lease.
+
+    None if the versions are not known that the lease would be for, or the key has a run already.
+    """
     expected = resource.depends.expected(call.service.outlook.versions)
     if expected is None or (run := registry.lead(call.key)) is None:
         return None

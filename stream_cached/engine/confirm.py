@@ -65,7 +65,8 @@ async def confirm(call: Call, view: View) -> Entry | None:
     hit = view.expired
     if hit is None or call.service.validator is None:
         return None
-    lifetime = _lifetime(call, hit.entry, now := time.time())
+    now = time.time()
+    lifetime = _lifetime(call, hit.entry, now)
     headers = without(hit.entry.headers, {b"age", b"date"})
     again = replace(
         hit.entry, stored_at=now, fresh_until=lifetime.fresh_until, headers=tuple(headers)

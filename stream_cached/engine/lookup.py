@@ -58,7 +58,12 @@ async def look_up(call: Call) -> View:
 
 
 async def first_look(call: Call) -> View | Fresh:
-    """Do the same for a call that has not looked before: most of them find what is at hand."""
+    """
+    Find what can answer a call that has not looked before. Most often that is at hand.
+
+    Raises:
+        StoreError: The store failed.
+    """
     return await _in_backend(call, _first_look_in)
 
 
@@ -109,7 +114,7 @@ async def _first_look_in(call: Call, backend: Backend, deadline: Deadline) -> Vi
     return view
 
 
-def use_of(call: Call, backend: Any, deadline: Deadline) -> Use:
+def _use_of(call: Call, backend: Backend, deadline: Deadline) -> Use:
     service = call.service
     configured = service.hooks.binding().cache
     return Use(backend, deadline, configured, service.invalidated_before, service.reporter)
@@ -124,7 +129,8 @@ async def _look_up_in(
     *,
     claims: bool = False,
 ) -> View:
-    use, resource = use_of(call, backend, deadline), call.service.resource(call, backend)
+    use = _use_of(call, backend, deadline)
+    resource = call.service.resource(call, backend)
     registry = registry or registry_of(use.backend.scope)
     run = claimed_run(call, resource, registry) if claims else None
     if run is None:

@@ -190,7 +190,7 @@ class _Record:
         answer = self._answer(entry, head, made)
         if is_shared:
             source, answer = with_ids(self._call, made, source, answer)
-        self._run.begin(source, answer, self._recording(entry, made) if is_shared else None)
+        self._run.begin(source, answer, self._recording(entry) if is_shared else None)
         if refused:
             record_nothing(self._run, limit, findings)
         return LiveResponse(
@@ -210,7 +210,7 @@ class _Record:
         entry, head = self._described(made)
         headers = self._with_vary(made.headers)
         self._watch.hand_over(self._run)
-        self._run.begin(None, self._answer(entry, head, made), self._recording(entry, made))
+        self._run.begin(None, self._answer(entry, head, made), self._recording(entry))
         write = self._run.store_body()
         if self._call.waits or self._is_refresh:
             wait = self._verdict.commit_wait(self._view.use.deadline.left)
@@ -276,7 +276,7 @@ class _Record:
             stale_place=self._resource.place if is_backed else None,
         )
 
-    def _recording(self, entry: Entry, made: Produced) -> Recording:
+    def _recording(self, entry: Entry) -> Recording:
         options = self._service.options
         coder, hashes = coder_of(options.compress, entry), options.on_complete is not None
         return Recording(self._resource, entry, self._varies_on, self, hashes=hashes, coder=coder)

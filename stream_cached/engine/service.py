@@ -61,21 +61,27 @@ class Hooks:
         return False
 
     def is_switched_off(self) -> bool:
+        """Whether the cache is neither read nor written now."""
         return False
 
     def is_invalidation_off(self) -> bool:
+        """Whether an invalidation changes nothing now."""
         return False
 
     def binding(self) -> Binding:
+        """Return the cache of the function."""
         raise NotImplementedError
 
     def ttl(self) -> float | None:
+        """Return the seconds for which what is stored is fresh; None for no end."""
         raise NotImplementedError
 
     async def load_value(self, use: Use, key: str) -> Any:
+        """Return a plain value that is stored; None if there is none."""
         raise NotImplementedError
 
     async def save_value(self, use: Use, key: str, value: Any) -> None:
+        """Store a plain value."""
         raise NotImplementedError
 
     @property
@@ -220,13 +226,14 @@ class Service:
     outlook: Outlook = field(default_factory=Outlook)
     validator: Validator | None = None
     flights: Flights = field(default_factory=Flights)
-    _seconds: tuple[float, float, bool] = field(init=False, repr=False)
+    _lifetime_args: tuple[float, float, bool] = field(init=False, repr=False)
+    """What `Lifetimes` are made of beside the ttl."""
 
     def __post_init__(self) -> None:
         allow(self.options.limits.local)
         options = self.options
         dated = options.honor_request is not False
-        object.__setattr__(self, "_seconds", (options.longest_run, options.kept, dated))
+        object.__setattr__(self, "_lifetime_args", (options.longest_run, options.kept, dated))
 
     @property
     def store(self) -> str:
@@ -235,7 +242,7 @@ class Service:
         return "" if breaker is None else breaker.name
 
     def lifetimes(self) -> Lifetimes:
-        return _lifetimes(self.hooks.ttl(), *self._seconds)
+        return _lifetimes(self.hooks.ttl(), *self._lifetime_args)
 
     def needs(self, call: Call) -> tuple[str, ...]:
         """Return the keys of the versions that the entries of a call depend on."""
@@ -263,11 +270,11 @@ class Service:
         return KeptBodies(bodies, backend.cache.namespace or "", self.options.limits)
 
     def resource_of(self, backend: Backend, key: str) -> Resource:
-        """Return the same with its large bodies."""
+        """Return a view of a resource without a request, with its large bodies."""
         return self.resource_at(backend.store, key, self._kept_bodies(backend))
 
     def resource_at(self, store: Store, key: str, bodies: KeptBodies | None = None) -> Resource:
-        """Return a view of a resource without a request."""
+        """Return a view of a resource without a request, in any store."""
         return Resource(
             store,
             key,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +45,11 @@ class Execution:
     guard: Watch | None = None
     """What notices the reads of the request in its last run; None if nothing watches."""
     has_validated: bool = False
+    """Whether the validator was asked for this call."""
     validated: str | None = None
     """What the validator has said before the run; None if it said nothing."""
-
     selecting: frozenset[str] = frozenset()
-    """By what the answer is selected beside headers, once it is there."""
+    """Names of what selects the answer beside its Vary; known once the endpoint has returned."""
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -63,10 +63,14 @@ class Execution:
         head = response_heads(self.args, self.kwargs)
         self.guard = guard = self._guard()
         # Calls that the request is passed on to see that an endpoint runs with it.
-        scope, mark = {} if self.incoming is None else self.incoming.scope, object()
+        scope = {} if self.incoming is None else self.incoming.scope
+        mark = object()
         is_marked = scope.setdefault(RUNS, mark) is mark
-        given, result = (self.args, self.kwargs), None
-        args, kwargs = given if guard is None else guard.given(*given)
+        args: Sequence[Any] = self.args
+        kwargs = self.kwargs
+        if guard is not None:
+            args, kwargs = guard.given(args, kwargs)
+        result = None
         try:
             result = plain_result(await self.endpoint.run(args, kwargs))
         finally:

@@ -158,8 +158,8 @@ def _beneath(app: Any) -> Any:
 def _noting(cls: type[Starlette]) -> Callable[..., Any]:
     def new(made: type[Starlette], *args: Any, **kwargs: Any) -> Any:
         beneath = super(cls, made).__new__
-        given = () if beneath is object.__new__ else (args, kwargs)
-        app = beneath(made, *given[0], **given[1]) if given else beneath(made)
+        # `object.__new__` takes nothing of what `__init__` is given.
+        app = beneath(made) if beneath is object.__new__ else beneath(made, *args, **kwargs)
         note(app)
         return app
 

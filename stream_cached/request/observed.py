@@ -194,7 +194,7 @@ _OWN_ATTRIBUTES = frozenset(
     }
 )
 
-#: Those whose reads say nothing of the request, and what they are told to.
+#: Those whose reads say nothing of the request, and the observer itself.
 _UNTOLD = (_OWN_ATTRIBUTES | {"_observer"}) - _CACHED_ATTRIBUTES.keys() - _INPUTS.keys()
 
 

@@ -17,9 +17,11 @@ _MAX_DEPTH = 64
 
 
 def is_read_here(request: HTTPConnection) -> bool:
-    """Whether nothing can have read a body that was read, but who made this request.
+    """
+    Whether only what has made this request can have read its body.
 
-    Middleware that reads a body has to hand on another one, or the application would find none."""
+    Middleware that reads a body has to hand on another one, or the application would find none.
+    """
     if type(request) is not Request:
         # A class of one's own may parse the body by itself.
         return False

@@ -234,8 +234,8 @@ class AppSource:
                 stream.comment(Comment(message))
                 # An app may send comments without an end.
                 await asyncio.sleep(0)
-            elif (not self._feed(stream, body, more) or await self._pace(stream)) and not more:
-                self._end_body(stream)
+            else:
+                await self._send_part(stream, body, more)
         elif not self._head.is_set():
             if message["type"] != _DEBUG:
                 self.unstorable = self.unstorable or message["type"]
@@ -246,10 +246,13 @@ class AppSource:
         else:
             await self._send_aside(message)
 
-    @staticmethod
-    def _feed(stream: Stream, body: bytes, more: bool) -> bool:
+    async def _send_part(self, stream: Stream, body: bytes, more: bool) -> None:
         """Hand on a part of the body. The end must not come before what the app has sent."""
-        return stream.put(body) if more else stream.feed(body)
+        has_to_pace = stream.put(body) if more else stream.feed(body)
+        if has_to_pace and not await self._pace(stream):
+            return
+        if not more:
+            self._end_body(stream)
 
     def _begin_head(self, message: Message) -> None:
         self.status = message["status"]

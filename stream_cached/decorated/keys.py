@@ -198,17 +198,17 @@ class Keys:
             return seen.known.key
         forms = self._parts.forms(args, kwargs, incoming, self._hooks)
         if self._parses_query:
-            self._parse_query(incoming)
+            self._leave_out_query(incoming)
         key = incoming.key(self._endpoint.name, forms, host=self._decorator.options.key_host)
         if seen is not None:
             self._known.note(seen, key)
         return key
 
-    def _parse_query(self, incoming: Incoming) -> None:
+    def _leave_out_query(self, incoming: Incoming) -> None:
         """Let only what is declared of the query count, if nothing else may be read of it."""
         inputs = self._parts.inputs.of(incoming.scope)
         if not inputs.whole_query:
-            incoming.parse_query(inputs.query)
+            incoming.leave_out_query(inputs.query)
             return
         self._reporter.warn(
             f'the whole query is part of the key in spite of query="declared", because '

@@ -192,7 +192,7 @@ class View:
                 await place.call(connection.read_body)
                 await incoming.read_body()
             if self._chosen.query is not None:
-                incoming.parse_query(self._chosen.query)
+                incoming.leave_out_query(self._chosen.query)
             of_request, in_key = around(request, own, kwargs, host=self.options.key_host)
             forms = self._of_user(user) | self._context.forms() | of_request
             key = await self._called(

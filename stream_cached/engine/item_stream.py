@@ -19,7 +19,7 @@ from stream_cached.format.item_classes import ItemClasses
 from stream_cached.format.items import decode_item
 from stream_cached.format.validation import UnsoundError
 from stream_cached.responses.items import GeneratorExecution, ItemsResponse
-from stream_cached.responses.live import LiveResponse
+from stream_cached.responses.live import EVENT_WITHIN, LiveResponse
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.replayed import ReplayResponse
 from stream_cached.responses.stored import StoredResponse, as_error
@@ -28,9 +28,6 @@ from stream_cached.streams.numbered import EventItems, is_event
 
 #: How many entries of a call may turn out to be unsound before it no longer looks for one.
 _MAX_UNSOUND = 2
-
-#: Seconds that a client waits for the event that it has had last, of a run of another process.
-_EVENT_WITHIN = 1.0
 
 
 class ItemStream(ABC):
@@ -216,7 +213,7 @@ class _Live(_Answered):
         super().__init__(response, call, classes)
         self._response = response
         self._reader = response.reader
-        self._within = _EVENT_WITHIN
+        self._within = EVENT_WITHIN
         # The call that leads is given the items themselves.
         self._source: GeneratorSource | None = None
         if not response.is_joined and isinstance(call.execution, GeneratorExecution):

@@ -31,7 +31,7 @@ from stream_cached.engine.sharing import (
 )
 from stream_cached.engine.storable import Verdict, stored_headers
 from stream_cached.engine.values import store_value
-from stream_cached.engine.watch import Watch, watched
+from stream_cached.engine.watch import RunWatch, watched
 from stream_cached.entries.coding import coder_of
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
@@ -127,7 +127,7 @@ class _Record:
         run: Run,
         shield: DisconnectShield,
         verdict: Verdict,
-        watch: Watch,
+        watch: RunWatch,
         is_refresh: bool,
     ) -> None:
         self._call = call

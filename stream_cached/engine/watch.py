@@ -28,8 +28,8 @@ _GIVEN_UP = {
 }
 
 
-class Watch:
-    """One run that nobody watches."""
+class RunWatch:
+    """What `on_event=` is told of one run: nothing, where there is no `on_event=`."""
 
     def refused(self, findings: Sequence[Finding]) -> None:
         """Note why the answer is not stored."""
@@ -41,7 +41,7 @@ class Watch:
         """Let a run say when it has ended: it goes on after its call."""
 
 
-class _Telling(Watch):
+class _Telling(RunWatch):
     """One run that a function of the application is told of."""
 
     def __init__(self, hook: EventHook, endpoint: str, key: str) -> None:
@@ -98,17 +98,17 @@ class _Telling(Watch):
             self._hook.tell(RunEnded(*self._of, result, cause, time.monotonic() - self._began))
 
 
-_NOBODY = nullcontext(Watch())
+_NOBODY = nullcontext(RunWatch())
 
 
-def watched(call: Call) -> AbstractContextManager[Watch]:
+def watched(call: Call) -> AbstractContextManager[RunWatch]:
     """Tell that the endpoint runs for a call, and what becomes of it."""
     hook = call.service.reporter.hook
     return _NOBODY if hook is None else _told(call, hook)
 
 
 @contextmanager
-def _told(call: Call, hook: EventHook) -> Iterator[Watch]:
+def _told(call: Call, hook: EventHook) -> Iterator[RunWatch]:
     watch = _Telling(hook, call.service.reporter.name, call.shown_key)
     call.run = watch.number
     try:

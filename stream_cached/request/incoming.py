@@ -214,13 +214,13 @@ class Incoming:
         """Whether its body is part of the key, as bytes or as arguments."""
         return self._body is not None
 
-    def parse_body(self) -> None:
+    def leave_out_body(self) -> None:
         """Leave its bytes out of the key, which has the arguments that FastAPI has made of it."""
         # Not None, so that it differs from a request without a body.
         self._body = "arguments"
         self.left_out |= {"body"}
 
-    def parse_query(self, declared: frozenset[str]) -> None:
+    def leave_out_query(self, declared: frozenset[str]) -> None:
         """Leave the query out of the key, but for these names."""
         self._declared = declared
         self.left_out |= {"query"}

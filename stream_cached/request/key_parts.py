@@ -95,7 +95,7 @@ class KeyParts:
             body = self.inputs.of(scope).body
             is_parsed = body and body <= whole and not any(type(forms[n]) is bytes for n in body)
             if is_parsed and incoming.may_be_parsed:
-                incoming.parse_body()
+                incoming.leave_out_body()
         if names_user:
             incoming.is_authorized = False
         if self._endpoint.injects:

@@ -35,7 +35,7 @@ from stream_cached.streams.reader import Reader
 
 #: Seconds that a client waits in all for the event that it has had last. A process that follows a
 #: run may be a little behind the one that has sent it; and a client may name any number.
-_EVENT_WITHIN = 1.0
+EVENT_WITHIN = 1.0
 
 #: Seconds within which a cancelled call ends, though its run is not closed yet.
 _ABORT_WITHIN = 0.9
@@ -282,7 +282,7 @@ class LiveResponse(StreamingResponse):
         """Read on to the end of an event. Return what follows there of the chunks that end it."""
         await self._check_joined()
         loop = asyncio.get_running_loop()
-        left, rest = _EVENT_WITHIN, None
+        left, rest = EVENT_WITHIN, None
         while rest is None:
             began = loop.time()
             try:

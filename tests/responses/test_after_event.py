@@ -191,8 +191,8 @@ def test_the_events_of_another_run_are_sent_from_the_start(form: str, serve: Ser
 def test_another_process_goes_on_in_the_run(
     form: str, serve: Serve, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_cached.responses.live._EVENT_WITHIN", 0.3)
-    monkeypatch.setattr("stream_cached.engine.item_stream._EVENT_WITHIN", 0.3)
+    monkeypatch.setattr("stream_cached.responses.live.EVENT_WITHIN", 0.3)
+    monkeypatch.setattr("stream_cached.engine.item_stream.EVENT_WITHIN", 0.3)
     world = World(form)
 
     def app() -> Any:
@@ -222,7 +222,7 @@ def test_another_process_goes_on_in_the_run(
 def test_who_leaves_before_the_event_is_not_answered_again(
     serve: Serve, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_cached.responses.live._EVENT_WITHIN", 30)
+    monkeypatch.setattr("stream_cached.responses.live.EVENT_WITHIN", 30)
     looked: list[bytes] = []
     again: list[object] = []
     rest = AfterEvent.rest

@@ -117,12 +117,16 @@ class Use:
             self.unwritable(exc, value)
 
     def unreadable(self, exc: Exception) -> None:
-        self.reporter.warn(f"a plain value could not be read: {type(exc).__name__}")
+        self.reporter.warn(
+            f"a plain value could not be read: {type(exc).__name__}. It counts as a miss, and the "
+            "next value replaces it"
+        )
 
     def unwritable(self, exc: Exception, value: Any) -> None:
         kind = type(value).__qualname__
         self.reporter.warn(
-            f"a plain value of type {kind} could not be stored: {type(exc).__name__}"
+            f"a plain value of type {kind} could not be stored: {type(exc).__name__}. Let the "
+            "function return what the cache and its serializer take, or a Response"
         )
 
     # -- plugins ----------------------------------------------------------------------------
@@ -135,6 +139,7 @@ class Use:
     async def call_plugins(self, command: str, *args: Any, took: float, ret: Any) -> None:
         """Call the plugins' hooks, which direct calls of the store bypass."""
         cache = self.configured
+        plugin: Any = None
         try:
             for plugin in cache.plugins or ():
                 await getattr(plugin, f"pre_{command}")(cache, *args)
@@ -142,7 +147,11 @@ class Use:
                 await getattr(plugin, f"post_{command}")(cache, *args, took=took, ret=ret)
         # A plugin is a user's code, and must not fail a request.
         except Exception as exc:
-            self.reporter.warn(f"a plugin raised {type(exc).__name__}")
+            name, kind = type(plugin).__name__, type(exc).__name__
+            self.reporter.warn(
+                f"the plugin {name} raised {kind} in a hook of {command}, so that it and those "
+                "after it miss this call: let its hooks handle what they raise"
+            )
 
 
 async def store_value(call: Call, view: View, value: Any, run: Run | None, *, wait: bool) -> None:

@@ -267,7 +267,37 @@ def test_a_plugin_that_raises_is_warned_of_once_whatever_it_says(
             assert miss.body == hit.body == b"stream"
             assert hit.cache_status == HIT
         (warning,) = warnings(caplog)
-        assert "ValueError" in warning
+        assert "the plugin Broken raised ValueError in a hook of get" in warning
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("dumps", "of type dict could not be stored: LookupError. Let the function return what"),
+        ("loads", "could not be read: LookupError. It counts as a miss"),
+    ],
+)
+def test_a_serializer_that_raises_is_warned_of_with_what_follows(
+    method: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(value: Any) -> Any:
+        raise LookupError
+
+    serializer = JsonSerializer()
+    setattr(serializer, method, refuse)
+    cache = Cache(Cache.MEMORY, serializer=serializer, namespace=method)
+
+    @stream_cached(ttl=60, cache=cache)
+    async def report() -> dict[str, int]:
+        return {"rows": 1}
+
+    async def test() -> None:
+        for _ in range(3):
+            assert await report() == {"rows": 1}
+        (warning,) = warnings(caplog)
+        assert told in warning
 
     run(test)
 

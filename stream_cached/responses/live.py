@@ -127,11 +127,15 @@ class LiveResponse(StreamingResponse):
             size += 0 if self.resumption is None else self.resumption.went_on_with
             self._sending.sent(0 if scope.get("method") == "HEAD" else size)
             await self.end_call(is_cancelled)
-        if not self._joined and self._run.background_error is not None:
+        if self._joined is None and self._run.background_error is not None:
             raise self._run.background_error
         if self.background is not None:
             await self.background()
-        if self._joined and (own := self._own) is not None and own.background is not None:
+        if (
+            self._joined is not None
+            and (own := self._own) is not None
+            and own.background is not None
+        ):
             await own.background()
 
     @property
@@ -142,7 +146,7 @@ class LiveResponse(StreamingResponse):
     async def end_call(self, is_cancelled: bool) -> None:
         """Read no more, and wait as long as a run needs the call that leads it."""
         self._reader.close()
-        if not self._joined:
+        if self._joined is None:
             if not self._run.is_over:
                 await self._until_released(is_cancelled)
         elif isinstance(self._own, LiveResponse):
@@ -179,7 +183,7 @@ class LiveResponse(StreamingResponse):
         """Report what was read, and wait as long as the run needs the call that leads it."""
         self._sending.sent(size)
         await self.end_call(is_cancelled)
-        if not is_cancelled and not self._joined and self._run.is_aborting:
+        if not is_cancelled and self._joined is None and self._run.is_aborting:
             await self._run.over()
 
     async def fails_at_once(self) -> bool:

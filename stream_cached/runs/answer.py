@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 class Storage(Protocol):
     """Whether a body may be stored, and what to tell of that."""
 
-    def objection(self) -> NotCached | None: ...
+    def objection(self) -> NotCached | None:
+        """Return why the body must not be stored, by what is known now. Asked at each chunk."""
 
-    def unstored(self, reason: NotCached, cause: Exception | None) -> None: ...
+    def unstored(self, reason: NotCached, cause: Exception | None) -> None:
+        """Report that there will be no entry."""
 
-    async def stored(self, entry: Entry, digest: str) -> None: ...
+    async def stored(self, entry: Entry, digest: str) -> None:
+        """Report that an entry is visible; `digest` is that of its body, if it is asked for."""
 
 
 class Remote(Source, Archive, Protocol):
@@ -43,9 +46,17 @@ class Remote(Source, Archive, Protocol):
     reads_ahead: bool
     """Whether it is read at its own pace, and not at that of the readers here."""
 
-    async def shows_life(self, since: float, seconds: float) -> bool: ...
+    async def shows_life(self, since: float, seconds: float) -> bool:
+        """
+        Wait for a sign of life after `since`. Return False if the run has ended.
 
-    def followed_by(self, run: Run) -> None: ...
+        Raises:
+            TimeoutError: There was none for so many seconds.
+        """
+        ...
+
+    def followed_by(self, run: Run) -> None:
+        """Let no other request join the run of this process once the remote one is over."""
 
 
 # What is made for each run, or for each request that joins one, is not frozen: to set a field would

@@ -111,6 +111,7 @@ class Claim(ABC):
         return self._left is not None
 
     def hold(self, lease: Lease) -> None:
+        """Own a lease that is taken now, until the run ends or gives it up."""
         self.lease = lease
 
     @property
@@ -159,6 +160,7 @@ class Claim(ABC):
         """Do what follows from an event."""
 
     def withdraw(self) -> None:
+        """Give the claim back: those who wait look up again."""
         self.advance(Event.CLOSE)
 
     async def close(self) -> None:
@@ -207,6 +209,7 @@ class Claim(ABC):
         await self._over.wait()
 
     async def released(self) -> None:
+        """Wait until other processes know that the lease is released, if it is."""
         if self.lease is not None:
             await self.lease.released()
 

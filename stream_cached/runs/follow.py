@@ -86,9 +86,9 @@ class RemoteRun:
 
     async def begin(self, seconds: float, for_object: float) -> bool:
         """
-        Wait for the head and a sign of life, or for the end. Return whether the time was enough.
+        Wait for the head and a sign of life, or the end. Return whether `seconds` were enough.
 
-        Where only the object will have the begin, the time is `for_object`.
+        Where the begin of the body has left the store, its object is waited for: `for_object`.
 
         The lease of a killed process exists until it lapses. A request that comes then must not be
         given the part of the body that exists.

@@ -33,15 +33,20 @@ class Owner(Protocol):
     """What owns a producer: a run."""
 
     @property
-    def is_aborting(self) -> bool: ...
+    def is_aborting(self) -> bool:
+        """Whether the run is given up, so that no end of its source is a clean one."""
 
-    def source_ended(self, end: End) -> bool: ...
+    def source_ended(self, end: End) -> bool:
+        """Note how the source ended. Return False if the body was complete before."""
 
-    async def settled(self) -> None: ...
+    async def settled(self) -> None:
+        """Wait until what follows from the end is done: the commit, or the discarding."""
 
-    def finish_once_settled(self) -> None: ...
+    def finish_once_settled(self) -> None:
+        """Let the run finish then, without a task that waits for it."""
 
-    async def finish(self) -> None: ...
+    async def finish(self) -> None:
+        """End the run, now that its source is closed."""
 
 
 class Producer:

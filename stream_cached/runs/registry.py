@@ -216,6 +216,7 @@ class _Registries:
 
 
 def registry_of(scope: RunScope) -> RunRegistry:
+    """Return the runs of a store in the running event loop."""
     if scope.registries is None:
         scope.registries = _Registries()
     registry: RunRegistry = scope.registries.here()

@@ -118,9 +118,9 @@ class ContextWatch:
         for variable, value in copy_context().items():
             if variable in self._known or self._baseline.get(variable, _UNSET) is value:
                 continue
-            # The search for its place takes its time.
             # Where a cache of cashews is switched off, a variable has its address for a name.
             is_harmless = variable.name.startswith(_HARMLESS_NAMES) or variable.name.isdigit()
+            # The search for its place takes its time.
             place = variable.name if is_harmless else _place_of(variable)
             package = place.partition(".")[0]
             if package in _DECIDING:

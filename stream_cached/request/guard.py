@@ -230,7 +230,8 @@ class Guard(ObservedParts):
             # All of them, but for cookies: those have a word of their own.
             return True
         header = {"cookies": "cookie", "host": "host"}.get(name, name.removeprefix("header."))
-        return (header != name or name == "host") and (header in self._keyed or header in known)
+        is_header = header != name or name == "host"
+        return is_header and (header in self._keyed or header in known)
 
     # -- reads ------------------------------------------------------------------------------
 

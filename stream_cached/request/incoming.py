@@ -109,7 +109,11 @@ class Incoming:
         return _NONE if line is None else [line]
 
     def check(self, methods: frozenset[str], keyed: Set[str]) -> None:
-        """Raise `BypassError` unless cached; `keyed` headers tell its user from another."""
+        """
+        Note whether it is authorized. Raise `BypassError` unless it may be answered from the cache.
+
+        The `keyed` headers tell its user from another one, or need not.
+        """
         method = "GET" if self.is_head else self.scope.get("method", "WEBSOCKET")
         if method not in methods:
             fix = "leave the decorator off" if method == "WEBSOCKET" else ""

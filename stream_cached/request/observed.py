@@ -228,7 +228,7 @@ class ObservedRequest:
             if value != QueryParams(plain_scope(observer.scope).get("query_string", b"")):
                 observer.note("request.query_params")
         elif name == "__dict__":
-            for each in value.keys() - _OWN_ATTRIBUTES | _INPUTS.keys() & value.keys():
+            for each in (value.keys() - _OWN_ATTRIBUTES) | (_INPUTS.keys() & value.keys()):
                 getattr(self, each)
         elif name not in _OWN_ATTRIBUTES and _is_set(self, name):
             observer.attribute(name, value)

@@ -248,12 +248,10 @@ def _without(
     fields: Sequence[tuple[bytes, bytes]], others: Sequence[tuple[bytes, bytes]]
 ) -> list[tuple[bytes, bytes]]:
     """Return the fields that are not among the others, each of which counts once."""
-    left = list(others)
-    return [field for field in fields if not _taken(left, field)]
-
-
-def _taken(left: list[tuple[bytes, bytes]], field: tuple[bytes, bytes]) -> bool:
-    if field not in left:
-        return False
-    left.remove(field)
-    return True
+    left, kept = list(others), []
+    for field in fields:
+        if field in left:
+            left.remove(field)
+        else:
+            kept.append(field)
+    return kept

@@ -63,7 +63,8 @@ class OfReplay(Carrying, StreamingResponse, ABC, Generic[Replayed]):
 
     @body_iterator.setter
     def body_iterator(self, other: Any) -> None:
-        self._other, self._parts = None if other is self._replay else other, None
+        self._other = None if other is self._replay else other
+        self._parts = None
 
     def _is_sent_here(self, scope: Scope) -> bool:
         """Whether nobody has put another body in the place of the stored one."""
@@ -107,7 +108,8 @@ class ReplayResponse(OfReplay[Replay]):
     ) -> None:
         super().__init__(replay, replay.entry.status, headers, sending)
         self._entry = replay.entry
-        self._exact, self._parts = exact, None if exact else replay.at_hand
+        self._exact = exact
+        self._parts = None if exact else replay.at_hand
         self._left = self._entry.length
 
     @classmethod
@@ -142,7 +144,8 @@ class ReplayResponse(OfReplay[Replay]):
     @functools.cached_property
     def _replay(self) -> Replay:  # type: ignore[override]
         assert self._opens is not None
-        (hit, resource), self._opens = self._opens, None
+        hit, resource = self._opens
+        self._opens = None
         return Replay(resource, hit)
 
     @property
@@ -156,7 +159,8 @@ class ReplayResponse(OfReplay[Replay]):
 
     @resumption.setter
     def resumption(self, resumption: Resumption | None) -> None:
-        self._resumption, self._parts = resumption, None
+        self._resumption = resumption
+        self._parts = None
 
     @property
     def generation(self) -> bytes:

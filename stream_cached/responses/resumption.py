@@ -188,10 +188,9 @@ class _Rest:
         sent, rest = body[: self._left], body[self._left :]
         self._digest.update(sent)
         self._left -= len(sent)
-        more = message.get("more_body", False)
-        if (not self._left and self._digest.digest() != self._expected) or (
-            self._left and not more
-        ):
+        is_short = self._left > 0 and not message.get("more_body", False)
+        is_other = self._left == 0 and self._digest.digest() != self._expected
+        if is_short or is_other:
             raise BrokenStreamError("the endpoint has answered with another body")
         return {**message, "body": rest}
 

@@ -230,7 +230,7 @@ class Incoming:
         self.left_out |= {"query"}
 
     @property
-    def may_be_parsed(self) -> bool:
+    def may_leave_out_body(self) -> bool:
         """Whether nothing has read its body but FastAPI."""
         return self.has_body and is_read_here(self.request)
 

@@ -94,7 +94,7 @@ class KeyParts:
         if incoming.may_have_body and not self._context.has_told:
             body = self.inputs.of(scope).body
             is_parsed = body and body <= whole and not any(type(forms[n]) is bytes for n in body)
-            if is_parsed and incoming.may_be_parsed:
+            if is_parsed and incoming.may_leave_out_body:
                 incoming.leave_out_body()
         if names_user:
             incoming.is_authorized = False
@@ -106,8 +106,11 @@ class KeyParts:
         return forms | rare | application
 
     def around(self, cls: type, scope: Scope, cache: Cache) -> tuple[dict[str, Any], Form]:
-        """Return the class of a method and how a route renders, if there is more than one; and the
-        application."""
+        """
+        Return what is the same for calls of one class on a route: rare parts, and the application.
+
+        The rare parts are the class of a method, and how the route renders where there are several.
+        """
         rare, is_in_process = {}, cache.is_in_process
         if issubclass(cls, HTTPEndpoint) and (form := class_form(cls, in_memory=is_in_process)):
             rare["<class>"] = form

@@ -91,7 +91,7 @@ class RunRegistry:
 
     def __init__(self) -> None:
         self._runs: dict[str, list[Run]] = {}
-        self._hit_for_miss = HitForMiss()
+        self._hit_for_miss = _HitForMiss()
         self._backing_off = _Remembered(BACK_OFF)
         self._left_to_others = _Remembered(LEFT_FOR)
         self.ended = 0
@@ -149,9 +149,6 @@ class RunRegistry:
         """Wait while earlier calls look for the runs of a key; see `Line`."""
         if runs := self._runs.get(key):
             await runs[0].line_to_look.wait()
-
-    def __contains__(self, run: Run) -> bool:
-        return run in self._runs.get(run.key, [])
 
     def remove(self, run: Claim, *, alone_for: float) -> None:
         """Take a run away. For so many seconds, no request for its variant waits for another."""
@@ -249,7 +246,7 @@ class _Remembered:
         self._until[key] = time.monotonic() + self._seconds
 
 
-class HitForMiss:
+class _HitForMiss:
     """Variants that are remembered because their response could not be shared."""
 
     def __init__(self) -> None:

@@ -52,15 +52,11 @@ class Asides:
         self._send = send
         return send
 
-    @property
-    def next_place(self) -> float | None:
-        """The place of the next message; None if none waits."""
-        return self.waiting[0][0] if self.waiting else None
-
     def is_due(self, place: float) -> bool:
         """Whether a message is to be sent that belongs at a place, or before it."""
-        next_place = self.next_place
-        return self._send is not None and next_place is not None and next_place <= place
+        if self._send is None or not self.waiting:
+            return False
+        return self.waiting[0][0] <= place
 
     def comment(self, message: Comment, place: float) -> None:
         """Take a comment. For a client that is slow it is of no use: what waits is bounded."""

@@ -107,7 +107,11 @@ class Use:
             is_text = isinstance(dumped, str)
             payload = dumped.encode("utf-8", "surrogatepass") if is_text else dumped
             if not isinstance(payload, bytes):
-                raise TypeError("the serializer returns an object, which can't be signed")
+                self.reporter.warn(
+                    f"the serializer returned {type(payload).__name__}, which can't be signed, and "
+                    "so not stored: pass a serializer that returns str or bytes"
+                )
+                return
             if await resource.publish_value(payload, text=is_text) is None:
                 await self.was_set(resource.key)
         except StoreError as exc:

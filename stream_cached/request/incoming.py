@@ -140,7 +140,7 @@ class Incoming:
         # A user's function that fails must not fail the request.
         except Exception as exc:
             reporter.function_failed(exc)
-            reporter.warn(f"{name} raised {type(exc).__name__}, so that nothing is refreshed")
+            reporter.warn(f"{name} raised {type(exc).__name__}, which counts as False")
             return False
 
     @property

@@ -16,6 +16,7 @@ from aiocache.plugins import BasePlugin, HitMissRatioPlugin, TimingPlugin
 from aiocache.serializers import (
     JsonSerializer,
     MsgPackSerializer,
+    NullSerializer,
     PickleSerializer,
     StringSerializer,
 )
@@ -298,6 +299,24 @@ def test_a_serializer_that_raises_is_warned_of_with_what_follows(
             assert await report() == {"rows": 1}
         (warning,) = warnings(caplog)
         assert told in warning
+
+    run(test)
+
+
+def test_a_value_that_cannot_be_signed_is_warned_of(
+    redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"serializer": NullSerializer(), "secret": "s" * 32, "namespace": namespace}
+
+    @stream_cached(ttl=60, cache=redis_url, **settings)
+    async def report() -> dict[str, int]:
+        return {"rows": 1}
+
+    async def test() -> None:
+        for _ in range(2):
+            assert await report() == {"rows": 1}
+        (warning,) = warnings(caplog)
+        assert "the serializer returned dict, which can't be signed" in warning
 
     run(test)
 

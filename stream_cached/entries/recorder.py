@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from stream_cached.bodies.watched import TooManyUploadsError
-from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, WINDOW, PackedSegment
+from stream_cached.entries.body import RENEW_EVERY, RUN_TTL, PackedSegment
 from stream_cached.entries.body_digest import body_digest
 from stream_cached.entries.coding import Coder
 from stream_cached.entries.late import LateChunks
@@ -130,12 +130,13 @@ class Recorder:
 
     def _enqueue(self, segment: ClosedSegment) -> None:
         self._queue.put(segment)
-        if not self._is_nearly_written:
+        if not (self._closing and self._queue.fits_commit):
             self._wake_writer()
 
     def _wake_writer(self) -> None:
         if self._writer is None:
-            self._wakeup, self._writer = asyncio.Event(), asyncio.create_task(self._write())
+            self._wakeup = asyncio.Event()
+            self._writer = asyncio.create_task(self._write())
         self._wakeup.set()
 
     # -- progress for followers -------------------------------------------------------------
@@ -171,7 +172,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         try:
-            while self.failure is None and not self._is_nearly_written:
+            while self.failure is None and not (self._closing and self._queue.fits_commit):
                 if loop.time() - renewed >= RENEW_EVERY:
                     renewed = loop.time()
                     await self._renew()
@@ -199,11 +200,6 @@ class Recorder:
         await self._queue.write_next()
         self._tell_later()
         self._owner.recorder_moved()
-
-    @property
-    def _is_nearly_written(self) -> bool:
-        """Whether the body is complete, and what is left of it is written with its record."""
-        return self._closing and len(self._queue) <= (0 if self._body.is_object else WINDOW)
 
     async def _renew(self) -> None:
         written = self._queue.written
@@ -265,8 +261,8 @@ class Recorder:
             entry.fresh_until = time.time() + lifetimes.ttl
         reason: NotCached | None = NotCached.OVERTAKEN
         if not await self._owner.has_lost_lease() or not await self._resource.was_replaced():
-            items, lease = self._body.items(last) if last else (), self._owner.lease
-            reason = await self._resource.publish(entry, self._varies_on, lease, items)
+            items = self._body.items(last) if last else ()
+            reason = await self._resource.publish(entry, self._varies_on, self._owner.lease, items)
         if self._channel is not None and reason in (None, NotCached.OVERTAKEN):
             if last and reason is not None:
                 await self._body.write(last)
@@ -276,7 +272,8 @@ class Recorder:
         if reason is not None:
             self.fail(reason)
             return
-        self._queue.wrote(len(last))
+        if last:
+            self._queue.wrote(len(last))
         self._owner.visible()
         await self._owner.stored(entry, digest)
         if self._queue.count:
@@ -341,7 +338,10 @@ class Recorder:
         if segments := range(self._queue.count):
             # If the store fails, they expire; and if they are left, unless followers renew them.
             with contextlib.suppress(StoreError):
-                await (self._body.leave if self._is_left else self._body.drop)(segments)
+                if self._is_left:
+                    await self._body.leave(segments)
+                else:
+                    await self._body.drop(segments)
         if mark is not None:
             await self._give_up(mark)
 

@@ -52,6 +52,11 @@ class SegmentQueue:
         return ChunkIndex()
 
     @property
+    def fits_commit(self) -> bool:
+        """Whether so little waits that it can be written with the record."""
+        return len(self._waiting) <= (0 if self._body.is_object else WINDOW)
+
+    @property
     def is_full(self) -> bool:
         return self._size > self._max_pending
 

@@ -212,7 +212,8 @@ class MemoryStore:
         with self._memory.lock:
             if self._get_many([*commit.expected]) != [*commit.expected.values()]:
                 return False, False
-            self._set_many(commit.last, commit.last_ttl)
+            if commit.last:
+                self._set_many(commit.last, commit.last_ttl)
             if commit.body and self._touch_many(commit.body, commit.body_ttl) < len(commit.body):
                 return False, False
             self._touch_many(commit.touched, commit.touched_ttl)

@@ -9,16 +9,13 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stream_cached.keys.canonical import PLAIN, state_of
+from stream_cached.keys.canonical import OF_PATHS, PLAIN, state_of
 from stream_cached.keys.layout import fields_of, hides_content
 from stream_cached.keys.made_classes import found_by_name, plain_attributes
 
 #: Modules whose values show what they are.
 _SHOWING = frozenset(
-    {
-        *("builtins", "datetime", "decimal", "fractions", "ipaddress", "uuid"),
-        *("pathlib", "pathlib._local"),
-    }
+    {"builtins", "datetime", "decimal", "fractions", "ipaddress", *OF_PATHS, "uuid"}
 )
 
 #: The `repr` of a view of a memory has an address, and that of a class or a function nothing of

@@ -266,6 +266,9 @@ _FORMS: tuple[tuple[type | tuple[type, ...], _Converter], ...] = (
 #: Time zones that are an offset, which is part of the moment's form.
 _OFFSETS = frozenset({"pydantic_core._pydantic_core.TzInfo"})
 
+#: The modules of paths: Python 3.13 has them in modules beneath.
+OF_PATHS = ("pathlib", "pathlib._abc", "pathlib._local")
+
 #: Modules of classes whose slots hold nothing beside their content.
 _STANDARD = frozenset(
     {
@@ -275,9 +278,7 @@ _STANDARD = frozenset(
         "decimal",
         "enum",
         "ipaddress",
-        "pathlib",
-        "pathlib._abc",
-        "pathlib._local",
+        *OF_PATHS,
         "typing",
         "uuid",
     }

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiocache.plugins import BasePlugin
 from aiocache.serializers import NullSerializer
 
 from stream_cached.backends.binding import Backend
@@ -143,7 +144,7 @@ class Use:
     async def call_plugins(self, command: str, *args: Any, took: float, ret: Any) -> None:
         """Call the plugins' hooks, which direct calls of the store bypass."""
         cache = self.configured
-        plugin: Any = None
+        plugin: BasePlugin | None = None
         try:
             for plugin in cache.plugins or ():
                 await getattr(plugin, f"pre_{command}")(cache, *args)

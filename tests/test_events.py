@@ -155,14 +155,14 @@ each_kind = pytest.mark.parametrize("at_hand", [False, True], ids=["stream", "at
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test moves, of all that takes the time of an answer."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passed = 0.0
         namespace = SimpleNamespace(
             time=lambda: time.time() + self.passed, monotonic=lambda: 1000 + self.passed
         )
-        for module in modules:
+        for module in ("engine.at_hand", "engine.lookup", "engine.outcome", "sending"):
             monkeypatch.setattr(f"stream_cached.{module}.time", namespace)
 
 
@@ -266,7 +266,7 @@ async def test_the_memory_that_stands_in_for_a_store(log: Log) -> None:
 async def test_a_stale_hit_and_its_refresh_are_one_answer(
     log: Log, monkeypatch: pytest.MonkeyPatch, at_hand: bool
 ) -> None:
-    clock, pages = Clock(monkeypatch, "engine.at_hand", "engine.lookup"), Pages(at_hand=at_hand)
+    clock, pages = Clock(monkeypatch), Pages(at_hand=at_hand)
     app = app_of(pages, stale_while_revalidate=100)
     await asking(app).run()
     clock.passed = 60.5
@@ -280,7 +280,7 @@ async def test_a_stale_hit_and_its_refresh_are_one_answer(
 async def test_the_answer_that_a_stale_one_replaces_is_not_reported(
     log: Log, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    clock, pages = Clock(monkeypatch, "engine.at_hand", "engine.lookup"), Pages()
+    clock, pages = Clock(monkeypatch), Pages()
     app = app_of(pages, stale_if_error=100)
     await asking(app).run()
     clock.passed = 70
@@ -296,7 +296,7 @@ async def test_the_answer_that_a_stale_one_replaces_is_not_reported(
 async def test_the_answer_that_replaces_a_stale_one_is_reported(
     log: Log, monkeypatch: pytest.MonkeyPatch, at_hand: bool
 ) -> None:
-    clock, pages = Clock(monkeypatch, "engine.at_hand", "engine.lookup"), Pages(at_hand=at_hand)
+    clock, pages = Clock(monkeypatch), Pages(at_hand=at_hand)
     app = app_of(pages, stale_if_error=100)
     await asking(app).run()
     clock.passed = 70
@@ -308,7 +308,7 @@ async def test_the_answer_that_replaces_a_stale_one_is_reported(
 async def test_a_failure_is_reported_where_the_stale_answer_is_gone(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, cache = Clock(monkeypatch, "engine.at_hand", "engine.lookup"), MemoryCache()
+    clock, cache = Clock(monkeypatch), MemoryCache()
     pages = Pages(chunks=[bytes(2_000_000)])
     app = app_of(pages, stale_if_error=100, cache=cache)
     await asking(app).run()
@@ -583,7 +583,7 @@ async def test_streams_of_the_decorators_of_cashews(log: Log, places: int) -> No
 async def test_the_time_is_that_from_the_call_to_the_last_byte(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(monkeypatch, "engine.at_hand", "engine.outcome", "sending")
+    clock = Clock(monkeypatch)
 
     async def pause() -> None:
         clock.passed += 1.25

@@ -8,9 +8,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stream_cached.engine.outcome import Call
+from stream_cached.engine.service import Service
 from stream_cached.engine.sharing import of_one_client, varies_on
 from stream_cached.entries.resource import Resource
-from stream_cached.http.freshness import Lifetime, disconnected_for, lifetime_of, with_max_age
+from stream_cached.format.records import Entry
+from stream_cached.http.directives import Directives
+from stream_cached.http.freshness import (
+    Lifetime,
+    Windows,
+    disconnected_for,
+    lifetime_of,
+    windows_of,
+    with_max_age,
+)
 from stream_cached.http.headers import content_length, end_to_end
 from stream_cached.http.policy import (
     DEFAULT_STATUSES,
@@ -164,13 +174,27 @@ def lifetime_for(
 
 def keep(call: Call, resource: Resource, headers: RawHeaders, lifetime: Lifetime) -> None:
     """Let an entry be kept for as long as it is fresh, and may be served or validated later."""
-    options = call.service.options
     ttl = min(max(1.0, lifetime.fresh_until - time.time()), _LONGEST)
+    directives = directives_for(headers, call.service.options.targets)
+    resource.set_ttl(ttl, _kept(call.service, directives, lifetime.windows, ttl))
+
+
+def _kept(service: Service, directives: Directives, windows: Windows, ttl: float) -> float:
+    """Return for how long past its ttl a response is kept that told that ttl itself."""
     # A request with `max-stale` may find it as long as one whose run fails.
-    directives = directives_for(headers, options.targets)
-    disconnected = disconnected_for(directives, lifetime.windows, ttl)
-    kept = max(lifetime.windows.longest, disconnected, options.kept_for_validator)
-    resource.set_ttl(ttl, kept)
+    disconnected = disconnected_for(directives, windows, ttl)
+    return max(windows.longest, disconnected, service.options.kept_for_validator)
+
+
+def left_of(service: Service, entry: Entry) -> float:
+    """Return the seconds for which an entry is still kept whose answer told its ttl."""
+    options, until = service.options, entry.fresh_until or 0.0
+    left = min(max(0.0, until - time.time()), _LONGEST)
+    if not service.hooks.by_response:
+        return left + options.kept
+    directives = directives_for(entry.headers, options.targets)
+    windows = windows_of(directives, options.windows)
+    return left + _kept(service, directives, windows, until - entry.stored_at)
 
 
 def stored_headers(call: Call, headers: RawHeaders) -> Sequence[tuple[bytes, bytes]]:

@@ -136,8 +136,12 @@ class Body:
         return sum([await self._store.touch_many(keys, ttl) for keys in self._batches(indexes)])
 
     async def renew_if_due(self, indexes: range, ttl: float | None) -> None:
-        """Give segments a new ttl, unless that happened less than `RENEW_EVERY` ago."""
-        if _now() - self._renewed_at >= RENEW_EVERY:
+        """
+        Give segments a new ttl, unless that happened less than `RENEW_EVERY` ago.
+
+        With None nothing is done: segments that have a ttl all the same are to expire.
+        """
+        if ttl is not None and _now() - self._renewed_at >= RENEW_EVERY:
             await self.renew(indexes, ttl)
 
     async def drop(self, indexes: range) -> None:

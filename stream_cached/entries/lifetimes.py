@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from stream_cached.format.records import Entry
 
 #: Seconds by which segments, indexes and versions outlive the record that depends on them.
 MARGIN = 60.0
@@ -32,11 +35,14 @@ class Lifetimes:
     """Whether an entry has to tell how long it is still fresh."""
     differ: bool = False
     """Whether the ttls of the records that depend on one version differ."""
+    left: Callable[[Entry], float] | None = None
+    """How long an entry is still kept, where its answer told its ttl; None if `ttl` is that of all
+    entries."""
 
     @property
     def is_told(self) -> bool:
         """Whether an entry tells when its ttl ends."""
-        return self.dated or self.stale > 0
+        return self.dated or self.stale > 0 or self.left is not None
 
     @property
     def entry(self) -> float | None:
@@ -47,6 +53,16 @@ class Lifetimes:
     def segments(self) -> float | None:
         """Of the segments of a committed entry, and of an index of variants."""
         return None if (entry := self.entry) is None else entry + MARGIN
+
+    def segments_of(self, entry: Entry | None) -> float | None:
+        """Of the segments of an entry that was found; None if it has gone since it was stored."""
+        if self.left is None or (entry is not None and entry.fresh_until is None):
+            return self.segments
+        return MARGIN + (0.0 if entry is None else self.left(entry))
+
+    def is_endless(self, entry: Entry) -> bool:
+        """Whether an entry that was found never expires."""
+        return entry.fresh_until is None and (self.ttl is None or self.is_told)
 
     @property
     def versions(self) -> float | None:

@@ -61,9 +61,10 @@ class PartReplay:
         """Read the first pieces. Return False, and delete the record, unless all are there."""
         if self._body is None:
             return True
-        indexes, ttl = self._indexes, self._resource.lifetimes.segments
+        indexes, records, key = self._indexes, self._resource.records, self._hit.key
         try:
-            found, _ = await asyncio.gather(self._body.renew(indexes, ttl), self._read())
+            held = records.hold(self._body, indexes, key, self.entry)
+            found, _ = await asyncio.gather(held, self._read())
         except (UnsoundError, MissingBodyError):
             found = 0
         except StoreError:
@@ -97,7 +98,8 @@ class PartReplay:
         """Return the next piece, None at the end."""
         if not self._pieces and self._body is not None and self._indexes and not self.closed:
             try:
-                await self._body.renew_if_due(self._indexes, self._resource.lifetimes.segments)
+                ttl = self._resource.lifetimes.segments_of(self.entry)
+                await self._body.renew_if_due(self._indexes, ttl)
                 await self._read()
             except (StoreError, UnsoundError) as exc:
                 if self.closed:

@@ -210,6 +210,34 @@ class Records:
     def variant_key(self, index: Index, variant: str) -> str:
         return variant_key(self.key, index.generation, variant)
 
+    async def hold(self, body: Body, indexes: range, key: str, entry: Entry) -> int:
+        """Let segments of an entry live for as long as its record, which is under `key`, and a bit
+        longer. Return how many of them exist."""
+        ttl = self.lifetimes.segments_of(entry)
+        found = await body.renew(indexes, ttl)
+        if ttl is None and not body.is_object and not await self._is_there(key, entry):
+            # What replaced it, or deleted it, has given them a ttl that they have lost by now.
+            await self.retire_body(entry)
+        return found
+
+    async def keep_for_ever(self, key: str, entry: Entry) -> None:
+        """Let segments of an entry that never expires not do so either, now that there is its
+        record."""
+        if self.lifetimes.ttl is None and entry.segments:
+            await self.hold(self.body_of(entry), range(len(entry.segments)), key, entry)
+
+    async def _is_there(self, key: str, entry: Entry) -> bool:
+        """Whether a request can still be served an entry."""
+        values = await self.store.get_many([*dict.fromkeys((self.key, key))])
+        if not values[-1] or _generation(values[-1]) != entry.generation:
+            return False
+        if key == self.key:
+            return True
+        index = await self.decode(self.key, values[0])
+        if not isinstance(index, Index):
+            return False
+        return key in [self.variant_key(index, variant) for variant in index.variants]
+
     # What never expires would be left behind when its record is replaced. It expires after the
     # longest run, and not at once, because a reader may still need it.
 
@@ -222,7 +250,7 @@ class Records:
         elif isinstance(replaced, Entry) and replaced.sizes:
             if self.bodies is not None:
                 self.bodies.retire(self.key, replaced.generation)
-        elif isinstance(replaced, Entry) and self.lifetimes.ttl is None:
+        elif isinstance(replaced, Entry) and self.lifetimes.is_endless(replaced):
             await self.retire_body(replaced)
 
     async def retire_body(self, entry: Entry) -> None:

@@ -201,7 +201,8 @@ class Replay:
     async def _read(self, indexes: range) -> list[Segment]:
         rest = range(indexes.start, self._count)
         if indexes.start:
-            await self._body.renew_if_due(rest, self._resource.lifetimes.segments)
+            ttl = self._resource.lifetimes.segments_of(self.entry)
+            await self._body.renew_if_due(rest, ttl)
         segments = await self._body.read(indexes, self.entry.segments)
         if indexes.stop == self._count and segments[-1].continues:
             raise UnsoundError("the stored body ends within a chunk")
@@ -209,7 +210,7 @@ class Replay:
 
     async def _renew(self, start: int) -> int:
         rest = range(start, self._count)
-        return await self._body.renew(rest, self._resource.lifetimes.segments)
+        return await self._resource.records.hold(self._body, rest, self._hit.key, self.entry)
 
 
 async def lose(resource: Resource, hit: Hit, cause: Exception) -> NoReturn:

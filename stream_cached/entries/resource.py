@@ -157,9 +157,6 @@ class Resource:
             case Index():
                 return None
 
-    def _is_current(self, record: Record) -> bool:
-        return self._current_until(record) == math.inf
-
     def _current_until(self, record: Record) -> float:
         return self.depends.current_until(record, self._versions, self.seen)
 
@@ -237,9 +234,10 @@ class Resource:
         if last:
             await self.store.set_many(last, RUN_TTL)
         entry = replace(entry, versions=await self._tag_versions())
+        # What never expires is made so when there is a record that leads to it.
         values, found, _ = await asyncio.gather(
             self._current(),
-            self.records.body_of(entry).renew(segments, self.lifetimes.segments),
+            self.records.body_of(entry).renew(segments, self.lifetimes.segments or RUN_TTL),
             self.store.touch_many(self.depends.touched, self.lifetimes.versions),
         )
         if found != len(entry.segments):
@@ -260,10 +258,11 @@ class Resource:
                 break
             replaced = await self.records.decode(self.key, value)
             index = replaced if isinstance(replaced, Index) else None
-            current = index if index is not None and self._is_current(index) else None
+            current = index if index and self._current_until(index) == math.inf else None
             if not varies_on and current is None:
                 await self.records.put(self.key, entry)
                 await self.records.retire(replaced, by=entry)
+                await self.records.keep_for_ever(self.key, entry)
                 await self._delete_unless("", written)
                 return None
             if self._variants is None:
@@ -274,6 +273,7 @@ class Resource:
             if await self._variants.publish(entry, grown, value):
                 if index is None or index.generation != grown.generation:
                     await self.records.retire(replaced)
+                await self.records.keep_for_ever(written, entry)
                 return None
             values = await self._current()
         await self._delete_unless("", written)

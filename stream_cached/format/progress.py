@@ -77,6 +77,12 @@ class Progress:
     sizes: tuple[int, ...] = ()
     """See `Entry.sizes`."""
 
+    def tells_more_than(self, known: Progress | None) -> bool:
+        """Whether it is of a later time than what was known before."""
+        if known is None or self.length is not None:
+            return True
+        return (self.segments, len(self.chunks)) > (known.segments, len(known.chunks))
+
     @classmethod
     def of(cls, entry: Entry, head: Head, *, stored: bool = True) -> Progress:
         return cls(

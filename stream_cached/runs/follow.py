@@ -146,7 +146,9 @@ class RemoteRun:
                 await self._look()
                 self._tell()
                 await self._wait()
-            if self.state is LeaseState.RELEASED and not self._is_complete:
+            # What keeps the segments alive has to know the ttl of the entry, too.
+            is_known = self._is_complete and self._resource.lifetimes.left is None
+            if self.state is LeaseState.RELEASED and not is_known:
                 # At once: the entry may expire or be replaced before slow readers come to it.
                 self._entry = await self._find_entry()
             self._body.find_object(self._entry or self._progress)
@@ -209,10 +211,7 @@ class RemoteRun:
             progress = decode_progress(value, self.token)
         except UnsoundError:
             return
-        position = progress.segments, len(progress.chunks)
-        known = self._progress
-        is_last = progress.length is not None
-        if is_last or known is None or position > (known.segments, len(known.chunks)):
+        if progress.tells_more_than(self._progress):
             if self._has_looked:
                 # The run has gone on, or begun, since the previous look.
                 self._alive_at = time.monotonic()
@@ -257,7 +256,7 @@ class RemoteRun:
     async def _renew_from(self, index: int) -> None:
         if self._end is not None:
             is_stored = self._entry is not None or (self._progress and self._progress.stored)
-            ttl = self._resource.lifetimes.segments if is_stored else RUN_TTL
+            ttl = self._resource.lifetimes.segments_of(self._entry) if is_stored else RUN_TTL
             with contextlib.suppress(StoreError):
                 await self._body.renew_if_due(range(index, self._end), ttl)
 
@@ -319,9 +318,8 @@ class RemoteRun:
 
     async def _finish(self, stream: Stream) -> None:
         """Go on with the entry that the run has left."""
-        entry = self._entry
-        if entry is not None and self.head is not None:
-            self._progress = Progress.of(entry, self.head)
+        if self._entry is not None and self.head is not None:
+            self._progress = Progress.of(self._entry, self.head)
             await self._hand_on(stream)
         if self._progress is None or not self._is_complete:
             raise LostStreamError("the process that ran it is gone, or has not stored it")

@@ -214,10 +214,12 @@ class MemoryStore:
                 return False, False
             if commit.last:
                 self._set_many(commit.last, commit.last_ttl)
-            if commit.body and self._touch_many(commit.body, commit.body_ttl) < len(commit.body):
+            if commit.body and None in self._get_many(commit.body):
                 return False, False
-            self._touch_many(commit.touched, commit.touched_ttl)
             self._memory.set(key, commit.value, commit.ttl)
+            if commit.body:
+                self._touch_many(commit.body, commit.body_ttl)
+            self._touch_many(commit.touched, commit.touched_ttl)
             lease = commit.lease
             if lease is None or self._get_many([lease.key, lease.followed]) != [lease.value, None]:
                 return True, False

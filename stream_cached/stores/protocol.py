@@ -182,7 +182,7 @@ class Commit:
     expected: Mapping[str, bytes | None]
     """Values that must be the same as before."""
     body: Sequence[str]
-    """Keys that must exist, and get a new ttl."""
+    """Keys that must exist, and get a new ttl if all is done."""
     body_ttl: float | None
     last: Items
     """Items of the body that are set first. If nothing else is done, they live for `last_ttl`."""

@@ -38,26 +38,26 @@ _LOCAL_ERRORS = ("WRONGTYPE", "Too many connections", "No connection available")
 #: ttls of the latter two; the value of the lease; and the expected values.
 _COMMIT_SCRIPT = """
 local expected, body, touched = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local function renew(key, px)
-  if px ~= '' then return redis.call('PEXPIRE', key, px) end
-  redis.call('PERSIST', key)
-  return redis.call('EXISTS', key)
+local function renew(first, count, px)
+  for i = first, first + count - 1 do
+    if px ~= '' then redis.call('PEXPIRE', KEYS[i], px) else redis.call('PERSIST', KEYS[i]) end
+  end
 end
 for i = 1, expected do
   local found = redis.call('GET', KEYS[1 + i])
   if (found and '=' .. found or '') ~= ARGV[8 + i] then return 0 end
 end
 for i = 1, body do
-  if renew(KEYS[1 + expected + i], ARGV[6]) == 0 then return 0 end
+  if redis.call('EXISTS', KEYS[1 + expected + i]) == 0 then return 0 end
 end
-for i = 1, touched do
-  renew(KEYS[1 + expected + body + i], ARGV[7])
-end
+-- A full server refuses it. What was written of the body then expires as if its run had failed.
 if ARGV[2] ~= '' then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 else
   redis.call('SET', KEYS[1], ARGV[1])
 end
+renew(2 + expected, body, ARGV[6])
+renew(2 + expected + body, touched, ARGV[7])
 local last = 1 + expected + body + touched
 local lease, followed = KEYS[last + 1], KEYS[last + 2]
 if not lease or redis.call('GET', lease) ~= ARGV[8] or redis.call('GET', followed) then

@@ -31,6 +31,10 @@ SLOW = 10.0
 
 COLLAPSED = "stream-cached; fwd=uri-miss; collapsed"
 
+each_ttl = pytest.mark.parametrize(
+    "ttl", [TTL, lambda response: TTL], ids=["of all", "told by the answer"]
+)
+
 
 class Slow(Exchange):
     """A client that takes its time for each part of a body."""
@@ -101,9 +105,12 @@ class World:
         ),
     ],
 )
-def test_while_they_are_replayed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+@each_ttl
+def test_while_they_are_replayed(
+    monkeypatch: pytest.MonkeyPatch, ttl: object, seconds: float
+) -> None:
     async def main() -> None:
-        world = World(monkeypatch)
+        world = World(monkeypatch, ttl=ttl)
         assert (await get(world.apps[0])).cache_status == MISS
         slow = Slow(world.apps[0])
         slow.seconds = seconds
@@ -131,10 +138,13 @@ def test_while_their_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     virtual_time.run(main())
 
 
-def test_while_somebody_reads_on_in_the_process_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+@each_ttl
+def test_while_somebody_reads_on_in_the_process_that_ran(
+    monkeypatch: pytest.MonkeyPatch, ttl: object
+) -> None:
     async def main() -> None:
         # There is no room in a temporary file.
-        world = World(monkeypatch, spool_max=1)
+        world = World(monkeypatch, spool_max=1, ttl=ttl)
         world.gate.clear()
         quick, slow = Exchange(world.apps[0]), Slow(world.apps[0])
         tasks = [asyncio.create_task(each.run()) for each in (quick, slow)]
@@ -149,12 +159,13 @@ def test_while_somebody_reads_on_in_the_process_that_ran(monkeypatch: pytest.Mon
     virtual_time.run(main())
 
 
+@each_ttl
 @pytest.mark.parametrize("beside", [0, 1], ids=["alone", "beside a quick one"])
 def test_while_somebody_follows_in_another_process(
-    monkeypatch: pytest.MonkeyPatch, beside: int
+    monkeypatch: pytest.MonkeyPatch, beside: int, ttl: object
 ) -> None:
     async def main() -> None:
-        world = World(monkeypatch, spool_max=1)
+        world = World(monkeypatch, spool_max=1, ttl=ttl)
         world.gate.clear()
         leading, slow = Exchange(world.apps[0]), Slow(world.apps[1])
         quick = [leading, *(Exchange(world.apps[1]) for _ in range(beside))]

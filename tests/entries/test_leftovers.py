@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -9,9 +12,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stream_cached import stream_cached
+from stream_cached.entries import at_once
+from stream_cached.entries.records import Records
+from stream_cached.errors import StoreError
+from stream_cached.stores.redis import RedisStore
 from tests.conftest import Serve
 from tests.support.app_server import AppServer
-from tests.support.gates import wait_until
+from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.keyspace import Keyspace
 from tests.support.process import HOST
@@ -21,7 +28,7 @@ from tests.support.servers import RedisServer
 
 class Varying(Runs):
     async def __call__(self, request: Request) -> Response:
-        self.headers = {"Vary": "Accept"}
+        self.headers = {**self.headers, "Vary": "Accept"}
         return await super().__call__(request)
 
 
@@ -245,3 +252,112 @@ def test_the_segments_of_a_hit_under_way_outlive_their_entry(
     assert hit.complete
     assert hit.header("Cache-Status") == HIT
     assert hit.body == app.runs.bodies[0]
+
+
+# -- ttls that are told by each answer
+
+
+@pytest.mark.parametrize("asked", [{}, {"Range": "bytes=5-"}], ids=["whole", "a part"])
+@pytest.mark.parametrize("kind", [Runs, Varying], ids=["plain", "varying"])
+@pytest.mark.parametrize("ttl", ["response", lambda response: 60], ids=["response", "function"])
+def test_the_segments_of_a_hit_expire_with_the_entry_whose_answer_told_its_ttl(
+    serve: Serve,
+    redis_server: RedisServer,
+    redis_url: str,
+    ttl: object,
+    kind: type[Runs],
+    asked: dict[str, str],
+) -> None:
+    runs = kind(headers={"Cache-Control": "max-age=60"})
+    app = App(serve, redis_server, runs, ttl=ttl, stale_if_error=100)
+    app.get()
+    kept = {key: app.keys.run("PTTL", key) for key in segments(app.keys.all())}
+    assert kept
+    hit = fetch(app.server.port, headers=asked)
+    assert (hit.header("Cache-Status") or "").startswith(HIT)
+    for key, before in kept.items():
+        assert before - 5_000 < app.keys.run("PTTL", key) <= before
+
+
+def test_a_ttl_of_none_that_a_function_told_is_that_of_the_segments_of_a_hit(
+    serve: Serve, redis_server: RedisServer, redis_url: str
+) -> None:
+    ttls: list[int | None] = [None]
+    app = App(serve, redis_server, Runs(), ttl=lambda response: ttls[-1])
+    app.get()
+    app.get()
+    assert segments(app.keys.without_ttl()) == segments(app.keys.all())
+    # What replaces it expires; so does what is replaced.
+    ttls.append(60)
+    app.server.run(_rerun(app))
+    assert not segments(app.keys.without_ttl())
+
+
+# -- what fails, or comes too late
+
+
+class Held:
+    """Holds the first renewal of segments that is without a ttl."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.gate = Gate(), Gate()
+        touch_many = RedisStore.touch_many
+
+        async def held(store: RedisStore, keys: Sequence[str], ttl: float | None) -> int:
+            if ttl is None and segments({*keys}) and not self.reached.is_open:
+                self.reached.open()
+                await self.gate.passed()
+            return await touch_many(store, keys, ttl)
+
+        monkeypatch.setattr(RedisStore, "touch_many", held)
+
+
+@pytest.mark.parametrize("asked", [{}, {"Range": "bytes=5-"}], ids=["whole", "a part"])
+@pytest.mark.parametrize("kind", [Runs, Varying], ids=["plain", "varying"])
+@pytest.mark.parametrize("ends", ["invalidated", "replaced"])
+def test_without_a_ttl_a_body_that_is_given_up_while_a_hit_is_opened_expires(
+    serve: Serve,
+    redis_server: RedisServer,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Runs],
+    asked: dict[str, str],
+    ends: str,
+) -> None:
+    app = App(serve, redis_server, kind(), key="export")
+    app.get()
+    old, held = segments(app.keys.without_ttl()), Held(monkeypatch)
+    assert old
+    with RawClient(app.server.port) as client:
+        client.send(headers=asked)
+        held.reached.wait()
+        if ends == "invalidated":
+            app.invalidate("export")
+        else:
+            app.server.run(_rerun(app))
+        held.gate.open()
+        hit = client.read_all()
+    assert hit.complete
+    assert hit.body == app.runs.bodies[0][5 if asked else 0 :]
+    assert not old & app.keys.without_ttl()
+
+
+def test_without_a_ttl_a_body_expires_whose_record_was_not_written(
+    serve: Serve, redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App(serve, redis_server, Runs())
+    put = Records.put
+
+    async def unreachable(*_: Any) -> None:
+        raise StoreError("the server is gone")
+
+    async def put_too_late(*args: Any) -> None:
+        monkeypatch.setattr(RedisStore, "call", unreachable)
+        await put(*args)
+
+    monkeypatch.setattr(at_once, "may_commit", lambda store: False)
+    monkeypatch.setattr(Records, "put", put_too_late)
+    app.get()
+    app.settle()
+    assert segments(app.keys.all())
+    assert not segments(app.keys.without_ttl())

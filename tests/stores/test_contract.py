@@ -694,6 +694,16 @@ class TestEveryStore:
         found = await held.store.get_many(["record", "lease"])
         assert found == [b"new" if change == "record" else None, b"mine"]
 
+    async def test_a_commit_that_lacks_a_part_of_the_body_keeps_no_other_part(
+        self, held: Held
+    ) -> None:
+        commit = await _ready_to_commit(held, 60)
+        commit.body = ["last", "segment"]
+        await held.store.set_many(commit.last, 30)
+        await held.store.delete_many(["segment"])
+        assert await commit_at_once(held.store, commit) == (False, False)
+        assert (held.remaining("last") or 0) <= 31
+
     async def test_of_many_that_commit_one_wins(self, held: Held) -> None:
         commit = await _ready_to_commit(held, 60)
         stores = [held.store, held.other] * 5

@@ -16,6 +16,7 @@ from stream_cached.engine.confirm import own_tag, validate, with_tag
 from stream_cached.engine.lookup import detail_of
 from stream_cached.engine.outcome import Call, Stale, View, event_of
 from stream_cached.engine.past import pass_on
+from stream_cached.engine.run_events import RunEvents, run_events
 from stream_cached.engine.sharing import (
     alone_for,
     are_limits,
@@ -31,7 +32,6 @@ from stream_cached.engine.sharing import (
 )
 from stream_cached.engine.storable import Verdict, stored_headers
 from stream_cached.engine.values import store_value
-from stream_cached.engine.watch import RunWatch, watched
 from stream_cached.entries.coding import coder_of
 from stream_cached.entries.ids import new_id
 from stream_cached.entries.resource import Resource
@@ -72,11 +72,11 @@ async def record(
         await validate(call)
     asked_at = time.time()
     finish_timeout = call.service.options.effective_finish_timeout
-    with watched(call) as watch, execution.shielded(finish_timeout) as shield:
+    with run_events(call) as events, execution.shielded(finish_timeout) as shield:
         executed = await ending_run(call, view, run, shield, execution.run_watched())
         result = executed.result
         if unwanted := not_wanted(call, view, result):
-            watch.refused(unwanted)
+            events.refused(unwanted)
             return _refuse(call, view, run, result, unwanted)
         made = produced(result)
         if made is None and call.rendering is not None:
@@ -85,12 +85,12 @@ async def record(
         if made is not None:
             run = run or Run(None, view.resource.key, ANY)
             verdict = Verdict(call, view.resource, execution.guard, asked_at)
-            recorder = _Record(call, view, run, shield, verdict, watch, is_refresh)
+            recorder = _Record(call, view, run, shield, verdict, events, is_refresh)
             return await recorder.take(made)
         if findings := why_no_value(call, view, executed):
-            watch.refused(findings)
+            events.refused(findings)
             return _refuse(call, view, run, result, findings)
-        watch.brought_value()
+        events.brought_value()
     await store_value(call, view, result, run, wait=call.waits or is_refresh)
     call.sent(_miss(call, view), None)
     return result
@@ -127,7 +127,7 @@ class _Record:
         run: Run,
         shield: DisconnectShield,
         verdict: Verdict,
-        watch: RunWatch,
+        events: RunEvents,
         is_refresh: bool,
     ) -> None:
         self._call = call
@@ -136,7 +136,7 @@ class _Record:
         self._guard = call.execution.guard
         self._shield = shield
         self._verdict = verdict
-        self._watch = watch
+        self._events = events
         self._is_refresh = is_refresh
         # Once: it may look through all dependencies of the route.
         self._is_held = call.is_held
@@ -177,7 +177,7 @@ class _Record:
         """Return the response of a stream that is recorded while it is sent."""
         if not findings and (late := led_late(self._call, self._view)):
             self._run = late
-        self._watch.hand_over(self._run)
+        self._events.hand_over(self._run)
         entry, head = self._described(made)
         is_shared = not findings or are_limits(findings)
         if not is_shared:
@@ -209,7 +209,7 @@ class _Record:
         """Store a response whose body is at hand, and return it."""
         entry, head = self._described(made)
         headers = self._with_vary(made.headers)
-        self._watch.hand_over(self._run)
+        self._events.hand_over(self._run)
         self._run.begin(None, self._answer(entry, head, made), self._recording(entry))
         write = self._run.store_body()
         if self._call.waits or self._is_refresh:
@@ -287,7 +287,7 @@ class _Record:
         return self._verdict.why_not_stored(made, has_revealed=self._shield.has_revealed)
 
     def _refuse(self, made: Produced, findings: Sequence[Finding]) -> None:
-        self._watch.refused(findings)
+        self._events.refused(findings)
         found = self._view.found
         is_covered = isinstance(found, Stale) and found.covers_failures
         if self._is_refresh or (is_covered and is_failure(made.status)):

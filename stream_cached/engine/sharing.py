@@ -14,7 +14,7 @@ from stream_cached.http.reasons import NOT_HANDED_ON_FOR, BypassError, Finding, 
 from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.execution import Executed
-from stream_cached.request.guard import Watch
+from stream_cached.request.guard import Observation
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import error_headers, is_disconnect
 from stream_cached.responses.told import is_kept_out
@@ -50,7 +50,7 @@ def _tag(call: Call, view: View, result: Any) -> list[Finding]:
     return []
 
 
-def of_one_client(call: Call, headers: RawHeaders, guard: Watch | None) -> list[Finding]:
+def of_one_client(call: Call, headers: RawHeaders, guard: Observation | None) -> list[Finding]:
     """Return why an answer may be one client's own."""
     findings: list[Finding] = []
     if call.is_authorized and not _may_be_shared(call, headers):

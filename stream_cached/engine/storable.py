@@ -32,7 +32,7 @@ from stream_cached.http.policy import (
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.http.targeted import directives_for
 from stream_cached.limits import Limits
-from stream_cached.request.guard import Watch
+from stream_cached.request.guard import Observation
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import Produced
 from stream_cached.streams.stream import COMMIT_WAIT
@@ -56,7 +56,7 @@ class Verdict:
     """
 
     def __init__(
-        self, call: Call, resource: Resource, guard: Watch | None, asked_at: float
+        self, call: Call, resource: Resource, guard: Observation | None, asked_at: float
     ) -> None:
         self._call = call
         self._options = call.service.options

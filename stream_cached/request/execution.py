@@ -12,7 +12,7 @@ from starlette.responses import Response
 from stream_cached.endpoint.dependencies import closes_before_response, needs_request
 from stream_cached.endpoint.function import Endpoint, response_heads
 from stream_cached.request.disconnect import DisconnectShield
-from stream_cached.request.guard import RUNS, Guard, Terms, Watch
+from stream_cached.request.guard import RUNS, Guard, Observation, Terms
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.injected import plain_result
 
@@ -42,7 +42,7 @@ class Execution:
     kwargs: dict[str, Any]
     incoming: Incoming | None
     terms: Terms | None
-    guard: Watch | None = None
+    guard: Observation | None = None
     """What notices the reads of the request in its last run; None if nothing watches."""
     has_validated: bool = False
     """Whether the validator was asked for this call."""

@@ -119,7 +119,7 @@ class Terms:
     unguarded: frozenset[str]
 
 
-class Watch(Protocol):
+class Observation(Protocol):
     """What a run has read of its request."""
 
     @property

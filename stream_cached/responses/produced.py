@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import Finding, NotCached
-from stream_cached.request.guard import Guard, Watch
+from stream_cached.request.guard import Guard, Observation
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.observed import plain_scope
 from stream_cached.responses.app import as_response
@@ -109,7 +109,7 @@ def produced(result: Any) -> Produced | None:
 
 
 async def produce_messages(
-    made: Produced, incoming: Incoming, guard: Watch | None, *, whole: bool
+    made: Produced, incoming: Incoming, guard: Observation | None, *, whole: bool
 ) -> Produced:
     """
     Start a response that sends in its own way, and return its real head and its source.

@@ -28,7 +28,7 @@ _GIVEN_UP = {
 }
 
 
-class RunWatch:
+class RunEvents:
     """What `on_event=` is told of one run: nothing, where there is no `on_event=`."""
 
     def refused(self, findings: Sequence[Finding]) -> None:
@@ -41,7 +41,7 @@ class RunWatch:
         """Let a run say when it has ended: it goes on after its call."""
 
 
-class _Telling(RunWatch):
+class _Telling(RunEvents):
     """One run that a function of the application is told of."""
 
     def __init__(self, hook: EventHook, endpoint: str, key: str) -> None:
@@ -98,24 +98,24 @@ class _Telling(RunWatch):
             self._hook.tell(RunEnded(*self._of, result, cause, time.monotonic() - self._began))
 
 
-_NOBODY = nullcontext(RunWatch())
+_NOBODY = nullcontext(RunEvents())
 
 
-def watched(call: Call) -> AbstractContextManager[RunWatch]:
+def run_events(call: Call) -> AbstractContextManager[RunEvents]:
     """Tell that the endpoint runs for a call, and what becomes of it."""
     hook = call.service.reporter.hook
     return _NOBODY if hook is None else _told(call, hook)
 
 
 @contextmanager
-def _told(call: Call, hook: EventHook) -> Iterator[RunWatch]:
-    watch = _Telling(hook, call.service.reporter.name, call.shown_key)
-    call.run = watch.number
+def _told(call: Call, hook: EventHook) -> Iterator[RunEvents]:
+    events = _Telling(hook, call.service.reporter.name, call.shown_key)
+    call.run = events.number
     try:
-        yield watch
+        yield events
     except BaseException as exc:
-        if not watch.goes_on:
-            watch.raised(exc)
+        if not events.goes_on:
+            events.raised(exc)
         raise
-    if not watch.goes_on:
-        watch.returned()
+    if not events.goes_on:
+        events.returned()

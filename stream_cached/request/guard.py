@@ -19,6 +19,7 @@ from stream_cached.endpoint.inputs import OF_BODY
 from stream_cached.endpoint.startup import is_of_lifespan
 from stream_cached.http.reasons import Finding, NotCached, listed
 from stream_cached.request.injected import observed_injected
+from stream_cached.request.kept import FRESH, all_replaced_parts
 from stream_cached.request.observed import (
     ABSENT,
     ObservedMapping,
@@ -163,6 +164,9 @@ class Guard(ObservedParts):
         # Only items that existed before the run count. The endpoint may read back its own items.
         self._state = dict(self.request.scope.setdefault("state", {}))
         self._attributes = attributes_of(self.request)
+        is_fresh = FRESH.issuperset(self._attributes) and not self._attributes.get("_form")
+        has_body = with_body or "body" in left_out
+        self.replaced = () if is_fresh else all_replaced_parts(self.request, has_body=has_body)
 
     def given(
         self, args: Sequence[Any], kwargs: dict[str, Any]

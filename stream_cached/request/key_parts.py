@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from starlette.endpoints import HTTPEndpoint
+from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
 from stream_cached.endpoint.arguments import Arguments
@@ -18,6 +19,8 @@ from stream_cached.request.application import Applications, Form, number_form
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import Incoming
 from stream_cached.request.injected import injected_forms
+from stream_cached.request.kept import FRESH, replaced_parts
+from stream_cached.request.observed import observer_of
 from stream_cached.request.rendered import Rendered
 
 
@@ -98,6 +101,10 @@ class KeyParts:
                 incoming.leave_out_body()
         if names_user:
             incoming.is_authorized = False
+        request = incoming.request
+        is_plain = type(request) is Request and not request.__dict__.get("_form")
+        if not is_plain or not FRESH.issuperset(request.__dict__):
+            forms |= _replaced(request, incoming)
         if self._endpoint.injects:
             forms |= injected_forms((*args, *kwargs.values()))
         if identity := self.identity.form(scope, in_memory=is_in_process):
@@ -138,3 +145,11 @@ class KeyParts:
             return ""
         form = identity.form({}, in_memory=cache.is_in_process)
         return f":{digest(form)}" if form else ""
+
+
+def _replaced(request: HTTPConnection, incoming: Incoming) -> dict[str, Any]:
+    """Return what dependencies have replaced of a request: who has it as it came has other keys."""
+    if (observer := observer_of(request)) is not None:
+        request = observer.request
+    replaced = replaced_parts(request, incoming.scope, has_body=incoming.has_body)
+    return {"<request>": replaced} if replaced else {}

@@ -27,6 +27,7 @@ from stream_cached.keys.canonical import EXACT
 from stream_cached.keys.references import Reference, reference_to
 from stream_cached.request.context import ContextWatch
 from stream_cached.request.incoming import DECIDING, Normalisers, Selected, selected_by
+from stream_cached.request.kept import FRESH, replaced_parts
 from stream_cached.request.key_parts import Cache, KeyParts
 
 
@@ -205,6 +206,9 @@ class KnownCalls:
         # every middleware complies. An iterator, which can be read once, has no length.
         if len(headers) != len(lines := dict(headers)) or not b"".join(lines).islower():
             return None
+        is_fresh = FRESH.issuperset(kept := request.__dict__) and not kept.get("_form")
+        if not is_fresh and replaced_parts(request, scope, has_body=False):
+            return None
         if kind.injected is not None and (injected := values[kind.injected]).status_code:
             # A status that a dependency has set may be part of the key.
             return None
@@ -215,17 +219,14 @@ class KnownCalls:
         host = lines.get(b"host") if self._host else b""
         if host is None or held is None or around is None:
             return None
-        selected, by_header = _NONE, _NO_VALUES
-        if vary:
-            selected = selected_by(vary, partial(_values, lines))
-            by_header = tuple(map(_hashable, selected.values()))
+        selected = selected_by(vary, partial(_values, lines)) if vary else _NONE
         parameters = scope.get("path_params") or _NONE
         place = (
             _of_scope(scope),
             (host, scope.get("app_root_path")),
             (*parameters, *parameters.values(), *map(type, parameters.values())),
             kind.in_key(values) if kind.in_key else _NO_VALUES,
-            by_header,
+            (*map(_hashable, selected.values()),) if selected else _NO_VALUES,
             shape,
             around.parts,
             held,

@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, cast
 
-from starlette.datastructures import URL, Headers, MutableHeaders, QueryParams, State
+from starlette.datastructures import URL, Headers, MutableHeaders, State
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from stream_cached.keys.layout import slot_names
+from stream_cached.request.kept import CACHED_ATTRIBUTES, INPUT_ATTRIBUTES, OWN_ATTRIBUTES
 
 #: The value of a name that does not exist.
 ABSENT = object()
@@ -33,6 +34,8 @@ class Observer(Protocol):
     def headers(self) -> Headers: ...
     @property
     def state(self) -> State: ...
+    @property
+    def replaced(self) -> Sequence[str]: ...
     def take_scope(self, scope: Scope) -> None: ...
     def note(self, name: str) -> None: ...
     def note_header(self, name: str) -> None: ...
@@ -81,6 +84,9 @@ class ObservedMapping(MutableMapping[str, Any]):
 
     def copy(self) -> dict[str, Any]:
         return dict(self)
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
 
 
 class ObservedHeaders(Headers):
@@ -171,31 +177,8 @@ class ObservedParts(ABC):
             self.__dict__.pop(name, None)
 
 
-#: The attributes in which Starlette's Request caches what it has parsed of a part of the request.
-_CACHED_ATTRIBUTES = {
-    "_base_url": "host",
-    "_cookies": "cookies",
-    "_headers": "headers",
-    "_url": "host",
-}
-
-#: Those that keep its body or its query.
-_INPUTS = {
-    **dict.fromkeys(("_body", "_form", "_json"), "body"),
-    **dict.fromkeys(("_query_params", "_url"), "query"),
-}
-
-#: Attributes of Starlette's Request itself.
-_OWN_ATTRIBUTES = frozenset(
-    {
-        *_CACHED_ATTRIBUTES,
-        *("_body", "_form", "_is_disconnected", "_json", "_receive", "_send", "_state"),
-        *("_stream_consumed", "scope"),
-    }
-)
-
 #: Those whose reads say nothing of the request, and the observer itself.
-_UNTOLD = (_OWN_ATTRIBUTES | {"_observer"}) - _CACHED_ATTRIBUTES.keys() - _INPUTS.keys()
+_UNTOLD = (OWN_ATTRIBUTES | {"_observer"}) - CACHED_ATTRIBUTES.keys() - INPUT_ATTRIBUTES.keys()
 
 
 def _of_client(name: str) -> Any:
@@ -219,25 +202,23 @@ class ObservedRequest:
         if name in _UNTOLD:
             return value
         observer = object.__getattribute__(self, "_observer")
-        if name in _CACHED_ATTRIBUTES:
-            observer.note(_CACHED_ATTRIBUTES[name])
-        if name in _INPUTS:
-            observer.note(_INPUTS[name])
-        if name == "_query_params":
-            # A dependency may have replaced what the query says.
-            if value != QueryParams(plain_scope(observer.scope).get("query_string", b"")):
-                observer.note("request.query_params")
-        elif name == "__dict__":
-            for each in (value.keys() - _OWN_ATTRIBUTES) | (_INPUTS.keys() & value.keys()):
+        if name in CACHED_ATTRIBUTES:
+            observer.note(CACHED_ATTRIBUTES[name])
+        if name in INPUT_ATTRIBUTES:
+            observer.note(INPUT_ATTRIBUTES[name])
+            _tell_replaced(observer, name)
+        if name == "__dict__":
+            for each in (value.keys() - OWN_ATTRIBUTES) | (INPUT_ATTRIBUTES.keys() & value.keys()):
                 getattr(self, each)
-        elif name not in _OWN_ATTRIBUTES and _is_set(self, name):
+            return ObservedMapping(value, functools.partial(_attribute, observer))
+        if name not in OWN_ATTRIBUTES and _is_set(self, name):
             observer.attribute(name, value)
         return value
 
     def __getattr__(self, name: str) -> Any:
         if name == "_observer" or name.startswith("__"):
             raise AttributeError(name)
-        if name not in _OWN_ATTRIBUTES and name != "_query_params":
+        if name not in OWN_ATTRIBUTES:
             # A missing attribute counts as read, because it may exist for another client.
             self._observer.lacks(name)
         return getattr(self._observer.request, name)
@@ -262,6 +243,7 @@ class ObservedRequest:
 
     @property
     def headers(self) -> Headers:
+        _tell_replaced(self._observer, "_headers")
         return self._observer.headers
 
     @property
@@ -288,11 +270,25 @@ class ObservedRequest:
 
     def _host_attribute(self, name: str) -> Any:
         self._observer.note("host")
+        _tell_replaced(self._observer, "_url" if name == "url" else "_base_url")
         request = self._observer.request
         if getattr(type(request), name) is getattr(HTTPConnection, name):
             # Starlette's implementation reads all headers, and would report that.
             return getattr(request, name)
         return getattr(super(), name)
+
+
+def _tell_replaced(observer: Observer, name: str) -> None:
+    """Note that a part is read, where a dependency has put something else in its place."""
+    if name in observer.replaced:
+        observer.note(f"request.{name[1:]}")
+
+
+def _attribute(observer: Observer, name: str, value: Any) -> Any:
+    """Return an attribute that is read by the dict of a request."""
+    if name in CACHED_ATTRIBUTES:
+        observer.note(CACHED_ATTRIBUTES[name])
+    return observer.scope if name == "scope" else value
 
 
 def _is_set(request: ObservedRequest, name: str) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
-from starlette.datastructures import QueryParams
+from starlette.datastructures import URL, FormData, Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
@@ -65,9 +66,46 @@ def query(request: Any) -> None:
     request._query_params = QueryParams(user=request.cookies["user"])
 
 
+def query_in_place(request: Any) -> None:
+    request.query_params._dict["user"] = request.cookies["user"]
+
+
+def body(request: Any) -> None:
+    request._body = request.cookies["user"].encode()
+
+
+def json(request: Any) -> None:
+    request._json = request.cookies["user"]
+
+
+def form(request: Any) -> None:
+    request._form = FormData(user=request.cookies["user"])
+
+
+def url(request: Any) -> None:
+    request._url = URL(f"http://{request.cookies['user']}/")
+
+
+def base_url(request: Any) -> None:
+    request._base_url = URL(f"http://{request.cookies['user']}/")
+
+
+def headers(request: Any) -> None:
+    request._headers = Headers({"host": request.cookies["user"]})
+
+
 def only_bob(request: Any) -> None:
     if request.cookies["user"] == "bob":
         request._user = "bob"
+
+
+def nothing(request: Any) -> None:
+    """Leave it as it came."""
+
+
+def cookie_of(scope: Any) -> str:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers[b"cookie"].decode().partition("=")[2]
 
 
 #: What a dependency does, and what the endpoint reads.
@@ -79,6 +117,22 @@ READ: dict[str, tuple[Callable[[Any], None], Callable[[Any], object]]] = {
     "a memo": (current, lambda r: r.current),
     "a slot": (slot, lambda r: r.slot),
     "the query": (query, lambda r: r.query_params["user"]),
+    "the query, in place": (query_in_place, lambda r: r.query_params["user"]),
+    "the body": (body, lambda r: asyncio.run(r.body()).decode()),
+    "the JSON": (json, lambda r: asyncio.run(r.json())),
+    "the form": (form, lambda r: asyncio.run(r._get_form())["user"]),
+    "the URL": (url, lambda r: r.url.hostname),
+    "the URL of the application": (base_url, lambda r: r.base_url.hostname),
+    "the URL of a route": (base_url, lambda r: r.url_for("endpoint").hostname),
+    "a header in the key": (headers, lambda r: r.headers["host"]),
+    "the scope, by vars": (nothing, lambda r: cookie_of(vars(r)["scope"])),
+    "the scope, by the dict": (nothing, lambda r: cookie_of(r.__dict__["scope"])),
+    "cookies, by vars": (current, lambda r: vars(r)["_cookies"]["user"]),
+    "all, as a text": (nothing, lambda r: str(vars(r)).partition("user=")[2].partition("'")[0]),
+    "the scope, as a text": (
+        nothing,
+        lambda r: str(r.scope).partition("user=")[2].partition("'")[0],
+    ),
     "only for one": (only_bob, lambda r: getattr(r, "_user", "nobody")),
 }
 
@@ -92,12 +146,37 @@ def ask(dependency: Callable[[Any], None], read: Callable[[Any], object]) -> lis
 
     @app.get("/page", dependencies=[Depends(before)])
     @stream_cached(ttl=60, cache=MemoryCache())
-    async def endpoint(request: Request) -> Response:
+    def endpoint(request: Request) -> Response:
         return PlainTextResponse(str(read(request)))
 
     client = TestClient(app)
     answers = [client.get("/page", headers={"Cookie": f"user={name}"}) for name in ("alice", "bob")]
     return [(answer.text, answer.headers["Cache-Status"]) for answer in answers]
+
+
+#: What a dependency puts into the place of a part of the request.
+REPLACED = [
+    name for name, (dependency, _) in READ.items() if dependency in (query, body, json, url)
+]
+
+
+@pytest.mark.parametrize("how", REPLACED)
+def test_what_a_dependency_replaces_for_one_client_is_no_hit_for_it(how: str) -> None:
+    replace, _ = READ[how]
+
+    def before(request: Any) -> None:
+        if request.cookies["user"] == "bob":
+            replace(request)
+
+    def read(request: Any) -> str:
+        values = [str(request.query_params), str(request.url)]
+        return " ".join([*values, *(str(getattr(request, n, "")) for n in ("_body", "_json"))])
+
+    (one, first), (other, second) = ask(before, read)
+    assert first == MISS
+    assert "bob" in other
+    assert "bob" not in one
+    assert "request-read" in second
 
 
 @pytest.mark.parametrize("how", READ)

@@ -2,7 +2,8 @@
 
 A login that gives a client of the application the token of a user makes it that user's own, until
 the next one comes. What is changed where it is named can be seen: `client.headers["x"] = token`,
-`client.headers.update(...)`, `settings.client.auth = auth`. So can another name for its headers.
+`client.headers.update(...)`, `settings.client.auth = auth`, `get_client().auth = auth`. So can
+another name for it or its headers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from stream_cached.endpoint.dependencies import (
 )
 from stream_cached.endpoint.held import ABSENT, attributes_of, returned_by
 from stream_cached.endpoint.infrastructure import is_infrastructure
-from stream_cached.endpoint.reads import code_of, function_of
+from stream_cached.endpoint.reads import code_of, function_of, selected
 from stream_cached.endpoint.route import dependencies_of
 from stream_cached.endpoint.signatures import (
     annotation_of,
@@ -54,6 +55,9 @@ _PURE = (
     "LOAD_GLOBAL",
     "LOAD_SMALL",
 )
+
+#: What stands for a call without arguments among attributes.
+_CALL = "()"
 
 _NO_STEPS = ("CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL")
 
@@ -83,13 +87,13 @@ def changes_in(code: types.CodeType | None) -> tuple[Change, ...]:
     found: dict[Change, None] = {}
     for index, step in enumerate(steps):
         for variable, is_last in _loaded(step):
-            after = steps[index + 1 :] if is_last else []
-            names = [str(i.argval) for i in itertools.takewhile(_is_attribute, after)]
-            rest = after[len(names) : len(names) + _MAX_INDEX]
+            names, after = _names(steps[index + 1 :] if is_last else [])
+            rest = after[:_MAX_INDEX]
             name, before = aliases.get(variable, (variable, ()))
             way = (*before, *names)
-            if names and rest and rest[0].opname.startswith("STORE_FAST"):
-                aliases[_first(rest[0])] = name, way
+            set_to = rest[1:2] if rest and rest[0].opname == "COPY" else rest[:1]
+            if set_to and set_to[0].opname.startswith("STORE_FAST"):
+                aliases[_first(set_to[0])] = name, way
             elif names and names[-1] in _METHODS:
                 found[Change(name, way[:-1], is_called=True)] = None
             elif (_is_stored(rest) if is_last else steps[index + 1].opname in _OF_ITEMS) or steps[
@@ -109,6 +113,20 @@ def _loaded(step: dis.Instruction) -> Iterator[tuple[str, bool]]:
     names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
     for number, name in enumerate(names, 1):
         yield str(name), number == len(names)
+
+
+def _names(steps: Sequence[dis.Instruction]) -> tuple[list[str], Sequence[dis.Instruction]]:
+    """Return the attributes and the calls without arguments that follow, and what comes next."""
+    names: list[str] = []
+    while steps and not (names and names[-1] in _METHODS):
+        if _is_attribute(steps[0]):
+            names.append(str(steps[0].argval))
+        elif steps[0].opname == "CALL" and steps[0].arg == 0:
+            names.append(_CALL)
+        elif steps[0].opname != "PRECALL" or steps[0].arg != 0:
+            break
+        steps = steps[1:]
+    return names, steps
 
 
 def _first(step: dis.Instruction) -> str:
@@ -157,7 +175,7 @@ def changed_by(
         else:
             root, names = _variable(call, change.name), change.attributes
         if root is not ABSENT:
-            yield from _way(root, names, is_called=change.is_called)
+            yield from _way(root, names, scope, is_called=change.is_called)
 
 
 def _of_parameter(
@@ -169,7 +187,7 @@ def _of_parameter(
     """Return what a parameter leads to, and the attributes from there."""
     dependency = dependency_of(parameter)
     if dependency is not None:
-        return returned_by(overrides.get(dependency, dependency), scope), change.attributes
+        return _returned(overrides.get(dependency, dependency), scope), change.attributes
     if not may_be(annotation_of(parameter), HTTPConnection):
         return ABSENT, ()
     match change.attributes:
@@ -189,11 +207,24 @@ def _variable(call: Call, name: str) -> object:
     return variables.get(name, getattr(function, "__globals__", {}).get(name, ABSENT))
 
 
-def _way(root: object, names: Sequence[str], *, is_called: bool) -> list[object]:
+def _returned(call: Any, scope: Mapping[str, Any]) -> object:
+    """Return what a function finds in a module, an application or the state, and only returns."""
+    match selected(call):
+        case [_, "state", name]:
+            return (scope.get("state") or {}).get(name, ABSENT)
+    return returned_by(call, scope)
+
+
+def _way(
+    root: object, names: Sequence[str], scope: Mapping[str, Any], *, is_called: bool
+) -> list[object]:
     """Return an object and those on the way to what is changed; none if it is a call of a tool."""
     found = [root]
     for name in names:
         value = found[-1]
+        if name == _CALL:
+            found = [_returned(value, scope)]
+            continue
         own = vars(value) if isinstance(value, types.ModuleType) else attributes_of(value)
         if name not in own:
             # What a property returns is a part of the object, such as the headers of a client.

@@ -63,6 +63,39 @@ def an_item_behind_another_variable(user: str) -> None:
     headers["x-user"] = user
 
 
+def an_item_by_another_name_for_it(user: str) -> None:
+    api = client
+    api.headers["x-user"] = user
+
+
+def an_item_by_a_name_in_a_condition(user: str) -> None:
+    if (headers := client.headers) and user:
+        headers["x-user"] = user
+
+
+def an_item_of_what_a_function_returns(user: str) -> None:
+    get_client().headers["x-user"] = user
+
+
+def a_method_of_what_a_function_returns(user: str) -> None:
+    api = get_client()
+    api.headers.update({"x-user": user})
+
+
+def all_of_what_a_function_returns() -> None:
+    get_client().cookies.clear()
+
+
+def get_client_of_the_state(request: Request) -> Any:
+    return request.state.client
+
+
+def an_attribute_of_what_is_given_from_the_state(
+    user: str, api: Annotated[Any, Depends(get_client_of_the_state)]
+) -> None:
+    api.auth = (user, "")
+
+
 def an_item_in_the_state(request: Request) -> None:
     request.state.client.headers["x-user"] = request.cookies["user"]
 
@@ -109,6 +142,9 @@ CHANGING: list[Callable[..., object]] = [
     *(an_item_in_the_state_of_the_application, an_item_after_something_else),
     *(an_attribute_that_is_added_to, an_item_that_is_added_to, an_attribute_by_its_name),
     *(Login(client), Login(client).login, an_item_of_what_is_given),
+    *(an_item_by_another_name_for_it, an_item_by_a_name_in_a_condition),
+    *(an_item_of_what_a_function_returns, a_method_of_what_a_function_returns),
+    *(all_of_what_a_function_returns, an_attribute_of_what_is_given_from_the_state),
     functools.partial(an_attribute_of_an_argument, api=client),
 ]
 
@@ -145,6 +181,16 @@ def another_attribute_of_its_holder(user: str) -> None:
     held.user = user
 
 
+def a_use_of_what_a_function_returns(user: str) -> object:
+    api = get_client()
+    return api.build_request("GET", user)
+
+
+def another_client_that_a_function_makes(user: str) -> None:
+    api = httpx.AsyncClient()
+    api.headers["x-user"] = user
+
+
 def its_own_client(user: str) -> None:
     client = httpx.AsyncClient()
     client.headers["x-user"] = user
@@ -154,6 +200,7 @@ HARMLESS: list[Callable[..., object]] = [
     *(a_use, an_item_of_another_object, an_item_named_by_it, a_method_of_a_tool),
     *(a_method_of_a_tool_behind_an_attribute, another_attribute_of_its_holder),
     *(its_own_client, a_comparison, one_more_name),
+    *(a_use_of_what_a_function_returns, another_client_that_a_function_makes),
 ]
 
 

@@ -66,8 +66,9 @@ def shows_all(value: object) -> bool:
         return is_known and all(map(shows_all, value))
     if (names := _fields_of(cls)) is not None:
         state = {n: v for n, v in state_of(value).items() if v or n not in _BESIDE_FIELDS}
-        state.pop("__pydantic_fields_set__", None)
-        is_known = state.keys() <= names and _shows_fields(cls)
+        # A model that was given the default of a field is equal to one that was not.
+        are_set = state.pop("__pydantic_fields_set__", names) == names
+        is_known = are_set and state.keys() <= names and _shows_fields(cls)
         return is_known and all(map(shows_all, state.values()))
     return _is_plain(value)
 

@@ -989,6 +989,38 @@ def test_values_that_do_not_show_are_told_apart_by_a_helper(
     asyncio.run(test())
 
 
+class Update(pydantic.BaseModel):
+    name: str | None = None
+    age: int | None = None
+
+
+@pytest.mark.parametrize("request_key", [False, True])
+def test_models_of_which_other_fields_are_set_are_told_apart_by_a_helper(request_key: bool) -> None:
+    @cached(request_key=request_key)
+    async def changes(update: Update) -> dict[str, Any]:
+        return update.model_dump(exclude_unset=True)
+
+    async def test() -> None:
+        given: list[dict[str, Any]] = [
+            {},
+            {"name": None},
+            {"age": None},
+            {"age": None, "name": None},
+        ]
+        for each in given * 2:
+            assert await changes(Update(**each)) == each
+            assert await changes(update=Update(**each)) == each
+
+    asyncio.run(test())
+
+
+def test_the_key_of_a_model_with_all_its_fields_is_aiocaches() -> None:
+    update = Update(name="alice", age=1)
+    expected = aiocache.cached().get_cache_key(helper, (update,), {})
+    endpoint: Any = cached()(helper)
+    assert asyncio.run(endpoint.cache_key(update)) == expected
+
+
 @pytest.mark.parametrize("make", [pydantic.SecretStr, Caller, lambda name: [Caller(name)]])
 def test_values_that_do_not_show_have_hits(make: Callable[[str], Any]) -> None:
     runs = []

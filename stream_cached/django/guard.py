@@ -12,9 +12,8 @@ from stream_cached.django.observed import attributes_of, observe, release
 from stream_cached.django.requests import METHOD
 from stream_cached.django.rest import follows_from_view
 from stream_cached.django.surroundings import KEYED
-from stream_cached.http.reasons import Finding, NotCached, listed
+from stream_cached.http.reasons import Finding, NotCached, listed, told_once
 from stream_cached.request.guard import Terms
-from stream_cached.request.observed import told_once
 
 #: The call that is answered in this context: what is read here from now on, middleware reads.
 _outside: ContextVar[object] = ContextVar("stream_cached_outside", default=None)

@@ -321,6 +321,12 @@ def explained(findings: Iterable[Finding]) -> str:
     return f"{why}. Each of these fixes is needed:{lines}"
 
 
+def told_once(reads: Iterable[str]) -> list[str]:
+    """Return reads without those of single headers where the headers as a whole were read."""
+    names = [*reads]
+    return [name for name in names if not ("headers" in names and name.startswith("header."))]
+
+
 def listed(names: Iterable[str]) -> str:
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last

@@ -17,7 +17,7 @@ from stream_cached.endpoint.changed import is_changed_on_route
 from stream_cached.endpoint.infrastructure import is_shared_infrastructure
 from stream_cached.endpoint.inputs import OF_BODY
 from stream_cached.endpoint.startup import is_of_lifespan
-from stream_cached.http.reasons import Finding, NotCached, listed
+from stream_cached.http.reasons import Finding, NotCached, listed, told_once
 from stream_cached.request.injected import observed_injected
 from stream_cached.request.kept import FRESH, all_replaced_parts
 from stream_cached.request.observed import (
@@ -28,7 +28,6 @@ from stream_cached.request.observed import (
     observed_request,
     observer_of,
     plain_scope,
-    told_once,
 )
 
 #: The item of a scope, and of its copies, while an endpoint runs with it.

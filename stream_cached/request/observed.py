@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, cast
 
 from starlette.datastructures import URL, Headers, MutableHeaders, State
@@ -226,6 +226,17 @@ class ObservedRequest:
     def __bool__(self) -> bool:
         return True
 
+    def __hash__(self) -> int:
+        return hash(self._observer.request)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ObservedRequest):
+            return self._observer.request is other._observer.request
+        if self._observer.request is other:
+            # A dependency has kept something of this very request, by the request.
+            self._observer.note("request.__eq__")
+        return self._observer.request is other
+
     def __copy__(self) -> Any:
         copied = observed_request(self._observer.request, self._observer)
         object.__setattr__(copied, "__dict__", dict(self._observer.request.__dict__))
@@ -333,12 +344,6 @@ def plain_scope(scope: Scope) -> Scope:
     if type(scope) is not dict and isinstance(scope, ObservedMapping):
         return scope.plain
     return scope
-
-
-def told_once(reads: Iterable[str]) -> list[str]:
-    """Return reads without those of single headers where the headers as a whole were read."""
-    names = [*reads]
-    return [name for name in names if not ("headers" in names and name.startswith("header."))]
 
 
 def observer_of(request: HTTPConnection) -> Observer | None:

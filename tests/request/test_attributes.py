@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from fastapi import Depends, FastAPI
@@ -94,6 +95,13 @@ def headers(request: Any) -> None:
     request._headers = Headers({"host": request.cookies["user"]})
 
 
+USERS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def kept_by_request(request: Any) -> None:
+    USERS[request] = request.cookies["user"]
+
+
 def only_bob(request: Any) -> None:
     if request.cookies["user"] == "bob":
         request._user = "bob"
@@ -132,6 +140,11 @@ READ: dict[str, tuple[Callable[[Any], None], Callable[[Any], object]]] = {
     "the scope, as a text": (
         nothing,
         lambda r: str(r.scope).partition("user=")[2].partition("'")[0],
+    ),
+    "by the request itself": (kept_by_request, lambda r: USERS[r]),
+    "one that is kept beside it": (
+        kept_by_request,
+        lambda r: next(u for k, u in USERS.items() if k == r),
     ),
     "only for one": (only_bob, lambda r: getattr(r, "_user", "nobody")),
 }

@@ -168,7 +168,7 @@ class RouteOrigins:
         if key not in self._known:
             self._known[key] = self._sources(name, users, scope, is_held)
         taken: Sequence[Taken] = self._known[key]
-        sources = [each.source for each in taken if not _is_of_application(each, scope)]
+        sources = [each.source for each in taken if not _is_for_all(each, scope)]
         return ", ".join(dict.fromkeys(sources))
 
     def who_changes(self, held: Sequence[object], users: Users, scope: Mapping[str, Any]) -> str:
@@ -176,7 +176,7 @@ class RouteOrigins:
         for call in self._changing:
             tree = tree_of(call, self._overrides)
             taken = [each.by(name_of(call)) for c in tree for each in self._asked_by(c, users)]
-            sources = [each.source for each in taken if not _is_of_application(each, scope)]
+            sources = [each.source for each in taken if not _is_for_all(each, scope)]
             if sources and _meets(held, changed_by(call, self._overrides, scope)):
                 return ", ".join(dict.fromkeys(sources))
         return ""
@@ -209,7 +209,8 @@ class RouteOrigins:
         calls = list({id(call): call for name in names for call in self._own[name]}.values())
         taken = [each for call in calls for each in self._asked_by(call)]
         states = [each for each in taken if each.state]
-        others = [each for each in taken if not (each.state or each.is_credential)]
+        named = [each for each in taken if each.variable is None]
+        others = [each for each in named if not (each.state or each.is_credential)]
         if not calls or any(each.by_request for each in others):
             return NOBODY, ()
         outside = [call for tree in self._trees for call in tree if not among(call, calls)]
@@ -254,6 +255,13 @@ class RouteOrigins:
             taken = what_it_takes(call, self._in_key)
             self._taken[id(call)] = call, [each for each in taken if not self._in_key.has(each)]
         return self._taken[id(call)][1]
+
+
+def _is_for_all(taken: Taken, scope: Mapping[str, Any]) -> bool:
+    """Whether it is the same for all clients: of the lifespan, or a variable that is not set."""
+    if taken.variable is not None:
+        return taken.variable.get(ABSENT) is ABSENT
+    return _is_of_application(taken, scope)
 
 
 def _is_of_application(taken: Taken, scope: Mapping[str, Any]) -> bool:

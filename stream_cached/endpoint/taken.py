@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import Response
 
+from stream_cached.endpoint.contexts import is_harmless, place_of, variables_read
 from stream_cached.endpoint.dependencies import parameters_of
 from stream_cached.endpoint.reads import Read, code_of, reads_input, reads_of_request
 from stream_cached.endpoint.signatures import (
@@ -39,8 +41,10 @@ class Taken:
     source: str
     """What it is, for a warning."""
     kind: str = ""
-    """`header`, `cookie`, `query` or `state`; empty for what can't be told."""
+    """`header`, `cookie`, `query`, `state` or `context`; empty for what can't be told."""
     name: str = ""
+    variable: ContextVar[Any] | None = None
+    """The context variable that it is."""
     is_credential: bool = False
     by_request: bool = False
     """Whether it is read from the request, where more may be read."""
@@ -63,6 +67,8 @@ class Keyed:
     headers: frozenset[str] = frozenset()
     """The lower-cased names of headers, as they are."""
     cookies: frozenset[str] = frozenset()
+    context: frozenset[ContextVar[Any]] | None = frozenset()
+    """Context variables; None if it is said that the answer depends on none."""
 
     def with_names(self, headers: Iterable[str], cookies: Iterable[str]) -> Keyed:
         """Return the same with more names of headers and cookies."""
@@ -88,12 +94,13 @@ def what_it_takes(call: Callable[..., Any], in_key: Keyed) -> list[Taken]:
     parameters = parameters_of(call)
     if parameters is None:
         return [Taken(f"{name_of(call)}, which has no signature", by_request=True)]
-    return [
+    found = [
         each
         for parameter in parameters
         if dependency_of(parameter) is None
         for each in _taken_as(call, parameter, in_key)
     ]
+    return [*found, *_taken_of_context(call, in_key)]
 
 
 def part_of(scope: Mapping[str, Any], kind: str, name: str) -> list[str]:
@@ -181,6 +188,17 @@ def _taken_of_request(
                 yield Taken(f"the cookie {name}", "cookie", name, by_request=True)
             case _:
                 yield Taken(f"the request, in {name_of(call)}", by_request=True)
+
+
+def _taken_of_context(call: Any, in_key: Keyed) -> Iterator[Taken]:
+    """Yield the context variables that a dependency reads, which a middleware may have set."""
+    if in_key.context is None:
+        return
+    for variable in {*variables_read(call)} - in_key.context:
+        place = place_of(variable)
+        if not is_harmless(variable, place):
+            source = f"the context variable {place}"
+            yield Taken(source, "context", variable.name, variable=variable)
 
 
 def _taken_by_scheme(scheme: Any, in_key: Keyed) -> Iterator[Taken]:

@@ -127,6 +127,12 @@ def _fix_of_client(one: UnkeyedError) -> str:
     source = one.client_source.partition(", by ")[0]
     if ", " not in source and source.startswith(("the cookie ", "the header ")):
         return f"let the endpoint take {source} as a parameter of its own, so that it is in the key"
+    if ", " not in source and source.startswith("the context variable "):
+        variable = source.rpartition(".")[2].rpartition(" ")[2]
+        return (
+            f"pass key_context=({variable},), so that it is in the key, or key_context=() if the "
+            "answer depends on no context variable"
+        )
     return (
         "let the endpoint take who asks as a parameter of its own, as user: Annotated[User, "
         "Depends(current_user), InKey(lambda user: user.id)] (from stream_cached import InKey)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from stream_cached.endpoint.contexts import variables_listed
 from stream_cached.endpoint.taken import Keyed
 from stream_cached.http.headers import vary_names, with_vary
 from stream_cached.options import Options, Vary
@@ -15,7 +16,10 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 def keyed_of(options: Options) -> Keyed:
     """Return what of a request is part of the key, whatever the function's parameters are."""
     as_they_are = (name.lower() for name, normalise in options.vary.items() if normalise is None)
-    return Keyed(options.request_key, options.key_host, frozenset(as_they_are))
+    headers, listed = frozenset(as_they_are), options.key_context
+    says_none = listed is not None and not listed
+    context = None if says_none else frozenset(variables_listed(listed or ()))
+    return Keyed(options.request_key, options.key_host, headers, context=context)
 
 
 class HeaderRules:

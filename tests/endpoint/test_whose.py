@@ -16,6 +16,7 @@ import threading
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Annotated, Any, NamedTuple, cast
 
 import httpx
@@ -27,6 +28,7 @@ from pydantic import AfterValidator, BaseModel
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 from starlette.endpoints import HTTPEndpoint
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -572,6 +574,90 @@ def a_session_of_a_factory_that_a_module_holds(app: FastAPI, cached: Decorate) -
     @app.get("/x")
     @cached()
     async def rows(db: Annotated[Session, Depends(get_db)]) -> Response:
+        return whose(db)
+
+
+# -- context variables ----------------------------------------------------------------------------
+
+TENANT: ContextVar[str] = ContextVar("TENANT")
+
+
+def tenant() -> str:
+    return TENANT.get("everybody")
+
+
+def get_db_of_context() -> Iterator[Session]:
+    with tools.session_over(tools.engine) as session:
+        session.info["user"] = TENANT.get("everybody")
+        yield session
+
+
+def get_db_of_context_by_a_function() -> Iterator[Session]:
+    with tools.session_over(tools.engine) as session:
+        session.info["user"] = tenant()
+        yield session
+
+
+def get_db_that_is_logged(seen: list[str] = []) -> Iterator[Session]:  # noqa: B006
+    seen.append(tenant())
+    yield from get_db()
+
+
+class SetsTenant:
+    """A middleware that says who asks."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            TENANT.set(HTTPConnection(scope).cookies["user"])
+        await self.app(scope, receive, send)
+
+
+def _add_of_context(app: FastAPI, cached: Decorate, get: Any, **settings: Any) -> None:
+    app.add_middleware(SetsTenant)
+
+    @app.get("/x")
+    @cached(**settings)
+    async def rows(db: Annotated[Session, Depends(get)]) -> Response:
+        return whose(db)
+
+
+@case("never", "pass key_context=(TENANT,)")
+def a_session_of_a_context_variable(app: FastAPI, cached: Decorate) -> None:
+    _add_of_context(app, cached, get_db_of_context)
+
+
+@case("never", "it depends on the context variable tests.endpoint.test_whose.TENANT")
+def a_session_of_a_context_variable_by_a_function(app: FastAPI, cached: Decorate) -> None:
+    _add_of_context(app, cached, get_db_of_context_by_a_function)
+
+
+@case("of each")
+def a_session_of_a_context_variable_in_the_key(app: FastAPI, cached: Decorate) -> None:
+    _add_of_context(app, cached, get_db_of_context, key_context=(TENANT,))
+
+
+@case("of each")
+def a_session_of_a_context_variable_in_the_key_by_a_function(
+    app: FastAPI, cached: Decorate
+) -> None:
+    _add_of_context(app, cached, get_db_of_context_by_a_function, key_context=(tenant,))
+
+
+@case("of all")
+def a_session_beside_a_context_variable_that_does_not_matter(
+    app: FastAPI, cached: Decorate
+) -> None:
+    _add_of_context(app, cached, get_db_that_is_logged, key_context=())
+
+
+@case("of all")
+def a_session_of_a_context_variable_that_is_not_set(app: FastAPI, cached: Decorate) -> None:
+    @app.get("/x")
+    @cached()
+    async def rows(db: Annotated[Session, Depends(get_db_of_context)]) -> Response:
         return whose(db)
 
 

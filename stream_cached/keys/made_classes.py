@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dis
+import enum
 import functools
 import hashlib
 import sys
@@ -126,7 +127,11 @@ class _Parts:
             for each in bases
             for name, item in sorted(vars(each).items())
             if not _is_of_maker(name, item) and type(item) not in each.__mro__[:1]
-        ]
+        ] + [self._members(each) for each in bases if issubclass(each, enum.Enum)]
+
+    def _members(self, cls: type[enum.Enum]) -> list[list[Any]]:
+        # One member leads to the others.
+        return [[name, self._form(member.value)] for name, member in cls.__members__.items()]
 
     def _form(self, value: Any) -> Any:
         if any(value is each for each in self._seen) or isinstance(value, _BUILT_IN):

@@ -1497,6 +1497,21 @@ def an_instance_of_a_class_that_another_dependency_changes(app: FastAPI, cached:
         return PlainTextResponse(tenant.owner())
 
 
+@case("of each")
+def a_member_of_an_enum_whose_other_member_is_the_user(app: FastAPI, cached: Decorate) -> None:
+    def make(user: User) -> Any:
+        class Made(enum.Enum):
+            ONE = 1
+            OTHER = user
+
+        return Made.ONE
+
+    @app.get("/x")
+    @cached()
+    async def rows(member: Annotated[Any, Depends(make)]) -> Response:
+        return PlainTextResponse(type(member)["OTHER"].value)
+
+
 class Plan(enum.Enum):
     FREE = 1
 

@@ -19,6 +19,7 @@ from stream_cached.django.responses import CachedResponse, CachedStreamingHttpRe
 from stream_cached.engine.answer import answer
 from stream_cached.engine.lookup import look_up
 from stream_cached.engine.outcome import Call, Fresh
+from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.stored import Carrying, StoredResponse
 
 #: The scope of a request of which only the body of the answer is wanted.
@@ -57,9 +58,7 @@ async def _converted(call: Call, place: Place, result: Response) -> HttpResponse
         return _whole(result.status_code, result.raw_headers, bytes(result.body))
     inbox = place.holding if place.is_held else None
     outgoing = Outgoing(result, scope, inbox, asyncio.get_running_loop())
-    head = await outgoing.head()
-    status: int = head["status"]
-    headers: Sequence[tuple[bytes, bytes]] = head["headers"]
+    status, headers = await _head(outgoing, result, is_held=place.is_held)
     if isinstance(result, StoredResponse):
         return _whole(status, headers, await outgoing.whole())
     stream = Stream(
@@ -71,6 +70,18 @@ async def _converted(call: Call, place: Place, result: Response) -> HttpResponse
         from_cache=isinstance(result, Carrying),
     )
     return CachedStreamingHttpResponse.over(stream, status, headers, is_async=place.for_server)
+
+
+async def _head(
+    outgoing: Outgoing, result: Response, *, is_held: bool
+) -> tuple[int, Sequence[tuple[bytes, bytes]]]:
+    if is_held and isinstance(result, LiveResponse):
+        # As in Django itself, nothing is stepped before the thread has left the view: until then
+        # the transaction of the request is open, and a stream may use transactions of its own.
+        outgoing.hold()
+        return result.status_code, result.raw_headers
+    head = await outgoing.head()
+    return head["status"], head["headers"]
 
 
 def _whole(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> HttpResponse:

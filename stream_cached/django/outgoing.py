@@ -25,6 +25,8 @@ class Outgoing:
     """
     The messages of one response, which come in an event loop, and are read anywhere.
 
+    They come from the first look at `head` on; after `hold`, from the first read on.
+
     Args:
         response: The response, which is called like an ASGI application.
         scope: The scope of its request.
@@ -54,7 +56,7 @@ class Outgoing:
         self._room = asyncio.Event()
         self._gone = asyncio.Event()
         self._end: BaseException | None = None
-        self._has_ended = self._is_read = False
+        self._has_ended = self._is_read = self._is_unread = False
         self._wake: Callable[[], object] | None = None
         self._task: asyncio.Task[None] | None = None
         self._context = contextvars.copy_context()
@@ -67,6 +69,17 @@ class Outgoing:
         self._context = contextvars.copy_context()
         self._begin()
         return await asyncio.shield(self._head)
+
+    def hold(self) -> None:
+        """Begin no sooner than the thread reads this stream, or another one that may join it."""
+        self._is_unread = True
+        if self._inbox is not None:
+            self._inbox.unread.add(self)
+
+    def begin(self) -> None:
+        """Begin now. Any thread may call it."""
+        self._is_unread = False
+        self.call(self._begin)
 
     def _begin(self) -> asyncio.Task[None]:
         if self._task is None:
@@ -138,6 +151,8 @@ class Outgoing:
     def _taken(self, wake: Callable[[], object]) -> bytes | None:
         """Return the next part; None at the end. Where there is none yet, `wake` is called once
         there is one, and `BlockingIOError` is raised."""
+        if self._is_unread:
+            self.begin()
         with self._lock:
             if self._parts:
                 part = self._parts.popleft()
@@ -163,6 +178,8 @@ class Outgoing:
 
     def __next__(self) -> bytes:
         inbox = self._inbox or inbox_here()
+        while inbox.unread:
+            inbox.unread.pop().begin()
         found: list[bytes | None] = []
 
         def has_part() -> bool:

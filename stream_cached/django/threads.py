@@ -10,7 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 from asgiref.sync import SyncToAsync, _restore_context
 from django.db import connections
@@ -28,11 +29,19 @@ class InterruptedRequestError(RuntimeError):
     """What has interrupted the thread of a request was no error of its view."""
 
 
+class Beginning(Protocol):
+    """What waits for its reader."""
+
+    def begin(self) -> None: ...
+
+
 class Inbox:
     """What other threads ask of one thread while it waits for something."""
 
     def __init__(self) -> None:
         self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.unread: WeakSet[Beginning] = WeakSet()
+        """Streams that need the thread, and begin once it reads one of them."""
 
     def put(self, work: Callable[[], None]) -> None:
         self._asked.put(work)

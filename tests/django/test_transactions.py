@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from io import BytesIO
 from queue import Queue
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
 from django.db import connection, connections, transaction
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import FileResponse, HttpRequest, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, TestCase, override_settings
 from django.urls import path
 from django.utils import translation
 
 from stream_cached.django import CachedStreamingHttpResponse, cache_stream, caches
+from tests.django.conftest import Site
 from tests.support.gates import TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -263,3 +265,68 @@ def test_the_transaction_of_a_request(cache_address: str) -> None:
         assert b"".join(response.streaming_content) == b"of this transaction\n"
         assert connection.in_atomic_block
         transaction.set_rollback(True)
+
+
+def _states() -> Iterator[str]:
+    with transaction.atomic(durable=True):
+        yield "within"
+    yield f" {connection.in_atomic_block}"
+
+
+async def _async_states() -> AsyncIterator[str]:
+    for _ in range(2):
+        yield f" {await sync_to_async(lambda: connection.in_atomic_block)()}"
+
+
+@pytest.mark.parametrize(
+    ("make", "body"), [(_states, b"within False"), (_async_states, b" False False")]
+)
+def test_a_stream_is_read_after_the_transaction_of_its_request(
+    site: Site, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], body: bytes
+) -> None:
+    """As Django itself does: a durable transaction in the stream would be refused otherwise."""
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        return StreamingHttpResponse(make())
+
+    client = site(view)
+    for is_stored in (False, True):
+        response: Any = client.get("/view")
+        assert b"".join(response.streaming_content) == body
+        assert response.from_cache == is_stored
+
+
+def test_a_head_ends_a_stream_that_waits_for_its_reader(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    ended: list[str] = []
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        response = StreamingHttpResponse(iter(["a", "b"]))
+        cast(Any, response)._resource_closers.append(lambda: ended.append("closed"))
+        return response
+
+    client = site(view)
+    client.head("/view").close()
+    assert ended == ["closed"]
+    assert b"".join(cast(Any, client.get("/view")).streaming_content) == b"ab"
+
+
+def test_a_stream_without_a_body_in_the_transaction_of_its_request(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+
+    @cache_stream(60)
+    def view(request: HttpRequest) -> FileResponse:
+        return FileResponse(BytesIO(b""))
+
+    client = site(view)
+    for _ in range(2):
+        response: Any = client.get("/view")
+        assert (response.status_code, b"".join(response.streaming_content)) == (200, b"")
+    assert response.from_cache

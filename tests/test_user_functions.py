@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cashews import Cache
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
@@ -185,6 +186,39 @@ def test_a_value_is_returned_if_skip_cache_func_raises() -> None:
         answers = await asyncio.gather(*(function() for _ in range(3)))
         assert answers == [[1]] * 3
         assert len(runs) == 3
+
+    run(test)
+
+
+class Page(BaseModel):
+    items: list[int]
+
+
+@pytest.mark.parametrize("value", [{"items": [1]}, Page(items=[1])], ids=["dict", "model"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda see: stream_cached(ttl=60, skip_cache_func=see),
+        lambda see: stream_cached(ttl=lambda result: see(result) or 60),
+        lambda see: over_cashews(condition=lambda result, *args, **kwargs: not see(result)),
+    ],
+    ids=["skip_cache_func", "ttl", "condition"],
+)
+def test_a_function_is_given_what_was_returned(made: Any, value: Any) -> None:
+    """It may have an attribute `items`, as a dictionary has."""
+
+    async def test() -> None:
+        seen: list[object] = []
+        runs: list[int] = []
+
+        async def page() -> object:
+            runs.append(1)
+            return value
+
+        function: Any = made(seen.append)(page)
+        assert [await function() for _ in range(2)] == [value] * 2
+        assert seen == [value]
+        assert len(runs) == 1
 
     run(test)
 

@@ -15,6 +15,7 @@ from stream_cached.keys.variants import ANY, Variant, variant_of
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.execution import Executed
 from stream_cached.request.guard import Observation
+from stream_cached.responses.items import ItemsResponse
 from stream_cached.responses.messages import RawHeaders
 from stream_cached.responses.produced import error_headers, is_disconnect
 from stream_cached.responses.told import is_kept_out
@@ -28,8 +29,10 @@ def not_wanted(call: Call, view: View, result: Any) -> list[Finding]:
     hooks = call.service.hooks
     if is_kept_out(result) or (call.rendering is not None and call.rendering.is_kept_out):
         return [Finding(NotCached.KEPT_OUT)]
+    # Any other result, as a dictionary, may have an attribute of that name.
+    returned = result.items if isinstance(result, ItemsResponse) else result
     try:
-        is_wanted = hooks.accepts(call, view.resource, getattr(result, "items", result))
+        is_wanted = hooks.accepts(call, view.resource, returned)
     # A user's function that fails must not fail the request.
     except Exception as exc:
         call.service.reporter.function_failed(exc)

@@ -123,8 +123,8 @@ class Resource:
         value, *versions = values = await records.read(self.key, keys)
         seen = self.seen = dict(zip(keys, values, strict=True))
         self._set_versions(self.depends.as_versions(versions))
-        if not value or not is_ours(value):
-            return Foreign() if value else Miss()
+        if value is None or not is_ours(value):  # a plain value may be empty
+            return Miss() if value is None else Foreign()
         record = records.known(self.key, value) or await records.decode(self.key, value)
         if isinstance(record, Index):
             if self._current_until(record) < 0:

@@ -147,6 +147,24 @@ def test_what_aiocache_has_stored_is_a_hit_and_the_other_way_round(
     run(test)
 
 
+@pytest.mark.parametrize("serializer", ["NullSerializer", "StringSerializer"])
+def test_an_empty_text_is_a_value(configure: Callable[..., None], serializer: str) -> None:
+    """In the store, it is no bytes at all."""
+    configure(serializer)
+    runs: list[str] = []
+
+    async def note(name: str) -> str:
+        runs.append(name)
+        return ""
+
+    async def test() -> None:
+        function: Any = stream_cached(ttl=60, alias="default")(note)
+        assert [await function("a") for _ in range(3)] == [""] * 3
+
+    run(test)
+    assert len(runs) == 1
+
+
 @pytest.mark.parametrize(
     "serializer",
     [JsonSerializer(), StringSerializer(), PickleSerializer(), MsgPackSerializer(encoding=None)],

@@ -27,7 +27,7 @@ from stream_cached.cashews.ttls import takes_result, ttl_in_seconds
 from stream_cached.cashews.views import backend_of, secrets_of, view_of
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.tags import ResponseTags, texts_of
-from stream_cached.engine.outcome import Call
+from stream_cached.engine.outcome import Call, PlainValue
 from stream_cached.engine.storable import left_of
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
@@ -276,10 +276,11 @@ class CashewsHooks(AiocacheHooks):
         """Whether the memory stands in for cashews, which decides itself what it can store."""
         return use.backend.is_fallback and use.keeps_objects
 
-    async def load_value(self, use: Use, key: str) -> Any:
+    async def load_value(self, use: Use, key: str) -> PlainValue | None:
         """Return a plain value by `cache.get`; None if there is none."""
         if use.backend.is_fallback:
-            return await use.get(key)
+            value = await use.get(key)
+            return None if value is None else PlainValue(value)
         try:
             with _outside_transaction():
                 value = await self.cashews.get(self.full(key), default=_MISSING)
@@ -291,7 +292,7 @@ class CashewsHooks(AiocacheHooks):
             return None
         # `cache.get` has called the callbacks itself.
         self.detected(key, value)
-        return value
+        return PlainValue(value)
 
     async def save_value(self, use: Use, key: str, value: Any) -> None:
         """Store a plain value by `cache.set`."""

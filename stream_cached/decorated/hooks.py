@@ -19,7 +19,7 @@ from stream_cached.backends.resolve import (
     resolve_fallback,
 )
 from stream_cached.checks import is_0, require_ttl
-from stream_cached.engine.outcome import Call
+from stream_cached.engine.outcome import Call, PlainValue
 from stream_cached.engine.service import Hooks
 from stream_cached.engine.storable import left_of
 from stream_cached.engine.values import Use, using
@@ -165,9 +165,10 @@ class AiocacheHooks(Hooks):
                 return False
         return not self._decorator.skip_cache_func(result)
 
-    async def load_value(self, use: Use, key: str) -> Any:
+    async def load_value(self, use: Use, key: str) -> PlainValue | None:
         with using(use):
-            return await self._decorator.get_from_cache(key)
+            value = await self._decorator.get_from_cache(key)
+        return None if value is None else PlainValue(value)
 
     async def save_value(self, use: Use, key: str, value: Any) -> None:
         with using(use):

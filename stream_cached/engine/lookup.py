@@ -210,11 +210,11 @@ def _handed_out(found: Found) -> Any:
 
 
 async def _plain_value(call: Call, use: Use, resource: Resource, otherwise: Absent) -> Found:
-    value = await call.service.hooks.load_value(use, resource.key)
-    if value is None:
+    found = await call.service.hooks.load_value(use, resource.key)
+    if found is None:
         return otherwise
     call.service.plain_values.are_there = True
-    return _value(call, use, value)
+    return _value(call, use, found.value)
 
 
 def _value(call: Call, use: Use, value: Any) -> PlainValue:

@@ -26,7 +26,7 @@ from stream_cached.options import Options
 from stream_cached.stores.protocol import Store
 
 if TYPE_CHECKING:
-    from stream_cached.engine.outcome import Call, View
+    from stream_cached.engine.outcome import Call, PlainValue, View
 
 
 T = TypeVar("T")
@@ -76,8 +76,9 @@ class Hooks:
         """Return the seconds for which what is stored is fresh; None for no end."""
         raise NotImplementedError
 
-    async def load_value(self, use: Use, key: str) -> Any:
-        """Return a plain value that is stored; None if there is none."""
+    async def load_value(self, use: Use, key: str) -> PlainValue | None:
+        """Return a plain value that is stored; None if there is none. The value itself may be None,
+        which is a value in cashews, and none in aiocache."""
         raise NotImplementedError
 
     async def save_value(self, use: Use, key: str, value: Any) -> None:

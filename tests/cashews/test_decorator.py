@@ -191,6 +191,23 @@ def test_a_condition_says_what_is_stored(serve: Serve, setup: Setup) -> None:
     ]
 
 
+@pytest.mark.parametrize(("condition", "expected"), [(None, 1), ("not_none", 3)])
+def test_none_is_a_value_as_in_cashews(setup: Setup, condition: Any, expected: int) -> None:
+    cache = setup()
+    runs: list[str] = []
+
+    async def find(name: str) -> None:
+        runs.append(name)
+
+    async def test() -> None:
+        cached: Any = stream_cached(cache, ttl=60, key="user:{name}", condition=condition)(find)
+        assert [await cached("ada") for _ in range(3)] == [None] * 3
+        await cache.close()
+
+    asyncio.run(test())
+    assert len(runs) == expected
+
+
 # -- invalidation ---------------------------------------------------------------------------------
 
 

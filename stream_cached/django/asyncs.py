@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -12,6 +13,18 @@ from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.db import connections
 
 from stream_cached.django.threads import Inbox
+
+#: Stands for a variable without a value.
+_UNSET = object()
+
+
+def changes(before: contextvars.Context, after: contextvars.Context) -> contextvars.Context:
+    """Return what was set between two copies of one context."""
+    changed = contextvars.Context()
+    for variable, value in after.items():
+        if before.get(variable, _UNSET) is not value:
+            changed.run(variable.set, value)
+    return changed
 
 
 class InboxExecutor(Executor):

@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
 from aiocache.base import SENTINEL
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import _restore_context, iscoroutinefunction, sync_to_async
 
 from stream_cached.checks import require
 from stream_cached.decorator import Ttl, stream_cached
 from stream_cached.django.answering import respond
+from stream_cached.django.beside import activate_language
 from stream_cached.django.cached import CachedView
 from stream_cached.django.calling import signature_of
 from stream_cached.django.conf import caches
@@ -162,6 +163,8 @@ class cache_stream:  # noqa: N801
         place = Place(inbox, context, for_server=for_server)
         answering = self._answered(known, at, args, kwargs, connection, place, user)
         response = run_here(answering, loop_for(for_server=for_server), inbox, context)
+        _restore_context(place.changed)
+        activate_language(response)
         leave(place.call_identity)
         return response
 
@@ -179,6 +182,8 @@ class cache_stream:  # noqa: N801
         answering = self._answered(known, at, args, kwargs, connection, place, user)
         task = asyncio.get_running_loop().create_task(answering, context=context)
         response = await task
+        _restore_context(place.changed)
+        activate_language(response)
         leave(place.call_identity)
         return response
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from django.utils import translation
 
-from stream_cached.django.asyncs import ThreadOfRun
+from stream_cached.django.asyncs import ThreadOfRun, changes
+from stream_cached.django.beside import note_language
 from stream_cached.django.guard import ViewGuard
 from stream_cached.django.original import Original, OriginalStream, is_begun, stream_of
 from stream_cached.django.rendering import rendered
@@ -47,6 +49,8 @@ class Place:
         """Whether the thread of the request waits for the answer."""
         self.is_held = False
         """Whether what the view has returned needs the thread of the request."""
+        self.changed = contextvars.Context()
+        """What an asynchronous view has set of its context: middleware may read it."""
 
     @property
     def holding(self) -> Inbox | None:
@@ -146,7 +150,9 @@ class ViewExecution(Execution):
         thread = ThreadOfRun()
 
         def run() -> tuple[Any, contextvars.Context, bool]:
+            language = translation.get_language()
             response = rendered(self._view(*self.args, **self.kwargs), self._request, self.args)
+            note_language(response, language)
             return response, contextvars.copy_context(), self._is_held(response)
 
         response, context, is_held = await self._place.call(run)
@@ -171,8 +177,11 @@ class ViewExecution(Execution):
         is_held = self._place.is_open and await self._place.call(in_transaction)
         thread = self._entered(is_held)
         is_stream = False
+        before, language = contextvars.copy_context(), translation.get_language()
         try:
             response = await self._view(*self.args, **self.kwargs)
+            self._place.changed = changes(before, contextvars.copy_context())
+            note_language(response, language)
             response = await sync_to_async(rendered)(response, self._request, self.args)
             is_stream = isinstance(response, StreamingHttpResponse)
             return self._taken(response, contextvars.copy_context(), thread, guard, is_held=is_held)

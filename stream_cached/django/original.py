@@ -14,6 +14,7 @@ from django.http.response import HttpResponseBase
 from starlette.responses import Response, StreamingResponse
 
 from stream_cached.django.asyncs import ThreadOfRun
+from stream_cached.django.beside import BESIDE, set_beside, told_beside
 from stream_cached.django.frozen import MARK, freeze_again, frozen_in, marked
 from stream_cached.django.streaming import closers_of, run_closers, stream_everywhere
 from stream_cached.django.threads import HeldItems, Inbox, ThreadItems, call_in
@@ -37,7 +38,7 @@ def raw_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
         length = str(len(cast(HttpResponse, response).content)).encode()
         if not response.has_header("Content-Length"):
             headers.append((b"content-length", length))
-    return [*headers, *marked(response)]
+    return [*headers, *marked(response), *told_beside(response)]
 
 
 def spelled(name: bytes) -> str:
@@ -55,6 +56,8 @@ def set_headers(response: HttpResponseBase, headers: RawHeaders) -> None:
             response.cookies.update(SimpleCookie(value.decode("latin-1")))
         elif name == MARK:
             mark = value
+        elif name == BESIDE:
+            set_beside(response, value)
         else:
             joined.setdefault(name, []).append(value.decode("latin-1"))
     for name, values in joined.items():

@@ -37,6 +37,13 @@ class CachedResponse(HttpResponse):
         except ValueError:
             raise AttributeError("the response is no JSON, and has no data") from None
 
+    @property
+    def url(self) -> str:
+        """Where a redirection leads to, as a test client asks."""
+        if not (300 <= self.status_code < 400 and self.has_header("Location")):
+            raise AttributeError("the response is no redirection, and has no url")
+        return self["Location"]
+
 
 class Stream:
     """

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from django.utils.cache import patch_vary_headers
+
+from stream_cached.django.frozen import frozen_in
 
 
 def rendered(response: Any, request: Any, args: tuple[Any, ...]) -> Any:
@@ -17,7 +23,31 @@ def rendered(response: Any, request: Any, args: tuple[Any, ...]) -> Any:
         response.accepted_renderer = request.accepted_renderer
         response.accepted_media_type = request.accepted_media_type
         response.renderer_context = _context_of(request, args)
+        with _headers_of_view(response, request.parser_context.get("view")):
+            return render()
     return render()
+
+
+@contextmanager
+def _headers_of_view(response: Any, view: Any) -> Iterator[None]:
+    """Give a response, while it is rendered, the headers that REST Framework adds to it later: its
+    browsable pages show them."""
+    added: Mapping[str, str] = getattr(view, "headers", None) or {}
+    names = [name for name in added if name.lower() not in frozen_in(response)]
+    before = {name: response.headers.get(name) for name in names}
+    for name in names:
+        if name == "Vary":
+            patch_vary_headers(response, [each.strip() for each in added[name].split(",")])
+        else:
+            response.headers[name] = added[name]
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del response.headers[name]
+            else:
+                response.headers[name] = value
 
 
 def _is_of_rest_framework(response: object) -> bool:

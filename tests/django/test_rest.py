@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -179,3 +180,27 @@ def test_pages_of_a_list_and_the_browsable_ones(site: Site, users: list[User]) -
         page: Any = client.get("/view", headers={"Accept": "text/html"})
         assert b"<html" in page.content
         assert status(page) != "hit"
+
+
+def test_a_page_for_people_shows_the_headers_of_its_response(site: Site) -> None:
+    """REST Framework adds them once the method has returned, and renders the page after that."""
+
+    def asked(decorator: Any) -> tuple[bytes, dict[str, str]]:
+        class Names(APIView):
+            @decorator
+            def get(self, request: Any) -> Response:
+                return Response(["ada"], headers={"Vary": "Origin"})
+
+        view: Any = Names.as_view()
+        view.__name__ = "view"
+        client = site(view, middleware=())
+        page: Any = client.get("/view", headers={"Accept": "text/html"})
+        headers = {**page.headers}
+        headers.pop("Cache-Status", "")
+        headers.pop("Content-Length", "")
+        # Each page has a token of its own.
+        return re.sub(rb"\b\w{64}\b", b"", page.content), headers
+
+    plain = asked(lambda method: method)
+    assert b"Allow:" in plain[0]
+    assert asked(cache_stream(60)) == plain

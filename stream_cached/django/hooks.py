@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
+
+from django.conf import settings
+from django.middleware.http import ConditionalGetMiddleware as ConditionalGet
+from django.utils.module_loading import import_string
 
 from stream_cached.backends.binding import Binding
 from stream_cached.decorated.hooks import AiocacheHooks
@@ -29,6 +35,12 @@ _FIXES = {
 }
 
 
+@functools.lru_cache(maxsize=64)
+def _makes_tags(middleware: Sequence[str]) -> bool:
+    made = [import_string(each) for each in middleware]
+    return any(isinstance(each, type) and issubclass(each, ConditionalGet) for each in made)
+
+
 class DjangoHooks(Hooks):
     """The cache of a view: that of the settings, with the options of its decorator."""
 
@@ -39,6 +51,11 @@ class DjangoHooks(Hooks):
     def by_response(self) -> bool:
         """Whether a response says itself for how long it is fresh."""
         return self._hooks.by_response
+
+    @property
+    def has_own_tags(self) -> bool:
+        """Whether `ConditionalGetMiddleware` makes an ETag of each body that is no stream."""
+        return _makes_tags(tuple(settings.MIDDLEWARE))
 
     def is_switched_off(self) -> bool:
         """Whether the environment has switched the cache off."""

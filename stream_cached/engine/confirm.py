@@ -136,4 +136,6 @@ def own_tag(call: Call, made: Produced) -> str | None:
     etag = call.service.options.etag
     if not etag or made.status not in (200, 203) or header_values(made.headers, b"etag"):
         return None
+    if made.body is not None and call.service.hooks.has_own_tags:
+        return None
     return "W/" if etag == "weak" else ""

@@ -56,6 +56,12 @@ class Hooks:
         return False
 
     @property
+    def has_own_tags(self) -> bool:
+        """Whether something outside makes an ETag of each body that is no stream: a second one
+        would make its clients send for the body once more."""
+        return False
+
+    @property
     def has_own_values(self) -> bool:
         """Whether plain values are kept elsewhere, too, so that a miss has to look there."""
         return False

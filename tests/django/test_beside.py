@@ -113,3 +113,25 @@ def test_what_an_asynchronous_view_sets_of_its_context(site: Site, is_async: boo
         assert _asks(client, is_async=is_async)["Tenant"] == "of the view"
     finally:
         tenant.reset(before)
+
+
+@pytest.mark.parametrize("on_complete", [None, lambda *args: None])
+def test_a_client_keeps_its_etag_from_a_miss_to_a_hit_and_on(site: Site, on_complete: Any) -> None:
+    """`ConditionalGetMiddleware` makes one for a response that has none."""
+
+    runs: list[int] = []
+
+    @cache_stream(60, on_complete=on_complete)
+    def view(request: HttpRequest) -> HttpResponse:
+        runs.append(1)
+        return HttpResponse("a")
+
+    client = site(view, middleware=["django.middleware.http.ConditionalGetMiddleware"])
+    first: Any = client.get("/view")
+    second: Any = client.get("/view")
+    assert first["ETag"] == second["ETag"]
+    asks = {"If-None-Match": first["ETag"]}
+    assert client.get("/view", headers=asks).status_code == 304
+    view.invalidate()
+    assert client.get("/view", headers=asks).status_code == 304
+    assert len(runs) == 2

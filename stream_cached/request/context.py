@@ -11,6 +11,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 from stream_cached.endpoint.contexts import MOST_PLACES, is_harmless, place_of, variables_listed
+from stream_cached.endpoint.signatures import class_names
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
 from stream_cached.keys.canonical import NoCanonicalFormError, canonical
@@ -20,6 +21,14 @@ KeyContext = Sequence[ContextVar[Any] | Callable[[], object]]
 
 #: Packages whose variables decide answers: a locale, a tenant, the whole request.
 _DECIDING = frozenset({"babel", "fastapi_babel", "starlette_babel", "starlette_context"})
+
+#: Classes of what has all that a client has sent, whatever a variable with it is called.
+_REQUESTS = frozenset(
+    {
+        *("django.http.request.HttpRequest", "starlette.datastructures.Headers"),
+        "starlette.requests.HTTPConnection",
+    }
+)
 
 _UNSET = object()
 
@@ -94,11 +103,12 @@ class ContextWatch:
                 continue
             # The search for its place takes its time.
             place = variable.name if is_harmless(variable, "") else place_of(variable)
-            if place.partition(".")[0] in _DECIDING:
+            decides = not is_harmless(variable, place)
+            if decides and (place.partition(".")[0] in _DECIDING or _is_request(value)):
                 raise BypassError(Finding(NotCached.CONTEXT, place))
             if len(self._known) < MOST_PLACES:
                 self._known.add(variable)
-            if not is_harmless(variable, place):
+            if decides:
                 self._tell(place)
 
     def _tell(self, place: str) -> None:
@@ -109,3 +119,11 @@ class ContextWatch:
             f"pass key_context=({name},) if the answer depends on it, or key_context=() if it "
             "depends on no context variable"
         )
+
+
+def _is_request(value: Any) -> bool:
+    """Whether a value is a request, its headers, or the scope of ASGI that both are made of."""
+    cls = type(value)
+    if cls is dict:
+        return "headers" in value and "type" in value
+    return not _REQUESTS.isdisjoint(class_names(cls))

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -151,6 +152,55 @@ def test_a_dependency_sets_one_too(caplog: pytest.LogCaptureFixture) -> None:
 
     asked = [TestClient(app).get(f"/?lang={lang}").json()["locale"] for lang in ("de", "fr", "de")]
     assert asked == ["de", "fr", "de"]
+
+
+current: ContextVar[Any] = ContextVar("current")
+
+HELD: dict[str, Callable[[Scope], Any]] = {
+    "the request": Request,
+    "a connection": HTTPConnection,
+    "its headers": lambda scope: Headers(scope=scope),
+    "its scope": dict,
+}
+
+
+@pytest.mark.parametrize("hold", HELD.values(), ids=HELD)
+@pytest.mark.parametrize("listed", [None, (), (lambda: user_in(current.get()),)])
+def test_a_request_in_a_variable_is_not_cached(
+    hold: Callable[[Scope], Any], listed: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {} if listed is None else {"key_context": listed}
+
+    @stream_cached(ttl=60, cache=MemoryCache(), **settings)
+    async def endpoint() -> Response:
+        return PlainTextResponse("rows" if listed == () else user_in(current.get()))
+
+    app = FastAPI()
+    app.get("/")(endpoint)
+
+    async def holding(scope: Scope, receive: Receive, send: Send) -> None:
+        current.set(hold(scope))
+        await app(scope, receive, send)
+
+    clients = [TestClient(holding, headers={"X-User": user}) for user in ("alice", "bob")]
+    answers = [client.get("/") for client in clients * 2]
+    states = [answer.headers["Cache-Status"] for answer in answers]
+    if listed is None:
+        assert [answer.text for answer in answers] == ["alice", "bob"] * 2
+        assert states == [BYPASS] * 4
+        (warning,) = warnings(caplog)
+        assert "tests.request.test_context.current" in warning
+    elif listed:
+        assert [answer.text for answer in answers] == ["alice", "bob"] * 2
+        assert states == [MISS, MISS, HIT, HIT]
+    else:
+        assert states == [MISS, HIT, HIT, HIT]
+
+
+def user_in(held: Any) -> str:
+    if type(held) is dict:
+        held = Headers(scope=held)
+    return str(getattr(held, "headers", held)["x-user"])
 
 
 @pytest.mark.parametrize("package", ["starlette_context.ctx", "fastapi_babel"])

@@ -75,7 +75,7 @@ class Decorated:
         place = f" ({endpoint.place})" if endpoint.place else ""
         self.reporter = Reporter(f"{endpoint.name}{place}", endpoint.name, options.on_event)
         note_decorated(function, self.reporter)
-        context = ContextWatch(options.key_context, self.reporter)
+        context = ContextWatch(options.key_context, self.reporter, function=function)
         self.arguments = Arguments(
             function,
             endpoint.declared,

@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Any
 
 from stream_cached.endpoint.cells import variables_of
-from stream_cached.endpoint.reads import code_of, function_of
+from stream_cached.endpoint.reads import function_of
+from stream_cached.endpoint.signatures import without_partials
 from stream_cached.keys.modules import namespaces
 
 #: Packages whose variables tell requests apart, trace them, or say where code runs.
@@ -32,6 +33,9 @@ _HARMLESS_NAMES = (
     *("asgiref.local", "async_single_thread_context", "current_context", "deadlock_context"),
     *("decimal_context", "sniffio ", "structlog_", "thread_sensitive_context"),
 )
+
+#: How many decorators there may be between an endpoint and its function.
+_MAX_DECORATORS = 16
 
 #: Where each variable that was seen is defined, with its name there.
 _places: dict[ContextVar[Any], str] = {}
@@ -75,14 +79,27 @@ def variables_listed(listed: Iterable[Any]) -> set[ContextVar[Any]]:
     return {*chain.from_iterable(each)}
 
 
-def variables_read(call: Any, *, depth: int = 1) -> Iterator[ContextVar[Any]]:
+def variables_read(call: Any) -> Iterator[ContextVar[Any]]:
     """Yield the variables that a function reads by `get`, or a function that it names does."""
-    code, function = code_of(call), function_of(call)
-    if code is None or not isinstance(function, types.FunctionType):
+    return _read_by(function_of(call), depth=1)
+
+
+def read_by_endpoint(function: Any) -> frozenset[ContextVar[Any]]:
+    """Return the variables that an endpoint and its decorators read, as far as their code shows."""
+    found: set[ContextVar[Any]] = set()
+    function = without_partials(function)
+    for _ in range(_MAX_DECORATORS):
+        found.update(_read_by(getattr(function, "__func__", function), depth=2))
+        function = getattr(function, "__wrapped__", None)
+    return frozenset(found)
+
+
+def _read_by(function: Any, *, depth: int) -> Iterator[ContextVar[Any]]:
+    if not isinstance(function, types.FunctionType):
         return
     variables = {**function.__globals__, **variables_of(function)}
     value: object = None
-    for step in dis.get_instructions(code):
+    for step in _steps(function.__code__):
         if step.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF")):
             value = variables.get(str(step.argval))
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
@@ -92,4 +109,12 @@ def variables_read(call: Any, *, depth: int = 1) -> Iterator[ContextVar[Any]]:
         else:
             continue
         if depth and type(value) is types.FunctionType:
-            yield from variables_read(value, depth=depth - 1)
+            yield from _read_by(value, depth=depth - 1)
+
+
+def _steps(code: types.CodeType) -> Iterator[dis.Instruction]:
+    """Yield the steps of a function, and of those that are defined within it."""
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _steps(constant)

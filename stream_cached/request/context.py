@@ -6,11 +6,18 @@ locale, a tenant) is part of the key where `key_context=` lists it, and is told 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-from stream_cached.endpoint.contexts import MOST_PLACES, is_harmless, place_of, variables_listed
+from stream_cached.endpoint.contexts import (
+    MOST_PLACES,
+    is_harmless,
+    place_of,
+    read_by_endpoint,
+    variables_listed,
+)
 from stream_cached.endpoint.signatures import class_names
 from stream_cached.events import Reporter
 from stream_cached.http.reasons import BypassError, Finding, NotCached
@@ -41,11 +48,18 @@ class ContextWatch:
         listed: What `key_context=` lists; None if it was not given.
         reporter: The log of the function.
         baseline: What is the same for all requests; by default what is set now.
+        function: The function.
     """
 
     def __init__(
-        self, listed: KeyContext | None, reporter: Reporter, baseline: Context | None = None
+        self,
+        listed: KeyContext | None,
+        reporter: Reporter,
+        baseline: Context | None = None,
+        *,
+        function: Any = None,
     ) -> None:
+        self._function = function
         self._listed = listed
         self._reporter = reporter
         self._baseline = copy_context() if baseline is None else baseline
@@ -54,6 +68,10 @@ class ContextWatch:
         self._known.update(variables_listed(listed or ()))
         self.has_told = False
         """Whether a variable was set that is not in the key, and may decide answers."""
+
+    @functools.cached_property
+    def _read_by_function(self) -> frozenset[ContextVar[Any]]:
+        return read_by_endpoint(self._function)
 
     @property
     def is_in_key(self) -> bool:
@@ -104,7 +122,11 @@ class ContextWatch:
             # The search for its place takes its time.
             place = variable.name if is_harmless(variable, "") else place_of(variable)
             decides = not is_harmless(variable, place)
-            if decides and (place.partition(".")[0] in _DECIDING or _is_request(value)):
+            if decides and (
+                place.partition(".")[0] in _DECIDING
+                or _is_request(value)
+                or variable in self._read_by_function
+            ):
                 raise BypassError(Finding(NotCached.CONTEXT, place))
             if len(self._known) < MOST_PLACES:
                 self._known.add(variable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from collections.abc import AsyncIterator, Callable
@@ -14,12 +15,13 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_cached import ConfigurationError, MemoryCache, stream_cached
+from tests.request import test_context
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
 
@@ -152,6 +154,71 @@ def test_a_dependency_sets_one_too(caplog: pytest.LogCaptureFixture) -> None:
 
     asked = [TestClient(app).get(f"/?lang={lang}").json()["locale"] for lang in ("de", "fr", "de")]
     assert asked == ["de", "fr", "de"]
+
+
+def of_locale() -> str:
+    return str(locale.get("-"))
+
+
+def deeper() -> str:
+    return of_locale()
+
+
+async def by_get() -> Response:
+    return PlainTextResponse(locale.get("-"))
+
+
+async def by_a_module() -> Response:
+    return PlainTextResponse(test_context.locale.get("-"))
+
+
+async def by_functions() -> Response:
+    return PlainTextResponse(deeper())
+
+
+async def within() -> Response:
+    async def rows() -> AsyncIterator[str]:
+        yield locale.get("-")
+
+    return StreamingResponse(rows())
+
+
+def decorated(function: Callable[[], Any]) -> Callable[[], Any]:
+    @functools.wraps(function)
+    async def in_the_language() -> Response:
+        return PlainTextResponse(f"{(await function()).body.decode()}{locale.get('-')}")
+
+    return in_the_language
+
+
+@decorated
+async def by_a_decorator() -> Response:
+    return PlainTextResponse("")
+
+
+READING = [by_get, by_a_module, by_functions, within, by_a_decorator]
+
+
+@pytest.mark.parametrize("function", READING)
+def test_what_the_code_reads_is_not_cached_unless_it_is_in_the_key(
+    function: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def asked(**settings: Any) -> list[tuple[str, str]]:
+        app = FastAPI(middleware=[Middleware(Setting, variable=locale)])
+        app.get("/")(stream_cached(ttl=60, cache=MemoryCache(), **settings)(function))
+        headers = [{"X-Locale": value} for value in ("de", "fr", "de")]
+        answers = [TestClient(app).get("/", headers=each) for each in [*headers, {}, {}]]
+        return [(answer.text, answer.headers["Cache-Status"]) for answer in answers]
+
+    texts = ["de", "fr", "de", "-", "-"]
+    # A variable that is not set has its default for all.
+    states = [BYPASS, BYPASS, BYPASS, MISS, HIT]
+    assert asked() == [*zip(texts, states, strict=True)]
+    (warning,) = warnings(caplog)
+    assert "tests.request.test_context.locale" in warning
+    assert asked(key_context=(of_locale,)) == [
+        *zip(texts, [MISS, MISS, HIT, MISS, HIT], strict=True)
+    ]
 
 
 current: ContextVar[Any] = ContextVar("current")

@@ -56,14 +56,13 @@ def replaced_parts(request: HTTPConnection, scope: Scope, *, has_body: bool) -> 
     """
     kept = request.__dict__
     headers, query = kept.get("_headers"), kept.get("_query_params")
-    is_same = (headers is None or headers._list == scope["headers"]) and (
-        query is None or _is_of_query(query, scope.get("query_string", b""))
-    )
+    names: tuple[str, ...] = _NOTHING
+    if headers is not None and headers._list != scope["headers"]:
+        names = ("_headers",)
+    if query is not None and not _is_of_query(query, scope.get("query_string", b"")):
+        names = (*names, "_query_params")
     # Hardly any dependency asks for more than these.
-    if is_same and _RARE.isdisjoint(kept):
-        return _NOTHING
-    names = [] if is_same else ["_headers", "_query_params"]
-    return (*names, *_rare(kept, scope, has_body=has_body))
+    return names if _RARE.isdisjoint(kept) else (*names, *_rare(kept, scope, has_body=has_body))
 
 
 _RARE = frozenset({"_base_url", "_body", "_form", "_json", "_url"})

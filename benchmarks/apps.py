@@ -91,13 +91,22 @@ def served(endpoint: Any, **settings: Any) -> Starlette:
     return Starlette(routes=[*CONTROLS, Route("/{name}", endpoint)], **settings)
 
 
-def prepared() -> ASGIApp:
+def prepared(fields: dict[str, str] | None = None) -> ASGIApp:
     """The floor of memory: a Response of bytes that are at hand."""
 
     async def endpoint(request: Request) -> Response:
-        return Response(body_of(request.path_params["name"]).whole, media_type=MEDIA_TYPE)
+        return Response(body_of(request.path_params["name"]).whole, 200, fields, MEDIA_TYPE)
 
     return served(endpoint)
+
+
+#: Those that a hit of ours has beside a type and a length.
+FIELDS = {
+    "accept-ranges": "bytes",
+    "age": "0",
+    "cache-status": "stream-cached; hit",
+    "etag": '"0123456789abcdef0123456789abcdef"',
+}
 
 
 def redis_get() -> ASGIApp:
@@ -240,6 +249,7 @@ def memcached_url() -> str:
 BUILDERS: dict[str, Callable[[], ASGIApp]] = {
     "prepared": prepared,
     "control": prepared,
+    "same-fields": lambda: prepared(FIELDS),
     "redis-get": redis_get,
     "memcached-get": memcached_get,
     "uncached": lambda: served(stream),

@@ -74,6 +74,7 @@ _ALL = [
     Contender(RAW, kind="floor"),
     Contender(PREPARED, kind="floor"),
     Contender(CONTROL, kind="floor"),
+    Contender("same-fields", kind="floor"),
     Contender("redis-get", kind="floor"),
     Contender("memcached-get", kind="floor", package="aiomcache"),
     Contender(UNCACHED, kind="uncached"),

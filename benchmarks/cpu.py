@@ -22,7 +22,7 @@ from stream_cached import Limits
 from stream_cached.entries.local import allow
 
 NAMES = (
-    *("prepared", "control", "redis-get", "memcached-get"),
+    *("prepared", "control", "same-fields", "redis-get", "memcached-get"),
     *("ours-memory", "ours-redis", "ours-memcached"),
     *("cashews-memory", "aiocache-memory", "aiocache-redis", "fastapi-cache2-memory"),
 )

@@ -24,7 +24,7 @@ except ImportError:
 try:
     from redis.observability.providers import get_observability_instance as _telemetry
 except ImportError:
-    # redis-py before version 7.1 measures nothing.
+    # redis-py before version 7.2 measures nothing.
     _telemetry = None  # type: ignore[assignment]
 
 #: None without hiredis, and with an old one.
@@ -181,8 +181,9 @@ class RedisPool(BlockingConnectionPool):
         return replies
 
     def is_unwatched(self) -> bool:
-        """Whether nobody is told what connections are taken and released."""
-        if _telemetry is None or self._in_maintenance or self._is_told:
+        """Whether this pool may take connections itself: nobody is told that it takes them."""
+        # Before version 8.1, redis-py has no such attribute, and other connections.
+        if _telemetry is None or getattr(self, "_in_maintenance", True) or self._is_told:
             return False
         return _telemetry().get_provider_manager() is None
 

@@ -10,6 +10,8 @@ from unittest import mock
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
@@ -18,10 +20,14 @@ from stream_cached.stores.redis_commands import ask, exchange
 from stream_cached.stores.redis_pool import RedisPool
 from tests.support.gates import run
 from tests.support.proxy import DelayProxy
+from tests.support.versions import needs
+
+own_connections = needs("redis", "8.1", "has to take connections itself")
 
 
 def _client(url: str, kind: type[Redis] = Redis, **options: Any) -> Redis:
-    options = {"max_connections": 1, "timeout": 30, **options}
+    # Older versions of redis-py repeat nothing else.
+    options = {"max_connections": 1, "timeout": 30, "retry": Retry(NoBackoff(), 1), **options}
     return kind(connection_pool=RedisPool.from_url(url, **options))
 
 
@@ -169,6 +175,7 @@ def _telemetry(client: Redis) -> Any:
     return mock.patch.object(RedisPool, "is_unwatched", return_value=False)
 
 
+@own_connections
 @pytest.mark.parametrize(
     "watch", [_of_the_class, _of_the_client, _of_one_command, _telemetry, None]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +12,17 @@ from unittest import mock
 import pytest
 from redis.asyncio import Connection
 from redis.asyncio import connection as connections
-from redis.event import EventDispatcher
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError
 
 from stream_cached.stores import redis_pool
 from stream_cached.stores.redis_pool import RedisPool
+from tests.support.versions import needs
 
 # Since redis-py 5.3 the name of the command is not wanted any more.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+own_connections = needs("redis", "8.1", "has to take connections itself")
 
 
 async def _until(condition: Callable[[], object]) -> None:
@@ -134,6 +137,7 @@ def test_two_connections_are_for_the_two_that_wait_and_a_third_is_for_who_comes_
     asyncio.run(main())
 
 
+@needs("redis", "7.1", "closes no connection as it is given back")
 def test_a_connection_that_is_lost_as_it_is_given_back_lets_the_next_one_go_on(
     redis_url: str,
 ) -> None:
@@ -198,7 +202,6 @@ _COMMANDS: list[tuple[Any, ...]] = [
     ("CLIENT SETINFO", "LIB-NAME", b"name"),
     (b"GET", b"key"),
     ("GET", memoryview(b"key")),
-    ("GET", bytearray(b"key")),
     ("GET", _Text.KEY),
 ]
 
@@ -206,10 +209,15 @@ _COMMANDS: list[tuple[Any, ...]] = [
 def test_commands_are_packed_as_by_redis_py() -> None:
     theirs: Any = Connection()
     ours: Any = _pool("redis://127.0.0.1:1/0").make_connection()
-    for command in _COMMANDS:
+    # Older versions of redis-py refuse it.
+    commands = [*_COMMANDS]
+    with contextlib.suppress(DataError):
+        theirs.pack_command("GET", bytearray(b"key"))
+        commands.append(("GET", bytearray(b"key")))
+    for command in commands:
         assert b"".join(ours.pack_command(*command)) == b"".join(theirs.pack_command(*command))
-    together = ours.pack_commands(_COMMANDS)
-    assert b"".join(together) == b"".join(theirs.pack_commands(_COMMANDS))
+    together = ours.pack_commands(commands)
+    assert b"".join(together) == b"".join(theirs.pack_commands(commands))
     # A large value is not copied, and what is small is sent in one piece.
     assert any(piece is _LARGE_VALUE for piece in together)
     assert len(together) == 3
@@ -243,6 +251,7 @@ def test_a_command_is_packed_by_hiredis(monkeypatch: pytest.MonkeyPatch) -> None
     assert b"".join(ours.pack_command("GET", b"key")) == b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
 
 
+@needs("redis", "8.1", "needs no lock to take a connection back")
 def test_who_begins_to_wait_while_a_connection_is_given_back_is_woken(redis_url: str) -> None:
     async def main() -> None:
         pool = _pool(redis_url, max_connections=1, timeout=30)
@@ -294,23 +303,52 @@ def test_a_free_connection_that_is_closed_is_opened_again(redis_url: str) -> Non
     asyncio.run(main())
 
 
-class _Dispatcher(EventDispatcher):
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[str] = []
+@pytest.mark.parametrize("has_telemetry", [True, False])
+def test_connections_of_older_versions_are_taken_by_redis_py(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, has_telemetry: bool
+) -> None:
+    # Telemetry came with 7.2, `can_read` with 8.0, and the rest with 8.1.
+    if not has_telemetry:
+        monkeypatch.setattr(redis_pool, "_telemetry", None)
+    monkeypatch.delattr(connections.AbstractConnection, "can_read", raising=False)
 
-    async def dispatch_async(self, event: object) -> None:
-        self.told.append(type(event).__name__)
-        await super().dispatch_async(event)
+    async def ensure(connection: Any) -> None:
+        await connection.connect()
+
+    async def main() -> None:
+        pool = _pool(redis_url, max_connections=1)
+        vars(pool).pop("_in_maintenance", None)
+        pool.ensure_connection = ensure  # type: ignore[method-assign]
+        held = await _taken_and_released(pool)
+        assert await _taken_and_released(pool) is held
+        assert await pool.exchange([("PING",)]) is None
+        await pool.disconnect()
+
+    asyncio.run(main())
 
 
+def _dispatcher(told: list[str]) -> Any:
+    """Return what redis-py tells of its events; the names of their classes are added to `told`."""
+    dispatcher = pytest.importorskip("redis.event").EventDispatcher()
+    dispatch = dispatcher.dispatch_async
+
+    async def dispatch_async(event: object) -> None:
+        told.append(type(event).__name__)
+        await dispatch(event)
+
+    dispatcher.dispatch_async = dispatch_async
+    return dispatcher
+
+
+@own_connections
 def test_what_is_told_of_connections_is_told(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        pool = _pool(redis_url, event_dispatcher=(dispatcher := _Dispatcher()))
+        told_of: list[str] = []
+        pool = _pool(redis_url, event_dispatcher=_dispatcher(told_of))
         await _taken_and_released(pool)
-        assert dispatcher.told == ["AsyncAfterConnectionReleasedEvent"]
+        assert told_of == ["AsyncAfterConnectionReleasedEvent"]
         await pool.disconnect()
 
         # With telemetry of redis-py itself.

@@ -19,7 +19,7 @@ PYTEST = -m pytest --numprocesses=$(JOBS) --dist=worksteal
 TAG := $(shell "$(PYTHON)" -c 'import os, sys, zlib; print("%d.%d.%d-%08x" % (sys.version_info[:3] + (zlib.crc32(os.getcwd().encode()),)))' 2>/dev/null)
 
 # The oldest versions that are supported, and a FastAPI of their time.
-LOWEST = aiocache==0.12.3 cashews==7.5.0 fastapi==0.116.1 msgpack==1.0.8 redis==5.0.2 starlette==0.47.0
+LOWEST = aiocache==0.12.3 cashews==7.5.0 fastapi==0.124.0 msgpack==1.0.8 redis==6.0.0 starlette==0.47.0
 
 # The Pythons on PATH that start and can make a virtual environment.
 PYTHONS = $(shell for python in python3.11 python3.12 python3.13 python3.14; do \

@@ -11,7 +11,6 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -19,8 +18,6 @@ from starlette.testclient import TestClient
 from stream_cached import stream_cached
 from tests.support.decorating import as_it_is
 from tests.support.selection import examples
-
-pytest.importorskip("fastapi", minversion="0.124")
 
 #: Where a dependency learns who asks: its parameters, and the value.
 SOURCES = {

@@ -24,8 +24,6 @@ from tests.support.real_users import ANONYMOUS, PUBLIC, USERS, lines, token_of, 
 from tests.support.runs import HIT, MISS
 from tests.support.selection import share
 
-# FastAPI closed the sessions of `yield` dependencies before the response, before 0.118.
-pytest.importorskip("fastapi", minversion="0.118")
 pytest.importorskip("opentelemetry.sdk.trace")
 
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import (

@@ -57,18 +57,13 @@ def closes_before_response(scope: Mapping[str, Any]) -> bool:
     """Whether FastAPI may close a dependency of the route before the response is sent."""
     if not needs_request(scope):
         return False
-    # Before 0.118, FastAPI closes all of them then. What an override has is not looked up.
-    return bool(
-        overrides_of(scope)
-        or "fastapi_inner_astack" not in scope
-        or _ends_with_function(dependant_of(scope))
-    )
+    # What an override has is not looked up.
+    return bool(overrides_of(scope) or _ends_with_function(dependant_of(scope)))
 
 
 def _ends_with_function(dependant: Any) -> bool:
     return any(
-        getattr(each, "scope", None) == "function" or _ends_with_function(each)
-        for each in dependant.dependencies
+        each.scope == "function" or _ends_with_function(each) for each in dependant.dependencies
     )
 
 

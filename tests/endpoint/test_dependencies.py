@@ -46,11 +46,6 @@ async def nothing() -> None: ...
 def accepts(*values: object) -> None: ...
 
 
-def needs_recent_fastapi() -> None:
-    """For what earlier ones did not call, or whose annotations they did not resolve."""
-    pytest.importorskip("fastapi", minversion="0.124")
-
-
 def cached(**settings: Any) -> stream_cached:
     """The decorator over a memory that no other test has."""
     settings.setdefault("cache", f"memory://?max_bytes={(310 << 20) + next(_numbers)}")
@@ -313,8 +308,6 @@ PRIVATE: dict[str, tuple[str, str]] = {
 
 def made(form: str, take: str) -> Any:
     """A dependency of such a form that does this with its request."""
-    if form in ("beside another", "class method", "partial of an async partial"):
-        needs_recent_fastapi()
     lines = FORMS[form].splitlines()
     index = next(number for number, line in enumerate(lines) if line.strip() == "...")
     indent = lines[index].removesuffix("...")
@@ -475,7 +468,6 @@ class NewSession(Session):
 
 
 def test_what_new_takes_of_a_request_is_seen() -> None:
-    needs_recent_fastapi()
     assert answers_of(NewSession, **{"X-User": "alice"}) == [ARGUMENT] * 2
 
 
@@ -530,7 +522,6 @@ def test_what_contextlib_wraps_around_another_decorator_is_of_a_client() -> None
 
 def test_a_cached_dependency_is_seen_through() -> None:
     """`functools.cache` over what takes nothing, as for settings."""
-    needs_recent_fastapi()
     assert states(Depends(functools.cache(of_everybody))) == [MISS, HIT]
     assert states(Depends(functools.cache(of_user))) == [ARGUMENT] * 2
 
@@ -538,7 +529,6 @@ def test_a_cached_dependency_is_seen_through() -> None:
 def test_depends_without_a_function_is_the_class_of_the_parameter(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    needs_recent_fastapi()
     app = FastAPI()
     app.state.pool = SESSION
 
@@ -748,8 +738,6 @@ class OwnScheme(fastapi.security.OAuth2PasswordBearer):
 def test_every_security_scheme_is_of_a_client(
     caplog: pytest.LogCaptureFixture, scheme: Any, marker: Callable[[Any], Any]
 ) -> None:
-    if isinstance(scheme, OwnScheme):
-        needs_recent_fastapi()
 
     def dependency(credentials: Any = marker(scheme)) -> Session:  # noqa: B008
         return SESSION

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
-import fastapi
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI
 from sse_starlette import EventSourceResponse
@@ -313,10 +312,6 @@ class Shop:
             )
 
 
-@pytest.mark.skipif(
-    tuple(map(int, fastapi.__version__.split(".")[:2])) < (0, 118),
-    reason="before 0.118 FastAPI closes its dependencies before the response is sent",
-)
 @each_version
 def test_a_session_is_closed_after_the_run_though_its_client_has_left(version: str) -> None:
     async def test() -> None:

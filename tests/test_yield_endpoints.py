@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Query, Security
-from fastapi import __version__ as fastapi_version
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
@@ -29,12 +28,9 @@ from tests.support.gates import Gate, runs_over, wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
+from tests.support.versions import needs
 
-VERSION = tuple(map(int, fastapi_version.split(".")[:2]))
-
-pytestmark = pytest.mark.skipif(
-    VERSION < (0, 135), reason="this FastAPI does not stream what an endpoint yields"
-)
+pytestmark = needs("fastapi", "0.135", "does not stream what an endpoint yields")
 
 BEARER = HTTPBearer()
 

@@ -168,6 +168,7 @@ WRITE = Command("SET", ("k",), b"", stores=True, writes=True)
     ("wire", "command", "raw"),
     [
         (RedisWire(), READ, b"*3\r\n$25\r\n%b\r\n$-1\r\n_\r\n" % AWKWARD.ljust(25)),
+        (RedisWire(), READ, b"*1\r\n$-1\r\n"),
         (RedisWire(), READ, b"%1\r\n+a\r\n*2\r\n:1\r\n*0\r\n"),
         (RedisWire(), WRITE, b"-OOM command not allowed\r\n"),
         (MemcachedWire(), READ, b"END\r\n"),

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
-from fastapi import __version__ as fastapi_version
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
@@ -20,11 +19,7 @@ from starlette.testclient import TestClient
 from stream_cached import stream_cached
 from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS
-
-streams_generators = pytest.mark.skipif(
-    tuple(map(int, fastapi_version.split(".")[:2])) < (0, 134),
-    reason="this FastAPI does not stream what a generator yields",
-)
+from tests.support.versions import streams_generators
 
 
 async def rows(n: int = 2) -> AsyncIterator[dict[str, int]]:

@@ -31,6 +31,7 @@ from tests.support.clock import Clock
 from tests.support.gates import Gate, run, runs_over, wait_until
 from tests.support.http_client import RawClient, fetch
 from tests.support.runs import HIT, MISS, HeldRuns, Runs, segments
+from tests.support.versions import streams_generators
 
 #: More than five segments.
 CHUNKS, CHUNK = 14, 100_000
@@ -227,6 +228,7 @@ def test_a_value_of_fastapi_is_not_sent_twice(serve: Serve) -> None:
     assert (part.status, part.body) == (206, b"1")
 
 
+@streams_generators
 def test_items_of_a_generator_are_sent_whole(serve: Serve) -> None:
     app = FastAPI()
 

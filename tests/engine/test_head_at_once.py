@@ -334,7 +334,7 @@ async def open_database() -> AsyncIterator[Database]:
     yield Database()
 
 
-def held(world: World, cache: str, scope: Any) -> FastAPI:
+def held(world: World, cache: str, **scope: Any) -> FastAPI:
     """An application whose runs need what belongs to their request."""
     app = FastAPI()
 
@@ -342,7 +342,7 @@ def held(world: World, cache: str, scope: Any) -> FastAPI:
     @stream_cached(ttl=60, cache=cache, key_ignore=("database",))
     async def endpoint(
         request: Request,
-        database: Database = Depends(open_database, scope=scope),  # noqa: B008
+        database: Database = Depends(open_database, **scope),  # noqa: B008
     ) -> StreamingResponse:
         world.runs += 1
         return StreamingResponse(world.chunks(request, world.runs))
@@ -352,7 +352,7 @@ def held(world: World, cache: str, scope: Any) -> FastAPI:
 
 def test_who_joined_a_run_that_is_given_up_runs_the_endpoint_itself(cache_url: str) -> None:
     world = World()
-    app = held(world, cache_url, "request")
+    app = held(world, cache_url)
 
     async def test() -> None:
         exchanges = [Exchange(app) for _ in range(3)]
@@ -414,7 +414,7 @@ def test_that_is_so_too_where_the_head_is_the_end(cache_url: str, form: str) -> 
 def test_the_head_waits_where_a_dependency_ends_before_the_response(cache_url: str) -> None:
     """The endpoint could not run any more once the head is sent."""
     world = World(cookie)
-    app = held(world, cache_url, "function")
+    app = held(world, cache_url, scope="function")
 
     async def test() -> None:
         exchanges = [Exchange(app) for _ in range(2)]

@@ -27,6 +27,7 @@ from tests.support.clock import Clock
 from tests.support.gates import Gate, wait_until
 from tests.support.http_client import RawClient, RawResponse, fetch
 from tests.support.runs import HeldRuns
+from tests.support.versions import streams_generators
 
 HIT = "stream-cached; hit"
 MISS = "stream-cached; fwd=uri-miss; stored"
@@ -374,6 +375,7 @@ def test_only_if_cached_where_nothing_can_be_cached(serve: Serve) -> None:
     assert fetch(port).status == 200
 
 
+@streams_generators
 def test_only_if_cached_for_the_items_of_a_generator(serve: Serve) -> None:
     app = FastAPI()
 

@@ -86,7 +86,7 @@ class Listening(StreamingResponse):
 
 def with_handler(events: AsyncIterator[str], said: Said) -> Response:
     return EventSourceResponse(
-        events, headers=HEADERS, client_close_handler_callable=said.handler, ping=0
+        events, headers=HEADERS, client_close_handler_callable=said.handler, ping=3600
     )
 
 

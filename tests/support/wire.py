@@ -135,7 +135,8 @@ def _value_end(buffer: bytearray, start: int) -> int | None:
         return None
     kind, rest, end = chr(buffer[start]), bytes(buffer[start + 1 : end]), end + 2
     if kind in "$=!":
-        end += max(0, int(rest) + 2)
+        # In RESP 2, nothing has a length of -1.
+        end += int(rest) + 2 if int(rest) >= 0 else 0
         return end if end <= len(buffer) else None
     if kind not in "*~>%":
         return end

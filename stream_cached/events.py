@@ -277,7 +277,7 @@ class Reporter:
             exc_info=cause if isinstance(cause, Exception) else None,
         )
 
-    def failed_apart(self, cause: Exception) -> None:
+    def failed_apart(self, cause: BaseException) -> None:
         """Warn that a run has failed after the call that began it."""
         logger.warning(
             "%s: a run failed after its client had left (%r): later runs end before their requests "

@@ -261,6 +261,29 @@ def test_a_generator_that_raises_is_never_stored_and_never_ends_cleanly(error: E
     run(test)
 
 
+class Halted(BaseException):
+    """What is no `Exception`, as what pytest and other frameworks stop a function with."""
+
+
+@pytest.mark.parametrize("cls", [Halted, GeneratorExit])
+def test_what_is_no_exception_fails_its_callers_and_no_task_besides(
+    cls: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        @stream_cached(ttl=60)
+        async def tokens() -> AsyncIterator[str]:
+            yield "a"
+            raise cls
+
+        with pytest.raises((cls, BrokenStreamError)) as raised:
+            await read(tokens())
+        assert isinstance(raised.value.__cause__ or raised.value, cls)
+
+    run(test)
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
 def test_who_stops_early_leaves_a_run_that_is_completed_and_stored() -> None:
     source = Source(["a", "b", "c"], held_at=1)
 

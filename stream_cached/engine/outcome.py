@@ -98,7 +98,7 @@ class Call:
         """Whether a run needs something that ends with the request of this call."""
         return self.service.request_bound.is_known or not self.execution.can_outlive_request()
 
-    def failed_apart(self, error: Exception) -> None:
+    def failed_apart(self, error: BaseException) -> None:
         """Note that a run has failed after the call had ended."""
         self.service.request_bound.note_failure()
         self.service.reporter.failed_apart(error)

@@ -72,7 +72,7 @@ class LiveResponse(StreamingResponse):
         generation: bytes | None = None,
         joined: Joined | None = None,
         again: Again | None = None,
-        failed_apart: Callable[[Exception], None] | None = None,
+        failed_apart: Callable[[BaseException], None] | None = None,
     ) -> None:
         set_head(self, head.status, headers, head.media_type, head.charset)
         if body is not None:

@@ -58,7 +58,7 @@ class Producer:
     neither the readers nor the commit nor the background tasks wait for that.
     """
 
-    error: Exception | None = None
+    error: BaseException | None = None
     """What was raised after the body was complete."""
     _task: asyncio.Task[None] | None = None
     _is_running = False
@@ -108,7 +108,10 @@ class Producer:
         except asyncio.CancelledError:
             if not self._owner.is_aborting:
                 raise
-        except Exception as exc:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:
+            # It is for the readers: nobody awaits this task.
             end = Failed(exc)
         finally:
             await self._end(end)
@@ -187,5 +190,7 @@ class Producer:
     async def _run_background(self, background: Background) -> None:
         try:
             await background()
-        except Exception as exc:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:
             self.error = exc

@@ -55,7 +55,7 @@ class Run(Claim):
     end: End = CANCELLED
     _producer: Producer | None = None
     audience: Audience | None = None
-    _failed_apart: Callable[[Exception], None] | None = None
+    _failed_apart: Callable[[BaseException], None] | None = None
 
     def __init__(self, registry: RunRegistry | None, key: str, variant: Variant) -> None:
         super().__init__(registry, key, variant)
@@ -203,7 +203,7 @@ class Run(Claim):
     # -- the source -------------------------------------------------------------------------
 
     @property
-    def background_error(self) -> Exception | None:
+    def background_error(self) -> BaseException | None:
         """What was raised after the body was complete."""
         return None if self._producer is None else self._producer.error
 
@@ -279,7 +279,7 @@ class Run(Claim):
         """Whether the readers can reach the end."""
         return self.stream is None or self.stream.end is not None
 
-    def go_on_alone(self, failed_apart: Callable[[Exception], None]) -> None:
+    def go_on_alone(self, failed_apart: Callable[[BaseException], None]) -> None:
         """Let the run outlive the call that leads it, and report what it raises."""
         self._failed_apart = failed_apart
 

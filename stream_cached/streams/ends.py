@@ -15,7 +15,7 @@ class Complete:
 class Failed:
     """The source raised."""
 
-    cause: Exception
+    cause: BaseException
 
 
 @dataclass(frozen=True, slots=True)

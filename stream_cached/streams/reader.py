@@ -267,10 +267,11 @@ class Reader:
         match end:
             case Complete():
                 return
-            case Failed(cause) if not isinstance(cause, OSError):
+            case Failed(cause) if not isinstance(cause, OSError | GeneratorExit):
                 raise cause
             case Failed(cause):
-                # From ASGI 2.4 on, Starlette takes an OSError for the client's disconnect.
+                # From ASGI 2.4 on, Starlette takes an OSError for the client's disconnect. A
+                # GeneratorExit would close the generators that read, and not fail them.
                 raise BrokenStreamError(f"the stream raised {cause!r}") from cause
             case Aborted(reason):
                 raise BrokenStreamError(f"the stream was given up: {reason}")

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Query, Security
+from fastapi.exceptions import ResponseValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from httpx import ASGITransport, AsyncClient
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
@@ -571,6 +573,38 @@ def test_pings_go_to_those_who_are_connected_and_are_not_stored(
     for answer in live:
         assert answer.complete
         assert answer.body.replace(b": ping\n\n", b"") == hit.body
+
+
+@with_each_door
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_an_item_that_can_not_be_rendered_fails_as_without_the_decorator(
+    kind: str, door: str
+) -> None:
+    def failure(route_class: Any, decorate: Decorate, target: str = "/") -> Any:
+        async def inner() -> AsyncIterator[Item]:
+            yield {"wrong": 1}  # type: ignore[misc]
+
+        def plain() -> Iterator[Item]:
+            yield {"wrong": 1}  # type: ignore[misc]
+
+        async def outer() -> AsyncIterator[Item]:
+            yield Item(name="first")
+            await AsyncClient(transport=ASGITransport(app), base_url="http://a").get("/")
+
+        app = FastAPI()
+        app.router.route_class = route_class
+        app.get("/")(inner if kind == "async" else plain)
+        app.get("/outer")(decorate(outer))
+        app.get("/decorated")(decorate(inner if kind == "async" else plain))
+        with pytest.raises(ResponseValidationError) as raised:
+            TestClient(app).get(target)
+        return raised.value
+
+    for target in ("/decorated", "/outer"):
+        plain = failure(APIRoute, lambda function: function, target)
+        ours = failure(DOORS[door], stream_cached(ttl=60), target)
+        assert ours.errors() == plain.errors()
+        assert str(ours) == str(plain)
 
 
 def test_a_dependency_with_yield_can_not_be_cached() -> None:

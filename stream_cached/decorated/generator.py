@@ -22,7 +22,7 @@ from starlette.responses import Response
 from stream_cached.checks import require
 from stream_cached.decorated.function import Decorated
 from stream_cached.decorated.hooks import AiocacheHooks
-from stream_cached.endpoint.function import unlink, with_parameter
+from stream_cached.endpoint.function import Endpoint, unlink, with_parameter
 from stream_cached.endpoint.route import effective_route
 from stream_cached.engine.answer import answer as answer_call
 from stream_cached.engine.completeness import ITEMS
@@ -34,6 +34,7 @@ from stream_cached.request.observed import plain_scope
 from stream_cached.request.rendered import AS_RESPONSE
 from stream_cached.responses.items import GeneratorExecution
 from stream_cached.responses.rendered_items import ItemsRendering, ItemTwins
+from stream_cached.responses.rendering import name_place
 
 if TYPE_CHECKING:
     from stream_cached.decorated.base import Decorator
@@ -199,7 +200,7 @@ class _Resolver:
         )
         injected, _ = self._endpoint.take_response(kwargs)
         items: ItemStream = await self._answer(**kwargs)
-        opened.items = items
+        opened.items, opened.endpoint = items, self._endpoint
         if injected is not None:
             injected.raw_headers.extend(items.headers)
         return items
@@ -216,6 +217,7 @@ class _Opened:
     """What a resolver has opened for one request."""
 
     items: ItemStream | None = None
+    endpoint: Endpoint | None = None
 
 
 async def closing_items() -> AsyncIterator[_Opened]:
@@ -227,6 +229,9 @@ async def closing_items() -> AsyncIterator[_Opened]:
 
 
 async def _close(opened: _Opened, *raised: Any) -> None:
+    if opened.endpoint is not None:
+        # What FastAPI can't render of the items.
+        name_place(raised[1], opened.endpoint)
     if opened.items is not None:
         await opened.items.__aexit__(*raised)
 

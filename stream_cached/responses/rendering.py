@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -29,6 +30,9 @@ from stream_cached.responses.told import is_kept_out
 
 #: The item of a twin's scope that holds what its endpoint gives back.
 GIVEN = "stream_cached.given"
+
+#: The directory of the library.
+_PACKAGE = str(Path(__file__).parents[1])
 
 #: The headers that a response class sets first.
 _OF_BODY = (b"content-length", b"content-type")
@@ -77,20 +81,22 @@ class Twins:
         try:
             yield
         except ResponseValidationError as exc:
-            self._place(exc)
+            name_place(exc, self._endpoint)
             raise
 
-    def _place(self, error: Any) -> None:
-        """Let an error of FastAPI name the place of the endpoint, and not that of the twin's."""
-        if not hasattr(error, "endpoint_ctx"):
-            return
-        function = inspect.unwrap(self._endpoint.function)
-        try:
-            file, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
-        except (OSError, TypeError):
-            return
-        error.endpoint_file, error.endpoint_line = file, line
-        error.endpoint_ctx = {**(error.endpoint_ctx or {}), "file": file, "line": line}
+
+def name_place(error: Any, endpoint: Endpoint) -> None:
+    """Let an error of FastAPI name the place of an endpoint, and not of a wrapper or twin."""
+    # It may be the error of another endpoint that this one has called.
+    if not (getattr(error, "endpoint_file", None) or "").startswith(_PACKAGE):
+        return
+    function = inspect.unwrap(endpoint.function)
+    try:
+        file, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
+    except (OSError, TypeError):
+        return
+    error.endpoint_file, error.endpoint_line = file, line
+    error.endpoint_ctx = {**(error.endpoint_ctx or {}), "file": file, "line": line}
 
 
 @functools.cache

@@ -40,7 +40,7 @@ URL_VARIABLE = "STREAM_CACHED_URL"
 #: Options that concern one endpoint.
 _OF_ONE = frozenset(
     {
-        *("alias", "cache", "invalidate_by", "key", "key_args", "key_builder", "key_ignore"),
+        *("invalidate_by", "key", "key_args", "key_builder", "key_ignore"),
         *("noself", "plugins", "serializer", "tags", "validator"),
     }
 )
@@ -92,6 +92,11 @@ class StreamCache(LateCache):
         secret: Any = None,
         **options: Any,
     ) -> None:
+        require("cache" not in options, "cache= is the first argument: StreamCache('redis://host')")
+        require(
+            "alias" not in options,
+            "alias= is not for a StreamCache: pass it to stream_cached, over each endpoint",
+        )
         for name in sorted(_OF_ONE & options.keys()):
             require(False, f"{name}= concerns one endpoint: pass it to .cached()")
         self._url = url

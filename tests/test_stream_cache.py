@@ -117,6 +117,8 @@ def test_an_endpoint_overrides_the_settings_of_the_cache() -> None:
     [
         ({"key": "one"}, ["key= concerns one endpoint", ".cached()"]),
         ({"tags": ("a",)}, ["tags= concerns one endpoint"]),
+        ({"cache": "redis://host"}, ["the first argument", "StreamCache('redis://host')"]),
+        ({"alias": "default"}, ["alias= is not for a StreamCache", "stream_cached"]),
         ({"authorized": "maybe"}, ["authorized='maybe'"]),
         ({"ttl": 0}, ["ttl=0"]),
         ({"nonsense": 1}, ["'nonsense'"]),

@@ -47,6 +47,8 @@ def application(target: str, *, factory: bool | None) -> Any:
     module, _, name = target.partition(":")
     if not module or not name:
         raise UnableError(f"{target!r} names no application: write module:app, as for uvicorn")
+    if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
+        raise UnableError(f"{module!r} is no name of a module: write shop.main for shop/main.py")
     found: Any = _imported(module)
     for part in name.split("."):
         if not hasattr(found, part):
@@ -78,8 +80,8 @@ def django_project(settings: str | None) -> None:
         import django
 
         django.setup()
-    # The application may raise anything.
-    except Exception as exc:
+    # The application may raise anything, SystemExit included.
+    except (Exception, SystemExit) as exc:
         raise UnableError(f"the Django project of {named} can't be set up: {_told(exc)}") from exc
 
 
@@ -113,8 +115,8 @@ def _is_factory(found: Any) -> bool:
 def _made(target: str, factory: Any) -> Any:
     try:
         return factory()
-    # The application may raise anything.
-    except Exception as exc:
+    # The application may raise anything, SystemExit included.
+    except (Exception, SystemExit) as exc:
         raise UnableError(f"{target}() failed: {_told(exc)}") from exc
 
 

@@ -223,6 +223,10 @@ FAILURES = {
     "{}:streams": "is a StreamCache and no application",
     "{}:json": "is a module and no application",
     "{}:failing": "failed: ValueError",
+    "{}:ending": "failed: SystemExit",
+    "./{}.py:app": "is no name of a module: write shop.main for shop/main.py",
+    "{}.py:app": "is no name of a module: write shop.main for shop/main.py",
+    ".{}:app": "is no name of a module: write shop.main for shop/main.py",
     "{}:function": "is a function without routes",
 }
 
@@ -231,6 +235,7 @@ FAILURES = {
 def test_what_is_no_application(target: str, doctor: Doctor) -> None:
     source = APP.format(url="memory://", options="") + (
         "import json\ndef failing():\n    raise ValueError('geheim')\n"
+        "def ending():\n    raise SystemExit(0)\n"
         "async def function(scope, receive, send): ...\n"
     )
     name = doctor.module(source)

@@ -17,6 +17,7 @@ from stream_cached.entries.found import Hit
 from stream_cached.errors import StoreError
 from stream_cached.events import Answered, Outcome
 from stream_cached.http.policy import is_failure
+from stream_cached.request.injected import TasksOfRun
 from stream_cached.responses.live import LiveResponse
 from stream_cached.responses.produced import discard, error_status, finish, produced
 from stream_cached.responses.stored import Carrying
@@ -51,19 +52,23 @@ async def serve_stale(call: Call, view: View, stale: Stale) -> Any:
     # One response that could not be shared need not be the last one.
     run, is_new = view.lead_or_join(again=True)
     if run is not None and is_new:
-        needs_request = call.is_held
-        if not needs_request:
+        is_held = call.is_held
+        if not is_held:
             call.execution.outlive_request()
+        tasks = call.execution.tasks_of_run()
         # The refresh is not part of the request.
         with Deadline(None):
-            refresh = spawn(_refresh(call, view, stale, run, response))
+            refresh = spawn(_refresh(call, view, stale, run, response, tasks))
         # A session that a middleware opened is closed when the call returns, and nobody knows of
         # it: the call waits for a quick refresh in any case.
-        response.carry(refresh, None if needs_request else _CARRIED_FOR)
+        is_carried = is_held or tasks.are_possible
+        response.carry(refresh, None if is_carried else _CARRIED_FOR)
     return response
 
 
-async def _refresh(call: Call, view: View, stale: Stale, run: Run, response: Carrying) -> None:
+async def _refresh(
+    call: Call, view: View, stale: Stale, run: Run, response: Carrying, tasks: TasksOfRun
+) -> None:
     registry, place = view.registry, view.resource.place
     failed = False
     try:
@@ -84,7 +89,10 @@ async def _refresh(call: Call, view: View, stale: Stale, run: Run, response: Car
     except Exception as exc:
         call.service.reporter.refresh_failed(exc)
         failed = True
-    if response.has_returned and (failed or isinstance(run.end, Failed)):
+    failed = failed or isinstance(run.end, Failed)
+    if failed:
+        tasks.forget()
+    if response.has_returned and failed:
         # The next refresh finds what this one missed: its call is held open.
         call.service.request_bound.note_failure()
         registry.try_again(place)
@@ -122,6 +130,7 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
         return response
     # One of two answers is sent, and only that one is reported.
     withholding, withheld = call.withholding()
+    tasks = call.execution.tasks_of_run()
     result: Any = None
     failure: Exception | None = None
     status: int | None = None
@@ -140,6 +149,8 @@ async def lead_or_serve_stale(call: Call, decision: LeadOrStale) -> Any:
             raise
     response = await _instead(call, view, stale, status)
     if response is not None:
+        if status is None or failure is not None:
+            tasks.forget()
         call.service.reporter.refresh_failed(failure or status)
         await discard(result, call.service.reporter)
         return response

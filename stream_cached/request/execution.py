@@ -14,7 +14,7 @@ from stream_cached.endpoint.function import Endpoint, response_heads
 from stream_cached.request.disconnect import DisconnectShield
 from stream_cached.request.guard import RUNS, Guard, Observation, Terms
 from stream_cached.request.incoming import Incoming
-from stream_cached.request.injected import plain_result
+from stream_cached.request.injected import TasksOfRun, plain_result
 
 
 @dataclass(slots=True)
@@ -54,6 +54,10 @@ class Execution:
     @property
     def function(self) -> Callable[..., Any]:
         return self.endpoint.function
+
+    def tasks_of_run(self) -> TasksOfRun:
+        """Return what its run adds from now on to the BackgroundTasks of the request."""
+        return TasksOfRun((*self.args, *self.kwargs.values()))
 
     async def run(self) -> Any:
         return await self.endpoint.run(self.args, self.kwargs)

@@ -171,6 +171,29 @@ class ObservedResponse(Response):
         self._watch.plain.set_cookie(*args, **kwargs)
 
 
+class TasksOfRun:
+    """
+    What a run adds to the BackgroundTasks of its request, which may be sent another answer.
+
+    Args:
+        values: The arguments of the run.
+    """
+
+    def __init__(self, values: Iterable[object]) -> None:
+        found = (value for value in values if isinstance(value, BackgroundTasks))
+        self._before = [(value.tasks, len(value.tasks)) for value in found]
+
+    @property
+    def are_possible(self) -> bool:
+        """Whether it can add any."""
+        return bool(self._before)
+
+    def forget(self) -> None:
+        """Take it off again: where an endpoint fails, FastAPI carries out no task."""
+        for tasks, count in self._before:
+            del tasks[count:]
+
+
 class ObservedTasks(BackgroundTasks):
     """BackgroundTasks that share their tasks with those of FastAPI, and report who reads them."""
 

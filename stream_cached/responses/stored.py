@@ -49,12 +49,17 @@ class StoredResponse(Carrying, Response):
         if self.sending is not None and self.sending.watches:
             send = self.sending.through(send)
         counted = CountedSend(scope, send)
+        # What the refresh adds to the tasks of the request is carried out, too.
+        background, self.background = self.background, None
         try:
             await super().__call__(scope, receive, counted.send)
         finally:
+            self.background = background
             if self.sending is not None:
                 self.sending.sent(counted.size)
             await self.refreshed()
+        if background is not None:
+            await background()
 
 
 def stored_response(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import BackgroundTasks, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -451,6 +451,73 @@ def test_a_run_that_needs_its_requests_session_is_carried_by_it(
     wait_until(lambda: not server.requests_running)
     assert states == ["open", "open"]
     assert fetch(server.port).text == "run 1"
+
+
+@pytest.mark.parametrize("form", ["value", "stream"])
+def test_what_a_run_leaves_to_be_done_is_done_once_it_has_ended(
+    form: str, serve: Serve, cache_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stale, "_CARRIED_FOR", 0.0)
+    gate = Gate()
+    runs: list[int] = []
+    done: list[int] = []
+    app = FastAPI()
+
+    async def body(run: int) -> AsyncIterator[bytes]:
+        yield str(run).encode()
+
+    @app.get("/")
+    @stream_cached(ttl=TTL, cache=cache_url, stale_while_revalidate=30)
+    async def endpoint(tasks: BackgroundTasks) -> Response:
+        run = len(runs)
+        runs.append(run)
+        if run:
+            await gate.passed()
+        tasks.add_task(done.append, run)
+        return PlainTextResponse(str(run)) if form == "value" else StreamingResponse(body(run))
+
+    server = serve(app)
+    assert fetch(server.port).text == "0"
+    clock.passed = TTL + 0.1
+    assert fetch(server.port).text == "0"
+    wait_until(lambda: len(runs) == 2)
+    gate.open()
+    wait_until(lambda: not server.requests_running)
+    assert done == [0, 1]
+    assert fetch(server.port).text == "1"
+    assert done == [0, 1]
+
+
+@pytest.mark.parametrize("option", ["stale_while_revalidate", "stale_if_error"])
+@pytest.mark.parametrize("way", ["raises", "yields nothing", "answers 503"])
+def test_nothing_is_done_for_a_run_that_has_failed_as_without_the_cache(
+    way: str, option: str, serve: Serve, cache_url: str, clock: Clock
+) -> None:
+    runs: list[int] = []
+    done: list[int] = []
+    options: Any = {option: 30}
+    app = FastAPI()
+
+    @app.get("/")
+    @stream_cached(ttl=TTL, cache=cache_url, **options)
+    async def endpoint(tasks: BackgroundTasks) -> Response:
+        run = len(runs)
+        runs.append(run)
+        tasks.add_task(done.append, run)
+        if run and way == "raises":
+            raise RuntimeError("the endpoint broke")
+        if run and way == "answers 503":
+            return PlainTextResponse("no", 503)
+        return StreamingResponse(_broken()) if run else PlainTextResponse("0")
+
+    server = serve(app)
+    fetch(server.port)
+    clock.passed = TTL + 0.1
+    assert fetch(server.port).text == "0"
+    wait_until(lambda: not server.requests_running)
+    # Whatever its status, a response is followed by its tasks.
+    assert done == ([0, 1] if way == "answers 503" else [0])
+    assert len(runs) == 2
 
 
 def test_a_run_may_read_the_requests_body_though_its_client_has_gone(

@@ -204,7 +204,7 @@ class NotCached(enum.Enum):
     BODY_SIZE = (
         "max-body",
         "the body is larger than max_body=, or than a quarter of the store",
-        "raise max_body= (and the max_bytes= of a memory store)",
+        "raise max_body= (and the max_bytes= of a memory store, or of a directory of bodies)",
         Scope.LIMIT,
     )
     DURATION = (

@@ -33,11 +33,11 @@ class Wishes:
 
     def forbid_stale(self, age: int) -> bool:
         """Whether a stale response of this age is not welcome, while a new one is made."""
-        return bool(self.min_fresh) or (self.max_age is not None and age > self.max_age)
+        return self.min_fresh is not None or (self.max_age is not None and age > self.max_age)
 
     def may_be_late(self, late: float) -> bool:
         """Whether a response is welcome that is stale for so long."""
-        return self.max_stale is not None and late <= self.max_stale and not self.min_fresh
+        return self.max_stale is not None and late <= self.max_stale and self.min_fresh is None
 
 
 NO_WISHES = Wishes()

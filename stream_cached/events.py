@@ -268,13 +268,13 @@ class Reporter:
             exc_info=(type(cause), _without_message(cause), cause.__traceback__),
         )
 
-    def refresh_failed(self, cause: Exception | int | None) -> None:
+    def refresh_failed(self, cause: BaseException | int | None) -> None:
         """Warn that a stale response is served because the endpoint has failed."""
         logger.warning(
             "%s: a refresh failed (%r): the stale response is served for now",
             self._endpoint,
             cause,
-            exc_info=cause if isinstance(cause, Exception) else None,
+            exc_info=cause if isinstance(cause, BaseException) else None,
         )
 
     def failed_apart(self, cause: BaseException) -> None:

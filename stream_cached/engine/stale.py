@@ -85,8 +85,12 @@ async def _refresh(
             unreported, _ = call.withholding()
             result = await record(unreported, view, run, is_refresh=True)
             await finish(result, call.service.reporter)
+    except (KeyboardInterrupt, SystemExit):
+        raise
     # No request waits for a refresh, whatever it raises.
-    except Exception as exc:
+    except BaseException as exc:
+        if _is_being_cancelled():
+            raise
         call.service.reporter.refresh_failed(exc)
         failed = True
     failed = failed or isinstance(run.end, Failed)
@@ -100,6 +104,12 @@ async def _refresh(
         registry.try_again(place)
     else:
         registry.back_off(place)
+
+
+def _is_being_cancelled() -> bool:
+    """Whether somebody cancels this task, and not only what it has waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _is_replaced(view: View, stale: Stale) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import itertools
 import re
 from collections.abc import AsyncIterator
@@ -9,6 +11,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI
+from httpx import ASGITransport, AsyncClient
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,11 +22,13 @@ from stream_cached import ConfigurationError, stream_cached
 from stream_cached.engine import stale
 from stream_cached.engine.outcome import Stale, View
 from stream_cached.runs.lease import Lease
+from stream_cached.testing import CacheUnderTest
 from tests.conftest import Serve
 from tests.engine.test_collapse import Waiting
 from tests.support.clock import Clock
-from tests.support.gates import Gate, wait_until
+from tests.support.gates import Gate, run, wait_until
 from tests.support.http_client import RawResponse, fetch
+from tests.support.logs import warnings
 from tests.support.runs import HIT, MISS, HeldRuns, Runs
 
 TTL = 60
@@ -228,6 +233,40 @@ def test_a_renewal_that_fails_leaves_what_is_stale_and_is_tried_again_later(
     wait_until(lambda: later() and runs.calls >= 3)
     runs.way = ""
     wait_until(lambda: later() == HIT)
+
+
+class Halted(BaseException):
+    """What is no `Exception`."""
+
+
+@pytest.mark.parametrize("cls", [Halted, asyncio.CancelledError])
+def test_a_renewal_that_raises_no_exception_is_tried_again_later_too(
+    cls: type[BaseException], caplog: pytest.LogCaptureFixture, stream_cache: CacheUnderTest
+) -> None:
+    runs: list[int] = []
+
+    @stream_cached(ttl=TTL, stale_while_revalidate=1000)
+    async def endpoint(request: Request) -> Response:
+        runs.append(len(runs))
+        if len(runs) > 1:
+            raise cls
+        return PlainTextResponse("0")
+
+    app = Starlette(routes=[Route("/", endpoint)])
+
+    async def test() -> None:
+        async with AsyncClient(transport=ASGITransport(app), base_url="http://a") as client:
+            await client.get("/")
+            stream_cache.travel(TTL + 1)
+            for _ in range(3):
+                stream_cache.assert_hit(await client.get("/"))
+        await stream_cache.wait_idle()
+
+    run(test)
+    gc.collect()
+    assert runs == [0, 1]
+    assert sum("a refresh failed" in text for text in warnings(caplog)) == 1
+    assert [each.getMessage() for each in caplog.records if each.name == "asyncio"] == []
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from stream_cached.keys.names import is_segment_key
 from stream_cached.stores.aiocache import AiocacheStore
 from stream_cached.stores.bounded import BoundedMemory, Item
 from stream_cached.stores.memory import MemoryCache
-from stream_cached.stores.protocol import Items, all_as_bytes
+from stream_cached.stores.protocol import FOREIGN, Items, all_as_bytes
 
 if TYPE_CHECKING:
     from cashews.backends.diskcache import DiskCache
@@ -66,7 +66,12 @@ class _SplitMemory(BoundedMemory):
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
         with self._lock:
-            return [self.get(key) for key in keys]
+            return [self._value(key) for key in keys]
+
+    def _value(self, key: str) -> Any:
+        value = self.get(key)
+        # None may be a value of cashews' own.
+        return FOREIGN if value is None and self._live(key) is not None else value
 
     def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> None:
         """Return None: cashews changes its records itself."""
@@ -206,6 +211,9 @@ class CashewsDisk(BaseCache):  # type: ignore[misc]
             # another replacement.
             with shard.transact():
                 value = shard.get(name)
+                if value is None and name in shard:
+                    # It is a value of cashews' own.
+                    return FOREIGN
         return value
 
     def write(self, key: Any, value: Any, ttl: float | None) -> bool:

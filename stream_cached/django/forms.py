@@ -8,7 +8,7 @@ that it is the same for all who ask; otherwise the answer is not cached.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
@@ -21,13 +21,10 @@ from stream_cached.endpoint.cells import is_at_its_name
 from stream_cached.endpoint.held import is_proxy, path_of
 from stream_cached.endpoint.infrastructure import is_infrastructure
 from stream_cached.endpoint.objects import is_plain
-from stream_cached.endpoint.signatures import bare_function
+from stream_cached.endpoint.signatures import bare_function, with_wrapped
 from stream_cached.endpoint.value_forms import ValueForms, first_forms, is_lazy
 from stream_cached.http.reasons import Finding, NotCached
 from stream_cached.keys.canonical import state_of
-
-#: How many functions may be around a view.
-_MAX_AROUND = 64
 
 _FIX = (
     "put what it holds into the arguments of the view, or into a global of a module; or give the "
@@ -165,7 +162,7 @@ def is_of_route(request: Any, view: Any, owner: Any) -> bool:
     if type(match) is not ResolverMatch:
         return False
     function = bare_function(view)
-    for each in _around(match.func):
+    for each in with_wrapped(match.func):
         if isinstance(each, MethodType):
             if each.__self__ is owner:
                 return True
@@ -189,22 +186,8 @@ def note_page_cache(incoming: Any, request: Any, view: Any, owner: Any) -> None:
 def initial_values(request: Any) -> Mapping[str, Any]:
     """Return what `as_view()` was given by the route."""
     match = getattr(inner_request(request), "resolver_match", None)
-    for each in _around(getattr(match, "func", None)):
+    for each in with_wrapped(getattr(match, "func", None)):
         given = getattr(each, "view_initkwargs", None) or getattr(each, "initkwargs", None)
         if isinstance(given, dict):
             return given
     return {}
-
-
-def _around(function: Any) -> Iterator[Any]:
-    """Yield a function, and those that it wraps."""
-    for _ in range(_MAX_AROUND):
-        if function is None:
-            return
-        yield function
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif isinstance(function, MethodType):
-            function = function.__func__
-        else:
-            function = getattr(function, "__wrapped__", None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dis
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from itertools import chain
 from typing import Any
 
 from stream_cached.endpoint.cells import variables_of
 from stream_cached.endpoint.reads import function_of
-from stream_cached.endpoint.signatures import without_partials
+from stream_cached.endpoint.signatures import with_wrapped
 from stream_cached.keys.modules import namespaces
 
 #: Packages whose variables tell requests apart, trace them, or say where code runs.
@@ -34,9 +34,6 @@ _HARMLESS_NAMES = (
     *("decimal_context", "sniffio ", "structlog_", "thread_sensitive_context"),
 )
 
-#: How many decorators there may be between an endpoint and its function.
-_MAX_DECORATORS = 16
-
 #: Where each variable that was seen is defined, with its name there.
 _places: dict[ContextVar[Any], str] = {}
 
@@ -44,8 +41,20 @@ _places: dict[ContextVar[Any], str] = {}
 MOST_PLACES = 1000
 
 
-def place_of(variable: ContextVar[Any]) -> str:
-    """Return the module and the name of a variable, or its own name if no module has it."""
+def place_of(variable: ContextVar[Any]) -> str | None:
+    """
+    Return the module and the name of a variable, or its own name if no module has it.
+
+    None for one that traces a request, or says where code runs: it decides no answer.
+    """
+    # Where a cache of cashews is switched off, a variable has its address for a name.
+    if variable.name.startswith(_HARMLESS_NAMES) or variable.name.isdigit():
+        return None
+    place = _found_place(variable)
+    return None if place.partition(".")[0] in _HARMLESS else place
+
+
+def _found_place(variable: ContextVar[Any]) -> str:
     place = _places.get(variable)
     if place is None:
         if len(_places) >= MOST_PLACES:
@@ -66,13 +75,6 @@ def _defines(attribute: str, variable: ContextVar[Any]) -> bool:
     return attribute == variable.name and _places[variable].rpartition(".")[2] != attribute
 
 
-def is_harmless(variable: ContextVar[Any], place: str) -> bool:
-    """Whether a variable traces a request, or says where code runs: it decides no answer."""
-    # Where a cache of cashews is switched off, a variable has its address for a name.
-    is_named = variable.name.startswith(_HARMLESS_NAMES) or variable.name.isdigit()
-    return is_named or place.partition(".")[0] in _HARMLESS
-
-
 def variables_listed(listed: Iterable[Any]) -> set[ContextVar[Any]]:
     """Return the variables of `key_context=`, and those that its functions read."""
     each = ([one] if isinstance(one, ContextVar) else variables_read(one) for one in listed)
@@ -84,14 +86,10 @@ def variables_read(call: Any) -> Iterator[ContextVar[Any]]:
     return _read_by(function_of(call), depth=1)
 
 
-def read_by_endpoint(function: Any) -> frozenset[ContextVar[Any]]:
+def read_by_endpoint(function: Callable[..., Any] | None) -> frozenset[ContextVar[Any]]:
     """Return the variables that an endpoint and its decorators read, as far as their code shows."""
-    found: set[ContextVar[Any]] = set()
-    function = without_partials(function)
-    for _ in range(_MAX_DECORATORS):
-        found.update(_read_by(getattr(function, "__func__", function), depth=2))
-        function = getattr(function, "__wrapped__", None)
-    return frozenset(found)
+    read = (_read_by(each, depth=2) for each in with_wrapped(function))
+    return frozenset(chain.from_iterable(read))
 
 
 def _read_by(function: Any, *, depth: int) -> Iterator[ContextVar[Any]]:

@@ -9,8 +9,11 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_args, get_origin
+
+#: How many functions may be around another one.
+_MAX_WRAPPED = 64
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
@@ -93,6 +96,20 @@ def bare_function(function: Any) -> Any:
             function = function.__func__
         else:
             return function
+
+
+def with_wrapped(function: Any) -> Iterator[Any]:
+    """Yield a function, and those that it wraps."""
+    for _ in range(_MAX_WRAPPED):
+        if function is None:
+            return
+        yield function
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif inspect.ismethod(function):
+            function = function.__func__
+        else:
+            function = getattr(function, "__wrapped__", None)
 
 
 def class_names(cls: type) -> set[str]:

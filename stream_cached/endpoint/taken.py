@@ -13,7 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import Response
 
-from stream_cached.endpoint.contexts import is_harmless, place_of, variables_read
+from stream_cached.endpoint.contexts import place_of, variables_read
 from stream_cached.endpoint.dependencies import parameters_of
 from stream_cached.endpoint.reads import Read, code_of, reads_input, reads_of_request
 from stream_cached.endpoint.signatures import (
@@ -195,8 +195,7 @@ def _taken_of_context(call: Any, in_key: Keyed) -> Iterator[Taken]:
     if in_key.context is None:
         return
     for variable in {*variables_read(call)} - in_key.context:
-        place = place_of(variable)
-        if not is_harmless(variable, place):
+        if (place := place_of(variable)) is not None:
             source = f"the context variable {place}"
             yield Taken(source, "context", variable.name, variable=variable)
 

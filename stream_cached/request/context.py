@@ -13,7 +13,6 @@ from typing import Any
 
 from stream_cached.endpoint.contexts import (
     MOST_PLACES,
-    is_harmless,
     place_of,
     read_by_endpoint,
     variables_listed,
@@ -57,7 +56,7 @@ class ContextWatch:
         reporter: Reporter,
         baseline: Context | None = None,
         *,
-        function: Any = None,
+        function: Callable[..., Any] | None = None,
     ) -> None:
         self._function = function
         self._listed = listed
@@ -120,9 +119,8 @@ class ContextWatch:
             if variable in self._known or self._baseline.get(variable, _UNSET) is value:
                 continue
             # The search for its place takes its time.
-            place = variable.name if is_harmless(variable, "") else place_of(variable)
-            decides = not is_harmless(variable, place)
-            if decides and (
+            place = place_of(variable)
+            if place is not None and (
                 place.partition(".")[0] in _DECIDING
                 or _is_request(value)
                 or variable in self._read_by_function
@@ -130,7 +128,7 @@ class ContextWatch:
                 raise BypassError(Finding(NotCached.CONTEXT, place))
             if len(self._known) < MOST_PLACES:
                 self._known.add(variable)
-            if decides:
+            if place is not None:
                 self._tell(place)
 
     def _tell(self, place: str) -> None:

@@ -196,7 +196,24 @@ async def by_a_decorator() -> Response:
     return PlainTextResponse("")
 
 
-READING = [by_get, by_a_module, by_functions, within, by_a_decorator]
+async def prefixed(prefix: str) -> Response:
+    return PlainTextResponse(f"{prefix}{locale.get('-')}")
+
+
+def traced(function: Callable[[], Any]) -> Callable[[], Any]:
+    @functools.wraps(function)
+    async def in_a_trace() -> Any:
+        return await function()
+
+    return in_a_trace
+
+
+by_a_decorated_partial = traced(functools.partial(prefixed, ""))
+
+READING = [
+    *(by_get, by_a_module, by_functions, within, by_a_decorator),
+    by_a_decorated_partial,
+]
 
 
 @pytest.mark.parametrize("function", READING)

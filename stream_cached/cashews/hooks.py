@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiocache.plugins import BasePlugin
@@ -28,7 +27,7 @@ from stream_cached.cashews.views import backend_of, secrets_of, view_of
 from stream_cached.decorated.hooks import AiocacheHooks
 from stream_cached.endpoint.tags import ResponseTags, texts_of
 from stream_cached.engine.outcome import Call, PlainValue
-from stream_cached.engine.storable import left_of
+from stream_cached.engine.storable import told_by_answers
 from stream_cached.engine.values import Use
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.resource import KeySets, Resource
@@ -216,7 +215,7 @@ class CashewsHooks(AiocacheHooks):
     def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
         """Let the version of a tag outlive entries with other ttls."""
         if self._ttl_of is not None:
-            return dataclasses.replace(lifetimes, differ=True, left=partial(left_of, call.service))
+            return told_by_answers(call.service, lifetimes)
         has_ttl = self._has_tags and lifetimes.ttl is not None
         return dataclasses.replace(lifetimes, differ=True) if has_ttl else lifetimes
 

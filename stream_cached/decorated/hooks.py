@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiocache.base import SENTINEL
@@ -21,7 +20,7 @@ from stream_cached.backends.resolve import (
 from stream_cached.checks import is_0, require_ttl
 from stream_cached.engine.outcome import Call, PlainValue
 from stream_cached.engine.service import Hooks
-from stream_cached.engine.storable import left_of
+from stream_cached.engine.storable import told_by_answers
 from stream_cached.engine.values import Use, using
 from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.errors import ConfigurationError
@@ -147,7 +146,7 @@ class AiocacheHooks(Hooks):
 
     def adapt_lifetimes(self, call: Call, lifetimes: Lifetimes) -> Lifetimes:
         if self._decorator.ttl_of is not None or self.by_response:
-            return replace(lifetimes, differ=True, left=functools.partial(left_of, call.service))
+            return told_by_answers(call.service, lifetimes)
         return super().adapt_lifetimes(call, lifetimes)
 
     def keeps_objects(self, use: Use) -> bool:

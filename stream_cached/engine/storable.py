@@ -10,6 +10,7 @@ from dataclasses import replace
 from stream_cached.engine.outcome import Call
 from stream_cached.engine.service import Service
 from stream_cached.engine.sharing import of_one_client, varies_on
+from stream_cached.entries.lifetimes import Lifetimes
 from stream_cached.entries.resource import Resource
 from stream_cached.format.records import Entry
 from stream_cached.http.directives import Directives
@@ -186,7 +187,12 @@ def _kept(service: Service, directives: Directives, windows: Windows, ttl: float
     return max(windows.longest, disconnected, service.options.kept_for_validator)
 
 
-def left_of(service: Service, entry: Entry) -> float:
+def told_by_answers(service: Service, lifetimes: Lifetimes) -> Lifetimes:
+    """Return the lifetimes of entries each of which tells its ttl."""
+    return replace(lifetimes, differ=True, left=functools.partial(_left, service))
+
+
+def _left(service: Service, entry: Entry) -> float:
     """Return the seconds for which an entry is still kept whose answer told its ttl."""
     options, until = service.options, entry.fresh_until or 0.0
     left = min(max(0.0, until - time.time()), _LONGEST)

@@ -162,11 +162,7 @@ class cache_stream:  # noqa: N801
         for_server = is_of_server_loop(inner_request(connection.django))
         place = Place(inbox, context, for_server=for_server)
         answering = self._answered(known, at, args, kwargs, connection, place, user)
-        response = run_here(answering, loop_for(for_server=for_server), inbox, context)
-        _restore_context(place.changed)
-        activate_language(response)
-        leave(place.call_identity)
-        return response
+        return _left(place, run_here(answering, loop_for(for_server=for_server), inbox, context))
 
     async def _answer_async(self, known: Known, args: tuple[Any, ...], kwargs: Any) -> Any:
         at = find_request(args)
@@ -181,11 +177,7 @@ class cache_stream:  # noqa: N801
         place = Place(None, context, for_server=True)
         answering = self._answered(known, at, args, kwargs, connection, place, user)
         task = asyncio.get_running_loop().create_task(answering, context=context)
-        response = await task
-        _restore_context(place.changed)
-        activate_language(response)
-        leave(place.call_identity)
-        return response
+        return _left(place, await task)
 
     async def _answered(
         self,
@@ -235,6 +227,14 @@ class cache_stream:  # noqa: N801
             found = View(name, signature, cache, self._settings, self._baseline)
             _views[place] = found
         return found
+
+
+def _left(place: Place, response: Any) -> Any:
+    """Leave a call, with what its view has set for middleware to read. Return its response."""
+    _restore_context(place.changed)
+    activate_language(response)
+    leave(place.call_identity)
+    return response
 
 
 def _bound(view: Any) -> tuple[object, ...]:

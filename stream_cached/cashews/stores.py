@@ -69,9 +69,10 @@ class _SplitMemory(BoundedMemory):
             return [self._value(key) for key in keys]
 
     def _value(self, key: str) -> Any:
-        value = self.get(key)
+        if (item := self._live(key)) is None:
+            return None
         # None may be a value of cashews' own.
-        return FOREIGN if value is None and self._live(key) is not None else value
+        return FOREIGN if item.value is None else item.value
 
     def held(self, values: Mapping[str, Any], starts: Mapping[str, bytes]) -> None:
         """Return None: cashews changes its records itself."""

@@ -118,15 +118,16 @@ def _loaded(step: dis.Instruction) -> Iterator[tuple[str, bool]]:
 def _names(steps: Sequence[dis.Instruction]) -> tuple[list[str], Sequence[dis.Instruction]]:
     """Return the attributes and the calls without arguments that follow, and what comes next."""
     names: list[str] = []
-    while steps and not (names and names[-1] in _METHODS):
-        if _is_attribute(steps[0]):
-            names.append(str(steps[0].argval))
-        elif steps[0].opname == "CALL" and steps[0].arg == 0:
+    for index, step in enumerate(steps):
+        if names and names[-1] in _METHODS:
+            return names, steps[index:]
+        if _is_attribute(step):
+            names.append(str(step.argval))
+        elif step.opname == "CALL" and step.arg == 0:
             names.append(_CALL)
-        elif steps[0].opname != "PRECALL" or steps[0].arg != 0:
-            break
-        steps = steps[1:]
-    return names, steps
+        elif step.opname != "PRECALL" or step.arg != 0:
+            return names, steps[index:]
+    return names, []
 
 
 def _first(step: dis.Instruction) -> str:
